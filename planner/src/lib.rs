@@ -1,0 +1,24 @@
+//! The arithmetic of Plimsoll: what a model needs on each rank, how it is split, what fits.
+//!
+//! Same inputs, same plan: no IO, no clock, no async, no serde, std only. The operator asks it
+//! before a pod exists and the sidecar asks it again at boot; the two answers must be equal.
+#![forbid(unsafe_code)]
+
+pub mod bytes;
+pub mod model;
+pub mod account;
+pub mod shard;
+pub mod weights;
+pub mod kv_cache;
+pub mod scratch;
+pub mod request;
+pub mod plan;
+pub mod refusal;
+
+pub use account::Account;
+pub use bytes::Bytes;
+pub use model::{Architecture, Dtype, ModelShape};
+pub use plan::{Plan, RankPlan, plan};
+pub use refusal::Refusal;
+pub use request::{KvLayout, Limits, RankCapacity, Request};
+pub use shard::Shard;

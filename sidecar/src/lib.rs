@@ -1,0 +1,22 @@
+//! The engine that runs beside (or instead of) a user's containers, and its HTTP APIs.
+//!
+//! Modules in the order of the flow: a model folder is read, planned and loaded (`boot`), the
+//! engine's one loop turns commands into tokens, the ledger says who holds which bytes, and the
+//! HTTP layer is the only one that knows JSON.
+#![forbid(unsafe_code)]
+
+pub mod args;
+pub mod config;
+pub mod model;
+pub mod weights;
+pub mod tokenizer;
+pub mod chat;
+pub mod inspect;
+pub mod boot;
+pub mod memory;
+pub mod cache;
+pub mod scheduler;
+pub mod engine;
+pub mod http;
+pub mod metrics;
+pub mod error;

@@ -1,0 +1,2 @@
+//! `plimsoll-sidecar`.
+fn main() {}
