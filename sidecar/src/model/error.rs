@@ -1,0 +1,120 @@
+//! Why a model is not accepted. The message is for the person who wrote the resource: it names
+//! the file, the field, the numbers and the way out.
+
+use std::path::{Path, PathBuf};
+
+/// A model folder or GGUF file that cannot be served as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// Nothing where the model should be, or a part of it is missing.
+    #[error("{}: {message}", .path.display())]
+    NotFound { path: PathBuf, message: String },
+    /// The file is there but reading it failed.
+    #[error("{}: cannot be read: {source}", .path.display())]
+    Unreadable {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    /// `config.json`, `generation_config.json` or GGUF metadata that contradict themselves.
+    #[error("{file}: {message}")]
+    InvalidConfig { file: String, message: String },
+    /// An architecture, rope type or activation that the engine does not have.
+    #[error("{file}: {message}")]
+    UnsupportedArchitecture { file: String, message: String },
+    /// Weights stored in a way that is not read yet (GPTQ, AWQ, K types).
+    #[error("{file}: {message}")]
+    UnsupportedQuantization { file: String, message: String },
+    /// Headers that lie, tensors that are missing or of another shape than the config says.
+    #[error("{file}: {message}")]
+    InvalidWeights { file: String, message: String },
+    /// A tokenizer that cannot be built or does not match the model.
+    #[error("{file}: {message}")]
+    InvalidTokenizer { file: String, message: String },
+    /// A chat template that does not parse.
+    #[error("{file}: {message}")]
+    InvalidChatTemplate { file: String, message: String },
+}
+
+impl ModelError {
+    /// The reason in conditions and in `inspect`'s answer: one CamelCase word.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            ModelError::NotFound { .. } => "ModelNotFound",
+            ModelError::Unreadable { .. } => "ModelUnreadable",
+            ModelError::InvalidConfig { .. } => "InvalidConfig",
+            ModelError::UnsupportedArchitecture { .. } => "UnsupportedArchitecture",
+            ModelError::UnsupportedQuantization { .. } => "UnsupportedQuantization",
+            ModelError::InvalidWeights { .. } => "InvalidWeights",
+            ModelError::InvalidTokenizer { .. } => "InvalidTokenizer",
+            ModelError::InvalidChatTemplate { .. } => "InvalidChatTemplate",
+        }
+    }
+
+    pub(crate) fn io(path: &Path, source: std::io::Error) -> ModelError {
+        if source.kind() == std::io::ErrorKind::NotFound {
+            return ModelError::NotFound {
+                path: path.to_owned(),
+                message: "no such file; check the model's source and path".into(),
+            };
+        }
+        ModelError::Unreadable {
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    pub(crate) fn config(file: &str, message: impl Into<String>) -> ModelError {
+        ModelError::InvalidConfig {
+            file: file.into(),
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn architecture(file: &str, message: impl Into<String>) -> ModelError {
+        ModelError::UnsupportedArchitecture {
+            file: file.into(),
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn quantization(file: &str, message: impl Into<String>) -> ModelError {
+        ModelError::UnsupportedQuantization {
+            file: file.into(),
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn weights(file: &str, message: impl Into<String>) -> ModelError {
+        ModelError::InvalidWeights {
+            file: file.into(),
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn tokenizer(file: &str, message: impl Into<String>) -> ModelError {
+        ModelError::InvalidTokenizer {
+            file: file.into(),
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn template(file: &str, message: impl Into<String>) -> ModelError {
+        ModelError::InvalidChatTemplate {
+            file: file.into(),
+            message: message.into(),
+        }
+    }
+}
+
+/// Text from a foreign file, short enough for a message.
+pub(crate) fn shorten(text: &str) -> String {
+    const CHARS_MAX: usize = 80;
+    let clean: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    match clean.char_indices().nth(CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &clean[..end]),
+        None => clean,
+    }
+}
