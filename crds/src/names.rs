@@ -1,0 +1,89 @@
+//! Names that the operator, the sidecar and the tests must agree on: labels, ports, containers,
+//! mount paths. A name that only one crate uses stays in that crate.
+
+/// API group of the resource, and prefix of every label and annotation.
+pub const GROUP: &str = "plimsoll.dev";
+/// API version of the resource.
+pub const VERSION: &str = "v1alpha1";
+/// Kind of the resource.
+pub const KIND: &str = "InferenceDeployment";
+/// Plural, as in URLs and RBAC rules.
+pub const PLURAL: &str = "inferencedeployments";
+/// Name of the CustomResourceDefinition.
+pub const CRD_NAME: &str = "inferencedeployments.plimsoll.dev";
+
+/// On everything made for a resource: the resource's name.
+pub const LABEL_DEPLOYMENT: &str = "plimsoll.dev/inferencedeployment";
+/// On ReplicaSets and engine pods: the revision they belong to.
+pub const LABEL_REVISION: &str = "plimsoll.dev/revision";
+/// On pods: what the pod is for (`engine` or `inspect`).
+pub const LABEL_ROLE: &str = "plimsoll.dev/role";
+/// Value of [`LABEL_ROLE`] on pods that serve.
+pub const ROLE_ENGINE: &str = "engine";
+/// Value of [`LABEL_ROLE`] on pods that read a model's facts.
+pub const ROLE_INSPECT: &str = "inspect";
+/// Standard label: who manages the object.
+pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Value of [`LABEL_MANAGED_BY`], and field manager of server-side apply for children.
+pub const MANAGER: &str = "plimsoll-operator";
+/// Field manager of server-side apply for status.
+pub const STATUS_MANAGER: &str = "plimsoll-operator-status";
+/// Standard label: the application.
+pub const LABEL_APP: &str = "app.kubernetes.io/name";
+/// Value of [`LABEL_APP`] on engine pods.
+pub const APP_ENGINE: &str = "plimsoll-engine";
+/// Label that endpoint pickers read to choose a metric vocabulary.
+pub const LABEL_ENGINE_TYPE: &str = "llm-d.ai/engine-type";
+/// Value of [`LABEL_ENGINE_TYPE`]: the sidecar speaks vLLM's metric names.
+pub const ENGINE_TYPE: &str = "vllm";
+
+/// Name of the engine's container.
+pub const CONTAINER_ENGINE: &str = "engine";
+/// Name of the inspect pod's container.
+pub const CONTAINER_INSPECT: &str = "inspect";
+/// The sidecar's entrypoint in its image.
+pub const SIDECAR_ENTRYPOINT: &str = "/plimsoll-sidecar";
+
+/// Port of the OpenAI API, probes and metrics.
+pub const PORT_HTTP: u16 = 8000;
+/// Name of [`PORT_HTTP`] in containers and Services.
+pub const PORT_HTTP_NAME: &str = "http";
+/// Port of the admin API (bearer token).
+pub const PORT_ADMIN: u16 = 8001;
+/// Name of [`PORT_ADMIN`] in containers and Services.
+pub const PORT_ADMIN_NAME: &str = "admin";
+
+/// Folder of the engine's configuration (a ConfigMap).
+pub const CONFIG_DIR: &str = "/etc/plimsoll";
+/// Key of the engine's configuration in its ConfigMap.
+pub const CONFIG_KEY: &str = "engine.json";
+/// Path of the engine's configuration in the container.
+pub const CONFIG_PATH: &str = "/etc/plimsoll/engine.json";
+/// Folder of the admin token (a Secret).
+pub const ADMIN_TOKEN_DIR: &str = "/etc/plimsoll/admin";
+/// Key of the admin token in its Secret.
+pub const ADMIN_TOKEN_KEY: &str = "token";
+/// Path of the admin token in the container.
+pub const ADMIN_TOKEN_PATH: &str = "/etc/plimsoll/admin/token";
+/// Where a model source is mounted, read-only.
+pub const MODEL_DIR: &str = "/models";
+/// Names of the volumes that the operator adds; users may not take names with this prefix.
+pub const VOLUME_PREFIX: &str = "plimsoll-";
+/// Volume of the model source.
+pub const VOLUME_MODEL: &str = "plimsoll-model";
+/// Volume of the engine's configuration.
+pub const VOLUME_CONFIG: &str = "plimsoll-config";
+/// Volume of the admin token.
+pub const VOLUME_ADMIN: &str = "plimsoll-admin";
+/// Where an inspect pod leaves its answer (at most [`TERMINATION_MESSAGE_BYTES`]).
+pub const TERMINATION_MESSAGE_PATH: &str = "/dev/termination-log";
+/// What Kubernetes keeps of a termination message.
+pub const TERMINATION_MESSAGE_BYTES: usize = 4096;
+
+/// User and group of every process of ours.
+pub const RUN_AS: i64 = 65532;
+
+/// Rows kept in `status.memory.gpus` and `status.memory.hosts`; totals count every row.
+pub const STATUS_ROWS: usize = 64;
+/// Characters a refusal may take (an Event's note holds 1,024).
+pub const MESSAGE_CHARS: usize = 1000;

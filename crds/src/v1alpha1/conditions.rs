@@ -1,0 +1,267 @@
+//! Condition types, their reasons, and the reasons of Events: types, not strings. The table in
+//! `crds/CONDITIONS.md` is printed from here and a test fails when it is stale.
+
+use std::fmt::Write as _;
+
+/// An enum whose variants are the CamelCase words of the API, each with its meaning.
+macro_rules! words {
+    ($(#[$outer:meta])* $name:ident { $($variant:ident = $meaning:literal,)+ }) => {
+        $(#[$outer])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $(#[doc = $meaning] $variant,)+ }
+
+        impl $name {
+            pub const ALL: &[$name] = &[$($name::$variant,)+];
+
+            /// The word in the API.
+            pub const fn as_str(self) -> &'static str {
+                match self { $($name::$variant => stringify!($variant),)+ }
+            }
+
+            /// What it means, in a sentence.
+            pub const fn meaning(self) -> &'static str {
+                match self { $($name::$variant => $meaning,)+ }
+            }
+
+            /// The variant of a word, if it is one of ours.
+            pub fn parse(word: &str) -> Option<$name> {
+                $name::ALL.iter().copied().find(|variant| variant.as_str() == word)
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+words! {
+/// `type` of a condition.
+ConditionType {
+    Ready = "what the spec asks for is what runs",
+    Available = "at least one engine answers requests",
+    ModelResolved = "the model was read and can be run",
+    MemoryFits = "a split of the model fits every rank's budget",
+    QuotaEnforced = "the quotas cannot be crossed, and the reason says who sees to that",
+    MemoryPressure = "a rank holds more than its budget (abnormal while true)",
+    Reconciling = "the operator is still working on the newest spec (present only while true)",
+    Stalled = "waiting will not help: the spec or the cluster must change (present only while true)",
+}}
+
+words! {
+/// `reason` of a condition.
+Reason {
+    Serving = "every replica runs the newest spec and answers",
+    ScaledToZero = "spec.replicas is 0",
+    ReplicasAnswer = "at least one engine pod is ready",
+    NoReadyReplicas = "no engine pod is ready",
+    Inspecting = "the model's facts are being read",
+    WaitingForPods = "engine pods are being made, scheduled or their images pulled",
+    Unschedulable = "an engine pod finds no node; the message is the scheduler's",
+    Loading = "engines are reading weights",
+    RollingOut = "pods of an older revision are being replaced",
+    Draining = "engines that are no longer wanted are finishing their requests",
+    PodFailed = "an engine pod stopped; the message has its exit code and last words",
+    ProgressDeadlineExceeded = "spec.progressDeadlineSeconds passed without success",
+    InvalidSpec = "the spec cannot be used as it is; the message names the field",
+    Inspected = "the model was read; status.model has its facts",
+    SourceUnavailable = "the model's image, claim or folder cannot be mounted",
+    ModelNotFound = "the source has no model at spec.model.source.path",
+    ModelInvalid = "the model's files are broken or contradict each other",
+    UnsupportedArchitecture = "the model's architecture is not one the engine runs",
+    UnsupportedFormat = "the model's files hold types that the engine does not read",
+    InspectFailed = "the inspect pod ended without an answer",
+    ModelUnresolved = "nothing can be planned before the model is resolved",
+    PlanFits = "status.memory.plan holds the split",
+    GPUQuotaExceeded = "a rank's budget is below what it must hold",
+    HostMemoryInsufficient = "the container's memory limit is below the ranks' budgets and the host's reserve",
+    KVTooSmallForOneSequence = "what the budgets leave for the KV cache does not hold one sequence",
+    ContextTooLong = "spec.limits.maxModelLen does not fit the KV cache or the model",
+    SplitImpossible = "the model cannot be divided over this many ranks",
+    NoQuotas = "no rank has a quota",
+    EngineAndMemoryLimit = "the engine keeps each rank inside its line, the kernel keeps the container inside the sum",
+    WithinBudget = "no rank holds more than its budget",
+    OverBudget = "a rank's driver figure is above its budget",
+    NoReports = "no engine has reported yet",
+}}
+
+words! {
+/// `reason` of an Event.
+EventReason {
+    ModelInspected = "the model's facts were read",
+    ModelRejected = "the model cannot be run; the note says why",
+    MemoryPlanned = "a plan fits; the note has its figures",
+    MemoryInsufficient = "no plan fits; the note has the figures and the remedy",
+    InvalidSpec = "the spec cannot be used; the note names the field",
+    RolloutStarted = "a new revision starts to replace the old one",
+    RolloutReplacing = "no room for an additional pod: an old one is stopped first",
+    RolloutFinished = "every replica runs the new revision",
+    EngineLoaded = "an engine pod has its weights in place and answers",
+    EngineFailed = "an engine pod stopped; the note has its exit code and last words",
+    PlanDrift = "an engine computed another plan than the operator and refused to serve",
+    OverBudget = "a rank holds more than its budget",
+    ReportStale = "a pod has been silent for 90 seconds; its rows are its last",
+    ProgressDeadlineExceeded = "spec.progressDeadlineSeconds passed without success",
+}}
+
+/// `status` of a condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ConditionStatus {
+    True,
+    False,
+    Unknown,
+}
+
+impl ConditionStatus {
+    /// The word in the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ConditionStatus::True => "True",
+            ConditionStatus::False => "False",
+            ConditionStatus::Unknown => "Unknown",
+        }
+    }
+}
+
+impl ConditionType {
+    /// Every reason that a condition of this type may carry, with the status it goes with.
+    pub const fn reasons(self) -> &'static [(ConditionStatus, &'static [Reason])] {
+        use ConditionStatus::{False, True, Unknown};
+        match self {
+            ConditionType::Ready => &[
+                (True, &[Reason::Serving, Reason::ScaledToZero]),
+                (False, NOT_READY),
+            ],
+            ConditionType::Available => &[
+                (True, &[Reason::ReplicasAnswer]),
+                (False, &[Reason::NoReadyReplicas, Reason::ScaledToZero]),
+            ],
+            ConditionType::ModelResolved => &[
+                (True, &[Reason::Inspected]),
+                (False, NOT_RESOLVED),
+                (Unknown, &[Reason::Inspecting, Reason::InvalidSpec]),
+            ],
+            ConditionType::MemoryFits => &[
+                (True, &[Reason::PlanFits]),
+                (False, NOT_FITTING),
+                (Unknown, &[Reason::ModelUnresolved, Reason::InvalidSpec]),
+            ],
+            ConditionType::QuotaEnforced => &[
+                (True, &[Reason::EngineAndMemoryLimit]),
+                (False, &[Reason::NoQuotas]),
+            ],
+            ConditionType::MemoryPressure => &[
+                (True, &[Reason::OverBudget]),
+                (False, &[Reason::WithinBudget]),
+                (Unknown, &[Reason::NoReports]),
+            ],
+            ConditionType::Reconciling => &[(True, WORKING)],
+            ConditionType::Stalled => &[(True, STALLED)],
+        }
+    }
+
+    /// Whether the table knows this reason for this type and status.
+    pub fn allows(self, status: ConditionStatus, reason: Reason) -> bool {
+        self.reasons()
+            .iter()
+            .any(|(of, reasons)| *of == status && reasons.contains(&reason))
+    }
+}
+
+const NOT_RESOLVED: &[Reason] = &[
+    Reason::SourceUnavailable,
+    Reason::ModelNotFound,
+    Reason::ModelInvalid,
+    Reason::UnsupportedArchitecture,
+    Reason::UnsupportedFormat,
+    Reason::InspectFailed,
+];
+
+const NOT_FITTING: &[Reason] = &[
+    Reason::GPUQuotaExceeded,
+    Reason::HostMemoryInsufficient,
+    Reason::KVTooSmallForOneSequence,
+    Reason::ContextTooLong,
+    Reason::SplitImpossible,
+];
+
+const WORKING: &[Reason] = &[
+    Reason::Inspecting,
+    Reason::WaitingForPods,
+    Reason::Unschedulable,
+    Reason::Loading,
+    Reason::RollingOut,
+    Reason::Draining,
+    Reason::PodFailed,
+];
+
+const STALLED: &[Reason] = &[
+    Reason::ProgressDeadlineExceeded,
+    Reason::InvalidSpec,
+    Reason::SourceUnavailable,
+    Reason::ModelNotFound,
+    Reason::ModelInvalid,
+    Reason::UnsupportedArchitecture,
+    Reason::UnsupportedFormat,
+    Reason::InspectFailed,
+    Reason::GPUQuotaExceeded,
+    Reason::HostMemoryInsufficient,
+    Reason::KVTooSmallForOneSequence,
+    Reason::ContextTooLong,
+    Reason::SplitImpossible,
+];
+
+const NOT_READY: &[Reason] = &[
+    Reason::Inspecting,
+    Reason::WaitingForPods,
+    Reason::Unschedulable,
+    Reason::Loading,
+    Reason::RollingOut,
+    Reason::Draining,
+    Reason::PodFailed,
+    Reason::ProgressDeadlineExceeded,
+    Reason::InvalidSpec,
+    Reason::SourceUnavailable,
+    Reason::ModelNotFound,
+    Reason::ModelInvalid,
+    Reason::UnsupportedArchitecture,
+    Reason::UnsupportedFormat,
+    Reason::InspectFailed,
+    Reason::GPUQuotaExceeded,
+    Reason::HostMemoryInsufficient,
+    Reason::KVTooSmallForOneSequence,
+    Reason::ContextTooLong,
+    Reason::SplitImpossible,
+];
+
+/// `crds/CONDITIONS.md`: every condition with its reasons, and every Event.
+pub fn markdown() -> String {
+    let mut text = String::from(
+        "# Conditions and Events of an InferenceDeployment\n\n\
+         Printed by `crdgen conditions` from `crds/src/v1alpha1/conditions.rs`; do not edit.\n\n\
+         ## Conditions\n\n| Type | True means |\n|---|---|\n",
+    );
+    for kind in ConditionType::ALL {
+        let _ = writeln!(text, "| {kind} | {} |", kind.meaning());
+    }
+    text.push_str("\n## Reasons\n\n| Type | Status | Reason | Meaning |\n|---|---|---|---|\n");
+    for kind in ConditionType::ALL {
+        for (status, reasons) in kind.reasons() {
+            for reason in *reasons {
+                let status = status.as_str();
+                let _ = writeln!(
+                    text,
+                    "| {kind} | {status} | {reason} | {} |",
+                    reason.meaning()
+                );
+            }
+        }
+    }
+    text.push_str("\n## Events\n\n| Reason | Meaning |\n|---|---|\n");
+    for event in EventReason::ALL {
+        let _ = writeln!(text, "| {event} | {} |", event.meaning());
+    }
+    text
+}

@@ -1,0 +1,422 @@
+//! Between the API's types and the planner's: a spec and a model's facts become a request, a plan
+//! becomes rows of JSON and comes back as the same plan.
+
+use plimsoll_planner::request::{Backend as PlanBackend, Utilization};
+use plimsoll_planner::{
+    Account, Architecture as PlanArchitecture, Bytes, Dtype as PlanDtype, KvLayout, Limits,
+    ModelShape, Plan, RankCapacity, RankPlan, Request, Shard,
+};
+
+use super::engine::{Backend, EngineConfig, PlanStatus, PlannedAccount, RankPlanStatus, Span};
+use super::facts::{Architecture, Dtype, ModelFacts};
+use super::quantity::{self, QuantityError};
+use super::spec::{BackendChoice, DtypeChoice, InferenceDeploymentSpec};
+
+/// Why a document cannot be planned with. Each names the field, what is wrong and the way out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConvertError {
+    #[error("{field}: {source}")]
+    Quantity {
+        field: String,
+        source: QuantityError,
+    },
+    #[error(
+        "spec.memory.gpuQuotas: {rows} rows for spec.parallelism.tensorParallelSize {ranks}; \
+         write one row per rank (0 to {last}), or none", last = ranks.saturating_sub(1)
+    )]
+    QuotaRows { rows: usize, ranks: u32 },
+    #[error("{field}: {value} is not between {least} and {most}")]
+    OutOfRange {
+        field: &'static str,
+        value: String,
+        least: &'static str,
+        most: &'static str,
+    },
+    #[error("model facts: {0}")]
+    Facts(String),
+    #[error("plan: {0}")]
+    Plan(String),
+}
+
+impl From<PlanDtype> for Dtype {
+    fn from(dtype: PlanDtype) -> Dtype {
+        match dtype {
+            PlanDtype::Float32 => Dtype::Float32,
+            PlanDtype::BFloat16 => Dtype::BFloat16,
+            PlanDtype::Float16 => Dtype::Float16,
+        }
+    }
+}
+
+impl From<Dtype> for PlanDtype {
+    fn from(dtype: Dtype) -> PlanDtype {
+        match dtype {
+            Dtype::Float32 => PlanDtype::Float32,
+            Dtype::BFloat16 => PlanDtype::BFloat16,
+            Dtype::Float16 => PlanDtype::Float16,
+        }
+    }
+}
+
+impl From<PlanArchitecture> for Architecture {
+    fn from(architecture: PlanArchitecture) -> Architecture {
+        match architecture {
+            PlanArchitecture::Llama => Architecture::Llama,
+            PlanArchitecture::Mistral => Architecture::Mistral,
+            PlanArchitecture::Qwen2 => Architecture::Qwen2,
+            PlanArchitecture::Qwen3 => Architecture::Qwen3,
+        }
+    }
+}
+
+impl From<Architecture> for PlanArchitecture {
+    fn from(architecture: Architecture) -> PlanArchitecture {
+        match architecture {
+            Architecture::Llama => PlanArchitecture::Llama,
+            Architecture::Mistral => PlanArchitecture::Mistral,
+            Architecture::Qwen2 => PlanArchitecture::Qwen2,
+            Architecture::Qwen3 => PlanArchitecture::Qwen3,
+        }
+    }
+}
+
+impl From<Backend> for PlanBackend {
+    fn from(backend: Backend) -> PlanBackend {
+        match backend {
+            Backend::Cpu => PlanBackend::Cpu,
+            Backend::Cuda => PlanBackend::Cuda,
+        }
+    }
+}
+
+impl DtypeChoice {
+    /// The type chosen; `Auto` means `otherwise`.
+    pub const fn resolve(self, otherwise: Dtype) -> Dtype {
+        match self {
+            DtypeChoice::Auto => otherwise,
+            DtypeChoice::Float32 => Dtype::Float32,
+            DtypeChoice::BFloat16 => Dtype::BFloat16,
+            DtypeChoice::Float16 => Dtype::Float16,
+        }
+    }
+}
+
+impl BackendChoice {
+    /// The backend chosen; `Auto` means the best that this version has.
+    pub const fn resolve(self) -> Backend {
+        match self {
+            BackendChoice::Auto | BackendChoice::Cpu => Backend::Cpu,
+        }
+    }
+}
+
+/// The shape of a model, once its facts are found to make sense.
+///
+/// # Errors
+/// A count of zero, KV heads that do not divide the query heads, or figures so large that a
+/// product of two would not fit.
+pub fn model_shape(facts: &ModelFacts) -> Result<ModelShape, ConvertError> {
+    const MOST: u32 = 1 << 26;
+    for (name, value) in [
+        ("layers", facts.layers),
+        ("hiddenSize", facts.hidden_size),
+        ("queryHeads", facts.query_heads),
+        ("kvHeads", facts.kv_heads),
+        ("headDim", facts.head_dim),
+        ("intermediateSize", facts.intermediate_size),
+        ("vocabularySize", facts.vocabulary_size),
+        ("contextLength", facts.context_length),
+    ] {
+        if value == 0 || value > MOST {
+            return Err(ConvertError::Facts(format!(
+                "{name} {value} is not between 1 and {MOST}"
+            )));
+        }
+    }
+    if !facts.query_heads.is_multiple_of(facts.kv_heads) {
+        return Err(ConvertError::Facts(format!(
+            "queryHeads {} is not a multiple of kvHeads {}",
+            facts.query_heads, facts.kv_heads
+        )));
+    }
+    Ok(ModelShape {
+        architecture: facts.architecture.into(),
+        layers: facts.layers,
+        hidden: facts.hidden_size,
+        query_heads: facts.query_heads,
+        kv_heads: facts.kv_heads,
+        head_dim: facts.head_dim,
+        ffn: facts.intermediate_size,
+        vocab: facts.vocabulary_size,
+        tied: facts.tied,
+        qkv_bias: facts.qkv_bias,
+        output_bias: facts.output_bias,
+        mlp_bias: facts.mlp_bias,
+        qk_norm: facts.qk_norm,
+        context: facts.context_length,
+    })
+}
+
+/// What the planner is asked for a spec: quotas as written, device totals not yet known.
+///
+/// # Errors
+/// A quantity that is none, quota rows that do not match the ranks, a number out of its range
+/// (the API server's rules refuse these first), or facts that make no sense.
+pub fn request(
+    spec: &InferenceDeploymentSpec,
+    facts: &ModelFacts,
+) -> Result<Request, ConvertError> {
+    let dtype = spec.model.dtype.resolve(facts.default_dtype);
+    let kv_dtype = spec.memory.kv_cache.dtype.resolve(dtype);
+    let size = match &spec.memory.kv_cache.size {
+        Some(size) => Some(quantity_bytes("spec.memory.kvCache.size", &size.0)?),
+        None => None,
+    };
+    Ok(Request {
+        shape: model_shape(facts)?,
+        backend: spec.backend.resolve().into(),
+        dtype: dtype.into(),
+        kv: KvLayout {
+            dtype: kv_dtype.into(),
+            block_size: spec.memory.kv_cache.block_size,
+            size,
+        },
+        limits: Limits {
+            max_model_len: spec.limits.max_model_len,
+            max_num_seqs: spec.limits.max_num_seqs,
+            max_num_batched_tokens: spec.limits.max_num_batched_tokens,
+        },
+        utilization: utilization(spec.memory.gpu_memory_utilization)?,
+        ranks: quotas(spec)?,
+    })
+}
+
+/// Bytes of a quantity that the user wrote in `field`.
+///
+/// # Errors
+/// See [`quantity::bytes`].
+pub fn quantity_bytes(field: &str, text: &str) -> Result<Bytes, ConvertError> {
+    quantity::bytes(text).map_err(|source| ConvertError::Quantity {
+        field: field.to_owned(),
+        source,
+    })
+}
+
+fn quotas(spec: &InferenceDeploymentSpec) -> Result<Vec<RankCapacity>, ConvertError> {
+    let ranks = spec.parallelism.tensor_parallel_size;
+    if ranks == 0 || ranks > 16 {
+        return Err(ConvertError::OutOfRange {
+            field: "spec.parallelism.tensorParallelSize",
+            value: ranks.to_string(),
+            least: "1",
+            most: "16",
+        });
+    }
+    let rows = &spec.memory.gpu_quotas;
+    let mismatch = ConvertError::QuotaRows {
+        rows: rows.len(),
+        ranks,
+    };
+    if rows.is_empty() {
+        return Ok((0..ranks)
+            .map(|_| RankCapacity {
+                quota: None,
+                total: None,
+            })
+            .collect());
+    }
+    if rows.len() != ranks as usize {
+        return Err(mismatch);
+    }
+    (0..ranks)
+        .map(|rank| {
+            let row = rows
+                .iter()
+                .find(|row| row.rank == rank)
+                .ok_or_else(|| mismatch.clone())?;
+            let field = format!("spec.memory.gpuQuotas[rank {rank}].limit");
+            Ok(RankCapacity {
+                quota: Some(quantity_bytes(&field, &row.limit.0)?),
+                total: None,
+            })
+        })
+        .collect()
+}
+
+/// A share in thousandths.
+fn utilization(share: f64) -> Result<Utilization, ConvertError> {
+    if !(0.05..=1.0).contains(&share) {
+        return Err(ConvertError::OutOfRange {
+            field: "spec.memory.gpuMemoryUtilization",
+            value: share.to_string(),
+            least: "0.05",
+            most: "1",
+        });
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between 50 and 1000"
+    )]
+    let thousandths = (share * 1000.0).round() as u32;
+    Ok(Utilization(thousandths))
+}
+
+/// What the planner is asked for an engine's configuration: the request that the operator's plan
+/// was made for, provided that `shape` is the shape of the model in front of the engine.
+///
+/// # Errors
+/// Ranks that are not 0, 1, 2 and so on, or a share out of its range.
+pub fn engine_request(config: &EngineConfig, shape: ModelShape) -> Result<Request, ConvertError> {
+    let ranks = config
+        .ranks
+        .iter()
+        .zip(0u32..)
+        .map(|(row, rank)| {
+            if row.rank != rank {
+                return Err(ConvertError::Plan(format!(
+                    "ranks: row {rank} is of rank {}; rows are in order of rank",
+                    row.rank
+                )));
+            }
+            Ok(RankCapacity {
+                quota: row.quota_bytes.map(Bytes::measured),
+                total: row.total_bytes.map(Bytes::measured),
+            })
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Request {
+        shape,
+        backend: config.backend.into(),
+        dtype: config.dtype.into(),
+        kv: KvLayout {
+            dtype: config.kv_cache.dtype.into(),
+            block_size: config.kv_cache.block_size,
+            size: config.kv_cache.size_bytes.map(Bytes::measured),
+        },
+        limits: Limits {
+            max_model_len: config.limits.max_model_len,
+            max_num_seqs: config.limits.max_num_seqs,
+            max_num_batched_tokens: config.limits.max_num_batched_tokens,
+        },
+        utilization: utilization(config.gpu_memory_utilization)?,
+        ranks,
+    })
+}
+
+/// A plan as rows of JSON.
+pub fn plan_status(plan: &Plan) -> PlanStatus {
+    let Plan {
+        ranks,
+        kv_blocks,
+        kv_tokens,
+        max_model_len,
+    } = plan;
+    PlanStatus {
+        kv_blocks: *kv_blocks,
+        kv_tokens: *kv_tokens,
+        max_model_len: *max_model_len,
+        ranks: ranks.iter().map(rank_plan_status).collect(),
+    }
+}
+
+fn rank_plan_status(plan: &RankPlan) -> RankPlanStatus {
+    let RankPlan {
+        rank,
+        shard,
+        budget,
+        accounts,
+    } = plan;
+    let Shard {
+        kv_heads,
+        query_heads,
+        mlp_columns,
+        vocab_rows,
+    } = shard;
+    let span = |range: &std::ops::Range<u32>| Span {
+        start: range.start,
+        end: range.end,
+    };
+    RankPlanStatus {
+        rank: *rank,
+        budget_bytes: budget.get(),
+        kv_heads: span(kv_heads),
+        query_heads: span(query_heads),
+        mlp_columns: span(mlp_columns),
+        vocab_rows: span(vocab_rows),
+        accounts: accounts
+            .iter()
+            .map(|(account, bytes)| PlannedAccount {
+                name: account.name().to_owned(),
+                planned_bytes: bytes.get(),
+            })
+            .collect(),
+    }
+}
+
+/// The plan that rows of JSON stand for.
+///
+/// # Errors
+/// An account that does not exist, a range that ends before it starts, or rows out of order.
+pub fn plan(status: &PlanStatus) -> Result<Plan, ConvertError> {
+    let PlanStatus {
+        kv_blocks,
+        kv_tokens,
+        max_model_len,
+        ranks,
+    } = status;
+    let ranks = ranks
+        .iter()
+        .zip(0u32..)
+        .map(|(row, rank)| rank_plan(row, rank));
+    Ok(Plan {
+        ranks: ranks.collect::<Result<_, _>>()?,
+        kv_blocks: *kv_blocks,
+        kv_tokens: *kv_tokens,
+        max_model_len: *max_model_len,
+    })
+}
+
+fn rank_plan(row: &RankPlanStatus, expected: u32) -> Result<RankPlan, ConvertError> {
+    let RankPlanStatus {
+        rank,
+        budget_bytes,
+        kv_heads,
+        query_heads,
+        mlp_columns,
+        vocab_rows,
+        accounts,
+    } = row;
+    if *rank != expected {
+        return Err(ConvertError::Plan(format!(
+            "row {expected} is of rank {rank}"
+        )));
+    }
+    let range = |name: &str, span: &Span| match span.start <= span.end {
+        true => Ok(span.start..span.end),
+        false => Err(ConvertError::Plan(format!(
+            "rank {rank}: {name} ends at {} before it starts at {}",
+            span.end, span.start
+        ))),
+    };
+    let accounts = accounts.iter().map(|row| {
+        let account = Account::ALL
+            .into_iter()
+            .find(|account| account.name() == row.name);
+        let account = account.ok_or_else(|| {
+            ConvertError::Plan(format!("rank {rank}: there is no account {:?}", row.name))
+        })?;
+        Ok((account, Bytes::measured(row.planned_bytes)))
+    });
+    Ok(RankPlan {
+        rank: *rank,
+        shard: Shard {
+            kv_heads: range("kvHeads", kv_heads)?,
+            query_heads: range("queryHeads", query_heads)?,
+            mlp_columns: range("mlpColumns", mlp_columns)?,
+            vocab_rows: range("vocabRows", vocab_rows)?,
+        },
+        budget: Bytes::measured(*budget_bytes),
+        accounts: accounts.collect::<Result<_, ConvertError>>()?,
+    })
+}

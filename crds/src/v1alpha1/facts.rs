@@ -1,0 +1,110 @@
+//! What is known about a model without running it: read from its headers by `inspect`, kept in
+//! `status.model`. Flat, and small enough for a termination message.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Decoder architectures the engine runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Architecture {
+    /// Llama 2 and 3.x.
+    Llama,
+    /// Mistral.
+    Mistral,
+    /// Qwen 2 and 2.5.
+    Qwen2,
+    /// Qwen 3.
+    Qwen3,
+}
+
+/// How the model is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ModelFormat {
+    /// A folder with `config.json` and safetensors.
+    HuggingFace,
+    /// One GGUF file.
+    #[serde(rename = "GGUF")]
+    Gguf,
+}
+
+/// How a number is stored in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Dtype {
+    /// 32 bits.
+    Float32,
+    /// 16 bits with the exponent of Float32.
+    BFloat16,
+    /// IEEE half precision.
+    Float16,
+}
+
+/// Facts of a model: its shape, how it is stored, and the digest that identifies it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelFacts {
+    /// Decoder architecture: Llama, Mistral, Qwen2 or Qwen3.
+    pub architecture: Architecture,
+    /// How the model is stored: HuggingFace (a folder) or GGUF (one file).
+    pub format: ModelFormat,
+    /// Decoder layers.
+    pub layers: u32,
+    /// Width of the residual stream.
+    pub hidden_size: u32,
+    /// Query heads of one layer.
+    pub query_heads: u32,
+    /// KV heads of one layer: what tensor parallelism divides.
+    pub kv_heads: u32,
+    /// Numbers in one head.
+    pub head_dim: u32,
+    /// Width of the MLP.
+    pub intermediate_size: u32,
+    /// Rows of the embedding.
+    pub vocabulary_size: u32,
+    /// The output head is the input embedding.
+    pub tied: bool,
+    /// The q, k and v projections carry a bias.
+    pub qkv_bias: bool,
+    /// The output projection of attention carries a bias.
+    pub output_bias: bool,
+    /// The projections of the MLP carry a bias.
+    pub mlp_bias: bool,
+    /// Each head of q and k is normalised (Qwen3).
+    pub qk_norm: bool,
+    /// The model's own context, in tokens.
+    pub context_length: u32,
+    /// Type of most weights in the file: F32, BF16, Q4_1 and so on.
+    pub file_dtype: String,
+    /// What `spec.model.dtype: Auto` means for this model.
+    pub default_dtype: Dtype,
+    /// How the file is quantised, absent if it is not. Quantised weights are expanded at load.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<String>,
+    /// Bytes of the weights in the file.
+    pub weight_file_bytes: u64,
+    /// Number of parameters.
+    pub parameters: u64,
+    /// `sha256:` over config and tensor headers. The engine refuses a model with another digest.
+    pub digest: String,
+}
+
+/// Why a model was not accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InspectError {
+    /// One of the `ModelResolved` reasons, in CamelCase.
+    pub reason: String,
+    /// What is wrong and the way out, for the user.
+    pub message: String,
+}
+
+/// The answer of `plimsoll-sidecar inspect` in its termination message: facts or an error.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InspectResult {
+    /// What the model is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub facts: Option<ModelFacts>,
+    /// Why it was not accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<InspectError>,
+}

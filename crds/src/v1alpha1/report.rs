@@ -1,0 +1,149 @@
+//! What the engine answers: the body of `/memory`, and each line of `/memory/watch`.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::engine::Backend;
+use super::facts::Dtype;
+
+/// One memory report of one engine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemoryReport {
+    /// When the figures were read (whole seconds).
+    pub time: Time,
+    /// What the engine is doing.
+    pub state: EngineState,
+    /// Why, in a sentence; empty while all is well.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// How far loading is; absent once it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<LoadProgress>,
+    /// Where the ranks compute.
+    pub backend: Backend,
+    /// Revision of the configuration in force.
+    pub revision: String,
+    /// Limits in force; absent until the plan is checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effective: Option<Effective>,
+    /// Used share of the KV cache, 0 to 100.
+    pub kv_used_percent: u32,
+    /// One row per rank, in order.
+    pub ranks: Vec<RankMemory>,
+    /// Bytes that belong to no rank.
+    pub host: HostMemory,
+}
+
+/// What an engine is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum EngineState {
+    /// Reading weights.
+    Loading,
+    /// Answering requests.
+    Serving,
+    /// Finishing requests before it stops.
+    Draining,
+    /// Stopped by a failure; the message says which.
+    Failed,
+}
+
+/// How far loading is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadProgress {
+    /// The step of loading, for display.
+    pub stage: String,
+    /// Bytes of weights in place.
+    pub done_bytes: u64,
+    /// Bytes of weights in all.
+    pub total_bytes: u64,
+}
+
+/// The limits and types in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Effective {
+    /// Longest sequence in tokens.
+    pub max_model_len: u32,
+    /// Sequences that run at once.
+    pub max_num_seqs: u32,
+    /// Tokens computed in one step.
+    pub max_num_batched_tokens: u32,
+    /// Type of the weights in memory.
+    pub dtype: Dtype,
+    /// Type of the cached keys and values.
+    pub kv_dtype: Dtype,
+    /// Tokens that the KV cache holds.
+    pub kv_cache_tokens: u64,
+    /// Instruction set of the kernels in use (CPU backend).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isa: Option<String>,
+}
+
+/// The ledger of one rank.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RankMemory {
+    /// Index of the rank.
+    pub rank: u32,
+    /// The device: a GPU's UUID, or the CPU's thread group.
+    pub device: String,
+    /// The quota of the rank, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota_bytes: Option<u64>,
+    /// What the rank may use.
+    pub budget_bytes: u64,
+    /// What the driver says is in use; on the CPU, the resident size of the rank's mappings.
+    pub driver_bytes: u64,
+    /// The driver's figure minus the used bytes of all accounts (never below zero).
+    pub other_bytes: u64,
+    /// Who holds which bytes.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub accounts: Vec<AccountMemory>,
+    /// KV cache bytes held by blocks but not by tokens.
+    pub kv_wasted_bytes: u64,
+}
+
+/// One account of a rank's ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AccountMemory {
+    /// Weights, KVCache, Activations, Graphs, Comm, Workspaces, Adapters or Context.
+    pub name: String,
+    /// Bytes the plan gives it.
+    pub planned_bytes: u64,
+    /// Bytes it has committed.
+    pub reserved_bytes: u64,
+    /// Bytes of it that hold something now.
+    pub used_bytes: u64,
+    /// The most it has ever used.
+    pub high_water_bytes: u64,
+}
+
+/// Bytes of a pod that belong to no rank.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HostMemory {
+    /// Memory limit of the container, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_bytes: Option<u64>,
+    /// What the container's cgroup says is in use, ranks of the CPU backend included.
+    pub cgroup_bytes: u64,
+    /// The cgroup's figure minus every account and, on the CPU backend, every rank.
+    pub other_bytes: u64,
+    /// Who holds which bytes.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub accounts: Vec<HostAccount>,
+}
+
+/// One account of the host's ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HostAccount {
+    /// Process, PageCache or Kernel.
+    pub name: String,
+    /// Bytes in use.
+    pub used_bytes: u64,
+}

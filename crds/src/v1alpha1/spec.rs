@@ -1,0 +1,430 @@
+//! `spec`: what is wanted, never how. Every field is read by the operator, none of them is
+//! immutable, and none is ever written by us. Rules that CEL can say stand beside the fields;
+//! what needs arithmetic is the planner's refusal.
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::schema::{byte_rules, rule};
+use super::status::InferenceDeploymentStatus;
+use super::template::EngineTemplate;
+
+/// What is wanted: a model, how it is divided, and the memory that each rank may use.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "plimsoll.dev",
+    version = "v1alpha1",
+    kind = "InferenceDeployment",
+    namespaced,
+    doc = "Runs a language model on ranks with a memory quota each, and shows who holds which \
+           bytes.",
+    status = "InferenceDeploymentStatus",
+    derive = "PartialEq",
+    shortname = "infd",
+    category = "inference",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "integer",
+        description = "Engine pods that answer requests.",
+        json_path = ".status.readyReplicas"
+    ),
+    printcolumn(
+        name = "Replicas",
+        type_ = "integer",
+        description = "Engine pods that exist.",
+        json_path = ".status.replicas"
+    ),
+    printcolumn(
+        name = "TP",
+        type_ = "integer",
+        description = "Ranks that the model is divided over.",
+        json_path = ".spec.parallelism.tensorParallelSize"
+    ),
+    printcolumn(
+        name = "State",
+        type_ = "string",
+        description = "Where it stands, in a word.",
+        json_path = ".status.state"
+    ),
+    printcolumn(
+        name = "GPU-Used",
+        type_ = "string",
+        description = "Memory in use on all ranks, as the drivers say.",
+        json_path = ".status.memory.summary.used"
+    ),
+    printcolumn(
+        name = "GPU-Quota",
+        type_ = "string",
+        description = "Sum of the quotas of all ranks.",
+        json_path = ".status.memory.summary.quota"
+    ),
+    printcolumn(
+        name = "KV%",
+        type_ = "string",
+        description = "Used share of the KV cache in the fullest pod.",
+        json_path = ".status.memory.summary.kvUsedPercent"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    ),
+    printcolumn(
+        name = "Model",
+        type_ = "string",
+        description = "First name that requests call the model by.",
+        json_path = ".status.servedName",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Backend",
+        type_ = "string",
+        description = "Where the engines compute.",
+        json_path = ".status.backend",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        description = "Reason of the Ready condition.",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Endpoint",
+        type_ = "string",
+        description = "Base URL of the OpenAI API inside the cluster.",
+        json_path = ".status.endpoint",
+        priority = 1
+    )
+)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    rule(
+        "!has(self.memory.gpuQuotas) || size(self.memory.gpuQuotas) == 0 || \
+         size(self.memory.gpuQuotas) == self.parallelism.tensorParallelSize",
+    ).says_computed(
+        "'spec.memory.gpuQuotas: ' + string(size(self.memory.gpuQuotas)) + ' rows for \
+         spec.parallelism.tensorParallelSize ' + string(self.parallelism.tensorParallelSize) + \
+         '; write one row per rank (ranks 0 to ' + \
+         string(self.parallelism.tensorParallelSize - 1) + '), or none'",
+    ),
+    rule(
+        "!has(self.memory.gpuQuotas) || self.memory.gpuQuotas.all(q, \
+         q.rank < self.parallelism.tensorParallelSize)",
+    ).says_computed(
+        "'spec.memory.gpuQuotas: a row names a rank that does not exist; \
+         spec.parallelism.tensorParallelSize ' + string(self.parallelism.tensorParallelSize) + \
+         ' has ranks 0 to ' + string(self.parallelism.tensorParallelSize - 1)",
+    ),
+]))]
+pub struct InferenceDeploymentSpec {
+    /// Engine pods wanted; absent means 1. `kubectl scale` and autoscalers write it. Zero stops
+    /// the engines and keeps everything else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<u32>,
+    /// The model to run.
+    pub model: ModelSpec,
+    /// How the model is divided over ranks (GPUs, or thread groups on the CPU backend).
+    #[serde(default)]
+    pub parallelism: Parallelism,
+    /// The memory that the engine may use.
+    #[serde(default)]
+    pub memory: MemorySpec,
+    /// How much work the engine takes on at once.
+    #[serde(default)]
+    pub limits: LimitsSpec,
+    /// Where the ranks compute: CPU, or Auto for the best that this version has, which is CPU
+    /// (CUDA is not offered yet). `status.backend` names the one in use.
+    #[serde(default)]
+    pub backend: BackendChoice,
+    /// What to change in the engine pods, and the containers to run beside the engine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<EngineTemplate>,
+    /// Seconds that a change may take before the resource counts as stalled (condition Stalled,
+    /// reason ProgressDeadlineExceeded). Nothing is stopped when they are over.
+    #[serde(default = "progress_deadline_seconds")]
+    #[schemars(range(min = 1, max = 86400))]
+    pub progress_deadline_seconds: u32,
+}
+
+const fn progress_deadline_seconds() -> u32 {
+    1800
+}
+
+/// The model to run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelSpec {
+    /// Where the model lies: exactly one of image, persistentVolumeClaim and hostPath.
+    pub source: ModelSource,
+    /// Names that requests may call the model by, the first being the canonical one; absent means
+    /// the resource's own name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 8),
+        inner(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$")),
+        extend("x-kubernetes-list-type" = "set")
+    )]
+    pub served_names: Vec<String>,
+    /// Type of the weights in memory: Float32, BFloat16, Float16, or Auto for the file's own
+    /// type (BFloat16 for quantised files, which are expanded at load).
+    #[serde(default)]
+    pub dtype: DtypeChoice,
+}
+
+/// Where the model lies.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    rule(
+        "[has(self.image), has(self.persistentVolumeClaim), has(self.hostPath)]\
+         .filter(x, x).size() == 1",
+    ).says(
+        "spec.model.source: set exactly one of image, persistentVolumeClaim and hostPath",
+    ),
+]))]
+pub struct ModelSource {
+    /// An OCI image whose files are the model (an image volume).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageSource>,
+    /// A claim in the same namespace whose volume holds the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistent_volume_claim: Option<PersistentVolumeClaimSource>,
+    /// A folder of the node, for development: the namespace must allow Pod Security `privileged`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_path: Option<HostPathSource>,
+    /// The model inside the source: a Hugging Face folder, a GGUF file, or a folder with one GGUF
+    /// file. Relative, without `..`; absent means the top of the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024), extend("x-kubernetes-validations" = [
+        rule("!self.startsWith('/') && !self.split('/').exists(part, part == '..')").says(
+            "spec.model.source.path: must be relative to the top of the source and hold no '..'; \
+             write e.g. models/smollm2",
+        ),
+    ]))]
+    pub path: Option<String>,
+}
+
+/// An OCI image whose files are the model.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageSource {
+    /// Reference of the image, by tag or digest.
+    #[schemars(length(min = 1, max = 1024))]
+    pub reference: String,
+    /// When to pull it: Always, IfNotPresent or Never; absent means Always for the tag `latest`
+    /// and IfNotPresent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull_policy: Option<PullPolicy>,
+}
+
+/// When an image is pulled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PullPolicy {
+    Always,
+    IfNotPresent,
+    Never,
+}
+
+impl PullPolicy {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            PullPolicy::Always => "Always",
+            PullPolicy::IfNotPresent => "IfNotPresent",
+            PullPolicy::Never => "Never",
+        }
+    }
+}
+
+/// A claim whose volume holds the model.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PersistentVolumeClaimSource {
+    /// Name of the claim.
+    #[schemars(length(min = 1, max = 253))]
+    pub claim_name: String,
+    /// Attach the volume read-only. The engine reads it through a read-only mount either way.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// A folder of the node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HostPathSource {
+    /// Absolute path of a folder that exists on the node.
+    #[schemars(length(min = 1, max = 1024), extend("x-kubernetes-validations" = [
+        rule("self.startsWith('/') && !self.split('/').exists(part, part == '..')").says(
+            "spec.model.source.hostPath.path: must be absolute and hold no '..'; write e.g. \
+             /var/lib/models",
+        ),
+    ]))]
+    pub path: String,
+}
+
+/// Type of numbers in memory, or Auto.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DtypeChoice {
+    #[default]
+    Auto,
+    Float32,
+    BFloat16,
+    Float16,
+}
+
+/// How the model is divided over ranks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Parallelism {
+    /// Ranks that share every layer, 1 to 16. They need not be equal: the split follows the
+    /// quotas.
+    #[schemars(range(min = 1, max = 16))]
+    pub tensor_parallel_size: u32,
+    /// How the model is split: Tensor (every layer over all ranks), or Auto for the best that
+    /// this version has, which is Tensor.
+    pub split: Split,
+}
+
+impl Default for Parallelism {
+    fn default() -> Self {
+        Parallelism {
+            tensor_parallel_size: 1,
+            split: Split::Auto,
+        }
+    }
+}
+
+/// How a model is split.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Split {
+    #[default]
+    Auto,
+    Tensor,
+}
+
+/// The memory that the engine may use.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MemorySpec {
+    /// Share of a device that a rank without a quota may use, 0.05 to 1, counted in thousandths.
+    /// On the CPU backend the device is the container's memory limit.
+    #[schemars(range(min = 0.05, max = 1.0))]
+    pub gpu_memory_utilization: f64,
+    /// The line that each rank never crosses: no rows, or one for every rank.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 16),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["rank"])
+    )]
+    pub gpu_quotas: Vec<GpuQuota>,
+    /// The cache of keys and values. It takes what the budgets leave.
+    pub kv_cache: KvCacheSpec,
+}
+
+impl Default for MemorySpec {
+    fn default() -> Self {
+        MemorySpec {
+            gpu_memory_utilization: 0.9,
+            gpu_quotas: Vec::new(),
+            kv_cache: KvCacheSpec::default(),
+        }
+    }
+}
+
+/// The line of one rank.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GpuQuota {
+    /// Index of the rank, from 0.
+    #[schemars(range(min = 0, max = 15))]
+    pub rank: u32,
+    /// Bounds everything that the pod has on this rank's device: weights, KV cache, activations,
+    /// buffers and the driver's own. A quantity such as 700Mi or 10G, at least 1Mi.
+    #[schemars(extend(
+        "maxLength" = 32,
+        "x-kubernetes-validations" = byte_rules("spec.memory.gpuQuotas[].limit"),
+    ))]
+    pub limit: Quantity,
+}
+
+/// The cache of keys and values.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct KvCacheSpec {
+    /// Type of the cached keys and values: Float32, BFloat16, Float16, or Auto for the type of
+    /// the weights in memory.
+    pub dtype: DtypeChoice,
+    /// Tokens of one block: 8, 16, 32 or 64.
+    #[schemars(extend("enum" = [8, 16, 32, 64]))]
+    pub block_size: u32,
+    /// Upper bound on each rank. A quantity such as 200Mi, at least 1Mi; absent means all that
+    /// the budgets leave.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend(
+        "maxLength" = 32,
+        "x-kubernetes-validations" = byte_rules("spec.memory.kvCache.size"),
+    ))]
+    pub size: Option<Quantity>,
+}
+
+impl Default for KvCacheSpec {
+    fn default() -> Self {
+        KvCacheSpec {
+            dtype: DtypeChoice::Auto,
+            block_size: 16,
+            size: None,
+        }
+    }
+}
+
+/// How much work the engine takes on at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = [
+    rule("self.maxNumBatchedTokens >= self.maxNumSeqs").says_computed(
+        "'spec.limits.maxNumBatchedTokens: ' + string(self.maxNumBatchedTokens) + ' is less than \
+         maxNumSeqs ' + string(self.maxNumSeqs) + '; every running sequence needs one token of a \
+         step, so raise it or lower maxNumSeqs'",
+    ),
+]))]
+pub struct LimitsSpec {
+    /// Longest sequence in tokens, prompt and answer together. Absent means the model's own
+    /// context, shrunk to what fits (`status.effective` shows it); written, it is refused when it
+    /// cannot fit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 16_777_216))]
+    pub max_model_len: Option<u32>,
+    /// Sequences that run at once; more wait in a queue.
+    #[schemars(range(min = 1, max = 4096))]
+    pub max_num_seqs: u32,
+    /// Tokens computed in one step. More makes long prompts faster and takes more memory.
+    #[schemars(range(min = 1, max = 131_072))]
+    pub max_num_batched_tokens: u32,
+}
+
+impl Default for LimitsSpec {
+    fn default() -> Self {
+        LimitsSpec {
+            max_model_len: None,
+            max_num_seqs: plimsoll_planner::Limits::DEFAULT_MAX_NUM_SEQS,
+            max_num_batched_tokens: plimsoll_planner::Limits::DEFAULT_MAX_NUM_BATCHED_TOKENS,
+        }
+    }
+}
+
+/// Where the ranks compute, or Auto.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum BackendChoice {
+    #[default]
+    Auto,
+    #[serde(rename = "CPU")]
+    Cpu,
+}
