@@ -1,0 +1,184 @@
+//! The operator's flags. Each has an environment variable too, so that a chart can set either.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+/// Turns InferenceDeployments into engine pods and publishes the memory they really hold.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "plimsoll-operator", version)]
+pub(crate) struct Args {
+    /// Image of the sidecar, for engine and inspect pods.
+    #[arg(long, env = "PLIMSOLL_SIDECAR_IMAGE")]
+    pub(crate) sidecar_image: String,
+
+    /// When nodes pull the sidecar's image.
+    #[arg(
+        long,
+        env = "PLIMSOLL_IMAGE_PULL_POLICY",
+        default_value = "IfNotPresent",
+        value_enum,
+        ignore_case = true
+    )]
+    pub(crate) image_pull_policy: PullPolicy,
+
+    /// Where /metrics, /healthz and /readyz are served.
+    #[arg(long, env = "PLIMSOLL_METRICS_ADDRESS", default_value = "0.0.0.0:8080")]
+    pub(crate) metrics_address: SocketAddr,
+
+    /// Only the holder of a Lease reconciles; off for a run by hand.
+    #[arg(
+        long,
+        env = "PLIMSOLL_LEADER_ELECTION",
+        default_value_t = true,
+        action = clap::ArgAction::Set,
+        num_args = 0..=1,
+        default_missing_value = "true"
+    )]
+    pub(crate) leader_election: bool,
+
+    /// Name of the Lease.
+    #[arg(long, env = "PLIMSOLL_LEASE_NAME", default_value = "plimsoll-operator")]
+    pub(crate) lease_name: String,
+
+    /// Namespace of the Lease; the operator's own namespace in a cluster.
+    #[arg(long, env = "PLIMSOLL_LEASE_NAMESPACE")]
+    pub(crate) lease_namespace: Option<String>,
+
+    /// Namespaces to watch, separated by commas; all of them if empty.
+    #[arg(long, env = "PLIMSOLL_WATCH_NAMESPACES", value_delimiter = ',')]
+    pub(crate) watch_namespaces: Vec<String>,
+
+    /// File with the key that admin tokens are derived from (any bytes, at least 16).
+    #[arg(
+        long,
+        env = "PLIMSOLL_HMAC_KEY_FILE",
+        default_value = "/etc/plimsoll-operator/key"
+    )]
+    pub(crate) hmac_key_file: PathBuf,
+
+    /// How log lines are written.
+    #[arg(long, env = "PLIMSOLL_LOG_FORMAT", default_value = "text", value_enum)]
+    pub(crate) log_format: LogFormat,
+
+    /// Least time between two status writes of one resource that only move figures.
+    #[arg(
+        long,
+        env = "PLIMSOLL_STATUS_INTERVAL",
+        default_value = "30s",
+        value_parser = duration
+    )]
+    pub(crate) status_interval: Duration,
+
+    /// Silence after which a pod's last report is marked stale.
+    #[arg(long, env = "PLIMSOLL_STALE_AFTER", default_value = "90s", value_parser = duration)]
+    pub(crate) stale_after: Duration,
+
+    /// How long a new pod may stay unschedulable before it replaces an old one.
+    #[arg(
+        long,
+        env = "PLIMSOLL_UNSCHEDULABLE_AFTER",
+        default_value = "60s",
+        value_parser = duration
+    )]
+    pub(crate) unschedulable_after: Duration,
+
+    /// Kubeconfig to use instead of the pod's service account.
+    #[arg(long)]
+    pub(crate) kubeconfig: Option<PathBuf>,
+}
+
+/// `imagePullPolicy` of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PullPolicy {
+    #[value(name = "Always")]
+    Always,
+    #[value(name = "IfNotPresent")]
+    IfNotPresent,
+    #[value(name = "Never")]
+    Never,
+}
+
+impl PullPolicy {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            PullPolicy::Always => "Always",
+            PullPolicy::IfNotPresent => "IfNotPresent",
+            PullPolicy::Never => "Never",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Json,
+    Text,
+}
+
+/// `250ms`, `30s`, `2m`: a whole number and a unit.
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(split);
+    let milliseconds_per_unit = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        _ => return Err(format!("{text:?} is not a duration: write 250ms, 30s or 2m")),
+    };
+    let count: u64 = digits
+        .parse()
+        .map_err(|_| format!("{text:?} does not start with a whole number: write 250ms or 30s"))?;
+    let milliseconds = count
+        .checked_mul(milliseconds_per_unit)
+        .filter(|ms| *ms <= 24 * 3_600_000)
+        .ok_or_else(|| format!("{text:?} is longer than a day"))?;
+    Ok(Duration::from_millis(milliseconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Args, clap::Error> {
+        let fixed = ["plimsoll-operator", "--sidecar-image", "sidecar:dev"];
+        Args::try_parse_from(fixed.iter().chain(words))
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_documentation() {
+        let args = parse(&[]).unwrap();
+        assert!(args.leader_election);
+        assert_eq!(args.metrics_address.port(), 8080);
+        assert_eq!(args.status_interval, Duration::from_secs(30));
+        assert_eq!(args.stale_after, Duration::from_secs(90));
+        assert_eq!(args.unschedulable_after, Duration::from_secs(60));
+        assert_eq!(args.image_pull_policy, PullPolicy::IfNotPresent);
+        assert!(args.watch_namespaces.is_empty());
+    }
+
+    #[test]
+    fn flags_take_the_forms_that_the_chart_writes() {
+        let args = parse(&[
+            "--leader-election=false",
+            "--image-pull-policy=Never",
+            "--watch-namespaces=a,b",
+            "--log-format=json",
+            "--stale-after=1500ms",
+        ])
+        .unwrap();
+        assert!(!args.leader_election);
+        assert_eq!(args.image_pull_policy.name(), "Never");
+        assert_eq!(args.watch_namespaces, ["a", "b"]);
+        assert_eq!(args.log_format, LogFormat::Json);
+        assert_eq!(args.stale_after, Duration::from_millis(1500));
+    }
+
+    #[test]
+    fn durations_that_mean_nothing_are_refused() {
+        for text in ["", "s", "30", "-1s", "1h", "1.5s", "99999999999999999999s", "90000m"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}
