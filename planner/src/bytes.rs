@@ -63,8 +63,12 @@ impl Sum for Bytes {
 impl fmt::Display for Bytes {
     #[expect(clippy::cast_precision_loss, reason = "two decimals are shown")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [(u64, &str); 4] =
-            [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+        const UNITS: [(u64, &str); 4] = [
+            (1 << 40, "TiB"),
+            (1 << 30, "GiB"),
+            (1 << 20, "MiB"),
+            (1 << 10, "KiB"),
+        ];
         match UNITS.iter().find(|(size, _)| self.0 >= *size) {
             Some((size, unit)) => write!(f, "{:.2} {unit}", self.0 as f64 / *size as f64),
             None => write!(f, "{} B", self.0),

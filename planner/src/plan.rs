@@ -18,7 +18,11 @@ pub struct RankPlan {
 
 impl RankPlan {
     pub fn bytes(&self, account: Account) -> Bytes {
-        self.accounts.iter().filter(|(a, _)| *a == account).map(|(_, b)| *b).sum()
+        self.accounts
+            .iter()
+            .filter(|(a, _)| *a == account)
+            .map(|(_, b)| *b)
+            .sum()
     }
 
     pub fn total(&self) -> Bytes {

@@ -1,1 +1,393 @@
-//! To be written.
+//! The accounts of one rank that hold no model: activations, workspaces, exchange buffers, and
+//! what a driver takes for itself. Every buffer has a name; the engine carves exactly these.
+
+use crate::bytes::Bytes;
+use crate::model::{Dtype, ModelShape};
+use crate::request::{Backend, KvLayout, Limits};
+use crate::shard::Shard;
+use crate::weights::{PANEL_COLS, TENSOR_ALIGN, padded_mlp_columns};
+
+/// Parts into which decode attention may cut one sequence's context, so that few sequences still
+/// keep all threads busy.
+pub const ATTENTION_SPLITS: u64 = 16;
+/// Rows of a converted GEMM input are padded to this many, so that a tile is never cut.
+pub const GEMM_INPUT_ROWS: u64 = 16;
+/// Sampling keeps this much per sequence: histograms of the threshold search, and candidates.
+pub const SAMPLING_BYTES_PER_SEQUENCE: u64 = 32 << 10;
+
+/// One buffer's place in its account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Region {
+    /// Bytes from the start of the account; a multiple of 64.
+    pub offset: u64,
+    pub bytes: u64,
+}
+
+/// Places one buffer after the other, each on a cache line.
+#[derive(Debug, Default)]
+struct Cursor {
+    end: Bytes,
+}
+
+impl Cursor {
+    /// The next buffer: `count` elements of `element` bytes.
+    fn place(&mut self, count: Bytes, element: u64) -> Region {
+        let bytes = count.saturating_mul(element);
+        let region = Region {
+            offset: self.end.0,
+            bytes: bytes.0,
+        };
+        self.end += bytes.round_up(TENSOR_ALIGN);
+        region
+    }
+}
+
+fn product(a: u64, b: u64) -> Bytes {
+    Bytes(a).saturating_mul(b)
+}
+
+/// The account `Activations`: n = `max_num_batched_tokens` rows, f32 on the CPU, 16 bits on CUDA;
+/// logits are f32 everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ActivationLayout {
+    /// `[n, hidden]`: output of the embedding, input of a layer
+    pub hidden: Region,
+    /// `[n, hidden]`: the residual stream
+    pub residual: Region,
+    /// `[n, hidden]`: what a norm leaves for the next linear layer
+    pub normed: Region,
+    /// `[n, (q + 2 kv) x head_dim]`
+    pub qkv: Region,
+    /// `[n, q x head_dim]`
+    pub attention: Region,
+    /// `[n, 2 x padded columns]`, see [`padded_mlp_columns`]
+    pub gate_up: Region,
+    /// `[n, padded columns]`: SiLU(gate) x up
+    pub activated: Region,
+    /// `[n, hidden]`: this rank's part of a sum over ranks
+    pub partial: Region,
+    /// f32 `[max_num_seqs, vocab rows]`
+    pub logits: Region,
+    total: Bytes,
+}
+
+impl ActivationLayout {
+    /// The account, before it is rounded up to the granule.
+    pub fn total(&self) -> Bytes {
+        self.total
+    }
+}
+
+/// Where every activation of a rank lies.
+pub fn activations(
+    shape: &ModelShape,
+    shard: &Shard,
+    limits: &Limits,
+    backend: Backend,
+) -> ActivationLayout {
+    let tokens = u64::from(limits.max_num_batched_tokens);
+    let element = match backend {
+        Backend::Cpu => 4,
+        Backend::Cuda => 2,
+    };
+    let head_dim = u64::from(shape.head_dim);
+    let query = u64::from(shard.query_head_count()) * head_dim;
+    let qkv = query + 2 * u64::from(shard.kv_head_count()) * head_dim;
+    let columns = padded_mlp_columns(shard);
+    let mut cursor = Cursor::default();
+    let mut row = |width: u64| cursor.place(product(tokens, width), element);
+    let (hidden, residual, normed) = (
+        row(shape.hidden.into()),
+        row(shape.hidden.into()),
+        row(shape.hidden.into()),
+    );
+    let (qkv, attention) = (row(qkv), row(query));
+    let (gate_up, activated) = (row(2 * columns), row(columns));
+    let partial = row(shape.hidden.into());
+    let logits = cursor.place(
+        product(limits.max_num_seqs.into(), shard.vocab_row_count().into()),
+        4,
+    );
+    ActivationLayout {
+        hidden,
+        residual,
+        normed,
+        qkv,
+        attention,
+        gate_up,
+        activated,
+        partial,
+        logits,
+        total: cursor.end,
+    }
+}
+
+/// The account `Workspaces`: tables and scratch of kernels, and the batch's own description.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkspaceLayout {
+    /// f32 `[max_model_len, head_dim / 2]`
+    pub rope_cos: Region,
+    /// f32 `[max_model_len, head_dim / 2]`
+    pub rope_sin: Region,
+    /// `[n padded to 16, widest input padded to 32]` of a 16-bit weight's type: the input of a
+    /// linear layer as the kernel wants it. Empty for Float32 weights, which read f32 rows.
+    pub gemm_input: Region,
+    /// f32 `[max_num_seqs, query heads, ATTENTION_SPLITS, head_dim + 2]`: parts of decode
+    /// attention with their maximum and sum
+    pub attention: Region,
+    /// `[max_num_seqs, SAMPLING_BYTES_PER_SEQUENCE]`
+    pub sampling: Region,
+    /// u32 `[n]`
+    pub token_ids: Region,
+    /// u32 `[n]`
+    pub positions: Region,
+    /// u64 `[n]`: block x block size + offset in the block
+    pub slots: Region,
+    /// u32 `[max_num_seqs + 1]`: first row of each sequence
+    pub query_start: Region,
+    /// u32 `[max_num_seqs]`
+    pub context_len: Region,
+    /// u32 `[max_num_seqs, blocks of max_model_len]`
+    pub block_tables: Region,
+    total: Bytes,
+}
+
+impl WorkspaceLayout {
+    /// The account, before it is rounded up to the granule.
+    pub fn total(&self) -> Bytes {
+        self.total
+    }
+}
+
+/// Where every table and scratch buffer of a rank lies. `max_model_len` is the context in force
+/// ([`crate::Plan::max_model_len`]), not the one asked for.
+pub fn workspaces(
+    shape: &ModelShape,
+    shard: &Shard,
+    limits: &Limits,
+    max_model_len: u32,
+    dtype: Dtype,
+    kv: &KvLayout,
+) -> WorkspaceLayout {
+    let tokens = u64::from(limits.max_num_batched_tokens);
+    let sequences = u64::from(limits.max_num_seqs);
+    let head_dim = u64::from(shape.head_dim);
+    let query_heads = u64::from(shard.query_head_count());
+    let widest = [
+        u64::from(shape.hidden),
+        query_heads * head_dim,
+        padded_mlp_columns(shard),
+    ];
+    let widest = widest
+        .into_iter()
+        .fold(0, u64::max)
+        .next_multiple_of(PANEL_COLS);
+    let input_rows = match dtype {
+        Dtype::Float32 => 0,
+        Dtype::BFloat16 | Dtype::Float16 => tokens.next_multiple_of(GEMM_INPUT_ROWS),
+    };
+    let table = product(max_model_len.into(), head_dim / 2);
+    let splits = product(sequences, query_heads * ATTENTION_SPLITS).saturating_mul(head_dim + 2);
+    let blocks = crate::kv_cache::blocks_for(max_model_len.into(), kv.block_size);
+    let mut cursor = Cursor::default();
+    let layout = WorkspaceLayout {
+        rope_cos: cursor.place(table, 4),
+        rope_sin: cursor.place(table, 4),
+        gemm_input: cursor.place(product(input_rows, widest), dtype.bytes()),
+        attention: cursor.place(splits, 4),
+        sampling: cursor.place(Bytes(sequences), SAMPLING_BYTES_PER_SEQUENCE),
+        token_ids: cursor.place(Bytes(tokens), 4),
+        positions: cursor.place(Bytes(tokens), 4),
+        slots: cursor.place(Bytes(tokens), 8),
+        query_start: cursor.place(Bytes(sequences + 1), 4),
+        context_len: cursor.place(Bytes(sequences), 4),
+        block_tables: cursor.place(product(sequences, blocks), 4),
+        total: Bytes::ZERO,
+    };
+    WorkspaceLayout {
+        total: cursor.end,
+        ..layout
+    }
+}
+
+/// The account `Comm`: what ranks exchange sums through. Empty on one rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommLayout {
+    /// f32 `[n, hidden]`: this rank's part of a sum, read by the others
+    pub sum: Region,
+    total: Bytes,
+}
+
+impl CommLayout {
+    /// The account, before it is rounded up to the granule.
+    pub fn total(&self) -> Bytes {
+        self.total
+    }
+}
+
+/// Where a rank's exchange buffer lies; `ranks` is the tensor-parallel size.
+pub fn comm(shape: &ModelShape, limits: &Limits, ranks: u32) -> CommLayout {
+    let mut cursor = Cursor::default();
+    let rows = if ranks > 1 {
+        limits.max_num_batched_tokens
+    } else {
+        0
+    };
+    let sum = cursor.place(product(rows.into(), shape.hidden.into()), 4);
+    CommLayout {
+        sum,
+        total: cursor.end,
+    }
+}
+
+/// The unit in which a backend maps memory: every account is rounded up to it.
+pub const fn granule(backend: Backend) -> Bytes {
+    match backend {
+        Backend::Cpu => Bytes(4 << 10),
+        Backend::Cuda => Bytes(2 << 20),
+    }
+}
+
+/// What a driver takes on each GPU before any tensor: (`Context`, `Graphs`, its part of `Comm`).
+/// The CPU has no driver. For CUDA these are allowances, to be replaced by what boot measures:
+/// a primary context with modules (~0.5 GiB), captured decode graphs, and one NCCL communicator.
+pub const fn driver(backend: Backend, ranks: u32) -> DriverBytes {
+    match backend {
+        Backend::Cpu => DriverBytes {
+            context: Bytes::ZERO,
+            graphs: Bytes::ZERO,
+            comm: Bytes::ZERO,
+        },
+        Backend::Cuda => DriverBytes {
+            context: Bytes(544 << 20),
+            graphs: Bytes(128 << 20),
+            comm: if ranks > 1 {
+                Bytes(192 << 20)
+            } else {
+                Bytes::ZERO
+            },
+        },
+    }
+}
+
+/// See [`driver`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DriverBytes {
+    pub context: Bytes,
+    pub graphs: Bytes,
+    pub comm: Bytes,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Architecture;
+
+    const SHAPE: ModelShape = ModelShape {
+        architecture: Architecture::Llama,
+        layers: 30,
+        hidden: 576,
+        query_heads: 9,
+        kv_heads: 3,
+        head_dim: 64,
+        ffn: 1536,
+        vocab: 49_152,
+        tied: true,
+        qkv_bias: false,
+        output_bias: false,
+        mlp_bias: false,
+        qk_norm: false,
+        context: 8192,
+    };
+    const LIMITS: Limits = Limits {
+        max_model_len: None,
+        max_num_seqs: 64,
+        max_num_batched_tokens: 2048,
+    };
+    const KV: KvLayout = KvLayout {
+        dtype: Dtype::BFloat16,
+        block_size: 16,
+        size: None,
+    };
+
+    #[test]
+    fn activations_are_rows_of_f32_for_every_batched_token() {
+        let layout = activations(&SHAPE, &Shard::whole(&SHAPE), &LIMITS, Backend::Cpu);
+        let widths = 4 * 576 + 960 + 576 + 3 * 1536;
+        assert_eq!(layout.total().get(), 2048 * widths * 4 + 64 * 49_152 * 4);
+        assert_eq!(layout.qkv.bytes, 2048 * 960 * 4);
+        assert_eq!(
+            layout.logits.offset + layout.logits.bytes,
+            layout.total().get()
+        );
+    }
+
+    #[test]
+    fn workspaces_follow_the_context_in_force() {
+        let whole = Shard::whole(&SHAPE);
+        let layout = workspaces(&SHAPE, &whole, &LIMITS, 8192, Dtype::BFloat16, &KV);
+        assert_eq!(layout.rope_cos.bytes, 8192 * 32 * 4);
+        assert_eq!(layout.gemm_input.bytes, 2048 * 1536 * 2);
+        assert_eq!(layout.block_tables.bytes, 64 * 512 * 4);
+        assert_eq!(layout.attention.bytes, 64 * 9 * ATTENTION_SPLITS * 66 * 4);
+        let short = workspaces(&SHAPE, &whole, &LIMITS, 1000, Dtype::Float32, &KV);
+        assert_eq!(short.rope_sin.bytes, 1000 * 32 * 4);
+        assert_eq!(short.block_tables.bytes, 64 * 63 * 4);
+        assert_eq!(short.gemm_input.bytes, 0);
+    }
+
+    #[test]
+    fn every_region_starts_on_a_cache_line() {
+        let limits = Limits {
+            max_num_seqs: 3,
+            max_num_batched_tokens: 7,
+            ..LIMITS
+        };
+        let shape = ModelShape {
+            hidden: 37,
+            head_dim: 6,
+            ..SHAPE
+        };
+        let shard = Shard {
+            query_heads: 0..1,
+            kv_heads: 0..1,
+            mlp_columns: 0..5,
+            vocab_rows: 0..9,
+        };
+        let w = workspaces(&shape, &shard, &limits, 17, Dtype::BFloat16, &KV);
+        let a = activations(&shape, &shard, &limits, Backend::Cpu);
+        let regions = [
+            a.hidden,
+            a.residual,
+            a.normed,
+            a.qkv,
+            a.attention,
+            a.gate_up,
+            a.activated,
+            a.partial,
+            a.logits,
+            w.rope_cos,
+            w.rope_sin,
+            w.gemm_input,
+            w.attention,
+            w.sampling,
+            w.token_ids,
+            w.positions,
+            w.slots,
+            w.query_start,
+            w.context_len,
+            w.block_tables,
+        ];
+        assert!(
+            regions.iter().all(|region| region.offset % 64 == 0),
+            "{regions:?}"
+        );
+        assert_eq!(w.total().get() % 64, 0);
+    }
+
+    #[test]
+    fn one_rank_exchanges_nothing() {
+        assert_eq!(comm(&SHAPE, &LIMITS, 1).total(), Bytes::ZERO);
+        assert_eq!(comm(&SHAPE, &LIMITS, 2).total(), Bytes(2048 * 576 * 4));
+    }
+}
