@@ -1,1 +1,27 @@
-//! kernels
+//! What computes and what holds memory: devices and their address space, a worker pool, and one
+//! folder per op with its contract, its CPU implementation and its tests.
+//!
+//! The CPU implementation defines every result. Ops take slices and allocate nothing; callers own
+//! the memory (`device`) and the threads (`pool`). Shape mistakes are ours, so ops assert.
+//! `unsafe` is opened module by module below, each time with the reason.
+
+pub mod device;
+mod encoding;
+pub mod isa;
+pub mod kv;
+pub mod pool;
+
+pub mod attention;
+pub mod block_copy;
+pub mod checksum;
+pub mod comm;
+pub mod embedding;
+pub mod linear;
+pub mod rms_norm;
+pub mod rope;
+pub mod rope_kv;
+pub mod sampling;
+pub mod silu_mul;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,226 @@
+//! A group of ranks that share the memory of one process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::device::{Buffer, Element};
+
+use super::meeting::Meeting;
+use super::{Collective, RankFailed};
+
+/// One exchange buffer per rank. `Meeting` orders the accesses: between two meetings either
+/// each rank writes its own buffer, or all ranks only read.
+#[derive(Debug)]
+struct Group {
+    buffers: Vec<Exchange>,
+    /// Bytes of the smallest buffer.
+    bytes: usize,
+    meeting: Meeting,
+}
+
+/// A rank's exchange buffer by address; `owner` keeps it mapped.
+#[derive(Debug)]
+struct Exchange {
+    start: *mut u8,
+    owner: Buffer,
+}
+
+// SAFETY: the memory behind `start` is accessed as `Group` says, never by two ranks at once
+// unless both read; `owner` is not touched after `group`.
+unsafe impl Send for Exchange {}
+// SAFETY: as above.
+unsafe impl Sync for Exchange {}
+
+/// One rank's place in a group; dropping it poisons the group for the others.
+#[derive(Debug)]
+pub struct Member {
+    group: Arc<Group>,
+    rank: usize,
+}
+
+/// Makes a group of as many ranks as there are buffers, one member per rank, in order. A buffer
+/// is a rank's own memory (its `Comm` account), committed; longer messages are sent in parts. A
+/// group of one needs no bytes. No call waits longer than `limit` for another rank.
+///
+/// # Panics
+/// When a buffer of several ranks has no committed bytes.
+pub fn group(buffers: Vec<Buffer>, limit: Duration) -> Vec<Member> {
+    const LINE_BYTES: usize = 64;
+    let ranks = buffers.len();
+    let buffers: Vec<Exchange> = buffers
+        .into_iter()
+        .map(|mut owner| {
+            let committed = usize::try_from(owner.committed().get()).unwrap_or(usize::MAX);
+            let start = owner.range_mut::<u8>(0, committed).as_mut_ptr();
+            Exchange { start, owner }
+        })
+        .collect();
+    let smallest = buffers
+        .iter()
+        .map(|buffer| buffer.owner.committed().get())
+        .min()
+        .unwrap_or(0);
+    let bytes = usize::try_from(smallest).unwrap_or(usize::MAX) / LINE_BYTES * LINE_BYTES;
+    assert!(
+        ranks <= 1 || bytes > 0,
+        "exchange buffers of {smallest} bytes"
+    );
+    let aligned = buffers
+        .iter()
+        .all(|buffer| buffer.start.addr().is_multiple_of(8));
+    assert!(
+        ranks <= 1 || aligned,
+        "exchange buffers are not aligned to 8 bytes"
+    );
+    let group = Arc::new(Group {
+        buffers,
+        bytes,
+        meeting: Meeting::new(ranks, limit),
+    });
+    (0..ranks)
+        .map(|rank| Member {
+            group: Arc::clone(&group),
+            rank,
+        })
+        .collect()
+}
+
+impl Member {
+    /// Sends `values` (at most one part) through this rank's buffer, waits for all, lets `read`
+    /// see every rank's values in rank order, together with this rank's to change, and waits
+    /// again before buffers are reused.
+    fn exchange<T: Element>(
+        &mut self,
+        values: &mut [T],
+        mut read: impl FnMut(usize, &[T], &mut [T]),
+    ) -> Result<(), RankFailed> {
+        let group = &*self.group;
+        assert!(
+            size_of_val(values) <= group.bytes,
+            "a part longer than the exchange buffer"
+        );
+        let own = group.buffers[self.rank].start.cast::<T>();
+        // SAFETY: the buffer holds `bytes` bytes, which `values` do not pass, 8-byte aligned;
+        // nobody reads it until the meeting below, and `&mut self` makes this the only writer.
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), own, values.len()) };
+        group.meeting.meet(self.rank)?;
+        for (rank, buffer) in group.buffers.iter().enumerate() {
+            // SAFETY: every rank has written as many numbers before the meeting and only reads
+            // until the next one; a buffer holds `bytes`
+            // initialised bytes whatever it sent.
+            let theirs =
+                unsafe { std::slice::from_raw_parts(buffer.start.cast::<T>(), values.len()) };
+            read(rank, theirs, values);
+        }
+        group.meeting.meet(self.rank)
+    }
+
+    /// Numbers of `T` that fit into one part.
+    fn part_len<T>(&self) -> usize {
+        (self.group.bytes / size_of::<T>()).max(1)
+    }
+}
+
+impl Collective for Member {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn ranks(&self) -> usize {
+        self.group.buffers.len()
+    }
+
+    fn all_reduce_sum(&mut self, values: &mut [f32]) -> Result<(), RankFailed> {
+        self.group.meeting.check()?;
+        if self.ranks() == 1 {
+            return Ok(());
+        }
+        for part in values.chunks_mut(self.part_len::<f32>()) {
+            self.exchange(part, |rank, theirs, sums| {
+                if rank == 0 {
+                    sums.copy_from_slice(theirs);
+                } else {
+                    sums.iter_mut()
+                        .zip(theirs)
+                        .for_each(|(sum, value)| *sum += value);
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    fn all_gather(&mut self, words: &[u64], all: &mut [u64]) -> Result<(), RankFailed> {
+        assert_eq!(
+            all.len(),
+            words.len() * self.ranks(),
+            "all is not [ranks, words]"
+        );
+        self.group.meeting.check()?;
+        if self.ranks() == 1 {
+            all.copy_from_slice(words);
+            return Ok(());
+        }
+        // This rank's own place in `all` carries its words out.
+        let own = self.rank * words.len();
+        all[own..own + words.len()].copy_from_slice(words);
+        let part_len = self.part_len::<u64>();
+        for first in (0..words.len()).step_by(part_len) {
+            let len = part_len.min(words.len() - first);
+            let (before, rest) = all.split_at_mut(own + first);
+            let (mine, after) = rest.split_at_mut(len);
+            let rank = self.rank;
+            self.exchange(mine, |from, theirs, _| {
+                let at = from * words.len() + first;
+                match from.cmp(&rank) {
+                    std::cmp::Ordering::Less => before[at..at + len].copy_from_slice(theirs),
+                    std::cmp::Ordering::Equal => {}
+                    std::cmp::Ordering::Greater => {
+                        let at = at - (own + first + len);
+                        after[at..at + len].copy_from_slice(theirs);
+                    }
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    fn broadcast(&mut self, root: usize, words: &mut [u64]) -> Result<(), RankFailed> {
+        assert!(root < self.ranks(), "root {root} of {} ranks", self.ranks());
+        self.group.meeting.check()?;
+        if self.ranks() == 1 {
+            return Ok(());
+        }
+        for part in words.chunks_mut(self.part_len::<u64>()) {
+            self.exchange(part, |rank, theirs, words| {
+                if rank == root {
+                    words.copy_from_slice(theirs);
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    fn barrier(&mut self) -> Result<(), RankFailed> {
+        self.group.meeting.check()?;
+        if self.ranks() == 1 {
+            return Ok(());
+        }
+        // Every operation meets twice per part, this one too: so reads and writes stay apart even
+        // if ranks call different operations by mistake.
+        self.exchange::<u64>(&mut [], |_, _, _| {})
+    }
+
+    fn fail(&self, reason: &str) {
+        let reason = reason.to_owned();
+        self.group.meeting.fail(RankFailed::Failed {
+            rank: self.rank,
+            reason,
+        });
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.fail("it left the group");
+    }
+}

@@ -1,0 +1,63 @@
+//! comm: sums, broadcasts and small records between the ranks of one group.
+//!
+//! Every rank calls the same operations in the same order with the same lengths. Sums are taken in
+//! the order of ranks, so every rank gets the same bits. A rank that fails, drops its member or
+//! stays away longer than the limit poisons the group: everyone else's call, now or later,
+//! returns [`RankFailed`]. Nothing waits without a bound.
+
+#[expect(
+    unsafe_code,
+    reason = "ranks read each other's exchange buffers between barriers"
+)]
+mod group;
+mod meeting;
+
+#[cfg(test)]
+mod tests;
+
+pub use group::{Member, group};
+
+/// Some rank of the group cannot go on, so no rank can.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RankFailed {
+    #[error("rank {rank} failed: {reason}")]
+    Failed { rank: usize, reason: String },
+    #[error("rank {rank} waited {seconds} s for the other ranks")]
+    TimedOut { rank: usize, seconds: u64 },
+}
+
+/// What ranks do together; shared memory here, NCCL on GPUs.
+pub trait Collective: Send {
+    /// This member's rank.
+    fn rank(&self) -> usize;
+
+    /// Ranks in the group.
+    fn ranks(&self) -> usize;
+
+    /// Replaces `values` by the sum over ranks, added in rank order. Equal bits on every rank.
+    ///
+    /// # Errors
+    /// When a rank failed.
+    fn all_reduce_sum(&mut self, values: &mut [f32]) -> Result<(), RankFailed>;
+
+    /// Collects every rank's `words` into `all` (`[ranks, words]`), in rank order.
+    ///
+    /// # Errors
+    /// When a rank failed.
+    fn all_gather(&mut self, words: &[u64], all: &mut [u64]) -> Result<(), RankFailed>;
+
+    /// Replaces `words` by those of rank `root`.
+    ///
+    /// # Errors
+    /// When a rank failed.
+    fn broadcast(&mut self, root: usize, words: &mut [u64]) -> Result<(), RankFailed>;
+
+    /// Returns when every rank has called it.
+    ///
+    /// # Errors
+    /// When a rank failed.
+    fn barrier(&mut self) -> Result<(), RankFailed>;
+
+    /// Poisons the group: every other rank's call returns this rank's failure.
+    fn fail(&self, reason: &str);
+}

@@ -1,0 +1,61 @@
+//! The CPU as a device: host memory, bounded by the machine and by the container's cgroup.
+
+use std::fs;
+use std::io;
+
+use plimsoll_planner::Bytes;
+
+use super::{Buffer, Device, DeviceError, Pages, buffer};
+
+/// Host memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cpu;
+
+impl Device for Cpu {
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn granularity(&self) -> Bytes {
+        Bytes::measured(buffer::page_bytes() as u64)
+    }
+
+    /// The smaller of the machine's memory and the cgroup's limit (v2, then v1).
+    fn total_memory(&self) -> Result<Bytes, DeviceError> {
+        const MEMINFO: &str = "/proc/meminfo";
+        const LIMITS: [&str; 2] = [
+            "/sys/fs/cgroup/memory.max",
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        ];
+        let meminfo = fs::read_to_string(MEMINFO).map_err(|source| DeviceError::TotalMemory {
+            path: MEMINFO,
+            source,
+        })?;
+        let machine = machine_bytes(&meminfo).ok_or_else(|| DeviceError::TotalMemory {
+            path: MEMINFO,
+            source: io::Error::new(io::ErrorKind::InvalidData, "no MemTotal line"),
+        })?;
+        // No file, or the word "max", means no limit.
+        let limits = LIMITS
+            .iter()
+            .filter_map(|path| fs::read_to_string(path).ok());
+        let limit = limits
+            .filter_map(|text| text.trim().parse::<u64>().ok())
+            .min();
+        Ok(Bytes::measured(
+            limit.map_or(machine, |limit| limit.min(machine)),
+        ))
+    }
+
+    fn reserve(&self, max: Bytes, pages: Pages) -> Result<Buffer, DeviceError> {
+        Buffer::reserve(max, pages)
+    }
+}
+
+fn machine_bytes(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}

@@ -1,0 +1,59 @@
+//! Packed and plain tables give the same rows; rows of other ranks give zeros.
+
+use super::*;
+use crate::isa::Isa;
+use crate::linear::pack_rows;
+use crate::testing::Random;
+
+#[test]
+fn packed_and_plain_tables_agree_and_shards_sum_to_the_whole() {
+    let (vocab, hidden) = (83, 37);
+    for dtype in [Dtype::Float32, Dtype::BFloat16, Dtype::Float16] {
+        let values = Random::new(7).values(vocab * hidden);
+        let ids: Vec<u32> = vec![0, 82, 31, 32, 33, 16, 82];
+        for threads in [1, 3] {
+            let pool = Pool::new(threads, Isa::Scalar).unwrap();
+            let mut sum = vec![0.0; ids.len() * hidden];
+            for shard in [0..32, 32..83] {
+                let rows = &values[shard.start * hidden..shard.end * hidden];
+                let shape = LinearShape {
+                    rows: shard.len(),
+                    cols: hidden,
+                    dtype,
+                };
+                let mut packed = vec![0xFF; shape.packed_bytes()];
+                pack_rows(&mut packed, &shape, 0, rows);
+                let mut plain = vec![0; rows.len() * encoding::bytes_of(dtype)];
+                for (at, value) in rows.iter().enumerate() {
+                    encoding::store(dtype, &mut plain, at * encoding::bytes_of(dtype), *value);
+                }
+                let mut outs = Vec::new();
+                for (packed, bytes) in [(true, &packed), (false, &plain)] {
+                    let table = EmbeddingTable {
+                        bytes,
+                        dtype,
+                        packed,
+                        first_row: shard.start,
+                        rows: shard.len(),
+                        hidden,
+                    };
+                    let mut out = vec![f32::NAN; ids.len() * hidden];
+                    run(&pool, &ids, &table, &mut out);
+                    outs.push(out);
+                }
+                assert_eq!(outs[0], outs[1]);
+                sum.iter_mut()
+                    .zip(&outs[0])
+                    .for_each(|(sum, part)| *sum += part);
+            }
+            for (row, id) in sum.chunks_exact(hidden).zip(&ids) {
+                let whole = &values[*id as usize * hidden..][..hidden];
+                for (value, exact) in row.iter().zip(whole) {
+                    let mut bytes = [0; 4];
+                    encoding::store(dtype, &mut bytes, 0, *exact);
+                    assert_eq!(*value, encoding::load(dtype, &bytes, 0));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! linear: out[t, r] = sum over c of x[t, c] * w[r, c] + bias[r]
+//!
+//! Weights are packed in panels of 16 rows (`pack`), one layout for every instruction set:
+//! f32 `[panel][col][row16]`, bf16 and f16 `[panel][col pair][row16][2]`; rows are padded with
+//! zeros to 16, columns to 32. Sums are f32. With bf16 weights x is rounded to bf16 (nearest
+//! even) first; with f16 and f32 weights it is not. A row's result does not depend on how many
+//! other rows are in the call: it has the same bits alone and in any batch.
+
+mod cpu;
+mod pack;
+
+#[cfg(test)]
+mod tests;
+
+use plimsoll_planner::Dtype;
+
+use crate::encoding;
+use crate::pool::Pool;
+
+pub use pack::{pack_rows, unpack_row};
+
+/// Output rows of one panel; rows are padded to a multiple of it.
+pub const PANEL_ROWS: usize = 16;
+/// Columns are padded to a multiple of this.
+pub const PANEL_COLS: usize = 32;
+
+/// A weight `[rows = outputs, cols = inputs]` as one rank holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinearShape {
+    pub rows: usize,
+    pub cols: usize,
+    pub dtype: Dtype,
+}
+
+impl LinearShape {
+    pub const fn panels(&self) -> usize {
+        self.rows.div_ceil(PANEL_ROWS)
+    }
+
+    pub const fn padded_cols(&self) -> usize {
+        self.cols.next_multiple_of(PANEL_COLS)
+    }
+
+    pub const fn panel_bytes(&self) -> usize {
+        PANEL_ROWS * self.padded_cols() * encoding::bytes_of(self.dtype)
+    }
+
+    /// Bytes of the packed weight; equal to `planner::weights`' figure for it.
+    pub const fn packed_bytes(&self) -> usize {
+        self.panels() * self.panel_bytes()
+    }
+
+    /// The byte at which the number of `row` and `col` lies in the packed weight.
+    pub const fn offset(&self, row: usize, col: usize) -> usize {
+        let (panel, lane) = (row / PANEL_ROWS, row % PANEL_ROWS);
+        let cell = match self.dtype {
+            Dtype::Float32 => col * PANEL_ROWS + lane,
+            Dtype::BFloat16 | Dtype::Float16 => (col / 2 * PANEL_ROWS + lane) * 2 + col % 2,
+        };
+        panel * self.panel_bytes() + cell * encoding::bytes_of(self.dtype)
+    }
+}
+
+/// A packed weight and its bias.
+#[derive(Clone, Copy, Debug)]
+pub struct Weight<'a> {
+    pub shape: LinearShape,
+    /// At least `shape.packed_bytes()`; 64-byte alignment is faster, not needed.
+    pub packed: &'a [u8],
+    /// `[rows]`
+    pub bias: Option<&'a [f32]>,
+}
+
+/// Input rows: row `t` is `data[t * stride..][..cols]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    pub data: &'a [f32],
+    pub tokens: usize,
+    /// Numbers from one row to the next, at least the weight's columns.
+    pub stride: usize,
+}
+
+impl<'a> Input<'a> {
+    /// Rows of `cols` numbers without gaps.
+    pub const fn dense(data: &'a [f32], tokens: usize, cols: usize) -> Input<'a> {
+        Input {
+            data,
+            tokens,
+            stride: cols,
+        }
+    }
+}
+
+/// Scratch bytes that [`run`] needs: x converted to bf16, for bf16 weights; otherwise none.
+pub const fn scratch_bytes(tokens: usize, shape: &LinearShape) -> usize {
+    match shape.dtype {
+        Dtype::BFloat16 => tokens * shape.padded_cols() * 2,
+        Dtype::Float32 | Dtype::Float16 => 0,
+    }
+}
+
+/// Multiplies `x` by the weight into `out` (`[tokens, rows]`, all of it written).
+///
+/// # Panics
+/// When a slice is shorter than its shape says, or `scratch` is shorter than [`scratch_bytes`] or
+/// not aligned to 2 bytes.
+pub fn run(pool: &Pool, x: Input<'_>, weight: &Weight<'_>, out: &mut [f32], scratch: &mut [u8]) {
+    let shape = &weight.shape;
+    let needed = x.tokens.saturating_sub(1) * x.stride + shape.cols;
+    assert!(
+        x.stride >= shape.cols,
+        "x stride {} below {} columns",
+        x.stride,
+        shape.cols
+    );
+    assert!(
+        x.tokens == 0 || x.data.len() >= needed,
+        "x has {} of {needed}",
+        x.data.len()
+    );
+    assert!(
+        weight.packed.len() >= shape.packed_bytes(),
+        "weight has {} of {} bytes",
+        weight.packed.len(),
+        shape.packed_bytes()
+    );
+    assert!(
+        weight.bias.is_none_or(|bias| bias.len() == shape.rows),
+        "bias is not {}",
+        shape.rows
+    );
+    assert_eq!(
+        out.len(),
+        x.tokens * shape.rows,
+        "out is not [{}, {}]",
+        x.tokens,
+        shape.rows
+    );
+    let scratch_needed = scratch_bytes(x.tokens, shape);
+    assert!(
+        scratch.len() >= scratch_needed,
+        "scratch {} of {scratch_needed}",
+        scratch.len()
+    );
+    if x.tokens == 0 || shape.rows == 0 {
+        return;
+    }
+    cpu::run(pool, x, weight, out, scratch);
+}

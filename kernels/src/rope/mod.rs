@@ -1,0 +1,103 @@
+//! rope: tables of cos and sin for rotary position embedding, half-split (NeoX) pairing.
+//!
+//! cos[p, i] = cos(p * f_i), f_i = theta^(-2i / head_dim), scaled as the model says. Frequencies
+//! and angles are rounded to f32 as the reference implementation of these models rounds them, so
+//! that long contexts see the angles that the model was trained with.
+
+#[cfg(test)]
+mod tests;
+
+use std::f64::consts::PI;
+
+/// `rope_scaling` of a config.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// None.
+    Default,
+    /// All frequencies divided by `factor`.
+    Linear { factor: f64 },
+    /// Llama 3: low frequencies divided, high ones kept, a ramp between.
+    Llama3 {
+        factor: f64,
+        low_freq_factor: f64,
+        high_freq_factor: f64,
+        original_context: u32,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RopeParams {
+    /// `rope_theta`
+    pub theta: f64,
+    pub scaling: RopeScaling,
+}
+
+/// The filled tables, each `[positions, head_dim / 2]`.
+#[derive(Clone, Copy, Debug)]
+pub struct RopeTables<'a> {
+    pub cos: &'a [f32],
+    pub sin: &'a [f32],
+}
+
+/// Fills `cos` and `sin`, each `[positions, head_dim / 2]`, for positions from 0 on.
+///
+/// # Panics
+/// When head_dim is odd or zero, or a table is not whole rows, or the two differ in length.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "rounding to f32 is the point"
+)]
+#[expect(clippy::cast_precision_loss, reason = "positions are far below 2^24")]
+pub fn table(params: &RopeParams, head_dim: usize, cos: &mut [f32], sin: &mut [f32]) {
+    assert!(
+        head_dim > 0 && head_dim.is_multiple_of(2),
+        "head_dim {head_dim} has no halves"
+    );
+    let half = head_dim / 2;
+    assert!(
+        cos.len().is_multiple_of(half) && cos.len() == sin.len(),
+        "tables of {half} columns"
+    );
+    for i in 0..half {
+        let frequency = frequency(params, i, head_dim);
+        for position in 0..cos.len() / half {
+            let angle = f64::from(position as f32 * frequency);
+            cos[position * half + i] = angle.cos() as f32;
+            sin[position * half + i] = angle.sin() as f32;
+        }
+    }
+}
+
+/// The angle of one position step of pair `i`, in radians.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "rounding to f32 is the point"
+)]
+#[expect(clippy::cast_precision_loss, reason = "head sizes are small")]
+fn frequency(params: &RopeParams, i: usize, head_dim: usize) -> f32 {
+    let exponent = f64::from((2 * i) as f32 / head_dim as f32);
+    let plain = 1.0 / params.theta.powf(exponent) as f32;
+    match params.scaling {
+        RopeScaling::Default => plain,
+        RopeScaling::Linear { factor } => plain / factor as f32,
+        RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_context,
+        } => {
+            let context = f64::from(original_context);
+            let wavelength = 2.0 * PI / f64::from(plain);
+            if wavelength < context / high_freq_factor {
+                plain
+            } else if wavelength > context / low_freq_factor {
+                plain / factor as f32
+            } else {
+                let kept =
+                    (context / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                let plain = f64::from(plain);
+                ((1.0 - kept) * plain / factor + kept * plain) as f32
+            }
+        }
+    }
+}
