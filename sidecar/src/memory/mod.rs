@@ -1,1 +1,5 @@
-//! To be written.
+//! Who holds which bytes of a rank: arenas at fixed addresses, tensors with owners, the ledger.
+
+pub mod ledger;
+pub mod resident;
+pub mod snapshot;

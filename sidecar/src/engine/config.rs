@@ -1,0 +1,43 @@
+//! What the engine is started with.
+
+use plimsoll_planner::Request;
+
+/// The request a plan was made from, and what a plan does not depend on.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// dtype, KV layout, limits and quotas: what `planner::plan` was asked.
+    pub request: Request,
+    /// Requests that may wait for their first turn; one more is refused with `QueueFull`.
+    pub max_waiting: usize,
+    /// Threads of each rank; None: the CPUs this process may use, divided by the ranks.
+    pub threads_per_rank: Option<usize>,
+    /// A lower instruction set than the machine's best (`Isa::parse` names them); None: the best.
+    pub isa: Option<String>,
+    /// Reuse the KV blocks of equal prefixes.
+    pub prefix_cache: bool,
+}
+
+impl EngineConfig {
+    pub const DEFAULT_MAX_WAITING: usize = 256;
+
+    pub fn new(request: Request) -> EngineConfig {
+        EngineConfig {
+            request,
+            max_waiting: EngineConfig::DEFAULT_MAX_WAITING,
+            threads_per_rank: None,
+            isa: None,
+            prefix_cache: true,
+        }
+    }
+}
+
+/// Why an engine did not start. After the start, failures are the state `Failed`.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("isa: {0}")]
+    Isa(String),
+    #[error("the plan does not belong to this model: {0}")]
+    Plan(String),
+    #[error("could not start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+}

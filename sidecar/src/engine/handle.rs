@@ -1,0 +1,155 @@
+//! The engine's front door: everything other threads may ask of it.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::watch;
+
+use super::inbox::Inbox;
+use super::request::{GenerateRequest, Refused};
+use super::stats::EngineStats;
+use crate::memory::ledger::Ledger;
+use crate::memory::snapshot::LedgerSnapshot;
+
+/// A state of the engine. `Failed` is final: the process should end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EngineState {
+    /// Weights are read; see [`EngineHandle::progress`].
+    Loading,
+    Serving,
+    /// Running requests end, new ones are refused.
+    Draining,
+    /// Drained: nothing is left to do.
+    Drained,
+    Failed {
+        message: String,
+    },
+}
+
+/// How far loading is, all ranks together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// What is done now: `Reserving`, `LoadingWeights`, `Verifying`, `Ready`.
+    pub stage: &'static str,
+    pub done_bytes: u64,
+    pub total_bytes: u64,
+}
+
+/// What does not change while an engine lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineFacts {
+    pub ranks: u32,
+    pub max_model_len: u32,
+    pub vocabulary: u32,
+    /// The instruction set in use, by name.
+    pub isa: String,
+    pub threads_per_rank: usize,
+    pub kv_tokens: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) facts: EngineFacts,
+    pub(crate) inbox: Inbox,
+    pub(crate) state: watch::Sender<EngineState>,
+    pub(crate) progress: Mutex<Progress>,
+    pub(crate) stats: Mutex<EngineStats>,
+    pub(crate) ledger: Arc<Ledger>,
+}
+
+/// Plain data under these locks: a panic elsewhere leaves it readable.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Cheap to clone; every method may be called from any thread, async ones included (none blocks
+/// longer than a short lock, except [`EngineHandle::memory`], which may read `/proc`).
+#[derive(Clone, Debug)]
+pub struct EngineHandle {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl EngineHandle {
+    /// Queues a request.
+    ///
+    /// # Errors
+    /// [`Refused`] says why; nothing was queued and no event will be sent.
+    pub fn submit(&self, request: GenerateRequest) -> Result<(), Refused> {
+        match &*self.shared.state.borrow() {
+            EngineState::Serving => {}
+            EngineState::Loading => return Err(Refused::Loading),
+            EngineState::Draining | EngineState::Drained => return Err(Refused::Draining),
+            EngineState::Failed { message } => {
+                return Err(Refused::Failed {
+                    message: message.clone(),
+                });
+            }
+        }
+        let EngineFacts {
+            max_model_len,
+            vocabulary,
+            ..
+        } = self.shared.facts;
+        if request.prompt.is_empty() {
+            return Err(Refused::EmptyPrompt);
+        }
+        if request.prompt.len() >= max_model_len as usize {
+            return Err(Refused::TooLong {
+                prompt: request.prompt.len(),
+                limit: max_model_len,
+            });
+        }
+        if let Some(index) = request.prompt.iter().position(|id| *id >= vocabulary) {
+            return Err(Refused::TokenOutOfRange {
+                index,
+                id: request.prompt[index],
+                vocabulary,
+            });
+        }
+        self.shared.inbox.submit(request)
+    }
+
+    /// Ends a request: its blocks are free before the next step. Unknown ids are ignored.
+    pub fn cancel(&self, id: u64) {
+        self.shared.inbox.cancel(id);
+    }
+
+    /// Refuses new requests from now on; the state becomes `Drained` when the last one is done.
+    pub fn drain(&self) {
+        self.shared.inbox.drain();
+    }
+
+    /// Aborts what runs and ends the engine's threads.
+    pub fn stop(&self) {
+        self.shared.inbox.stop();
+    }
+
+    pub fn facts(&self) -> &EngineFacts {
+        &self.shared.facts
+    }
+
+    pub fn state(&self) -> EngineState {
+        self.shared.state.borrow().clone()
+    }
+
+    /// Changes of the state; the current one is there at once.
+    pub fn subscribe(&self) -> watch::Receiver<EngineState> {
+        self.shared.state.subscribe()
+    }
+
+    pub fn progress(&self) -> Progress {
+        lock(&self.shared.progress).clone()
+    }
+
+    pub fn stats(&self) -> EngineStats {
+        let mut stats = lock(&self.shared.stats).clone();
+        stats.waiting = stats.waiting.max(self.shared.inbox.waiting());
+        stats
+    }
+
+    /// The ledger with the kernel's own figures, which are read at most once a second.
+    pub fn memory(&self) -> LedgerSnapshot {
+        self.shared.ledger.snapshot()
+    }
+}

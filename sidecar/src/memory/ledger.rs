@@ -1,0 +1,215 @@
+//! The ledger: per rank and account, what was planned, what is mapped, what is in use.
+//!
+//! Planned >= charged, always: a charge past the plan is refused before any memory is touched.
+//! Counters are atomics so that the engine writes and any thread reads without waiting.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+
+use plimsoll_planner::{Account, Bytes, Plan, RankCapacity};
+
+use super::resident::Residents;
+use super::snapshot::{AccountRow, KvUsage, LedgerSnapshot, RankLedger};
+
+/// One account of one rank.
+#[derive(Debug)]
+struct Row {
+    planned: Bytes,
+    reserved: AtomicU64,
+    used: AtomicU64,
+    high_water: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Rank {
+    budget: Bytes,
+    quota: Option<Bytes>,
+    /// In `Account::ALL` order.
+    rows: [Row; Account::ALL.len()],
+    /// Bytes of one KV block on this rank.
+    block_bytes: Bytes,
+}
+
+/// Every rank's accounts. Shared by the rank threads, the engine and the reports.
+#[derive(Debug)]
+pub struct Ledger {
+    ranks: Vec<Rank>,
+    block_size: u32,
+    blocks_total: u32,
+    blocks_used: AtomicU32,
+    blocks_cached: AtomicU32,
+    slots_wasted: AtomicU64,
+    residents: Mutex<Residents>,
+}
+
+/// A charge that the plan does not cover: our mistake, found before memory is taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "rank {rank}: account {} holds {reserved} and cannot take {asked} more, {planned} are planned",
+    account.name()
+)]
+pub struct Exceeded {
+    pub rank: usize,
+    pub account: Account,
+    pub planned: Bytes,
+    pub reserved: Bytes,
+    pub asked: Bytes,
+}
+
+impl Ledger {
+    /// An empty ledger of a plan. `block_bytes` and `capacities` have one entry per rank.
+    pub fn new(
+        plan: &Plan,
+        capacities: &[RankCapacity],
+        block_size: u32,
+        block_bytes: &[Bytes],
+    ) -> Ledger {
+        let rank = |(index, plan): (usize, &plimsoll_planner::RankPlan)| Rank {
+            budget: plan.budget,
+            quota: capacities.get(index).and_then(|capacity| capacity.quota),
+            rows: Account::ALL.map(|account| Row {
+                planned: plan.bytes(account),
+                reserved: AtomicU64::new(0),
+                used: AtomicU64::new(0),
+                high_water: AtomicU64::new(0),
+            }),
+            block_bytes: block_bytes.get(index).copied().unwrap_or_default(),
+        };
+        Ledger {
+            ranks: plan.ranks.iter().enumerate().map(rank).collect(),
+            block_size,
+            blocks_total: plan.kv_blocks.saturating_sub(1),
+            blocks_used: AtomicU32::new(0),
+            blocks_cached: AtomicU32::new(0),
+            slots_wasted: AtomicU64::new(0),
+            residents: Mutex::new(Residents::new(plan.ranks.len())),
+        }
+    }
+
+    fn row(&self, rank: usize, account: Account) -> &Row {
+        &self.ranks[rank].rows[account as usize]
+    }
+
+    pub fn planned(&self, rank: usize, account: Account) -> Bytes {
+        self.row(rank, account).planned
+    }
+
+    /// Charges bytes that are about to be mapped.
+    ///
+    /// # Errors
+    /// [`Exceeded`] when the plan does not cover them; nothing is charged then.
+    pub fn charge(&self, rank: usize, account: Account, bytes: Bytes) -> Result<(), Exceeded> {
+        let row = self.row(rank, account);
+        let take = |held: u64| {
+            held.checked_add(bytes.get())
+                .filter(|sum| *sum <= row.planned.get())
+        };
+        match row.reserved.fetch_update(Relaxed, Relaxed, take) {
+            Ok(_) => Ok(()),
+            Err(held) => Err(Exceeded {
+                rank,
+                account,
+                planned: row.planned,
+                reserved: Bytes::measured(held),
+                asked: bytes,
+            }),
+        }
+    }
+
+    /// Takes a charge back, after its memory was unmapped.
+    ///
+    /// # Panics
+    /// When more is released than is charged.
+    pub fn release(&self, rank: usize, account: Account, bytes: Bytes) {
+        let row = self.row(rank, account);
+        let give = |held: u64| held.checked_sub(bytes.get());
+        let released = row.reserved.fetch_update(Relaxed, Relaxed, give);
+        assert!(
+            released.is_ok(),
+            "rank {rank}: {} releases {bytes} it lacks",
+            account.name()
+        );
+        let held = row.reserved.load(Relaxed);
+        row.used.fetch_min(held, Relaxed);
+    }
+
+    /// What of an account holds something now; never more than is charged.
+    pub fn set_used(&self, rank: usize, account: Account, bytes: Bytes) {
+        let row = self.row(rank, account);
+        let used = bytes.get().min(row.reserved.load(Relaxed));
+        row.used.store(used, Relaxed);
+        row.high_water.fetch_max(used, Relaxed);
+    }
+
+    /// The block pool's figures after a step; cheap enough for every step.
+    pub fn set_kv(&self, blocks_used: u32, blocks_cached: u32, slots_wasted: u64) {
+        self.blocks_used.store(blocks_used, Relaxed);
+        self.blocks_cached.store(blocks_cached, Relaxed);
+        self.slots_wasted.store(slots_wasted, Relaxed);
+        for (index, rank) in self.ranks.iter().enumerate() {
+            let used = rank.block_bytes.saturating_mul(u64::from(blocks_used));
+            self.set_used(index, Account::KvCache, used);
+        }
+    }
+
+    /// Remembers where an arena lies, so that the kernel can be asked what of it is resident.
+    pub fn add_mapping(&self, rank: usize, address: usize, len: Bytes) {
+        self.residents
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .add(rank, address, len);
+    }
+
+    /// All rows at this moment. Reads `/proc/self/smaps`, at most once a second.
+    pub fn snapshot(&self) -> LedgerSnapshot {
+        let driver = self
+            .residents
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .read();
+        let slots_wasted = self.slots_wasted.load(Relaxed);
+        let kv = KvUsage {
+            blocks_total: self.blocks_total,
+            blocks_used: self.blocks_used.load(Relaxed),
+            blocks_cached: self.blocks_cached.load(Relaxed),
+            block_size: self.block_size,
+            slots_wasted,
+        };
+        let ranks = self.ranks.iter().enumerate().map(|(index, rank)| {
+            rank.snapshot(index, driver[index], slots_wasted, self.block_size)
+        });
+        LedgerSnapshot {
+            ranks: ranks.collect(),
+            kv,
+        }
+    }
+}
+
+impl Rank {
+    fn snapshot(&self, index: usize, driver: Bytes, wasted: u64, block_size: u32) -> RankLedger {
+        let rows = Account::ALL
+            .iter()
+            .zip(&self.rows)
+            .map(|(account, row)| AccountRow {
+                account: *account,
+                planned: row.planned,
+                reserved: Bytes::measured(row.reserved.load(Relaxed)),
+                used: Bytes::measured(row.used.load(Relaxed)),
+                high_water: Bytes::measured(row.high_water.load(Relaxed)),
+            });
+        let accounts: Vec<AccountRow> = rows
+            .filter(|row| row.planned > Bytes::ZERO || row.reserved > Bytes::ZERO)
+            .collect();
+        let reserved: Bytes = accounts.iter().map(|row| row.reserved).sum();
+        let slot_bytes = self.block_bytes.get() / u64::from(block_size.max(1));
+        RankLedger {
+            rank: u32::try_from(index).unwrap_or(u32::MAX),
+            budget: self.budget,
+            quota: self.quota,
+            accounts,
+            driver,
+            other: driver.get().cast_signed() - reserved.get().cast_signed(),
+            kv_wasted: Bytes::measured(slot_bytes.saturating_mul(wasted)),
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! The scheduler: which tokens of which sequences the next step computes. Pure: no clock, no IO.
+//!
+//! One token budget per step; prefill and decode are the same thing, a run of tokens not computed
+//! yet. Decodes go first, then prefills in chunks, then new sequences. When blocks run out, the
+//! newest sequence gives its blocks up and is computed again later; a sequence that finds no newer
+//! one waits. The first in turn can take every block, and the cache holds the longest sequence,
+//! so there is always progress.
+
+mod sequence;
+#[cfg(test)]
+mod story;
+
+use std::collections::VecDeque;
+
+use crate::cache::blocks::{BlockId, BlockPool};
+use crate::cache::table::BlockTable;
+
+pub use sequence::{NewSequence, Sequence};
+
+/// Preemptions after which a sequence goes before all that had fewer.
+pub const PREEMPTIONS_BEFORE_AGEING: u32 = 3;
+/// One of so many blocks stays free when a sequence is admitted, for the others to grow into.
+const WATERMARK_DIVISOR: u32 = 100;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchedulerConfig {
+    pub max_num_seqs: usize,
+    pub max_num_batched_tokens: usize,
+    pub block_size: usize,
+    /// Blocks of the KV cache, the null block included.
+    pub kv_blocks: u32,
+    pub prefix_cache: bool,
+}
+
+/// A run of tokens of one running sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    pub id: u64,
+    /// Index in [`Scheduler::running`], valid until the scheduler is asked to change anything.
+    pub index: usize,
+    /// First token to compute.
+    pub start: usize,
+    pub count: usize,
+    /// The chunk reaches the sequence's end: a token is sampled after it.
+    pub samples: bool,
+}
+
+/// One step's work. Kept by the caller and filled again, so that steps do not allocate.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub chunks: Vec<Chunk>,
+    /// Sequences that lost their blocks in this step.
+    pub preempted: Vec<u64>,
+    /// Sequences that got their first (or next) turn in this step.
+    pub admitted: Vec<u64>,
+}
+
+/// Counters since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub preemptions: u64,
+    /// Tokens looked up in and found in the prefix cache, at first admissions.
+    pub prefix_queries: u64,
+    pub prefix_hits: u64,
+}
+
+#[derive(Debug)]
+pub struct Scheduler {
+    config: SchedulerConfig,
+    pool: BlockPool,
+    /// Both in turn order.
+    waiting: VecDeque<Sequence>,
+    running: Vec<Sequence>,
+    arrivals: u64,
+    counters: Counters,
+}
+
+impl Scheduler {
+    pub fn new(config: SchedulerConfig) -> Scheduler {
+        Scheduler {
+            config,
+            pool: BlockPool::new(config.kv_blocks),
+            waiting: VecDeque::new(),
+            running: Vec::with_capacity(config.max_num_seqs),
+            arrivals: 0,
+            counters: Counters::default(),
+        }
+    }
+
+    pub fn pool(&self) -> &BlockPool {
+        &self.pool
+    }
+
+    pub fn running(&self) -> &[Sequence] {
+        &self.running
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Waiting sequences that never had a turn.
+    pub fn waiting_first_turn(&self) -> usize {
+        self.waiting
+            .iter()
+            .filter(|sequence| sequence.cached_at_first.is_none())
+            .count()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.running.is_empty()
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Slots of held blocks without a token.
+    pub fn slots_wasted(&self) -> u64 {
+        self.running
+            .iter()
+            .map(|s| (s.table.capacity() - s.computed) as u64)
+            .sum()
+    }
+
+    /// Queues a sequence. The caller bounds the queue and has checked that it fits the context.
+    pub fn add(&mut self, new: NewSequence) {
+        let NewSequence {
+            id,
+            prompt,
+            max_len,
+            cache_salt,
+        } = new;
+        assert!(
+            !prompt.is_empty() && prompt.len() < max_len,
+            "sequence {id} has no room"
+        );
+        self.arrivals += 1;
+        self.waiting.push_back(Sequence {
+            id,
+            prompt_len: prompt.len(),
+            tokens: prompt,
+            max_len,
+            computed: 0,
+            table: BlockTable::new(self.config.block_size, &cache_salt),
+            preemptions: 0,
+            cached_at_first: None,
+            arrival: self.arrivals,
+        });
+    }
+
+    /// Takes a sequence out, wherever it is; its blocks are free at once.
+    pub fn remove(&mut self, id: u64) -> Option<Sequence> {
+        let mut sequence = if let Some(at) = self.running.iter().position(|s| s.id == id) {
+            self.running.remove(at)
+        } else {
+            let at = self.waiting.iter().position(|s| s.id == id)?;
+            self.waiting.remove(at)?
+        };
+        sequence.table.clear(&mut self.pool);
+        Some(sequence)
+    }
+
+    /// Fills `batch` with the next step. It is empty only when there is nothing to do.
+    pub fn schedule(&mut self, batch: &mut Batch) {
+        batch.chunks.clear();
+        batch.preempted.clear();
+        batch.admitted.clear();
+        let mut budget = self.config.max_num_batched_tokens;
+        for decodes in [true, false] {
+            let mut index = 0;
+            while index < self.running.len() && budget > 0 {
+                if (self.running[index].remaining() == 1) == decodes {
+                    budget -= self.schedule_running(index, budget, batch);
+                }
+                index += 1;
+            }
+        }
+        while budget > 0 && batch.preempted.is_empty() {
+            let Some(count) = self.admit(budget, batch) else {
+                break;
+            };
+            budget -= count;
+        }
+    }
+
+    /// Plans up to `budget` tokens of one running sequence; later ones make room if they must.
+    fn schedule_running(&mut self, index: usize, budget: usize, batch: &mut Batch) -> usize {
+        let count = self.running[index].remaining().min(budget);
+        let end = self.running[index].computed + count;
+        while !self.running[index].table.grow(&mut self.pool, end) {
+            if index + 1 == self.running.len() {
+                return 0; // earlier ones go on; this one keeps its blocks and waits
+            }
+            self.preempt_last(batch);
+        }
+        self.push_chunk(index, count, batch);
+        count
+    }
+
+    fn push_chunk(&mut self, index: usize, count: usize, batch: &mut Batch) {
+        let sequence = &self.running[index];
+        let (id, start) = (sequence.id, sequence.computed);
+        let samples = count == sequence.remaining();
+        batch.chunks.push(Chunk {
+            id,
+            index,
+            start,
+            count,
+            samples,
+        });
+    }
+
+    /// The last in turn gives up its blocks and goes back to the queue, ahead of later ones.
+    fn preempt_last(&mut self, batch: &mut Batch) {
+        let Some(mut sequence) = self.running.pop() else {
+            return;
+        };
+        // Decodes are planned before prefills, so it may be planned already.
+        batch.chunks.retain(|chunk| chunk.id != sequence.id);
+        sequence.table.clear(&mut self.pool);
+        sequence.computed = 0;
+        sequence.preemptions += 1;
+        self.counters.preemptions += 1;
+        batch.preempted.push(sequence.id);
+        let turn = sequence.turn(PREEMPTIONS_BEFORE_AGEING);
+        let at = self
+            .waiting
+            .partition_point(|s| s.turn(PREEMPTIONS_BEFORE_AGEING) < turn);
+        self.waiting.insert(at, sequence);
+    }
+
+    /// Gives the first waiting sequence its turn, if it fits; returns the tokens planned.
+    fn admit(&mut self, budget: usize, batch: &mut Batch) -> Option<usize> {
+        if self.running.len() >= self.config.max_num_seqs {
+            return None;
+        }
+        let Scheduler {
+            waiting,
+            pool,
+            config,
+            ..
+        } = self;
+        let first = waiting.front_mut()?;
+        let prefix = match config.prefix_cache {
+            true => first.table.find_prefix(pool, &first.tokens),
+            false => Vec::new(),
+        };
+        if !self.running.is_empty() && !self.fits(&prefix) {
+            return None;
+        }
+        let mut sequence = self.waiting.pop_front()?;
+        sequence.table.adopt(&mut self.pool, &prefix);
+        sequence.computed = prefix.len() * self.config.block_size;
+        let count = sequence.remaining().min(budget);
+        let grown = sequence
+            .table
+            .grow(&mut self.pool, sequence.computed + count);
+        assert!(
+            grown,
+            "the cache is smaller than the longest sequence it was planned for"
+        );
+        if sequence.cached_at_first.is_none() {
+            sequence.cached_at_first = Some(sequence.computed);
+            self.counters.prefix_queries += sequence.prompt_len as u64;
+            self.counters.prefix_hits += sequence.computed as u64;
+        }
+        batch.admitted.push(sequence.id);
+        let turn = sequence.turn(PREEMPTIONS_BEFORE_AGEING);
+        let at = self
+            .running
+            .partition_point(|s| s.turn(PREEMPTIONS_BEFORE_AGEING) < turn);
+        self.running.insert(at, sequence);
+        batch
+            .chunks
+            .iter_mut()
+            .filter(|c| c.index >= at)
+            .for_each(|c| c.index += 1);
+        self.push_chunk(at, count, batch);
+        Some(count)
+    }
+
+    /// Whether the first waiting sequence has room for all its tokens beside what running ones
+    /// have yet to take for theirs, with the watermark left free.
+    fn fits(&self, prefix: &[BlockId]) -> bool {
+        let Some(first) = self.waiting.front() else {
+            return false;
+        };
+        let revived = prefix
+            .iter()
+            .filter(|id| self.pool.references(**id) == 0)
+            .count();
+        let own = first
+            .table
+            .missing(first.tokens.len() + 1)
+            .saturating_sub(prefix.len());
+        let owed: usize = self
+            .running
+            .iter()
+            .map(|s| s.table.missing(s.tokens.len()))
+            .sum();
+        let watermark = self.pool.total().div_ceil(WATERMARK_DIVISOR) as usize;
+        revived + own + owed + watermark <= self.pool.available() as usize
+    }
+
+    /// A chunk is computed: its tokens are in the cache, full blocks get their names.
+    pub fn computed(&mut self, chunk: &Chunk) {
+        let Scheduler {
+            running,
+            pool,
+            config,
+            ..
+        } = self;
+        let sequence = &mut running[chunk.index];
+        debug_assert_eq!((sequence.id, sequence.computed), (chunk.id, chunk.start));
+        sequence.computed += chunk.count;
+        if config.prefix_cache {
+            let Sequence {
+                tokens,
+                computed,
+                table,
+                ..
+            } = sequence;
+            table.name_computed(pool, tokens, *computed);
+        }
+    }
+
+    /// The token sampled after a chunk that reached its sequence's end. True when the sequence is
+    /// as long as it may be.
+    pub fn append(&mut self, chunk: &Chunk, token: u32) -> bool {
+        let sequence = &mut self.running[chunk.index];
+        debug_assert_eq!(sequence.id, chunk.id);
+        sequence.tokens.push(token);
+        sequence.tokens.len() >= sequence.max_len
+    }
+
+    /// Forgets all cached prefixes.
+    pub fn reset_prefix_cache(&mut self) {
+        self.pool.forget();
+    }
+}

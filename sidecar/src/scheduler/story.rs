@@ -1,0 +1,271 @@
+//! Seeded random stories of requests that come, run, are preempted, cancelled and end, on caches
+//! of every size, with everything recounted after every step.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Batch, NewSequence, Scheduler, SchedulerConfig};
+use crate::cache::blocks::BlockId;
+use crate::cache::story::Dice;
+
+/// What a device would do with a step: remember which token lies in which slot.
+#[derive(Default)]
+struct Device {
+    slots: HashMap<u64, u32>,
+}
+
+/// "Samples" the next token from everything before it, as a model would.
+fn next_token(tokens: &[u32]) -> u32 {
+    tokens
+        .iter()
+        .fold(7, |sum: u32, t| sum.wrapping_mul(31).wrapping_add(*t))
+        % 3
+}
+
+fn check(scheduler: &Scheduler, batch: &Batch, config: &SchedulerConfig) {
+    let mut holders: HashMap<BlockId, u32> = HashMap::new();
+    for sequence in scheduler.running() {
+        for block in sequence.table.blocks() {
+            *holders.entry(*block).or_default() += 1;
+        }
+        assert!(sequence.computed <= sequence.table.capacity());
+        assert!(sequence.tokens.len() <= sequence.max_len);
+    }
+    for sequence in &scheduler.waiting {
+        assert!(
+            sequence.table.blocks().is_empty(),
+            "a waiting sequence holds blocks"
+        );
+    }
+    scheduler.pool().check(&holders);
+    let wasted: usize = scheduler
+        .running()
+        .iter()
+        .map(|s| s.table.capacity() - s.computed)
+        .sum();
+    assert_eq!(scheduler.slots_wasted(), wasted as u64);
+    assert!(scheduler.running().len() <= config.max_num_seqs);
+    let tokens: usize = batch.chunks.iter().map(|chunk| chunk.count).sum();
+    assert!(tokens <= config.max_num_batched_tokens);
+    let turns: Vec<_> = scheduler.running().iter().map(|s| s.turn(3)).collect();
+    assert!(turns.is_sorted(), "running sequences are not in turn order");
+}
+
+impl Device {
+    /// Runs the batch; every token that attention would look at must be in its slot.
+    fn run(&mut self, scheduler: &Scheduler, batch: &Batch) {
+        let mut written = HashSet::new();
+        for chunk in &batch.chunks {
+            let sequence = &scheduler.running()[chunk.index];
+            assert_eq!(sequence.id, chunk.id);
+            assert!(chunk.count > 0 && chunk.start == sequence.computed);
+            for token in chunk.start..chunk.start + chunk.count {
+                let slot = sequence.table.slot(token);
+                assert!(slot >= 4, "the null block is written");
+                assert!(
+                    written.insert(slot),
+                    "slot {slot} is written twice in one step"
+                );
+                self.slots.insert(slot, sequence.tokens[token]);
+            }
+        }
+        for chunk in &batch.chunks {
+            let sequence = &scheduler.running()[chunk.index];
+            for token in 0..chunk.start + chunk.count {
+                let slot = sequence.table.slot(token);
+                assert_eq!(
+                    self.slots[&slot], sequence.tokens[token],
+                    "slot {slot} is stale"
+                );
+            }
+        }
+    }
+}
+
+/// Expected output of a prompt, without any scheduler.
+fn oracle(prompt: &[u32], max_len: usize) -> Vec<u32> {
+    let mut tokens = prompt.to_vec();
+    while tokens.len() < max_len {
+        tokens.push(next_token(&tokens));
+    }
+    tokens
+}
+
+#[test]
+fn random_stories_end_with_the_tokens_of_a_sequential_run() {
+    let (mut preemptions, mut hits) = (0, 0);
+    for seed in 0..60 {
+        let mut dice = Dice(seed);
+        let config = SchedulerConfig {
+            max_num_seqs: 1 + dice.roll(6),
+            max_num_batched_tokens: 1 + dice.roll(24),
+            block_size: 4,
+            kv_blocks: 11 + dice.roll(14) as u32,
+            prefix_cache: dice.roll(4) > 0,
+        };
+        let longest = (config.kv_blocks as usize - 1) * 4;
+        let mut scheduler = Scheduler::new(config);
+        let mut device = Device::default();
+        let mut expected: HashMap<u64, Vec<u32>> = HashMap::new();
+        let mut batch = Batch::default();
+        let mut next_id = 0;
+        let mut steps_left = 100_000;
+        while next_id < 40 || !scheduler.is_empty() {
+            steps_left -= 1;
+            assert!(steps_left > 0, "seed {seed}: a sequence starves");
+            if next_id < 40 && dice.roll(3) == 0 {
+                let prompt: Vec<u32> = (0..1 + dice.roll(longest - 1))
+                    .map(|_| dice.roll(2) as u32)
+                    .collect();
+                let max_len = (prompt.len() + 1 + dice.roll(20)).min(longest);
+                expected.insert(next_id, oracle(&prompt, max_len));
+                let cache_salt = String::new();
+                scheduler.add(NewSequence {
+                    id: next_id,
+                    prompt,
+                    max_len,
+                    cache_salt,
+                });
+                next_id += 1;
+            }
+            if dice.roll(40) == 0 && !expected.is_empty() {
+                let id = dice.roll(next_id as usize) as u64;
+                assert_eq!(
+                    scheduler.remove(id).is_some(),
+                    expected.remove(&id).is_some()
+                );
+            }
+            scheduler.schedule(&mut batch);
+            check(&scheduler, &batch, &config);
+            assert_eq!(
+                batch.chunks.is_empty(),
+                scheduler.is_empty(),
+                "seed {seed}: stuck"
+            );
+            device.run(&scheduler, &batch);
+            let mut done = Vec::new();
+            for chunk in &batch.chunks {
+                scheduler.computed(chunk);
+                let tokens = &scheduler.running()[chunk.index].tokens;
+                assert_eq!(chunk.samples, chunk.start + chunk.count == tokens.len());
+                if chunk.samples {
+                    let token = next_token(tokens);
+                    if scheduler.append(chunk, token) {
+                        done.push(chunk.id);
+                    }
+                }
+            }
+            for id in done {
+                let sequence = scheduler.remove(id).unwrap();
+                assert_eq!(
+                    Some(sequence.tokens),
+                    expected.remove(&id),
+                    "seed {seed}, {id}"
+                );
+            }
+        }
+        assert!(
+            expected.is_empty(),
+            "seed {seed}: {} never ended",
+            expected.len()
+        );
+        assert_eq!(
+            scheduler.pool().available(),
+            scheduler.pool().total(),
+            "blocks are lost"
+        );
+        preemptions += scheduler.counters().preemptions;
+        hits += scheduler.counters().prefix_hits;
+    }
+    assert!(
+        preemptions > 100,
+        "the stories preempted only {preemptions} times"
+    );
+    assert!(
+        hits > 100,
+        "the stories found only {hits} tokens in the prefix cache"
+    );
+}
+
+fn scheduler(max_num_batched_tokens: usize, kv_blocks: u32) -> Scheduler {
+    Scheduler::new(SchedulerConfig {
+        max_num_seqs: 8,
+        max_num_batched_tokens,
+        block_size: 4,
+        kv_blocks,
+        prefix_cache: true,
+    })
+}
+
+fn add(scheduler: &mut Scheduler, id: u64, prompt: Vec<u32>, output: usize) {
+    let max_len = prompt.len() + output;
+    scheduler.add(NewSequence {
+        id,
+        prompt,
+        max_len,
+        cache_salt: String::new(),
+    });
+}
+
+fn step(scheduler: &mut Scheduler) -> Batch {
+    let mut batch = Batch::default();
+    scheduler.schedule(&mut batch);
+    for chunk in &batch.chunks {
+        scheduler.computed(chunk);
+        if chunk.samples {
+            scheduler.append(chunk, 1);
+        }
+    }
+    batch
+}
+
+#[test]
+fn decodes_go_before_the_chunks_of_a_long_prompt() {
+    let mut scheduler = scheduler(8, 100);
+    add(&mut scheduler, 1, vec![5; 3], 50);
+    step(&mut scheduler);
+    add(&mut scheduler, 2, vec![6; 30], 5);
+    let planned: Vec<_> = step(&mut scheduler)
+        .chunks
+        .iter()
+        .map(|c| (c.id, c.count, c.samples))
+        .collect();
+    assert_eq!(planned, [(1, 1, true), (2, 7, false)]);
+}
+
+#[test]
+fn the_newest_is_preempted_and_the_aged_goes_first() {
+    let mut scheduler = scheduler(64, 7);
+    add(&mut scheduler, 1, vec![5; 8], 16);
+    add(&mut scheduler, 2, vec![6; 8], 16);
+    let mut preempted = Vec::new();
+    while !scheduler.is_empty() {
+        let batch = step(&mut scheduler);
+        preempted.extend(batch.preempted);
+        let full = scheduler
+            .running()
+            .iter()
+            .filter(|s| s.tokens.len() >= s.max_len);
+        let full: Vec<u64> = full.map(|s| s.id).collect();
+        full.into_iter().for_each(|id| drop(scheduler.remove(id)));
+    }
+    assert_eq!(
+        preempted,
+        [2],
+        "the older one never yields, the newer one once"
+    );
+}
+
+#[test]
+fn a_repeated_prompt_computes_its_last_token_only() {
+    let mut scheduler = scheduler(64, 20);
+    add(&mut scheduler, 1, (0..9).collect(), 4);
+    step(&mut scheduler);
+    scheduler.remove(1);
+    add(&mut scheduler, 2, (0..9).collect(), 4);
+    assert_eq!(step(&mut scheduler).chunks[0].count, 1);
+    // Eight tokens fill two blocks exactly: the last of them is computed all the same.
+    scheduler.remove(2);
+    add(&mut scheduler, 3, (0..8).collect(), 4);
+    assert_eq!(step(&mut scheduler).chunks[0].count, 4);
+    assert_eq!(scheduler.counters().prefix_hits, 8 + 4);
+}
