@@ -3,5 +3,6 @@
 //! own types, so `kubectl explain` documents the protocol too).
 #![forbid(unsafe_code)]
 
+pub mod generate;
 pub mod names;
 pub mod v1alpha1;

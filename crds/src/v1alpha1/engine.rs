@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::facts::Dtype;
 
-/// Where the ranks compute.
+/// Where the ranks compute: CPU or CUDA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Backend {
     /// Thread groups of the processor.

@@ -16,19 +16,29 @@ pub(super) struct Rule {
     message: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     message_expression: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field_path: Option<String>,
 }
 
 /// A rule over `self` that must hold.
 pub(super) fn rule(expression: &str) -> Rule {
+    let rule = expression.to_owned();
     Rule {
-        rule: expression.to_owned(),
+        rule,
         message: None,
         message_expression: None,
+        field_path: None,
     }
 }
 
 impl Rule {
-    /// A fixed message: the field, what is wrong, the way out.
+    /// The field that the error names, below the one that the rule stands at.
+    pub(super) fn about(mut self, field_path: &str) -> Rule {
+        self.field_path = Some(field_path.to_owned());
+        self
+    }
+
+    /// A fixed message: what is wrong and the way out. The API server puts the field before it.
     pub(super) fn says(mut self, message: &str) -> Rule {
         self.message = Some(message.to_owned());
         self
@@ -42,19 +52,15 @@ impl Rule {
 }
 
 /// Rules for a quantity of bytes: from 1Mi (so that a forgotten unit is caught) to below 1Pi.
-pub(super) fn byte_rules(field: &str) -> [Rule; 2] {
+pub(super) fn byte_rules() -> [Rule; 2] {
     [
-        rule("isQuantity(string(self))").says(&format!(
-            "{field}: must be a quantity; write e.g. 700Mi or 10G"
-        )),
+        rule("isQuantity(string(self))").says("must be a quantity; write e.g. 700Mi or 10G"),
         rule(
             "!isQuantity(string(self)) || \
              (quantity(string(self)).compareTo(quantity('1Mi')) >= 0 && \
              quantity(string(self)).isLessThan(quantity('1Pi')))",
         )
-        .says(&format!(
-            "{field}: must be at least 1Mi and less than 1Pi; write it with its unit, e.g. 700Mi"
-        )),
+        .says("must be at least 1Mi and less than 1Pi; write it with its unit, e.g. 700Mi"),
     ]
 }
 
@@ -64,18 +70,28 @@ pub fn crd() -> Value {
     for version in crd["spec"]["versions"].as_array_mut().into_iter().flatten() {
         let root = &mut version["schema"]["openAPIV3Schema"];
         tidy(root);
-        root["x-kubernetes-validations"] = json!([name_rule()]);
+        root["properties"]["metadata"] = name_schema();
     }
     crd
 }
 
 /// Children take the resource's name: a Service's is a DNS label that begins with a letter, and a
 /// ReplicaSet's gets a suffix of 11 characters.
-fn name_rule() -> Rule {
-    rule("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,50}[a-z0-9])?$')").says(
-        "metadata.name: must be 1 to 52 lower-case letters, digits and '-', begin with a letter \
-         and end with a letter or digit",
-    )
+fn name_schema() -> Value {
+    let rule = rule("self.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
+        .says("must be lower-case letters, digits and '-', begin with a letter and not end in '-'");
+    json!({
+        "type": "object",
+        "properties": {
+            "name": {
+                "type": "string",
+                "description": "Name of the resource, of its Service and of the model unless \
+                    servedNames says otherwise: at most 52 characters.",
+                "maxLength": 52,
+                "x-kubernetes-validations": [rule],
+            },
+        },
+    })
 }
 
 /// Formats that Kubernetes knows instead of Rust's, no `nullable` (an absent field is absent).
@@ -90,7 +106,16 @@ fn tidy(schema: &mut Value) {
                     _ => {}
                 }
             }
-            integer_bounds(fields);
+            if let Some(Value::String(description)) = fields.get_mut("description") {
+                *description = unwrapped(description);
+            }
+            if fields.get("x-kubernetes-int-or-string") == Some(&json!(true)) {
+                shorten_quantity(fields);
+            }
+            if let Some(Value::Array(values)) = fields.get_mut("enum") {
+                values.retain(|value| !value.is_null());
+            }
+            whole_bounds(fields);
             fields.values_mut().for_each(tidy);
         }
         Value::Array(items) => items.iter_mut().for_each(tidy),
@@ -98,17 +123,32 @@ fn tidy(schema: &mut Value) {
     }
 }
 
-/// Bounds of integers are written without a fraction.
-fn integer_bounds(fields: &mut Map<String, Value>) {
-    if fields.get("type") != Some(&json!("integer")) {
-        return;
+/// The Quantity type's own description is an essay; where no field has a better one, a line does.
+fn shorten_quantity(fields: &mut Map<String, Value>) {
+    if let Some(Value::String(description)) = fields.get_mut("description")
+        && description.starts_with("Quantity is a fixed-point")
+    {
+        *description = "A quantity such as 2, 500m or 700Mi.".to_owned();
     }
+}
+
+/// The lines of a paragraph joined: `kubectl explain` wraps them to the terminal.
+fn unwrapped(description: &str) -> String {
+    let paragraphs = description
+        .split("\n\n")
+        .map(|paragraph| paragraph.replace('\n', " "));
+    paragraphs.collect::<Vec<_>>().join("\n\n")
+}
+
+/// Bounds that are whole numbers are written as such, as the API server stores them.
+fn whole_bounds(fields: &mut Map<String, Value>) {
     for bound in ["minimum", "maximum"] {
         if let Some(value) = fields.get_mut(bound)
             && let Some(number) = value.as_f64()
             && number.fract() == 0.0
+            && number.abs() < 1e15
         {
-            #[expect(clippy::cast_possible_truncation, reason = "bounds of ours are small")]
+            #[expect(clippy::cast_possible_truncation, reason = "whole and below 2^53")]
             let whole = number as i64;
             *value = json!(whole);
         }

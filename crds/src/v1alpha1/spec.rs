@@ -110,19 +110,18 @@ use super::template::EngineTemplate;
     rule(
         "!has(self.memory.gpuQuotas) || size(self.memory.gpuQuotas) == 0 || \
          size(self.memory.gpuQuotas) == self.parallelism.tensorParallelSize",
-    ).says_computed(
-        "'spec.memory.gpuQuotas: ' + string(size(self.memory.gpuQuotas)) + ' rows for \
-         spec.parallelism.tensorParallelSize ' + string(self.parallelism.tensorParallelSize) + \
-         '; write one row per rank (ranks 0 to ' + \
-         string(self.parallelism.tensorParallelSize - 1) + '), or none'",
+    ).about(".memory.gpuQuotas").says_computed(
+        "'%d rows for spec.parallelism.tensorParallelSize %d; write one row per rank, from 0 to \
+         %d, or none'.format([size(self.memory.gpuQuotas), \
+         self.parallelism.tensorParallelSize, self.parallelism.tensorParallelSize - 1])",
     ),
     rule(
         "!has(self.memory.gpuQuotas) || self.memory.gpuQuotas.all(q, \
          q.rank < self.parallelism.tensorParallelSize)",
-    ).says_computed(
-        "'spec.memory.gpuQuotas: a row names a rank that does not exist; \
-         spec.parallelism.tensorParallelSize ' + string(self.parallelism.tensorParallelSize) + \
-         ' has ranks 0 to ' + string(self.parallelism.tensorParallelSize - 1)",
+    ).about(".memory.gpuQuotas").says_computed(
+        "'a row names a rank that does not exist; spec.parallelism.tensorParallelSize %d has \
+         ranks 0 to %d'.format([self.parallelism.tensorParallelSize, \
+         self.parallelism.tensorParallelSize - 1])",
     ),
 ]))]
 pub struct InferenceDeploymentSpec {
@@ -188,7 +187,7 @@ pub struct ModelSpec {
         "[has(self.image), has(self.persistentVolumeClaim), has(self.hostPath)]\
          .filter(x, x).size() == 1",
     ).says(
-        "spec.model.source: set exactly one of image, persistentVolumeClaim and hostPath",
+        "set exactly one of image, persistentVolumeClaim and hostPath",
     ),
 ]))]
 pub struct ModelSource {
@@ -206,7 +205,7 @@ pub struct ModelSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024), extend("x-kubernetes-validations" = [
         rule("!self.startsWith('/') && !self.split('/').exists(part, part == '..')").says(
-            "spec.model.source.path: must be relative to the top of the source and hold no '..'; \
+            "must be relative to the top of the source and hold no '..'; \
              write e.g. models/smollm2",
         ),
     ]))]
@@ -263,7 +262,7 @@ pub struct HostPathSource {
     /// Absolute path of a folder that exists on the node.
     #[schemars(length(min = 1, max = 1024), extend("x-kubernetes-validations" = [
         rule("self.startsWith('/') && !self.split('/').exists(part, part == '..')").says(
-            "spec.model.source.hostPath.path: must be absolute and hold no '..'; write e.g. \
+            "must be absolute and hold no '..'; write e.g. \
              /var/lib/models",
         ),
     ]))]
@@ -350,7 +349,7 @@ pub struct GpuQuota {
     /// buffers and the driver's own. A quantity such as 700Mi or 10G, at least 1Mi.
     #[schemars(extend(
         "maxLength" = 32,
-        "x-kubernetes-validations" = byte_rules("spec.memory.gpuQuotas[].limit"),
+        "x-kubernetes-validations" = byte_rules(),
     ))]
     pub limit: Quantity,
 }
@@ -370,7 +369,7 @@ pub struct KvCacheSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend(
         "maxLength" = 32,
-        "x-kubernetes-validations" = byte_rules("spec.memory.kvCache.size"),
+        "x-kubernetes-validations" = byte_rules(),
     ))]
     pub size: Option<Quantity>,
 }
@@ -389,10 +388,10 @@ impl Default for KvCacheSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = [
-    rule("self.maxNumBatchedTokens >= self.maxNumSeqs").says_computed(
-        "'spec.limits.maxNumBatchedTokens: ' + string(self.maxNumBatchedTokens) + ' is less than \
-         maxNumSeqs ' + string(self.maxNumSeqs) + '; every running sequence needs one token of a \
-         step, so raise it or lower maxNumSeqs'",
+    rule("self.maxNumBatchedTokens >= self.maxNumSeqs").about(".maxNumBatchedTokens").says_computed(
+        "'%d is less than spec.limits.maxNumSeqs %d; every running sequence needs one token of a \
+             step, so raise it or lower maxNumSeqs'.format([self.maxNumBatchedTokens, \
+             self.maxNumSeqs])",
     ),
 ]))]
 pub struct LimitsSpec {

@@ -70,7 +70,8 @@ pub struct InferenceDeploymentStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// Where a resource stands, for display.
+/// Where it stands, in a word, for display: Pending, Inspecting, Refused, Loading, Serving,
+/// Degraded, Failed or Stopped. Programs read the conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum State {
     /// Nothing runs yet.
@@ -146,7 +147,7 @@ pub struct MemorySummary {
     pub kv_used_percent: Option<String>,
 }
 
-/// One rank of one pod: a [`RankMemory`] and where it came from.
+/// The ledger of one rank of one pod, and where the figures came from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GpuRow {

@@ -34,7 +34,7 @@ pub struct TemplateMetadata {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64, "x-kubernetes-validations" = [
         rule("self.all(name, !name.startsWith('plimsoll.dev/'))").says(
-            "spec.template.metadata.labels: names under plimsoll.dev/ belong to the operator; \
+            "names under plimsoll.dev/ belong to the operator; \
              use another prefix",
         ),
     ]))]
@@ -43,7 +43,7 @@ pub struct TemplateMetadata {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64, "x-kubernetes-validations" = [
         rule("self.all(name, !name.startsWith('plimsoll.dev/'))").says(
-            "spec.template.metadata.annotations: names under plimsoll.dev/ belong to the \
+            "names under plimsoll.dev/ belong to the \
              operator; use another prefix",
         ),
     ]))]
@@ -87,7 +87,7 @@ pub struct TemplateSpec {
         schema_with = "containers",
         extend("x-kubernetes-validations" = [
             rule("self.all(c, c.name != 'engine')").says(
-                "spec.template.spec.containers: the name engine belongs to the operator; \
+                "the name engine belongs to the operator; \
                  rename the container",
             ),
         ])
@@ -100,7 +100,7 @@ pub struct TemplateSpec {
         schema_with = "volumes",
         extend("x-kubernetes-validations" = [
             rule("self.all(v, !v.name.startsWith('plimsoll-'))").says(
-                "spec.template.spec.volumes: names that begin with plimsoll- belong to the \
+                "names that begin with plimsoll- belong to the \
                  operator; rename the volume",
             ),
         ])
@@ -146,7 +146,11 @@ pub struct SecretName {
 
 /// An object of the Pod API, kept as written.
 fn open_object(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+    json_schema!({
+        "type": "object",
+        "description": "An object of the Pod API, kept as written.",
+        "x-kubernetes-preserve-unknown-fields": true,
+    })
 }
 
 /// Objects of the Pod API that have a name, kept as written.
@@ -158,6 +162,7 @@ fn named_objects(what: &str, most: u32) -> Schema {
         "x-kubernetes-list-map-keys": ["name"],
         "items": {
             "type": "object",
+            "description": format!("A {what} of the Pod API, kept as written."),
             "required": ["name"],
             "properties": {
                 "name": {
