@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod rolling;
 
 fn main() {
     let _ = <args::Args as clap::Parser>::parse();
