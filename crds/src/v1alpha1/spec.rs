@@ -315,7 +315,10 @@ pub enum Split {
 pub struct MemorySpec {
     /// Share of a device that a rank without a quota may use, 0.05 to 1, counted in thousandths.
     /// On the CPU backend the device is the container's memory limit.
-    #[schemars(range(min = 0.05, max = 1.0))]
+    #[schemars(range(min = 0.05, max = 1.0), extend("x-kubernetes-validations" = [
+        // The API server compares whole numbers with the bounds cut to whole numbers, and lets 0 by.
+        rule("self >= 0.05 && self <= 1.0").says("must be between 0.05 and 1; write e.g. 0.9"),
+    ]))]
     pub gpu_memory_utilization: f64,
     /// The line that each rank never crosses: no rows, or one for every rank.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -1,0 +1,61 @@
+{{/* Name of everything the chart makes: the release's, with "plimsoll" in it once. */}}
+{{- define "plimsoll.fullname" -}}
+{{- if contains "plimsoll" .Release.Name -}}
+{{ .Release.Name | trunc 52 | trimSuffix "-" }}
+{{- else -}}
+{{ printf "%s-plimsoll" .Release.Name | trunc 52 | trimSuffix "-" }}
+{{- end -}}
+{{- end -}}
+
+{{/* What selects the operator's pods. */}}
+{{- define "plimsoll.selector" -}}
+app.kubernetes.io/name: plimsoll-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{/* Labels of everything the chart makes. */}}
+{{- define "plimsoll.labels" -}}
+{{ include "plimsoll.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: plimsoll
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
+{{/* Name of the Secret with the operator's key. */}}
+{{- define "plimsoll.keySecret" -}}
+{{ .Values.key.existingSecret | default (printf "%s-key" (include "plimsoll.fullname" .)) }}
+{{- end -}}
+
+{{/* What the operator may do where it watches. */}}
+{{- define "plimsoll.rules" -}}
+- apiGroups: [plimsoll.dev]
+  resources: [inferencedeployments]
+  verbs: [get, list, watch]
+- apiGroups: [plimsoll.dev]
+  resources: [inferencedeployments/status]
+  verbs: [patch]
+# Clusters that enforce owner references ask for this before a child may block its owner's deletion.
+- apiGroups: [plimsoll.dev]
+  resources: [inferencedeployments/finalizers]
+  verbs: [update]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [apps]
+  resources: [replicasets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [configmaps, services, serviceaccounts]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+# Admin tokens are derived from the operator's key: it writes Secrets and never reads one.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [create, patch]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end -}}
