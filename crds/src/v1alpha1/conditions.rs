@@ -75,11 +75,11 @@ Reason {
     InspectFailed = "the inspect pod ended without an answer",
     ModelUnresolved = "nothing can be planned before the model is resolved",
     PlanFits = "status.memory.plan holds the split",
-    GPUQuotaExceeded = "a rank's budget is below what it must hold",
+    QuotaTooSmall = "a rank's quota is below what the rank must hold",
     HostMemoryInsufficient = "the container's memory limit is below the ranks' budgets and the host's reserve",
-    KVTooSmallForOneSequence = "what the budgets leave for the KV cache does not hold one sequence",
-    ContextTooLong = "spec.limits.maxModelLen does not fit the KV cache or the model",
-    SplitImpossible = "the model cannot be divided over this many ranks",
+    KVCacheTooSmall = "spec.memory.kvCache.size does not hold one sequence",
+    ContextTooLong = "the model fits with a shorter spec.limits.maxModelLen",
+    MemoryTooSmall = "the devices, or the container's memory limit, do not hold the model",
     NoQuotas = "no rank has a quota",
     EngineAndMemoryLimit = "the engine keeps each rank inside its line, the kernel keeps the container inside the sum",
     WithinBudget = "no rank holds more than its budget",
@@ -180,11 +180,11 @@ const NOT_RESOLVED: &[Reason] = &[
 ];
 
 const NOT_FITTING: &[Reason] = &[
-    Reason::GPUQuotaExceeded,
+    Reason::QuotaTooSmall,
     Reason::HostMemoryInsufficient,
-    Reason::KVTooSmallForOneSequence,
+    Reason::KVCacheTooSmall,
     Reason::ContextTooLong,
-    Reason::SplitImpossible,
+    Reason::MemoryTooSmall,
 ];
 
 const WORKING: &[Reason] = &[
@@ -206,11 +206,11 @@ const STALLED: &[Reason] = &[
     Reason::UnsupportedArchitecture,
     Reason::UnsupportedFormat,
     Reason::InspectFailed,
-    Reason::GPUQuotaExceeded,
+    Reason::QuotaTooSmall,
     Reason::HostMemoryInsufficient,
-    Reason::KVTooSmallForOneSequence,
+    Reason::KVCacheTooSmall,
     Reason::ContextTooLong,
-    Reason::SplitImpossible,
+    Reason::MemoryTooSmall,
 ];
 
 const NOT_READY: &[Reason] = &[
@@ -229,11 +229,11 @@ const NOT_READY: &[Reason] = &[
     Reason::UnsupportedArchitecture,
     Reason::UnsupportedFormat,
     Reason::InspectFailed,
-    Reason::GPUQuotaExceeded,
+    Reason::QuotaTooSmall,
     Reason::HostMemoryInsufficient,
-    Reason::KVTooSmallForOneSequence,
+    Reason::KVCacheTooSmall,
     Reason::ContextTooLong,
-    Reason::SplitImpossible,
+    Reason::MemoryTooSmall,
 ];
 
 /// `crds/CONDITIONS.md`: every condition with its reasons, and every Event.
