@@ -3,6 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+#[cfg(target_arch = "x86_64")]
+use crate::linear;
+
 /// An instruction set, from the plainest to the fastest; each includes all before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
@@ -61,9 +64,8 @@ impl Isa {
             }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 => Isa::Avx512.is_available() && is_x86_feature_detected!("avx512bf16"),
-            // Tiles need the kernel's permission; see `linear/amx.rs`.
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx => false,
+            Isa::Amx => Isa::Avx512Bf16.is_available() && linear::tiles_are_permitted(),
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         }

@@ -7,6 +7,7 @@
 
 pub mod device;
 mod encoding;
+mod simd;
 pub mod isa;
 pub mod kv;
 pub mod pool;

@@ -6,7 +6,22 @@
 //! even) first; with f16 and f32 weights it is not. A row's result does not depend on how many
 //! other rows are in the call: it has the same bits alone and in any batch.
 
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "AMX tiles exist in assembly only")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+#[expect(
+    unsafe_code,
+    reason = "bf16 dot products on registers, proved by the pool's check"
+)]
+mod bf16;
 mod cpu;
+mod lanes;
+#[expect(
+    unsafe_code,
+    reason = "concurrent chunks write different columns of one row"
+)]
+mod output;
 mod pack;
 
 #[cfg(test)]
@@ -17,6 +32,8 @@ use plimsoll_planner::Dtype;
 use crate::encoding;
 use crate::pool::Pool;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::tiles_are_permitted;
 pub use pack::{pack_rows, unpack_row};
 
 /// Output rows of one panel; rows are padded to a multiple of it.

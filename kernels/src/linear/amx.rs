@@ -1,0 +1,255 @@
+//! The kernel on AMX tiles: `tdpbf16ps` multiplies 16 rows of x by 16 rows of a panel over 32
+//! columns. The intrinsics are not in stable Rust, so the loop over columns is assembly.
+//!
+//! A panel's 32 columns lie as a tile wants them: 16 column pairs of 16 rows, 64 bytes each. Two
+//! row tiles by two panels share four loads between four products; a few rows (decode) take
+//! one row tile, as high as there are rows, by two panels.
+
+use std::arch::asm;
+use std::sync::OnceLock;
+
+use crate::isa::Isa;
+use crate::simd::{Avx512, LANES, Simd};
+
+use super::cpu::{Chunk, Product};
+
+/// Rows of a tile.
+const TILE: usize = 16;
+/// Bytes of one tile of a panel.
+const PANEL_TILE_BYTES: usize = 1024;
+
+/// Whether the CPU has bf16 tiles and the kernel lets this process use them. Asked once: the
+/// permission holds for the process and all its threads.
+pub(crate) fn tiles_are_permitted() -> bool {
+    static PERMITTED: OnceLock<bool> = OnceLock::new();
+    *PERMITTED.get_or_init(|| {
+        const AMX_BF16: u32 = 1 << 22;
+        const AMX_TILE: u32 = 1 << 24;
+        const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+        const XFEATURE_XTILEDATA: libc::c_long = 18;
+        let features = std::arch::x86_64::__cpuid_count(7, 0).edx;
+        if features & AMX_BF16 == 0 || features & AMX_TILE == 0 {
+            return false;
+        }
+        // SAFETY: the call changes nothing but this process's permission to use tile registers; a
+        // kernel that does not know it answers with an error.
+        let code = unsafe {
+            libc::syscall(
+                libc::SYS_arch_prctl,
+                ARCH_REQ_XCOMP_PERM,
+                XFEATURE_XTILEDATA,
+            )
+        };
+        code == 0
+    })
+}
+
+/// `ldtilecfg`'s operand: rows and bytes per row of each tile.
+#[repr(C, align(64))]
+struct Config {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+/// Sums of up to 2 x 2 tiles on their way from tile registers.
+#[repr(C, align(64))]
+struct Sums([[[f32; LANES]; TILE]; 4]);
+
+/// Addresses that one block reads.
+struct Block {
+    /// Rows of x: the first tile's, the second tile's (the same where there is one).
+    x: [*const u8; 2],
+    x_stride: usize,
+    /// Panels: the first, the second (the same where there is one).
+    panels: [*const u8; 2],
+    /// Column tiles, at least 1.
+    steps: usize,
+}
+
+pub(super) fn multiply(product: &Product<'_>, chunk: &Chunk) {
+    assert!(Isa::Amx.is_available(), "no bf16 tiles");
+    // SAFETY: the check above says that this machine has tiles, AVX-512 and the permission.
+    unsafe { tokens(product, chunk) }
+}
+
+/// Two tiles of rows at a time, and all panels of the chunk on those.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+fn tokens(product: &Product<'_>, chunk: &Chunk) {
+    let mut sums = Sums([[[0.0; LANES]; TILE]; 4]);
+    let mut configured = None;
+    let mut token = chunk.tokens.start;
+    while token < chunk.tokens.end {
+        let left = (chunk.tokens.end - token).min(2 * TILE);
+        let rows = [left.min(TILE), left.saturating_sub(TILE)];
+        if configured != Some(rows) {
+            configure(rows);
+            configured = Some(rows);
+        }
+        for panel in chunk.panels.clone().step_by(2) {
+            let panels = (chunk.panels.end - panel).min(2);
+            block(product, token, rows, panel, panels, &mut sums);
+        }
+        token += left;
+    }
+    // SAFETY: no tile holds anything that is needed; giving them up makes task switches cheap.
+    unsafe { asm!("tilerelease", options(nomem, nostack)) };
+}
+
+/// Tiles 0 and 1 hold sums of the first tile of rows, 2 and 3 of the second; 4 and 5 hold x, 6 and
+/// 7 panels. A second tile of no rows gets one, which is computed and not used.
+#[target_feature(enable = "avx512f")]
+fn configure(rows: [usize; 2]) {
+    let high = |rows: usize| u8::try_from(rows.max(1)).unwrap_or(16);
+    let (first, second) = (high(rows[0]), high(rows[1]));
+    let mut config = Config {
+        palette: 1,
+        start_row: 0,
+        reserved: [0; 14],
+        row_bytes: [0; 16],
+        rows: [0; 16],
+    };
+    for (tile, rows) in [first, first, second, second, first, second, 16, 16]
+        .into_iter()
+        .enumerate()
+    {
+        config.row_bytes[tile] = 64;
+        config.rows[tile] = rows;
+    }
+    // SAFETY: `config` is a valid palette 1 configuration: eight tiles of at most 16 rows of 64
+    // bytes. The assembly may read memory, so the writes above come first.
+    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) };
+}
+
+/// Up to 32 rows of x by up to two panels.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+fn block(
+    product: &Product<'_>,
+    token: usize,
+    rows: [usize; 2],
+    panel: usize,
+    panels: usize,
+    sums: &mut Sums,
+) {
+    let second_panel = panel + panels - 1;
+    let second_token = if rows[1] > 0 { token + TILE } else { token };
+    let block = Block {
+        x: [
+            product.row_bf16(token).as_ptr(),
+            product.row_bf16(second_token).as_ptr(),
+        ],
+        x_stride: product.shape.padded_cols() * 2,
+        panels: [
+            product.panel(panel).as_ptr(),
+            product.panel(second_panel).as_ptr(),
+        ],
+        steps: product.shape.panel_bytes() / PANEL_TILE_BYTES,
+    };
+    // The last row that a tile reads exists.
+    let _ = product.row_bf16(token + rows[0] - 1);
+    let _ = product.row_bf16(second_token + rows[1].max(1) - 1);
+    if block.steps == 0 {
+        // No columns: the sums are empty.
+        sums.0 = [[[0.0; LANES]; TILE]; 4];
+    } else if rows[1] > 0 {
+        // SAFETY: `configure` set the tiles to `rows`; each of these rows of x has `steps` times
+        // 64 bytes and each panel `steps` tiles; `sums` holds four whole tiles.
+        unsafe { two_by_two(&block, sums) };
+    } else {
+        // SAFETY: as above, for the first tile of rows.
+        unsafe { one_by_two(&block, sums) };
+    }
+    let s = Avx512::here();
+    for (tile, rows) in rows.into_iter().enumerate() {
+        for row in 0..rows {
+            for p in 0..panels {
+                let lanes = s.load(&sums.0[2 * tile + p][row]);
+                product
+                    .out
+                    .put(s, token + tile * TILE + row, panel + p, lanes);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// Tiles are configured, rows and panels are as long as `steps` says.
+#[inline(always)]
+unsafe fn two_by_two(block: &Block, sums: &mut Sums) {
+    let out = sums.0.as_mut_ptr();
+    // SAFETY: reads the rows and panels that the caller vouches for and writes four tiles of 1024
+    // bytes into `sums`. Tile registers are not used by compiled code.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "2:",
+            "tileloadd tmm4, [{x0} + {x_stride}]",
+            "tileloadd tmm6, [{p0} + {p_stride}]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm7, [{p1} + {p_stride}]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tileloadd tmm5, [{x1} + {x_stride}]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {x0}, 64",
+            "add {x1}, 64",
+            "add {p0}, 1024",
+            "add {p1}, 1024",
+            "dec {steps}",
+            "jnz 2b",
+            "tilestored [{out} + {p_stride}], tmm0",
+            "tilestored [{out} + {p_stride} + 1024], tmm1",
+            "tilestored [{out} + {p_stride} + 2048], tmm2",
+            "tilestored [{out} + {p_stride} + 3072], tmm3",
+            x0 = inout(reg) block.x[0] => _,
+            x1 = inout(reg) block.x[1] => _,
+            p0 = inout(reg) block.panels[0] => _,
+            p1 = inout(reg) block.panels[1] => _,
+            steps = inout(reg) block.steps => _,
+            x_stride = in(reg) block.x_stride,
+            p_stride = in(reg) 64_usize,
+            out = in(reg) out,
+            options(nostack),
+        );
+    }
+}
+
+/// # Safety
+/// As [`two_by_two`], for the first tile of rows only.
+#[inline(always)]
+unsafe fn one_by_two(block: &Block, sums: &mut Sums) {
+    let out = sums.0.as_mut_ptr();
+    // SAFETY: as in `two_by_two`; two tiles are written.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "2:",
+            "tileloadd tmm4, [{x0} + {x_stride}]",
+            "tileloadd tmm6, [{p0} + {p_stride}]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm7, [{p1} + {p_stride}]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "add {x0}, 64",
+            "add {p0}, 1024",
+            "add {p1}, 1024",
+            "dec {steps}",
+            "jnz 2b",
+            "tilestored [{out} + {p_stride}], tmm0",
+            "tilestored [{out} + {p_stride} + 1024], tmm1",
+            x0 = inout(reg) block.x[0] => _,
+            p0 = inout(reg) block.panels[0] => _,
+            p1 = inout(reg) block.panels[1] => _,
+            steps = inout(reg) block.steps => _,
+            x_stride = in(reg) block.x_stride,
+            p_stride = in(reg) 64_usize,
+            out = in(reg) out,
+            options(nostack),
+        );
+    }
+}

@@ -1,0 +1,52 @@
+//! Where chunks put their sums: sixteen columns of one row at a time, bias added.
+
+use crate::pool::Disjoint;
+use crate::simd::{LANES, Simd};
+
+/// `[tokens, rows]`, written by concurrent chunks, each with panels and tokens of its own.
+#[derive(Debug)]
+pub(super) struct Output<'a> {
+    cells: Disjoint<'a, f32>,
+    rows: usize,
+    bias: Option<&'a [f32]>,
+}
+
+impl<'a> Output<'a> {
+    pub(super) fn new(cells: &'a mut [f32], rows: usize, bias: Option<&'a [f32]>) -> Output<'a> {
+        Output {
+            cells: Disjoint::new(cells),
+            rows,
+            bias,
+        }
+    }
+
+    /// Writes the sums of `panel` for `token`, which must belong to the caller's chunk.
+    #[inline(always)]
+    pub(super) fn put<S: Simd>(&self, s: S, token: usize, panel: usize, sums: S::V) {
+        let first = panel * LANES;
+        let end = (first + LANES).min(self.rows);
+        // SAFETY: chunks are pairwise disjoint in panels or in tokens (`Cuts`), each is run by one
+        // thread, kernels put only panels and tokens of their own chunk, and the part is let go
+        // before this returns.
+        let cells = unsafe {
+            self.cells
+                .chunk(token * self.rows + first..token * self.rows + end)
+        };
+        match cells.first_chunk_mut::<LANES>() {
+            Some(cells) => {
+                let sums = match self.bias {
+                    Some(bias) => s.add(sums, s.load(crate::simd::array(&bias[first..]))),
+                    None => sums,
+                };
+                s.store(sums, cells);
+            }
+            None => {
+                let sums = match self.bias {
+                    Some(bias) => s.add(sums, s.load_part(&bias[first..end])),
+                    None => sums,
+                };
+                s.store_part(sums, cells);
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Sixteen f32 lanes under one name for every instruction set, so that an op is written once.
+//!
+//! A value of a [`Simd`] type is the proof that this machine has its instructions: only
+//! [`dispatch`] makes one, after the pool checked the instruction set. A kernel is a [`Work`];
+//! its `run` and all that it calls must be `#[inline(always)]`, so that it is compiled once inside
+//! each instruction set's own function.
+
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "AVX2 intrinsics, proved by the token")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "AVX-512 intrinsics, proved by the token")]
+mod avx512;
+#[expect(
+    unsafe_code,
+    reason = "calls into functions compiled for more than the baseline"
+)]
+mod dispatch;
+mod exp;
+mod scalar;
+
+#[cfg(test)]
+mod tests;
+
+use plimsoll_planner::Dtype;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::Avx512;
+pub(crate) use dispatch::dispatch;
+
+/// Lanes of a vector.
+pub(crate) const LANES: usize = 16;
+
+/// A kernel, generic over the instruction set.
+pub(crate) trait Work {
+    /// Must be `#[inline(always)]`.
+    fn run<S: Simd>(self, simd: S);
+}
+
+/// Sixteen f32 lanes. Products and sums are fused on every instruction set but the scalar one;
+/// apart from that all give the same bits.
+pub(crate) trait Simd: Copy + Send + Sync {
+    type V: Copy;
+    /// Vectors that fit into registers; decides how ops block their loops.
+    const VECTORS: usize;
+
+    fn splat(self, value: f32) -> Self::V;
+    fn load(self, from: &[f32; LANES]) -> Self::V;
+    fn store(self, v: Self::V, to: &mut [f32; LANES]);
+
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// a * b + c
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger; `b` where either is not a number.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller; `b` where either is not a number.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// To the nearest integer, ties to even.
+    fn round(self, v: Self::V) -> Self::V;
+    /// 2^n for whole n in -126..=127.
+    fn pow2(self, n: Self::V) -> Self::V;
+    /// `yes` where a < b, otherwise `no`.
+    fn select_lt(self, a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
+    /// The sum of all lanes: halves are added until one is left.
+    fn sum(self, v: Self::V) -> f32;
+    /// The largest lane (none may be NaN).
+    fn largest(self, v: Self::V) -> f32;
+
+    fn load_bf16(self, from: &[u8; 2 * LANES]) -> Self::V;
+    fn load_f16(self, from: &[u8; 2 * LANES]) -> Self::V;
+    /// Rounded to nearest even; NaN stays NaN.
+    fn store_bf16(self, v: Self::V, to: &mut [u8; 2 * LANES]);
+    /// Rounded to nearest even.
+    fn store_f16(self, v: Self::V, to: &mut [u8; 2 * LANES]);
+    /// Sixteen pairs of bf16: the first of each pair, and the second.
+    fn load_bf16_pairs(self, from: &[u8; 4 * LANES]) -> (Self::V, Self::V);
+    /// Sixteen pairs of f16: the first of each pair, and the second.
+    fn load_f16_pairs(self, from: &[u8; 4 * LANES]) -> (Self::V, Self::V);
+
+    /// Row r, lane c goes to row c, lane r.
+    fn transpose(self, rows: &mut [Self::V; LANES]);
+
+    /// e^x within 2 units in the last place; 0 far below, finite far above, NaN for NaN.
+    #[inline(always)]
+    fn exp(self, x: Self::V) -> Self::V {
+        exp::exp(self, x)
+    }
+
+    /// The first `from.len()` (at most 16) lanes, then zeros.
+    #[inline(always)]
+    fn load_part(self, from: &[f32]) -> Self::V {
+        let mut lanes = [0.0; LANES];
+        lanes[..from.len()].copy_from_slice(from);
+        self.load(&lanes)
+    }
+
+    /// The first `to.len()` (at most 16) lanes.
+    #[inline(always)]
+    fn store_part(self, v: Self::V, to: &mut [f32]) {
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        to.copy_from_slice(&lanes[..to.len()]);
+    }
+
+    /// Sixteen numbers of `dtype` from the front of `from`.
+    #[inline(always)]
+    fn load_as(self, dtype: Dtype, from: &[u8]) -> Self::V {
+        match dtype {
+            Dtype::Float32 => self.load(&floats(array(from))),
+            Dtype::BFloat16 => self.load_bf16(array(from)),
+            Dtype::Float16 => self.load_f16(array(from)),
+        }
+    }
+
+    /// Sixteen numbers of `dtype` to the front of `to`.
+    #[inline(always)]
+    fn store_as(self, v: Self::V, dtype: Dtype, to: &mut [u8]) {
+        match dtype {
+            Dtype::Float32 => {
+                let mut lanes = [0.0; LANES];
+                self.store(v, &mut lanes);
+                let to = &mut to[..4 * LANES];
+                for (to, lane) in to.as_chunks_mut::<4>().0.iter_mut().zip(lanes) {
+                    *to = lane.to_le_bytes();
+                }
+            }
+            Dtype::BFloat16 => self.store_bf16(v, array_mut(to)),
+            Dtype::Float16 => self.store_f16(v, array_mut(to)),
+        }
+    }
+}
+
+/// The front of a slice as an array.
+#[inline(always)]
+pub(crate) fn array<T, const N: usize>(from: &[T]) -> &[T; N] {
+    let Some(array) = from.first_chunk() else {
+        short(N, from.len())
+    };
+    array
+}
+
+/// The front of a slice as an array.
+#[inline(always)]
+pub(crate) fn array_mut<T, const N: usize>(to: &mut [T]) -> &mut [T; N] {
+    let len = to.len();
+    let Some(array) = to.first_chunk_mut() else {
+        short(N, len)
+    };
+    array
+}
+
+#[cold]
+#[inline(never)]
+fn short(needed: usize, len: usize) -> ! {
+    panic!("{len} numbers where {needed} are needed")
+}
+
+/// Little-endian f32 from bytes; a plain load.
+#[inline(always)]
+pub(crate) fn floats(from: &[u8; 4 * LANES]) -> [f32; LANES] {
+    let (words, _) = from.as_chunks::<4>();
+    std::array::from_fn(|lane| f32::from_le_bytes(words[lane]))
+}

@@ -1,0 +1,150 @@
+//! Sixteen lanes in portable Rust: the definition of every operation.
+
+use half::{bf16, f16};
+
+use super::{LANES, Simd};
+
+/// Proof of nothing: every machine has it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scalar;
+
+type Lanes = [f32; LANES];
+
+#[inline(always)]
+fn each(lane: impl FnMut(usize) -> f32) -> Lanes {
+    std::array::from_fn(lane)
+}
+
+impl Simd for Scalar {
+    type V = Lanes;
+    const VECTORS: usize = 4;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Lanes {
+        [value; LANES]
+    }
+
+    #[inline(always)]
+    fn load(self, from: &Lanes) -> Lanes {
+        *from
+    }
+
+    #[inline(always)]
+    fn store(self, v: Lanes, to: &mut Lanes) {
+        *to = v;
+    }
+
+    #[inline(always)]
+    fn add(self, a: Lanes, b: Lanes) -> Lanes {
+        each(|l| a[l] + b[l])
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Lanes, b: Lanes) -> Lanes {
+        each(|l| a[l] - b[l])
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Lanes, b: Lanes) -> Lanes {
+        each(|l| a[l] * b[l])
+    }
+
+    #[inline(always)]
+    fn div(self, a: Lanes, b: Lanes) -> Lanes {
+        each(|l| a[l] / b[l])
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Lanes, b: Lanes, c: Lanes) -> Lanes {
+        each(|l| a[l] * b[l] + c[l])
+    }
+
+    #[inline(always)]
+    fn max(self, a: Lanes, b: Lanes) -> Lanes {
+        each(|l| if a[l] > b[l] { a[l] } else { b[l] })
+    }
+
+    #[inline(always)]
+    fn min(self, a: Lanes, b: Lanes) -> Lanes {
+        each(|l| if a[l] < b[l] { a[l] } else { b[l] })
+    }
+
+    #[inline(always)]
+    fn round(self, v: Lanes) -> Lanes {
+        each(|l| v[l].round_ties_even())
+    }
+
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "whole numbers in -126..=127"
+    )]
+    fn pow2(self, n: Lanes) -> Lanes {
+        each(|l| f32::from_bits((((n[l] as i32) + 127) << 23).cast_unsigned()))
+    }
+
+    #[inline(always)]
+    fn select_lt(self, a: Lanes, b: Lanes, yes: Lanes, no: Lanes) -> Lanes {
+        each(|l| if a[l] < b[l] { yes[l] } else { no[l] })
+    }
+
+    #[inline(always)]
+    fn sum(self, mut v: Lanes) -> f32 {
+        for half in [8, 4, 2, 1] {
+            for lane in 0..half {
+                v[lane] += v[lane + half];
+            }
+        }
+        v[0]
+    }
+
+    #[inline(always)]
+    fn largest(self, v: Lanes) -> f32 {
+        v.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, from: &[u8; 2 * LANES]) -> Lanes {
+        each(|l| bf16::from_le_bytes([from[2 * l], from[2 * l + 1]]).to_f32())
+    }
+
+    #[inline(always)]
+    fn load_f16(self, from: &[u8; 2 * LANES]) -> Lanes {
+        each(|l| f16::from_le_bytes([from[2 * l], from[2 * l + 1]]).to_f32())
+    }
+
+    #[inline(always)]
+    fn store_bf16(self, v: Lanes, to: &mut [u8; 2 * LANES]) {
+        for (to, value) in to.as_chunks_mut::<2>().0.iter_mut().zip(v) {
+            *to = bf16::from_f32(value).to_le_bytes();
+        }
+    }
+
+    #[inline(always)]
+    fn store_f16(self, v: Lanes, to: &mut [u8; 2 * LANES]) {
+        for (to, value) in to.as_chunks_mut::<2>().0.iter_mut().zip(v) {
+            *to = f16::from_f32(value).to_le_bytes();
+        }
+    }
+
+    #[inline(always)]
+    fn load_bf16_pairs(self, from: &[u8; 4 * LANES]) -> (Lanes, Lanes) {
+        let at = |i: usize| bf16::from_le_bytes([from[2 * i], from[2 * i + 1]]).to_f32();
+        (each(|l| at(2 * l)), each(|l| at(2 * l + 1)))
+    }
+
+    #[inline(always)]
+    fn load_f16_pairs(self, from: &[u8; 4 * LANES]) -> (Lanes, Lanes) {
+        let at = |i: usize| f16::from_le_bytes([from[2 * i], from[2 * i + 1]]).to_f32();
+        (each(|l| at(2 * l)), each(|l| at(2 * l + 1)))
+    }
+
+    #[inline(always)]
+    fn transpose(self, rows: &mut [Lanes; LANES]) {
+        for r in 0..LANES {
+            for c in 0..r {
+                (rows[r][c], rows[c][r]) = (rows[c][r], rows[r][c]);
+            }
+        }
+    }
+}
