@@ -1,0 +1,253 @@
+//! Sampling: from logits, cut into vocabulary shards, to one token per row.
+//!
+//! Every split of the vocabulary draws the same token: what shards exchange is a maximum or an
+//! integer sum, which do not depend on how the vocabulary is cut. For each row:
+//!
+//! 1. penalties; the largest logit over all shards (greedy rows end here; ties: the lowest id);
+//! 2. weights exp((x - max) / temperature) as integers; thresholds: min-p on the weight itself, then
+//!    top-k, then top-p of what top-k left (`threshold`);
+//! 3. an exponential race: every kept token runs E / weight with E exponentially distributed from
+//!    the token's own random number, the smallest wins. Token i wins with probability
+//!    weight_i / sum (it is the Gumbel-max trick, without its logarithm of a logarithm).
+//!
+//! Log-probabilities are of the model's logits, before penalties and temperature.
+
+mod params;
+mod penalty;
+mod random;
+mod row;
+mod threshold;
+mod weight;
+
+#[cfg(test)]
+mod tests;
+
+use crate::comm::{Collective, RankFailed};
+use crate::pool::Pool;
+
+pub use params::{MAX_LOGPROBS, Params};
+use row::Work;
+use threshold::{Found, Goal, HISTOGRAM_WORDS, Kept, Search};
+
+/// Words of scratch per row.
+pub const SCRATCH_WORDS: usize = 4096;
+/// Rows of vocabulary that one shard may have: the scratch holds a bit for each.
+pub const SHARD_ROWS_MAX: usize = SCRATCH_WORDS * 64;
+
+/// Words of the last exchange: score, token, its logit, sum of weights; then candidates.
+const RECORD_WORDS: usize = 4;
+
+/// The rows of the vocabulary that this rank has. Shards ascend with the rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VocabShard {
+    pub first: u32,
+    pub rows: u32,
+}
+
+impl VocabShard {
+    fn row(&self, id: u32) -> Option<usize> {
+        let row = id.checked_sub(self.first)?;
+        (row < self.rows).then_some(row as usize)
+    }
+}
+
+/// One sequence whose next token is drawn.
+#[derive(Clone, Copy, Debug)]
+pub struct Row<'a> {
+    pub params: &'a Params,
+    /// Read only when the row has penalties.
+    pub prompt: &'a [u32],
+    pub output: &'a [u32],
+    /// The token's index in its sequence: the counter of the random numbers.
+    pub position: u32,
+}
+
+/// A drawn token.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sampled {
+    pub id: u32,
+    /// False when no logit was a number; `id` then means nothing.
+    pub finite: bool,
+    pub logprobs: Option<Logprobs>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Logprobs {
+    /// Of the drawn token.
+    pub logprob: f32,
+    /// The most likely tokens, most likely first.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// What a rank keeps between steps, so that steps allocate little.
+#[derive(Debug, Default)]
+pub struct Sampler {
+    exchange: Exchange,
+    /// Per row: logits before penalties.
+    before: Vec<Vec<(u32, f32)>>,
+}
+
+/// Words of this rank on their way out, and of all ranks (`[ranks, words]`).
+#[derive(Debug, Default)]
+struct Exchange {
+    words: Vec<u64>,
+    all: Vec<u64>,
+}
+
+impl Exchange {
+    /// Collects every rank's words into `all`.
+    fn gather(
+        &mut self,
+        comm: &mut dyn Collective,
+        words: impl Iterator<Item = u64>,
+    ) -> Result<(), RankFailed> {
+        self.words.clear();
+        self.words.extend(words);
+        self.all.clear();
+        self.all.resize(self.words.len() * comm.ranks(), 0);
+        comm.all_gather(&self.words, &mut self.all)
+    }
+}
+
+/// Draws one token per row; every rank gets the same tokens.
+///
+/// `logits` is `[rows, shard.rows]` and is changed; `scratch` is `[rows, SCRATCH_WORDS]`.
+///
+/// # Errors
+/// When a rank failed.
+///
+/// # Panics
+/// When a slice does not fit.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "who computes, what is drawn from, where it goes"
+)]
+pub fn run(
+    pool: &Pool,
+    comm: &mut dyn Collective,
+    sampler: &mut Sampler,
+    shard: VocabShard,
+    rows: &[Row<'_>],
+    logits: &mut [f32],
+    scratch: &mut [u64],
+    out: &mut Vec<Sampled>,
+) -> Result<(), RankFailed> {
+    let width = shard.rows as usize;
+    assert!(
+        width <= SHARD_ROWS_MAX,
+        "{width} vocabulary rows, at most {SHARD_ROWS_MAX}"
+    );
+    assert_eq!(
+        logits.len(),
+        rows.len() * width,
+        "logits are not [{}, {width}]",
+        rows.len()
+    );
+    assert!(
+        scratch.len() >= rows.len() * SCRATCH_WORDS,
+        "scratch is too short"
+    );
+    out.clear();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let Sampler { exchange, before } = sampler;
+    before.resize_with(before.len().max(rows.len()), Vec::new);
+    let mut logits = logits;
+    let mut work: Vec<Work<'_>> = Vec::with_capacity(rows.len());
+    let kept = before.iter_mut().zip(scratch.chunks_mut(SCRATCH_WORDS));
+    for (row, (before, scratch)) in rows.iter().zip(kept) {
+        let (own, rest) = logits.split_at_mut(width);
+        logits = rest;
+        work.push(Work::new(*row, shard, own, scratch, before));
+    }
+
+    pool.run_rows(&mut work, 1, 1, |_, work| {
+        work[0].penalise_and_find_largest()
+    });
+    exchange.gather(comm, work.iter().flat_map(|work| work.largest))?;
+    for (at, work) in work.iter_mut().enumerate() {
+        let of_ranks = exchange
+            .all
+            .chunks(rows.len() * 2)
+            .map(|all| [all[2 * at], all[2 * at + 1]]);
+        work.largest = of_ranks.fold([0; 2], |a, b| [a[0].max(b[0]), a[1].max(b[1])]);
+    }
+
+    for work in work.iter_mut().filter(|work| work.draws()) {
+        work.kept = find_threshold(comm, exchange, work)?;
+    }
+    pool.run_rows(&mut work, 1, 1, |_, work| work[0].draw());
+
+    let candidates = work
+        .iter()
+        .map(|work| work.candidates_wanted())
+        .max()
+        .unwrap_or(0);
+    let needed = work
+        .iter()
+        .any(|work| work.draws() || work.row.params.logprobs.is_some());
+    let words = RECORD_WORDS + candidates;
+    if needed {
+        exchange.gather(comm, work.iter().flat_map(|work| work.record(words)))?;
+    }
+    for (at, work) in work.iter().enumerate() {
+        let of_ranks = exchange.all.chunks(rows.len() * words);
+        let records = of_ranks.map(|all| &all[at * words..][..words]);
+        out.push(work.result(if needed { Some(records) } else { None }));
+    }
+    Ok(())
+}
+
+/// min-p, then top-k, then top-p of the rest.
+fn find_threshold(
+    comm: &mut dyn Collective,
+    exchange: &mut Exchange,
+    work: &mut Work<'_>,
+) -> Result<Kept, RankFailed> {
+    let params = work.row.params;
+    let least = weight::least_key(weight::part_of(weight::WEIGHT_ONE, params.min_p));
+    let mut kept = Kept::from_key(least);
+    let mut total = None;
+    if params.top_k > 0 {
+        let found = search(
+            comm,
+            exchange,
+            work,
+            Goal::Count(params.top_k.into()),
+            least,
+        )?;
+        (kept, total) = (found.kept, Some(found.weight));
+    }
+    if params.top_p < 1.0 {
+        let least = kept.key;
+        let total = match total {
+            Some(total) => total,
+            None => {
+                let sum = work.sum_of_weights(least);
+                exchange.gather(comm, std::iter::once(sum))?;
+                exchange.all.iter().sum()
+            }
+        };
+        let goal = Goal::Weight(weight::part_of(total, params.top_p));
+        kept = search(comm, exchange, work, goal, least)?.kept;
+    }
+    Ok(kept)
+}
+
+fn search(
+    comm: &mut dyn Collective,
+    exchange: &mut Exchange,
+    work: &mut Work<'_>,
+    goal: Goal,
+    least: u32,
+) -> Result<Found, RankFailed> {
+    let mut search = Search::new(goal, least);
+    loop {
+        work.histogram(&search);
+        exchange.gather(comm, work.scratch[..HISTOGRAM_WORDS].iter().copied())?;
+        if let Some(found) = search.descend(&exchange.all, comm.rank()) {
+            return Ok(found);
+        }
+    }
+}
