@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use plimsoll_crds::v1alpha1::Reason;
+
 /// A model folder or GGUF file that cannot be served as it is.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -36,18 +38,19 @@ pub enum ModelError {
 }
 
 impl ModelError {
-    /// The reason in conditions and in `inspect`'s answer: one CamelCase word.
+    /// The reason of the `ModelResolved` condition.
     pub fn reason(&self) -> &'static str {
-        match self {
-            ModelError::NotFound { .. } => "ModelNotFound",
-            ModelError::Unreadable { .. } => "ModelUnreadable",
-            ModelError::InvalidConfig { .. } => "InvalidConfig",
-            ModelError::UnsupportedArchitecture { .. } => "UnsupportedArchitecture",
-            ModelError::UnsupportedQuantization { .. } => "UnsupportedQuantization",
-            ModelError::InvalidWeights { .. } => "InvalidWeights",
-            ModelError::InvalidTokenizer { .. } => "InvalidTokenizer",
-            ModelError::InvalidChatTemplate { .. } => "InvalidChatTemplate",
-        }
+        let reason = match self {
+            ModelError::NotFound { .. } => Reason::ModelNotFound,
+            ModelError::Unreadable { .. }
+            | ModelError::InvalidConfig { .. }
+            | ModelError::InvalidWeights { .. }
+            | ModelError::InvalidTokenizer { .. }
+            | ModelError::InvalidChatTemplate { .. } => Reason::ModelInvalid,
+            ModelError::UnsupportedArchitecture { .. } => Reason::UnsupportedArchitecture,
+            ModelError::UnsupportedQuantization { .. } => Reason::UnsupportedFormat,
+        };
+        reason.as_str()
     }
 
     pub(crate) fn io(path: &Path, source: std::io::Error) -> ModelError {

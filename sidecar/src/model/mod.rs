@@ -3,20 +3,32 @@
 //! `ModelFolder::open` reads the config (or GGUF metadata) and every tensor header, checks them
 //! against each other and returns a [`Model`]. No tensor data is touched.
 
+pub(crate) mod bounds;
+pub(crate) mod config;
+mod digest;
 pub mod error;
+mod facts;
+mod folder;
+mod gguf_config;
 pub mod params;
+mod rope_config;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use plimsoll_crds::v1alpha1::facts::ModelFacts;
+use plimsoll_crds::v1alpha1::facts::{ModelFacts, ModelFormat};
 use plimsoll_planner::{Dtype, ModelShape};
 
 pub use error::ModelError;
-pub use params::{ModelParams, RopeParams, RopeScaling};
+pub use params::ModelParams;
 
-use crate::tokenizer::Tokenizer;
-use crate::weights::TensorSource;
+use crate::tokenizer::{GgufTokenizer, Tokenizer, token_id};
+use crate::weights::file::display_name;
+use crate::weights::folder::SafetensorsFolder;
+use crate::weights::gguf::GgufFile;
+use crate::weights::{TensorSource, validate};
+use config::{CONFIG, Config};
+use digest::Digest;
 
 /// Where the tokenizer comes from.
 #[derive(Clone, Debug)]
@@ -24,7 +36,7 @@ pub enum TokenizerSource {
     /// `tokenizer.json` of a Hugging Face folder.
     File(PathBuf),
     /// The metadata of a GGUF file.
-    Gguf(Arc<crate::tokenizer::GgufTokenizer>),
+    Gguf(Arc<GgufTokenizer>),
 }
 
 /// An opened model. Cheap to keep: headers only, and the files held open.
@@ -71,9 +83,155 @@ impl ModelFolder {
     /// # Errors
     /// [`ModelError`], with the file and the numbers.
     pub fn open(path: &Path) -> Result<Model, ModelError> {
-        Err(ModelError::NotFound {
-            path: path.to_owned(),
-            message: "not read yet".into(),
+        let metadata = std::fs::metadata(path).map_err(|e| ModelError::io(path, e))?;
+        if !metadata.is_dir() {
+            return open_gguf(path);
+        }
+        let is_folder = [SafetensorsFolder::SINGLE, SafetensorsFolder::INDEX]
+            .iter()
+            .any(|name| path.join(name).exists());
+        match (is_folder, gguf_files(path)?.as_slice()) {
+            (false, [file]) => open_gguf(file),
+            (false, [first, second, ..]) => Err(ModelError::NotFound {
+                path: path.to_owned(),
+                message: format!(
+                    "holds several .gguf files ({}, {}, …); put the file's name into the path",
+                    display_name(first),
+                    display_name(second)
+                ),
+            }),
+            _ => open_folder(path),
+        }
+    }
+}
+
+fn gguf_files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
+    let entries = std::fs::read_dir(folder).map_err(|e| ModelError::io(folder, e))?;
+    let mut files: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "gguf"))
+        .collect();
+    files.sort();
+    Ok(files)
+}
+
+fn open_folder(path: &Path) -> Result<Model, ModelError> {
+    let folder = folder::open(path)?;
+    let mut digest = Digest::new();
+    digest.update(&folder.config_bytes);
+    let tensors = SafetensorsFolder::open(path, &mut |header| digest.update(header))?;
+    let Config {
+        shape,
+        params,
+        bos_id,
+        ..
+    } = folder.config;
+    let opened = Opened {
+        file: CONFIG,
+        format: ModelFormat::HuggingFace,
+        shape,
+        params,
+        tensors: Box::new(tensors),
+        tokenizer_source: TokenizerSource::File(folder.tokenizer),
+        chat_template: folder.chat_template,
+        eos_ids: folder.eos_ids,
+        bos_id,
+        bos_token: folder.bos_token,
+        eos_token: folder.eos_token,
+        digest: digest.finish(),
+    };
+    opened.check()
+}
+
+fn open_gguf(path: &Path) -> Result<Model, ModelError> {
+    let mut digest = Digest::new();
+    let GgufFile {
+        mut metadata,
+        mut tensors,
+    } = GgufFile::open(path, &mut |header| digest.update(header))?;
+    let (shape, params) = gguf_config::parse(&metadata, &tensors)?;
+    // Files of this architecture interleave the halves of q and k, others do not.
+    if shape.architecture == plimsoll_planner::Architecture::Llama {
+        tensors.interleave_q_and_k(shape.head_dim as usize);
+    }
+    let tokenizer = GgufTokenizer::from_metadata(&mut metadata)?;
+    let id = |name: &str| {
+        token_id(
+            &metadata,
+            &format!("tokenizer.ggml.{name}_token_id"),
+            shape.vocab as usize,
+        )
+    };
+    let (bos_id, eos_id) = (id("bos")?, id("eos")?);
+    let eos_ids = [eos_id, id("eot")?, id("eom")?]
+        .into_iter()
+        .flatten()
+        .collect();
+    let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).map(str::to_owned);
+    let opened = Opened {
+        file: &metadata.file,
+        format: ModelFormat::Gguf,
+        shape,
+        params,
+        tensors: Box::new(tensors),
+        chat_template: metadata
+            .string("tokenizer.chat_template")?
+            .map(str::to_owned),
+        eos_ids,
+        bos_id,
+        bos_token: text(bos_id),
+        eos_token: text(eos_id),
+        tokenizer_source: TokenizerSource::Gguf(Arc::new(tokenizer)),
+        digest: digest.finish(),
+    };
+    opened.check()
+}
+
+/// What either format yields, before the parts are checked against each other.
+struct Opened<'a> {
+    /// That has the token ids, for messages.
+    file: &'a str,
+    format: ModelFormat,
+    shape: ModelShape,
+    params: ModelParams,
+    tensors: Box<dyn TensorSource>,
+    tokenizer_source: TokenizerSource,
+    chat_template: Option<String>,
+    eos_ids: Vec<u32>,
+    bos_id: Option<u32>,
+    bos_token: Option<String>,
+    eos_token: Option<String>,
+    digest: String,
+}
+
+impl Opened<'_> {
+    fn check(self) -> Result<Model, ModelError> {
+        validate(&self.shape, &*self.tensors)?;
+        let mut eos_ids = self.eos_ids;
+        eos_ids.sort_unstable();
+        eos_ids.dedup();
+        let vocab = self.shape.vocab;
+        if let Some(id) = eos_ids.iter().chain(&self.bos_id).find(|id| **id >= vocab) {
+            let message =
+                format!("bos or eos token id {id} is outside of the vocabulary of {vocab}");
+            return Err(ModelError::config(self.file, message));
+        }
+        let facts = facts::facts(&self.shape, &*self.tensors, self.format, &self.digest);
+        Ok(Model {
+            file_dtype: facts.file_dtype.clone(),
+            default_dtype: facts::default_dtype(&facts.file_dtype),
+            facts,
+            shape: self.shape,
+            params: self.params,
+            tensors: self.tensors,
+            tokenizer_source: self.tokenizer_source,
+            chat_template: self.chat_template,
+            eos_ids,
+            bos_id: self.bos_id,
+            bos_token: self.bos_token,
+            eos_token: self.eos_token,
+            digest: self.digest,
         })
     }
 }

@@ -3,17 +3,30 @@
 //! Owns the tokenizer itself, incremental decoding, and the rule that a user's text never turns
 //! into special tokens in a chat.
 
+mod build;
 mod gguf;
+mod literal;
+mod pieces;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 use std::sync::Arc;
 
 pub use gguf::GgufTokenizer;
+pub(crate) use gguf::token_id;
 pub use stream::DecodeStream;
 
 use crate::chat::Rendered;
+use crate::model::error::shorten;
 use crate::model::{ModelError, TokenizerSource};
+use crate::weights::file::{display_name, read_small};
+use literal::AddedTokens;
+use pieces::Pieces;
+
+/// The largest published ones take about 35 MB.
+const TOKENIZER_BYTES_MAX: u64 = 256 << 20;
 
 /// A tokenizer; cheap to clone, shared by all requests.
 #[derive(Clone, Debug)]
@@ -24,6 +37,11 @@ pub struct Tokenizer {
 #[derive(Debug)]
 struct Inner {
     tokenizer: tokenizers::Tokenizer,
+    added: AddedTokens,
+    pieces: Pieces,
+    /// Put before a prompt that asks for special tokens (GGUF; a `tokenizer.json` says it itself).
+    prefix: Option<u32>,
+    vocab_size: u32,
 }
 
 /// A text that cannot be encoded (a pre-tokenizer that gave up on it).
@@ -34,13 +52,34 @@ pub struct EncodeError {
 }
 
 impl Tokenizer {
+    /// Builds a tokenizer for a model with `vocab` rows of embedding. A smaller tokenizer is
+    /// fine: models pad their vocabulary.
+    ///
     /// # Errors
     /// [`ModelError::InvalidTokenizer`].
-    pub fn load(source: &TokenizerSource, _vocab: u32) -> Result<Tokenizer, ModelError> {
-        match source {
-            TokenizerSource::File(path) => Tokenizer::from_file(path),
-            TokenizerSource::Gguf(metadata) => Tokenizer::from_gguf(metadata),
+    pub fn load(source: &TokenizerSource, vocab: u32) -> Result<Tokenizer, ModelError> {
+        let (tokenizer, file) = match source {
+            TokenizerSource::File(path) => (Tokenizer::from_file(path)?, display_name(path)),
+            TokenizerSource::Gguf(metadata) => {
+                (Tokenizer::from_gguf(metadata)?, metadata.file.clone())
+            }
+        };
+        let size = tokenizer.vocab_size();
+        if size > vocab {
+            let highest = tokenizer
+                .inner
+                .tokenizer
+                .id_to_token(size - 1)
+                .unwrap_or_default();
+            let message = format!(
+                "the tokenizer has ids up to {} (`{}`), the model's vocabulary has {vocab}; they \
+                 are not of the same model",
+                size - 1,
+                shorten(&highest)
+            );
+            return Err(ModelError::tokenizer(&file, message));
         }
+        Ok(tokenizer)
     }
 
     /// Reads a `tokenizer.json`.
@@ -48,19 +87,54 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::InvalidTokenizer`].
     pub fn from_file(path: &Path) -> Result<Tokenizer, ModelError> {
-        let tokenizer = tokenizers::Tokenizer::from_file(path)
-            .map_err(|e| ModelError::tokenizer(&path.display().to_string(), e.to_string()))?;
-        Ok(Tokenizer {
-            inner: Arc::new(Inner { tokenizer }),
-        })
+        let file = display_name(path);
+        let bytes = read_small(path, TOKENIZER_BYTES_MAX)?;
+        let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| {
+            ModelError::tokenizer(&file, format!("is not valid: {}", shorten(&e.to_string())))
+        })?;
+        // Settings of a training run that would cut or pad prompts.
+        tokenizer.with_padding(None);
+        tokenizer
+            .with_truncation(None)
+            .map_err(|e| ModelError::tokenizer(&file, shorten(&e.to_string())))?;
+        Tokenizer::new(tokenizer, &file, None)
     }
 
     /// Builds the tokenizer that a GGUF's metadata describe.
     ///
     /// # Errors
     /// [`ModelError::InvalidTokenizer`].
-    pub fn from_gguf(_metadata: &GgufTokenizer) -> Result<Tokenizer, ModelError> {
-        Err(ModelError::tokenizer("gguf", "not read yet"))
+    pub fn from_gguf(metadata: &GgufTokenizer) -> Result<Tokenizer, ModelError> {
+        Tokenizer::new(build::build(metadata)?, &metadata.file, metadata.prefix)
+    }
+
+    fn new(
+        tokenizer: tokenizers::Tokenizer,
+        file: &str,
+        prefix: Option<u32>,
+    ) -> Result<Tokenizer, ModelError> {
+        let decoder = serde_json::to_value(tokenizer.get_decoder()).unwrap_or_default();
+        let Some(pieces) = Pieces::of(&decoder) else {
+            let message = format!(
+                "decoder {} is not supported; supported: ByteLevel, Metaspace, ByteFallback",
+                shorten(&decoder.to_string())
+            );
+            return Err(ModelError::tokenizer(file, message));
+        };
+        let highest = tokenizer.get_vocab(true).into_values().max();
+        let Some(vocab_size) = highest.and_then(|id| id.checked_add(1)) else {
+            return Err(ModelError::tokenizer(file, "has no tokens"));
+        };
+        let added = AddedTokens::of(&tokenizer);
+        Ok(Tokenizer {
+            inner: Arc::new(Inner {
+                tokenizer,
+                added,
+                pieces,
+                prefix,
+                vocab_size,
+            }),
+        })
     }
 
     /// Ids of a text as a completion prompt: special tokens in the text are parsed, as Hugging
@@ -73,10 +147,9 @@ impl Tokenizer {
             .inner
             .tokenizer
             .encode_fast(text, add_special)
-            .map_err(|e| EncodeError {
-                message: e.to_string(),
-            })?;
-        Ok(encoding.get_ids().to_vec())
+            .map_err(EncodeError::of)?;
+        let prefix = self.inner.prefix.filter(|_| add_special);
+        Ok(prefix.iter().chain(encoding.get_ids()).copied().collect())
     }
 
     /// Ids of a rendered chat: the template's special tokens are special, a user's are text.
@@ -84,11 +157,19 @@ impl Tokenizer {
     /// # Errors
     /// [`EncodeError`].
     pub fn encode_chat(&self, rendered: &Rendered) -> Result<Vec<u32>, EncodeError> {
-        self.encode(&rendered.text, false)
+        if rendered.literal.is_empty() {
+            return self.encode(&rendered.text, false);
+        }
+        let Inner {
+            tokenizer, added, ..
+        } = &*self.inner;
+        literal::encode(tokenizer, added, &rendered.text, &rendered.literal)
+            .map_err(EncodeError::of)
     }
 
     /// The text of ids. Ids the tokenizer does not know are left out.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
+        // Byte-level and SentencePiece decoders, the only ones accepted, do not fail.
         self.inner
             .tokenizer
             .decode(ids, skip_special)
@@ -102,8 +183,15 @@ impl Tokenizer {
 
     /// The bytes one token stands for inside a text (`logprobs.content[].bytes`); empty for an
     /// unknown id.
-    pub fn token_bytes(&self, _id: u32) -> Vec<u8> {
-        Vec::new()
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        let tokenizer = &self.inner.tokenizer;
+        let added = tokenizer.get_added_vocabulary().get_added_tokens_decoder();
+        if let Some(token) = added.get(&id) {
+            return token.content.clone().into_bytes();
+        }
+        tokenizer
+            .id_to_token(id)
+            .map_or_else(Vec::new, |piece| self.inner.pieces.bytes(&piece))
     }
 
     /// The text of one token, lossy where it is a part of a character (`logprobs.content[].token`).
@@ -111,8 +199,13 @@ impl Tokenizer {
         String::from_utf8_lossy(&self.token_bytes(id)).into_owned()
     }
 
-    pub fn is_special(&self, _id: u32) -> bool {
-        false
+    pub fn is_special(&self, id: u32) -> bool {
+        let added = self
+            .inner
+            .tokenizer
+            .get_added_vocabulary()
+            .get_added_tokens_decoder();
+        added.get(&id).is_some_and(|token| token.special)
     }
 
     pub fn token_id(&self, token: &str) -> Option<u32> {
@@ -121,6 +214,19 @@ impl Tokenizer {
 
     /// One more than the highest id.
     pub fn vocab_size(&self) -> u32 {
-        0
+        self.inner.vocab_size
+    }
+
+    /// The special token whose text begins at byte `at` of `text`.
+    pub(crate) fn special_at<'a>(&'a self, text: &str, at: usize) -> Option<&'a str> {
+        self.inner.added.special_at(text, at)
+    }
+}
+
+impl EncodeError {
+    fn of(error: tokenizers::Error) -> EncodeError {
+        EncodeError {
+            message: shorten(&error.to_string()),
+        }
     }
 }

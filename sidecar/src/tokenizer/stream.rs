@@ -1,4 +1,4 @@
-//! Incremental decoding.
+//! Incremental decoding: bytes in, whole characters out.
 
 use super::Tokenizer;
 
@@ -9,6 +9,8 @@ use super::Tokenizer;
 pub struct DecodeStream {
     tokenizer: Tokenizer,
     skip_special: bool,
+    /// The beginning of a character; at most three bytes.
+    held: Vec<u8>,
 }
 
 impl DecodeStream {
@@ -16,16 +18,100 @@ impl DecodeStream {
         DecodeStream {
             tokenizer,
             skip_special,
+            held: Vec::new(),
         }
     }
 
     /// The text that became certain with this token; often empty.
     pub fn push(&mut self, id: u32) -> String {
-        self.tokenizer.decode(&[id], self.skip_special)
+        if self.skip_special && self.tokenizer.is_special(id) {
+            return String::new();
+        }
+        self.held.extend(self.tokenizer.token_bytes(id));
+        take_whole(&mut self.held)
     }
 
     /// What is still held back: U+FFFD for a character that never ended.
     pub fn finish(&mut self) -> String {
-        String::new()
+        let text = String::from_utf8_lossy(&self.held).into_owned();
+        self.held.clear();
+        text
+    }
+}
+
+/// Takes all but the beginning of an unfinished character; bytes that can be no part of one
+/// become U+FFFD, as in a lossy decoding of the whole.
+fn take_whole(held: &mut Vec<u8>) -> String {
+    let mut text = String::new();
+    let mut start = 0;
+    loop {
+        let rest = &held[start..];
+        match std::str::from_utf8(rest) {
+            Ok(whole) => {
+                text.push_str(whole);
+                start = held.len();
+                break;
+            }
+            Err(e) => {
+                let (whole, after) = rest.split_at(e.valid_up_to());
+                text.push_str(&String::from_utf8_lossy(whole));
+                start += whole.len();
+                match e.error_len() {
+                    None => break,
+                    Some(bytes) => {
+                        text.push('\u{fffd}');
+                        start += bytes.min(after.len());
+                    }
+                }
+            }
+        }
+    }
+    held.drain(..start);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn in_pieces(pieces: &[Vec<u8>]) -> String {
+        let mut held = Vec::new();
+        let mut text = String::new();
+        for piece in pieces {
+            held.extend(piece);
+            text += &take_whole(&mut held);
+            assert!(held.len() <= 3, "{held:?}");
+        }
+        text + &String::from_utf8_lossy(&held)
+    }
+
+    #[test]
+    fn a_cut_character_waits_for_its_end() {
+        let mut held = vec![b'a', 0xf0, 0x9f];
+        assert_eq!(take_whole(&mut held), "a");
+        held.push(0xa6);
+        assert_eq!(take_whole(&mut held), "");
+        held.push(0x80);
+        assert_eq!(take_whole(&mut held), "🦀");
+        assert!(held.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn any_pieces_decode_as_the_whole(pieces: Vec<Vec<u8>>) {
+            let whole = pieces.concat();
+            prop_assert_eq!(in_pieces(&pieces), String::from_utf8_lossy(&whole));
+        }
+
+        #[test]
+        fn any_text_cut_anywhere_survives(text: String, cuts: Vec<prop::sample::Index>) {
+            let bytes = text.as_bytes();
+            let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+            at.extend([0, bytes.len()]);
+            at.sort_unstable();
+            let pieces: Vec<Vec<u8>> = at.windows(2).map(|w| bytes[w[0]..w[1]].to_vec()).collect();
+            prop_assert_eq!(in_pieces(&pieces), text);
+        }
     }
 }

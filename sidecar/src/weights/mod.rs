@@ -3,10 +3,21 @@
 //! Names and row order are Hugging Face's, whatever the file: a GGUF's permuted q and k rows are
 //! put back, so that rotary pairs are (i, i + head_dim / 2) everywhere.
 
+pub(crate) mod encoding;
+pub(crate) mod file;
+pub(crate) mod folder;
+pub(crate) mod gguf;
+pub(crate) mod safetensors;
+pub(crate) mod stored;
+mod validate;
+
 use std::fmt::Debug;
 use std::ops::Range;
 
 use crate::model::ModelError;
+use crate::model::error::shorten;
+
+pub use validate::{needed, validate};
 
 /// One tensor as the file has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +27,7 @@ pub struct TensorInfo {
     /// Row-major; a linear weight is `[out, in]`.
     pub shape: Vec<usize>,
     /// The file's type: `F32`, `F16`, `BF16`, `Q8_0`, `Q4_0`, `Q4_1`.
-    pub dtype: &'static str,
+    pub dtype: String,
     /// Bytes in the file.
     pub bytes: u64,
 }
@@ -26,7 +37,11 @@ impl TensorInfo {
     pub fn rows_cols(&self) -> (usize, usize) {
         match self.shape.split_first() {
             None => (1, 1),
-            Some((rows, rest)) => (*rows, rest.iter().product()),
+            Some((rows, rest)) => (
+                *rows,
+                rest.iter()
+                    .fold(1, |cols: usize, dim| cols.saturating_mul(*dim)),
+            ),
         }
     }
 }
@@ -59,4 +74,41 @@ pub trait TensorSource: Debug + Send + Sync {
         let cols = self.info(name).map_or(0, |info| info.rows_cols().1);
         self.read_block(name, rows, 0..cols, out)
     }
+}
+
+/// The checks every reader makes before it reads.
+pub(crate) fn check_block(
+    name: &str,
+    info: Option<&TensorInfo>,
+    rows: &Range<usize>,
+    cols: &Range<usize>,
+    out: usize,
+) -> Result<(), ModelError> {
+    let refuse = |message: String| {
+        Err(ModelError::weights(
+            "weights",
+            format!("tensor `{}`: {message}", shorten(name)),
+        ))
+    };
+    let Some(info) = info else {
+        return refuse("is not in the model".into());
+    };
+    let (row_count, col_count) = info.rows_cols();
+    if rows.start > rows.end
+        || rows.end > row_count
+        || cols.start > cols.end
+        || cols.end > col_count
+    {
+        return refuse(format!(
+            "rows {rows:?} and columns {cols:?} are outside of its {row_count} x {col_count}"
+        ));
+    }
+    if rows.len().checked_mul(cols.len()) != Some(out) {
+        return refuse(format!(
+            "{} x {} numbers do not fill {out}",
+            rows.len(),
+            cols.len()
+        ));
+    }
+    Ok(())
 }

@@ -1,0 +1,73 @@
+//! One step's input, as the engine fills it and every rank reads it.
+
+use plimsoll_kernels::sampling::Params;
+
+/// What a sequence whose next token is drawn brings along.
+#[derive(Clone, Debug)]
+pub struct SampleRow {
+    pub params: Params,
+    /// The row whose logits are drawn from.
+    pub row: u32,
+    /// Index of the drawn token in its sequence.
+    pub position: u32,
+    /// The sequence's tokens in `StepInput::history` (empty unless penalties need them): where
+    /// they begin, where the output begins, and where they end.
+    pub history: [usize; 3],
+}
+
+/// Rows are tokens. Vectors are filled again every step and keep their memory.
+#[derive(Debug, Default)]
+pub struct StepInput {
+    /// Per row: token, position in its sequence, and slot of the KV cache.
+    pub ids: Vec<u32>,
+    pub positions: Vec<u32>,
+    pub slots: Vec<u64>,
+    /// Per sequence, and one more: its first row.
+    pub query_start: Vec<u32>,
+    /// Per sequence: tokens in the cache after this step.
+    pub context_len: Vec<u32>,
+    /// `[sequences, table_stride]`
+    pub block_tables: Vec<u32>,
+    pub table_stride: usize,
+    pub samples: Vec<SampleRow>,
+    /// Tokens of penalised sequences.
+    pub history: Vec<u32>,
+    /// Return the logits of the sampled rows too (tests and validation).
+    pub keep_logits: bool,
+}
+
+impl StepInput {
+    pub fn clear(&mut self) {
+        let StepInput {
+            ids,
+            positions,
+            slots,
+            query_start,
+            context_len,
+            block_tables,
+            table_stride,
+            samples,
+            history,
+            keep_logits,
+        } = self;
+        ids.clear();
+        positions.clear();
+        slots.clear();
+        query_start.clear();
+        query_start.push(0);
+        context_len.clear();
+        block_tables.clear();
+        *table_stride = 0;
+        samples.clear();
+        history.clear();
+        *keep_logits = false;
+    }
+
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    pub fn sequences(&self) -> usize {
+        self.context_len.len()
+    }
+}

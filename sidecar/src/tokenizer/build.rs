@@ -1,0 +1,97 @@
+//! Builds the tokenizer of a GGUF file, equal to the `tokenizer.json` the file was made from.
+
+use tokenizers::models::bpe::BPE;
+use tokenizers::normalizers::unicode::NFC;
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::digits::Digits;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::tokenizer::normalizer::SplitDelimiterBehavior;
+use tokenizers::{AddedToken, Tokenizer};
+
+use super::gguf::{GgufTokenizer, Kind, PreTokenizer};
+use crate::model::ModelError;
+use crate::model::error::shorten;
+
+/// The words of Llama 3's `tokenizer.json`.
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// The words of Qwen 2's `tokenizer.json`.
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// # Errors
+/// [`ModelError::InvalidTokenizer`]: a token given twice, a merge of unknown tokens.
+pub(super) fn build(metadata: &GgufTokenizer) -> Result<Tokenizer, ModelError> {
+    let file = metadata.file.as_str();
+    let refuse = |message: String| ModelError::tokenizer(file, message);
+    let mut vocabulary = tokenizers::models::bpe::Vocab::default();
+    for (id, token) in (0u32..).zip(&metadata.tokens) {
+        if let Some(other) = vocabulary.insert(token.clone(), id) {
+            let token = shorten(token);
+            return Err(refuse(format!(
+                "token `{token}` is given twice, as {other} and {id}"
+            )));
+        }
+    }
+    let mut merges = Vec::with_capacity(metadata.merges.len());
+    for merge in &metadata.merges {
+        let pair = merge.split_once(' ').ok_or_else(|| {
+            let merge = shorten(merge);
+            refuse(format!(
+                "`{merge}` in tokenizer.ggml.merges is not two tokens"
+            ))
+        })?;
+        merges.push((pair.0.to_owned(), pair.1.to_owned()));
+    }
+    let model = BPE::builder()
+        .vocab_and_merges(vocabulary, merges)
+        .ignore_merges(metadata.pre == PreTokenizer::Llama3)
+        .build()
+        .map_err(|e| refuse(format!("tokenizer.ggml.merges: {e}")))?;
+    let mut tokenizer = Tokenizer::new(model);
+    if metadata.pre == PreTokenizer::Qwen2 {
+        tokenizer
+            .with_normalizer(Some(NFC))
+            .map_err(|e| refuse(e.to_string()))?;
+    }
+    let words = words(metadata.pre).map_err(|e| refuse(e.to_string()))?;
+    tokenizer.with_pre_tokenizer(Some(Sequence::new(words)));
+    tokenizer.with_decoder(Some(ByteLevel::default()));
+    tokenizer
+        .add_tokens(added(metadata))
+        .map_err(|e| refuse(e.to_string()))?;
+    Ok(tokenizer)
+}
+
+fn words(pre: PreTokenizer) -> tokenizers::Result<Vec<PreTokenizerWrapper>> {
+    let pattern = |pattern: &str| {
+        Split::new(
+            SplitPattern::Regex(pattern.into()),
+            SplitDelimiterBehavior::Isolated,
+            false,
+        )
+    };
+    // The last argument: whether ByteLevel cuts words itself, by GPT-2's pattern.
+    let bytes = |gpt2_pattern: bool| ByteLevel::new(false, true, gpt2_pattern);
+    Ok(match pre {
+        PreTokenizer::Gpt2 => vec![bytes(true).into()],
+        PreTokenizer::DigitsGpt2 => vec![Digits::new(true).into(), bytes(true).into()],
+        PreTokenizer::Llama3 => vec![pattern(LLAMA3)?.into(), bytes(false).into()],
+        PreTokenizer::Qwen2 => vec![pattern(QWEN2)?.into(), bytes(false).into()],
+    })
+}
+
+/// Tokens that are never cut: control tokens are special, a user's are not.
+fn added(metadata: &GgufTokenizer) -> Vec<AddedToken> {
+    let kinds = metadata.tokens.iter().zip(&metadata.kinds);
+    kinds
+        .filter(|(token, _)| !token.is_empty())
+        .filter_map(|(token, kind)| match kind {
+            Kind::Control | Kind::Unknown => {
+                Some(AddedToken::from(token.clone(), true).normalized(false))
+            }
+            Kind::UserDefined => Some(AddedToken::from(token.clone(), false).normalized(false)),
+            Kind::Normal | Kind::Unused | Kind::Byte => None,
+        })
+        .collect()
+}

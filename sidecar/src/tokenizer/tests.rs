@@ -1,0 +1,1 @@
+//! The tokenizer against its own rules.
