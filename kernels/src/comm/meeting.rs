@@ -45,7 +45,8 @@ impl Meeting {
             self.round.store(round.wrapping_add(1), Ordering::SeqCst);
             drop(self.failure.lock().unwrap_or_else(PoisonError::into_inner));
             self.changed.notify_all();
-            return self.check();
+            // The round is whole: that a rank failed right after it is for the next call to say.
+            return Ok(());
         }
         let is_over =
             || self.round.load(Ordering::SeqCst) != round || self.broken.load(Ordering::SeqCst);
@@ -57,7 +58,6 @@ impl Meeting {
                 self.sleep(rank, start, &is_over)?;
             }
         }
-        // A round that ended is whole, even if a rank failed right after it.
         if self.round.load(Ordering::SeqCst) != round {
             Ok(())
         } else {

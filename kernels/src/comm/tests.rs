@@ -1,1 +1,173 @@
-//! Tests follow.
+//! Ranks agree bit for bit; a rank that fails, leaves or stays away lets the others go quickly.
+
+use std::panic;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use plimsoll_planner::Bytes;
+
+use super::*;
+use crate::device::{Cpu, Device, Pages};
+use crate::testing::Random;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn members(ranks: usize, bytes: u64, limit: Duration) -> Vec<Member> {
+    let buffers = (0..ranks).map(|_| {
+        let mut buffer = Cpu.reserve(Bytes::measured(bytes), Pages::Small).unwrap();
+        buffer.commit().unwrap();
+        buffer.poison();
+        buffer
+    });
+    group(buffers.collect(), limit)
+}
+
+/// Runs `work` on every rank and returns what each gave.
+fn on_all<T: Send>(members: Vec<Member>, work: impl Fn(Member) -> T + Sync) -> Vec<T> {
+    thread::scope(|scope| {
+        let work = &work;
+        let ranks: Vec<_> = members
+            .into_iter()
+            .map(|m| scope.spawn(move || work(m)))
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn sums_are_taken_in_rank_order_with_equal_bits_everywhere() {
+    for ranks in [1, 2, 3, 5] {
+        // Longer and shorter than the exchange buffer of one page.
+        for len in [1, 7, 1024, 1025, 5000] {
+            let values: Vec<Vec<f32>> = (0..ranks)
+                .map(|rank| {
+                    Random::new(rank as u64)
+                        .values(len)
+                        .iter()
+                        .map(|v| v * 1e3)
+                        .collect()
+                })
+                .collect();
+            let expected: Vec<f32> = (0..len)
+                .map(|i| {
+                    values[1..]
+                        .iter()
+                        .fold(values[0][i], |sum, values| sum + values[i])
+                })
+                .collect();
+            let sums = on_all(members(ranks, 4096, LIMIT), |mut member| {
+                let mut sums = Vec::new();
+                for _ in 0..20 {
+                    sums = values[member.rank()].clone();
+                    member.all_reduce_sum(&mut sums).unwrap();
+                }
+                member.barrier().unwrap();
+                sums
+            });
+            assert!(
+                sums.iter().all(|sum| *sum == expected),
+                "{ranks} ranks, {len} numbers"
+            );
+        }
+    }
+}
+
+#[test]
+fn records_are_gathered_and_sent_in_rank_order() {
+    for ranks in [1, 2, 4] {
+        for len in [0, 1, 3, 512, 513, 2000] {
+            let word = |rank: usize, i: usize| (rank * 1_000_000 + i) as u64;
+            on_all(members(ranks, 4096, LIMIT), |mut member| {
+                let rank = member.rank();
+                let mine: Vec<u64> = (0..len).map(|i| word(rank, i)).collect();
+                let mut all = vec![u64::MAX; len * ranks];
+                member.all_gather(&mine, &mut all).unwrap();
+                let expected: Vec<u64> = (0..ranks)
+                    .flat_map(|rank| (0..len).map(move |i| word(rank, i)))
+                    .collect();
+                assert_eq!(all, expected);
+                let mut words = mine;
+                member.broadcast(ranks - 1, &mut words).unwrap();
+                assert_eq!(
+                    words,
+                    (0..len).map(|i| word(ranks - 1, i)).collect::<Vec<_>>()
+                );
+                member.barrier().unwrap();
+            });
+        }
+    }
+}
+
+#[test]
+fn a_failing_rank_lets_the_others_go_at_once_and_for_good() {
+    let start = Instant::now();
+    let results = on_all(members(3, 4096, LIMIT), |mut member| {
+        let mut values = vec![1.0; 10];
+        member.all_reduce_sum(&mut values).unwrap();
+        if member.rank() == 1 {
+            member.fail("its arena would not commit");
+            return None;
+        }
+        let first = member.all_reduce_sum(&mut values);
+        let later = member.barrier();
+        Some((first, later))
+    });
+    assert!(
+        start.elapsed() < LIMIT / 4,
+        "released after {:?}",
+        start.elapsed()
+    );
+    let reason = "its arena would not commit".to_owned();
+    let failed = Err(RankFailed::Failed { rank: 1, reason });
+    assert_eq!(
+        results,
+        [
+            Some((failed.clone(), failed.clone())),
+            None,
+            Some((failed.clone(), failed))
+        ]
+    );
+}
+
+#[test]
+fn a_rank_that_panics_or_leaves_counts_as_failed() {
+    let start = Instant::now();
+    let results = on_all(members(2, 4096, LIMIT), |mut member| {
+        if member.rank() == 0 {
+            let left = panic::catch_unwind(panic::AssertUnwindSafe(move || {
+                let _member = member;
+                panic::resume_unwind(Box::new("as asked"));
+            }));
+            assert!(left.is_err());
+            return Ok(());
+        }
+        member.barrier()
+    });
+    assert!(start.elapsed() < LIMIT / 4);
+    assert!(
+        matches!(&results[1], Err(RankFailed::Failed { rank: 0, .. })),
+        "{results:?}"
+    );
+}
+
+#[test]
+fn a_rank_that_stays_away_is_waited_for_no_longer_than_the_limit() {
+    let mut members = members(2, 4096, Duration::from_millis(50));
+    let _away = members.remove(0);
+    let start = Instant::now();
+    let result = members[0].barrier();
+    assert!(
+        matches!(result, Err(RankFailed::TimedOut { rank: 1, .. })),
+        "{result:?}"
+    );
+    assert!(start.elapsed() >= Duration::from_millis(50) && start.elapsed() < LIMIT);
+}
+
+#[test]
+fn a_group_of_one_needs_no_bytes() {
+    let buffer = Cpu.reserve(Bytes::measured(4096), Pages::Small).unwrap();
+    let mut member = group(vec![buffer], LIMIT).remove(0);
+    let mut values = [1.0, 2.0];
+    member.all_reduce_sum(&mut values).unwrap();
+    assert_eq!((values, member.ranks()), ([1.0, 2.0], 1));
+}

@@ -1,12 +1,15 @@
 //! One chunk per head: it owns that head's columns of qkv and that head's rows of the cache,
-//! whatever the slots say.
+//! whatever the slots say. A few rows are not worth handing out and are done by the caller.
 
-use crate::encoding;
 use crate::kv::{KvCache, Part};
 use crate::pool::{Disjoint, Pool};
 use crate::rms_norm;
+use crate::simd::{self, LANES, Simd, Work};
 
 use super::Step;
+
+/// Numbers that are worth handing to another thread.
+const CELLS_PER_CHUNK: usize = 8 << 10;
 
 pub(super) fn run(
     pool: &Pool,
@@ -16,54 +19,119 @@ pub(super) fn run(
     shape: &KvCache,
 ) {
     let heads = step.query_heads + 2 * shape.heads;
+    let cells_per_head = step.positions.len() * shape.head_dim;
+    let heads_per_chunk = pool.rows_per_chunk(heads, cells_per_head, CELLS_PER_CHUNK);
     let (qkv, cache) = (Disjoint::new(qkv), Disjoint::new(cache));
-    pool.run(heads, |head| {
-        for token in 0..step.positions.len() {
-            let at = (token * heads + head) * shape.head_dim;
-            // SAFETY: only chunk `head` touches the columns of this head.
-            let row = unsafe { qkv.chunk(at..at + shape.head_dim) };
-            let (part, kv_head) = match head.checked_sub(step.query_heads) {
-                None => {
-                    turn(
-                        row,
-                        step,
-                        token,
-                        step.norm.as_ref().map(|n| (n.query, n.eps)),
-                    );
-                    continue;
-                }
-                Some(kv_head) if kv_head < shape.heads => {
-                    turn(row, step, token, step.norm.as_ref().map(|n| (n.key, n.eps)));
-                    (Part::Keys, kv_head)
-                }
-                Some(kv_head) => (Part::Values, kv_head - shape.heads),
-            };
-            let slot = usize::try_from(step.slots[token]).unwrap_or(usize::MAX);
-            // SAFETY: only chunk `head` touches the keys (or values) of this KV head.
-            let kept = unsafe { cache.chunk(shape.row(slot, step.layer, part, kv_head)) };
-            for (i, value) in row.iter().enumerate() {
-                encoding::store(shape.dtype, kept, i * shape.element_bytes(), *value);
-            }
+    let isa = pool.isa();
+    pool.run(heads.div_ceil(heads_per_chunk), |chunk| {
+        let first = chunk * heads_per_chunk;
+        for head in first..(first + heads_per_chunk).min(heads) {
+            simd::dispatch(
+                isa,
+                Head {
+                    head,
+                    heads,
+                    qkv: &qkv,
+                    cache: &cache,
+                    step,
+                    shape,
+                },
+            );
         }
     });
 }
 
-/// Normalises (if asked) and rotates one head.
-fn turn(row: &mut [f32], step: &Step<'_>, token: usize, norm: Option<(&[f32], f32)>) {
-    if let Some((weight, eps)) = norm {
-        let plain = row.to_vec();
-        rms_norm::normalise(&plain, weight, eps, row);
+/// All tokens of one head.
+struct Head<'a> {
+    head: usize,
+    heads: usize,
+    qkv: &'a Disjoint<'a, f32>,
+    cache: &'a Disjoint<'a, u8>,
+    step: &'a Step<'a>,
+    shape: &'a KvCache,
+}
+
+impl Work for Head<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Head {
+            head,
+            heads,
+            qkv,
+            cache,
+            step,
+            shape,
+        } = self;
+        let norm = |weight| step.norm.as_ref().map(|norm| (weight, norm.eps));
+        let kv_head = head.checked_sub(step.query_heads);
+        let (part, norm) = match kv_head {
+            None => (None, step.norm.as_ref().and_then(|n| norm(n.query))),
+            Some(key) if key < shape.heads => (
+                Some((Part::Keys, key)),
+                step.norm.as_ref().and_then(|n| norm(n.key)),
+            ),
+            Some(value) => (Some((Part::Values, value - shape.heads)), None),
+        };
+        let is_value = matches!(part, Some((Part::Values, _)));
+        for (token, slot) in step.slots.iter().enumerate() {
+            let at = (token * heads + head) * shape.head_dim;
+            // SAFETY: a head belongs to one chunk, and only that chunk touches its columns.
+            let row = unsafe { qkv.chunk(at..at + shape.head_dim) };
+            if let Some((weight, eps)) = norm {
+                rms_norm::normalise(s, row, weight, eps);
+            }
+            if !is_value {
+                rotate(s, row, step, step.positions[token] as usize);
+            }
+            if let Some((part, kv_head)) = part {
+                let slot = usize::try_from(*slot).unwrap_or(usize::MAX);
+                // SAFETY: only this head's chunk touches the keys (or values) of this KV head.
+                let kept = unsafe { cache.chunk(shape.row(slot, step.layer, part, kv_head)) };
+                keep(s, row, shape, kept);
+            }
+        }
     }
+}
+
+/// Rotates the pairs of one head.
+#[inline(always)]
+fn rotate<S: Simd>(s: S, row: &mut [f32], step: &Step<'_>, position: usize) {
     let half = row.len() / 2;
-    let at = step.positions[token] as usize * half;
-    let (cos, sin) = (
-        &step.tables.cos[at..at + half],
-        &step.tables.sin[at..at + half],
-    );
+    let cos = &step.tables.cos[position * half..][..half];
+    let sin = &step.tables.sin[position * half..][..half];
     let (first, second) = row.split_at_mut(half);
-    for i in 0..half {
-        let (a, b) = (first[i], second[i]);
-        first[i] = a * cos[i] - b * sin[i];
-        second[i] = b * cos[i] + a * sin[i];
+    let turn = |a: S::V, b: S::V, cos: S::V, sin: S::V| {
+        (
+            s.sub(s.mul(a, cos), s.mul(b, sin)),
+            s.fma(b, cos, s.mul(a, sin)),
+        )
+    };
+    let (firsts, first_rest) = first.as_chunks_mut::<LANES>();
+    let (seconds, second_rest) = second.as_chunks_mut::<LANES>();
+    let (coses, cos_rest) = cos.as_chunks::<LANES>();
+    let (sins, sin_rest) = sin.as_chunks::<LANES>();
+    for (i, (a, b)) in firsts.iter_mut().zip(seconds).enumerate() {
+        let (x, y) = turn(s.load(a), s.load(b), s.load(&coses[i]), s.load(&sins[i]));
+        s.store(x, a);
+        s.store(y, b);
+    }
+    if !first_rest.is_empty() {
+        let (a, b) = (s.load_part(first_rest), s.load_part(second_rest));
+        let (x, y) = turn(a, b, s.load_part(cos_rest), s.load_part(sin_rest));
+        s.store_part(x, first_rest);
+        s.store_part(y, second_rest);
+    }
+}
+
+/// Writes one head of one token into the cache.
+#[inline(always)]
+fn keep<S: Simd>(s: S, row: &[f32], shape: &KvCache, kept: &mut [u8]) {
+    let width = shape.element_bytes();
+    let (cells, rest) = row.as_chunks::<LANES>();
+    for (i, cell) in cells.iter().enumerate() {
+        s.store_as(s.load(cell), shape.dtype, &mut kept[i * LANES * width..]);
+    }
+    for (i, value) in rest.iter().enumerate() {
+        crate::encoding::store(shape.dtype, kept, (cells.len() * LANES + i) * width, *value);
     }
 }
