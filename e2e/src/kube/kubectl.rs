@@ -1,0 +1,50 @@
+//! `kubectl`, as a user types it.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::process::{self, Outcome};
+
+/// One kubectl and one kubeconfig; the one that the environment names is never used.
+#[derive(Debug, Clone)]
+pub(crate) struct Kubectl {
+    program: PathBuf,
+    kubeconfig: PathBuf,
+}
+
+impl Kubectl {
+    pub(crate) fn new(program: PathBuf, kubeconfig: PathBuf) -> Self {
+        Self {
+            program,
+            kubeconfig,
+        }
+    }
+
+    /// The command with its words, not yet run.
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .env_remove("KUBECONFIG")
+            .arg("--kubeconfig")
+            .arg(&self.kubeconfig)
+            .args(words);
+        command
+    }
+
+    /// Runs it; it must succeed.
+    pub(crate) fn run(&self, words: &[&str]) -> Result<String> {
+        process::stdout_of(&mut self.command(words))
+    }
+
+    /// Runs it and hands over how it ended.
+    pub(crate) fn outcome(&self, words: &[&str], input: Option<&str>) -> Result<Outcome> {
+        process::outcome(&mut self.command(words), input)
+    }
+
+    /// Applies YAML or JSON text.
+    pub(crate) fn apply(&self, text: &str) -> Result<String> {
+        process::stdout_with_input(&mut self.command(&["apply", "-f", "-"]), Some(text))
+    }
+}

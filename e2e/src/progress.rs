@@ -1,0 +1,108 @@
+//! What is going on and for how long: a line when a step starts, a sign of life while it lasts, and
+//! a table of where the time went.
+
+use std::sync::Mutex;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+/// A step that takes longer than this shows that it is still at it.
+const FIRST_SIGN: Duration = Duration::from_secs(2);
+const RAREST_SIGN: Duration = Duration::from_secs(30);
+
+/// The clock of one run of the program.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    started: Instant,
+    steps: Mutex<Vec<Step>>,
+    depth: Mutex<usize>,
+}
+
+#[derive(Debug)]
+struct Step {
+    name: String,
+    depth: usize,
+    took: Duration,
+}
+
+impl Progress {
+    pub(crate) fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            steps: Mutex::default(),
+            depth: Mutex::new(0),
+        }
+    }
+
+    /// Runs one step and remembers how long it took. Steps may hold steps.
+    pub(crate) fn step<T>(&self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let index = self.open(name);
+        let began = Instant::now();
+        let (done, watch) = mpsc::channel::<()>();
+        let label = name.to_owned();
+        let sign = thread::spawn(move || {
+            let mut wait = FIRST_SIGN;
+            while watch.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+                println!("           … {label} ({} s)", began.elapsed().as_secs());
+                wait = (wait * 2).min(RAREST_SIGN);
+            }
+        });
+        let result = work();
+        drop(done);
+        let _ = sign.join();
+        self.close(index, began.elapsed());
+        result
+    }
+
+    /// One line with the time since the start.
+    pub(crate) fn say(&self, line: &str) {
+        println!("[{:6.1} s] {line}", self.started.elapsed().as_secs_f64());
+    }
+
+    /// The whole time so far.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Prints where the time went.
+    pub(crate) fn table(&self) {
+        println!("\nwhere the time went");
+        for step in self
+            .steps
+            .lock()
+            .unwrap_or_else(|held| held.into_inner())
+            .iter()
+        {
+            println!(
+                "  {:>7.1} s  {}{}",
+                step.took.as_secs_f64(),
+                "  ".repeat(step.depth),
+                step.name
+            );
+        }
+        println!("  {:>7.1} s  in all", self.elapsed().as_secs_f64());
+    }
+
+    fn open(&self, name: &str) -> usize {
+        self.say(name);
+        let mut depth = self.depth.lock().unwrap_or_else(|held| held.into_inner());
+        let mut steps = self.steps.lock().unwrap_or_else(|held| held.into_inner());
+        steps.push(Step {
+            name: name.to_owned(),
+            depth: *depth,
+            took: Duration::ZERO,
+        });
+        *depth += 1;
+        steps.len() - 1
+    }
+
+    fn close(&self, index: usize, took: Duration) {
+        *self.depth.lock().unwrap_or_else(|held| held.into_inner()) -= 1;
+        let mut steps = self.steps.lock().unwrap_or_else(|held| held.into_inner());
+        if let Some(step) = steps.get_mut(index) {
+            step.took = took;
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The parts that come from the distribution: what is missing, why it is needed, installing it.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::process;
+use crate::progress::Progress;
+
+struct Need {
+    /// A program's name, or a file's full path.
+    proof: &'static str,
+    package: &'static str,
+    why: &'static str,
+}
+
+const NEEDS: [Need; 11] = [
+    Need {
+        proof: "runc",
+        package: "runc",
+        why: "starts containers",
+    },
+    Need {
+        proof: "/usr/lib/cni/bridge",
+        package: "containernetworking-plugins",
+        why: "gives pods their network",
+    },
+    Need {
+        proof: "iptables",
+        package: "iptables",
+        why: "kube-proxy writes service rules with it",
+    },
+    Need {
+        proof: "conntrack",
+        package: "conntrack",
+        why: "kube-proxy clears old flows with it",
+    },
+    Need {
+        proof: "ip",
+        package: "iproute2",
+        why: "makes the test bridge and the nodes' links",
+    },
+    Need {
+        proof: "openssl",
+        package: "openssl",
+        why: "makes the cluster's certificates",
+    },
+    Need {
+        proof: "nsenter",
+        package: "util-linux",
+        why: "enters a node's namespaces",
+    },
+    Need {
+        proof: "mount",
+        package: "mount",
+        why: "gives a node its own folders",
+    },
+    Need {
+        proof: "cc",
+        package: "gcc",
+        why: "links the Rust programs",
+    },
+    Need {
+        proof: "python3",
+        package: "python3",
+        why: "runs the official OpenAI client",
+    },
+    Need {
+        proof: "/etc/ssl/certs/ca-certificates.crt",
+        package: "ca-certificates",
+        why: "lets pip and go download",
+    },
+];
+
+/// Installs what is missing; without root or apt it prints the exact list and stops.
+pub(crate) fn ensure(progress: &Progress) -> Result<()> {
+    let mut missing: Vec<(&str, &str)> = NEEDS
+        .iter()
+        .filter(|need| !is_there(need.proof))
+        .map(|need| (need.package, need.why))
+        .collect();
+    if is_there("python3") && !python_makes_environments() {
+        missing.push((
+            "python3-venv",
+            "keeps the Python packages of the demo apart",
+        ));
+        missing.push(("python3-pip", "fetches the demo's model"));
+    }
+    if !is_there("go") && !is_there("/usr/local/go/bin/go") {
+        missing.push((
+            "golang-go",
+            "builds Kubernetes and containerd; 1.21 or newer is needed",
+        ));
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    progress.say("setup: missing from this machine");
+    for (package, why) in &missing {
+        println!("             {package:<28} {why}");
+    }
+    let packages: Vec<&str> = missing.iter().map(|(package, _)| *package).collect();
+    if !is_root() || !is_there("apt-get") {
+        bail!(
+            "install these first (on Debian 12: apt-get install --yes {}), then run setup again",
+            packages.join(" ")
+        );
+    }
+    progress.step(
+        &format!("setup: apt-get install {}", packages.join(" ")),
+        || {
+            // An index that cannot be refreshed may still serve what is asked for.
+            let _ = process::stdout_of(&mut apt(&["update"]));
+            let mut install = vec!["install", "--yes", "--no-install-recommends"];
+            install.extend(&packages);
+            process::stdout_of(&mut apt(&install)).map(drop)
+        },
+    )
+}
+
+/// The packages the cluster needs beyond a plain Debian, for messages.
+pub(crate) fn missing() -> Vec<&'static str> {
+    NEEDS
+        .iter()
+        .filter(|need| !is_there(need.proof))
+        .map(|need| need.package)
+        .collect()
+}
+
+/// Whether this process may do what a cluster needs.
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn is_there(proof: &str) -> bool {
+    if proof.starts_with('/') {
+        Path::new(proof).exists()
+    } else {
+        process::find(proof).is_some()
+    }
+}
+
+fn python_makes_environments() -> bool {
+    process::stdout_of(&mut process::command(
+        "python3",
+        ["-c", "import venv, ensurepip"],
+    ))
+    .is_ok()
+}
+
+fn apt(arguments: &[&str]) -> Command {
+    let mut command = process::command("apt-get", arguments);
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
