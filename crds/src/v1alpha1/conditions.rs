@@ -265,3 +265,53 @@ pub fn markdown() -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_used_and_every_type_has_one() {
+        let mut used = Vec::new();
+        for kind in ConditionType::ALL {
+            assert!(!kind.reasons().is_empty(), "{kind} has no reason");
+            used.extend(
+                kind.reasons()
+                    .iter()
+                    .flat_map(|(_, reasons)| reasons.iter()),
+            );
+        }
+        for reason in Reason::ALL {
+            assert!(used.contains(&reason), "{reason} is used by no condition");
+        }
+    }
+
+    #[test]
+    fn whatever_stalls_also_explains_why_it_is_not_ready() {
+        for reason in STALLED {
+            assert!(
+                ConditionType::Ready.allows(ConditionStatus::False, *reason),
+                "{reason}"
+            );
+        }
+        for reason in WORKING {
+            assert!(
+                ConditionType::Ready.allows(ConditionStatus::False, *reason),
+                "{reason}"
+            );
+        }
+    }
+
+    #[test]
+    fn words_are_camel_case_and_come_back() {
+        let words = Reason::ALL.iter().map(|reason| reason.as_str());
+        for word in words.chain(EventReason::ALL.iter().map(|reason| reason.as_str())) {
+            assert!(word.starts_with(|c: char| c.is_ascii_uppercase()), "{word}");
+            assert!(word.chars().all(|c| c.is_ascii_alphanumeric()), "{word}");
+        }
+        for reason in Reason::ALL {
+            assert_eq!(Reason::parse(reason.as_str()), Some(*reason));
+        }
+        assert_eq!(Reason::parse("NoSuchReason"), None);
+    }
+}

@@ -1,0 +1,267 @@
+//! The documents between operator and sidecar: they come back as they went, stay within the sizes
+//! that Kubernetes allows, and refuse what they do not know.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use plimsoll_crds::names;
+use plimsoll_crds::v1alpha1::engine::*;
+use plimsoll_crds::v1alpha1::facts::*;
+use plimsoll_crds::v1alpha1::report::*;
+use plimsoll_crds::v1alpha1::status::*;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+fn back<T: Serialize + DeserializeOwned>(value: &T) -> T {
+    serde_json::from_str(&serde_json::to_string(value).unwrap()).unwrap()
+}
+
+/// Facts as large as they get.
+fn largest_facts() -> ModelFacts {
+    ModelFacts {
+        architecture: Architecture::Mistral,
+        format: ModelFormat::HuggingFace,
+        layers: u32::MAX,
+        hidden_size: u32::MAX,
+        query_heads: u32::MAX,
+        kv_heads: u32::MAX,
+        head_dim: u32::MAX,
+        intermediate_size: u32::MAX,
+        vocabulary_size: u32::MAX,
+        tied: false,
+        qkv_bias: false,
+        output_bias: false,
+        mlp_bias: false,
+        qk_norm: false,
+        context_length: u32::MAX,
+        file_dtype: "IQ4_XS".repeat(4),
+        default_dtype: Dtype::BFloat16,
+        quantization: Some("compressed-tensors, W8A8".to_owned()),
+        weight_file_bytes: u64::MAX,
+        parameters: u64::MAX,
+        digest: format!("sha256:{}", "f".repeat(64)),
+    }
+}
+
+#[test]
+fn facts_fit_a_termination_message() {
+    let result = InspectResult {
+        facts: Some(largest_facts()),
+        error: None,
+    };
+    assert_eq!(back(&result), result);
+    let size = serde_json::to_string(&result).unwrap().len();
+    assert!(size < names::TERMINATION_MESSAGE_BYTES / 2, "{size} bytes");
+}
+
+#[test]
+fn refusal_of_a_model_fits_a_termination_message() {
+    // Every character of the message may take six bytes of JSON (\u0007).
+    let error = InspectError {
+        reason: "UnsupportedArchitecture".to_owned(),
+        message: "\u{7}".repeat(names::MESSAGE_CHARS / 2),
+    };
+    let result = InspectResult {
+        facts: None,
+        error: Some(error),
+    };
+    assert_eq!(back(&result), result);
+    assert!(serde_json::to_string(&result).unwrap().len() < names::TERMINATION_MESSAGE_BYTES);
+}
+
+fn config() -> EngineConfig {
+    EngineConfig {
+        model_path: "/models/smollm2.gguf".to_owned(),
+        served_names: vec!["smollm2".to_owned()],
+        digest: "sha256:0".to_owned(),
+        dtype: Dtype::BFloat16,
+        backend: Backend::Cpu,
+        limits: EngineLimits {
+            max_model_len: None,
+            max_num_seqs: 64,
+            max_num_batched_tokens: 2048,
+        },
+        gpu_memory_utilization: 0.9,
+        kv_cache: EngineKvCache {
+            dtype: Dtype::BFloat16,
+            block_size: 16,
+            size_bytes: None,
+        },
+        ranks: vec![RankConfig {
+            rank: 0,
+            quota_bytes: Some(1 << 30),
+            total_bytes: None,
+        }],
+        plan: PlanStatus {
+            kv_blocks: 100,
+            kv_tokens: 99 * 16,
+            max_model_len: 1584,
+            ranks: vec![RankPlanStatus {
+                rank: 0,
+                budget_bytes: 1 << 30,
+                kv_heads: Span { start: 0, end: 3 },
+                query_heads: Span { start: 0, end: 9 },
+                mlp_columns: Span {
+                    start: 0,
+                    end: 1536,
+                },
+                vocab_rows: Span {
+                    start: 0,
+                    end: 49_152,
+                },
+                accounts: vec![PlannedAccount {
+                    name: "Weights".to_owned(),
+                    planned_bytes: 7,
+                }],
+            }],
+        },
+        revision: "abc".to_owned(),
+    }
+}
+
+#[test]
+fn engine_configuration_comes_back_as_it_went() {
+    assert_eq!(back(&config()), config());
+}
+
+#[test]
+fn engine_configuration_refuses_fields_it_does_not_know() {
+    for at in ["", "/limits", "/kvCache", "/ranks/0"] {
+        let mut json = serde_json::to_value(config()).unwrap();
+        json.pointer_mut(at).unwrap()["sleepLevel"] = 2.into();
+        let error = serde_json::from_value::<EngineConfig>(json)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("unknown field `sleepLevel`"),
+            "{at}: {error}"
+        );
+    }
+}
+
+#[test]
+fn engine_configuration_misses_no_field_silently() {
+    let json = serde_json::to_value(config()).unwrap();
+    for name in json.as_object().unwrap().keys() {
+        let mut json = json.clone();
+        json.as_object_mut().unwrap().remove(name);
+        assert!(
+            serde_json::from_value::<EngineConfig>(json).is_err(),
+            "{name} was not missed"
+        );
+    }
+}
+
+fn report(ranks: u32) -> MemoryReport {
+    let account = |name: &str| AccountMemory {
+        name: name.to_owned(),
+        planned_bytes: u64::MAX >> 20,
+        reserved_bytes: u64::MAX >> 20,
+        used_bytes: u64::MAX >> 20,
+        high_water_bytes: u64::MAX >> 20,
+    };
+    let rank = |rank: u32| RankMemory {
+        rank,
+        device: "GPU-8f6d1c2e-0000-1111-2222-333344445555".to_owned(),
+        quota_bytes: Some(u64::MAX >> 20),
+        budget_bytes: u64::MAX >> 20,
+        driver_bytes: u64::MAX >> 20,
+        other_bytes: 0,
+        accounts: plimsoll_planner::Account::ALL
+            .map(|a| account(a.name()))
+            .to_vec(),
+        kv_wasted_bytes: u64::MAX >> 20,
+    };
+    MemoryReport {
+        time: Time(Timestamp::from_second(1_790_000_000).unwrap()),
+        state: EngineState::Serving,
+        message: String::new(),
+        progress: Some(LoadProgress {
+            stage: "weights".to_owned(),
+            done_bytes: 1,
+            total_bytes: 2,
+        }),
+        backend: Backend::Cpu,
+        revision: "abc".to_owned(),
+        effective: Some(Effective {
+            max_model_len: 8192,
+            max_num_seqs: 64,
+            max_num_batched_tokens: 2048,
+            dtype: Dtype::BFloat16,
+            kv_dtype: Dtype::BFloat16,
+            kv_cache_tokens: 4096,
+            isa: Some("Avx512Bf16".to_owned()),
+        }),
+        kv_used_percent: 34,
+        ranks: (0..ranks).map(rank).collect(),
+        host: HostMemory {
+            limit_bytes: Some(1 << 30),
+            cgroup_bytes: 1 << 29,
+            other_bytes: 17,
+            accounts: vec![HostAccount {
+                name: "Process".to_owned(),
+                used_bytes: 5,
+            }],
+        },
+    }
+}
+
+#[test]
+fn report_is_one_line_and_comes_back_as_it_went() {
+    let report = report(16);
+    assert_eq!(back(&report), report);
+    let line = serde_json::to_string(&report).unwrap();
+    assert!(!line.contains('\n'));
+    assert!(line.contains("\"time\":\"2026-09-21T14:13:20Z\""), "{line}");
+    assert!(line.len() < 32 * 1024, "{} bytes", line.len());
+}
+
+#[test]
+fn largest_status_stays_far_below_what_etcd_stores() {
+    let report = report(16);
+    let mut status = InferenceDeploymentStatus {
+        model: Some(largest_facts()),
+        memory: Some(MemoryStatus {
+            plan: Some(config().plan),
+            ..MemoryStatus::default()
+        }),
+        ..InferenceDeploymentStatus::default()
+    };
+    let memory = status.memory.as_mut().unwrap();
+    for pod in 0..names::STATUS_ROWS {
+        let origin = RowOrigin {
+            pod: format!("{}-{pod:05}", "p".repeat(247)),
+            node: Some("n".repeat(253)),
+            reported_at: report.time.clone(),
+            stale: false,
+        };
+        memory
+            .gpus
+            .push(GpuRow::new(&origin, report.ranks[0].clone()));
+        memory
+            .hosts
+            .push(HostRow::new(&origin, report.host.clone()));
+    }
+    let size = serde_json::to_string(&status).unwrap().len();
+    assert!(
+        size < 256 * 1024,
+        "{size} bytes of the 1.5 MiB that etcd stores"
+    );
+    assert_eq!(back(&status), status);
+}
+
+#[test]
+fn rows_are_the_reports_and_nothing_else() {
+    let report = report(2);
+    let origin = RowOrigin {
+        pod: "chat-0".to_owned(),
+        node: None,
+        reported_at: report.time.clone(),
+        stale: true,
+    };
+    let row = serde_json::to_value(GpuRow::new(&origin, report.ranks[1].clone())).unwrap();
+    let mut rank = serde_json::to_value(&report.ranks[1]).unwrap();
+    rank["pod"] = "chat-0".into();
+    rank["reportedAt"] = "2026-09-21T14:13:20Z".into();
+    rank["stale"] = true.into();
+    assert_eq!(row, rank);
+}
