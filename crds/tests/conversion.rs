@@ -1,4 +1,8 @@
 //! Specs and facts become the planner's requests; plans become JSON and come back.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test may end at what it did not expect"
+)]
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use plimsoll_crds::v1alpha1::convert::{self, ConvertError};

@@ -1,5 +1,9 @@
 //! The documents between operator and sidecar: they come back as they went, stay within the sizes
 //! that Kubernetes allows, and refuse what they do not know.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test may end at what it did not expect"
+)]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;

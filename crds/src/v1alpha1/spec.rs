@@ -1,6 +1,10 @@
 //! `spec`: what is wanted, never how. Every field is read by the operator, none of them is
 //! immutable, and none is ever written by us. Rules that CEL can say stand beside the fields;
 //! what needs arithmetic is the planner's refusal.
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "printer columns share words, not meanings"
+)]
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::CustomResource;
