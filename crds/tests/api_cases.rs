@@ -1,5 +1,9 @@
 //! The table of specs in `tests/api` and the examples: well formed, and readable by the Rust types
 //! wherever the API server lets them through. (The e2e tests send them to a real API server.)
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test may end at what it did not expect"
+)]
 
 use std::path::{Path, PathBuf};
 

@@ -1,16 +1,15 @@
 //! Between the API's types and the planner's: a spec and a model's facts become a request, a plan
 //! becomes rows of JSON and comes back as the same plan.
 
-use plimsoll_planner::request::{Backend as PlanBackend, Utilization};
+use plimsoll_planner::request::Utilization;
 use plimsoll_planner::{
-    Account, Architecture as PlanArchitecture, Bytes, Dtype as PlanDtype, KvLayout, Limits,
-    ModelShape, Plan, RankCapacity, RankPlan, Request, Shard,
+    Account, Bytes, KvLayout, Limits, ModelShape, Plan, RankCapacity, RankPlan, Request, Shard,
 };
 
-use super::engine::{Backend, EngineConfig, PlanStatus, PlannedAccount, RankPlanStatus, Span};
-use super::facts::{Architecture, Dtype, ModelFacts};
+use super::engine::{EngineConfig, PlanStatus, PlannedAccount, RankPlanStatus, Span};
+use super::facts::ModelFacts;
 use super::quantity::{self, QuantityError};
-use super::spec::{BackendChoice, DtypeChoice, InferenceDeploymentSpec};
+use super::spec::InferenceDeploymentSpec;
 
 /// Why a document cannot be planned with. Each names the field, what is wrong and the way out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,78 +35,6 @@ pub enum ConvertError {
     Facts(String),
     #[error("plan: {0}")]
     Plan(String),
-}
-
-impl From<PlanDtype> for Dtype {
-    fn from(dtype: PlanDtype) -> Dtype {
-        match dtype {
-            PlanDtype::Float32 => Dtype::Float32,
-            PlanDtype::BFloat16 => Dtype::BFloat16,
-            PlanDtype::Float16 => Dtype::Float16,
-        }
-    }
-}
-
-impl From<Dtype> for PlanDtype {
-    fn from(dtype: Dtype) -> PlanDtype {
-        match dtype {
-            Dtype::Float32 => PlanDtype::Float32,
-            Dtype::BFloat16 => PlanDtype::BFloat16,
-            Dtype::Float16 => PlanDtype::Float16,
-        }
-    }
-}
-
-impl From<PlanArchitecture> for Architecture {
-    fn from(architecture: PlanArchitecture) -> Architecture {
-        match architecture {
-            PlanArchitecture::Llama => Architecture::Llama,
-            PlanArchitecture::Mistral => Architecture::Mistral,
-            PlanArchitecture::Qwen2 => Architecture::Qwen2,
-            PlanArchitecture::Qwen3 => Architecture::Qwen3,
-        }
-    }
-}
-
-impl From<Architecture> for PlanArchitecture {
-    fn from(architecture: Architecture) -> PlanArchitecture {
-        match architecture {
-            Architecture::Llama => PlanArchitecture::Llama,
-            Architecture::Mistral => PlanArchitecture::Mistral,
-            Architecture::Qwen2 => PlanArchitecture::Qwen2,
-            Architecture::Qwen3 => PlanArchitecture::Qwen3,
-        }
-    }
-}
-
-impl From<Backend> for PlanBackend {
-    fn from(backend: Backend) -> PlanBackend {
-        match backend {
-            Backend::Cpu => PlanBackend::Cpu,
-            Backend::Cuda => PlanBackend::Cuda,
-        }
-    }
-}
-
-impl DtypeChoice {
-    /// The type chosen; `Auto` means `otherwise`.
-    pub const fn resolve(self, otherwise: Dtype) -> Dtype {
-        match self {
-            DtypeChoice::Auto => otherwise,
-            DtypeChoice::Float32 => Dtype::Float32,
-            DtypeChoice::BFloat16 => Dtype::BFloat16,
-            DtypeChoice::Float16 => Dtype::Float16,
-        }
-    }
-}
-
-impl BackendChoice {
-    /// The backend chosen; `Auto` means the best that this version has.
-    pub const fn resolve(self) -> Backend {
-        match self {
-            BackendChoice::Auto | BackendChoice::Cpu => Backend::Cpu,
-        }
-    }
 }
 
 /// The shape of a model, once its facts are found to make sense.

@@ -2,17 +2,25 @@
 //! model is (`facts`), what the engine is told (`engine`), what it answers (`report`), what is
 //! shown (`status`, `conditions`).
 
-pub mod conditions;
-pub mod convert;
-pub mod engine;
-pub mod facts;
-pub mod quantity;
-pub mod report;
+// What is asked.
+pub mod model;
 pub mod spec;
-pub mod status;
 pub mod template;
 
+// What the model is, what the engine is told, what it answers.
+pub mod engine;
+pub mod facts;
+pub mod report;
+
+// What is shown.
+pub mod conditions;
+pub mod status;
+
+// From here to the planner and to the API server.
+pub mod convert;
+pub mod quantity;
 pub mod schema;
+mod words;
 
 pub use conditions::{ConditionType, EventReason, Reason};
 pub use engine::EngineConfig;

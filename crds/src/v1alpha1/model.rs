@@ -1,0 +1,118 @@
+//! `spec.model`: which model, where it lies, and what requests call it.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::schema::rule;
+use super::spec::DtypeChoice;
+
+/// The model to run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelSpec {
+    /// Where the model lies: exactly one of image, persistentVolumeClaim and hostPath.
+    pub source: ModelSource,
+    /// Names that requests may call the model by, the first being the canonical one; absent means
+    /// the resource's own name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 8),
+        inner(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$")),
+        extend("x-kubernetes-list-type" = "set")
+    )]
+    pub served_names: Vec<String>,
+    /// Type of the weights in memory: Float32, BFloat16, Float16, or Auto for the file's own
+    /// type (BFloat16 for quantised files, which are expanded at load).
+    #[serde(default)]
+    pub dtype: DtypeChoice,
+}
+
+/// Where the model lies.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    rule(
+        "[has(self.image), has(self.persistentVolumeClaim), has(self.hostPath)]\
+         .filter(x, x).size() == 1",
+    ).says(
+        "set exactly one of image, persistentVolumeClaim and hostPath",
+    ),
+]))]
+pub struct ModelSource {
+    /// An OCI image whose files are the model (an image volume).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageSource>,
+    /// A claim in the same namespace whose volume holds the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistent_volume_claim: Option<PersistentVolumeClaimSource>,
+    /// A folder of the node, for development: the namespace must allow Pod Security `privileged`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_path: Option<HostPathSource>,
+    /// The model inside the source: a Hugging Face folder, a GGUF file, or a folder with one GGUF
+    /// file. Relative, without `..`; absent means the top of the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024), extend("x-kubernetes-validations" = [
+        rule("!self.startsWith('/') && !self.split('/').exists(part, part == '..')").says(
+            "must be relative to the top of the source and hold no '..'; \
+             write e.g. models/smollm2",
+        ),
+    ]))]
+    pub path: Option<String>,
+}
+
+/// An OCI image whose files are the model.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageSource {
+    /// Reference of the image, by tag or digest.
+    #[schemars(length(min = 1, max = 1024))]
+    pub reference: String,
+    /// When to pull it: Always, IfNotPresent or Never; absent means Always for the tag `latest`
+    /// and IfNotPresent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull_policy: Option<PullPolicy>,
+}
+
+/// When an image is pulled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PullPolicy {
+    Always,
+    IfNotPresent,
+    Never,
+}
+
+impl PullPolicy {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            PullPolicy::Always => "Always",
+            PullPolicy::IfNotPresent => "IfNotPresent",
+            PullPolicy::Never => "Never",
+        }
+    }
+}
+
+/// A claim whose volume holds the model.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PersistentVolumeClaimSource {
+    /// Name of the claim.
+    #[schemars(length(min = 1, max = 253))]
+    pub claim_name: String,
+    /// Attach the volume read-only. The engine reads it through a read-only mount either way.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// A folder of the node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HostPathSource {
+    /// Absolute path of a folder that exists on the node.
+    #[schemars(length(min = 1, max = 1024), extend("x-kubernetes-validations" = [
+        rule("self.startsWith('/') && !self.split('/').exists(part, part == '..')").says(
+            "must be absolute and hold no '..'; write e.g. \
+             /var/lib/models",
+        ),
+    ]))]
+    pub path: String,
+}
