@@ -4,6 +4,7 @@
 //! The CPU implementation defines every result. Ops take slices and allocate nothing; callers own
 //! the memory (`device`) and the threads (`pool`). Shape mistakes are ours, so ops assert.
 //! `unsafe` is opened module by module below, each time with the reason.
+#![allow(clippy::needless_range_loop, reason = "kernels index several arrays by one number")]
 
 pub mod device;
 mod encoding;

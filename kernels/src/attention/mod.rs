@@ -8,12 +8,26 @@
 //! decoded or prefilled, chunked in any way, in any batch, on any number of threads.
 
 mod cpu;
+#[expect(unsafe_code, reason = "concurrent chunks write different rows")]
+mod merge;
+mod span;
+mod tile;
+#[expect(
+    unsafe_code,
+    reason = "concurrent chunks write different rows and parts"
+)]
+mod unit;
 
+#[cfg(test)]
+mod case;
 #[cfg(test)]
 mod tests;
 
 use crate::kv::KvCache;
 use crate::pool::Pool;
+
+/// The largest head size.
+pub const MAX_HEAD_DIM: usize = 256;
 
 /// Query heads of this rank. KV heads and head size are the cache's; `query_heads` is a multiple
 /// of its heads (the group may be part of the model's, where ranks share a KV head).
