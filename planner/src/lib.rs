@@ -18,14 +18,29 @@ pub mod scratch;
 pub mod weights;
 
 // From a request to a plan or a refusal.
+mod check;
+mod split;
+
+mod message;
 pub mod plan;
 pub mod refusal;
+pub mod remedy;
+
+// The CPU backend's memory; a plan as text.
+pub mod capacity;
+pub mod table;
 
 pub use account::Account;
 pub use bytes::Bytes;
+pub use capacity::{cpu_capacity, cpu_memory_limit};
+pub use check::MOST_RANKS;
 pub use host::{HostReserve, host_reserve};
+pub use message::MOST_CHARACTERS;
 pub use model::{Architecture, Dtype, ModelShape};
 pub use plan::{Plan, RankPlan, plan};
-pub use refusal::Refusal;
-pub use request::{Backend, KvLayout, Limits, RankCapacity, Request, Utilization};
+pub use refusal::{RankRefusal, Reason, Refusal};
+pub use remedy::Remedy;
+pub use request::{Backend, Bound, Budget, KvLayout, Limits, RankCapacity, Request, Utilization};
 pub use shard::Shard;
+pub use split::LEAST_CONTEXT;
+pub use table::table;

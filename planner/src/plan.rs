@@ -2,9 +2,13 @@
 
 use crate::account::Account;
 use crate::bytes::Bytes;
-use crate::refusal::Refusal;
+use crate::kv_cache;
+use crate::refusal::{Refusal, refuse};
 use crate::request::Request;
+use crate::scratch;
 use crate::shard::Shard;
+use crate::split::{self, Problem};
+use crate::weights;
 
 /// One rank of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,10 +46,127 @@ pub struct Plan {
     pub max_model_len: u32,
 }
 
+impl Plan {
+    /// Bytes each rank reads in a decode step with the cache as full as it is wanted: its weights,
+    /// and keys and values of min(tokens held, tokens wanted). The largest predicts the step time
+    /// of ranks with equal bandwidth, and is what the second criterion of the split minimises.
+    pub fn step_bytes(&self, request: &Request) -> Vec<Bytes> {
+        let blocks = u64::from(self.kv_blocks.saturating_sub(1));
+        let blocks = blocks.min(split::blocks_wanted(request));
+        let of_rank = |rank: &RankPlan| {
+            let kv = kv_cache::block_bytes(&request.shape, &rank.shard, &request.kv);
+            weights::layout(&request.shape, &rank.shard, request.dtype, rank.rank).total()
+                + kv.saturating_mul(blocks)
+        };
+        self.ranks.iter().map(of_rank).collect()
+    }
+}
+
 /// Solves a request.
 ///
 /// # Errors
 /// A [`Refusal`] with the numbers of every rank and remedies that were solved again and hold.
-pub fn plan(_request: &Request) -> Result<Plan, Box<Refusal>> {
-    unimplemented!()
+pub fn plan(request: &Request) -> Result<Plan, Box<Refusal>> {
+    let budgets = crate::check::check(request)?;
+    let problem = Problem::new(
+        request,
+        budgets.iter().map(|budget| budget.bytes.get()).collect(),
+    );
+    match problem.solve() {
+        Some(split) => Ok(fill(request, &problem, split.shards)),
+        None => Err(Box::new(refuse(request, &budgets))),
+    }
+}
+
+/// Would [`plan`] find a plan?
+pub(crate) fn fits(request: &Request) -> bool {
+    crate::check::check(request).is_ok_and(|budgets| {
+        let budgets = budgets.iter().map(|budget| budget.bytes.get()).collect();
+        Problem::new(request, budgets).solvable()
+    })
+}
+
+/// Gives the KV cache all that the budgets leave.
+fn fill(request: &Request, problem: &Problem<'_>, shards: Vec<Shard>) -> Plan {
+    let fits = |rank: usize, blocks: u64| {
+        let accounts = rank_accounts(request, rank, &shards[rank], blocks);
+        let bytes = |wanted: Account| -> Bytes {
+            accounts
+                .iter()
+                .filter(|(account, _)| *account == wanted)
+                .map(|(_, b)| *b)
+                .sum()
+        };
+        total(&accounts).get() <= problem.budgets[rank]
+            && request
+                .kv
+                .size
+                .is_none_or(|size| bytes(Account::KvCache) <= size)
+    };
+    let blocks = problem.most_blocks(fits);
+    // The split was found with tables of differences; here the layouts themselves agree.
+    assert!(
+        blocks >= split::fewest_blocks(request),
+        "a split that does not fit: {request:?}"
+    );
+    let rank = |(shard, rank): (Shard, u32)| {
+        let index = rank as usize;
+        let accounts = rank_accounts(request, index, &shard, blocks);
+        RankPlan {
+            rank,
+            shard,
+            budget: Bytes(problem.budgets[index]),
+            accounts,
+        }
+    };
+    Plan {
+        kv_blocks: u32::try_from(blocks + 1).unwrap_or(u32::MAX),
+        kv_tokens: blocks * u64::from(request.kv.block_size),
+        max_model_len: split::max_model_len(request, blocks),
+        ranks: shards.clone().into_iter().zip(0..).map(rank).collect(),
+    }
+}
+
+/// The accounts of one rank that are not zero, each rounded up to the backend's granule, when the
+/// KV cache has `blocks` blocks and a null block.
+pub(crate) fn rank_accounts(
+    request: &Request,
+    rank: usize,
+    shard: &Shard,
+    blocks: u64,
+) -> Vec<(Account, Bytes)> {
+    let Request {
+        shape,
+        backend,
+        dtype,
+        kv,
+        limits,
+        ..
+    } = request;
+    let ranks = request.rank_count();
+    let index = u32::try_from(rank).unwrap_or(u32::MAX);
+    let context = split::max_model_len(request, blocks);
+    let driver = scratch::driver(*backend, ranks);
+    let bytes = |account: Account| match account {
+        Account::Weights => weights::layout(shape, shard, *dtype, index).total(),
+        Account::KvCache => kv_cache::block_bytes(shape, shard, kv).saturating_mul(blocks + 1),
+        Account::Activations => scratch::activations(shape, shard, limits, *backend).total(),
+        Account::Graphs => driver.graphs,
+        Account::Comm => scratch::comm(shape, limits, ranks).total() + driver.comm,
+        Account::Workspaces => {
+            scratch::workspaces(shape, shard, limits, context, *dtype, kv).total()
+        }
+        Account::Adapters => Bytes::ZERO,
+        Account::Context => driver.context,
+    };
+    let granule = scratch::granule(*backend);
+    Account::ALL
+        .into_iter()
+        .map(|account| (account, bytes(account).round_up(granule)))
+        .filter(|(_, bytes)| *bytes > Bytes::ZERO)
+        .collect()
+}
+
+pub(crate) fn total(accounts: &[(Account, Bytes)]) -> Bytes {
+    accounts.iter().map(|(_, bytes)| *bytes).sum()
 }

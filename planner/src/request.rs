@@ -35,7 +35,7 @@ impl Limits {
 }
 
 /// What one rank may use: budget = min(quota, utilization x total). At least one is present
-/// once `request` is made (see `plan::cpu_capacity` for the CPU backend's rule).
+/// once `request` is made (see [`crate::cpu_capacity`] for the CPU backend's rule).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RankCapacity {
     /// `spec.memory.gpuQuotas[rank].limit`: bounds everything on that GPU.
@@ -59,4 +59,57 @@ pub struct Request {
     pub utilization: Utilization,
     /// One per rank; its length is the tensor-parallel size (1 to 16).
     pub ranks: Vec<RankCapacity>,
+}
+
+impl Request {
+    /// The tensor-parallel size.
+    pub fn rank_count(&self) -> u32 {
+        u32::try_from(self.ranks.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The smallest device whose share under `utilization` is at least `bytes`.
+    pub(crate) fn unshare(&self, bytes: Bytes) -> Bytes {
+        let total = (u128::from(bytes.get()) * 1000).div_ceil(self.utilization.0.max(1).into());
+        Bytes(u64::try_from(total).unwrap_or(u64::MAX))
+    }
+
+    /// Bytes that a rank may use and what decides them; `None` when neither a quota nor the
+    /// device's total is known.
+    pub fn budget(&self, rank: usize) -> Option<Budget> {
+        let RankCapacity { quota, total } = *self.ranks.get(rank)?;
+        let quota = quota.map(|bytes| Budget {
+            bytes,
+            bound: Bound::Quota,
+        });
+        let share = total.map(|total| Budget {
+            bytes: share(total, self.utilization),
+            bound: Bound::Utilization { total },
+        });
+        match (quota, share) {
+            (Some(quota), Some(share)) if share.bytes < quota.bytes => Some(share),
+            (quota, share) => quota.or(share),
+        }
+    }
+}
+
+/// What one rank may use, and why no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    pub bytes: Bytes,
+    pub bound: Bound,
+}
+
+/// Which of the two bounds of a budget is the smaller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// `spec.memory.gpuQuotas[rank].limit`
+    Quota,
+    /// `spec.memory.gpuMemoryUtilization` of the device's total
+    Utilization { total: Bytes },
+}
+
+/// A share of `total`, rounded down.
+fn share(total: Bytes, utilization: Utilization) -> Bytes {
+    let share = u128::from(total.get()) * u128::from(utilization.0) / 1000;
+    Bytes(u64::try_from(share).unwrap_or(u64::MAX))
 }

@@ -182,10 +182,6 @@ pub fn workspaces(
         .into_iter()
         .fold(0, u64::max)
         .next_multiple_of(PANEL_COLS);
-    let input_rows = match dtype {
-        Dtype::Float32 => 0,
-        Dtype::BFloat16 | Dtype::Float16 => tokens.next_multiple_of(GEMM_INPUT_ROWS),
-    };
     let table = product(max_model_len.into(), head_dim / 2);
     let splits = product(sequences, query_heads * ATTENTION_SPLITS).saturating_mul(head_dim + 2);
     let blocks = crate::kv_cache::blocks_for(max_model_len.into(), kv.block_size);
@@ -193,7 +189,7 @@ pub fn workspaces(
     let layout = WorkspaceLayout {
         rope_cos: cursor.place(table, 4),
         rope_sin: cursor.place(table, 4),
-        gemm_input: cursor.place(product(input_rows, widest), dtype.bytes()),
+        gemm_input: cursor.place(gemm_input_bytes(limits, widest, dtype), 1),
         attention: cursor.place(splits, 4),
         sampling: cursor.place(Bytes(sequences), SAMPLING_BYTES_PER_SEQUENCE),
         token_ids: cursor.place(Bytes(tokens), 4),
@@ -207,6 +203,21 @@ pub fn workspaces(
     WorkspaceLayout {
         total: cursor.end,
         ..layout
+    }
+}
+
+/// Bytes of [`WorkspaceLayout::gemm_input`] when the widest input has `width` numbers; a multiple
+/// of 64.
+pub(crate) fn gemm_input_bytes(limits: &Limits, width: u64, dtype: Dtype) -> Bytes {
+    let tokens = u64::from(limits.max_num_batched_tokens);
+    match dtype {
+        Dtype::Float32 => Bytes::ZERO,
+        Dtype::BFloat16 | Dtype::Float16 => product(
+            tokens.next_multiple_of(GEMM_INPUT_ROWS),
+            width.next_multiple_of(PANEL_COLS),
+        )
+        .saturating_mul(dtype.bytes())
+        .round_up(TENSOR_ALIGN),
     }
 }
 
@@ -276,118 +287,4 @@ pub struct DriverBytes {
     pub context: Bytes,
     pub graphs: Bytes,
     pub comm: Bytes,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::Architecture;
-
-    const SHAPE: ModelShape = ModelShape {
-        architecture: Architecture::Llama,
-        layers: 30,
-        hidden: 576,
-        query_heads: 9,
-        kv_heads: 3,
-        head_dim: 64,
-        ffn: 1536,
-        vocab: 49_152,
-        tied: true,
-        qkv_bias: false,
-        output_bias: false,
-        mlp_bias: false,
-        qk_norm: false,
-        context: 8192,
-    };
-    const LIMITS: Limits = Limits {
-        max_model_len: None,
-        max_num_seqs: 64,
-        max_num_batched_tokens: 2048,
-    };
-    const KV: KvLayout = KvLayout {
-        dtype: Dtype::BFloat16,
-        block_size: 16,
-        size: None,
-    };
-
-    #[test]
-    fn activations_are_rows_of_f32_for_every_batched_token() {
-        let layout = activations(&SHAPE, &Shard::whole(&SHAPE), &LIMITS, Backend::Cpu);
-        let widths = 4 * 576 + 960 + 576 + 3 * 1536;
-        assert_eq!(layout.total().get(), 2048 * widths * 4 + 64 * 49_152 * 4);
-        assert_eq!(layout.qkv.bytes, 2048 * 960 * 4);
-        assert_eq!(
-            layout.logits.offset + layout.logits.bytes,
-            layout.total().get()
-        );
-    }
-
-    #[test]
-    fn workspaces_follow_the_context_in_force() {
-        let whole = Shard::whole(&SHAPE);
-        let layout = workspaces(&SHAPE, &whole, &LIMITS, 8192, Dtype::BFloat16, &KV);
-        assert_eq!(layout.rope_cos.bytes, 8192 * 32 * 4);
-        assert_eq!(layout.gemm_input.bytes, 2048 * 1536 * 2);
-        assert_eq!(layout.block_tables.bytes, 64 * 512 * 4);
-        assert_eq!(layout.attention.bytes, 64 * 9 * ATTENTION_SPLITS * 66 * 4);
-        let short = workspaces(&SHAPE, &whole, &LIMITS, 1000, Dtype::Float32, &KV);
-        assert_eq!(short.rope_sin.bytes, 1000 * 32 * 4);
-        assert_eq!(short.block_tables.bytes, 64 * 63 * 4);
-        assert_eq!(short.gemm_input.bytes, 0);
-    }
-
-    #[test]
-    fn every_region_starts_on_a_cache_line() {
-        let limits = Limits {
-            max_num_seqs: 3,
-            max_num_batched_tokens: 7,
-            ..LIMITS
-        };
-        let shape = ModelShape {
-            hidden: 37,
-            head_dim: 6,
-            ..SHAPE
-        };
-        let shard = Shard {
-            query_heads: 0..1,
-            kv_heads: 0..1,
-            mlp_columns: 0..5,
-            vocab_rows: 0..9,
-        };
-        let w = workspaces(&shape, &shard, &limits, 17, Dtype::BFloat16, &KV);
-        let a = activations(&shape, &shard, &limits, Backend::Cpu);
-        let regions = [
-            a.hidden,
-            a.residual,
-            a.normed,
-            a.qkv,
-            a.attention,
-            a.gate_up,
-            a.activated,
-            a.partial,
-            a.logits,
-            w.rope_cos,
-            w.rope_sin,
-            w.gemm_input,
-            w.attention,
-            w.sampling,
-            w.token_ids,
-            w.positions,
-            w.slots,
-            w.query_start,
-            w.context_len,
-            w.block_tables,
-        ];
-        assert!(
-            regions.iter().all(|region| region.offset % 64 == 0),
-            "{regions:?}"
-        );
-        assert_eq!(w.total().get() % 64, 0);
-    }
-
-    #[test]
-    fn one_rank_exchanges_nothing() {
-        assert_eq!(comm(&SHAPE, &LIMITS, 1).total(), Bytes::ZERO);
-        assert_eq!(comm(&SHAPE, &LIMITS, 2).total(), Bytes(2048 * 576 * 4));
-    }
 }

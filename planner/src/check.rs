@@ -1,0 +1,148 @@
+//! Requests that make no sense, refused before anything is computed.
+
+use crate::model::ModelShape;
+use crate::refusal::{Reason, Refusal};
+use crate::request::{Budget, Request};
+
+/// Most ranks of one group.
+pub const MOST_RANKS: usize = 16;
+/// No figure of a model or limit may pass this, so that no product of them wraps.
+const MOST: u32 = 1 << 26;
+/// The search is over heads; no known model has more.
+const MOST_HEADS: u32 = 512;
+/// Weights of a model, as f32; a config that claims more is wrong.
+const MOST_WEIGHT_BYTES: u128 = 1 << 50;
+
+/// The budgets of a request that makes sense.
+///
+/// # Errors
+/// A refusal that names the field, its value and what it may be.
+pub(crate) fn check(request: &Request) -> Result<Vec<Budget>, Box<Refusal>> {
+    model(&request.shape)?;
+    sizes(request)?;
+    let ranks = request.ranks.len();
+    if !(1..=MOST_RANKS).contains(&ranks) {
+        return Err(invalid(
+            "spec.parallelism.tensorParallelSize",
+            format!("{ranks} is not between 1 and {MOST_RANKS}"),
+        ));
+    }
+    if !(50..=1000).contains(&request.utilization.0) {
+        return Err(invalid(
+            "spec.memory.gpuMemoryUtilization",
+            format!(
+                "{}.{:03} is not between 0.05 and 1",
+                request.utilization.0 / 1000,
+                request.utilization.0 % 1000
+            ),
+        ));
+    }
+    (0..ranks).map(|rank| budget(request, rank)).collect()
+}
+
+fn budget(request: &Request, rank: usize) -> Result<Budget, Box<Refusal>> {
+    let capacity = request.ranks[rank];
+    let field = format!("spec.memory.gpuQuotas[rank={rank}].limit");
+    if capacity.quota.is_some_and(|quota| quota.get() == 0) {
+        return Err(invalid(
+            &field,
+            "0 bytes hold nothing; write a size such as 4Gi".to_owned(),
+        ));
+    }
+    request.budget(rank).ok_or_else(|| {
+        let detail = "missing, and the device's memory is not known; write a quota for every rank";
+        invalid(&field, detail.to_owned())
+    })
+}
+
+fn model(shape: &ModelShape) -> Result<(), Box<Refusal>> {
+    let ModelShape {
+        layers,
+        hidden,
+        query_heads,
+        kv_heads,
+        head_dim,
+        ffn,
+        vocab,
+        context,
+        ..
+    } = *shape;
+    for (field, value, most) in [
+        ("num_hidden_layers", layers, 1 << 16),
+        ("hidden_size", hidden, MOST),
+        ("num_attention_heads", query_heads, MOST_HEADS),
+        ("num_key_value_heads", kv_heads, MOST_HEADS),
+        ("head_dim", head_dim, 1 << 16),
+        ("intermediate_size", ffn, MOST),
+        ("vocab_size", vocab, MOST),
+        ("max_position_embeddings", context, MOST),
+    ] {
+        between(&format!("model {field}"), value, most)?;
+    }
+    if !query_heads.is_multiple_of(kv_heads) {
+        return Err(invalid(
+            "model num_key_value_heads",
+            format!("{kv_heads} does not divide num_attention_heads {query_heads}"),
+        ));
+    }
+    let wide = |a: u32| u128::from(a);
+    let head_rows = 2 * (wide(query_heads) + wide(kv_heads)) * wide(head_dim);
+    let layer = wide(hidden) * (head_rows + 3 * wide(ffn));
+    let bytes = 4 * (wide(layers) * layer + 2 * wide(vocab) * wide(hidden));
+    if bytes > MOST_WEIGHT_BYTES {
+        return Err(invalid(
+            "model",
+            format!("its shape takes {bytes} bytes of weights as f32"),
+        ));
+    }
+    Ok(())
+}
+
+fn sizes(request: &Request) -> Result<(), Box<Refusal>> {
+    let limits = &request.limits;
+    between("spec.memory.kvCache.blockSize", request.kv.block_size, 1024)?;
+    between("spec.limits.maxNumSeqs", limits.max_num_seqs, 1 << 16)?;
+    between(
+        "spec.limits.maxNumBatchedTokens",
+        limits.max_num_batched_tokens,
+        1 << 20,
+    )?;
+    if let Some(tokens) = limits.max_model_len {
+        between("spec.limits.maxModelLen", tokens, MOST)?;
+        let own = request.shape.context;
+        if tokens > own {
+            return Err(invalid(
+                "spec.limits.maxModelLen",
+                format!("{tokens} is more than the model's own context of {own} tokens"),
+            ));
+        }
+    }
+    if request.kv.size.is_some_and(|size| size.get() == 0) {
+        return Err(invalid(
+            "spec.memory.kvCache.size",
+            "0 bytes hold no token".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+fn between(field: &str, value: u32, most: u32) -> Result<(), Box<Refusal>> {
+    match (1..=most).contains(&value) {
+        true => Ok(()),
+        false => Err(invalid(
+            field,
+            format!("{value} is not between 1 and {most}"),
+        )),
+    }
+}
+
+pub(crate) fn invalid(field: &str, detail: String) -> Box<Refusal> {
+    Box::new(Refusal {
+        reason: Reason::Invalid {
+            field: field.to_owned(),
+            detail,
+        },
+        ranks: Vec::new(),
+        remedies: Vec::new(),
+    })
+}

@@ -1,0 +1,343 @@
+//! What each share of a model costs one rank, as tables.
+//!
+//! Bytes of a rank are a sum of what its heads, its MLP columns and its vocabulary rows take, so
+//! differences of the layouts give every term once; the search then only adds. The layouts stay
+//! the only place that knows sizes (`plan` checks the sum against them).
+
+use crate::kv_cache;
+use crate::model::ModelShape;
+use crate::request::Request;
+use crate::scratch;
+use crate::shard::{MLP_UNIT_COLUMNS, Shard, VOCAB_UNIT_ROWS};
+use crate::weights;
+
+/// Grains of a bundled search: a grain is the same part of the MLP and of the vocabulary.
+const GRAINS: u32 = 4096;
+
+/// A share of attention: whole groups, or a part of one group's query heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Heads {
+    pub(crate) queries: u32,
+    pub(crate) kv: u32,
+    cost: Cost,
+}
+
+/// What one share adds to a rank.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cost {
+    weights: u64,
+    activations: u64,
+    workspaces: u64,
+    /// Widest input of a linear layer that the share brings; a rank needs room for the widest.
+    input_width: u64,
+}
+
+/// The costs of every share. Index of `columns` and `rows`: does the share hold the last unit
+/// (which may be shorter)? Then: how many units?
+#[derive(Clone, Debug)]
+pub(crate) struct Costs {
+    pub(crate) heads: Vec<Heads>,
+    pub(crate) columns: [Vec<Cost>; 2],
+    pub(crate) rows: [Vec<Cost>; 2],
+    /// The last vocabulary unit is shorter than the others.
+    pub(crate) last_rows_short: bool,
+    /// Query heads of one KV head.
+    pub(crate) group: u32,
+    pub(crate) query_heads: u32,
+    request: Request,
+    /// Weights of a rank without any share: the norms; index: is it rank 0 (biases)?
+    base_weights: [u64; 2],
+    base_activations: u64,
+    /// Accounts that no share changes, each rounded: exchange buffers, context, graphs.
+    constant: u64,
+    /// KV bytes of one block of one head.
+    head_block: u64,
+    granule: u64,
+}
+
+/// What a length of the KV cache costs, whatever the split.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Level {
+    /// KV bytes of one head, null block included.
+    kv_head: u64,
+    workspaces: u64,
+}
+
+impl Costs {
+    pub(crate) fn new(request: &Request) -> Costs {
+        let shape = &request.shape;
+        let probe = Probe::new(request);
+        let units = |total: u32, unit: u32, cost: &dyn Fn(u32) -> Cost| -> [Vec<Cost>; 2] {
+            let count = total.div_ceil(unit);
+            let whole = (0..=count)
+                .map(|units| cost((units * unit).min(total)))
+                .collect();
+            let short = count * unit - total;
+            let last = |units: u32| cost((units * unit).saturating_sub(short));
+            [whole, (0..=count).map(last).collect()]
+        };
+        let columns = units(shape.ffn, MLP_UNIT_COLUMNS, &|count| probe.columns(count));
+        let rows = units(shape.vocab, VOCAB_UNIT_ROWS, &|count| probe.rows(count));
+        let last_rows_short = !shape.vocab.is_multiple_of(VOCAB_UNIT_ROWS);
+        probe.costs(columns, rows, last_rows_short)
+    }
+
+    /// The same model with MLP and vocabulary cut together into `GRAINS` equal parts: a search
+    /// over heads alone, for models where searching all three at once takes too long.
+    pub(crate) fn bundled(request: &Request) -> Costs {
+        let probe = Probe::new(request);
+        let part = |total: u32, grain: u32| {
+            let part = u64::from(total) * u64::from(grain) / u64::from(GRAINS);
+            u32::try_from(part).unwrap_or(total)
+        };
+        let bundle = |grain: u32| {
+            let (columns, rows) = (
+                part(request.shape.ffn, grain),
+                part(request.shape.vocab, grain),
+            );
+            probe.columns(columns).plus(probe.rows(rows))
+        };
+        let rows: Vec<Cost> = (0..=GRAINS).map(bundle).collect();
+        let none = vec![Cost::default()];
+        probe.costs([none.clone(), none], [rows.clone(), rows], false)
+    }
+
+    /// Bytes of the first unit of a bundled search, rounded up to the granule.
+    pub(crate) fn grain_bytes(&self) -> u64 {
+        let grain = self.rows[0].get(1).copied().unwrap_or_default();
+        self.round(grain.weights) + self.round(grain.activations)
+    }
+
+    /// The context in force when the cache holds `blocks` blocks.
+    pub(crate) fn max_model_len(&self, blocks: u64) -> u32 {
+        max_model_len(&self.request, blocks)
+    }
+
+    pub(crate) fn level(&self, blocks: u64) -> Level {
+        let Request {
+            shape,
+            limits,
+            dtype,
+            kv,
+            ..
+        } = &self.request;
+        let context = self.max_model_len(blocks);
+        let base = scratch::workspaces(shape, &NOTHING, limits, context, *dtype, kv)
+            .total()
+            .0;
+        Level {
+            kv_head: self.head_block.saturating_mul(blocks + 1),
+            workspaces: base - self.input_bytes(shape.hidden.into()),
+        }
+    }
+
+    /// Bytes of the KV account of a rank.
+    pub(crate) fn kv_bytes(&self, level: &Level, heads: &Heads) -> u64 {
+        self.round(level.kv_head.saturating_mul(heads.kv.into()))
+    }
+
+    /// Bytes of all accounts of a rank. Saturates.
+    pub(crate) fn total(
+        &self,
+        level: &Level,
+        first: bool,
+        heads: &Heads,
+        columns: &Cost,
+        rows: &Cost,
+    ) -> u64 {
+        let share = heads.cost.plus(*columns).plus(*rows);
+        let input = share.input_width.max(self.request.shape.hidden.into());
+        let accounts = [
+            self.round(self.base_weights[usize::from(first)] + share.weights),
+            self.round(self.base_activations + share.activations),
+            self.round(level.workspaces + share.workspaces + self.input_bytes(input)),
+            self.kv_bytes(level, heads),
+            self.constant,
+        ];
+        accounts.into_iter().fold(0, u64::saturating_add)
+    }
+
+    /// Bytes a rank reads in one step: its weights, and the keys and values of `blocks` blocks.
+    pub(crate) fn step(
+        &self,
+        blocks: u64,
+        first: bool,
+        heads: &Heads,
+        columns: &Cost,
+        rows: &Cost,
+    ) -> u64 {
+        let share = heads.cost.plus(*columns).plus(*rows);
+        let kv = self
+            .head_block
+            .saturating_mul(blocks)
+            .saturating_mul(heads.kv.into());
+        (self.base_weights[usize::from(first)] + share.weights).saturating_add(kv)
+    }
+
+    fn input_bytes(&self, width: u64) -> u64 {
+        scratch::gemm_input_bytes(&self.request.limits, width, self.request.dtype).0
+    }
+
+    fn round(&self, bytes: u64) -> u64 {
+        bytes.div_ceil(self.granule).saturating_mul(self.granule)
+    }
+}
+
+/// The context in force when the cache holds `blocks` blocks, null block not counted: as asked
+/// for, or the model's own as far as the cache reaches.
+pub(crate) fn max_model_len(request: &Request, blocks: u64) -> u32 {
+    let tokens = blocks.saturating_mul(request.kv.block_size.into());
+    let own = request.shape.context;
+    request
+        .limits
+        .max_model_len
+        .unwrap_or(u32::try_from(tokens).map_or(own, |t| t.min(own)))
+}
+
+impl Cost {
+    fn plus(self, other: Cost) -> Cost {
+        Cost {
+            weights: self.weights + other.weights,
+            activations: self.activations + other.activations,
+            workspaces: self.workspaces + other.workspaces,
+            input_width: self.input_width.max(other.input_width),
+        }
+    }
+}
+
+const NOTHING: Shard = Shard {
+    kv_heads: 0..0,
+    query_heads: 0..0,
+    mlp_columns: 0..0,
+    vocab_rows: 0..0,
+};
+
+/// Reads costs off the layouts of a model of one layer, against those of an empty share.
+struct Probe<'a> {
+    request: &'a Request,
+    one_layer: ModelShape,
+    base: Cost,
+}
+
+impl<'a> Probe<'a> {
+    fn new(request: &'a Request) -> Probe<'a> {
+        let one_layer = ModelShape {
+            layers: 1,
+            ..request.shape.clone()
+        };
+        let mut probe = Probe {
+            request,
+            one_layer,
+            base: Cost::default(),
+        };
+        probe.base = probe.read(&NOTHING, 0);
+        probe
+    }
+
+    fn read(&self, shard: &Shard, input_width: u64) -> Cost {
+        let Request {
+            limits,
+            backend,
+            dtype,
+            kv,
+            ..
+        } = self.request;
+        let shape = &self.one_layer;
+        Cost {
+            // Rank 1, not 0: the biases of rank 0 belong to no share.
+            weights: weights::layout(shape, shard, *dtype, 1).total().0,
+            activations: scratch::activations(shape, shard, limits, *backend)
+                .total()
+                .0,
+            workspaces: scratch::workspaces(shape, shard, limits, 1, *dtype, kv)
+                .attention
+                .bytes,
+            input_width,
+        }
+    }
+
+    fn share(&self, shard: &Shard, input_width: u64, layers: u32) -> Cost {
+        let cost = self.read(shard, input_width);
+        Cost {
+            weights: (cost.weights - self.base.weights) * u64::from(layers),
+            activations: cost.activations - self.base.activations,
+            workspaces: cost.workspaces.next_multiple_of(weights::TENSOR_ALIGN.0),
+            input_width,
+        }
+    }
+
+    fn heads(&self, queries: u32, kv: u32) -> Heads {
+        let shard = Shard {
+            kv_heads: 0..kv,
+            query_heads: 0..queries,
+            ..NOTHING
+        };
+        let width = u64::from(queries) * u64::from(self.request.shape.head_dim);
+        Heads {
+            queries,
+            kv,
+            cost: self.share(&shard, width, self.request.shape.layers),
+        }
+    }
+
+    fn columns(&self, columns: u32) -> Cost {
+        let shard = Shard {
+            mlp_columns: 0..columns,
+            ..NOTHING
+        };
+        self.share(
+            &shard,
+            weights::padded_mlp_columns(&shard),
+            self.request.shape.layers,
+        )
+    }
+
+    fn rows(&self, rows: u32) -> Cost {
+        self.share(
+            &Shard {
+                vocab_rows: 0..rows,
+                ..NOTHING
+            },
+            0,
+            1,
+        )
+    }
+
+    fn costs(&self, columns: [Vec<Cost>; 2], rows: [Vec<Cost>; 2], last_rows_short: bool) -> Costs {
+        let Request {
+            shape,
+            backend,
+            limits,
+            dtype,
+            kv,
+            ..
+        } = self.request;
+        let ranks = self.request.rank_count();
+        let group = shape.group();
+        let whole = (0..=shape.kv_heads).map(|kv| self.heads(kv * group, kv));
+        let parts = (1..group).map(|queries| self.heads(queries, 1));
+        let granule = scratch::granule(*backend);
+        let driver = scratch::driver(*backend, ranks);
+        let comm = scratch::comm(shape, limits, ranks).total() + driver.comm;
+        let constant = [comm, driver.context, driver.graphs];
+        let base_weights =
+            [1, 0].map(|rank| weights::layout(shape, &NOTHING, *dtype, rank).total().0);
+        Costs {
+            heads: whole.chain(parts).collect(),
+            columns,
+            rows,
+            last_rows_short,
+            group,
+            query_heads: shape.query_heads,
+            request: self.request.clone(),
+            base_weights,
+            base_activations: self.base.activations,
+            constant: constant
+                .into_iter()
+                .map(|bytes| bytes.round_up(granule).0)
+                .sum(),
+            head_block: kv_cache::bytes_per_head(shape, kv).0,
+            granule: granule.0,
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The planner against an oracle that tries every split: up to 3 ranks, 8 KV-head groups.
+
+mod oracle;
+
+use std::cell::Cell;
+
+use oracle::{best, blocks_wanted, fits, score};
+use plimsoll_planner::{
+    Architecture, Backend, Bytes, Dtype, KvLayout, Limits, ModelShape, Plan, RankCapacity, Request,
+    Shard, Utilization, plan,
+};
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
+fn check(request: &Request) -> Result<Option<Plan>, TestCaseError> {
+    let expected = best(request);
+    let planned = plan(request);
+    let Some(expected) = expected else {
+        prop_assert!(planned.is_err(), "no split fits, yet {planned:?}");
+        return Ok(None);
+    };
+    let planned = planned.map_err(|refusal| {
+        TestCaseError::fail(format!(
+            "a split fits ({expected:?}), yet {}",
+            refusal.message()
+        ))
+    })?;
+    let shards: Vec<Shard> = planned
+        .ranks
+        .iter()
+        .map(|rank| rank.shard.clone())
+        .collect();
+    let blocks = u64::from(planned.kv_blocks) - 1;
+    prop_assert!(fits(request, &shards, blocks), "does not fit: {planned:?}");
+    prop_assert!(
+        !fits(request, &shards, blocks + 1),
+        "leaves room: {planned:?}"
+    );
+    let counted = blocks.min(blocks_wanted(request));
+    let score = score(request, &shards, counted);
+    prop_assert_eq!(score.blocks, expected.blocks, "{:?}", &planned);
+    let least = expected.step_bytes;
+    prop_assert!(
+        (least..=least + least / 128).contains(&score.step_bytes),
+        "{planned:?}"
+    );
+    prop_assert_eq!(score.even, expected.even, "{:?}", &planned);
+    let steps = planned
+        .step_bytes(request)
+        .into_iter()
+        .map(Bytes::get)
+        .max();
+    prop_assert_eq!(steps, Some(score.step_bytes));
+    Ok(Some(planned))
+}
+
+prop_compose! {
+    fn requests()(
+        ranks in 1usize..=3,
+        (kv_heads, group) in (1u32..=8, 1u32..=4),
+        (layers, hidden) in (1u32..=2, prop::sample::select(vec![40u32, 64, 96])),
+        ffn in prop::sample::select(vec![100u32, 128, 256, 300, 384]),
+        vocab in prop::sample::select(vec![50u32, 64, 100, 192, 250]),
+        flags in any::<[bool; 6]>(),
+        float32 in any::<bool>(),
+        max_model_len in prop::option::of(1u32..=300),
+        max_num_seqs in 1u32..=3,
+        size in prop::option::weighted(0.2, 1u64..60),
+        pages in prop::collection::vec(20u64..220, 3),
+    )(
+        query_heads in Just(if ranks == 3 { kv_heads.min(3) * group } else { kv_heads * group }),
+        kv_heads in Just(if ranks == 3 { kv_heads.min(3) } else { kv_heads }),
+        ranks in Just(ranks), layers in Just(layers), hidden in Just(hidden), ffn in Just(ffn),
+        vocab in Just(vocab), flags in Just(flags), float32 in Just(float32),
+        max_model_len in Just(max_model_len), max_num_seqs in Just(max_num_seqs),
+        size in Just(size), pages in Just(pages),
+    ) -> Request {
+        let [tied, qkv_bias, output_bias, mlp_bias, qk_norm, totals] = flags;
+        Request {
+            shape: ModelShape {
+                architecture: Architecture::Llama,
+                layers, hidden, query_heads, kv_heads, head_dim: 8, ffn, vocab,
+                tied, qkv_bias, output_bias, mlp_bias, qk_norm, context: 300,
+            },
+            backend: Backend::Cpu,
+            dtype: if float32 { Dtype::Float32 } else { Dtype::BFloat16 },
+            kv: KvLayout {
+                dtype: Dtype::BFloat16,
+                block_size: 16,
+                size: size.map(|pages| Bytes::measured(pages * 4096)),
+            },
+            limits: Limits { max_model_len, max_num_seqs, max_num_batched_tokens: 8 },
+            utilization: Utilization(900),
+            ranks: (0..ranks)
+                .map(|rank| {
+                    let bytes = Some(Bytes::measured(pages[rank] * 4096));
+                    let (quota, total) = if totals { (None, bytes) } else { (bytes, None) };
+                    RankCapacity { quota, total }
+                })
+                .collect(),
+        }
+    }
+}
+
+#[test]
+fn every_plan_is_the_best_of_all_splits_and_every_refusal_is_true() {
+    let (planned, refused) = (Cell::new(0), Cell::new(0));
+    let config = ProptestConfig {
+        cases: 256,
+        ..ProptestConfig::default()
+    };
+    let outcome = TestRunner::new(config).run(&requests(), |request| {
+        let count = if check(&request)?.is_some() {
+            &planned
+        } else {
+            &refused
+        };
+        count.set(count.get() + 1);
+        Ok(())
+    });
+    outcome.unwrap();
+    let counts = (planned.get(), refused.get());
+    assert!(
+        counts.0 >= 50 && counts.1 >= 25,
+        "planned and refused {counts:?}: nothing was tried"
+    );
+}
+
+/// The widest case of the property, written out: 8 groups on 3 ranks of unequal quotas.
+#[test]
+fn eight_groups_on_three_unequal_ranks() {
+    let request = Request {
+        shape: ModelShape {
+            architecture: Architecture::Llama,
+            layers: 2,
+            hidden: 64,
+            query_heads: 16,
+            kv_heads: 8,
+            head_dim: 8,
+            ffn: 384,
+            vocab: 250,
+            tied: false,
+            qkv_bias: true,
+            output_bias: true,
+            mlp_bias: true,
+            qk_norm: true,
+            context: 512,
+        },
+        backend: Backend::Cpu,
+        dtype: Dtype::BFloat16,
+        kv: KvLayout {
+            dtype: Dtype::BFloat16,
+            block_size: 16,
+            size: None,
+        },
+        limits: Limits {
+            max_model_len: None,
+            max_num_seqs: 64,
+            max_num_batched_tokens: 8,
+        },
+        utilization: Utilization(900),
+        ranks: [600u64, 1600, 1100]
+            .map(|pages| RankCapacity {
+                quota: Some(Bytes::measured(pages * 4096)),
+                total: None,
+            })
+            .to_vec(),
+    };
+    let plan = check(&request).unwrap().expect("fits");
+    let heads: Vec<u32> = plan
+        .ranks
+        .iter()
+        .map(|rank| rank.shard.kv_head_count())
+        .collect();
+    assert_eq!(heads.iter().sum::<u32>(), 8);
+    assert!(heads[0] < heads[2] && heads[2] < heads[1], "{heads:?}");
+}

@@ -1,0 +1,177 @@
+//! Requests that make no sense: each names its field, its value and what it may be.
+
+mod samples;
+
+use plimsoll_planner::{
+    Backend, Bytes, MOST_CHARACTERS, RankCapacity, Reason, Request, Utilization, cpu_capacity, plan,
+};
+use samples::{MIB, request, smollm2};
+
+/// One wrong change to a request that fits, the field it is about, and a number that is told.
+type Case = (fn(&mut Request), &'static str, &'static str);
+
+const CASES: [Case; 24] = [
+    (
+        |r| r.ranks.clear(),
+        "spec.parallelism.tensorParallelSize",
+        "0 is not",
+    ),
+    (
+        |r| r.ranks = vec![r.ranks[0]; 17],
+        "spec.parallelism.tensorParallelSize",
+        "17 is not",
+    ),
+    (
+        |r| r.utilization = Utilization(0),
+        "spec.memory.gpuMemoryUtilization",
+        "0.000",
+    ),
+    (
+        |r| r.utilization = Utilization(49),
+        "spec.memory.gpuMemoryUtilization",
+        "0.049",
+    ),
+    (
+        |r| r.utilization = Utilization(1500),
+        "spec.memory.gpuMemoryUtilization",
+        "1.500",
+    ),
+    (
+        |r| r.ranks[1].quota = Some(Bytes::ZERO),
+        "spec.memory.gpuQuotas[rank=1].limit",
+        "0 bytes",
+    ),
+    (
+        |r| r.ranks[1].quota = None,
+        "spec.memory.gpuQuotas[rank=1].limit",
+        "missing",
+    ),
+    (
+        |r| r.limits.max_num_seqs = 0,
+        "spec.limits.maxNumSeqs",
+        "0 is not",
+    ),
+    (
+        |r| r.limits.max_num_seqs = u32::MAX,
+        "spec.limits.maxNumSeqs",
+        "4294967295",
+    ),
+    (
+        |r| r.limits.max_num_batched_tokens = 0,
+        "spec.limits.maxNumBatchedTokens",
+        "0 is not",
+    ),
+    (
+        |r| r.limits.max_num_batched_tokens = 1 << 30,
+        "spec.limits.maxNumBatchedTokens",
+        "1073741824",
+    ),
+    (
+        |r| r.limits.max_model_len = Some(0),
+        "spec.limits.maxModelLen",
+        "0 is not",
+    ),
+    (
+        |r| r.limits.max_model_len = Some(8193),
+        "spec.limits.maxModelLen",
+        "8192",
+    ),
+    (
+        |r| r.kv.block_size = 0,
+        "spec.memory.kvCache.blockSize",
+        "0 is not",
+    ),
+    (
+        |r| r.kv.block_size = 4096,
+        "spec.memory.kvCache.blockSize",
+        "4096",
+    ),
+    (
+        |r| r.kv.size = Some(Bytes::ZERO),
+        "spec.memory.kvCache.size",
+        "0 bytes",
+    ),
+    (|r| r.shape.layers = 0, "num_hidden_layers", "0 is not"),
+    (|r| r.shape.hidden = u32::MAX, "hidden_size", "4294967295"),
+    (|r| r.shape.kv_heads = 0, "num_key_value_heads", "0 is not"),
+    (
+        |r| r.shape.kv_heads = 4,
+        "num_key_value_heads",
+        "4 does not divide",
+    ),
+    (
+        |r| r.shape.query_heads = 100_000,
+        "num_attention_heads",
+        "100000",
+    ),
+    (|r| r.shape.vocab = 0, "vocab_size", "0 is not"),
+    (
+        |r| r.shape.context = 0,
+        "max_position_embeddings",
+        "0 is not",
+    ),
+    (
+        |r| {
+            r.shape.hidden = 1 << 26;
+            r.shape.ffn = 1 << 26;
+        },
+        "model: its shape",
+        "bytes of weights",
+    ),
+];
+
+#[test]
+fn malformed_requests_are_refused_by_name() {
+    for (change, field, number) in CASES {
+        let mut request = request(smollm2(), Backend::Cpu, &[300 * MIB, 700 * MIB]);
+        assert!(plan(&request).is_ok());
+        change(&mut request);
+        let Err(refusal) = plan(&request) else {
+            panic!("{field} was accepted: {request:?}")
+        };
+        assert!(
+            matches!(refusal.reason, Reason::Invalid { .. }),
+            "{field}: {refusal}"
+        );
+        assert_eq!(refusal.reason.name(), "InvalidRequest");
+        let message = refusal.message();
+        assert!(message.contains(field), "no {field} in {message}");
+        assert!(message.contains(number), "no {number} in {message}");
+        assert!(message.len() <= MOST_CHARACTERS);
+    }
+}
+
+#[test]
+fn the_capacities_of_malformed_requests_are_refused_too() {
+    let mut request = request(smollm2(), Backend::Cpu, &[MIB]);
+    request.ranks = vec![RankCapacity {
+        quota: None,
+        total: None,
+    }];
+    request.limits.max_num_seqs = 0;
+    let refusal = cpu_capacity(&request, None).expect_err("no sequence");
+    assert!(
+        refusal.message().contains("spec.limits.maxNumSeqs"),
+        "{refusal}"
+    );
+}
+
+/// Sixteen ranks, long numbers, no remedy left out: still within an Event's note.
+#[test]
+fn the_longest_refusal_fits_an_event() {
+    let shape = samples::llama_3_1_70b();
+    let quotas: Vec<u64> = (0..16)
+        .map(|rank| 5_000_000_001 + rank * 12_345_677)
+        .collect();
+    let mut request = request(shape, Backend::Cuda, &quotas);
+    request.kv.size = Some(Bytes::measured(1));
+    let refusal = plan(&request).expect_err("80 GB for 141 GB of weights");
+    let message = refusal.message();
+    assert!(
+        message.len() <= MOST_CHARACTERS,
+        "{} characters",
+        message.len()
+    );
+    let remedy = refusal.remedies.first().expect("a remedy").to_string();
+    assert!(message.contains(&remedy), "no {remedy} in {message}");
+}

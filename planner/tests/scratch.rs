@@ -1,0 +1,102 @@
+//! Activations, workspaces and exchange buffers, to the byte.
+
+mod samples;
+
+use plimsoll_planner::scratch::{ATTENTION_SPLITS, activations, comm, workspaces};
+use plimsoll_planner::{Backend, Bytes, Dtype, KvLayout, Limits, ModelShape, Shard};
+use samples::smollm2;
+
+const LIMITS: Limits = Limits {
+    max_model_len: None,
+    max_num_seqs: 64,
+    max_num_batched_tokens: 2048,
+};
+const KV: KvLayout = KvLayout {
+    dtype: Dtype::BFloat16,
+    block_size: 16,
+    size: None,
+};
+
+#[test]
+fn activations_are_rows_of_f32_for_every_batched_token() {
+    let layout = activations(&smollm2(), &Shard::whole(&smollm2()), &LIMITS, Backend::Cpu);
+    let widths = 4 * 576 + 960 + 576 + 3 * 1536;
+    assert_eq!(layout.total().get(), 2048 * widths * 4 + 64 * 49_152 * 4);
+    assert_eq!(layout.qkv.bytes, 2048 * 960 * 4);
+    assert_eq!(
+        layout.logits.offset + layout.logits.bytes,
+        layout.total().get()
+    );
+}
+
+#[test]
+fn workspaces_follow_the_context_in_force() {
+    let whole = Shard::whole(&smollm2());
+    let layout = workspaces(&smollm2(), &whole, &LIMITS, 8192, Dtype::BFloat16, &KV);
+    assert_eq!(layout.rope_cos.bytes, 8192 * 32 * 4);
+    assert_eq!(layout.gemm_input.bytes, 2048 * 1536 * 2);
+    assert_eq!(layout.block_tables.bytes, 64 * 512 * 4);
+    assert_eq!(layout.attention.bytes, 64 * 9 * ATTENTION_SPLITS * 66 * 4);
+    let short = workspaces(&smollm2(), &whole, &LIMITS, 1000, Dtype::Float32, &KV);
+    assert_eq!(short.rope_sin.bytes, 1000 * 32 * 4);
+    assert_eq!(short.block_tables.bytes, 64 * 63 * 4);
+    assert_eq!(short.gemm_input.bytes, 0);
+}
+
+#[test]
+fn every_region_starts_on_a_cache_line() {
+    let limits = Limits {
+        max_num_seqs: 3,
+        max_num_batched_tokens: 7,
+        ..LIMITS
+    };
+    let shape = ModelShape {
+        hidden: 37,
+        head_dim: 6,
+        ..smollm2()
+    };
+    let shard = Shard {
+        query_heads: 0..1,
+        kv_heads: 0..1,
+        mlp_columns: 0..5,
+        vocab_rows: 0..9,
+    };
+    let w = workspaces(&shape, &shard, &limits, 17, Dtype::BFloat16, &KV);
+    let a = activations(&shape, &shard, &limits, Backend::Cpu);
+    let regions = [
+        a.hidden,
+        a.residual,
+        a.normed,
+        a.qkv,
+        a.attention,
+        a.gate_up,
+        a.activated,
+        a.partial,
+        a.logits,
+        w.rope_cos,
+        w.rope_sin,
+        w.gemm_input,
+        w.attention,
+        w.sampling,
+        w.token_ids,
+        w.positions,
+        w.slots,
+        w.query_start,
+        w.context_len,
+        w.block_tables,
+    ];
+    assert!(
+        regions.iter().all(|region| region.offset % 64 == 0),
+        "{regions:?}"
+    );
+    assert_eq!(w.total().get() % 64, 0);
+}
+
+#[test]
+fn one_rank_exchanges_nothing() {
+    assert_eq!(comm(&smollm2(), &LIMITS, 1).total(), Bytes::ZERO);
+    assert_eq!(
+        comm(&smollm2(), &LIMITS, 2).total(),
+        Bytes::measured(2048 * 576 * 4)
+    );
+}
