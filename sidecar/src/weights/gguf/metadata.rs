@@ -168,14 +168,6 @@ impl Metadata {
             Some(value) => self.mismatch(key, &value, "a list of integers"),
         }
     }
-
-    pub(crate) fn floats(&mut self, key: &str) -> Result<Option<Vec<f32>>, ModelError> {
-        match self.pairs.remove(key) {
-            None => Ok(None),
-            Some(Value::Floats(list)) => Ok(Some(list)),
-            Some(value) => self.mismatch(key, &value, "a list of floats"),
-        }
-    }
 }
 
 fn read_value(reader: &mut HeaderReader<'_>, key: &str) -> Result<Value, ModelError> {
