@@ -8,7 +8,8 @@ use crate::request::{Budget, Request};
 pub const MOST_RANKS: usize = 16;
 /// No figure of a model or limit may pass this, so that no product of them wraps.
 const MOST: u32 = 1 << 26;
-/// The search is over heads; no known model has more.
+/// The search is over heads and MLP units; no known model has as many.
+const MOST_WIDTH: u32 = 1 << 17;
 const MOST_HEADS: u32 = 512;
 /// Weights of a model, as f32; a config that claims more is wrong.
 const MOST_WEIGHT_BYTES: u128 = 1 << 50;
@@ -69,12 +70,12 @@ fn model(shape: &ModelShape) -> Result<(), Box<Refusal>> {
     } = *shape;
     for (field, value, most) in [
         ("num_hidden_layers", layers, 1 << 16),
-        ("hidden_size", hidden, MOST),
+        ("hidden_size", hidden, MOST_WIDTH),
         ("num_attention_heads", query_heads, MOST_HEADS),
         ("num_key_value_heads", kv_heads, MOST_HEADS),
         ("head_dim", head_dim, 1 << 16),
-        ("intermediate_size", ffn, MOST),
-        ("vocab_size", vocab, MOST),
+        ("intermediate_size", ffn, MOST_WIDTH),
+        ("vocab_size", vocab, 1 << 22),
         ("max_position_embeddings", context, MOST),
     ] {
         between(&format!("model {field}"), value, most)?;

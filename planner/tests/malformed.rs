@@ -112,8 +112,9 @@ const CASES: [Case; 24] = [
     ),
     (
         |r| {
-            r.shape.hidden = 1 << 26;
-            r.shape.ffn = 1 << 26;
+            r.shape.hidden = 1 << 17;
+            r.shape.ffn = 1 << 17;
+            r.shape.layers = 1 << 16;
         },
         "model: its shape",
         "bytes of weights",

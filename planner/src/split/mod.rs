@@ -97,16 +97,12 @@ impl<'a> Problem<'a> {
             .find_map(|family| self.best(family, blocks..=blocks))
     }
 
-    /// Is there a split, as [`Problem::solve`] would find?
+    /// Does [`Problem::solve`] find a split?
     pub(crate) fn solvable(&self) -> bool {
-        match self.bundled {
-            None => self.fits_within(&self.budgets, fewest_blocks(self.request)),
-            Some(_) => self.solve().is_some(),
-        }
+        self.fits_within(&self.budgets, fewest_blocks(self.request))
     }
 
-    /// Does any split fit budgets of `budgets` bytes with `blocks` blocks? A first answer where
-    /// heads are searched first: `solvable` may still find that it does not.
+    /// Does any split fit budgets of `budgets` bytes with `blocks` blocks?
     pub(crate) fn fits_within(&self, budgets: &[u64], blocks: u64) -> bool {
         self.families().into_iter().any(|family| {
             let options = self.options(family);
@@ -168,16 +164,22 @@ impl<'a> Problem<'a> {
             None => optimise(self.ask(&self.costs, &options, *blocks.start()), blocks)?,
             Some(bundled) => {
                 let loose = loosened(&self.budgets, bundled);
-                let ask = self.ask(bundled, &options, *blocks.start());
-                let (_, heads) = optimise(
-                    Ask {
-                        budgets: &loose,
-                        ..ask
-                    },
-                    blocks.clone(),
-                )?;
-                let fixed = fixed(&heads);
-                optimise(self.ask(&self.costs, &fixed, *blocks.start()), blocks)?
+                let ask = Ask {
+                    budgets: &loose,
+                    ..self.ask(bundled, &options, *blocks.start())
+                };
+                let refine = |heads: Vec<Share>| {
+                    let fixed = fixed(&heads);
+                    optimise(
+                        self.ask(&self.costs, &fixed, *blocks.start()),
+                        blocks.clone(),
+                    )
+                };
+                let best = optimise(ask.clone(), blocks.clone());
+                // The heads of the longest cache may not do for the exact units; those of the
+                // shortest are what `fits_within` answers by.
+                best.and_then(|(_, heads)| refine(heads))
+                    .or_else(|| refine(reach(ask)?.choose()))?
             }
         };
         Some(Split {

@@ -78,6 +78,16 @@ pub(crate) fn llama_3_1_70b() -> ModelShape {
     }
 }
 
+pub(crate) fn llama_3_1_405b() -> ModelShape {
+    ModelShape {
+        layers: 126,
+        hidden: 16_384,
+        query_heads: 128,
+        ffn: 53_248,
+        ..llama_3_1_70b()
+    }
+}
+
 /// 64 KV heads, as models without grouped queries have.
 pub(crate) fn llama_65b() -> ModelShape {
     ModelShape {
