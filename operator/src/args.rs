@@ -119,13 +119,19 @@ pub(crate) enum LogFormat {
 
 /// `250ms`, `30s`, `2m`: a whole number and a unit.
 fn duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (digits, unit) = text.split_at(split);
     let milliseconds_per_unit = match unit {
         "ms" => 1,
         "s" => 1_000,
         "m" => 60_000,
-        _ => return Err(format!("{text:?} is not a duration: write 250ms, 30s or 2m")),
+        _ => {
+            return Err(format!(
+                "{text:?} is not a duration: write 250ms, 30s or 2m"
+            ));
+        }
     };
     let count: u64 = digits
         .parse()
@@ -177,7 +183,16 @@ mod tests {
 
     #[test]
     fn durations_that_mean_nothing_are_refused() {
-        for text in ["", "s", "30", "-1s", "1h", "1.5s", "99999999999999999999s", "90000m"] {
+        for text in [
+            "",
+            "s",
+            "30",
+            "-1s",
+            "1h",
+            "1.5s",
+            "99999999999999999999s",
+            "90000m",
+        ] {
             assert!(duration(text).is_err(), "{text}");
         }
     }

@@ -85,7 +85,11 @@ pub(crate) fn step(
     if wanted == 0 {
         let all = old.iter().chain([new]);
         let replicas = all.map(|revision| (revision.revision.clone(), 0)).collect();
-        return Step { replicas, replacing: false, look_again: None };
+        return Step {
+            replicas,
+            replacing: false,
+            look_again: None,
+        };
     }
     let waited = longest_unschedulable(new);
     let old_replicas: u32 = old.iter().map(|revision| revision.replicas).sum();
@@ -101,16 +105,20 @@ pub(crate) fn step(
         false => (1, wanted),
         // Fewer than that answer where not even the wanted count has room. Then, too, one makes
         // way, but only once the place of the one before it is taken.
-        true if waited.is_some() && pause == Pause::Over => {
-            (0, (wanted - 1).min((old_ready + new_ready).saturating_sub(1)))
-        }
+        true if waited.is_some() && pause == Pause::Over => (
+            0,
+            (wanted - 1).min((old_ready + new_ready).saturating_sub(1)),
+        ),
         true => (0, wanted - 1),
     };
     let targets = shrink_old(old, new_ready, floor);
     let old_targets: u32 = targets.iter().sum();
     let new_target = new_now.max(wanted.min((wanted + surge).saturating_sub(old_targets)));
 
-    let names = old.iter().chain([new]).map(|revision| revision.revision.clone());
+    let names = old
+        .iter()
+        .chain([new])
+        .map(|revision| revision.revision.clone());
     Step {
         replicas: names.zip(targets.into_iter().chain([new_target])).collect(),
         replacing,
@@ -137,7 +145,10 @@ fn replacing_pause(
     room: Room,
     patience: Duration,
 ) -> Pause {
-    let leaving = old.iter().chain([new]).any(|revision| revision.pods.contains(&PodPhase::Leaving));
+    let leaving = old
+        .iter()
+        .chain([new])
+        .any(|revision| revision.pods.contains(&PodPhase::Leaving));
     if leaving || new.pods.contains(&PodPhase::Starting) {
         return Pause::Moving;
     }
@@ -163,8 +174,11 @@ fn shrink_old(old: &[RevisionPods], new_ready: u32, floor: u32) -> Vec<u32> {
         kept.min(revision.replicas)
     });
     let mut targets: Vec<u32> = answered.collect();
-    let old_ready: u32 =
-        old.iter().zip(&targets).map(|(revision, target)| revision.ready_within(*target)).sum();
+    let old_ready: u32 = old
+        .iter()
+        .zip(&targets)
+        .map(|(revision, target)| revision.ready_within(*target))
+        .sum();
     // Those that answered once count as capacity that may come back; those that answer now are
     // given up only where enough others answer.
     let mut removable = (targets.iter().sum::<u32>() + new_ready).saturating_sub(floor);

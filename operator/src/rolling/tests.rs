@@ -6,72 +6,157 @@ use super::PodPhase::{Ready, Starting, Unready, Unschedulable};
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const LONG_AGO: Room = Room::None { since_last: Duration::from_secs(3600) };
+const LONG_AGO: Room = Room::None {
+    since_last: Duration::from_secs(3600),
+};
 
 fn revision(name: &str, replicas: u32, pods: &[PodPhase]) -> RevisionPods {
-    RevisionPods { revision: name.to_owned(), replicas, pods: pods.to_vec() }
+    RevisionPods {
+        revision: name.to_owned(),
+        replicas,
+        pods: pods.to_vec(),
+    }
 }
 
 fn waiting(seconds: u64) -> PodPhase {
-    Unschedulable { for_: Duration::from_secs(seconds) }
+    Unschedulable {
+        for_: Duration::from_secs(seconds),
+    }
 }
 
 /// Counts for one old revision `a` and the wanted revision `b`.
 fn counts(wanted: u32, a: (u32, &[PodPhase]), b: (u32, &[PodPhase]), room: Room) -> (u32, u32) {
-    let step = step(wanted, &[revision("a", a.0, a.1)], &revision("b", b.0, b.1), room, PATIENCE);
+    let step = step(
+        wanted,
+        &[revision("a", a.0, a.1)],
+        &revision("b", b.0, b.1),
+        room,
+        PATIENCE,
+    );
     (step.replicas[0].1, step.replicas[1].1)
 }
+
+/// A claim, and the replica counts of `a` and `b`: got and wanted.
+type Row = (&'static str, (u32, u32), (u32, u32));
 
 #[test]
 fn single_steps() {
     let assumed = Room::Assumed;
-    let table: &[(&str, (u32, u32), (u32, u32))] = &[
-        ("first pods all at once", counts(3, (0, &[]), (0, &[]), assumed), (0, 3)),
-        ("surge one", counts(1, (1, &[Ready]), (0, &[]), assumed), (1, 1)),
-        ("wait for it", counts(1, (1, &[Ready]), (1, &[Starting]), assumed), (1, 1)),
-        ("then let the old go", counts(1, (1, &[Ready]), (1, &[Ready]), assumed), (0, 1)),
+    let table: &[Row] = &[
+        (
+            "first pods all at once",
+            counts(3, (0, &[]), (0, &[]), assumed),
+            (0, 3),
+        ),
+        (
+            "surge one",
+            counts(1, (1, &[Ready]), (0, &[]), assumed),
+            (1, 1),
+        ),
+        (
+            "wait for it",
+            counts(1, (1, &[Ready]), (1, &[Starting]), assumed),
+            (1, 1),
+        ),
+        (
+            "then let the old go",
+            counts(1, (1, &[Ready]), (1, &[Ready]), assumed),
+            (0, 1),
+        ),
         (
             "one by one",
             counts(3, (3, &[Ready, Ready, Ready]), (1, &[Ready]), assumed),
             (2, 2),
         ),
-        ("old pods that never answered go at once", {
-            counts(2, (2, &[Starting, Starting]), (0, &[]), assumed)
-        }, (0, 2)),
-        ("an old pod that may come back stays", {
-            counts(1, (1, &[Unready]), (1, &[Starting]), assumed)
-        }, (1, 1)),
-        ("and goes when the new one answers", {
-            counts(1, (1, &[Unready]), (1, &[Ready]), assumed)
-        }, (0, 1)),
-        ("no room yet", counts(1, (1, &[Ready]), (1, &[waiting(59)]), assumed), (1, 1)),
-        ("no room: replace", counts(1, (1, &[Ready]), (1, &[waiting(60)]), assumed), (0, 1)),
-        ("no room for two: one makes way", {
-            counts(2, (2, &[Ready, Ready]), (1, &[waiting(60)]), assumed)
-        }, (1, 1)),
-        ("only one makes way at a time", {
-            counts(2, (1, &[Ready]), (1, &[Starting]), LONG_AGO)
-        }, (1, 1)),
-        ("known lack of room: next one makes way at once", {
-            counts(3, (2, &[Ready, Ready]), (1, &[Ready]), LONG_AGO)
-        }, (1, 2)),
-        ("scale down mid-way", {
-            counts(1, (2, &[Ready, Ready]), (3, &[Ready, Ready, Ready]), assumed)
-        }, (0, 1)),
-        ("scale to zero", counts(0, (2, &[Ready, Ready]), (1, &[Ready]), assumed), (0, 0)),
-        ("scale up while rolling", {
-            counts(4, (2, &[Ready, Ready]), (1, &[Starting]), assumed)
-        }, (2, 3)),
-        ("more wanted than there is room: one makes way", {
-            counts(3, (2, &[Ready, Ready]), (2, &[waiting(60), waiting(60)]), assumed)
-        }, (1, 2)),
-        ("and no other before its place is taken", {
-            let just_now = Room::None { since_last: Duration::from_secs(1) };
-            counts(3, (1, &[Ready]), (2, &[waiting(60), waiting(60)]), just_now)
-        }, (1, 2)),
-        ("unschedulable without old pods is only waited for", {
-            counts(2, (0, &[]), (2, &[Ready, waiting(600)]), assumed)
-        }, (0, 2)),
+        (
+            "old pods that never answered go at once",
+            { counts(2, (2, &[Starting, Starting]), (0, &[]), assumed) },
+            (0, 2),
+        ),
+        (
+            "an old pod that may come back stays",
+            { counts(1, (1, &[Unready]), (1, &[Starting]), assumed) },
+            (1, 1),
+        ),
+        (
+            "and goes when the new one answers",
+            { counts(1, (1, &[Unready]), (1, &[Ready]), assumed) },
+            (0, 1),
+        ),
+        (
+            "no room yet",
+            counts(1, (1, &[Ready]), (1, &[waiting(59)]), assumed),
+            (1, 1),
+        ),
+        (
+            "no room: replace",
+            counts(1, (1, &[Ready]), (1, &[waiting(60)]), assumed),
+            (0, 1),
+        ),
+        (
+            "no room for two: one makes way",
+            { counts(2, (2, &[Ready, Ready]), (1, &[waiting(60)]), assumed) },
+            (1, 1),
+        ),
+        (
+            "only one makes way at a time",
+            { counts(2, (1, &[Ready]), (1, &[Starting]), LONG_AGO) },
+            (1, 1),
+        ),
+        (
+            "known lack of room: next one makes way at once",
+            { counts(3, (2, &[Ready, Ready]), (1, &[Ready]), LONG_AGO) },
+            (1, 2),
+        ),
+        (
+            "scale down mid-way",
+            {
+                counts(
+                    1,
+                    (2, &[Ready, Ready]),
+                    (3, &[Ready, Ready, Ready]),
+                    assumed,
+                )
+            },
+            (0, 1),
+        ),
+        (
+            "scale to zero",
+            counts(0, (2, &[Ready, Ready]), (1, &[Ready]), assumed),
+            (0, 0),
+        ),
+        (
+            "scale up while rolling",
+            { counts(4, (2, &[Ready, Ready]), (1, &[Starting]), assumed) },
+            (2, 3),
+        ),
+        (
+            "more wanted than there is room: one makes way",
+            {
+                counts(
+                    3,
+                    (2, &[Ready, Ready]),
+                    (2, &[waiting(60), waiting(60)]),
+                    assumed,
+                )
+            },
+            (1, 2),
+        ),
+        (
+            "and no other before its place is taken",
+            {
+                let just_now = Room::None {
+                    since_last: Duration::from_secs(1),
+                };
+                counts(3, (1, &[Ready]), (2, &[waiting(60), waiting(60)]), just_now)
+            },
+            (1, 2),
+        ),
+        (
+            "unschedulable without old pods is only waited for",
+            { counts(2, (0, &[]), (2, &[Ready, waiting(600)]), assumed) },
+            (0, 2),
+        ),
     ];
     for (claim, got, want) in table {
         assert_eq!(got, want, "{claim}");
@@ -140,11 +225,16 @@ impl Cluster {
 
     fn change_spec(&mut self) {
         self.replaced_at = None;
-        self.revisions.push((format!("r{}", self.revisions.len()), 0, Vec::new()));
+        self.revisions
+            .push((format!("r{}", self.revisions.len()), 0, Vec::new()));
     }
 
     fn ready(&self) -> usize {
-        self.revisions.iter().flat_map(|(_, _, pods)| pods).filter(|p| p.answered).count()
+        self.revisions
+            .iter()
+            .flat_map(|(_, _, pods)| pods)
+            .filter(|p| p.answered)
+            .count()
     }
 
     fn pods(&self) -> usize {
@@ -165,17 +255,27 @@ impl Cluster {
             .revisions
             .iter()
             .map(|(name, replicas, pods)| {
-                revision(name, *replicas, &pods.iter().map(Cluster::phase).collect::<Vec<_>>())
+                revision(
+                    name,
+                    *replicas,
+                    &pods.iter().map(Cluster::phase).collect::<Vec<_>>(),
+                )
             })
             .collect();
         let mut new = all.pop().unwrap();
-        new.pods.extend(self.leaving.iter().map(|_| PodPhase::Leaving));
+        new.pods
+            .extend(self.leaving.iter().map(|_| PodPhase::Leaving));
         let room = match self.replaced_at {
             None => Room::Assumed,
-            Some(at) => Room::None { since_last: Duration::from_secs(self.now - at) },
+            Some(at) => Room::None {
+                since_last: Duration::from_secs(self.now - at),
+            },
         };
         let next = step(self.wanted, &all, &new, room, PATIENCE);
-        let shrinks = all.iter().zip(&next.replicas).any(|(old, (_, to))| *to < old.replicas);
+        let shrinks = all
+            .iter()
+            .zip(&next.replicas)
+            .any(|(old, (_, to))| *to < old.replicas);
         if next.replacing && (shrinks || self.replaced_at.is_none()) {
             self.replaced_at = Some(self.now);
         }
@@ -194,12 +294,23 @@ impl Cluster {
             pods.sort_by_key(|pod| (!pod.answered, !pod.scheduled));
             let dropped = pods.split_off(pods.len().min(*replicas as usize));
             let held_room = dropped.iter().filter(|pod| pod.scheduled).count();
-            self.leaving.extend(std::iter::repeat_n(now + farewell, held_room));
+            self.leaving
+                .extend(std::iter::repeat_n(now + farewell, held_room));
             while pods.len() < *replicas as usize {
-                pods.push(SimPod { scheduled: false, answered: false, waited: 0, loading });
+                pods.push(SimPod {
+                    scheduled: false,
+                    answered: false,
+                    waited: 0,
+                    loading,
+                });
             }
         }
-        let taken = self.revisions.iter().flat_map(|(_, _, p)| p).filter(|p| p.scheduled).count();
+        let taken = self
+            .revisions
+            .iter()
+            .flat_map(|(_, _, p)| p)
+            .filter(|p| p.scheduled)
+            .count();
         let mut free = self.slots.saturating_sub(taken + self.leaving.len());
         for pod in self.revisions.iter_mut().flat_map(|(_, _, pods)| pods) {
             if !pod.scheduled && free > 0 {
@@ -231,7 +342,10 @@ impl Cluster {
             }
             self.roll();
             self.pass(5);
-            assert!(self.pods() <= self.wanted as usize + 1 + least_ready, "{story}: too many");
+            assert!(
+                self.pods() <= self.wanted as usize + 1 + least_ready,
+                "{story}: too many"
+            );
             assert!(
                 self.ready() >= least_ready,
                 "{story}: {} answer, {least_ready} must: {:?}",

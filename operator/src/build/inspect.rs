@@ -1,0 +1,93 @@
+//! The pod that reads a model's facts: the same source, no GPU, little memory, and its answer in
+//! the termination message.
+
+use plimsoll_crds::names;
+use plimsoll_crds::v1alpha1::InferenceDeployment;
+use serde_json::{Value, json};
+
+use super::{
+    PodSettings, Prepared, container_security, model_mount, model_path, model_volume, pod_security,
+    service_account_name,
+};
+use crate::facts::{ChildKind, Identity};
+
+/// Reading headers takes seconds; a source that hangs is given up after this.
+const DEADLINE_SECONDS: u32 = 600;
+
+/// The inspect pod called `name`.
+pub(crate) fn inspect_pod(
+    object: &InferenceDeployment,
+    identity: &Identity,
+    settings: &PodSettings,
+    name: String,
+) -> Prepared {
+    let mut spec = json!({
+        "restartPolicy": "Never",
+        "activeDeadlineSeconds": DEADLINE_SECONDS,
+        "terminationGracePeriodSeconds": 1,
+        "serviceAccountName": service_account_name(&identity.name),
+        "automountServiceAccountToken": false,
+        "enableServiceLinks": false,
+        "securityContext": pod_security(),
+        "containers": [{
+            "name": names::CONTAINER_INSPECT,
+            "image": settings.sidecar_image,
+            "imagePullPolicy": settings.pull_policy.name(),
+            "args": [
+                "inspect",
+                "--termination-message",
+                names::TERMINATION_MESSAGE_PATH,
+                model_path(object),
+            ],
+            "terminationMessagePath": names::TERMINATION_MESSAGE_PATH,
+            "terminationMessagePolicy": "File",
+            "resources": {
+                "requests": {"cpu": "10m", "memory": "64Mi"},
+                "limits": {"memory": "1Gi"},
+            },
+            "securityContext": container_security(),
+            "volumeMounts": [model_mount()],
+        }],
+        "volumes": [model_volume(object)],
+    });
+    place(object, &mut spec);
+    Prepared::new(
+        ChildKind::Pod,
+        "v1",
+        name,
+        object,
+        identity,
+        json!({
+            "metadata": {"labels": {names::LABEL_ROLE: names::ROLE_INSPECT}},
+            "spec": spec,
+        }),
+    )
+}
+
+/// Where engines run is where the source can be mounted: the same nodes, the same secrets.
+fn place(object: &InferenceDeployment, spec: &mut Value) {
+    let Some(pods) = object
+        .spec
+        .template
+        .as_ref()
+        .and_then(|template| template.spec.as_ref())
+    else {
+        return;
+    };
+    if !pods.node_selector.is_empty() {
+        spec["nodeSelector"] = json!(pods.node_selector);
+    }
+    if !pods.tolerations.is_empty() {
+        spec["tolerations"] = json!(pods.tolerations);
+    }
+    if let Some(nodes) = pods
+        .affinity
+        .as_ref()
+        .and_then(|affinity| affinity.get("nodeAffinity"))
+    {
+        spec["affinity"] = json!({"nodeAffinity": nodes});
+    }
+    if !pods.image_pull_secrets.is_empty() {
+        spec["imagePullSecrets"] = json!(pods.image_pull_secrets);
+    }
+}

@@ -1,0 +1,179 @@
+//! Build: a plan becomes the objects that should exist. Pure: it takes no client and no clock.
+//! Objects are JSON, as they go over the wire, so that parts of `spec.template` that are newer
+//! than this program pass through unread.
+
+mod config;
+mod inspect;
+mod pod;
+mod replica_set;
+mod shared;
+
+use plimsoll_crds::names;
+use plimsoll_crds::v1alpha1::InferenceDeployment;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+pub(crate) use config::{engine_config, served_names};
+pub(crate) use inspect::inspect_pod;
+pub(crate) use replica_set::{Revision, revision};
+pub(crate) use shared::{disruption_budget, secret, service, service_account};
+
+use crate::args::PullPolicy;
+use crate::facts::{ChildKind, Identity};
+use crate::token::hex;
+
+/// Hash of the object that a child was made from; equal hashes need no write.
+pub(crate) const HASH_ANNOTATION: &str = "plimsoll.dev/hash";
+/// User volumes cannot have this prefix.
+const MODEL_VOLUME: &str = "plimsoll-model";
+const CONFIG_VOLUME: &str = "plimsoll-config";
+
+/// What the operator's flags say of pods.
+#[derive(Clone, Debug)]
+pub(crate) struct PodSettings {
+    pub(crate) sidecar_image: String,
+    pub(crate) pull_policy: PullPolicy,
+}
+
+/// An object that should exist.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Prepared {
+    pub(crate) kind: ChildKind,
+    pub(crate) name: String,
+    pub(crate) hash: String,
+    pub(crate) object: Value,
+}
+
+impl Prepared {
+    /// Stamps an object with its owner, its labels and the hash of all of it. `hashed` is what
+    /// the hash is made of (the object, or what a secret part of it is derived from).
+    fn new(
+        kind: ChildKind,
+        api_version: &str,
+        name: String,
+        owner: &InferenceDeployment,
+        identity: &Identity,
+        rest: Value,
+    ) -> Prepared {
+        let mut object = rest;
+        object["apiVersion"] = json!(api_version);
+        object["kind"] = json!(kind.name());
+        object["metadata"] = merged(
+            json!({
+                "name": name,
+                "namespace": identity.namespace,
+                "labels": common_labels(identity),
+                "ownerReferences": [owner_reference(owner, identity)],
+            }),
+            object["metadata"].take(),
+        );
+        let hash = short_hash(&object);
+        object["metadata"]["annotations"][HASH_ANNOTATION] = json!(hash);
+        Prepared {
+            kind,
+            name,
+            hash,
+            object,
+        }
+    }
+}
+
+/// Labels on everything that is made for a resource.
+fn common_labels(identity: &Identity) -> Value {
+    json!({
+        names::LABEL_DEPLOYMENT: identity.name,
+        names::LABEL_MANAGED_BY: names::MANAGER,
+    })
+}
+
+fn owner_reference(owner: &InferenceDeployment, identity: &Identity) -> Value {
+    use kube::Resource;
+    json!({
+        "apiVersion": InferenceDeployment::api_version(&()),
+        "kind": InferenceDeployment::kind(&()),
+        "name": owner.metadata.name,
+        "uid": identity.uid,
+        "controller": true,
+    })
+}
+
+/// `over` laid over `base`, object by object.
+fn merged(mut base: Value, over: Value) -> Value {
+    match (&mut base, over) {
+        (Value::Object(base), Value::Object(over)) => {
+            for (key, value) in over {
+                let before = base.remove(&key).unwrap_or(Value::Null);
+                base.insert(key, merged(before, value));
+            }
+        }
+        (_, Value::Null) => {}
+        (base, over) => *base = over,
+    }
+    base
+}
+
+/// Ten hexadecimal digits over an object's canonical JSON (maps are sorted).
+fn short_hash(object: &Value) -> String {
+    hex(&Sha256::digest(object.to_string())[..5])
+}
+
+/// Pod Security `restricted`, for the pod.
+fn pod_security() -> Value {
+    json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}})
+}
+
+/// Pod Security `restricted`, for a container of ours.
+fn container_security() -> Value {
+    json!({
+        "runAsNonRoot": true,
+        "runAsUser": names::RUN_AS,
+        "runAsGroup": names::RUN_AS,
+        "allowPrivilegeEscalation": false,
+        "readOnlyRootFilesystem": true,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    })
+}
+
+/// The volume with the model, and the path of the model in a container that mounts it.
+fn model_volume(object: &InferenceDeployment) -> Value {
+    let source = &object.spec.model.source;
+    let mut volume = json!({"name": MODEL_VOLUME});
+    if let Some(image) = &source.image {
+        volume["image"] = json!({"reference": image.reference});
+        if let Some(policy) = image.pull_policy {
+            volume["image"]["pullPolicy"] = json!(policy.as_str());
+        }
+    } else if let Some(claim) = &source.persistent_volume_claim {
+        volume["persistentVolumeClaim"] =
+            json!({"claimName": claim.claim_name, "readOnly": claim.read_only});
+    } else if let Some(host) = &source.host_path {
+        volume["hostPath"] = json!({"path": host.path, "type": "Directory"});
+    }
+    volume
+}
+
+fn model_mount() -> Value {
+    json!({"name": MODEL_VOLUME, "mountPath": names::MODEL_DIR, "readOnly": true})
+}
+
+/// Path of the model inside a container.
+fn model_path(object: &InferenceDeployment) -> String {
+    match &object.spec.model.source.path {
+        Some(path) => format!("{}/{}", names::MODEL_DIR, path.trim_matches('/')),
+        None => names::MODEL_DIR.to_owned(),
+    }
+}
+
+/// Name of the account that pods of a resource run as.
+pub(crate) fn service_account_name(resource: &str) -> String {
+    format!("{resource}-engine")
+}
+
+/// Name of the Secret with the admin token.
+pub(crate) fn secret_name(resource: &str) -> String {
+    format!("{resource}-admin")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+//! The pod of an engine, as a template.
+
+use plimsoll_crds::names;
+use plimsoll_crds::v1alpha1::InferenceDeployment;
+use plimsoll_crds::v1alpha1::template::{EngineResources, EngineTemplate, TemplateSpec};
+use serde_json::{Value, json};
+
+use super::{
+    CONFIG_VOLUME, PodSettings, common_labels, container_security, merged, model_mount,
+    model_volume, pod_security, secret_name, service_account_name,
+};
+use crate::facts::Identity;
+
+/// Loading may take this long before the kubelet gives up on a container.
+const STARTUP_SECONDS: u32 = 3600;
+/// Requests in flight may take this long after SIGTERM.
+const DRAIN_SECONDS: u32 = 60;
+/// Cores asked for where the template says nothing: enough to be scheduled fairly, and no limit,
+/// so that the engine may use what the node has.
+const CPU_REQUEST: &str = "100m";
+
+/// The pod template of a revision whose ConfigMap is called `config_map`.
+pub(super) fn engine_template(
+    object: &InferenceDeployment,
+    identity: &Identity,
+    settings: &PodSettings,
+    memory_limit: u64,
+    config_map: &str,
+) -> Value {
+    let EngineTemplate {
+        metadata,
+        engine,
+        spec,
+    } = object.spec.template.clone().unwrap_or_default();
+    let metadata = metadata.unwrap_or_default();
+    let resources = engine
+        .and_then(|engine| engine.resources)
+        .unwrap_or_default();
+    let TemplateSpec {
+        containers,
+        volumes,
+        node_selector,
+        tolerations,
+        affinity,
+        priority_class_name,
+        service_account_name: own_account,
+        image_pull_secrets,
+    } = spec.unwrap_or_default();
+
+    let mut engine = engine_container(settings, resources, memory_limit);
+    let mut pod = json!({
+        "automountServiceAccountToken": own_account.is_some(),
+        "serviceAccountName":
+            own_account.unwrap_or_else(|| service_account_name(&identity.name)),
+        "enableServiceLinks": false,
+        "terminationGracePeriodSeconds": DRAIN_SECONDS,
+        "securityContext": pod_security(),
+    });
+    let mut all_volumes = vec![
+        json!(model_volume(object)),
+        config_volume(identity, config_map),
+    ];
+    all_volumes.extend(volumes.into_iter().map(Value::Object));
+    pod["volumes"] = json!(all_volumes);
+    if containers.is_empty() {
+        pod["containers"] = json!([engine]);
+    } else {
+        // A native sidecar: it is ready before the others start, and ends after them.
+        engine["restartPolicy"] = json!("Always");
+        pod["initContainers"] = json!([engine]);
+        pod["containers"] = json!(containers);
+    }
+    if !node_selector.is_empty() {
+        pod["nodeSelector"] = json!(node_selector);
+    }
+    if !tolerations.is_empty() {
+        pod["tolerations"] = json!(tolerations);
+    }
+    if let Some(affinity) = affinity {
+        pod["affinity"] = json!(affinity);
+    }
+    if let Some(class) = priority_class_name {
+        pod["priorityClassName"] = json!(class);
+    }
+    if !image_pull_secrets.is_empty() {
+        pod["imagePullSecrets"] = json!(image_pull_secrets);
+    }
+    let labels = merged(
+        json!(metadata.labels),
+        merged(
+            common_labels(identity),
+            json!({
+                names::LABEL_ROLE: names::ROLE_ENGINE,
+                names::LABEL_APP: names::APP_ENGINE,
+                names::LABEL_ENGINE_TYPE: names::ENGINE_TYPE,
+            }),
+        ),
+    );
+    let annotations = merged(
+        json!({"kubectl.kubernetes.io/default-container": names::CONTAINER_ENGINE}),
+        json!(metadata.annotations),
+    );
+    json!({"metadata": {"labels": labels, "annotations": annotations}, "spec": pod})
+}
+
+fn engine_container(settings: &PodSettings, wish: EngineResources, memory_limit: u64) -> Value {
+    let probe = |path: &str, period_seconds: u32, failures: u32| {
+        json!({
+            "httpGet": {"path": path, "port": names::PORT_HTTP_NAME},
+            "periodSeconds": period_seconds,
+            "timeoutSeconds": 5,
+            "failureThreshold": failures,
+        })
+    };
+    json!({
+        "name": names::CONTAINER_ENGINE,
+        "image": settings.sidecar_image,
+        "imagePullPolicy": settings.pull_policy.name(),
+        "args": [
+            "serve",
+            "--config", names::CONFIG_PATH,
+            "--host", "0.0.0.0",
+            "--admin-token-file", names::ADMIN_TOKEN_PATH,
+        ],
+        "ports": [
+            {"name": names::PORT_HTTP_NAME, "containerPort": names::PORT_HTTP, "protocol": "TCP"},
+            {"name": names::PORT_ADMIN_NAME, "containerPort": names::PORT_ADMIN, "protocol": "TCP"},
+        ],
+        "resources": resources(wish, memory_limit),
+        "startupProbe": probe("/readyz", 1, STARTUP_SECONDS),
+        "readinessProbe": probe("/readyz", 2, 2),
+        "livenessProbe": probe("/livez", 10, 3),
+        "terminationMessagePath": names::TERMINATION_MESSAGE_PATH,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": container_security(),
+        "volumeMounts": [
+            model_mount(),
+            {"name": CONFIG_VOLUME, "mountPath": names::CONFIG_DIR, "readOnly": true},
+        ],
+    })
+}
+
+/// The user's wishes over ours: the memory limit is what the ranks and the host need, and is
+/// asked for in full, since the engine will use it.
+fn resources(wish: EngineResources, memory_limit: u64) -> Value {
+    let EngineResources { requests, limits } = wish;
+    let mut all_limits = json!({"memory": memory_limit.to_string()});
+    all_limits = merged(all_limits, json!(limits));
+    let mut all_requests = json!({"memory": all_limits["memory"].clone()});
+    if limits.contains_key("cpu") {
+        all_requests["cpu"] = json!(limits["cpu"]);
+    } else {
+        all_requests["cpu"] = json!(CPU_REQUEST);
+    }
+    json!({"requests": merged(all_requests, json!(requests)), "limits": all_limits})
+}
+
+/// `engine.json` and the admin token in one folder.
+fn config_volume(identity: &Identity, config_map: &str) -> Value {
+    json!({
+        "name": CONFIG_VOLUME,
+        "projected": {
+            "defaultMode": 0o444,
+            "sources": [
+                {"configMap": {
+                    "name": config_map,
+                    "items": [{"key": names::CONFIG_KEY, "path": names::CONFIG_KEY}],
+                }},
+                {"secret": {
+                    "name": secret_name(&identity.name),
+                    "items": [{
+                        "key": names::ADMIN_TOKEN_KEY,
+                        "path": format!("admin/{}", names::ADMIN_TOKEN_KEY),
+                    }],
+                }},
+            ],
+        },
+    })
+}

@@ -1,0 +1,270 @@
+//! Conditions of a resource, told from facts and outcome. Pure. `lastTransitionTime` moves only
+//! when a condition's status flips.
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use plimsoll_crds::v1alpha1::conditions::ConditionStatus::{self, False, True, Unknown};
+use plimsoll_crds::v1alpha1::{ConditionType, ModelFacts, Reason};
+
+use crate::facts::Facts;
+use crate::inspect::Model;
+use crate::outcome::{Outcome, Planned};
+use crate::plan::short;
+use crate::progress::{Progress, progress};
+
+/// Whether a `ModelResolved=False` may carry this reason.
+pub(crate) fn refuses_model(reason: Reason) -> bool {
+    ConditionType::ModelResolved.allows(False, reason)
+}
+
+/// One verdict: a status, its reason and its words.
+type Verdict = (ConditionStatus, Reason, String);
+
+/// All conditions of a resource, in the order of the API's table.
+pub(crate) fn conditions(facts: &Facts, outcome: &Outcome) -> Vec<Condition> {
+    let (ready, stalled) = ready(facts, outcome);
+    let waits = ready.0 != True;
+    let reconciling = (waits && !stalled).then(|| (True, ready.1, ready.2.clone()));
+    let stalled = (waits && stalled).then(|| (True, ready.1, ready.2.clone()));
+    let verdicts = [
+        (ConditionType::Ready, Some(ready)),
+        (ConditionType::Available, Some(available(facts))),
+        (ConditionType::ModelResolved, Some(model_resolved(outcome))),
+        (ConditionType::MemoryFits, Some(memory_fits(outcome))),
+        (ConditionType::QuotaEnforced, Some(quota_enforced(facts))),
+        (ConditionType::MemoryPressure, Some(memory_pressure(facts))),
+        (ConditionType::Reconciling, reconciling),
+        (ConditionType::Stalled, stalled),
+    ];
+    let present = verdicts
+        .into_iter()
+        .filter_map(|(kind, verdict)| Some((kind, verdict?)));
+    present
+        .map(|(kind, verdict)| condition(facts, kind, verdict))
+        .collect()
+}
+
+fn condition(facts: &Facts, kind: ConditionType, verdict: Verdict) -> Condition {
+    let (status, reason, message) = verdict;
+    debug_assert!(
+        kind.allows(status, reason),
+        "{kind} {} {reason}",
+        status.as_str()
+    );
+    let before = facts
+        .status
+        .conditions
+        .iter()
+        .find(|before| before.type_ == kind.as_str());
+    let unchanged = before.filter(|before| before.status == status.as_str());
+    Condition {
+        type_: kind.as_str().to_owned(),
+        status: status.as_str().to_owned(),
+        reason: reason.as_str().to_owned(),
+        message: short(&message),
+        last_transition_time: match unchanged {
+            Some(before) => before.last_transition_time.clone(),
+            None => Time(whole_seconds(facts.now)),
+        },
+        observed_generation: Some(facts.identity.generation),
+    }
+}
+
+/// Kubernetes writes times in whole seconds.
+pub(crate) fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+/// Ready, and whether waiting will not help.
+fn ready(facts: &Facts, outcome: &Outcome) -> (Verdict, bool) {
+    let stalled = |reason, message: &str| ((False, reason, message.to_owned()), true);
+    match &outcome.planned {
+        Planned::Invalid(message) => return stalled(Reason::InvalidSpec, message),
+        Planned::Refused { reason, message } => return stalled(*reason, message),
+        Planned::Unresolved => match &outcome.model {
+            Model::Failed(failure) => return stalled(failure.reason, &failure.message),
+            Model::Unavailable(message) => return stalled(Reason::SourceUnavailable, message),
+            Model::Inspecting(message) => {
+                return late(facts, (Reason::Inspecting, message.clone()));
+            }
+            Model::Known(..) => {
+                return late(facts, (Reason::WaitingForPods, trouble(outcome)));
+            }
+        },
+        Planned::Fits { .. } => {}
+    }
+    match progress(facts, outcome) {
+        Progress::Done if facts.wanted() == 0 => (
+            (True, Reason::ScaledToZero, "spec.replicas is 0".to_owned()),
+            false,
+        ),
+        Progress::Done => {
+            let text = format!("{} of {} replicas answer", facts.wanted(), facts.wanted());
+            ((True, Reason::Serving, text), false)
+        }
+        Progress::Waits(reason, message) => late(facts, (reason, message)),
+    }
+}
+
+fn trouble(outcome: &Outcome) -> String {
+    outcome
+        .trouble
+        .clone()
+        .unwrap_or_else(|| "engine pods are being made".to_owned())
+}
+
+/// Not ready yet; stalled once it takes longer than the spec allows.
+fn late(facts: &Facts, (reason, message): (Reason, String)) -> (Verdict, bool) {
+    if facts.deadline_left() > Duration::ZERO {
+        return ((False, reason, message), false);
+    }
+    let text = format!(
+        "no success within spec.progressDeadlineSeconds {} ({reason}): {message}",
+        facts.object.spec.progress_deadline_seconds
+    );
+    ((False, Reason::ProgressDeadlineExceeded, text), true)
+}
+
+fn available(facts: &Facts) -> Verdict {
+    let ready = facts.live_pods().filter(|pod| pod.ready).count();
+    let wanted = facts.wanted();
+    match (ready, wanted) {
+        (0, 0) => (False, Reason::ScaledToZero, "spec.replicas is 0".to_owned()),
+        (0, _) => (
+            False,
+            Reason::NoReadyReplicas,
+            format!("0 of {wanted} engine pods answer"),
+        ),
+        _ => (
+            True,
+            Reason::ReplicasAnswer,
+            format!("{ready} of {wanted} engine pods answer"),
+        ),
+    }
+}
+
+fn model_resolved(outcome: &Outcome) -> Verdict {
+    match (&outcome.model, &outcome.planned) {
+        (Model::Known(model, _), _) => (True, Reason::Inspected, describe(model)),
+        (Model::Failed(failure), _) => {
+            let next = match failure.retry_at {
+                Some(at) => format!(
+                    "; attempt {}, next at {}",
+                    failure.attempts,
+                    whole_seconds(at)
+                ),
+                None => "; it is read again when the spec changes".to_owned(),
+            };
+            let message: String = failure.message.chars().take(900).collect();
+            (False, failure.reason, format!("{message}{next}"))
+        }
+        (Model::Unavailable(message), _) => (False, Reason::SourceUnavailable, message.clone()),
+        (Model::Inspecting(_), Planned::Invalid(message)) => {
+            (Unknown, Reason::InvalidSpec, message.clone())
+        }
+        (Model::Inspecting(message), _) => (Unknown, Reason::Inspecting, message.clone()),
+    }
+}
+
+/// A model in a sentence.
+pub(crate) fn describe(model: &ModelFacts) -> String {
+    format!(
+        "{:?}, {} parameters, {} in the file, {} layers, {} query and {} KV heads, context {}, {}",
+        model.architecture,
+        model.parameters,
+        model.file_dtype,
+        model.layers,
+        model.query_heads,
+        model.kv_heads,
+        model.context_length,
+        model.digest,
+    )
+}
+
+fn memory_fits(outcome: &Outcome) -> Verdict {
+    match &outcome.planned {
+        Planned::Fits { summary, .. } => (True, Reason::PlanFits, summary.clone()),
+        Planned::Refused { reason, message } => (False, *reason, message.clone()),
+        Planned::Invalid(message) => (Unknown, Reason::InvalidSpec, message.clone()),
+        Planned::Unresolved => {
+            let text = "the plan waits for the model's facts".to_owned();
+            (Unknown, Reason::ModelUnresolved, text)
+        }
+    }
+}
+
+fn quota_enforced(facts: &Facts) -> Verdict {
+    match facts.object.spec.memory.gpu_quotas.is_empty() {
+        true => {
+            let text = "spec.memory.gpuQuotas has no rows; budgets follow the utilization";
+            (False, Reason::NoQuotas, text.to_owned())
+        }
+        false => {
+            let text = "the engine refuses what was not planned, and the container's memory limit \
+                        is the sum of the budgets and the host reserve";
+            (True, Reason::EngineAndMemoryLimit, text.to_owned())
+        }
+    }
+}
+
+fn memory_pressure(facts: &Facts) -> Verdict {
+    let reports = facts
+        .live_pods()
+        .filter_map(|pod| Some((pod, facts.report(pod)?)));
+    let mut seen = false;
+    for (pod, report) in reports {
+        seen = true;
+        if let Some(rank) = report
+            .ranks
+            .iter()
+            .find(|rank| rank.driver_bytes > rank.budget_bytes)
+        {
+            let bytes = plimsoll_planner::Bytes::measured;
+            let text = format!(
+                "pod {} rank {} holds {} of its {}",
+                pod.name,
+                rank.rank,
+                bytes(rank.driver_bytes),
+                bytes(rank.budget_bytes)
+            );
+            return (True, Reason::OverBudget, text);
+        }
+    }
+    match seen {
+        true => (
+            False,
+            Reason::WithinBudget,
+            "every rank is within its budget".to_owned(),
+        ),
+        // Between a restart of the operator and the first report nothing has changed.
+        false => unchanged_pressure(facts),
+    }
+}
+
+fn unchanged_pressure(facts: &Facts) -> Verdict {
+    let rows = facts
+        .status
+        .memory
+        .as_ref()
+        .map(|memory| memory.gpus.as_slice())
+        .unwrap_or(&[]);
+    let known = rows
+        .iter()
+        .any(|row| facts.live_pods().any(|pod| pod.name == row.pod));
+    let over = rows.iter().any(|row| row.driver_bytes > row.budget_bytes);
+    match (known, over) {
+        (true, true) => (True, Reason::OverBudget, "as last reported".to_owned()),
+        (true, false) => (
+            False,
+            Reason::WithinBudget,
+            "every rank is within its budget".to_owned(),
+        ),
+        (false, _) => (
+            Unknown,
+            Reason::NoReports,
+            "no engine has reported yet".to_owned(),
+        ),
+    }
+}

@@ -1,0 +1,254 @@
+//! From facts to what should exist: inspection, plan, revision and rolling step, put together.
+//! Pure: the whole decision of a pass, without a client.
+
+use std::time::Duration;
+
+use crate::build::{
+    PodSettings, Prepared, Revision, disruption_budget, inspect_pod, revision, secret, service,
+    service_account,
+};
+use crate::error::Error;
+use crate::facts::{ChildKind, Facts, ReplicaSetFacts};
+use crate::inspect::{self, Model};
+use crate::outcome::{Outcome, Planned};
+use crate::plan::{self, Rejected};
+use crate::pods::PodFacts;
+use crate::rolling::{self, PodPhase, RevisionPods, Room};
+
+/// What should exist, and what a pass came to.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Desire {
+    pub(crate) outcome: Outcome,
+    /// In the order they are written: what pods need comes before pods.
+    pub(crate) children: Vec<Prepared>,
+    /// Replica counts by name of the ReplicaSet.
+    pub(crate) replicas: Vec<(String, u32)>,
+    /// To be deleted before the status is written.
+    pub(crate) remove: Vec<(ChildKind, String)>,
+    /// Inspect pods to be deleted once the status is written.
+    pub(crate) discard: Vec<String>,
+    /// When to look again although nothing changed.
+    pub(crate) look_again: Option<Duration>,
+    /// An old pod was told to make way for this revision in this step.
+    pub(crate) made_way: Option<String>,
+}
+
+/// Decides a pass.
+///
+/// # Errors
+/// An object of ours cannot be encoded: a mistake of ours.
+pub(crate) fn desire(
+    facts: &Facts,
+    settings: &PodSettings,
+    token: &str,
+    patience: Duration,
+) -> Result<Desire, Error> {
+    let (object, identity) = (&facts.object, &facts.identity);
+    let named = plan::check_name(object);
+    if let Err(Rejected::Invalid(message) | Rejected::Refused { message, .. }) = named {
+        return Ok(nothing_for(message));
+    }
+    let inspection = inspect::decide(facts);
+    let mut children = vec![
+        service_account(object, identity),
+        secret(object, identity, token),
+        service(object, identity),
+    ];
+    let mut remove = Vec::new();
+    match facts.wanted() {
+        0 | 1 => remove.extend(existing(facts, ChildKind::PodDisruptionBudget)),
+        _ => children.push(disruption_budget(object, identity)),
+    }
+    if let Some(name) = inspection.start.clone() {
+        children.push(inspect_pod(object, identity, settings, name));
+    }
+    let (planned, made) = plan_of(facts, &inspection.model, settings)?;
+    let mut desire = Desire {
+        outcome: Outcome {
+            model: inspection.model,
+            planned,
+            step: None,
+            trouble: None,
+        },
+        children,
+        replicas: Vec::new(),
+        remove,
+        discard: inspection.discard,
+        look_again: inspection.look_again,
+        made_way: None,
+    };
+    match made {
+        Some(made) => roll(facts, made, patience, &mut desire),
+        None => desire.replicas = leave_alone(facts),
+    }
+    Ok(desire)
+}
+
+/// A resource that no object can be made for.
+fn nothing_for(message: String) -> Desire {
+    Desire {
+        outcome: Outcome {
+            model: Model::Inspecting("the spec is refused".to_owned()),
+            planned: Planned::Invalid(message),
+            step: None,
+            trouble: None,
+        },
+        children: Vec::new(),
+        replicas: Vec::new(),
+        remove: Vec::new(),
+        discard: Vec::new(),
+        look_again: None,
+        made_way: None,
+    }
+}
+
+fn existing(facts: &Facts, kind: ChildKind) -> Vec<(ChildKind, String)> {
+    facts
+        .children
+        .keys()
+        .filter(|(of, _)| *of == kind)
+        .cloned()
+        .collect()
+}
+
+fn plan_of(
+    facts: &Facts,
+    model: &Model,
+    settings: &PodSettings,
+) -> Result<(Planned, Option<Revision>), Error> {
+    let Model::Known(model, _) = model else {
+        return Ok((Planned::Unresolved, None));
+    };
+    match plan::plan(&facts.object, model) {
+        Ok(plan::Accepted {
+            config,
+            memory_limit,
+            summary,
+        }) => {
+            let plan = config.plan.clone();
+            let (object, identity) = (&facts.object, &facts.identity);
+            let made = revision(object, identity, settings, config, memory_limit)?;
+            let planned = Planned::Fits {
+                plan,
+                revision: made.name.clone(),
+                summary,
+            };
+            Ok((planned, Some(made)))
+        }
+        Err(Rejected::Invalid(message)) => Ok((Planned::Invalid(message), None)),
+        Err(Rejected::Refused { reason, message }) => {
+            Ok((Planned::Refused { reason, message }, None))
+        }
+    }
+}
+
+/// Running pods stay as they are; only their number follows the spec, where there is no doubt
+/// which revision it means.
+fn leave_alone(facts: &Facts) -> Vec<(String, u32)> {
+    let wanted = facts.wanted();
+    let alive: Vec<&ReplicaSetFacts> = facts
+        .replica_sets
+        .iter()
+        .filter(|set| set.replicas > 0)
+        .collect();
+    match (wanted, alive.as_slice()) {
+        (0, sets) => sets.iter().map(|set| (set.name.clone(), 0)).collect(),
+        (_, [set]) => vec![(set.name.clone(), wanted)],
+        _ => Vec::new(),
+    }
+}
+
+/// Adds the revision's objects, and the replica counts of all revisions.
+fn roll(facts: &Facts, made: Revision, patience: Duration, desire: &mut Desire) {
+    let Revision {
+        name,
+        config_map,
+        replica_set,
+    } = made;
+    let pods = |revision: &str| -> Vec<PodPhase> {
+        let pods = facts.pods.iter().filter(|pod| pod.revision == revision);
+        pods.filter_map(|pod: &PodFacts| pod.rolling(facts.now))
+            .collect()
+    };
+    let of = |set: &ReplicaSetFacts| RevisionPods {
+        revision: set.revision.clone(),
+        replicas: set.replicas,
+        pods: pods(&set.revision),
+    };
+    let (new, old): (Vec<&ReplicaSetFacts>, Vec<&ReplicaSetFacts>) = facts
+        .replica_sets
+        .iter()
+        .partition(|set| set.revision == name);
+    let new = new.first().map_or_else(
+        || RevisionPods {
+            revision: name.clone(),
+            replicas: 0,
+            pods: Vec::new(),
+        },
+        |set| of(set),
+    );
+    let olds: Vec<RevisionPods> = old.iter().map(|set| of(set)).collect();
+    let room = match &facts.room {
+        Some((revision, room)) if *revision == name => *room,
+        _ => Room::Assumed,
+    };
+    let step = rolling::step(facts.wanted(), &olds, &new, room, patience);
+
+    let shrinks = |(set, (_, replicas)): (&RevisionPods, &(String, u32))| *replicas < set.replicas;
+    let shrunk = olds.iter().zip(&step.replicas).any(shrinks);
+    if step.replacing && (shrunk || room == Room::Assumed) {
+        desire.made_way = Some(name.clone());
+    }
+    let set_name = replica_set.name.clone();
+    desire.replicas = old
+        .iter()
+        .map(|set| set.name.clone())
+        .chain([set_name.clone()])
+        .zip(&step.replicas)
+        .map(|(set, (_, replicas))| (set, *replicas))
+        .collect();
+    forget_old(facts, &old, &set_name, desire);
+    desire.children.push(config_map);
+    desire.children.push(replica_set);
+    desire.look_again = soonest(desire.look_again, step.look_again);
+    desire.outcome.step = Some(step);
+}
+
+/// Empty ReplicaSets that nobody will go back to, and ConfigMaps without a ReplicaSet.
+fn forget_old(facts: &Facts, old: &[&ReplicaSetFacts], new: &str, desire: &mut Desire) {
+    let has_pods = |set: &ReplicaSetFacts| facts.pods.iter().any(|p| p.revision == set.revision);
+    let empty: Vec<&ReplicaSetFacts> = old
+        .iter()
+        .copied()
+        .filter(|set| set.replicas == 0 && !has_pods(set))
+        .collect();
+    let expired = rolling::expired(&empty);
+    let gone = |name: &str| expired.iter().any(|set| set.name == name);
+    desire.remove.extend(
+        expired
+            .iter()
+            .map(|s| (ChildKind::ReplicaSet, s.name.clone())),
+    );
+    let kept = |name: &str| {
+        name == new
+            || facts
+                .replica_sets
+                .iter()
+                .any(|set| set.name == name && !gone(name))
+    };
+    let maps = existing(facts, ChildKind::ConfigMap);
+    desire
+        .remove
+        .extend(maps.into_iter().filter(|(_, name)| !kept(name)));
+}
+
+/// The earlier of two moments.
+pub(crate) fn soonest(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,70 @@
+//! What can go wrong in a pass over one resource. A refused spec is no error: it is an outcome.
+
+/// Why a pass over a resource ended early; it is tried again with a growing pause.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("{verb} {kind} {name}: {source}")]
+    Api {
+        verb: &'static str,
+        kind: &'static str,
+        name: String,
+        #[source]
+        source: Box<kube::Error>,
+    },
+    #[error("{verb} {kind} {name}: the API server did not answer within {seconds} s")]
+    Timeout {
+        verb: &'static str,
+        kind: &'static str,
+        name: String,
+        seconds: u64,
+    },
+    #[error("{kind} {name} belongs to somebody else: rename the InferenceDeployment or remove it")]
+    Taken { kind: &'static str, name: String },
+    #[error("the resource has no {0}")]
+    Incomplete(&'static str),
+    #[error("encode {what}: {source}")]
+    Encode {
+        what: &'static str,
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+impl Error {
+    /// The `reason` label of `plimsoll_operator_reconcile_errors_total`.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Error::Api { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) => match status.code {
+                    409 => "conflict",
+                    403 => "forbidden",
+                    404 => "not_found",
+                    422 | 400 => "invalid",
+                    429 => "throttled",
+                    _ => "api",
+                },
+                _ => "network",
+            },
+            Error::Timeout { .. } => "timeout",
+            Error::Taken { .. } => "taken",
+            Error::Incomplete(_) => "incomplete",
+            Error::Encode { .. } => "encode",
+        }
+    }
+
+    /// Whether the object was gone: its deletion is under way, so nothing is wrong.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.code() == Some(404)
+    }
+
+    /// HTTP status of the API server's answer, if it answered.
+    pub(crate) fn code(&self) -> Option<u16> {
+        match self {
+            Error::Api { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) => Some(status.code),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Events: what happened, told once, from the difference between two statuses and from what
+//! became of pods. Pure, but for the writer at the end.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::runtime::events::EventType;
+use plimsoll_crds::v1alpha1::report::EngineState;
+use plimsoll_crds::v1alpha1::{ConditionType, EventReason, InferenceDeploymentStatus, Reason};
+
+use crate::facts::Facts;
+use crate::memory::Told;
+use crate::plan::short;
+use crate::pods::PodFacts;
+
+/// An Event to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Happening {
+    pub(crate) warning: bool,
+    pub(crate) reason: EventReason,
+    pub(crate) note: String,
+}
+
+impl Happening {
+    fn normal(reason: EventReason, note: impl AsRef<str>) -> Happening {
+        Happening {
+            warning: false,
+            reason,
+            note: short(note.as_ref()),
+        }
+    }
+
+    fn warning(reason: EventReason, note: impl AsRef<str>) -> Happening {
+        Happening {
+            warning: true,
+            reason,
+            note: short(note.as_ref()),
+        }
+    }
+
+    /// An old pod makes way for one of `revision`.
+    pub(crate) fn replacing(revision: &str) -> Happening {
+        let note = format!(
+            "no room for an additional pod of revision {revision}: an old pod is stopped first"
+        );
+        Happening::warning(EventReason::RolloutReplacing, note)
+    }
+
+    pub(crate) fn kind(&self) -> EventType {
+        if self.warning {
+            EventType::Warning
+        } else {
+            EventType::Normal
+        }
+    }
+
+    /// What the operator was doing, as Events name it.
+    pub(crate) const fn action(&self) -> &'static str {
+        match self.reason {
+            EventReason::ModelInspected | EventReason::ModelRejected => "Inspect",
+            EventReason::MemoryPlanned
+            | EventReason::MemoryInsufficient
+            | EventReason::InvalidSpec => "Plan",
+            EventReason::RolloutStarted
+            | EventReason::RolloutReplacing
+            | EventReason::RolloutFinished
+            | EventReason::ProgressDeadlineExceeded => "Roll",
+            EventReason::EngineLoaded
+            | EventReason::EngineFailed
+            | EventReason::PlanDrift
+            | EventReason::OverBudget
+            | EventReason::ReportStale => "Report",
+        }
+    }
+}
+
+/// What happened between the status before and the next.
+pub(crate) fn between(
+    before: &InferenceDeploymentStatus,
+    next: &InferenceDeploymentStatus,
+) -> Vec<Happening> {
+    let mut all = Vec::new();
+    let find = |status: &InferenceDeploymentStatus, kind: ConditionType| {
+        status
+            .conditions
+            .iter()
+            .find(|c| c.type_ == kind.as_str())
+            .cloned()
+    };
+    let flip = |kind: ConditionType| Flip {
+        before: find(before, kind),
+        next: find(next, kind),
+    };
+
+    let model = flip(ConditionType::ModelResolved);
+    if model.turned("True") || model.says_anew("True") {
+        all.push(Happening::normal(
+            EventReason::ModelInspected,
+            model.words(),
+        ));
+    }
+    if model.turned("False") || (model.is("False") && model.changed_reason()) {
+        all.push(Happening::warning(
+            EventReason::ModelRejected,
+            model.words(),
+        ));
+    }
+    let fits = flip(ConditionType::MemoryFits);
+    if fits.turned("True") || fits.says_anew("True") {
+        all.push(Happening::normal(EventReason::MemoryPlanned, fits.words()));
+    }
+    if fits.turned("False") || fits.says_anew("False") {
+        all.push(Happening::warning(
+            EventReason::MemoryInsufficient,
+            fits.words(),
+        ));
+    }
+    let stalled = flip(ConditionType::Stalled);
+    if stalled.is("True") && (stalled.turned("True") || stalled.changed_reason()) {
+        match stalled.reason() {
+            Some(Reason::InvalidSpec) => {
+                all.push(Happening::warning(
+                    EventReason::InvalidSpec,
+                    stalled.words(),
+                ));
+            }
+            Some(Reason::ProgressDeadlineExceeded) => all.push(Happening::warning(
+                EventReason::ProgressDeadlineExceeded,
+                stalled.words(),
+            )),
+            _ => {}
+        }
+    }
+    if flip(ConditionType::MemoryPressure).turned("True") {
+        let pressure = flip(ConditionType::MemoryPressure);
+        all.push(Happening::warning(
+            EventReason::OverBudget,
+            pressure.words(),
+        ));
+    }
+    rollout(before, next, &mut all);
+    all
+}
+
+fn rollout(
+    before: &InferenceDeploymentStatus,
+    next: &InferenceDeploymentStatus,
+    all: &mut Vec<Happening>,
+) {
+    if let (Some(old), Some(new)) = (&before.update_revision, &next.update_revision)
+        && old != new
+        && before.replicas > 0
+    {
+        let note = format!("revision {new} replaces {old}");
+        all.push(Happening::normal(EventReason::RolloutStarted, note));
+    }
+    let serves = |status: &InferenceDeploymentStatus| {
+        let ready = status.conditions.iter().find(|c| c.type_ == "Ready");
+        ready.is_some_and(|c| c.status == "True" && c.reason == Reason::Serving.as_str())
+    };
+    let older_pods = before.updated_replicas < before.replicas;
+    let other_answers =
+        before.current_revision.is_some() && before.current_revision != next.current_revision;
+    let rolled = older_pods || other_answers;
+    if serves(next) && !serves(before) && rolled {
+        let revision = next.update_revision.as_deref().unwrap_or_default();
+        let note = format!("all {} replicas run revision {revision}", next.replicas);
+        all.push(Happening::normal(EventReason::RolloutFinished, note));
+    }
+}
+
+/// A condition before and after.
+struct Flip {
+    before: Option<Condition>,
+    next: Option<Condition>,
+}
+
+impl Flip {
+    fn is(&self, status: &str) -> bool {
+        self.next.as_ref().is_some_and(|next| next.status == status)
+    }
+
+    fn turned(&self, status: &str) -> bool {
+        self.is(status)
+            && self
+                .before
+                .as_ref()
+                .is_none_or(|before| before.status != status)
+    }
+
+    fn changed_reason(&self) -> bool {
+        self.before.as_ref().map(|c| &c.reason) != self.next.as_ref().map(|c| &c.reason)
+    }
+
+    /// The same status in other words.
+    fn says_anew(&self, status: &str) -> bool {
+        let words = |condition: &Option<Condition>| condition.as_ref().map(|c| c.message.clone());
+        self.is(status) && words(&self.before) != words(&self.next)
+    }
+
+    fn reason(&self) -> Option<Reason> {
+        Reason::parse(&self.next.as_ref()?.reason)
+    }
+
+    fn words(&self) -> String {
+        self.next
+            .as_ref()
+            .map(|next| next.message.clone())
+            .unwrap_or_default()
+    }
+}
+
+/// What became of pods since `told`, which is brought up to date. The first look at a resource
+/// takes what it finds as told.
+pub(crate) fn of_pods(facts: &Facts, told: &mut Option<Told>) -> Vec<Happening> {
+    let now = Told {
+        loaded: names(facts, |pod| pod.ready),
+        failed: facts
+            .pods
+            .iter()
+            .filter(|pod| pod.failure().is_some_and(|ended| ended.exit_code != 0))
+            .map(|pod| (pod.name.clone(), pod.engine.restarts))
+            .collect(),
+        stale: names(facts, |pod| {
+            facts.reports.get(&pod.name).is_some_and(|r| r.stale)
+        }),
+    };
+    let Some(before) = told.replace(now) else {
+        return Vec::new();
+    };
+    let now = told.as_mut().expect("just set");
+    // A pod that lost its readiness and found it again has not loaded again.
+    let exists = |name: &String| facts.pods.iter().any(|pod| pod.name == *name);
+    now.loaded
+        .extend(before.loaded.iter().filter(|name| exists(name)).cloned());
+    let failed_before = before
+        .failed
+        .iter()
+        .filter(|(name, _)| exists(name))
+        .cloned();
+    now.failed.extend(failed_before);
+
+    let mut all = Vec::new();
+    for name in now.loaded.difference(&before.loaded) {
+        all.push(Happening::normal(
+            EventReason::EngineLoaded,
+            format!("pod {name} answers"),
+        ));
+    }
+    for (name, restarts) in now.failed.difference(&before.failed) {
+        if let Some(pod) = facts.pods.iter().find(|pod| pod.name == *name) {
+            all.push(engine_failed(facts, pod, *restarts));
+        }
+    }
+    for name in now.stale.difference(&before.stale) {
+        let note = format!("pod {name} has been silent for too long; its rows are its last");
+        all.push(Happening::warning(EventReason::ReportStale, note));
+    }
+    all
+}
+
+fn names(facts: &Facts, which: impl Fn(&PodFacts) -> bool) -> std::collections::BTreeSet<String> {
+    facts
+        .pods
+        .iter()
+        .filter(|pod| which(pod))
+        .map(|pod| pod.name.clone())
+        .collect()
+}
+
+fn engine_failed(facts: &Facts, pod: &PodFacts, restarts: i32) -> Happening {
+    let (code, reason, words) = match pod.failure() {
+        Some(ended) => (ended.exit_code, ended.reason.as_str(), ended.message.trim()),
+        None => (0, "", ""),
+    };
+    let note = format!(
+        "pod {}: exit code {code} ({reason}), {restarts} restarts: {words}",
+        pod.name
+    );
+    // An engine that found another plan says so in its last report.
+    let drift = facts.report(pod).is_some_and(|report| {
+        report.state == EngineState::Failed && report.message.contains("plan")
+    });
+    let reason = if drift {
+        EventReason::PlanDrift
+    } else {
+        EventReason::EngineFailed
+    };
+    Happening::warning(reason, note)
+}

@@ -1,0 +1,116 @@
+//! What is known about one resource at one moment: everything that the pure stages read.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use plimsoll_crds::v1alpha1::report::MemoryReport;
+use plimsoll_crds::v1alpha1::{InferenceDeployment, InferenceDeploymentStatus};
+
+use crate::memory::Failure;
+use crate::pods::PodFacts;
+use crate::rolling::Room;
+
+/// Everything known about one resource.
+#[derive(Clone, Debug)]
+pub(crate) struct Facts {
+    pub(crate) object: Arc<InferenceDeployment>,
+    pub(crate) identity: Identity,
+    /// The status that was last written.
+    pub(crate) status: InferenceDeploymentStatus,
+    /// Oldest first.
+    pub(crate) replica_sets: Vec<ReplicaSetFacts>,
+    /// Engine pods by name, those that are being deleted included.
+    pub(crate) pods: Vec<PodFacts>,
+    pub(crate) inspect_pods: Vec<PodFacts>,
+    /// Other objects made for this resource, with the hash each was made from.
+    pub(crate) children: BTreeMap<(ChildKind, String), String>,
+    /// The newest report of each pod that ever reported or should have, by pod name.
+    pub(crate) reports: BTreeMap<String, ReportFacts>,
+    /// How the last inspection of this source failed, if it did.
+    pub(crate) inspect_failure: Option<Failure>,
+    /// Room for a surge pod of a revision, where that is known.
+    pub(crate) room: Option<(String, Room)>,
+    /// When work on the present spec began.
+    pub(crate) working_since: Timestamp,
+    pub(crate) now: Timestamp,
+}
+
+/// What names a resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    pub(crate) generation: i64,
+}
+
+/// A revision's ReplicaSet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ReplicaSetFacts {
+    pub(crate) name: String,
+    pub(crate) revision: String,
+    pub(crate) replicas: u32,
+    pub(crate) created: Option<Timestamp>,
+    pub(crate) hash: String,
+    /// Why it cannot make its pods, if it cannot.
+    pub(crate) failure: Option<String>,
+}
+
+/// The last that was heard of a pod.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ReportFacts {
+    /// None: nothing yet, in the life of this operator.
+    pub(crate) report: Option<Arc<MemoryReport>>,
+    /// Silent for too long.
+    pub(crate) stale: bool,
+}
+
+/// Kinds of objects that are made for a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum ChildKind {
+    ServiceAccount,
+    Secret,
+    Service,
+    PodDisruptionBudget,
+    ConfigMap,
+    ReplicaSet,
+    Pod,
+}
+
+impl ChildKind {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            ChildKind::ServiceAccount => "ServiceAccount",
+            ChildKind::Secret => "Secret",
+            ChildKind::Service => "Service",
+            ChildKind::PodDisruptionBudget => "PodDisruptionBudget",
+            ChildKind::ConfigMap => "ConfigMap",
+            ChildKind::ReplicaSet => "ReplicaSet",
+            ChildKind::Pod => "Pod",
+        }
+    }
+}
+
+impl Facts {
+    /// Replicas the spec asks for.
+    pub(crate) fn wanted(&self) -> u32 {
+        self.object.spec.replicas.unwrap_or(1)
+    }
+
+    /// Pods that are neither being deleted nor finished.
+    pub(crate) fn live_pods(&self) -> impl Iterator<Item = &PodFacts> {
+        self.pods.iter().filter(|pod| pod.counts())
+    }
+
+    pub(crate) fn report(&self, pod: &PodFacts) -> Option<&MemoryReport> {
+        self.reports.get(&pod.name)?.report.as_deref()
+    }
+
+    /// Time left until work on the present spec has taken too long.
+    pub(crate) fn deadline_left(&self) -> Duration {
+        let allowed = Duration::from_secs(self.object.spec.progress_deadline_seconds.into());
+        allowed.saturating_sub(crate::pods::age(Some(self.working_since), self.now))
+    }
+}

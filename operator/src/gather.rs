@@ -1,0 +1,258 @@
+//! Gather: all that the operator reads of the cluster, from its own copies (the watches keep
+//! them), so that a pass asks the API server nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::jiff::Timestamp;
+use kube::core::PartialObjectMeta;
+use kube::runtime::reflector::Store;
+use kube::{Resource, ResourceExt};
+use plimsoll_crds::names;
+use plimsoll_crds::v1alpha1::{ConditionType, InferenceDeployment};
+use tokio::time::Instant;
+
+use crate::build::HASH_ANNOTATION;
+use crate::error::Error;
+use crate::facts::{ChildKind, Facts, Identity, ReplicaSetFacts};
+use crate::memory::Memory;
+use crate::pods::{PodFacts, instant};
+use crate::reports::Reports;
+use crate::rolling::Room;
+
+/// The operator's copies of the cluster, of one namespace or of all.
+#[derive(Clone)]
+pub(crate) struct Stores {
+    pub(crate) deployments: Store<InferenceDeployment>,
+    pub(crate) replica_sets: Store<ReplicaSet>,
+    pub(crate) pods: Store<Pod>,
+    pub(crate) config_maps: Store<PartialObjectMeta<ConfigMap>>,
+    pub(crate) services: Store<PartialObjectMeta<Service>>,
+    pub(crate) service_accounts: Store<PartialObjectMeta<ServiceAccount>>,
+    pub(crate) budgets: Store<PartialObjectMeta<PodDisruptionBudget>>,
+}
+
+/// Everything known about `object`.
+///
+/// # Errors
+/// The object lacks what the API server gives every object.
+pub(crate) fn gather(
+    object: Arc<InferenceDeployment>,
+    stores: &Stores,
+    reports: &Reports,
+    memory: &mut Memory,
+) -> Result<Facts, Error> {
+    let identity = identity(&object)?;
+    let now = Timestamp::now();
+    let status = match &memory.written {
+        Some((status, _)) => status.clone(),
+        None => object.status.clone().unwrap_or_default(),
+    };
+    let working_since = working_since(&status, memory, identity.generation, now);
+    let room = memory.replacing.as_ref().map(|(revision, at)| {
+        (
+            revision.clone(),
+            Room::None {
+                since_last: Instant::now().duration_since(*at),
+            },
+        )
+    });
+    let (pods, inspect_pods) = pods(stores, &identity);
+    Ok(Facts {
+        replica_sets: replica_sets(stores, &identity, memory),
+        children: children(stores, &identity),
+        reports: reports.of(&identity.uid),
+        inspect_failure: memory.inspect_failure.clone(),
+        object,
+        identity,
+        status,
+        pods,
+        inspect_pods,
+        room,
+        working_since,
+        now,
+    })
+}
+
+/// What names an object.
+///
+/// # Errors
+/// The object lacks what the API server gives every object.
+pub(crate) fn identity(object: &InferenceDeployment) -> Result<Identity, Error> {
+    let meta = &object.metadata;
+    Ok(Identity {
+        namespace: meta
+            .namespace
+            .clone()
+            .ok_or(Error::Incomplete("namespace"))?,
+        name: meta.name.clone().ok_or(Error::Incomplete("name"))?,
+        uid: meta.uid.clone().ok_or(Error::Incomplete("uid"))?,
+        generation: meta.generation.ok_or(Error::Incomplete("generation"))?,
+    })
+}
+
+/// When work on the present spec began: when it was first seen, when the resource last stopped
+/// being ready, or, after a restart of the operator, when the written status says it began.
+fn working_since(
+    status: &plimsoll_crds::v1alpha1::InferenceDeploymentStatus,
+    memory: &mut Memory,
+    generation: i64,
+    now: Timestamp,
+) -> Timestamp {
+    let ready = status
+        .conditions
+        .iter()
+        .find(|c| c.type_ == ConditionType::Ready.as_str());
+    let not_ready_since = ready
+        .filter(|ready| ready.status != "True")
+        .map(|ready| ready.last_transition_time.0);
+    let began = match memory.working {
+        Some((known, began)) if known == generation => began,
+        // The first look of this process at a spec that was already worked on.
+        None if status.observed_generation == Some(generation) => not_ready_since.unwrap_or(now),
+        _ => now,
+    };
+    memory.working = Some((generation, began));
+    match ready.map(|ready| ready.status == "True") {
+        Some(true) => now,
+        _ => not_ready_since.map_or(began, |since| since.max(began)),
+    }
+}
+
+/// Whether the object was made for the resource that `identity` names.
+fn owned<K: Resource>(object: &K, identity: &Identity) -> bool {
+    object.meta().namespace.as_deref() == Some(identity.namespace.as_str())
+        && object
+            .owner_references()
+            .iter()
+            .any(|owner| owner.uid == identity.uid)
+}
+
+fn pods(stores: &Stores, identity: &Identity) -> (Vec<PodFacts>, Vec<PodFacts>) {
+    let (mut engines, mut inspections) = (Vec::new(), Vec::new());
+    // Engine pods belong to a ReplicaSet, so the label tells whose they are.
+    let ours = stores.pods.state_filter(|pod| {
+        pod.metadata.namespace.as_deref() == Some(identity.namespace.as_str())
+            && pod.labels().get(names::LABEL_DEPLOYMENT) == Some(&identity.name)
+    });
+    for pod in ours {
+        match pod.labels().get(names::LABEL_ROLE).map(String::as_str) {
+            Some(names::ROLE_ENGINE) => {
+                engines.push(PodFacts::read(&pod, names::CONTAINER_ENGINE));
+            }
+            Some(names::ROLE_INSPECT) if owned(&*pod, identity) => {
+                inspections.push(PodFacts::read(&pod, names::CONTAINER_INSPECT));
+            }
+            _ => {}
+        }
+    }
+    engines.sort_by(|a, b| a.name.cmp(&b.name));
+    inspections.sort_by(|a, b| a.name.cmp(&b.name));
+    (engines, inspections)
+}
+
+/// Oldest first. A set that this process wrote a moment ago is seen as it was written.
+fn replica_sets(stores: &Stores, identity: &Identity, memory: &Memory) -> Vec<ReplicaSetFacts> {
+    let ours = stores
+        .replica_sets
+        .state_filter(|set| owned(set, identity) && set.metadata.deletion_timestamp.is_none());
+    let read = |set: &Arc<ReplicaSet>| {
+        let name = set.name_any();
+        let replicas = set
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.replicas)
+            .unwrap_or(1);
+        let replicas = u32::try_from(replicas).unwrap_or(0);
+        let newer = memory
+            .applied
+            .get(&(ChildKind::ReplicaSet, name.clone()))
+            .filter(|applied| {
+                applied.resource_version
+                    > resource_version(set.metadata.resource_version.as_deref())
+            });
+        ReplicaSetFacts {
+            revision: set
+                .labels()
+                .get(names::LABEL_REVISION)
+                .cloned()
+                .unwrap_or_default(),
+            replicas: newer
+                .and_then(|applied| applied.replicas)
+                .unwrap_or(replicas),
+            created: instant(set.metadata.creation_timestamp.as_ref()),
+            hash: set
+                .annotations()
+                .get(HASH_ANNOTATION)
+                .cloned()
+                .unwrap_or_default(),
+            failure: replica_failure(set),
+            name,
+        }
+    };
+    let mut sets: Vec<ReplicaSetFacts> = ours.iter().map(read).collect();
+    sets.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
+    sets
+}
+
+/// Why a ReplicaSet cannot make its pods, if it says so (quota, admission).
+pub(crate) fn replica_failure(set: &ReplicaSet) -> Option<String> {
+    let conditions = set.status.as_ref()?.conditions.as_ref()?;
+    let failure = conditions
+        .iter()
+        .find(|c| c.type_ == "ReplicaFailure" && c.status == "True")?;
+    failure.message.clone()
+}
+
+/// A resource version as the number it is. Those that are not compare as unknown.
+pub(crate) fn resource_version(text: Option<&str>) -> Option<u64> {
+    text.and_then(|text| text.parse().ok())
+}
+
+fn children(stores: &Stores, identity: &Identity) -> BTreeMap<(ChildKind, String), String> {
+    let mut all = BTreeMap::new();
+    let Stores {
+        deployments: _,
+        replica_sets,
+        pods: _,
+        config_maps,
+        services,
+        service_accounts,
+        budgets,
+    } = stores;
+    collect(&mut all, ChildKind::ReplicaSet, replica_sets, identity);
+    collect(&mut all, ChildKind::ConfigMap, config_maps, identity);
+    collect(&mut all, ChildKind::Service, services, identity);
+    collect(
+        &mut all,
+        ChildKind::ServiceAccount,
+        service_accounts,
+        identity,
+    );
+    collect(&mut all, ChildKind::PodDisruptionBudget, budgets, identity);
+    all
+}
+
+fn collect<K>(
+    all: &mut BTreeMap<(ChildKind, String), String>,
+    kind: ChildKind,
+    store: &Store<K>,
+    identity: &Identity,
+) where
+    K: Resource + Clone + 'static,
+    K::DynamicType: std::hash::Hash + Eq + Clone,
+{
+    let ours = store
+        .state_filter(|child| owned(child, identity) && child.meta().deletion_timestamp.is_none());
+    for child in ours {
+        let hash = child
+            .annotations()
+            .get(HASH_ANNOTATION)
+            .cloned()
+            .unwrap_or_default();
+        all.insert((kind, child.name_any()), hash);
+    }
+}

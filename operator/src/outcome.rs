@@ -1,0 +1,47 @@
+//! What a pass came to: the model, the plan and the rolling step. Conditions, status and Events
+//! are told from it.
+
+use plimsoll_crds::v1alpha1::Reason;
+use plimsoll_crds::v1alpha1::engine::PlanStatus;
+
+use crate::inspect::Model;
+use crate::rolling::Step;
+
+/// The outcome of the pure stages.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Outcome {
+    pub(crate) model: Model,
+    pub(crate) planned: Planned,
+    /// The rolling step taken, where there is a revision to roll to.
+    pub(crate) step: Option<Step>,
+    /// The cluster could not be brought there in this pass; it is tried again.
+    pub(crate) trouble: Option<String>,
+}
+
+/// What became of the plan.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Planned {
+    /// The model is not known yet.
+    Unresolved,
+    /// The spec cannot be used as it is.
+    Invalid(String),
+    Refused {
+        reason: Reason,
+        message: String,
+    },
+    Fits {
+        plan: PlanStatus,
+        revision: String,
+        summary: String,
+    },
+}
+
+impl Outcome {
+    /// The revision that the spec asks for, if it was accepted.
+    pub(crate) fn revision(&self) -> Option<&str> {
+        match &self.planned {
+            Planned::Fits { revision, .. } => Some(revision),
+            Planned::Unresolved | Planned::Invalid(_) | Planned::Refused { .. } => None,
+        }
+    }
+}

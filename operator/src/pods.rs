@@ -1,0 +1,321 @@
+//! What matters of a pod: parsed once from the API's object, then carried as a type.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use plimsoll_crds::names;
+
+use crate::rolling::PodPhase;
+use crate::watch::hash_of;
+
+/// A pod that should be gone by now, and whose node does not answer, holds no room for ever.
+const LEAVING_GRACE: Duration = Duration::from_secs(30);
+
+/// One engine or inspect pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PodFacts {
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    /// Empty on inspect pods.
+    pub(crate) revision: String,
+    pub(crate) node: Option<String>,
+    pub(crate) ip: Option<String>,
+    pub(crate) created: Option<Timestamp>,
+    /// When a pod that is being deleted has to be gone.
+    pub(crate) leaves_at: Option<Timestamp>,
+    pub(crate) ready: bool,
+    /// `Pending`, `Running`, `Succeeded` or `Failed`.
+    pub(crate) phase: String,
+    pub(crate) unschedulable: Option<Unschedulable>,
+    pub(crate) engine: EngineContainer,
+}
+
+/// The scheduler finds no node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unschedulable {
+    pub(crate) since: Option<Timestamp>,
+    pub(crate) message: String,
+}
+
+/// The state of the container that matters: the engine, or the inspection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct EngineContainer {
+    /// Its startup probe has succeeded in this life of the container.
+    pub(crate) started: bool,
+    pub(crate) running: bool,
+    pub(crate) restarts: i32,
+    pub(crate) waiting: Option<Waiting>,
+    /// The newest end of the container: of this life, or of the one before.
+    pub(crate) ended: Option<Ended>,
+}
+
+/// Why a container does not run yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    pub(crate) reason: String,
+    pub(crate) message: String,
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) exit_code: i32,
+    /// `Completed`, `Error`, `OOMKilled` and the like.
+    pub(crate) reason: String,
+    /// Its termination message.
+    pub(crate) message: String,
+}
+
+impl PodFacts {
+    /// Reads the pod's `container`.
+    pub(crate) fn read(pod: &Pod, container: &str) -> PodFacts {
+        let status = pod.status.as_ref();
+        let conditions = status
+            .and_then(|status| status.conditions.as_deref())
+            .unwrap_or(&[]);
+        let ready = conditions
+            .iter()
+            .any(|c| c.type_ == "Ready" && c.status == "True");
+        let unscheduled = conditions.iter().find(|c| {
+            c.type_ == "PodScheduled"
+                && c.status == "False"
+                && c.reason.as_deref() == Some("Unschedulable")
+        });
+        PodFacts {
+            name: pod.name_any(),
+            uid: pod.uid().unwrap_or_default(),
+            revision: pod
+                .labels()
+                .get(names::LABEL_REVISION)
+                .cloned()
+                .unwrap_or_default(),
+            node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+            ip: status
+                .and_then(|status| status.pod_ip.clone())
+                .filter(|ip| !ip.is_empty()),
+            created: instant(pod.metadata.creation_timestamp.as_ref()),
+            leaves_at: instant(pod.metadata.deletion_timestamp.as_ref()),
+            ready,
+            phase: status
+                .and_then(|status| status.phase.clone())
+                .unwrap_or_default(),
+            unschedulable: unscheduled.map(|condition| Unschedulable {
+                since: instant(condition.last_transition_time.as_ref()),
+                message: condition.message.clone().unwrap_or_default(),
+            }),
+            engine: container_status(pod, container)
+                .map(EngineContainer::read)
+                .unwrap_or_default(),
+        }
+    }
+
+    pub(crate) fn leaving(&self) -> bool {
+        self.leaves_at.is_some()
+    }
+
+    /// A pod that ended for good (evicted, or its node went away): its ReplicaSet replaces it.
+    pub(crate) fn finished(&self) -> bool {
+        self.phase == "Failed" || self.phase == "Succeeded"
+    }
+
+    /// Alive and wanted: neither being deleted nor finished.
+    pub(crate) fn counts(&self) -> bool {
+        !self.leaving() && !self.finished()
+    }
+
+    /// What rolling sees of it; `None` when it no longer counts in any way.
+    pub(crate) fn rolling(&self, now: Timestamp) -> Option<PodPhase> {
+        if let Some(leaves_at) = self.leaves_at {
+            let overdue = age(Some(leaves_at), now) > LEAVING_GRACE;
+            return (!overdue && !self.finished()).then_some(PodPhase::Leaving);
+        }
+        if self.finished() {
+            return None;
+        }
+        Some(match &self.unschedulable {
+            _ if self.ready => PodPhase::Ready,
+            Some(waits) => PodPhase::Unschedulable {
+                for_: age(waits.since.or(self.created), now),
+            },
+            None if self.engine.started => PodPhase::Unready,
+            None => PodPhase::Starting,
+        })
+    }
+
+    /// The engine stopped and is not back: how it ended last.
+    pub(crate) fn failure(&self) -> Option<&Ended> {
+        let down = !self.engine.running && !self.leaving();
+        self.engine
+            .ended
+            .as_ref()
+            .filter(|_| down || self.finished())
+    }
+}
+
+impl EngineContainer {
+    fn read(status: &ContainerStatus) -> EngineContainer {
+        let state = status.state.as_ref();
+        let waiting = state
+            .and_then(|state| state.waiting.as_ref())
+            .map(|waiting| Waiting {
+                reason: waiting.reason.clone().unwrap_or_default(),
+                message: waiting.message.clone().unwrap_or_default(),
+            });
+        EngineContainer {
+            started: status.started == Some(true),
+            running: state.is_some_and(|state| state.running.is_some()),
+            restarts: status.restart_count,
+            waiting,
+            ended: ended(state).or_else(|| ended(status.last_state.as_ref())),
+        }
+    }
+}
+
+fn ended(state: Option<&ContainerState>) -> Option<Ended> {
+    let terminated = state?.terminated.as_ref()?;
+    Some(Ended {
+        exit_code: terminated.exit_code,
+        reason: terminated.reason.clone().unwrap_or_default(),
+        message: terminated.message.clone().unwrap_or_default(),
+    })
+}
+
+/// The status of a container, be it a native sidecar (an init container) or a plain one.
+fn container_status<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
+    let status = pod.status.as_ref()?;
+    let plain = status.container_statuses.iter().flatten();
+    let init = status.init_container_statuses.iter().flatten();
+    plain.chain(init).find(|status| status.name == name)
+}
+
+pub(crate) fn instant(time: Option<&Time>) -> Option<Timestamp> {
+    time.map(|time| time.0)
+}
+
+/// How long ago `then` was; zero for the future and for what has no time.
+pub(crate) fn age(then: Option<Timestamp>, now: Timestamp) -> Duration {
+    let since = then.map(|then| now.duration_since(then));
+    since
+        .and_then(|since| Duration::try_from(since).ok())
+        .unwrap_or(Duration::ZERO)
+}
+
+/// A hash over what [`PodFacts`] reads: a pod whose hash stays has not changed for us.
+pub(crate) fn relevant(pod: &Pod) -> u64 {
+    let facts = |name| {
+        let PodFacts {
+            name,
+            uid,
+            revision,
+            node,
+            ip,
+            created: _,
+            leaves_at,
+            ready,
+            phase,
+            unschedulable,
+            engine,
+        } = PodFacts::read(pod, name);
+        let EngineContainer {
+            started,
+            running,
+            restarts,
+            waiting,
+            ended,
+        } = engine;
+        let pod = (
+            name,
+            uid,
+            revision,
+            node,
+            ip,
+            leaves_at.map(Timestamp::as_second),
+        );
+        let waiting = waiting.map(|waiting| (waiting.reason, waiting.message));
+        let ended = ended.map(|ended| (ended.exit_code, ended.reason, ended.message));
+        let unschedulable = unschedulable.map(|waits| waits.message);
+        hash_of(&(
+            pod,
+            (ready, phase, unschedulable),
+            (started, running, restarts, waiting, ended),
+        ))
+    };
+    hash_of(&(
+        facts(names::CONTAINER_ENGINE),
+        facts(names::CONTAINER_INSPECT),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(status: serde_json::Value) -> PodFacts {
+        let pod = json!({
+            "metadata": {
+                "name": "chat-1-x", "uid": "u",
+                "labels": {"plimsoll.dev/revision": "1"},
+                "creationTimestamp": "2026-01-01T00:00:00Z",
+            },
+            "status": status,
+        });
+        PodFacts::read(
+            &serde_json::from_value(pod).unwrap(),
+            names::CONTAINER_ENGINE,
+        )
+    }
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_pod_without_a_node_waits_since_the_scheduler_said_so() {
+        let pod = read(json!({"phase": "Pending", "conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+            "message": "0/2 nodes are available", "lastTransitionTime": "2026-01-01T00:00:10Z",
+        }]}));
+        assert_eq!(
+            pod.rolling(at("2026-01-01T00:01:00Z")),
+            Some(PodPhase::Unschedulable {
+                for_: Duration::from_secs(50)
+            })
+        );
+    }
+
+    #[test]
+    fn a_native_sidecar_is_found_among_the_init_containers() {
+        let pod = read(json!({"phase": "Pending", "initContainerStatuses": [{
+            "name": "engine", "image": "i", "imageID": "", "ready": false, "restartCount": 2,
+            "started": false,
+            "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+            "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
+        }]}));
+        assert_eq!(pod.engine.restarts, 2);
+        assert_eq!(pod.failure().map(|ended| ended.exit_code), Some(137));
+        assert_eq!(
+            pod.rolling(at("2026-01-01T00:01:00Z")),
+            Some(PodPhase::Starting)
+        );
+    }
+
+    #[test]
+    fn an_engine_that_answered_once_is_unready_and_one_that_runs_again_has_not_failed() {
+        let running = json!({
+            "name": "engine", "image": "i", "imageID": "", "ready": false, "restartCount": 1,
+            "started": true, "state": {"running": {}},
+            "lastState": {"terminated": {"exitCode": 1}},
+        });
+        let pod = read(json!({"phase": "Running", "containerStatuses": [running]}));
+        assert_eq!(
+            pod.rolling(at("2026-01-01T00:01:00Z")),
+            Some(PodPhase::Unready)
+        );
+        assert_eq!(pod.failure(), None);
+    }
+}

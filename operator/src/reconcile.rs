@@ -1,0 +1,211 @@
+//! The story of a pass over one resource: gather, plan and build, apply, publish.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
+use plimsoll_crds::v1alpha1::{ConditionType, InferenceDeployment, InferenceDeploymentStatus};
+use tokio::time::Instant;
+
+use crate::apply::{Writer, apply};
+use crate::build::PodSettings;
+use crate::desire::{Desire, desire, soonest};
+use crate::error::Error;
+use crate::events::Happening;
+use crate::facts::{ChildKind, Facts};
+use crate::gather::{Stores, gather, identity};
+use crate::inspect::Model;
+use crate::memory::{Memories, Memory};
+use crate::metrics::Metrics;
+use crate::publish::{publish, tell};
+use crate::reports::{Listener, Reports};
+use crate::status::status;
+use crate::token::AdminKey;
+
+/// Pauses after failed passes.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// What every pass needs.
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) stores: Stores,
+    pub(crate) reports: Arc<Reports>,
+    pub(crate) memories: Memories,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) key: AdminKey,
+    pub(crate) settings: Settings,
+}
+
+/// What the flags say.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) pods: PodSettings,
+    pub(crate) status_interval: Duration,
+    pub(crate) unschedulable_after: Duration,
+}
+
+/// One pass.
+///
+/// # Errors
+/// Whatever kept it from its end; it is tried again, see [`retry`].
+pub(crate) async fn reconcile(
+    object: Arc<InferenceDeployment>,
+    context: Arc<Context>,
+) -> Result<Action, Error> {
+    context.stores.ready().await;
+    let started = Instant::now();
+    let outcome = pass(object, &context).await;
+    context
+        .metrics
+        .observe_reconcile(started.elapsed(), outcome.is_ok());
+    outcome
+}
+
+async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Action, Error> {
+    // What goes with the resource is the garbage collector's.
+    if object.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let uid = identity(&object)?.uid;
+    let memory = context.memories.of(&uid);
+    let mut memory = memory.lock().await;
+    let Settings {
+        pods,
+        status_interval,
+        unschedulable_after,
+    } = &context.settings;
+
+    let facts = gather(object, &context.stores, &context.reports, &mut memory)?;
+    let token = context.key.token(&uid);
+    context.reports.listen(&uid, &token, listeners(&facts));
+    let mut desire = desire(&facts, pods, &token, *unschedulable_after)?;
+
+    let writer = Writer {
+        client: &context.client,
+        metrics: &context.metrics,
+        namespace: &facts.identity.namespace,
+    };
+    let applied = apply(&writer, &facts, &desire, &mut memory).await;
+    if let Err(error) = &applied {
+        admit(&mut desire, error);
+    }
+    remember(context, &facts, &desire, &mut memory).await;
+    let next = status(&facts, &desire.outcome);
+    let deadline = deadline(&facts, &next);
+    let published = publish(
+        &context.client,
+        &context.metrics,
+        &facts,
+        next,
+        *status_interval,
+        &mut memory,
+    );
+    let wait = published.await?;
+    for pod in &desire.discard {
+        writer.delete(ChildKind::Pod, pod).await?;
+    }
+    applied?;
+    memory.failures = 0;
+    let again = soonest(soonest(wait, desire.look_again), deadline);
+    Ok(again.map_or_else(Action::await_change, Action::requeue))
+}
+
+/// A pass that could not be brought to its end says so in the status.
+fn admit(desire: &mut Desire, error: &Error) {
+    let text = error.to_string();
+    if let Model::Inspecting(message) = &mut desire.outcome.model {
+        message.clone_from(&text);
+    }
+    desire.outcome.trouble = Some(text);
+}
+
+async fn remember(context: &Context, facts: &Facts, desire: &Desire, memory: &mut Memory) {
+    memory.inspect_failure = match &desire.outcome.model {
+        Model::Failed(failure) => Some(failure.clone()),
+        Model::Known(..) => None,
+        Model::Inspecting(_) | Model::Unavailable(_) => memory.inspect_failure.take(),
+    };
+    let Some(revision) = &desire.made_way else {
+        return;
+    };
+    let first = memory
+        .replacing
+        .as_ref()
+        .is_none_or(|(known, _)| known != revision);
+    memory.replacing = Some((revision.clone(), Instant::now()));
+    if first {
+        tell(
+            &context.client,
+            &facts.object,
+            &Happening::replacing(revision),
+        )
+        .await;
+    }
+}
+
+/// The engines that can be listened to.
+fn listeners(facts: &Facts) -> Vec<Listener> {
+    let resource = ObjectRef::new(&facts.identity.name).within(facts.identity.namespace.as_str());
+    let listens = facts.pods.iter().filter(|pod| !pod.finished());
+    listens
+        .filter_map(|pod| {
+            // Before its first start an engine has nothing to say.
+            let lives = pod.engine.running || pod.engine.restarts > 0 || pod.ready;
+            Some(Listener {
+                resource: resource.clone(),
+                pod: pod.name.clone(),
+                pod_uid: pod.uid.clone(),
+                ip: pod.ip.clone().filter(|_| lives)?,
+            })
+        })
+        .collect()
+}
+
+/// When the spec's patience runs out, if work is under way.
+fn deadline(facts: &Facts, next: &InferenceDeploymentStatus) -> Option<Duration> {
+    let works = next
+        .conditions
+        .iter()
+        .any(|c| c.type_ == ConditionType::Reconciling.as_str());
+    works.then(|| facts.deadline_left().max(Duration::from_secs(1)))
+}
+
+/// What follows a failed pass: another, after a pause that doubles up to half a minute.
+pub(crate) fn retry(
+    object: Arc<InferenceDeployment>,
+    error: &Error,
+    context: Arc<Context>,
+) -> Action {
+    context
+        .metrics
+        .errors
+        .with_label_values(&[error.label()])
+        .inc();
+    let (namespace, name) = (&object.metadata.namespace, &object.metadata.name);
+    // Deleted in the middle of a pass: its next event, or none, tells.
+    if error.is_gone() {
+        tracing::debug!(namespace = namespace.as_deref(), name = name.as_deref(), %error, "gone");
+        return Action::requeue(LONGEST_PAUSE);
+    }
+    let memory = context
+        .memories
+        .of(object.metadata.uid.as_deref().unwrap_or_default());
+    let failures = memory.try_lock().map_or(0, |mut memory| {
+        memory.failures = memory.failures.saturating_add(1);
+        memory.failures
+    });
+    let pause = FIRST_PAUSE
+        .saturating_mul(1 << failures.min(10))
+        .min(LONGEST_PAUSE);
+    tracing::warn!(
+        namespace = namespace.as_deref(),
+        name = name.as_deref(),
+        %error,
+        retry_seconds = pause.as_secs_f32(),
+        "a pass failed"
+    );
+    Action::requeue(pause)
+}
