@@ -4,14 +4,22 @@
 
 #![expect(clippy::print_stdout, reason = "a command line tool talks to its user")]
 
+mod build;
 mod cluster;
+mod demo;
+mod diagnose;
 mod http;
 mod images;
+mod install;
 mod interrupt;
 mod kube;
+mod model;
 mod paths;
 mod process;
 mod progress;
+mod session;
+mod table;
+mod test;
 mod tools;
 mod wait;
 
@@ -21,7 +29,9 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::cluster::{Cluster, cleanup};
+use crate::install::Archives;
 use crate::progress::Progress;
+use crate::session::Alone;
 use crate::tools::Tools;
 
 #[derive(Debug, Parser)]
@@ -48,6 +58,23 @@ enum Command {
     Down,
     /// What of the cluster runs
     Status,
+    /// The quick start: cluster, chart, a real model, an answer, memory figures
+    Demo(demo::Demo),
+    /// Every test, or the groups named; `test list` names them
+    Test {
+        #[arg(value_name = "GROUP")]
+        groups: Vec<String>,
+    },
+    /// Build the images of the operator, the sidecar and the model; import them into a running cluster
+    Images,
+    /// Fetch the demo's model and check it
+    Model {
+        /// Print only where the file lies
+        #[arg(long)]
+        print_path: bool,
+    },
+    /// Write the generated files: the CRD in the chart, the table of conditions
+    Generate,
 }
 
 fn main() -> ExitCode {
@@ -65,6 +92,7 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Setup => tools::setup(&progress).map(drop)?,
         Command::Up { nodes } => {
+            let _alone = Alone::take()?;
             let tools = Tools::ensure(&progress)?;
             let cluster = Cluster::up(&progress, &tools, nodes)?;
             progress.say(&format!(
@@ -72,8 +100,44 @@ fn run(command: Command) -> Result<ExitCode> {
                 cluster.kubeconfig().display()
             ));
         }
-        Command::Down => progress.step("cluster down", cleanup::down)?,
+        Command::Down => {
+            let _alone = Alone::take()?;
+            progress.step("cluster down", cleanup::down)?;
+        }
         Command::Status => cluster::print_status(),
+        Command::Demo(demo) => demo::run(&progress, &demo)?,
+        Command::Test { groups } => {
+            if !test::run(&progress, &groups)? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Images => make_images(&progress)?,
+        Command::Model { print_path: true } => println!("{}", model::ensure(&progress)?.display()),
+        Command::Model { print_path: false } => {
+            let file = model::ensure(&progress)?;
+            images::print_sizes(&[images::model(&file)?])?;
+            progress.say(&format!("the model lies at {}", file.display()));
+        }
+        Command::Generate => {
+            let mut generate = build::crdgen();
+            generate.arg("write").arg(paths::repository());
+            print!("{}", process::stdout_of(&mut generate)?);
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn make_images(progress: &Progress) -> Result<()> {
+    let tools = Tools::ensure(progress)?;
+    let archives = Archives::ensure(progress)?;
+    for archive in archives.all() {
+        println!("{}", archive.display());
+    }
+    if cleanup::is_anything_left() {
+        let cluster = Cluster::running(&tools)?;
+        progress.step("import the images into the nodes", || {
+            cluster.import(&archives.all())
+        })?;
+    }
+    Ok(())
 }

@@ -1,8 +1,9 @@
 //! What is going on and for how long: a line when a step starts, a sign of life while it lasts, and
 //! a table of where the time went.
 
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,8 @@ const RAREST_SIGN: Duration = Duration::from_secs(30);
 pub(crate) struct Progress {
     started: Instant,
     steps: Mutex<Vec<Step>>,
-    depth: Mutex<usize>,
+    /// How many steps are open.
+    depth: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -32,7 +34,7 @@ impl Progress {
         Self {
             started: Instant::now(),
             steps: Mutex::default(),
-            depth: Mutex::new(0),
+            depth: Arc::default(),
         }
     }
 
@@ -42,10 +44,14 @@ impl Progress {
         let began = Instant::now();
         let (done, watch) = mpsc::channel::<()>();
         let label = name.to_owned();
+        let (depth, own) = (Arc::clone(&self.depth), self.depth.load(Ordering::SeqCst));
         let sign = thread::spawn(move || {
             let mut wait = FIRST_SIGN;
             while watch.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-                println!("           … {label} ({} s)", began.elapsed().as_secs());
+                // A step inside this one speaks for both.
+                if depth.load(Ordering::SeqCst) == own {
+                    println!("           … {label} ({} s)", began.elapsed().as_secs());
+                }
                 wait = (wait * 2).min(RAREST_SIGN);
             }
         });
@@ -87,19 +93,18 @@ impl Progress {
 
     fn open(&self, name: &str) -> usize {
         self.say(name);
-        let mut depth = self.depth.lock().unwrap_or_else(|held| held.into_inner());
+        let depth = self.depth.fetch_add(1, Ordering::SeqCst);
         let mut steps = self.steps.lock().unwrap_or_else(|held| held.into_inner());
         steps.push(Step {
             name: name.to_owned(),
-            depth: *depth,
+            depth,
             took: Duration::ZERO,
         });
-        *depth += 1;
         steps.len() - 1
     }
 
     fn close(&self, index: usize, took: Duration) {
-        *self.depth.lock().unwrap_or_else(|held| held.into_inner()) -= 1;
+        self.depth.fetch_sub(1, Ordering::SeqCst);
         let mut steps = self.steps.lock().unwrap_or_else(|held| held.into_inner());
         if let Some(step) = steps.get_mut(index) {
             step.took = took;

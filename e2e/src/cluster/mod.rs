@@ -21,7 +21,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use crate::images;
-use crate::kube::Api;
+use crate::kube::{Api, Kubectl, Kubernetes};
 use crate::paths;
 use crate::process;
 use crate::progress::Progress;
@@ -84,6 +84,15 @@ impl Cluster {
 
     pub(crate) fn api(&self) -> Api {
         Api::new(control_plane::api_socket())
+    }
+
+    /// The cluster as kubectl and JSON see it.
+    pub(crate) fn kubernetes(&self) -> Kubernetes {
+        let kubectl = Kubectl::new(self.tools.kubectl(), self.kubeconfig());
+        Kubernetes {
+            kubectl,
+            api: self.api(),
+        }
     }
 
     pub(crate) fn nodes(&self) -> impl Iterator<Item = Node> + use<> {

@@ -1,12 +1,19 @@
 //! The API server as JSON, through the socket of a `kubectl proxy`: one cheap question instead of a
 //! whole kubectl for each look at an object.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use serde_json::Value;
 
 use crate::http::{Request, Target};
+use crate::kube::Kubectl;
+use crate::process;
+use crate::wait;
 
 /// A way to ask one API server.
 #[derive(Debug, Clone)]
@@ -74,5 +81,46 @@ impl Api {
             bail!("PATCH {path}: {} {}", answer.status, answer.body.trim());
         }
         answer.json()
+    }
+}
+
+/// A `kubectl proxy` of our own in front of any cluster; it ends with this value.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    child: Child,
+    folder: PathBuf,
+}
+
+impl Proxy {
+    pub(crate) fn start(kubectl: &Kubectl) -> Result<(Self, Api)> {
+        let folder = std::env::temp_dir().join(format!("plimsoll-e2e-{}", std::process::id()));
+        fs::create_dir_all(&folder)?;
+        // The socket speaks with the kubeconfig's rights: nobody else may open it.
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
+        let socket = folder.join("api.sock");
+        let mut command = kubectl.command(&["proxy"]);
+        command.arg(format!("--unix-socket={}", socket.display()));
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+        let proxy = Self { child, folder };
+        let api = Api::new(socket);
+        wait::until(
+            "the API server answers",
+            Duration::from_secs(20),
+            Duration::from_millis(100),
+            || {
+                Ok(api
+                    .get("/version")
+                    .map(drop)
+                    .map_err(|error| error.to_string()))
+            },
+        )?;
+        Ok((proxy, api))
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        process::end(&mut self.child);
+        let _ = fs::remove_dir_all(&self.folder);
     }
 }

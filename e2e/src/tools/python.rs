@@ -1,7 +1,7 @@
 //! Python packages of pinned versions, in environments of their own in the cache.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
@@ -12,35 +12,36 @@ use crate::progress::Progress;
 /// The official client that the demo and the tests speak with.
 const OPENAI: &str = "openai==3.51.0";
 
-/// The interpreter of an environment that has the official `openai` package.
+/// The interpreter of an environment that has the official `openai` package; made when absent.
 pub(crate) fn openai(progress: &Progress) -> Result<PathBuf> {
-    environment(progress, "openai", &[OPENAI])
+    let folder = folder(OPENAI)?;
+    let complete = folder.join("complete");
+    if !complete.is_file() {
+        progress.step(&format!("make a Python environment with {OPENAI}"), || {
+            create(&folder, &["install", "--quiet", OPENAI])?;
+            fs::write(&complete, "").map_err(Into::into)
+        })?;
+    }
+    Ok(folder.join("bin/python"))
 }
 
-/// The interpreter of a cached environment holding exactly `packages`; made when absent.
-fn environment(progress: &Progress, name: &str, packages: &[&str]) -> Result<PathBuf> {
-    let label = packages.join("+").replace("==", "-");
-    let folder = paths::cache()?.join("python").join(label);
-    let interpreter = folder.join("bin/python");
-    let complete = folder.join("complete");
-    if complete.is_file() {
-        return Ok(interpreter);
-    }
-    progress.step(
-        &format!(
-            "make the Python environment {name} ({})",
-            packages.join(" ")
-        ),
-        || {
-            let _ = fs::remove_dir_all(&folder);
-            fs::create_dir_all(folder.parent().context("the cache has no parent")?)?;
-            let mut make = process::command("python3", ["-m", "venv"]);
-            process::stdout_of(make.arg(&folder))?;
-            let mut install = process::command(&interpreter, ["-m", "pip", "install", "--quiet"]);
-            process::stdout_of(install.args(packages))?;
-            fs::write(&complete, "")?;
-            Ok(())
-        },
-    )?;
-    Ok(interpreter)
+/// Unpacks one package, without what it depends on, into a folder that the caller removes.
+pub(crate) fn download(package: &str) -> Result<PathBuf> {
+    let folder = folder(package)?;
+    create(&folder, &["install", "--quiet", "--no-deps", package])?;
+    Ok(folder)
+}
+
+fn create(folder: &Path, pip: &[&str]) -> Result<()> {
+    let _ = fs::remove_dir_all(folder);
+    fs::create_dir_all(folder.parent().context("the cache has no parent")?)?;
+    process::stdout_of(process::command("python3", ["-m", "venv"]).arg(folder))?;
+    let mut install = process::command(folder.join("bin/python"), ["-m", "pip"]);
+    process::stdout_of(install.args(pip)).map(drop)
+}
+
+fn folder(package: &str) -> Result<PathBuf> {
+    Ok(paths::cache()?
+        .join("python")
+        .join(package.replace("==", "-")))
 }

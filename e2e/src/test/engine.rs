@@ -1,0 +1,28 @@
+//! The engine on the real model, against reference tokens.
+
+use crate::test::unit::run_tests;
+use crate::test::world::World;
+use crate::test::{Group, Passed, Test};
+
+pub(super) const GROUP: Group = Group {
+    name: "engine",
+    about: "the sidecar's engine on SmolLM2-135M, against reference tokens",
+    tests: &[Test {
+        name: "the real model gives the reference tokens",
+        prove: real_model,
+    }],
+};
+
+fn real_model(world: &World<'_>) -> Passed {
+    let model = world.model()?;
+    let model = model.to_string_lossy();
+    // Optimised: a debug build would take minutes for each answer.
+    let words = [
+        "--release",
+        "--package",
+        "plimsoll-sidecar",
+        "--features",
+        "real-model",
+    ];
+    run_tests(&words, &[("PLIMSOLL_SMOLLM2", &model)])
+}

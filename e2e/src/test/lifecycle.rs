@@ -1,0 +1,214 @@
+//! The cluster itself: up and down, after a crash, after Ctrl-C; the machine is as it was before.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+
+use crate::cluster::{cgroup, cleanup, records, sysctls};
+use crate::process;
+use crate::session::Session;
+use crate::test::world::World;
+use crate::test::{Group, Passed, Test, expect};
+use crate::wait;
+
+pub(super) const GROUP: Group = Group {
+    name: "cluster",
+    about: "the test cluster comes, works, and goes without a trace",
+    tests: &[
+        Test {
+            name: "a pod runs, and after down the machine is as before",
+            prove: no_trace,
+        },
+        Test {
+            name: "Ctrl-C in the middle of up leaves nothing",
+            prove: interrupted,
+        },
+        Test {
+            name: "a second up cleans up after a crash",
+            prove: after_a_crash,
+        },
+    ],
+};
+
+fn no_trace(world: &World<'_>) -> Passed {
+    world.end()?;
+    let before = Snapshot::take()?;
+    let session = Session::begin(world.progress, world.tools()?, 2)?;
+    run_pods(&session)?;
+    session.end()?;
+    before.expect_same()?;
+    Ok(1)
+}
+
+fn interrupted(world: &World<'_>) -> Passed {
+    world.end()?;
+    let before = Snapshot::take()?;
+    let mut up = start_up()?;
+    await_started(&mut up, 3)?;
+    kill(&up, Signal::INT)?;
+    let status = process::wait(&mut up)?;
+    expect(!status.success(), || {
+        "an interrupted up says that it succeeded".to_owned()
+    })?;
+    before.expect_same()?;
+    Ok(1)
+}
+
+fn after_a_crash(world: &World<'_>) -> Passed {
+    world.end()?;
+    let before = Snapshot::take()?;
+    let mut up = start_up()?;
+    // Half way: nodes have namespaces and a containerd, nothing is ready.
+    await_started(&mut up, 6)?;
+    up.kill()?;
+    up.wait()?;
+    expect(cleanup::is_anything_left(), || {
+        "the crash left nothing to clean up".to_owned()
+    })?;
+    let session = Session::begin(world.progress, world.tools()?, 1)?;
+    run_pods(&session)?;
+    session.end()?;
+    before.expect_same()?;
+    Ok(1)
+}
+
+/// One pod on every node, told apart by its host name, and one that the default level refuses.
+fn run_pods(session: &Session) -> Result<()> {
+    let kubernetes = session.cluster().kubernetes();
+    for node in session.cluster().nodes() {
+        let name = format!("on-{}", node.name());
+        let pod = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name},
+            "spec": {
+                "nodeName": node.name(),
+                "containers": [{
+                    "name": "pause",
+                    "image": "localhost/pause:1",
+                    "imagePullPolicy": "Never",
+                    "resources": {"limits": {"memory": "32Mi"}},
+                }],
+            },
+        });
+        kubernetes.kubectl.apply(&pod.to_string())?;
+        let pod = format!("pod/{name}");
+        kubernetes
+            .kubectl
+            .run(&["wait", "--for=condition=Ready", "--timeout=60s", &pod])?;
+    }
+    Ok(())
+}
+
+fn start_up() -> Result<Child> {
+    let mut command = process::command(std::env::current_exe()?, ["up"]);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+    child.context("cannot start e2e up")
+}
+
+/// Waits until a run in the background has started that many processes.
+fn await_started(up: &mut Child, count: usize) -> Result<()> {
+    let what = format!("up has started {count} processes");
+    wait::until(
+        &what,
+        Duration::from_secs(60),
+        Duration::from_millis(2),
+        || {
+            if let Some(status) = up.try_wait()? {
+                bail!("up ended too early: {status}");
+            }
+            let started = records::processes().len();
+            Ok(if started >= count {
+                Ok(())
+            } else {
+                Err(format!("{started} so far"))
+            })
+        },
+    )
+}
+
+fn kill(child: &Child, signal: Signal) -> Result<()> {
+    let pid = i32::try_from(child.id())
+        .ok()
+        .and_then(Pid::from_raw)
+        .context("no process id")?;
+    kill_process(pid, signal).context("cannot signal e2e up")
+}
+
+/// What of this machine a cluster touches.
+#[derive(Debug, PartialEq, Eq)]
+struct Snapshot {
+    facts: BTreeSet<String>,
+}
+
+impl Snapshot {
+    fn take() -> Result<Self> {
+        let mut facts = BTreeSet::new();
+        let mut add = |kind: &str, text: &str| {
+            facts.extend(text.lines().map(|line| format!("{kind}: {}", line.trim())));
+        };
+        for words in [
+            &["-o", "link", "show"][..],
+            &["-4", "route", "show", "table", "all"],
+            &["-o", "addr", "show", "scope", "global"],
+            &["netns", "list"],
+        ] {
+            add(
+                "ip",
+                &stable(&process::stdout_of(&mut process::command("ip", words))?),
+            );
+        }
+        let rules = process::stdout_of(&mut process::command("iptables-save", [""; 0]))?;
+        let rules = rules.lines().filter(|line| line.starts_with('-'));
+        add("iptables", &rules.collect::<Vec<_>>().join("\n"));
+        add("mount", &fs::read_to_string("/proc/mounts")?);
+        add("sysctl", &sysctls::snapshot());
+        add(
+            "ip_forward",
+            &fs::read_to_string("/proc/sys/net/ipv4/ip_forward")?,
+        );
+        for folder in cgroup::folders()? {
+            add("cgroup", &folder.to_string_lossy());
+        }
+        for process in cleanup::unrecorded() {
+            add("process", &process.pid.to_string());
+        }
+        for folder in ["/var/lib", "/var/log", "/run", "/opt", "/etc", "/dev/shm"] {
+            add("folder", &entries(Path::new(folder)));
+        }
+        Ok(Self { facts })
+    }
+
+    /// Fails with what came and what went.
+    fn expect_same(&self) -> Result<()> {
+        let now = Self::take()?;
+        let came: Vec<_> = now.facts.difference(&self.facts).collect();
+        let went: Vec<_> = self.facts.difference(&now.facts).collect();
+        if !came.is_empty() || !went.is_empty() {
+            bail!("the machine is not as before: new {came:#?}, gone {went:#?}");
+        }
+        Ok(())
+    }
+}
+
+/// `ip` numbers links; the numbers move, the links must not.
+fn stable(text: &str) -> String {
+    let lines = text.lines().map(|line| match line.split_once(": ") {
+        Some((number, rest)) if number.bytes().all(|byte| byte.is_ascii_digit()) => rest,
+        _ => line,
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn entries(folder: &Path) -> String {
+    let names = fs::read_dir(folder).into_iter().flatten().flatten();
+    names
+        .map(|entry| format!("{}\n", entry.path().display()))
+        .collect()
+}

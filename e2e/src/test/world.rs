@@ -1,0 +1,160 @@
+//! What tests share: programs, images, one cluster, one installed chart; each made when first needed.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use anyhow::Result;
+
+use crate::install::{self, Archives, SYSTEM};
+use crate::kube::Kubernetes;
+use crate::model;
+use crate::progress::Progress;
+use crate::session::Session;
+use crate::tools::{self, Tools, python};
+
+/// Two, so that a node can go away and its pods find another place.
+const NODES: u32 = 2;
+
+/// The shared ground of one test run.
+pub(super) struct World<'p> {
+    pub(super) progress: &'p Progress,
+    tools: OnceCell<Tools>,
+    archives: OnceCell<Archives>,
+    session: RefCell<Option<Rc<Session>>>,
+    installed: Cell<bool>,
+    namespaces: RefCell<Vec<String>>,
+}
+
+impl<'p> World<'p> {
+    pub(super) fn new(progress: &'p Progress) -> Self {
+        Self {
+            progress,
+            tools: OnceCell::new(),
+            archives: OnceCell::new(),
+            session: RefCell::default(),
+            installed: Cell::new(false),
+            namespaces: RefCell::default(),
+        }
+    }
+
+    /// The built tools; installs and builds what is missing.
+    pub(super) fn tools(&self) -> Result<&Tools> {
+        if self.tools.get().is_none() {
+            let _ = self.tools.set(tools::setup(self.progress)?);
+        }
+        Ok(self
+            .tools
+            .get()
+            .unwrap_or_else(|| unreachable!("set above")))
+    }
+
+    /// Images of operator, sidecar and model.
+    pub(super) fn archives(&self) -> Result<&Archives> {
+        if self.archives.get().is_none() {
+            let _ = self.archives.set(Archives::ensure(self.progress)?);
+        }
+        Ok(self
+            .archives
+            .get()
+            .unwrap_or_else(|| unreachable!("set above")))
+    }
+
+    /// The real model's file.
+    pub(super) fn model(&self) -> Result<PathBuf> {
+        model::ensure(self.progress)
+    }
+
+    /// An interpreter with the official client.
+    pub(super) fn python(&self) -> Result<PathBuf> {
+        python::openai(self.progress)
+    }
+
+    /// A cluster of two nodes.
+    pub(super) fn session(&self) -> Result<Rc<Session>> {
+        if let Some(session) = self.session.borrow().as_ref() {
+            return Ok(Rc::clone(session));
+        }
+        let session = Rc::new(Session::begin(self.progress, self.tools()?, NODES)?);
+        *self.session.borrow_mut() = Some(Rc::clone(&session));
+        Ok(session)
+    }
+
+    /// The cluster's API server.
+    pub(super) fn kubernetes(&self) -> Result<Kubernetes> {
+        Ok(self.session()?.cluster().kubernetes())
+    }
+
+    /// The cluster with Plimsoll installed through its chart.
+    pub(super) fn installed(&self) -> Result<Kubernetes> {
+        let session = self.session()?;
+        let kubernetes = session.cluster().kubernetes();
+        if !self.installed.get() {
+            let archives = self.archives()?;
+            self.progress.step("import the images into the nodes", || {
+                session.cluster().import(&archives.all())
+            })?;
+            self.progress.step("helm install plimsoll", || {
+                install::chart(self.tools()?, &kubernetes, VALUES)
+            })?;
+            self.installed.set(true);
+        }
+        Ok(kubernetes)
+    }
+
+    /// A fresh namespace of a Pod Security level; a failing test shows what is in it.
+    pub(super) fn namespace(&self, name: &str, level: &str) -> Result<Namespace> {
+        let kubernetes = self.kubernetes()?;
+        kubernetes.create_namespace(name, level)?;
+        self.namespaces.borrow_mut().push(name.to_owned());
+        Ok(Namespace {
+            kubernetes,
+            name: name.to_owned(),
+        })
+    }
+
+    /// Where to look when a test has failed.
+    pub(super) fn to_diagnose(&self) -> Option<(Kubernetes, Vec<String>)> {
+        let session = self.session.borrow().as_ref().map(Rc::clone)?;
+        let namespaces = [SYSTEM.to_owned()]
+            .into_iter()
+            .chain(self.namespaces.borrow().clone());
+        Some((session.cluster().kubernetes(), namespaces.collect()))
+    }
+
+    /// The next test has namespaces of its own.
+    pub(super) fn forget_namespaces(&self) {
+        self.namespaces.borrow_mut().clear();
+    }
+
+    /// Takes the cluster down, for tests that bring up their own.
+    pub(super) fn end(&self) -> Result<()> {
+        self.installed.set(false);
+        let session = self.session.borrow_mut().take();
+        match session.and_then(Rc::into_inner) {
+            Some(session) => self.progress.step("cluster down", || session.end()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Shorter silences than in production, so that faults show within a test's patience.
+const VALUES: &[&str] = &[
+    "imagePullPolicy=IfNotPresent",
+    "operator.args={--stale-after=20s}",
+];
+
+/// A namespace that goes away with its test.
+pub(super) struct Namespace {
+    pub(super) kubernetes: Kubernetes,
+    pub(super) name: String,
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = self
+            .kubernetes
+            .api
+            .delete(&format!("/api/v1/namespaces/{}", self.name));
+    }
+}
