@@ -1,6 +1,6 @@
 //! The engine's front door: everything other threads may ask of it.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 
 use tokio::sync::watch;
 
@@ -67,15 +67,55 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// longer than a short lock, except [`EngineHandle::memory`], which may read `/proc`).
 #[derive(Clone, Debug)]
 pub struct EngineHandle {
-    pub(crate) shared: Arc<Shared>,
+    shared: Arc<Shared>,
+    /// Ends the engine with the last handle; the engine's own threads hold only `shared`.
+    _last: Arc<StopOnDrop>,
+}
+
+#[derive(Debug)]
+struct StopOnDrop(Arc<Shared>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.inbox.stop();
+    }
 }
 
 impl EngineHandle {
+    pub(crate) fn new(shared: Arc<Shared>) -> EngineHandle {
+        EngineHandle {
+            _last: Arc::new(StopOnDrop(Arc::clone(&shared))),
+            shared,
+        }
+    }
+
     /// Queues a request.
     ///
     /// # Errors
     /// [`Refused`] says why; nothing was queued and no event will be sent.
     pub fn submit(&self, request: GenerateRequest) -> Result<(), Refused> {
+        self.submit_inner(request, None)
+    }
+
+    /// As [`EngineHandle::submit`]; before each token its logits over the whole vocabulary, as the
+    /// model gave them, go to `logits`. For tests and for validating a loaded model: it costs a
+    /// copy of the logits of every row in the batch.
+    ///
+    /// # Errors
+    /// As [`EngineHandle::submit`].
+    pub fn submit_with_logits(
+        &self,
+        request: GenerateRequest,
+        logits: mpsc::Sender<Vec<f32>>,
+    ) -> Result<(), Refused> {
+        self.submit_inner(request, Some(logits))
+    }
+
+    fn submit_inner(
+        &self,
+        request: GenerateRequest,
+        logits: Option<mpsc::Sender<Vec<f32>>>,
+    ) -> Result<(), Refused> {
         match &*self.shared.state.borrow() {
             EngineState::Serving => {}
             EngineState::Loading => return Err(Refused::Loading),
@@ -107,7 +147,7 @@ impl EngineHandle {
                 vocabulary,
             });
         }
-        self.shared.inbox.submit(request)
+        self.shared.inbox.submit(request, logits)
     }
 
     /// Ends a request: its blocks are free before the next step. Unknown ids are ignored.

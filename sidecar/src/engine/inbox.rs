@@ -4,7 +4,7 @@
 //! the running limit, so nothing here grows with traffic.
 
 use std::collections::HashMap;
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Condvar, Mutex, MutexGuard, mpsc};
 use std::time::{Duration, Instant};
 
 use super::request::{GenerateRequest, Refused};
@@ -13,6 +13,8 @@ use super::request::{GenerateRequest, Refused};
 #[derive(Debug)]
 pub(crate) struct Submitted {
     pub(crate) request: GenerateRequest,
+    /// Where the logits of sampled rows go, if anyone wants them.
+    pub(crate) logits: Option<mpsc::Sender<Vec<f32>>>,
     pub(crate) at: Instant,
 }
 
@@ -73,7 +75,11 @@ impl Inbox {
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    pub(crate) fn submit(&self, request: GenerateRequest) -> Result<(), Refused> {
+    pub(crate) fn submit(
+        &self,
+        request: GenerateRequest,
+        logits: Option<mpsc::Sender<Vec<f32>>>,
+    ) -> Result<(), Refused> {
         let mut inner = self.lock();
         if inner.draining || inner.stopping {
             return Err(Refused::Draining);
@@ -93,6 +99,7 @@ impl Inbox {
         inner.live.insert(request.id, false);
         inner.submitted.push(Submitted {
             request,
+            logits,
             at: Instant::now(),
         });
         drop(inner);
@@ -165,6 +172,10 @@ impl Inbox {
         let mut inner = self.lock();
         inner.live.remove(&id);
         inner.mean_service = inner.mean_service.mul_f64(0.9) + service.mul_f64(0.1);
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.lock().stopping
     }
 
     pub(crate) fn waiting(&self) -> usize {

@@ -1,7 +1,162 @@
 //! The engine: one loop that turns requests into tokens, one thread per rank that computes.
+//!
+//! Other threads hold an [`handle::EngineHandle`]; what they ask goes through a bounded inbox. The
+//! loop (`run`) asks the scheduler for a batch, describes it to the ranks (`step`), and hands their
+//! tokens to each request's channel. Ranks (`rank`, `ranks`) fail together and never hang.
 
 pub mod config;
 pub mod handle;
-pub(crate) mod inbox;
 pub mod request;
 pub mod stats;
+
+pub(crate) mod inbox;
+mod live;
+mod rank;
+mod ranks;
+mod run;
+mod step;
+
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use plimsoll_kernels::isa::{self, Isa};
+use plimsoll_kernels::pool::available_cpus;
+use plimsoll_kernels::sampling::SHARD_ROWS_MAX;
+use plimsoll_planner::{Account, Plan, Request, kv_cache};
+use tokio::sync::watch;
+
+use crate::memory::ledger::Ledger;
+use crate::model::Model;
+use crate::scheduler::{Scheduler, SchedulerConfig};
+use config::{EngineConfig, EngineError};
+use handle::{EngineFacts, EngineHandle, EngineState, Progress, Shared};
+use inbox::Inbox;
+use ranks::Ranks;
+use run::Loop;
+use stats::EngineStats;
+
+/// Starts engines.
+#[derive(Debug)]
+pub struct Engine;
+
+impl Engine {
+    /// Starts the threads of an engine and returns at once, in the state `Loading`: memory is
+    /// reserved and weights are read in the background. The engine ends when the last handle is
+    /// dropped.
+    ///
+    /// # Errors
+    /// When the plan is not one for this model and request, or a thread is refused. Everything
+    /// later is the state `Failed`.
+    pub fn start(
+        config: EngineConfig,
+        model: Arc<Model>,
+        plan: Plan,
+    ) -> Result<EngineHandle, EngineError> {
+        let EngineConfig {
+            request,
+            max_waiting,
+            threads_per_rank,
+            isa,
+            prefix_cache,
+        } = config;
+        check(&request, &model, &plan)?;
+        let isa = match isa {
+            Some(name) => isa::parse(&name).map_err(|error| EngineError::Isa(error.to_string()))?,
+            None => Isa::detect(),
+        };
+        let ranks = plan.ranks.len();
+        let threads = threads_per_rank
+            .unwrap_or_else(|| available_cpus() / ranks)
+            .max(1);
+        let facts = EngineFacts {
+            ranks: request.rank_count(),
+            max_model_len: plan.max_model_len,
+            vocabulary: request.shape.vocab,
+            isa: isa.name().to_owned(),
+            threads_per_rank: threads,
+            kv_tokens: plan.kv_tokens,
+        };
+        let block_bytes: Vec<_> = plan
+            .ranks
+            .iter()
+            .map(|rank| kv_cache::block_bytes(&request.shape, &rank.shard, &request.kv))
+            .collect();
+        let ledger = Arc::new(Ledger::new(
+            &plan,
+            &request.ranks,
+            request.kv.block_size,
+            &block_bytes,
+        ));
+        let total = plan
+            .ranks
+            .iter()
+            .map(|rank| rank.bytes(Account::Weights).get())
+            .sum();
+        let shared = Arc::new(Shared {
+            facts,
+            inbox: Inbox::new(max_waiting, request.limits.max_num_seqs as usize),
+            state: watch::Sender::new(EngineState::Loading),
+            progress: Mutex::new(Progress {
+                stage: "Reserving",
+                done_bytes: 0,
+                total_bytes: total,
+            }),
+            stats: Mutex::new(EngineStats::default()),
+            ledger,
+        });
+        let scheduler = Scheduler::new(SchedulerConfig {
+            max_num_seqs: request.limits.max_num_seqs as usize,
+            max_num_batched_tokens: request.limits.max_num_batched_tokens as usize,
+            block_size: request.kv.block_size as usize,
+            kv_blocks: plan.kv_blocks,
+            prefix_cache,
+        });
+        let (request, plan) = (Arc::new(request), Arc::new(plan));
+        let ranks = Ranks::start(&request, &plan, &model, &shared, threads, isa)?;
+        let engine = Loop::new(Arc::clone(&shared), ranks, scheduler);
+        thread::Builder::new()
+            .name("engine".to_owned())
+            .spawn(move || engine.run())?;
+        Ok(EngineHandle::new(shared))
+    }
+}
+
+/// What the arenas and the sampler rely on.
+fn check(request: &Request, model: &Model, plan: &Plan) -> Result<(), EngineError> {
+    let refuse = |message: String| Err(EngineError::Plan(message));
+    if request.shape != model.shape {
+        return refuse(format!(
+            "it is for {:?}, the model is {:?}",
+            request.shape, model.shape
+        ));
+    }
+    if plan.ranks.len() != request.ranks.len() || plan.ranks.is_empty() {
+        let (ranks, asked) = (plan.ranks.len(), request.ranks.len());
+        return refuse(format!("it has {ranks} ranks, {asked} are asked for"));
+    }
+    if u64::from(plan.max_model_len) > plan.kv_tokens {
+        let (len, tokens) = (plan.max_model_len, plan.kv_tokens);
+        return refuse(format!(
+            "a context of {len} tokens and a KV cache of {tokens}"
+        ));
+    }
+    let mut end = 0;
+    for rank in &plan.ranks {
+        let rows = &rank.shard.vocab_rows;
+        if rows.start != end || rows.len() > SHARD_ROWS_MAX {
+            return refuse(format!(
+                "rank {} has vocabulary rows {rows:?}; they must follow {end} and be at most \
+                 {SHARD_ROWS_MAX}, use more ranks",
+                rank.rank
+            ));
+        }
+        end = rows.end;
+    }
+    if end != request.shape.vocab {
+        return refuse(format!(
+            "{end} of {} vocabulary rows are placed",
+            request.shape.vocab
+        ));
+    }
+    Ok(())
+}

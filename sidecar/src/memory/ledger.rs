@@ -141,6 +141,11 @@ impl Ledger {
         row.high_water.fetch_max(used, Relaxed);
     }
 
+    /// Tokens per KV block.
+    pub fn block_size(&self) -> u32 {
+        self.block_size
+    }
+
     /// The block pool's figures after a step; cheap enough for every step.
     pub fn set_kv(&self, blocks_used: u32, blocks_cached: u32, slots_wasted: u64) {
         self.blocks_used.store(blocks_used, Relaxed);

@@ -9,6 +9,7 @@ mod digest;
 pub mod error;
 mod facts;
 mod folder;
+pub mod forward;
 mod gguf_config;
 pub mod params;
 mod rope_config;

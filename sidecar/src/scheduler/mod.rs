@@ -62,6 +62,8 @@ pub struct Counters {
     /// Tokens looked up in and found in the prefix cache, at first admissions.
     pub prefix_queries: u64,
     pub prefix_hits: u64,
+    /// Prompt tokens of sequences that had their first turn.
+    pub prompt_tokens: u64,
 }
 
 #[derive(Debug)]
@@ -262,7 +264,10 @@ impl Scheduler {
         );
         if sequence.cached_at_first.is_none() {
             sequence.cached_at_first = Some(sequence.computed);
-            self.counters.prefix_queries += sequence.prompt_len as u64;
+            self.counters.prompt_tokens += sequence.prompt_len as u64;
+            if self.config.prefix_cache {
+                self.counters.prefix_queries += sequence.prompt_len as u64;
+            }
             self.counters.prefix_hits += sequence.computed as u64;
         }
         batch.admitted.push(sequence.id);

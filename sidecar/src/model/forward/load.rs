@@ -71,9 +71,19 @@ fn fill(
         let rows = first..(first + rows_at_once).min(part.rows.end);
         let count = rows.len();
         buffer.resize(count * read, 0.0);
-        source.read_block(&part.name, rows, part.cols.clone(), &mut buffer[..count * read])?;
+        source.read_block(
+            &part.name,
+            rows,
+            part.cols.clone(),
+            &mut buffer[..count * read],
+        )?;
         widen(buffer, count, read, width);
-        store(place, part.first_row + (first - part.rows.start), target, &buffer[..count * width]);
+        store(
+            place,
+            part.first_row + (first - part.rows.start),
+            target,
+            &buffer[..count * width],
+        );
     }
     Ok(())
 }
@@ -108,7 +118,9 @@ fn store_plain(dtype: Dtype, target: &mut [u8], first: usize, values: &[f32]) {
     match dtype {
         Dtype::Float32 => {
             let cells = target[first * 4..].chunks_exact_mut(4);
-            cells.zip(values).for_each(|(cell, x)| cell.copy_from_slice(&x.to_ne_bytes()));
+            cells
+                .zip(values)
+                .for_each(|(cell, x)| cell.copy_from_slice(&x.to_ne_bytes()));
         }
         Dtype::BFloat16 => {
             let cells = target[first * 2..].chunks_exact_mut(2).zip(values);
@@ -125,21 +137,29 @@ fn store_plain(dtype: Dtype, target: &mut [u8], first: usize, values: &[f32]) {
 fn parts(place: &TensorPlace, shape: &ModelShape, shard: &Shard) -> Vec<Part> {
     let hidden = shape.hidden as usize;
     let head_dim = shape.head_dim as usize;
-    let wide = |range: &Range<u32>, unit: usize| {
-        range.start as usize * unit..range.end as usize * unit
-    };
+    let wide =
+        |range: &Range<u32>, unit: usize| range.start as usize * unit..range.end as usize * unit;
     let heads = wide(&shard.query_heads, head_dim);
     let kv_heads = wide(&shard.kv_heads, head_dim);
     let columns = wide(&shard.mlp_columns, 1);
     let padded = usize::try_from(padded_mlp_columns(shard)).unwrap_or(usize::MAX);
     let layer = |layer: u32, name: &str| format!("model.layers.{layer}.{name}");
     let whole = |name: String, rows: Range<usize>, width: usize| {
-        vec![Part { name, rows, cols: 0..width, first_row: 0 }]
+        vec![Part {
+            name,
+            rows,
+            cols: 0..width,
+            first_row: 0,
+        }]
     };
     // q, k and v rows, and gate and up rows, lie in one tensor each.
     let qkv = |index: u32, suffix: &str, width: usize| {
         let (q, kv) = (heads.len(), kv_heads.len());
-        let rows = [("q", &heads, 0), ("k", &kv_heads, q), ("v", &kv_heads, q + kv)];
+        let rows = [
+            ("q", &heads, 0),
+            ("k", &kv_heads, q),
+            ("v", &kv_heads, q + kv),
+        ];
         let part = |(which, rows, first_row): (&str, &Range<usize>, usize)| Part {
             name: layer(index, &format!("self_attn.{which}_proj.{suffix}")),
             rows: rows.clone(),
@@ -155,16 +175,26 @@ fn parts(place: &TensorPlace, shape: &ModelShape, shard: &Shard) -> Vec<Part> {
             cols: 0..width,
             first_row,
         };
-        [("gate", 0), ("up", padded)].map(part).into_iter().collect()
+        [("gate", 0), ("up", padded)]
+            .map(part)
+            .into_iter()
+            .collect()
     };
     // The output projections are cut by columns.
     let output = |index: u32, name: &str, cols: &Range<usize>| {
-        vec![Part { name: layer(index, name), rows: 0..hidden, cols: cols.clone(), first_row: 0 }]
+        vec![Part {
+            name: layer(index, name),
+            rows: 0..hidden,
+            cols: cols.clone(),
+            first_row: 0,
+        }]
     };
     match place.tensor {
-        Tensor::Embedding => {
-            whole("model.embed_tokens.weight".into(), wide(&shard.vocab_rows, 1), hidden)
-        }
+        Tensor::Embedding => whole(
+            "model.embed_tokens.weight".into(),
+            wide(&shard.vocab_rows, 1),
+            hidden,
+        ),
         Tensor::Head => whole("lm_head.weight".into(), wide(&shard.vocab_rows, 1), hidden),
         Tensor::FinalNorm => whole("model.norm.weight".into(), 0..hidden, 1),
         Tensor::InputNorm { layer: l } => whole(layer(l, "input_layernorm.weight"), 0..hidden, 1),

@@ -74,7 +74,14 @@ impl Tensors {
         rank: usize,
         params: &ModelParams,
     ) -> Result<(Tensors, Buffer), ArenaError> {
-        let Request { shape, backend, dtype, kv, limits, .. } = request;
+        let Request {
+            shape,
+            backend,
+            dtype,
+            kv,
+            limits,
+            ..
+        } = request;
         let shard = &plan.ranks[rank].shard;
         let index = plan.ranks[rank].rank;
         let mut registry = Registry::default();
@@ -93,27 +100,48 @@ impl Tensors {
                 bytes: place.bytes,
             });
         }
-        let weights =
-            arena(Account::Weights, layout.total())?.into_whole(layout.total().get());
+        let weights = arena(Account::Weights, layout.total())?.into_whole(layout.total().get());
 
         let of_activations = scratch::activations(shape, shard, limits, *backend);
         let mut area = arena(Account::Activations, of_activations.total())?;
-        let activations = carve!(area, registry, of_activations, Activations {
-            hidden: Owner::Scratch, residual: Owner::Scratch, normed: Owner::Scratch,
-            qkv: Owner::Scratch, attention: Owner::Scratch, gate_up: Owner::Scratch,
-            activated: Owner::Scratch, partial: Owner::Scratch, logits: Owner::Scratch,
-        });
+        let activations = carve!(
+            area,
+            registry,
+            of_activations,
+            Activations {
+                hidden: Owner::Scratch,
+                residual: Owner::Scratch,
+                normed: Owner::Scratch,
+                qkv: Owner::Scratch,
+                attention: Owner::Scratch,
+                gate_up: Owner::Scratch,
+                activated: Owner::Scratch,
+                partial: Owner::Scratch,
+                logits: Owner::Scratch,
+            }
+        );
 
         let of_workspaces =
             scratch::workspaces(shape, shard, limits, plan.max_model_len, *dtype, kv);
         let mut area = arena(Account::Workspaces, of_workspaces.total())?;
-        let mut workspaces = carve!(area, registry, of_workspaces, Workspaces {
-            rope_cos: Owner::Derived("rope"), rope_sin: Owner::Derived("rope"),
-            gemm_input: Owner::Scratch, attention: Owner::Scratch, sampling: Owner::Scratch,
-            token_ids: Owner::Scratch, positions: Owner::Scratch, slots: Owner::Scratch,
-            query_start: Owner::Scratch, context_len: Owner::Scratch,
-            block_tables: Owner::Scratch,
-        });
+        let mut workspaces = carve!(
+            area,
+            registry,
+            of_workspaces,
+            Workspaces {
+                rope_cos: Owner::Derived("rope"),
+                rope_sin: Owner::Derived("rope"),
+                gemm_input: Owner::Scratch,
+                attention: Owner::Scratch,
+                sampling: Owner::Scratch,
+                token_ids: Owner::Scratch,
+                positions: Owner::Scratch,
+                slots: Owner::Scratch,
+                query_start: Owner::Scratch,
+                context_len: Owner::Scratch,
+                block_tables: Owner::Scratch,
+            }
+        );
         fill_derived(&mut workspaces, params, shape.head_dim as usize);
 
         let block_bytes = kv_cache::block_bytes(shape, shard, kv);
@@ -145,12 +173,30 @@ impl Tensors {
         let comm = area.carve(&mut registry, Owner::Scratch, "sum", offset, bytes);
 
         let kv = kv_buffer;
-        Ok((Tensors { weights, layout, kv, kv_shape, activations, workspaces, registry }, comm))
+        Ok((
+            Tensors {
+                weights,
+                layout,
+                kv,
+                kv_shape,
+                activations,
+                workspaces,
+                registry,
+            },
+            comm,
+        ))
     }
 }
 
 /// Fills what is computed from the configuration; again after its memory came back.
 fn fill_derived(workspaces: &mut Workspaces, params: &ModelParams, head_dim: usize) {
-    let Workspaces { rope_cos, rope_sin, .. } = workspaces;
-    rope::table(&params.rope, head_dim, rope_cos.as_mut_slice(), rope_sin.as_mut_slice());
+    let Workspaces {
+        rope_cos, rope_sin, ..
+    } = workspaces;
+    rope::table(
+        &params.rope,
+        head_dim,
+        rope_cos.as_mut_slice(),
+        rope_sin.as_mut_slice(),
+    );
 }

@@ -1,0 +1,88 @@
+//! A live request: what the scheduler does not need to know of it, and what its reader is told.
+
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use plimsoll_kernels::sampling::Sampled;
+use tokio::sync::mpsc::Sender;
+
+use super::request::{FinishReason, Finished, SamplingParams, Timings, TokenEvent, TokenLogprobs};
+use crate::scheduler::Sequence;
+
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) sampling: SamplingParams,
+    pub(super) eos: Vec<u32>,
+    pub(super) events: Sender<TokenEvent>,
+    /// Where logits go, for tests and validation.
+    pub(super) logits: Option<mpsc::Sender<Vec<f32>>>,
+    pub(super) submitted: Instant,
+    pub(super) first_turn: Option<Instant>,
+    pub(super) first_token: Option<Instant>,
+    pub(super) last_token: Option<Instant>,
+    pub(super) generated: u32,
+}
+
+impl Live {
+    /// Sends a token. Some(reason) when the request ends for a cause of its own: the token is an
+    /// end of sequence, or nobody reads (gone, or too slow for its channel).
+    pub(super) fn token(&mut self, sampled: &Sampled, now: Instant) -> Option<FinishReason> {
+        if !sampled.finite {
+            return Some(FinishReason::Error);
+        }
+        let logprob = sampled.logprobs.as_ref().map(|logprobs| TokenLogprobs {
+            logprob: logprobs.logprob,
+            top: logprobs.top.clone(),
+        });
+        let index = self.generated;
+        self.generated += 1;
+        self.first_token.get_or_insert(now);
+        self.last_token = Some(now);
+        let event = TokenEvent::Token {
+            index,
+            id: sampled.id,
+            logprob,
+        };
+        if self.events.try_send(event).is_err() {
+            return Some(FinishReason::Abort);
+        }
+        self.eos.contains(&sampled.id).then_some(FinishReason::Stop)
+    }
+
+    /// Says goodbye; returns how long the request was served since its first turn.
+    pub(super) fn finish(
+        self,
+        sequence: &Sequence,
+        reason: FinishReason,
+        message: Option<String>,
+    ) -> Duration {
+        let now = Instant::now();
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let started = self.first_turn.unwrap_or(now);
+        let timings = Timings {
+            queue: started - self.submitted,
+            prefill: self
+                .first_token
+                .unwrap_or(now)
+                .saturating_duration_since(started),
+            decode: match (self.first_token, self.last_token) {
+                (Some(first), Some(last)) => last - first,
+                _ => Duration::ZERO,
+            },
+            first_token: self.first_token.map(|first| first - self.submitted),
+            total: now - self.submitted,
+        };
+        let finished = Finished {
+            reason,
+            prompt_tokens: count(sequence.prompt_len),
+            cached_tokens: count(sequence.cached_at_first.unwrap_or(0)),
+            completion_tokens: self.generated,
+            preemptions: sequence.preemptions,
+            timings,
+            message,
+        };
+        // A reader that is gone or too slow sees the channel close instead.
+        let _ = self.events.try_send(TokenEvent::Finished(finished));
+        now - started
+    }
+}

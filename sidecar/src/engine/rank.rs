@@ -1,0 +1,194 @@
+//! One thread per rank: it owns the rank's memory, threads and place in the group.
+//!
+//! A rank speaks in messages only. Whatever ends its thread early, an error, a panic or a bug,
+//! the group is poisoned (so no other rank waits for it) and the engine is told.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::thread;
+
+use plimsoll_kernels::comm::{Collective, Member};
+use plimsoll_kernels::device::{Buffer, Cpu};
+use plimsoll_kernels::isa::Isa;
+use plimsoll_kernels::pool::Pool;
+use plimsoll_planner::{Plan, Request};
+
+use super::handle::{Shared, lock};
+use crate::model::Model;
+use crate::model::forward::input::StepInput;
+use crate::model::forward::{Forward, StepOutput};
+
+/// What the engine asks of a rank.
+#[derive(Debug)]
+pub(super) enum Ask {
+    /// Join the group, then read the weights.
+    Load(Member),
+    /// Run the shared step input; `output` comes back with the answer.
+    Step { output: StepOutput },
+}
+
+/// What a rank answers.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Reserved { rank: usize, exchange: Buffer },
+    Loaded,
+    Stepped { rank: usize, output: StepOutput },
+    Failed { rank: usize, message: String },
+}
+
+/// What a rank thread is started with.
+#[derive(Debug)]
+pub(super) struct RankStart {
+    pub(super) rank: usize,
+    pub(super) threads: usize,
+    pub(super) isa: Isa,
+    pub(super) request: Arc<Request>,
+    pub(super) plan: Arc<Plan>,
+    pub(super) model: Arc<Model>,
+    pub(super) input: Arc<RwLock<StepInput>>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) asks: Receiver<Ask>,
+    pub(super) answers: SyncSender<Answer>,
+}
+
+/// Tells the engine when the thread ends without having said why.
+struct LastWord {
+    rank: usize,
+    answers: SyncSender<Answer>,
+    said: bool,
+}
+
+impl LastWord {
+    fn say(&mut self, message: String) {
+        self.said = true;
+        // A closed channel: the engine is gone and nobody waits.
+        let _ = self.answers.send(Answer::Failed {
+            rank: self.rank,
+            message,
+        });
+    }
+}
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        if !self.said {
+            self.say("its thread ended unexpectedly".to_owned());
+        }
+    }
+}
+
+/// Starts the thread of a rank.
+///
+/// # Errors
+/// When the machine refuses a thread.
+pub(super) fn spawn(start: RankStart) -> std::io::Result<()> {
+    thread::Builder::new()
+        .name(format!("rank-{}", start.rank))
+        .spawn(move || live(start))?;
+    Ok(())
+}
+
+fn live(start: RankStart) {
+    let (rank, answers) = (start.rank, start.answers.clone());
+    let mut last_word = LastWord {
+        rank,
+        answers,
+        said: false,
+    };
+    let mut member = None;
+    let ended = catch_unwind(AssertUnwindSafe(|| serve(&start, &mut member)));
+    let message = match ended {
+        Ok(Ok(())) => {
+            last_word.said = true;
+            return;
+        }
+        Ok(Err(message)) => message,
+        Err(panic) => format!("it panicked: {}", panic_text(&*panic)),
+    };
+    if let Some(member) = &member {
+        member.fail(&message);
+    }
+    last_word.say(message);
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message")
+}
+
+/// Answers until the engine hangs up.
+fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
+    let RankStart {
+        rank,
+        threads,
+        isa,
+        request,
+        plan,
+        model,
+        input,
+        shared,
+        asks,
+        answers,
+    } = start;
+    let rank = *rank;
+    let tell = |answer| {
+        answers
+            .send(answer)
+            .map_err(|_| "the engine is gone".to_owned())
+    };
+    let pool = Pool::new(*threads, *isa).map_err(|error| format!("worker threads: {error}"))?;
+    let reserved = Forward::reserve(
+        &Cpu,
+        &shared.ledger,
+        request,
+        plan,
+        rank,
+        &model.params,
+        pool,
+    );
+    let (mut forward, exchange) = reserved.map_err(|error| with_sources(&error))?;
+    tell(Answer::Reserved { rank, exchange })?;
+    while let Ok(ask) = asks.recv() {
+        match ask {
+            Ask::Load(joined) => {
+                *member = Some(joined);
+                let progress = |bytes| {
+                    lock(&shared.progress).done_bytes += bytes;
+                    !shared.inbox.is_stopping()
+                };
+                let whole = forward
+                    .load(model, progress)
+                    .map_err(|e| with_sources(&e))?;
+                if !whole {
+                    return Ok(());
+                }
+                tell(Answer::Loaded)?;
+            }
+            Ask::Step { mut output } => {
+                let Some(member) = member else {
+                    return Err("a step before the load".into());
+                };
+                let input = input.read().unwrap_or_else(PoisonError::into_inner);
+                forward
+                    .step(member, &input, &mut output)
+                    .map_err(|error| error.to_string())?;
+                drop(input);
+                tell(Answer::Stepped { rank, output })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// An error and what it came from, in one line.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}

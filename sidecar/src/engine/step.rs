@@ -1,0 +1,115 @@
+//! From a planned batch to the ranks' input, and from their output to tokens.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use super::live::Live;
+use super::request::FinishReason;
+use crate::cache::blocks::NULL_BLOCK;
+use crate::model::forward::StepOutput;
+use crate::model::forward::input::{SampleRow, StepInput};
+use crate::scheduler::{Batch, Scheduler, Sequence};
+
+/// Describes the batch to the ranks.
+pub(super) fn fill(
+    input: &mut StepInput,
+    batch: &Batch,
+    scheduler: &Scheduler,
+    live: &HashMap<u64, Live>,
+) {
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    input.clear();
+    let sequences = || {
+        batch
+            .chunks
+            .iter()
+            .map(|chunk| &scheduler.running()[chunk.index])
+    };
+    input.table_stride = sequences()
+        .map(|s| s.table.blocks().len())
+        .max()
+        .unwrap_or(0);
+    for (chunk, sequence) in batch.chunks.iter().zip(sequences()) {
+        let end = chunk.start + chunk.count;
+        input
+            .ids
+            .extend_from_slice(&sequence.tokens[chunk.start..end]);
+        input.positions.extend(number(chunk.start)..number(end));
+        input
+            .slots
+            .extend((chunk.start..end).map(|token| sequence.table.slot(token)));
+        input.query_start.push(number(input.ids.len()));
+        input.context_len.push(number(end));
+        let blocks = sequence.table.blocks();
+        input.block_tables.extend_from_slice(blocks);
+        let padded = input.context_len.len() * input.table_stride;
+        input.block_tables.resize(padded, NULL_BLOCK);
+        if let Some(live) = live.get(&chunk.id).filter(|_| chunk.samples) {
+            let history = history(input, sequence, live);
+            input.samples.push(SampleRow {
+                params: live.sampling,
+                row: number(input.ids.len() - 1),
+                position: number(end),
+                history,
+            });
+            input.keep_logits |= live.logits.is_some();
+        }
+    }
+}
+
+/// Puts a penalised sequence's tokens into the input; where they begin, turn to output, and end.
+fn history(input: &mut StepInput, sequence: &Sequence, live: &Live) -> [usize; 3] {
+    let start = input.history.len();
+    if live.sampling.penalised() {
+        input.history.extend_from_slice(&sequence.tokens);
+        [start, start + sequence.prompt_len, input.history.len()]
+    } else {
+        [start; 3]
+    }
+}
+
+/// Moves the sequences on and tells their readers; those that end go into `ended`.
+pub(super) fn process(
+    outputs: &[StepOutput],
+    batch: &Batch,
+    scheduler: &mut Scheduler,
+    live: &mut HashMap<u64, Live>,
+    ended: &mut Vec<(u64, FinishReason)>,
+) {
+    let now = Instant::now();
+    // Every rank drew the same tokens.
+    let mut sampled = outputs
+        .first()
+        .map(|output| &output.sampled[..])
+        .unwrap_or_default()
+        .iter();
+    let samples = sampled.len();
+    for chunk in &batch.chunks {
+        scheduler.computed(chunk);
+        if !chunk.samples {
+            continue;
+        }
+        let index = samples - sampled.len();
+        let (Some(sampled), Some(live)) = (sampled.next(), live.get_mut(&chunk.id)) else {
+            continue;
+        };
+        if let Some(sink) = &live.logits {
+            // A reader that is gone does not matter.
+            let _ = sink.send(gather_logits(outputs, index, samples));
+        }
+        let full = scheduler.append(chunk, sampled.id);
+        let reason = live
+            .token(sampled, now)
+            .or(full.then_some(FinishReason::Length));
+        ended.extend(reason.map(|reason| (chunk.id, reason)));
+    }
+}
+
+/// One row of logits over the whole vocabulary, from the shards of all ranks.
+fn gather_logits(outputs: &[StepOutput], index: usize, samples: usize) -> Vec<f32> {
+    let shard = |output: &StepOutput| {
+        let width = output.logits.len() / samples.max(1);
+        output.logits[index * width..(index + 1) * width].to_vec()
+    };
+    outputs.iter().flat_map(shard).collect()
+}

@@ -1,0 +1,171 @@
+//! Arenas: one per account and rank, at an address that never changes.
+//!
+//! An arena is charged to the ledger, reserved, committed and poisoned in one place, then carved
+//! into tensors; every tensor is entered with its owner, so that what has to be saved, recomputed
+//! or read again can be told apart. The only caller of `kernels::device`.
+
+use plimsoll_kernels::device::{Buffer, Device, DeviceError, Pages};
+use plimsoll_planner::{Account, Bytes};
+
+use super::ledger::{Exceeded, Ledger};
+
+/// What a tensor's contents are, and so where they come from again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Read from the model's files under this name.
+    Weight(String),
+    /// Computed from the model's configuration.
+    Derived(&'static str),
+    /// Must be saved: nothing else has it.
+    State,
+    /// Means nothing between two steps.
+    Scratch,
+    /// Keys and values of sequences.
+    Kv,
+}
+
+/// A tensor's entry: who owns it and where it lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorEntry {
+    pub name: String,
+    pub owner: Owner,
+    pub account: Account,
+    /// Bytes from the start of the account's arena.
+    pub offset: u64,
+    pub bytes: u64,
+}
+
+/// The tensors of one rank.
+#[derive(Debug, Default)]
+pub struct Registry {
+    entries: Vec<TensorEntry>,
+}
+
+impl Registry {
+    pub fn entries(&self) -> &[TensorEntry] {
+        &self.entries
+    }
+
+    /// # Panics
+    /// When a tensor overlaps one of the same account, or its name is taken.
+    pub fn add(&mut self, entry: TensorEntry) {
+        if let Some(last) = self
+            .entries
+            .iter()
+            .rev()
+            .find(|e| e.account == entry.account)
+        {
+            assert!(
+                last.offset + last.bytes <= entry.offset,
+                "{entry:?} overlaps {last:?}"
+            );
+        }
+        self.entries.push(entry);
+    }
+
+    /// Bytes of tensors in an account, without gaps.
+    pub fn bytes(&self, account: Account) -> u64 {
+        self.entries
+            .iter()
+            .filter(|e| e.account == account)
+            .map(|e| e.bytes)
+            .sum()
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ArenaError {
+    #[error(transparent)]
+    Exceeded(#[from] Exceeded),
+    #[error("rank {rank}: account {}: {source}", account.name())]
+    Device {
+        rank: usize,
+        account: Account,
+        source: DeviceError,
+    },
+}
+
+/// An account's memory on one rank, committed and poisoned, being carved from the front.
+#[derive(Debug)]
+pub struct Arena {
+    account: Account,
+    rest: Buffer,
+    carved: u64,
+}
+
+impl Arena {
+    /// Charges, reserves, commits and poisons `bytes`, which are whole granules.
+    ///
+    /// # Errors
+    /// When the plan does not cover the bytes, or the machine does not give them.
+    pub fn commit(
+        device: &dyn Device,
+        ledger: &Ledger,
+        rank: usize,
+        account: Account,
+        bytes: Bytes,
+    ) -> Result<Arena, ArenaError> {
+        let failed = |source| ArenaError::Device {
+            rank,
+            account,
+            source,
+        };
+        // Weights and KV blocks are read over and over: fewer, larger pages cost fewer misses.
+        let pages = match account {
+            Account::Weights | Account::KvCache => Pages::Huge,
+            _ => Pages::Small,
+        };
+        ledger.charge(rank, account, bytes)?;
+        // One page more than is ever committed keeps neighbours apart, see `resident`.
+        let mut rest = device
+            .reserve(bytes + device.granularity(), pages)
+            .map_err(failed)?;
+        rest.commit_to(bytes).map_err(failed)?;
+        rest.poison();
+        ledger.add_mapping(rank, rest.address(), bytes + device.granularity());
+        ledger.set_used(rank, account, bytes);
+        Ok(Arena {
+            account,
+            rest,
+            carved: 0,
+        })
+    }
+
+    /// Cuts out the tensor at `offset`. Tensors are carved in the order in which they lie.
+    ///
+    /// # Panics
+    /// When the tensor lies before the last one or past the arena.
+    pub fn carve(
+        &mut self,
+        registry: &mut Registry,
+        owner: Owner,
+        name: &str,
+        offset: u64,
+        bytes: u64,
+    ) -> Buffer {
+        registry.add(TensorEntry {
+            name: name.to_owned(),
+            owner,
+            account: self.account,
+            offset,
+            bytes,
+        });
+        assert!(
+            offset >= self.carved,
+            "{name} lies before byte {}",
+            self.carved
+        );
+        drop(self.rest.split_to(Bytes::measured(offset - self.carved)));
+        self.carved = offset + bytes;
+        self.rest.split_to(Bytes::measured(bytes))
+    }
+
+    /// All of the arena as one buffer, for an account that is addressed by offsets.
+    pub fn into_whole(self, bytes: u64) -> Buffer {
+        let Arena {
+            mut rest, carved, ..
+        } = self;
+        assert_eq!(carved, 0, "a part of this arena was carved out");
+        rest.split_to(Bytes::measured(bytes))
+    }
+}
