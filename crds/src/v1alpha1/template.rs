@@ -32,12 +32,14 @@ pub struct EngineTemplate {
 pub struct TemplateMetadata {
     /// Labels to add. Names under plimsoll.dev/ are taken.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64, "x-kubernetes-validations" = [
-        rule("self.all(name, !name.startsWith('plimsoll.dev/'))").says(
-            "names under plimsoll.dev/ belong to the operator; \
-             use another prefix",
-        ),
-    ]))]
+    #[schemars(
+        schema_with = "labels",
+        extend("x-kubernetes-validations" = [
+            rule("self.all(name, !name.startsWith('plimsoll.dev/'))").says(
+                "names under plimsoll.dev/ belong to the operator; use another prefix",
+            ),
+        ])
+    )]
     pub labels: BTreeMap<String, String>,
     /// Annotations to add. Names under plimsoll.dev/ are taken.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -67,11 +69,11 @@ pub struct EngineContainer {
 pub struct EngineResources {
     /// The least that the node must have free, by resource name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 16))]
+    #[schemars(schema_with = "quantities")]
     pub requests: BTreeMap<String, Quantity>,
     /// The most that the container may use, by resource name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 16))]
+    #[schemars(schema_with = "quantities")]
     pub limits: BTreeMap<String, Quantity>,
 }
 
@@ -108,6 +110,7 @@ pub struct TemplateSpec {
     pub volumes: Vec<Map<String, Value>>,
     /// Labels that a node must have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "labels")]
     pub node_selector: BTreeMap<String, String>,
     /// Tolerations of the pod, as in the Pod API.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -173,6 +176,37 @@ fn named_objects(what: &str, most: u32) -> Schema {
                 },
             },
             "x-kubernetes-preserve-unknown-fields": true,
+        },
+    })
+}
+
+/// Quantities by resource name.
+fn quantities(_: &mut SchemaGenerator) -> Schema {
+    let sensible =
+        "isQuantity(string(self)) && quantity(string(self)).compareTo(quantity('0')) >= 0";
+    json_schema!({
+        "type": "object",
+        "maxProperties": 16,
+        "additionalProperties": {
+            "description": "A quantity such as 2, 500m or 700Mi.",
+            "maxLength": 32,
+            "x-kubernetes-int-or-string": true,
+            "x-kubernetes-validations": [
+                rule(sensible).says("must be a quantity and not negative; write e.g. 2 or 700Mi"),
+            ],
+        },
+    })
+}
+
+/// Labels: the values are checked here, the names by the API server when the pod is made.
+fn labels(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 64,
+        "additionalProperties": {
+            "type": "string",
+            "maxLength": 63,
+            "pattern": "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$",
         },
     })
 }
