@@ -32,7 +32,6 @@ pub(crate) struct Request {
 /// An answer whose body is still to be read.
 pub(crate) struct Streamed {
     pub(crate) status: u16,
-    pub(crate) headers: Vec<(String, String)>,
     body: BufReader<Box<dyn Read + Send>>,
 }
 
@@ -40,7 +39,6 @@ pub(crate) struct Streamed {
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: String,
 }
 
@@ -82,7 +80,6 @@ impl Request {
             .read_to_end(&mut bytes)?;
         Ok(Answer {
             status: streamed.status,
-            headers: streamed.headers,
             body: String::from_utf8_lossy(&bytes).into_owned(),
         })
     }
@@ -138,13 +135,6 @@ impl Streamed {
 }
 
 impl Answer {
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| value.as_str())
-    }
-
     pub(crate) fn json(&self) -> Result<serde_json::Value> {
         serde_json::from_str(&self.body).with_context(|| {
             format!(
@@ -200,7 +190,6 @@ fn read_head(
     };
     Ok(Streamed {
         status,
-        headers,
         body: BufReader::new(body),
     })
 }

@@ -1,9 +1,7 @@
 //! Runs other programs: output captured, failures with the end of what they said, stopped on Ctrl-C.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
 use std::io::{Read, Write as _};
-use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -83,29 +81,6 @@ pub(crate) fn stdout_with_input(command: &mut Command, input: Option<&str>) -> R
         bail!("{name}: {}\n{}", ended.status, tail(said, 40));
     }
     Ok(ended.stdout)
-}
-
-/// Runs a program that must succeed, with its output in a file; a failure shows the file's end.
-pub(crate) fn logged(command: &mut Command, log: &Path) -> Result<()> {
-    let name = describe(command);
-    let file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-    command
-        .stdin(Stdio::null())
-        .stdout(file.try_clone()?)
-        .stderr(file);
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("cannot run {name}"))?;
-    let status = wait(&mut child)?;
-    if !status.success() {
-        let said = fs::read_to_string(log).unwrap_or_default();
-        bail!(
-            "{name}: {status}\n{}\n(all of it: {})",
-            tail(&said, 40),
-            log.display()
-        );
-    }
-    Ok(())
 }
 
 /// Runs a program that must succeed, on our own terminal.

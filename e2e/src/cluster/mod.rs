@@ -78,10 +78,6 @@ impl Cluster {
         pki::admin()
     }
 
-    pub(crate) fn tools(&self) -> &Tools {
-        &self.tools
-    }
-
     pub(crate) fn api(&self) -> Api {
         Api::new(control_plane::api_socket())
     }

@@ -20,7 +20,7 @@ pub(crate) struct Image {
     pub(crate) entries: Vec<Entry>,
 }
 
-/// One file, folder or link of an image.
+/// One file or folder of an image.
 #[derive(Debug)]
 pub(crate) struct Entry {
     /// Without a leading slash.
@@ -34,7 +34,6 @@ enum Content {
     Folder,
     File(PathBuf),
     Text(String),
-    Link(String),
 }
 
 impl Entry {
@@ -67,14 +66,6 @@ impl Entry {
             path: path.to_owned(),
             mode,
             content: Content::Folder,
-        }
-    }
-
-    pub(crate) fn link(path: &str, target: &str) -> Self {
-        Self {
-            path: path.to_owned(),
-            mode: 0o777,
-            content: Content::Link(target.to_owned()),
         }
     }
 }
@@ -147,11 +138,6 @@ impl Image {
                 Content::Text(text) => {
                     header.set_size(text.len() as u64);
                     builder.append_data(&mut header, &entry.path, text.as_bytes())?;
-                }
-                Content::Link(to) => {
-                    header.set_entry_type(EntryType::Symlink);
-                    header.set_size(0);
-                    builder.append_link(&mut header, &entry.path, to)?;
                 }
             }
         }

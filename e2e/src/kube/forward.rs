@@ -1,12 +1,10 @@
 //! `kubectl port-forward`: a port of 127.0.0.1 that leads to a service or a pod.
 
 use std::io::{BufRead as _, BufReader};
-use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::http::Target;
 use crate::kube::Kubectl;
 use crate::process;
 
@@ -60,10 +58,6 @@ impl Forward {
 
     pub(crate) fn port(&self) -> u16 {
         self.port
-    }
-
-    pub(crate) fn target(&self) -> Target {
-        Target::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)))
     }
 }
 

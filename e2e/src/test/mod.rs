@@ -1,9 +1,17 @@
 //! Every test of the project, by group. A group that cannot run has failed; nothing is skipped.
 
 mod api;
+mod bad_models;
 mod chart;
 mod engine;
+mod faults;
 mod lifecycle;
+mod observe;
+mod reconcile;
+mod rest;
+mod serve;
+mod sources;
+mod tiny;
 mod unit;
 mod world;
 
@@ -32,7 +40,17 @@ struct Group {
     tests: &'static [Test],
 }
 
-const GROUPS: [&Group; 4] = [&unit::GROUP, &engine::GROUP, &lifecycle::GROUP, &api::GROUP];
+const GROUPS: [&Group; 9] = [
+    &unit::GROUP,
+    &engine::GROUP,
+    &lifecycle::GROUP,
+    &api::GROUP,
+    &serve::GROUP,
+    &reconcile::GROUP,
+    &bad_models::GROUP,
+    &faults::GROUP,
+    &rest::GROUP,
+];
 
 /// Runs the named groups, or all; the last line says how many tests passed and failed.
 pub(crate) fn run(progress: &Progress, names: &[String]) -> Result<bool> {

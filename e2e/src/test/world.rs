@@ -1,7 +1,7 @@
 //! What tests share: programs, images, one cluster, one installed chart; each made when first needed.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::Result;
@@ -23,6 +23,7 @@ pub(super) struct World<'p> {
     archives: OnceCell<Archives>,
     session: RefCell<Option<Rc<Session>>>,
     installed: Cell<bool>,
+    imported: RefCell<Vec<PathBuf>>,
     namespaces: RefCell<Vec<String>>,
 }
 
@@ -34,6 +35,7 @@ impl<'p> World<'p> {
             archives: OnceCell::new(),
             session: RefCell::default(),
             installed: Cell::new(false),
+            imported: RefCell::default(),
             namespaces: RefCell::default(),
         }
     }
@@ -102,15 +104,29 @@ impl<'p> World<'p> {
         Ok(kubernetes)
     }
 
+    /// Imports a further image into the nodes, once per cluster.
+    pub(super) fn import_once(&self, archive: &Path) -> Result<()> {
+        if !self.imported.borrow().iter().any(|known| known == archive) {
+            self.session()?.cluster().import(&[archive.to_path_buf()])?;
+            self.imported.borrow_mut().push(archive.to_path_buf());
+        }
+        Ok(())
+    }
+
     /// A fresh namespace of a Pod Security level; a failing test shows what is in it.
     pub(super) fn namespace(&self, name: &str, level: &str) -> Result<Namespace> {
         let kubernetes = self.kubernetes()?;
         kubernetes.create_namespace(name, level)?;
-        self.namespaces.borrow_mut().push(name.to_owned());
+        self.look_at(name);
         Ok(Namespace {
             kubernetes,
             name: name.to_owned(),
         })
+    }
+
+    /// A failing test shows what is in this namespace.
+    pub(super) fn look_at(&self, namespace: &str) {
+        self.namespaces.borrow_mut().push(namespace.to_owned());
     }
 
     /// Where to look when a test has failed.
@@ -130,6 +146,7 @@ impl<'p> World<'p> {
     /// Takes the cluster down, for tests that bring up their own.
     pub(super) fn end(&self) -> Result<()> {
         self.installed.set(false);
+        self.imported.borrow_mut().clear();
         let session = self.session.borrow_mut().take();
         match session.and_then(Rc::into_inner) {
             Some(session) => self.progress.step("cluster down", || session.end()),
@@ -141,7 +158,7 @@ impl<'p> World<'p> {
 /// Shorter silences than in production, so that faults show within a test's patience.
 const VALUES: &[&str] = &[
     "imagePullPolicy=IfNotPresent",
-    "operator.args={--stale-after=20s}",
+    "operator.args={--stale-after=20s,--unschedulable-after=5s}",
 ];
 
 /// A namespace that goes away with its test.

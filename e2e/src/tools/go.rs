@@ -104,11 +104,6 @@ impl GoModule {
         Ok(target)
     }
 
-    /// Whether `ensure` would find the programs built.
-    pub(crate) fn is_built(&self) -> Result<bool> {
-        Ok(self.cached()?.is_dir())
-    }
-
     /// Name and version, such as `helm v4.3.1`.
     pub(crate) fn label(&self) -> Result<String> {
         Ok(match self.version()? {

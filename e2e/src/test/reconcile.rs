@@ -1,0 +1,414 @@
+//! The operator's promises, one story each, on tiny models.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+
+use anyhow::{Context as _, Result, bail};
+use plimsoll_crds::names;
+use serde_json::{Value, json};
+
+use crate::kube::{Kubernetes, Resource};
+use crate::paths;
+use crate::test::observe::{
+    EVERY, PATIENCE, await_nothing_left, complete, is_leaving, is_ready, name_of, service_port,
+    text,
+};
+use crate::test::world::World;
+use crate::test::{Group, Passed, Test, expect, expect_eq, sources, tiny};
+use crate::wait;
+
+pub(super) const GROUP: Group = Group {
+    name: "reconcile",
+    about: "the operator: refuses and remedies, scales, rolls, cleans up, every source",
+    tests: &[
+        Test {
+            name: "what cannot fit is refused before a pod exists; the remedy runs",
+            prove: refused,
+        },
+        Test {
+            name: "a refused change leaves running pods alone",
+            prove: refused_change,
+        },
+        Test {
+            name: "kubectl scale goes up, down and to zero",
+            prove: scaled,
+        },
+        Test {
+            name: "a changed spec replaces pods without losing the service",
+            prove: rolled,
+        },
+        Test {
+            name: "a change rolls where there is room for one pod only",
+            prove: rolled_without_room,
+        },
+        Test {
+            name: "deleting while loading leaves nothing",
+            prove: deleted_while_loading,
+        },
+        Test {
+            name: "beside a user's container the engine is a native sidecar",
+            prove: sidecar,
+        },
+        Test {
+            name: "a model on a claim is served",
+            prove: sources::claim,
+        },
+        Test {
+            name: "a model in a folder of the node is served",
+            prove: sources::host_path,
+        },
+        Test {
+            name: "an unchanged model is not inspected again",
+            prove: inspected_once,
+        },
+    ],
+};
+
+fn refused(world: &World<'_>) -> Passed {
+    const LONGEST_TEXT: usize = 1000;
+    let kubernetes = world.installed()?;
+    let space = world.namespace("refused", "restricted")?;
+    let resource = kubernetes.resource(&space.name, "refused");
+    let file = paths::repository().join("examples/refused.yaml");
+    kubernetes
+        .kubectl
+        .run(&["-n", &space.name, "apply", "-f", &file.to_string_lossy()])?;
+    let condition = resource.await_condition("MemoryFits", "False", PATIENCE)?;
+    expect(condition.message.len() <= LONGEST_TEXT, || {
+        format!("the text has {} characters", condition.message.len())
+    })?;
+    expect(resource.engine_pods()?.is_empty(), || {
+        "an engine pod exists".to_owned()
+    })?;
+    let sets = resource.owned(&format!(
+        "/apis/apps/v1/namespaces/{}/replicasets",
+        space.name
+    ))?;
+    expect(sets.is_empty(), || "a ReplicaSet exists".to_owned())?;
+    let described =
+        kubernetes
+            .kubectl
+            .run(&["-n", &space.name, "describe", "infd", resource.name])?;
+    for quota in ["60Mi", "120Mi"] {
+        expect(described.contains(quota), || {
+            format!("{quota} is not shown:\n{described}")
+        })?;
+    }
+    let stalled = resource
+        .condition("Stalled")?
+        .context("no Stalled condition")?;
+    expect_eq("Stalled", &stalled.status.as_str(), &"True")?;
+    let quotas = remedy(&condition.message)?;
+    println!("           remedy: quotas {quotas:?}");
+    let rows: Vec<Value> = quotas
+        .iter()
+        .map(|(rank, limit)| json!({"rank": rank, "limit": limit}))
+        .collect();
+    kubernetes.api.merge(
+        &resource.path(),
+        &json!({"spec": {"memory": {"gpuQuotas": rows}}}),
+    )?;
+    resource.await_ready(2 * PATIENCE)?;
+    Ok(1)
+}
+
+/// The quotas that a refusal of `examples/refused.yaml` names: `limits of A and B by rank`, or one
+/// rank's `gpuQuotas[rank=N].limit at least A`.
+fn remedy(message: &str) -> Result<Vec<(u32, String)>> {
+    let quantity = |word: &str| {
+        let word = word.trim_end_matches([',', '.', ';', ')']);
+        let end = word.strip_suffix("Mi").or(word.strip_suffix("Gi"))?;
+        end.parse::<f64>().ok().map(|_| word.to_owned())
+    };
+    if let Some((_, rest)) = message.split_once("limits of ") {
+        let list = rest.split(" by rank").next().unwrap_or_default();
+        let found: Vec<String> = list.split([' ', ',']).filter_map(quantity).collect();
+        return Ok((0..).zip(found).collect());
+    }
+    let mut rows = vec![(0, "60Mi".to_owned()), (1, "120Mi".to_owned())];
+    let Some((_, rest)) = message.split_once("gpuQuotas[rank=") else {
+        bail!("no remedy is named: {message}");
+    };
+    let rank: usize = rest.split(']').next().unwrap_or_default().parse()?;
+    let limit = rest
+        .split_whitespace()
+        .find_map(quantity)
+        .context("no quantity in the remedy")?;
+    rows.get_mut(rank).context("a rank that does not exist")?.1 = limit;
+    Ok(rows)
+}
+
+fn refused_change(world: &World<'_>) -> Passed {
+    let kubernetes = tiny::installed(world)?;
+    let space = world.namespace("refused-change", "restricted")?;
+    let resource = kubernetes.resource(&space.name, "keeps");
+    tiny::apply(&kubernetes, &space.name, &tiny::resource(resource.name))?;
+    resource.await_ready(PATIENCE)?;
+    let before = names_of(&resource)?;
+    let tight = json!({"spec": {"memory": {"gpuQuotas": [{"rank": 0, "limit": "64Ki"}]}}});
+    kubernetes.api.merge(&resource.path(), &tight)?;
+    resource.await_condition("MemoryFits", "False", PATIENCE)?;
+    let available = resource.await_condition("Available", "True", PATIENCE)?;
+    expect_eq("reason", &available.reason.as_str(), &"ReplicasAnswer")?;
+    expect_eq("pods", &names_of(&resource)?, &before)?;
+    let answer = complete(&service_port(&kubernetes, resource)?, "tiny")?;
+    expect_eq("answer", &answer.status, &200)?;
+    Ok(1)
+}
+
+fn scaled(world: &World<'_>) -> Passed {
+    let kubernetes = tiny::installed(world)?;
+    let space = world.namespace("scaled", "restricted")?;
+    let resource = kubernetes.resource(&space.name, "scaled");
+    tiny::apply(&kubernetes, &space.name, &tiny::resource(resource.name))?;
+    resource.await_ready(PATIENCE)?;
+    for replicas in [3_u32, 1, 0, 1] {
+        let count = format!("--replicas={replicas}");
+        kubernetes
+            .kubectl
+            .run(&["-n", &space.name, "scale", "infd", resource.name, &count])?;
+        let wait = [
+            "wait",
+            "--for=condition=Ready",
+            "--timeout=120s",
+            "infd/scaled",
+        ];
+        kubernetes
+            .kubectl
+            .run(&[&["-n", space.name.as_str()][..], &wait].concat())?;
+        await_pods(&resource, replicas)?;
+        let status = resource.get()?.status.context("no status")?;
+        expect_eq("status.replicas", &status.replicas, &replicas)?;
+    }
+    Ok(4)
+}
+
+fn rolled(world: &World<'_>) -> Passed {
+    let kubernetes = tiny::installed(world)?;
+    let space = world.namespace("rolled", "restricted")?;
+    let resource = kubernetes.resource(&space.name, "rolled");
+    let mut object = tiny::resource(resource.name);
+    object["spec"]["replicas"] = json!(2);
+    tiny::apply(&kubernetes, &space.name, &object)?;
+    resource.await_ready(PATIENCE)?;
+    let before = names_of(&resource)?;
+    let target = service_port(&kubernetes, resource)?;
+    let (done, asked, lost) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
+    let last_error = std::sync::Mutex::new(String::new());
+    let result = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                asked.fetch_add(1, Ordering::SeqCst);
+                let problem = match complete(&target, "tiny") {
+                    Ok(answer) if answer.status == 200 => continue,
+                    Ok(answer) => format!("{} {}", answer.status, answer.body),
+                    Err(error) => format!("{error:#}"),
+                };
+                lost.fetch_add(1, Ordering::SeqCst);
+                *last_error.lock().unwrap_or_else(|held| held.into_inner()) = problem;
+            }
+        });
+        let result = change_and_await(&kubernetes, &resource, &before);
+        done.store(true, Ordering::SeqCst);
+        result
+    });
+    result?;
+    let (asked, lost) = (asked.into_inner(), lost.into_inner());
+    println!("           {asked} requests during the change, {lost} lost");
+    let last = last_error
+        .into_inner()
+        .unwrap_or_else(|held| held.into_inner());
+    expect(asked > 0 && lost == 0, || {
+        format!("{lost} of {asked} requests lost: {last}")
+    })?;
+    Ok(1)
+}
+
+fn rolled_without_room(world: &World<'_>) -> Passed {
+    let kubernetes = tiny::installed(world)?;
+    let space = world.namespace("no-room", "restricted")?;
+    let resource = kubernetes.resource(&space.name, "tight");
+    let mut object = tiny::resource(resource.name);
+    // More than half of the one node that it may run on: a second pod finds no room.
+    object["spec"]["template"] = json!({
+        "engine": {"resources": {"requests": {"memory": more_than_half(&kubernetes)?}}},
+        "spec": {"nodeSelector": {"kubernetes.io/hostname": "node-1"}},
+    });
+    tiny::apply(&kubernetes, &space.name, &object)?;
+    resource.await_ready(PATIENCE)?;
+    let before = names_of(&resource)?;
+    change_and_await(&kubernetes, &resource, &before)?;
+    let events = kubernetes
+        .kubectl
+        .run(&["-n", &space.name, "get", "events"])?;
+    expect(events.contains("RolloutReplacing"), || {
+        format!("no Event says so:\n{events}")
+    })?;
+    Ok(1)
+}
+
+fn deleted_while_loading(world: &World<'_>) -> Passed {
+    let kubernetes = world.installed()?;
+    let space = world.namespace("deleted", "restricted")?;
+    let resource = kubernetes.resource(&space.name, "smollm2");
+    let file = paths::repository().join("examples/smollm2.yaml");
+    kubernetes
+        .kubectl
+        .run(&["-n", &space.name, "apply", "-f", &file.to_string_lossy()])?;
+    wait::until(
+        "an engine pod runs and is not ready",
+        PATIENCE,
+        EVERY,
+        || {
+            let pods = resource.engine_pods()?;
+            let running = pods
+                .iter()
+                .any(|pod| pod["status"]["phase"] == "Running" && !is_ready(pod));
+            Ok(if running {
+                Ok(())
+            } else {
+                Err(format!("{} pods", pods.len()))
+            })
+        },
+    )?;
+    kubernetes.api.delete(&resource.path())?;
+    await_nothing_left(resource)?;
+    Ok(1)
+}
+
+fn sidecar(world: &World<'_>) -> Passed {
+    let kubernetes = tiny::installed(world)?;
+    let space = world.namespace("beside", "restricted")?;
+    let resource = kubernetes.resource(&space.name, "beside");
+    let mut object = tiny::resource(resource.name);
+    object["spec"]["template"] = json!({"spec": {"containers": [{
+        "name": "app",
+        "image": "localhost/pause:1",
+        "imagePullPolicy": "Never",
+        "securityContext": {
+            "runAsNonRoot": true,
+            "runAsUser": 65532,
+            "allowPrivilegeEscalation": false,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }]}});
+    tiny::apply(&kubernetes, &space.name, &object)?;
+    resource.await_ready(PATIENCE)?;
+    let pods = resource.engine_pods()?;
+    let pod = pods.iter().find(|pod| !is_leaving(pod)).context("no pod")?;
+    expect_eq(
+        "containers",
+        &names_in(&pod["spec"]["containers"]),
+        &vec!["app"],
+    )?;
+    let engine = pod["spec"]["initContainers"]
+        .as_array()
+        .and_then(|all| all.iter().find(|it| it["name"] == names::CONTAINER_ENGINE))
+        .context("the engine is no init container")?;
+    expect_eq("restartPolicy", &text(&engine["restartPolicy"]), &"Always")?;
+    let answer = complete(&service_port(&kubernetes, resource)?, "tiny")?;
+    expect_eq("answer", &answer.status, &200)?;
+    Ok(1)
+}
+
+fn inspected_once(world: &World<'_>) -> Passed {
+    let kubernetes = tiny::installed(world)?;
+    let space = world.namespace("inspected", "restricted")?;
+    let resource = kubernetes.resource(&space.name, "once");
+    tiny::apply(&kubernetes, &space.name, &tiny::resource(resource.name))?;
+    resource.await_ready(PATIENCE)?;
+    let before = names_of(&resource)?;
+    change_and_await(&kubernetes, &resource, &before)?;
+    let inspected = |events: &[Value]| {
+        events
+            .iter()
+            .filter(|event| event["reason"] == "ModelInspected")
+            .map(|event| {
+                event["series"]["count"]
+                    .as_u64()
+                    .or(event["count"].as_u64())
+                    .unwrap_or(1)
+            })
+            .sum::<u64>()
+    };
+    let events = kubernetes
+        .api
+        .list(&format!("/api/v1/namespaces/{}/events", space.name))?;
+    expect_eq("inspections", &inspected(&events), &1)?;
+    Ok(1)
+}
+
+/// A change that needs new pods; waits until they alone serve.
+fn change_and_await(
+    kubernetes: &Kubernetes,
+    resource: &Resource<'_>,
+    before: &[String],
+) -> Result<()> {
+    kubernetes.api.merge(
+        &resource.path(),
+        &json!({"spec": {"limits": {"maxNumSeqs": 3}}}),
+    )?;
+    wait::until("new pods alone serve", 2 * PATIENCE, EVERY, || {
+        let ready = resource.condition("Ready")?;
+        let names = names_of(resource)?;
+        let new = names.len() == before.len() && names.iter().all(|name| !before.contains(name));
+        Ok(match ready {
+            Some(condition) if condition.status == "True" && new => Ok(()),
+            other => Err(format!("pods {names:?}, Ready {other:?}")),
+        })
+    })
+}
+
+fn await_pods(resource: &Resource<'_>, count: u32) -> Result<()> {
+    wait::until(&format!("{count} pods are there"), PATIENCE, EVERY, || {
+        let names = names_of(resource)?;
+        Ok(if u32::try_from(names.len())? == count {
+            Ok(())
+        } else {
+            Err(format!("{names:?}"))
+        })
+    })
+}
+
+/// Engine pods that are not on their way out, sorted.
+fn names_of(resource: &Resource<'_>) -> Result<Vec<String>> {
+    let pods = resource.engine_pods()?;
+    let mut names: Vec<String> = pods
+        .iter()
+        .filter(|pod| !is_leaving(pod))
+        .map(|pod| name_of(pod).to_owned())
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+fn names_in(containers: &Value) -> Vec<&str> {
+    containers
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|it| text(&it["name"]))
+        .collect()
+}
+
+fn more_than_half(kubernetes: &Kubernetes) -> Result<String> {
+    let node = kubernetes.api.get("/api/v1/nodes/node-1")?;
+    let memory = text(&node["status"]["allocatable"]["memory"]).to_owned();
+    let kibibytes: u64 = memory.trim_end_matches("Ki").parse().context(memory)?;
+    Ok(format!("{}Ki", kibibytes * 6 / 10))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remedies_are_read_in_both_forms() {
+        let both = remedy("…; try spec.memory.gpuQuotas limits of 170Mi, 310Mi by rank.").unwrap();
+        assert_eq!(both, [(0, "170Mi".to_owned()), (1, "310Mi".to_owned())]);
+        let one = remedy("try spec.memory.gpuQuotas[rank=1].limit at least 300Mi, or").unwrap();
+        assert_eq!(one, [(0, "60Mi".to_owned()), (1, "300Mi".to_owned())]);
+        assert!(remedy("no way out").is_err());
+    }
+}

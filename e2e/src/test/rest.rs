@@ -1,0 +1,155 @@
+//! At rest nothing is written and nothing is reconciled; under load only the promised writes are.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use crate::interrupt;
+use crate::kube::Kubernetes;
+use crate::test::observe::{
+    EVERY, PATIENCE, audit_position, complete, operator_metrics, operator_writes, service_port,
+    total,
+};
+use crate::test::world::World;
+use crate::test::{Group, Passed, Test, expect, expect_eq, tiny};
+use crate::wait;
+
+pub(super) const GROUP: Group = Group {
+    name: "rest",
+    about: "50 resources at rest: no write, no reconcile; a steady load: few writes",
+    tests: &[
+        Test {
+            name: "50 resources at rest for 60 s cost nothing",
+            prove: at_rest,
+        },
+        Test {
+            name: "a steady load writes status at most every 30 s",
+            prove: under_load,
+        },
+    ],
+};
+
+const RESOURCES: u32 = 50;
+const WINDOW: Duration = Duration::from_secs(60);
+const NAMESPACE: &str = "rest";
+
+fn at_rest(world: &World<'_>) -> Passed {
+    let kubernetes = tiny::installed(world)?;
+    world.look_at(NAMESPACE);
+    kubernetes.create_namespace(NAMESPACE, "restricted")?;
+    for index in 0..RESOURCES {
+        tiny::apply(&kubernetes, NAMESPACE, &tiny::resource(&name(index)))?;
+    }
+    for index in 0..RESOURCES {
+        let name = name(index);
+        kubernetes
+            .resource(NAMESPACE, &name)
+            .await_ready(4 * PATIENCE)?;
+    }
+    settle(&kubernetes)?;
+    let (position, before) = (audit_position()?, reconciles(&kubernetes)?);
+    observe_for(WINDOW)?;
+    let (writes, after) = (operator_writes(position)?, reconciles(&kubernetes)?);
+    println!(
+        "           {} writes, {} reconciles in 60 s",
+        writes.len(),
+        after - before
+    );
+    expect(writes.is_empty(), || {
+        format!("{} writes at rest: {writes:?}", writes.len())
+    })?;
+    expect_eq(
+        "reconciles at rest",
+        &format!("{:.0}", after - before),
+        &"0".to_owned(),
+    )?;
+    Ok(1)
+}
+
+fn under_load(world: &World<'_>) -> Passed {
+    // Every 30 s, and one more for each edge of the window.
+    const MOST_WRITES: usize = 4;
+    let kubernetes = tiny::installed(world)?;
+    world.look_at(NAMESPACE);
+    kubernetes.create_namespace(NAMESPACE, "restricted")?;
+    let busy = name(0);
+    let resource = kubernetes.resource(NAMESPACE, &busy);
+    if kubernetes.api.find(&resource.path())?.is_none() {
+        tiny::apply(&kubernetes, NAMESPACE, &tiny::resource(&busy))?;
+    }
+    resource.await_ready(PATIENCE)?;
+    let target = service_port(&kubernetes, resource)?;
+    settle(&kubernetes)?;
+    let position = audit_position()?;
+    let (began, mut answers) = (Instant::now(), 0_u32);
+    while began.elapsed() < WINDOW {
+        interrupt::check()?;
+        expect_eq("answer", &complete(&target, "tiny")?.status, &200)?;
+        answers += 1;
+        thread::sleep(Duration::from_millis(50));
+    }
+    let writes = operator_writes(position)?;
+    let of_status = writes
+        .iter()
+        .filter(|write| write.contains("/status"))
+        .count();
+    println!("           {answers} answers, {of_status} status writes in 60 s");
+    expect(writes.len() <= MOST_WRITES, || {
+        format!(
+            "{} writes under load, at most {MOST_WRITES} are promised: {writes:?}",
+            writes.len()
+        )
+    })?;
+    // The resources are many, and the test is the last: they go with the namespace.
+    kubernetes
+        .api
+        .delete(&format!("/api/v1/namespaces/{NAMESPACE}"))?;
+    Ok(1)
+}
+
+fn name(index: u32) -> String {
+    format!("quiet-{index}")
+}
+
+/// Waits until the operator has had nothing to do for a while.
+fn settle(kubernetes: &Kubernetes) -> Result<()> {
+    const QUIET: Duration = Duration::from_secs(10);
+    let (mut position, mut since) = (audit_position()?, Instant::now());
+    let mut count = reconciles(kubernetes)?;
+    wait::until(
+        "the operator has nothing left to do",
+        2 * PATIENCE,
+        EVERY,
+        || {
+            let writes = operator_writes(position)?;
+            let now = reconciles(kubernetes)?;
+            if !writes.is_empty() || now > count {
+                (position, since, count) = (audit_position()?, Instant::now(), now);
+            }
+            Ok(if since.elapsed() >= QUIET {
+                Ok(())
+            } else {
+                Err(format!("{writes:?}"))
+            })
+        },
+    )
+}
+
+fn reconciles(kubernetes: &Kubernetes) -> Result<f64> {
+    total(
+        &operator_metrics(kubernetes)?,
+        "plimsoll_operator_reconcile_total",
+    )
+    .context("the operator counts its reconciles")
+}
+
+/// The length of a measurement, not a wait: Ctrl-C still ends it.
+fn observe_for(window: Duration) -> Result<()> {
+    let began = Instant::now();
+    while began.elapsed() < window {
+        interrupt::check()?;
+        thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
