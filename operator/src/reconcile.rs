@@ -6,6 +6,7 @@ use std::time::Duration;
 use kube::Client;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
+use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::{ConditionType, InferenceDeployment, InferenceDeploymentStatus};
 use tokio::time::Instant;
 
@@ -159,6 +160,7 @@ fn listeners(facts: &Facts) -> Vec<Listener> {
                 pod: pod.name.clone(),
                 pod_uid: pod.uid.clone(),
                 ip: pod.ip.clone().filter(|_| lives)?,
+                port: names::PORT_ADMIN,
             })
         })
         .collect()

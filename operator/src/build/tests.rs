@@ -1,1 +1,209 @@
+//! From a resource as a user writes it to the objects that are made for it.
 
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Secret};
+use plimsoll_crds::v1alpha1::EngineConfig;
+use plimsoll_crds::v1alpha1::convert;
+
+use super::*;
+use crate::gather::identity;
+use crate::plan::plan;
+use crate::testing::*;
+
+fn made(object: &InferenceDeployment) -> Revision {
+    let accepted = plan(object, &smollm2()).unwrap();
+    let identity = identity(object).unwrap();
+    revision(object, &identity, &settings(), accepted.config, accepted.memory_limit).unwrap()
+}
+
+fn pod_spec(revision: &Revision) -> PodSpec {
+    let set: ReplicaSet = serde_json::from_value(revision.replica_set.object.clone()).unwrap();
+    set.spec.unwrap().template.unwrap().spec.unwrap()
+}
+
+fn inspection(yaml: &str) -> Pod {
+    let object = object(yaml);
+    let identity = identity(&object).unwrap();
+    let made = inspect_pod(&object, &identity, &settings(), "chat-inspect-1".to_owned());
+    serde_json::from_value(made.object).unwrap()
+}
+
+/// Pod Security `restricted`, version 1.36, for a container of ours.
+fn assert_restricted(pod: &PodSpec, container: &Container) {
+    let pod_context = pod.security_context.as_ref().unwrap();
+    assert_eq!(pod_context.run_as_non_root, Some(true));
+    assert_eq!(pod_context.seccomp_profile.as_ref().unwrap().type_, "RuntimeDefault");
+    let context = container.security_context.as_ref().unwrap();
+    assert_eq!(context.run_as_non_root, Some(true));
+    assert_eq!(context.run_as_user, Some(65532));
+    assert_eq!(context.allow_privilege_escalation, Some(false));
+    assert_eq!(context.read_only_root_filesystem, Some(true));
+    let capabilities = context.capabilities.as_ref().unwrap();
+    assert_eq!(capabilities.drop.as_deref(), Some(&["ALL".to_owned()][..]));
+    assert!(capabilities.add.is_none());
+    assert!(!pod.host_network.unwrap_or(false) && !pod.host_pid.unwrap_or(false));
+    assert!(container.ports.iter().flatten().all(|port| port.host_port.is_none()));
+}
+
+#[test]
+fn the_engine_is_the_only_container_and_passes_restricted() {
+    let revision = made(&object(SMOLLM2));
+    let pod = pod_spec(&revision);
+    assert_eq!(pod.containers.len(), 1);
+    assert!(pod.init_containers.is_none());
+    assert_restricted(&pod, &pod.containers[0]);
+    assert_eq!(pod.automount_service_account_token, Some(false));
+    assert_eq!(pod.enable_service_links, Some(false));
+    let args = pod.containers[0].args.as_ref().unwrap().join(" ");
+    assert_eq!(
+        args,
+        "serve --config /etc/plimsoll/engine.json --host 0.0.0.0 \
+         --admin-token-file /etc/plimsoll/admin/token"
+    );
+    let probe = |probe: &Option<k8s_openapi::api::core::v1::Probe>| {
+        probe.as_ref().unwrap().http_get.as_ref().unwrap().path.clone().unwrap()
+    };
+    let engine = &pod.containers[0];
+    assert_eq!(probe(&engine.startup_probe), "/readyz");
+    assert_eq!(probe(&engine.readiness_probe), "/readyz");
+    assert_eq!(probe(&engine.liveness_probe), "/livez");
+    assert!(!serde_json::to_string(&pod).unwrap().contains("nvidia.com"));
+}
+
+#[test]
+fn the_memory_limit_is_the_budgets_and_the_host_reserve() {
+    let object = object(SMOLLM2);
+    let accepted = plan(&object, &smollm2()).unwrap();
+    let budgets: u64 = accepted.config.plan.ranks.iter().map(|rank| rank.budget_bytes).sum();
+    let shape = convert::model_shape(&smollm2()).unwrap();
+    let reserve = plimsoll_planner::host_reserve(&shape, 2).total().get();
+    let pod = pod_spec(&made(&object));
+    let resources = pod.containers[0].resources.as_ref().unwrap();
+    let limit = resources.limits.as_ref().unwrap()["memory"].0.clone();
+    assert_eq!(limit, (budgets + reserve).to_string());
+    assert_eq!(resources.requests.as_ref().unwrap()["memory"].0, limit);
+    let one_rank = pod_spec(&made(&crate::testing::object(ONE_RANK)));
+    let written = one_rank.containers[0].resources.as_ref().unwrap().limits.as_ref().unwrap();
+    assert_eq!(written["memory"].0, "1536Mi");
+}
+
+#[test]
+fn user_containers_make_the_engine_a_native_sidecar() {
+    let revision = made(&object(BESIDE));
+    let pod = pod_spec(&revision);
+    let engines = pod.init_containers.as_ref().unwrap();
+    assert_eq!(engines.len(), 1);
+    assert_eq!(engines[0].name, "engine");
+    assert_eq!(engines[0].restart_policy.as_deref(), Some("Always"));
+    assert_restricted(&pod, &engines[0]);
+    assert_eq!(pod.containers.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["app"]);
+    let labels = &revision.replica_set.object["spec"]["template"]["metadata"]["labels"];
+    assert_eq!(labels["team"], "search");
+    assert_eq!(labels["plimsoll.dev/role"], "engine");
+}
+
+#[test]
+fn each_source_is_mounted_read_only_at_models() {
+    for (yaml, field, path) in [
+        (SMOLLM2, "image", None),
+        (CLAIM, "persistentVolumeClaim", Some("/models/qwen2.5-0.5b-instruct")),
+        (HOST_PATH, "hostPath", Some("/models/SmolLM2-135M-Instruct.Q4_1.gguf")),
+    ] {
+        let inspect = inspection(yaml).spec.unwrap();
+        let engine = pod_spec(&made(&object(yaml)));
+        for pod in [&inspect, &engine] {
+            let volume = serde_json::to_value(&pod.volumes.as_ref().unwrap()[0]).unwrap();
+            assert!(volume.get(field).is_some(), "{volume}");
+            let mounts = pod.containers[0].volume_mounts.as_ref().unwrap();
+            assert_eq!(mounts[0].mount_path, "/models");
+            assert_eq!(mounts[0].read_only, Some(true));
+        }
+        if let Some(path) = path {
+            assert_eq!(inspect.containers[0].args.as_ref().unwrap().last().unwrap(), path);
+        }
+    }
+}
+
+#[test]
+fn the_inspection_takes_no_gpu_and_little_memory() {
+    let pod = inspection(SMOLLM2);
+    assert_eq!(pod.metadata.labels.as_ref().unwrap()["plimsoll.dev/role"], "inspect");
+    let spec = pod.spec.unwrap();
+    assert_restricted(&spec, &spec.containers[0]);
+    assert_eq!(spec.restart_policy.as_deref(), Some("Never"));
+    let limits = spec.containers[0].resources.as_ref().unwrap().limits.as_ref().unwrap();
+    assert_eq!(limits.keys().collect::<Vec<_>>(), ["memory"]);
+    let args = spec.containers[0].args.as_ref().unwrap();
+    assert_eq!(&args[..3], ["inspect", "--termination-message", "/dev/termination-log"]);
+    // It goes where the engines go.
+    let host = inspection(HOST_PATH).spec.unwrap();
+    assert_eq!(host.node_selector.unwrap()["kubernetes.io/hostname"], "n1");
+}
+
+#[test]
+fn the_engine_is_told_what_was_planned() {
+    let object = object(SMOLLM2);
+    let revision = made(&object);
+    let config = revision.config_map.object["data"]["engine.json"].as_str().unwrap();
+    let config: EngineConfig = serde_json::from_str(config).unwrap();
+    assert_eq!(config.revision, revision.name);
+    assert_eq!(revision.config_map.object["immutable"], true);
+    assert_eq!(config.digest, "sha256:abc");
+    // What the engine does with it: the same request, the same plan.
+    let shape = convert::model_shape(&smollm2()).unwrap();
+    let request = convert::engine_request(&config, shape).unwrap();
+    let plan = plimsoll_planner::plan(&request).unwrap();
+    assert_eq!(plan, convert::plan(&config.plan).unwrap());
+    let volumes = pod_spec(&revision).volumes.unwrap();
+    let sources = volumes[1].projected.as_ref().unwrap().sources.as_ref().unwrap();
+    assert_eq!(sources[0].config_map.as_ref().unwrap().name, revision.config_map.name);
+    assert_eq!(sources[1].secret.as_ref().unwrap().name, "smollm2-admin");
+}
+
+#[test]
+fn a_revision_changes_with_the_plan_and_the_template_and_with_nothing_else() {
+    let name = |change: &dyn Fn(&mut InferenceDeployment)| {
+        let mut object = object(SMOLLM2);
+        change(&mut object);
+        made(&object).name
+    };
+    let same = name(&|_| {});
+    assert_eq!(same.len(), 10);
+    assert_eq!(same, name(&|object| object.spec.replicas = Some(7)));
+    assert_eq!(same, name(&|object| object.metadata.generation = Some(9)));
+    assert_eq!(same, name(&|object| object.spec.progress_deadline_seconds = 5));
+    assert_ne!(same, name(&|object| object.spec.limits.max_num_seqs = 8));
+    assert_ne!(same, name(&|object| object.spec.model.served_names = vec!["other".to_owned()]));
+    assert_ne!(
+        same,
+        name(&|object| object.spec.memory.gpu_quotas[0].limit.0 = "600Mi".to_owned())
+    );
+}
+
+#[test]
+fn children_have_owner_labels_and_a_hash() {
+    let object = object(SMOLLM2);
+    let identity = identity(&object).unwrap();
+    let revision = made(&object);
+    let all = [
+        service_account(&object, &identity),
+        secret(&object, &identity, "token"),
+        service(&object, &identity),
+        disruption_budget(&object, &identity),
+        revision.config_map,
+        revision.replica_set,
+    ];
+    for child in &all {
+        let meta = &child.object["metadata"];
+        assert_eq!(meta["ownerReferences"][0]["uid"], "uid-1", "{}", child.name);
+        assert_eq!(meta["ownerReferences"][0]["controller"], true);
+        assert_eq!(meta["labels"]["plimsoll.dev/inferencedeployment"], "smollm2");
+        assert_eq!(meta["annotations"]["plimsoll.dev/hash"], child.hash.as_str());
+        assert_eq!(meta["namespace"], "team");
+    }
+    let token: Secret = serde_json::from_value(all[1].object.clone()).unwrap();
+    assert_eq!(token.data.unwrap()["token"].0, b"token");
+    assert_eq!(all[0].object["automountServiceAccountToken"], false);
+    // The Service finds engines, and never the pod that inspects.
+    assert_eq!(all[2].object["spec"]["selector"]["plimsoll.dev/role"], "engine");
+}

@@ -1,1 +1,72 @@
+//! Plans and refusals of specs as users write them.
 
+use super::*;
+use crate::testing::*;
+
+#[test]
+fn two_unequal_ranks_share_three_heads() {
+    let accepted = plan(&object(SMOLLM2), &smollm2()).unwrap();
+    let ranks = &accepted.config.plan.ranks;
+    assert_eq!(ranks.len(), 2);
+    let heads: Vec<u32> = ranks.iter().map(|r| r.kv_heads.end - r.kv_heads.start).collect();
+    assert_eq!(heads.iter().sum::<u32>(), 3, "{heads:?}");
+    assert!(accepted.summary.contains("rank 1: "), "{}", accepted.summary);
+}
+
+#[test]
+fn a_refusal_has_the_numbers_and_a_remedy_and_fits_an_event() {
+    let rejected = plan(&object(REFUSED), &smollm2()).unwrap_err();
+    let Rejected::Refused { reason, message } = rejected else { panic!("{rejected:?}") };
+    assert_eq!(reason, Reason::QuotaTooSmall);
+    assert!(message.contains("rank 0 needs"), "{message}");
+    assert!(message.contains("This fits: "), "{message}");
+    assert!(message.chars().count() <= 1000);
+}
+
+#[test]
+fn a_memory_limit_below_what_is_needed_is_refused_with_the_numbers() {
+    let yaml = SMOLLM2.replace(
+        "spec:\n",
+        "spec:\n  template: {engine: {resources: {limits: {memory: 500Mi}}}}\n",
+    );
+    let rejected = plan(&object(&yaml), &smollm2()).unwrap_err();
+    let Rejected::Refused { reason, message } = rejected else { panic!("{rejected:?}") };
+    assert_eq!(reason, Reason::HostMemoryInsufficient);
+    assert!(message.starts_with("spec.template.engine.resources.limits.memory: 500.00 MiB"));
+    assert!(message.contains("use at least"), "{message}");
+}
+
+#[test]
+fn a_larger_memory_limit_is_kept() {
+    let yaml = SMOLLM2.replace(
+        "spec:\n",
+        "spec:\n  template: {engine: {resources: {limits: {memory: 64Gi}}}}\n",
+    );
+    assert_eq!(plan(&object(&yaml), &smollm2()).unwrap().memory_limit, 64 << 30);
+}
+
+#[test]
+fn specs_that_slipped_past_the_api_server_are_invalid_and_say_which_field() {
+    for (from, to, field) in [
+        ("limit: ", "limit: x", "spec.memory.gpuQuotas[rank 0].limit"),
+        ("rank: 1", "rank: 5", "spec.memory.gpuQuotas"),
+    ] {
+        let yaml = SMOLLM2.replace(from, to);
+        assert_ne!(yaml, SMOLLM2);
+        match plan(&object(&yaml), &smollm2()) {
+            Err(Rejected::Invalid(message)) => assert!(message.contains(field), "{message}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_name_that_no_service_can_carry_is_refused_before_anything_is_made() {
+    for (name, good) in
+        [("chat", true), ("a.b", false), ("1a", false), (&"a".repeat(63), true), (&"a".repeat(64), false)]
+    {
+        let mut object = object(SMOLLM2);
+        object.metadata.name = Some(name.to_owned());
+        assert_eq!(check_name(&object).is_ok(), good, "{name}");
+    }
+}

@@ -31,6 +31,7 @@ pub(crate) struct Listener {
     pub(crate) pod: String,
     pub(crate) pod_uid: String,
     pub(crate) ip: String,
+    pub(crate) port: u16,
 }
 
 /// All streams of this process.
@@ -170,7 +171,7 @@ impl Task {
     }
 
     async fn listen(&mut self) -> StreamError {
-        let mut stream = match ReportStream::open(&self.listener.ip, &self.token).await {
+        let mut stream = match ReportStream::open((&self.listener.ip, self.listener.port), &self.token).await {
             Ok(stream) => stream,
             Err(error) => return error,
         };

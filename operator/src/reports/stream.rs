@@ -6,7 +6,6 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::MemoryReport;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -50,31 +49,30 @@ impl Drop for ReportStream {
 }
 
 impl ReportStream {
-    /// Connects to the pod at `ip`.
+    /// Connects to the pod at an address (IP and port).
     ///
     /// # Errors
     /// No connection within five seconds, or another answer than 200.
-    pub(crate) async fn open(ip: &str, token: &str) -> Result<ReportStream, StreamError> {
-        timeout(CONNECT_TIMEOUT, ReportStream::connect(ip, token))
+    pub(crate) async fn open(at: (&str, u16), token: &str) -> Result<ReportStream, StreamError> {
+        timeout(CONNECT_TIMEOUT, ReportStream::connect(at, token))
             .await
             .unwrap_or(Err(StreamError::Silent(CONNECT_TIMEOUT)))
     }
 
-    async fn connect(ip: &str, token: &str) -> Result<ReportStream, StreamError> {
-        let socket = TcpStream::connect((ip, names::PORT_ADMIN)).await?;
+    async fn connect((ip, port): (&str, u16), token: &str) -> Result<ReportStream, StreamError> {
+        let socket = TcpStream::connect((ip, port)).await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
         // Its errors come out of the body, too.
         let connection = tokio::spawn(async move {
             let _ = connection.await;
         });
-        let host = if ip.contains(':') {
-            format!("[{ip}]")
-        } else {
-            ip.to_owned()
+        let host = match ip.contains(':') {
+            true => format!("[{ip}]"),
+            false => ip.to_owned(),
         };
         let request = Request::get("/memory/watch")
-            .header(header::HOST, format!("{host}:{}", names::PORT_ADMIN))
+            .header(header::HOST, format!("{host}:{port}"))
             .header(header::AUTHORIZATION, format!("Bearer {token}"))
             .header(header::ACCEPT, "application/x-ndjson")
             .body(Empty::<Bytes>::new())?;
