@@ -3,10 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::config::{self, CONFIG, CONFIG_BYTES_MAX, Config, Object, parse_object};
 use super::error::{ModelError, shorten};
+use crate::tokenizer::TOKENIZER_BYTES_MAX;
 use crate::weights::file::{read_small, read_text};
 
 const GENERATION_CONFIG: &str = "generation_config.json";
@@ -25,7 +27,8 @@ pub(crate) struct Folder {
     pub(crate) config_bytes: Vec<u8>,
     pub(crate) tokenizer: PathBuf,
     pub(crate) chat_template: Option<String>,
-    /// Ends of sequence: of the generation config where it has any, else of the config.
+    /// Ends of sequence: of the generation config where it has any, else of the config; and the
+    /// tokenizer's own, which chat fine-tunes change first.
     pub(crate) eos_ids: Vec<u32>,
     pub(crate) bos_token: Option<String>,
     pub(crate) eos_token: Option<String>,
@@ -42,7 +45,7 @@ pub(crate) fn open(folder: &Path) -> Result<Folder, ModelError> {
         .ids("eos_token_id")?,
         None => Vec::new(),
     };
-    let eos_ids = if eos_ids.is_empty() {
+    let mut eos_ids = if eos_ids.is_empty() {
         config.eos_ids.clone()
     } else {
         eos_ids
@@ -67,6 +70,10 @@ pub(crate) fn open(folder: &Path) -> Result<Folder, ModelError> {
     } else {
         template_of(tokenizer_config)?
     };
+    let eos_token = token(tokenizer_config, "eos_token")?;
+    if let Some(token) = &eos_token {
+        eos_ids.extend(added_token_id(&tokenizer, token)?);
+    }
     Ok(Folder {
         config,
         config_bytes,
@@ -74,7 +81,7 @@ pub(crate) fn open(folder: &Path) -> Result<Folder, ModelError> {
         chat_template,
         eos_ids,
         bos_token: token(tokenizer_config, "bos_token")?,
-        eos_token: token(tokenizer_config, "eos_token")?,
+        eos_token,
     })
 }
 
@@ -137,4 +144,29 @@ fn token(config: Object<'_>, field: &str) -> Result<Option<String>, ModelError> 
             ))
         }
     }
+}
+
+/// The id of an added token of a `tokenizer.json`, without building the tokenizer.
+fn added_token_id(tokenizer: &Path, content: &str) -> Result<Option<u32>, ModelError> {
+    #[derive(Deserialize)]
+    struct Added {
+        id: u32,
+        content: String,
+    }
+    #[derive(Deserialize)]
+    struct Tokenizer {
+        #[serde(default)]
+        added_tokens: Vec<Added>,
+    }
+    let bytes = read_small(tokenizer, TOKENIZER_BYTES_MAX)?;
+    let Tokenizer { added_tokens } = serde_json::from_slice(&bytes).map_err(|e| {
+        ModelError::tokenizer(
+            TOKENIZER,
+            format!("is not valid: {}", shorten(&e.to_string())),
+        )
+    })?;
+    Ok(added_tokens
+        .into_iter()
+        .find(|token| token.content == content)
+        .map(|token| token.id))
 }

@@ -13,6 +13,8 @@ pub mod forward;
 mod gguf_config;
 pub mod params;
 mod rope_config;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -35,13 +35,24 @@ pub(super) fn build(metadata: &GgufTokenizer) -> Result<Tokenizer, ModelError> {
     }
     let mut merges = Vec::with_capacity(metadata.merges.len());
     for merge in &metadata.merges {
-        let pair = merge.split_once(' ').ok_or_else(|| {
+        let Some((left, right)) = merge.split_once(' ') else {
             let merge = shorten(merge);
-            refuse(format!(
+            return Err(refuse(format!(
                 "`{merge}` in tokenizer.ggml.merges is not two tokens"
-            ))
-        })?;
-        merges.push((pair.0.to_owned(), pair.1.to_owned()));
+            )));
+        };
+        // The library takes this for granted.
+        let whole = [left, right].concat();
+        if ![left, right, &whole]
+            .iter()
+            .all(|token| vocabulary.contains_key(*token))
+        {
+            let (left, right) = (shorten(left), shorten(right));
+            return Err(refuse(format!(
+                "tokenizer.ggml.merges merges `{left}` and `{right}` to a token that is not there"
+            )));
+        }
+        merges.push((left.to_owned(), right.to_owned()));
     }
     let model = BPE::builder()
         .vocab_and_merges(vocabulary, merges)

@@ -26,7 +26,7 @@ use literal::AddedTokens;
 use pieces::Pieces;
 
 /// The largest published ones take about 35 MB.
-const TOKENIZER_BYTES_MAX: u64 = 256 << 20;
+pub(crate) const TOKENIZER_BYTES_MAX: u64 = 256 << 20;
 
 /// A tokenizer; cheap to clone, shared by all requests.
 #[derive(Clone, Debug)]
@@ -89,9 +89,14 @@ impl Tokenizer {
     pub fn from_file(path: &Path) -> Result<Tokenizer, ModelError> {
         let file = display_name(path);
         let bytes = read_small(path, TOKENIZER_BYTES_MAX)?;
-        let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| {
-            ModelError::tokenizer(&file, format!("is not valid: {}", shorten(&e.to_string())))
-        })?;
+        let refuse =
+            |why: &str| ModelError::tokenizer(&file, format!("is not valid: {}", shorten(why)));
+        // The library indexes with lengths it has not checked (merges longer than any token).
+        let parsed = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes));
+        let mut tokenizer = match parsed {
+            Ok(parsed) => parsed.map_err(|e| refuse(&e.to_string()))?,
+            Err(_) => return Err(refuse("its vocabulary and merges contradict each other")),
+        };
         // Settings of a training run that would cut or pad prompts.
         tokenizer.with_padding(None);
         tokenizer

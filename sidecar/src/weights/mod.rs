@@ -9,6 +9,10 @@ pub(crate) mod folder;
 pub(crate) mod gguf;
 pub(crate) mod safetensors;
 pub(crate) mod stored;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod validate;
 
 use std::fmt::Debug;

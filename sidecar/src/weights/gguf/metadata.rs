@@ -75,18 +75,6 @@ impl Metadata {
         })
     }
 
-    #[cfg(test)]
-    pub(crate) fn of(pairs: impl IntoIterator<Item = (&'static str, Value)>) -> Metadata {
-        let pairs = pairs
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value))
-            .collect();
-        Metadata {
-            file: "test.gguf".into(),
-            pairs,
-        }
-    }
-
     fn mismatch<T>(&self, key: &str, value: &Value, expected: &str) -> Result<T, ModelError> {
         let message = format!("metadata `{key}` is {}, expected {expected}", value.kind());
         Err(ModelError::config(&self.file, message))

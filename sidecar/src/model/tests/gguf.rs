@@ -1,0 +1,417 @@
+//! GGUF files, opened whole.
+
+use plimsoll_kernels::rope::RopeScaling;
+use plimsoll_planner::Architecture;
+
+use crate::model::{Model, ModelFolder};
+use crate::weights::testing::{Gguf, TempFolder};
+
+const TOKENS: [&str; 7] = ["<end>", "<start>", "a", "b", "ab", "Ġ", "0"];
+
+/// The metadata of a tiny model: one layer, hidden 8, two heads of 4, one KV head.
+fn metadata(architecture: &str, pre: &str) -> Gguf {
+    let key = |name: &str| format!("{architecture}.{name}");
+    Gguf::new()
+        .text("general.architecture", architecture)
+        .number(&key("block_count"), 1)
+        .number(&key("context_length"), 64)
+        .number(&key("embedding_length"), 8)
+        .number(&key("feed_forward_length"), 16)
+        .number(&key("attention.head_count"), 2)
+        .number(&key("attention.head_count_kv"), 1)
+        .float(&key("attention.layer_norm_rms_epsilon"), 1e-5)
+        .float(&key("rope.freq_base"), 5e5)
+        .text("tokenizer.ggml.model", "gpt2")
+        .text("tokenizer.ggml.pre", pre)
+        .texts("tokenizer.ggml.tokens", &TOKENS)
+        .numbers("tokenizer.ggml.token_type", &[3, 3, 1, 1, 1, 1, 1])
+        .texts("tokenizer.ggml.merges", &["a b"])
+        .number("tokenizer.ggml.bos_token_id", 1)
+        .number("tokenizer.ggml.eos_token_id", 0)
+        .text("tokenizer.chat_template", "{{ messages[0].content }}")
+}
+
+fn tensors(gguf: Gguf) -> Gguf {
+    gguf.tensor("token_embd.weight", &[7, 8])
+        .tensor("blk.0.attn_norm.weight", &[8])
+        .tensor("blk.0.attn_q.weight", &[8, 8])
+        .tensor("blk.0.attn_k.weight", &[4, 8])
+        .tensor("blk.0.attn_v.weight", &[4, 8])
+        .tensor("blk.0.attn_output.weight", &[8, 8])
+        .tensor("blk.0.ffn_norm.weight", &[8])
+        .tensor("blk.0.ffn_gate.weight", &[16, 8])
+        .tensor("blk.0.ffn_up.weight", &[16, 8])
+        .tensor("blk.0.ffn_down.weight", &[8, 16])
+        .tensor("output_norm.weight", &[8])
+}
+
+fn llama() -> Gguf {
+    tensors(metadata("llama", "smollm"))
+}
+
+fn open(gguf: &Gguf) -> Result<Model, String> {
+    let folder = TempFolder::new();
+    let path = folder.write("model.gguf", gguf.bytes());
+    ModelFolder::open(&path).map_err(|e| format!("{}: {e}", e.reason()))
+}
+
+#[track_caller]
+fn refused(gguf: &Gguf, reason: &str, expected: &str) {
+    let message = open(gguf).unwrap_err();
+    assert!(
+        message.starts_with(&format!("{reason}: model.gguf: ")),
+        "{message}"
+    );
+    assert!(message.contains(expected), "{message}");
+}
+
+#[test]
+fn a_llama_is_read() {
+    let model = open(&llama()).unwrap();
+    assert_eq!(model.shape.architecture, Architecture::Llama);
+    assert_eq!(
+        (model.shape.vocab, model.shape.head_dim, model.shape.tied),
+        (7, 4, true)
+    );
+    assert_eq!((model.params.rms_eps, model.params.rope.theta), (1e-5, 5e5));
+    assert_eq!((model.eos_ids.clone(), model.bos_id), (vec![0], Some(1)));
+    assert_eq!(model.bos_token.as_deref(), Some("<start>"));
+    assert_eq!(
+        model.chat_template.as_deref(),
+        Some("{{ messages[0].content }}")
+    );
+    let tokenizer = model.tokenizer().unwrap();
+    assert_eq!(
+        tokenizer.encode("<start>abb 0", true).unwrap(),
+        [1, 4, 3, 5, 6]
+    );
+}
+
+#[test]
+fn q_rows_of_llama_are_put_back_and_of_qwen_are_not() {
+    let first_column = |model: &Model| {
+        let mut out = [0.0; 8];
+        let name = "model.layers.0.self_attn.q_proj.weight";
+        model
+            .tensors
+            .read_block(name, 0..8, 0..1, &mut out)
+            .unwrap();
+        out.map(|x| x / 8.0)
+    };
+    let llama = open(&llama()).unwrap();
+    assert_eq!(
+        first_column(&llama),
+        [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]
+    );
+    let biases = |gguf: Gguf| {
+        gguf.tensor("blk.0.attn_q.bias", &[8])
+            .tensor("blk.0.attn_k.bias", &[4])
+            .tensor("blk.0.attn_v.bias", &[4])
+    };
+    let qwen2 = open(&biases(tensors(metadata("qwen2", "qwen2")))).unwrap();
+    assert!(qwen2.shape.qkv_bias && !qwen2.shape.output_bias);
+    assert_eq!(
+        first_column(&qwen2),
+        [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    );
+}
+
+#[test]
+fn qwen3_has_norms_and_a_head_size_of_its_own() {
+    let gguf = metadata("qwen3", "qwen2")
+        .number("qwen3.attention.key_length", 4)
+        .number("qwen3.attention.value_length", 4);
+    let gguf = tensors(gguf)
+        .tensor("blk.0.attn_q_norm.weight", &[4])
+        .tensor("blk.0.attn_k_norm.weight", &[4])
+        .tensor("output.weight", &[7, 8]);
+    let shape = open(&gguf).unwrap().shape;
+    assert_eq!(shape.architecture, Architecture::Qwen3);
+    assert!(shape.qk_norm && !shape.tied);
+}
+
+#[test]
+fn llama3_scaling_is_recognised_in_its_divisors() {
+    // For theta 5e5 and heads of 4: pair 0 turns often enough to be kept, pair 1 is divided.
+    let with = |divisors: [f32; 2]| {
+        let bytes: Vec<u8> = divisors.iter().flat_map(|d| d.to_le_bytes()).collect();
+        open(&llama().tensor_of("rope_freqs.weight", &[2], 0, &bytes))
+    };
+    // 8192 / (2 pi) / sqrt(5e5) = 1.8438 turns: a part (1.8438 - 1) / 3 is kept.
+    let kept = (8192.0 / std::f64::consts::TAU / 5e5f64.sqrt() - 1.0) / 3.0;
+    let between = 1.0 / ((1.0 - kept) / 32.0 + kept);
+    // The largest divisor is taken for the factor, so one pair of a larger head must show it:
+    // here none does, and the file is refused rather than misread.
+    let message = with([1.0, between as f32]).unwrap_err();
+    assert!(
+        message.contains("such a rope type is not supported"),
+        "{message}"
+    );
+    assert_eq!(with([1.0, 1.0]).unwrap().params.rope.scaling, llama3(1.0));
+    // With a larger theta pair 1 turns less than once: it is divided by the whole factor.
+    let mut gguf = metadata("llama", "smollm");
+    gguf.pairs
+        .retain(|pair| !pair[8..].starts_with(b"llama.rope.freq_base"));
+    let bytes = [1f32.to_le_bytes(), 32f32.to_le_bytes()].concat();
+    let gguf = tensors(gguf.float("llama.rope.freq_base", 5e8));
+    let model = open(&gguf.tensor_of("rope_freqs.weight", &[2], 0, &bytes)).unwrap();
+    assert_eq!(model.params.rope.scaling, llama3(32.0));
+}
+
+fn llama3(factor: f64) -> RopeScaling {
+    RopeScaling::Llama3 {
+        factor,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_context: 8192,
+    }
+}
+
+#[test]
+fn rope_scaling_in_the_metadata() {
+    let scaled = |kind: &str| metadata("llama", "smollm").text("llama.rope.scaling.type", kind);
+    let linear = tensors(scaled("linear").float("llama.rope.scaling.factor", 2.0));
+    let expected = RopeScaling::Linear { factor: 2.0 };
+    assert_eq!(open(&linear).unwrap().params.rope.scaling, expected);
+    refused(
+        &tensors(scaled("yarn")),
+        "UnsupportedArchitecture",
+        "rope scaling `yarn`",
+    );
+    refused(
+        &tensors(scaled("linear")),
+        "ModelInvalid",
+        "`llama.rope.scaling.factor` is missing",
+    );
+}
+
+#[test]
+fn other_architectures_are_refused_by_name() {
+    for name in ["gemma3", "phi3", "qwen2moe", "mamba"] {
+        let gguf = Gguf::new().text("general.architecture", name);
+        let expected =
+            format!("architecture `{name}` is not supported; supported: llama, qwen2, qwen3");
+        refused(&gguf, "UnsupportedArchitecture", &expected);
+    }
+    let experts = tensors(metadata("llama", "smollm").number("llama.expert_count", 8));
+    refused(&experts, "UnsupportedArchitecture", "mixtures of experts");
+}
+
+#[test]
+fn metadata_that_contradict_are_refused() {
+    let with = |key: &str, number: u32| tensors(metadata("llama", "smollm").number(key, number));
+    refused(
+        &with("llama.vocab_size", 8),
+        "ModelInvalid",
+        "`llama.vocab_size` is 8, tensor",
+    );
+    let rotary = with("llama.rope.dimension_count", 2);
+    refused(
+        &rotary,
+        "UnsupportedArchitecture",
+        "is 2; supported: the head's 4",
+    );
+    let values = with("llama.attention.value_length", 8);
+    refused(
+        &values,
+        "UnsupportedArchitecture",
+        "is 8; supported: the head's 4",
+    );
+    refused(&with("split.count", 3), "ModelInvalid", "is one of 3 files");
+    let old = with("general.quantization_version", 1);
+    refused(
+        &old,
+        "UnsupportedFormat",
+        "`general.quantization_version` is 1",
+    );
+    let bias = llama().tensor("blk.0.attn_k.bias", &[4]);
+    let message = open(&bias).unwrap_err();
+    assert!(
+        message.contains("`model.layers.0.self_attn.k_proj.bias` has no place"),
+        "{message}"
+    );
+    let second = llama().tensor("blk.1.attn_norm.weight", &[8]);
+    assert!(open(&second).unwrap_err().contains("has no place"));
+}
+
+#[test]
+fn zero_and_absurd_numbers_are_refused() {
+    for (key, number) in [
+        ("block_count", 0),
+        ("block_count", u32::MAX),
+        ("context_length", 0),
+    ] {
+        let key = format!("llama.{key}");
+        let gguf = tensors(
+            [("block_count", 1), ("context_length", 64)].iter().fold(
+                Gguf::new()
+                    .text("general.architecture", "llama")
+                    .number("llama.embedding_length", 8)
+                    .number("llama.feed_forward_length", 16)
+                    .number("llama.attention.head_count", 2),
+                |gguf, (name, good)| {
+                    let name = format!("llama.{name}");
+                    let value = if name == key { number } else { *good };
+                    gguf.number(&name, value)
+                },
+            ),
+        );
+        refused(
+            &gguf,
+            "ModelInvalid",
+            &format!("{key} is {number}, expected 1 to"),
+        );
+    }
+    let missing = tensors(Gguf::new().text("general.architecture", "llama"));
+    refused(
+        &missing,
+        "ModelInvalid",
+        "metadata `llama.attention.head_count` is missing",
+    );
+}
+
+/// The metadata with one tokenizer key replaced.
+fn tokenizer(change: impl Fn(Gguf) -> Gguf, without: &str) -> Gguf {
+    let mut gguf = metadata("llama", "smollm");
+    gguf.pairs
+        .retain(|pair| !pair[8..].starts_with(without.as_bytes()));
+    tensors(change(gguf))
+}
+
+#[test]
+fn tokenizers_that_make_no_sense_are_refused() {
+    let key = "tokenizer.ggml.pre";
+    let other = tokenizer(|g| g.text(key, "tekken"), key);
+    refused(
+        &other,
+        "ModelInvalid",
+        "metadata `tokenizer.ggml.pre` is `tekken`; supported: gpt-2",
+    );
+    let key = "tokenizer.ggml.model";
+    let other = tokenizer(|g| g.text(key, "bert"), key);
+    refused(
+        &other,
+        "ModelInvalid",
+        "metadata `tokenizer.ggml.model` is `bert`; supported:",
+    );
+    refused(
+        &tokenizer(|g| g, key),
+        "ModelInvalid",
+        "`tokenizer.ggml.model` is missing",
+    );
+    let key = "tokenizer.ggml.tokens";
+    refused(
+        &tokenizer(|g| g, key),
+        "ModelInvalid",
+        "`tokenizer.ggml.tokens` is missing",
+    );
+    let typed = tokenizer(|g| g.numbers(key, &[1]), key);
+    refused(
+        &typed,
+        "ModelInvalid",
+        "is a list of integers, expected a list of strings",
+    );
+    let key = "tokenizer.ggml.merges";
+    refused(
+        &tokenizer(|g| g, key),
+        "ModelInvalid",
+        "`tokenizer.ggml.merges` is missing",
+    );
+    let key = "tokenizer.ggml.token_type";
+    let short = tokenizer(|g| g.numbers(key, &[1, 1]), key);
+    refused(&short, "ModelInvalid", "7 tokens and 2 token types");
+    let unknown = tokenizer(|g| g.numbers(key, &[1, 1, 9, 1, 1, 1, 1]), key);
+    refused(
+        &unknown,
+        "ModelInvalid",
+        "token 2 has the unknown token type 9",
+    );
+    let key = "tokenizer.ggml.eos_token_id";
+    let outside = tokenizer(|g| g.number(key, 7), key);
+    refused(
+        &outside,
+        "ModelInvalid",
+        "`tokenizer.ggml.eos_token_id` is 7, there are 7 tokens",
+    );
+}
+
+#[test]
+fn vocabularies_that_cannot_be_built_are_refused() {
+    let built = |gguf: &Gguf| open(gguf).unwrap().tokenizer().unwrap_err().to_string();
+    let key = "tokenizer.ggml.merges";
+    let merges = |list: &'static [&'static str]| tokenizer(move |g| g.texts(key, list), key);
+    assert!(built(&merges(&["ab"])).contains("`ab` in tokenizer.ggml.merges is not two tokens"));
+    assert!(built(&merges(&["a z"])).contains("merges `a` and `z`"));
+    assert!(built(&merges(&["b b"])).contains("merges `b` and `b` to a token that is not there"));
+    assert!(built(&merges(&["<start> <start>"])).contains("that is not there"));
+    let key = "tokenizer.ggml.tokens";
+    let twice = tokenizer(|g| g.texts(key, &["a", "b", "a", "c", "ab", "d", "e"]), key);
+    assert!(built(&twice).contains("token `a` is given twice, as 0 and 2"));
+    let more = tokenizer(
+        |g| g.texts(key, &["a", "b", "c", "d", "ab", "e", "f", "g"]),
+        key,
+    );
+    assert!(
+        open(&more)
+            .unwrap_err()
+            .contains("8 tokens and 7 token types")
+    );
+    let key = "tokenizer.ggml.token_type";
+    let mut larger = tokenizer(|g| g, key);
+    let tokens = "tokenizer.ggml.tokens";
+    larger
+        .pairs
+        .retain(|pair| !pair[8..].starts_with(tokens.as_bytes()));
+    let larger = larger.texts(tokens, &["a", "b", "c", "d", "ab", "e", "f", "g"]);
+    assert!(built(&larger).contains("ids up to 7 (`g`), the model's vocabulary has 7"));
+}
+
+#[test]
+fn a_bos_token_is_added_when_the_file_says_so() {
+    let ids = |gguf: &Gguf, add_special: bool| {
+        open(gguf)
+            .unwrap()
+            .tokenizer()
+            .unwrap()
+            .encode("a", add_special)
+            .unwrap()
+    };
+    assert_eq!(ids(&llama(), true), [2]);
+    let yes = tensors(metadata("llama", "smollm").pair("tokenizer.ggml.add_bos_token", 7, &[1]));
+    assert_eq!((ids(&yes, true), ids(&yes, false)), (vec![1, 2], vec![2]));
+    let llama3 = tensors(metadata("llama", "llama-bpe"));
+    assert_eq!(
+        ids(&llama3, true),
+        [1, 2],
+        "llama 3 has one unless the file says no"
+    );
+}
+
+#[test]
+fn words_are_cut_as_each_model_cuts_them() {
+    // Only single characters are tokens, so the words show in what merges may join.
+    let ids = |pre: &str, text: &str| {
+        let key = "tokenizer.ggml.tokens";
+        let mut gguf = metadata("llama", pre);
+        for key in [key, "tokenizer.ggml.merges", "tokenizer.ggml.token_type"] {
+            gguf.pairs
+                .retain(|pair| !pair[8..].starts_with(key.as_bytes()));
+        }
+        let gguf = gguf.texts(key, &["1", "11", "1111", "a", "A", "'", "'a"]);
+        let gguf = gguf.texts("tokenizer.ggml.merges", &["1 1", "11 11"]);
+        open(&tensors(gguf))
+            .unwrap()
+            .tokenizer()
+            .unwrap()
+            .encode(text, false)
+            .unwrap()
+    };
+    assert_eq!(ids("gpt-2", "1111"), [2]);
+    assert_eq!(ids("smollm", "1111"), [0, 0, 0, 0]);
+    assert_eq!(ids("qwen2", "1111"), [0, 0, 0, 0]);
+    assert_eq!(
+        ids("llama-bpe", "1111"),
+        [1, 0, 0],
+        "three digits, then one"
+    );
+}

@@ -1,0 +1,5 @@
+//! Whole models: configs, token ids, facts, digests, tokenizers; good ones and bad ones.
+
+mod config;
+mod folder;
+mod gguf;

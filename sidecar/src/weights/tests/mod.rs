@@ -1,0 +1,6 @@
+//! Files that are as they should be, and files that lie.
+
+mod folder;
+mod gguf;
+mod safetensors;
+mod validate;
