@@ -13,37 +13,31 @@ use crate::kube::Kubernetes;
 use crate::paths;
 use crate::process;
 use crate::test::world::World;
-use crate::test::{Group, Passed, Test, chart, expect};
+use crate::test::{Group, Passed, chart, expect, test};
 use crate::wait;
 
 pub(super) const GROUP: Group = Group {
     name: "api",
     about: "the CRD on a real API server, the chart, the examples",
     tests: &[
-        Test {
-            name: "the API server says to each spec what its table says",
-            prove: tables,
-        },
-        Test {
-            name: "kubectl explain describes every field",
-            prove: explained,
-        },
-        Test {
-            name: "every example is accepted",
-            prove: examples,
-        },
-        Test {
-            name: "the chart lints and every document of it is accepted",
-            prove: chart::renders,
-        },
-        Test {
-            name: "PodMonitors are accepted beside their definition",
-            prove: chart::pod_monitors,
-        },
-        Test {
-            name: "a wrong value is refused by the chart's schema",
-            prove: chart::wrong_values,
-        },
+        test(
+            "the API server says to each spec what its table says",
+            tables,
+        ),
+        test("kubectl explain describes every field", explained),
+        test("every example is accepted", examples),
+        test(
+            "the chart lints and every document of it is accepted",
+            chart::renders,
+        ),
+        test(
+            "PodMonitors are accepted beside their definition",
+            chart::pod_monitors,
+        ),
+        test(
+            "a wrong value is refused by the chart's schema",
+            chart::wrong_values,
+        ),
     ],
 };
 

@@ -11,15 +11,12 @@ use crate::images;
 use crate::paths;
 use crate::test::observe::{PATIENCE, complete, service_port};
 use crate::test::world::World;
-use crate::test::{Group, Passed, Test, expect, expect_eq, tiny};
+use crate::test::{Group, Passed, expect, expect_eq, test, tiny};
 
 pub(super) const GROUP: Group = Group {
     name: "bad-models",
     about: "broken models are refused with a reason; nothing else is disturbed",
-    tests: &[Test {
-        name: "every broken model is refused by name",
-        prove: refused,
-    }],
+    tests: &[test("every broken model is refused by name", refused)],
 };
 
 const IMAGE: &str = "localhost/broken:models";

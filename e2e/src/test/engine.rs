@@ -2,15 +2,15 @@
 
 use crate::test::unit::run_tests;
 use crate::test::world::World;
-use crate::test::{Group, Passed, Test};
+use crate::test::{Group, Passed, test};
 
 pub(super) const GROUP: Group = Group {
     name: "engine",
     about: "the sidecar's engine on SmolLM2-135M, against reference tokens",
-    tests: &[Test {
-        name: "the real model gives the reference tokens",
-        prove: real_model,
-    }],
+    tests: &[test(
+        "the real model gives the reference tokens",
+        real_model,
+    )],
 };
 
 fn real_model(world: &World<'_>) -> Passed {

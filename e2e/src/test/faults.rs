@@ -14,29 +14,23 @@ use crate::test::observe::{
     pod_port, processes_of, service_port, text,
 };
 use crate::test::world::World;
-use crate::test::{Group, Passed, Test, expect, expect_eq, tiny};
+use crate::test::{Group, Passed, expect, expect_eq, test, tiny};
 use crate::wait;
 
 pub(super) const GROUP: Group = Group {
     name: "faults",
     about: "kill -9 of the operator, an engine, the API server; a node goes away",
     tests: &[
-        Test {
-            name: "the operator dies while a model is being loaded",
-            prove: operator_dies,
-        },
-        Test {
-            name: "an engine dies: status says so, it comes back",
-            prove: engine_dies,
-        },
-        Test {
-            name: "the API server dies during reconcile",
-            prove: api_server_dies,
-        },
-        Test {
-            name: "a node goes away: pods move, the silent row is marked stale",
-            prove: node_dies,
-        },
+        test(
+            "the operator dies while a model is being loaded",
+            operator_dies,
+        ),
+        test("an engine dies: status says so, it comes back", engine_dies),
+        test("the API server dies during reconcile", api_server_dies),
+        test(
+            "a node goes away: pods move, the silent row is marked stale",
+            node_dies,
+        ),
     ],
 };
 

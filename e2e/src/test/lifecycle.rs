@@ -14,25 +14,19 @@ use crate::cluster::{cgroup, cleanup, records, sysctls};
 use crate::process;
 use crate::session::Session;
 use crate::test::world::World;
-use crate::test::{Group, Passed, Test, expect};
+use crate::test::{Group, Passed, expect, test};
 use crate::wait;
 
 pub(super) const GROUP: Group = Group {
     name: "cluster",
     about: "the test cluster comes, works, and goes without a trace",
     tests: &[
-        Test {
-            name: "a pod runs, and after down the machine is as before",
-            prove: no_trace,
-        },
-        Test {
-            name: "Ctrl-C in the middle of up leaves nothing",
-            prove: interrupted,
-        },
-        Test {
-            name: "a second up cleans up after a crash",
-            prove: after_a_crash,
-        },
+        test(
+            "a pod runs, and after down the machine is as before",
+            no_trace,
+        ),
+        test("Ctrl-C in the middle of up leaves nothing", interrupted),
+        test("a second up cleans up after a crash", after_a_crash),
     ],
 };
 

@@ -5,9 +5,11 @@ mod bad_models;
 mod chart;
 mod engine;
 mod faults;
+mod figures;
 mod lifecycle;
 mod observe;
 mod reconcile;
+mod refusal;
 mod rest;
 mod serve;
 mod sources;
@@ -31,6 +33,11 @@ type Passed = Result<u32>;
 struct Test {
     name: &'static str,
     prove: fn(&World<'_>) -> Passed,
+}
+
+/// The claim, and the function that proves it.
+const fn test(name: &'static str, prove: fn(&World<'_>) -> Passed) -> Test {
+    Test { name, prove }
 }
 
 /// Tests that share what they need.

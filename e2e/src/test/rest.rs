@@ -12,21 +12,15 @@ use crate::test::observe::{
     total,
 };
 use crate::test::world::World;
-use crate::test::{Group, Passed, Test, expect, expect_eq, tiny};
+use crate::test::{Group, Passed, expect, expect_eq, test, tiny};
 use crate::wait;
 
 pub(super) const GROUP: Group = Group {
     name: "rest",
     about: "50 resources at rest: no write, no reconcile; a steady load: few writes",
     tests: &[
-        Test {
-            name: "50 resources at rest for 60 s cost nothing",
-            prove: at_rest,
-        },
-        Test {
-            name: "a steady load writes status at most every 30 s",
-            prove: under_load,
-        },
+        test("50 resources at rest for 60 s cost nothing", at_rest),
+        test("a steady load writes status at most every 30 s", under_load),
     ],
 };
 

@@ -7,32 +7,20 @@ use anyhow::{Result, bail};
 use crate::build::{self, cargo};
 use crate::process;
 use crate::test::world::World;
-use crate::test::{Group, Passed, Test};
+use crate::test::{Group, Passed, test};
 
 pub(super) const GROUP: Group = Group {
     name: "unit",
     about: "format, lints, the tests of every crate, each crate alone",
     tests: &[
-        Test {
-            name: "the code is formatted",
-            prove: formatted,
-        },
-        Test {
-            name: "clippy has nothing to say",
-            prove: linted,
-        },
-        Test {
-            name: "every crate builds alone",
-            prove: alone,
-        },
-        Test {
-            name: "the tests of the workspace pass",
-            prove: workspace,
-        },
-        Test {
-            name: "the generated files are what the generator writes",
-            prove: generated,
-        },
+        test("the code is formatted", formatted),
+        test("clippy has nothing to say", linted),
+        test("every crate builds alone", alone),
+        test("the tests of the workspace pass", workspace),
+        test(
+            "the generated files are what the generator writes",
+            generated,
+        ),
     ],
 };
 
