@@ -1,11 +1,16 @@
 //! The rules of the repository that a machine can check: who imports whom, what a file may hold,
 //! under which licences the dependencies come. Needs no cluster.
 
+#[path = "tidy/licences.rs"]
+mod licences;
+#[path = "tidy/tree.rs"]
+mod tree;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use serde_json::Value;
+use tree::{list, members, metadata, read, root, rust_files, text, text_files};
 
 /// Workspace crates that each crate may depend on.
 const IMPORTS: [(&str, &[&str]); 6] = [
@@ -25,14 +30,19 @@ const MOST_LINES: usize = 400;
 /// Names that say nothing about what a file owns.
 const EMPTY_NAMES: [&str; 4] = ["utils", "common", "helpers", "manager"];
 
-/// Where types may be written as JSON: the API, and the sidecar's answers.
-const JSON_WRITERS: [&str; 2] = ["crds/", "sidecar/src/http/types"];
+/// Where types may be written as JSON: the API, the sidecar's answers, the benchmarks' lines.
+const JSON_WRITERS: [&str; 3] = ["crds/", "sidecar/src/http/types", "e2e/src/bench/mod.rs"];
 /// Files that read JSON which others define.
-const JSON_READERS: [&str; 2] = [
-    // config.json, generation_config.json, model.safetensors.index.json
+const JSON_READERS: [&str; 5] = [
+    // config.json and its neighbours in a model folder
+    "sidecar/src/model/folder.rs",
+    // model.safetensors.index.json
     "sidecar/src/weights/folder.rs",
     // the header of a safetensors file
     "sidecar/src/weights/safetensors.rs",
+    // what the two sides of a benchmark print
+    "e2e/src/bench/ours.rs",
+    "e2e/src/bench/peer.rs",
 ];
 
 #[test]
@@ -92,48 +102,6 @@ fn the_operator_never_sees_a_device() {
         let name = names[id];
         let device = ["cudarc", "plimsoll-kernels", "plimsoll-sidecar"].contains(&name);
         assert!(!device, "{name} is in the operator's tree");
-    }
-}
-
-#[test]
-fn every_licence_is_allowed() {
-    let allowed = allowed_licences();
-    assert!(
-        allowed.contains("Apache-2.0"),
-        "deny.toml: no list of licences in {allowed:?}"
-    );
-    let metadata = metadata();
-    for package in list(&metadata, "packages") {
-        let name = text(package, "name");
-        let licence = package["license"].as_str().unwrap_or("none");
-        assert!(
-            permits(licence, &allowed),
-            "{name}: {licence} is not in deny.toml"
-        );
-    }
-    assert!(read(&root().join("LICENSE")).contains("Apache License"));
-}
-
-#[test]
-fn licence_expressions_are_read_as_written() {
-    let allowed = ["MIT", "ISC", "Apache-2.0 WITH LLVM-exception"]
-        .map(str::to_owned)
-        .into();
-    for (expression, expected) in [
-        ("MIT", true),
-        ("GPL-3.0", false),
-        ("MIT OR GPL-3.0", true),
-        ("GPL-3.0/MIT", true),
-        ("MIT AND GPL-3.0", false),
-        ("MIT AND ISC", true),
-        ("(GPL-3.0 OR MIT) AND ISC", true),
-        ("GPL-3.0 OR MIT AND BSL-1.0", false),
-        ("Apache-2.0", false),
-        ("Apache-2.0 WITH LLVM-exception", true),
-        ("none", false),
-        ("", false),
-    ] {
-        assert_eq!(permits(expression, &allowed), expected, "{expression:?}");
     }
 }
 
@@ -263,164 +231,4 @@ fn starts_a_path(line: &str, folder: &str) -> bool {
         let before = line[..at].chars().next_back();
         before.is_none_or(|c| !c.is_alphanumeric() && !"._-}*)".contains(c))
     })
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("e2e lies in the root")
-        .to_path_buf()
-}
-
-fn read(path: &Path) -> String {
-    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-/// What cargo knows of the workspace and its dependencies on this platform.
-fn metadata() -> Value {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let output = Command::new(cargo)
-        .args([
-            "metadata",
-            "--format-version",
-            "1",
-            "--locked",
-            "--filter-platform",
-            &target,
-        ])
-        .current_dir(root())
-        .output()
-        .expect("cargo runs");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "cargo metadata: {errors}");
-    serde_json::from_slice(&output.stdout).expect("cargo metadata answers in JSON")
-}
-
-fn members(metadata: &Value) -> impl Iterator<Item = &Value> {
-    let members: BTreeSet<&str> = list(metadata, "workspace_members")
-        .filter_map(Value::as_str)
-        .collect();
-    list(metadata, "packages").filter(move |package| members.contains(text(package, "id")))
-}
-
-fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
-    let entries = value[key].as_array();
-    entries
-        .unwrap_or_else(|| panic!("cargo metadata has no list {key}"))
-        .iter()
-}
-
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value[key]
-        .as_str()
-        .unwrap_or_else(|| panic!("cargo metadata has no text {key}"))
-}
-
-/// The licences of `deny.toml`: the lines of its one list named `allow`.
-fn allowed_licences() -> BTreeSet<String> {
-    let deny = read(&root().join("deny.toml"));
-    let (_, list) = deny
-        .split_once("allow = [")
-        .expect("deny.toml: a list named allow");
-    let (list, _) = list.split_once(']').expect("deny.toml: the list's end");
-    list.lines()
-        .map(|line| line.trim().trim_matches([',', '"']))
-        .filter(|l| !l.is_empty())
-        .map(str::to_owned)
-        .collect()
-}
-
-/// Does an SPDX expression allow what `allowed` lists? `AND` binds tighter than `OR`; the old `/`
-/// means `OR`.
-fn permits(expression: &str, allowed: &BTreeSet<String>) -> bool {
-    let spaced = expression
-        .replace('(', " ( ")
-        .replace(')', " ) ")
-        .replace('/', " OR ");
-    let words: Vec<&str> = spaced.split_whitespace().collect();
-    let mut rest = words.as_slice();
-    let permitted = any_of(&mut rest, allowed);
-    permitted && rest.is_empty()
-}
-
-fn any_of(words: &mut &[&str], allowed: &BTreeSet<String>) -> bool {
-    let mut permitted = all_of(words, allowed);
-    while let ["OR", rest @ ..] = *words {
-        *words = rest;
-        permitted |= all_of(words, allowed);
-    }
-    permitted
-}
-
-fn all_of(words: &mut &[&str], allowed: &BTreeSet<String>) -> bool {
-    let mut permitted = licence(words, allowed);
-    while let ["AND", rest @ ..] = *words {
-        *words = rest;
-        permitted &= licence(words, allowed);
-    }
-    permitted
-}
-
-fn licence(words: &mut &[&str], allowed: &BTreeSet<String>) -> bool {
-    match *words {
-        ["(", rest @ ..] => {
-            *words = rest;
-            let permitted = any_of(words, allowed);
-            let closed = matches!(*words, [")", ..]);
-            *words = words.get(1..).unwrap_or_default();
-            permitted && closed
-        }
-        [name, "WITH", exception, rest @ ..] => {
-            *words = rest;
-            allowed.contains(&format!("{name} WITH {exception}"))
-        }
-        [name, rest @ ..] => {
-            *words = rest;
-            allowed.contains(*name)
-        }
-        [] => false,
-    }
-}
-
-/// Path from the root, and text, of every Rust file.
-fn rust_files() -> Vec<(String, String)> {
-    let files: Vec<_> = text_files()
-        .into_iter()
-        .filter(|(path, _)| path.ends_with(".rs"))
-        .collect();
-    assert!(
-        files.len() > 50,
-        "{} Rust files are not this repository",
-        files.len()
-    );
-    files
-}
-
-/// Path from the root, and text, of every file that is text; what git ignores is left out.
-fn text_files() -> Vec<(String, String)> {
-    const IGNORED: [&str; 4] = ["target", ".git", ".cache", "__pycache__"];
-    let root = root();
-    let mut files = Vec::new();
-    let mut folders = vec![root.clone()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).expect("a folder of the repository") {
-            let path = entry.expect("an entry of a folder").path();
-            let name = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .unwrap_or_default();
-            if IGNORED.contains(&name) || name.ends_with(".log") || path.is_symlink() {
-                continue;
-            }
-            if path.is_dir() {
-                folders.push(path);
-            } else if let Ok(text) = std::fs::read_to_string(&path) {
-                let path = path.strip_prefix(&root).expect("below the root");
-                files.push((path.to_string_lossy().into_owned(), text));
-            }
-        }
-    }
-    files.sort();
-    files
 }
