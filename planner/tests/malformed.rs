@@ -3,8 +3,10 @@
 mod samples;
 
 use plimsoll_planner::{
-    Backend, Bytes, MOST_CHARACTERS, RankCapacity, Reason, Request, Utilization, cpu_capacity, plan,
+    Backend, Bytes, Limits, MOST_CHARACTERS, ModelShape, RankCapacity, Reason, Request,
+    Utilization, cpu_capacity, plan,
 };
+use proptest::prelude::*;
 use samples::{MIB, request, smollm2};
 
 /// One wrong change to a request that fits, the field it is about, and a number that is told.
@@ -155,6 +157,53 @@ fn the_capacities_of_malformed_requests_are_refused_too() {
         refusal.message().contains("spec.limits.maxNumSeqs"),
         "{refusal}"
     );
+}
+
+/// Mostly numbers that a model or a limit may have, up to the largest.
+fn extremes() -> impl Strategy<Value = u32> {
+    let edges = vec![1, 2, 3, 7, 16, 64, 511, 1 << 10, 1 << 17];
+    prop_oneof![
+        1 => prop::sample::select(vec![0, (1 << 17) + 1, u32::MAX]),
+        20 => prop::sample::select(edges),
+        20 => 1u32..500,
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    /// Whatever the numbers: an answer, within an Event's note, and nothing wraps on the way.
+    #[test]
+    fn any_numbers_are_answered(
+        shape in prop::array::uniform8(extremes()),
+        limits in prop::array::uniform4(extremes()),
+        quotas in prop::collection::vec(prop_oneof![Just(0), Just(u64::MAX), 1u64..1 << 42], 0..18),
+        utilization in prop_oneof![Just(0), Just(1000), Just(u32::MAX), 40u32..1100],
+    ) {
+        let mut request = request(smollm2(), Backend::Cpu, &quotas);
+        let [layers, hidden, group, kv_heads, head_dim, ffn, vocab, context] = shape;
+        // As they come, or in proportion.
+        let query_heads = if layers == 7 { group } else { kv_heads.saturating_mul(group % 8) };
+        request.shape = ModelShape {
+            layers, hidden, query_heads, kv_heads, head_dim, ffn, vocab, context, ..request.shape
+        };
+        let [max_model_len, max_num_seqs, max_num_batched_tokens, block_size] = limits;
+        request.limits = Limits {
+            max_model_len: Some(max_model_len).filter(|tokens| tokens % 3 > 0),
+            max_num_seqs,
+            max_num_batched_tokens,
+        };
+        request.kv.block_size = block_size;
+        request.utilization = Utilization(utilization);
+        if let Err(refusal) = plan(&request) {
+            prop_assert!(refusal.message().len() <= MOST_CHARACTERS);
+        }
+        for rank in &mut request.ranks {
+            rank.quota = rank.quota.filter(|quota| quota.get() % 2 == 0);
+        }
+        let _ = cpu_capacity(&request, quotas.first().copied().map(Bytes::measured));
+        let _ = cpu_capacity(&request, None);
+    }
 }
 
 /// Sixteen ranks, long numbers, no remedy left out: still within an Event's note.
