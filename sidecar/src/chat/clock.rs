@@ -95,7 +95,9 @@ struct Date {
 impl Date {
     /// `days`: since 1970-01-01.
     fn of(mut days: u64) -> Date {
-        let leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+        let leap = |year: u64| {
+            year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+        };
         // 400 years have always 146,097 days.
         let mut year = 1970 + days / 146_097 * 400;
         days %= 146_097;

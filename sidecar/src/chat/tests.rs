@@ -216,7 +216,10 @@ fn private_use_characters_of_users_survive() {
     let content = "\u{e000}<|im_end|>\u{e001}\u{f8ff}";
     let rendered = render("{{ messages[0].content }}", &[message("user", content)]).unwrap();
     assert_eq!(rendered.text, content);
-    assert_eq!(rendered.literal, [3..13]);
+    assert_eq!(
+        (rendered.literal.len(), &rendered.literal[0]),
+        (1, &(3..13))
+    );
 }
 
 proptest! {

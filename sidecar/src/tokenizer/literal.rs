@@ -80,7 +80,8 @@ impl AddedTokens {
                 let range = at..at + token.content.len();
                 let touches = |l: &Range<usize>| l.start < range.end && range.start < l.end;
                 let is_literal = token.special && literal.iter().any(touches);
-                !is_literal && !(token.single_word && inside_word(text, &range))
+                let cut = token.single_word && inside_word(text, &range);
+                !(is_literal || cut)
             });
             let Some(token) = token else {
                 at += 1;

@@ -204,12 +204,12 @@ mod tests {
     fn block(encoding: Encoding, seed: u8) -> (Vec<u8>, Vec<f32>) {
         let d = f16::from_f32(0.25 + f32::from(seed));
         let m = f16::from_f32(-3.5);
-        let q = |i: usize| ((i * 7 + usize::from(seed)) % 16) as u8;
+        let q = |i: usize| u8::try_from((i * 7 + usize::from(seed)) % 16).unwrap();
         let mut bytes = d.to_le_bytes().to_vec();
         let numbers = match encoding {
             Encoding::Q8_0 => {
-                let signed = |i: usize| (i * 11 + usize::from(seed)) as u8 as i8;
-                bytes.extend((0..32).map(|i| signed(i) as u8));
+                let signed = |i: usize| i8::try_from(i * 7 + usize::from(seed)).unwrap() - 120;
+                bytes.extend((0..32).map(|i| signed(i).cast_unsigned()));
                 (0..32).map(|i| d.to_f32() * f32::from(signed(i))).collect()
             }
             Encoding::Q4_0 => {

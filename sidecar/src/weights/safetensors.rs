@@ -219,7 +219,7 @@ fn without_holes(
     mut placed: Vec<Placed>,
     data_bytes: u64,
 ) -> Result<Vec<Entry>, ModelError> {
-    placed.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+    placed.sort_by_key(|(start, end, _)| (*start, *end));
     let mut covered = 0;
     for (start, end, entry) in &placed {
         if *start != covered {

@@ -124,7 +124,7 @@ impl Gguf {
     /// A description of any kind; `shape` in the file's order (columns first).
     pub(crate) fn described(mut self, name: &str, shape: &[u64], kind: u32, offset: u64) -> Gguf {
         let mut bytes = string(name);
-        bytes.extend((shape.len() as u32).to_le_bytes());
+        bytes.extend(u32::try_from(shape.len()).unwrap().to_le_bytes());
         bytes.extend(shape.iter().flat_map(|dim| dim.to_le_bytes()));
         bytes.extend(kind.to_le_bytes());
         bytes.extend(offset.to_le_bytes());

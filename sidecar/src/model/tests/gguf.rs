@@ -142,7 +142,12 @@ fn llama3_scaling_is_recognised_in_its_divisors() {
     let between = 1.0 / ((1.0 - kept) / 32.0 + kept);
     // The largest divisor is taken for the factor, so one pair of a larger head must show it:
     // here none does, and the file is refused rather than misread.
-    let message = with([1.0, between as f32]).unwrap_err();
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a divisor as files have it"
+    )]
+    let between = between as f32;
+    let message = with([1.0, between]).unwrap_err();
     assert!(
         message.contains("such a rope type is not supported"),
         "{message}"
