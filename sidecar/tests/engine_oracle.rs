@@ -1,0 +1,305 @@
+//! The engine against transformers: tiny models of every architecture, whole, split in every way,
+//! batched, chunked, found in the prefix cache, preempted, and on every instruction set.
+//!
+//! Float32 weights and KV: logits agree within 1e-4 of their scale, greedy ids are the same.
+#![allow(clippy::unwrap_used, reason = "a broken fixture ends the test")]
+#![allow(clippy::cast_possible_truncation, reason = "fixtures are small")]
+
+mod harness;
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use harness::{Run, ask, ask_ids, fixtures, open, start};
+use plimsoll_kernels::isa::Isa;
+use plimsoll_planner::{ModelShape, Shard};
+use plimsoll_sidecar::engine::handle::EngineHandle;
+use plimsoll_sidecar::model::Model;
+
+/// One prompt of a fixture and what transformers says of it.
+#[derive(serde::Deserialize)]
+struct Prompt {
+    ids: Vec<u32>,
+    greedy: Vec<u32>,
+    logits_last: Vec<f32>,
+}
+
+#[derive(serde::Deserialize)]
+struct Expected {
+    prompts: Vec<Prompt>,
+}
+
+struct Fixture {
+    name: String,
+    model: Arc<Model>,
+    prompts: Vec<Prompt>,
+}
+
+fn fixture(folder: &Path) -> Fixture {
+    let text = std::fs::read_to_string(folder.join("expected.json")).unwrap();
+    let Expected { prompts } = serde_json::from_str(&text).unwrap();
+    let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+    Fixture {
+        name,
+        model: open(folder),
+        prompts,
+    }
+}
+
+fn all_fixtures() -> Vec<Fixture> {
+    let folders = std::fs::read_dir(fixtures().join("models")).unwrap();
+    let mut folders: Vec<_> = folders.map(|entry| entry.unwrap().path()).collect();
+    folders.sort();
+    let fixtures: Vec<Fixture> = folders.iter().map(|folder| fixture(folder)).collect();
+    assert!(fixtures.len() >= 9, "{} fixtures", fixtures.len());
+    fixtures
+}
+
+fn named(name: &str) -> Fixture {
+    fixture(&fixtures().join("models").join(name))
+}
+
+fn assert_logits(got: &[f32], expected: &[f32], what: &str) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    let scale = expected.iter().fold(1.0f32, |max, x| max.max(x.abs()));
+    for (at, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let error = (got - expected).abs() / scale;
+        assert!(
+            error <= 1e-4,
+            "{what}: logit {at} is {got}, expected {expected}"
+        );
+    }
+}
+
+/// One prompt after the other, with logits.
+fn check_alone(fixture: &Fixture, handle: &EngineHandle, what: &str) {
+    for (index, prompt) in fixture.prompts.iter().enumerate() {
+        let what = format!("{}, {what}, prompt {index}", fixture.name);
+        let count = prompt.greedy.len() as u32;
+        let answered = ask(handle, index as u64, &prompt.ids, count).wait();
+        assert_eq!(answered.ids, prompt.greedy, "{what}");
+        assert_logits(&answered.logits[0], &prompt.logits_last, &what);
+    }
+}
+
+/// All prompts at once.
+fn check_together(fixture: &Fixture, handle: &EngineHandle, what: &str) {
+    let answers: Vec<_> = (0..)
+        .zip(&fixture.prompts)
+        .map(|(id, prompt)| ask_ids(handle, id, &prompt.ids, prompt.greedy.len() as u32))
+        .collect();
+    for ((index, answer), prompt) in answers.into_iter().enumerate().zip(&fixture.prompts) {
+        let what = format!("{}, {what}, prompt {index}", fixture.name);
+        assert_eq!(answer.wait().ids, prompt.greedy, "{what}");
+    }
+}
+
+fn cut(end: u32, ranks: u32, unit: u32, lean: u32) -> Vec<Range<u32>> {
+    let units = end.div_ceil(unit);
+    // Rank 0 gets `lean` units more than an even share.
+    let edge = |rank: u32| match rank {
+        0 => 0,
+        rank if rank == ranks => end,
+        rank => ((units * rank).div_ceil(ranks) + lean).min(units) * unit,
+    };
+    (0..ranks)
+        .map(|rank| edge(rank).min(end)..edge(rank + 1).min(end))
+        .collect()
+}
+
+/// A split of whole KV heads, MLP units and vocabulary units, leaning towards the first ranks.
+fn split(shape: &ModelShape, ranks: u32, lean: [u32; 3]) -> Vec<Shard> {
+    let group = shape.group();
+    let heads = cut(shape.kv_heads, ranks, 1, lean[0]);
+    let columns = cut(shape.ffn, ranks, 128, lean[1]);
+    let rows = cut(shape.vocab, ranks, 64, lean[2]);
+    let shard = |((kv_heads, mlp_columns), vocab_rows): ((Range<u32>, Range<u32>), Range<u32>)| {
+        let query_heads = kv_heads.start * group..kv_heads.end * group;
+        Shard {
+            kv_heads,
+            query_heads,
+            mlp_columns,
+            vocab_rows,
+        }
+    };
+    heads
+        .into_iter()
+        .zip(columns)
+        .zip(rows)
+        .map(shard)
+        .collect()
+}
+
+#[test]
+fn logits_and_greedy_ids_are_those_of_transformers() {
+    for fixture in all_fixtures() {
+        let handle = start(&fixture.model, &Run::whole(&fixture.model.shape));
+        check_alone(&fixture, &handle, "alone");
+    }
+}
+
+#[test]
+fn every_split_gives_the_same_ids() {
+    for fixture in all_fixtures() {
+        let shape = &fixture.model.shape;
+        let splits = [
+            (2, [0; 3]),
+            (2, [1, 0, 2]),
+            (3, [0; 3]),
+            (3, [0, 1, 0]),
+            (2, [0, 9, 9]),
+        ];
+        for (ranks, lean) in splits {
+            let run = Run {
+                shards: split(shape, ranks, lean),
+                ..Run::whole(shape)
+            };
+            let handle = start(&fixture.model, &run);
+            check_alone(&fixture, &handle, &format!("{:?}", run.shards));
+        }
+    }
+}
+
+#[test]
+fn query_heads_may_share_a_copied_kv_head() {
+    for name in ["tiny-qwen2-7", "tiny-llama"] {
+        let fixture = named(name);
+        let shape = &fixture.model.shape;
+        // Every KV head on two ranks; the first holds one of its query heads, the other the rest.
+        let group = shape.group();
+        let mut shards = Vec::new();
+        for head in 0..shape.kv_heads {
+            let first = head * group;
+            for query_heads in [first..first + 1, first + 1..first + group] {
+                shards.push((head..head + 1, query_heads));
+            }
+        }
+        let ranks = shards.len() as u32;
+        let columns = cut(shape.ffn, ranks, 128, 0);
+        let rows = cut(shape.vocab, ranks, 64, 1);
+        let shard = |(((kv_heads, query_heads), mlp_columns), vocab_rows)| Shard {
+            kv_heads,
+            query_heads,
+            mlp_columns,
+            vocab_rows,
+        };
+        let shards = shards
+            .into_iter()
+            .zip(columns)
+            .zip(rows)
+            .map(shard)
+            .collect();
+        let handle = start(
+            &fixture.model,
+            &Run {
+                shards,
+                ..Run::whole(shape)
+            },
+        );
+        check_alone(&fixture, &handle, "copied KV heads");
+    }
+}
+
+#[test]
+fn batched_and_chunked_runs_give_the_same_ids() {
+    for fixture in all_fixtures() {
+        let shape = &fixture.model.shape;
+        for (tokens, block_size) in [(256, 16), (5, 16), (7, 4), (64, 1)] {
+            let run = Run {
+                max_num_batched_tokens: tokens,
+                block_size,
+                kv_blocks: 3200 / block_size,
+                prefix_cache: false,
+                ..Run::whole(shape)
+            };
+            let handle = start(&fixture.model, &run);
+            check_together(&fixture, &handle, &format!("{tokens} tokens a step"));
+        }
+    }
+}
+
+#[test]
+fn prefix_hits_give_the_same_ids() {
+    for fixture in all_fixtures() {
+        let run = Run {
+            block_size: 4,
+            ..Run::whole(&fixture.model.shape)
+        };
+        let handle = start(&fixture.model, &run);
+        check_alone(&fixture, &handle, "first time");
+        let before = handle.stats();
+        check_alone(&fixture, &handle, "from the prefix cache");
+        let after = handle.stats();
+        let found = after.prefix_hits - before.prefix_hits;
+        let looked_up = after.prefix_queries - before.prefix_queries;
+        let longest = fixture
+            .prompts
+            .iter()
+            .map(|prompt| prompt.ids.len())
+            .max()
+            .unwrap();
+        assert!(
+            longest <= 4 || found >= looked_up / 2,
+            "{found} of {looked_up} found"
+        );
+        // With a continued answer as the prompt, its own blocks are found.
+        let prompt = &fixture.prompts[0];
+        let mut longer = prompt.ids.clone();
+        longer.extend(&prompt.greedy[..32]);
+        let answered = ask(&handle, 99, &longer, 32).wait();
+        assert_eq!(answered.ids, prompt.greedy[32..], "{}", fixture.name);
+        assert!(
+            answered.finished.unwrap().cached_tokens >= 28,
+            "{}",
+            fixture.name
+        );
+    }
+}
+
+#[test]
+fn preempted_runs_give_the_same_ids() {
+    for fixture in all_fixtures() {
+        let shape = &fixture.model.shape;
+        let longest = fixture
+            .prompts
+            .iter()
+            .map(|p| p.ids.len() + p.greedy.len())
+            .max()
+            .unwrap();
+        for (ranks, prefix_cache) in [(1, true), (2, false)] {
+            // Room for little more than the longest sequence, asked for by all at once.
+            let kv_blocks = (longest as u32).div_ceil(4) + 3;
+            let run = Run {
+                shards: split(shape, ranks, [0; 3]),
+                block_size: 4,
+                kv_blocks,
+                max_model_len: kv_blocks * 4,
+                prefix_cache,
+                ..Run::whole(shape)
+            };
+            let handle = start(&fixture.model, &run);
+            check_together(&fixture, &handle, "preempted");
+            assert!(
+                handle.stats().preemptions > 0,
+                "{}: nothing was preempted",
+                fixture.name
+            );
+        }
+    }
+}
+
+#[test]
+fn every_instruction_set_and_thread_count_gives_the_same_ids() {
+    for isa in Isa::available() {
+        for fixture in all_fixtures() {
+            let run = Run {
+                isa: Some(isa.name().to_owned()),
+                threads: 2,
+                ..Run::whole(&fixture.model.shape)
+            };
+            let handle = start(&fixture.model, &run);
+            check_alone(&fixture, &handle, isa.name());
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Starting engines on fixture models with any split, and asking them for tokens.
+#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "a broken fixture ends the test")]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use plimsoll_planner::request::Utilization;
+use plimsoll_planner::{
+    Account, Bytes, Dtype, KvLayout, Limits, ModelShape, Plan, RankCapacity, RankPlan, Request,
+    Shard, kv_cache, request::Backend, scratch, weights,
+};
+use plimsoll_sidecar::engine::Engine;
+use plimsoll_sidecar::engine::config::EngineConfig;
+use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
+use plimsoll_sidecar::engine::request::{Finished, GenerateRequest, SamplingParams, TokenEvent};
+use plimsoll_sidecar::model::{Model, ModelFolder};
+
+/// What differs between two runs of one model.
+#[derive(Clone, Debug)]
+pub struct Run {
+    pub shards: Vec<Shard>,
+    pub dtype: Dtype,
+    pub kv_dtype: Dtype,
+    pub block_size: u32,
+    /// Blocks beside the null block.
+    pub kv_blocks: u32,
+    pub max_model_len: u32,
+    pub max_num_seqs: u32,
+    pub max_num_batched_tokens: u32,
+    pub isa: Option<String>,
+    pub prefix_cache: bool,
+    pub max_waiting: usize,
+    pub threads: usize,
+}
+
+impl Run {
+    /// One rank, everything in float, room for all.
+    pub fn whole(shape: &ModelShape) -> Run {
+        Run {
+            shards: vec![Shard::whole(shape)],
+            dtype: Dtype::Float32,
+            kv_dtype: Dtype::Float32,
+            block_size: 16,
+            kv_blocks: 200,
+            max_model_len: shape.context.min(512),
+            max_num_seqs: 16,
+            max_num_batched_tokens: 256,
+            isa: None,
+            prefix_cache: true,
+            max_waiting: 256,
+            threads: 1,
+        }
+    }
+}
+
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+pub fn open(path: &Path) -> Arc<Model> {
+    Arc::new(ModelFolder::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+}
+
+/// A plan with exactly these shards, as the planner would fill it.
+pub fn plan(request: &Request, run: &Run) -> Plan {
+    let Request {
+        shape,
+        backend,
+        dtype,
+        kv,
+        limits,
+        ..
+    } = request;
+    let ranks = run.shards.len() as u32;
+    let granule = scratch::granule(*backend);
+    let rank = |(index, shard): (u32, &Shard)| {
+        let workspaces = scratch::workspaces(shape, shard, limits, run.max_model_len, *dtype, kv);
+        let kv_bytes = kv_cache::block_bytes(shape, shard, kv);
+        let accounts = [
+            (
+                Account::Weights,
+                weights::layout(shape, shard, *dtype, index).total(),
+            ),
+            (
+                Account::KvCache,
+                kv_bytes.saturating_mul(u64::from(run.kv_blocks) + 1),
+            ),
+            (
+                Account::Activations,
+                scratch::activations(shape, shard, limits, *backend).total(),
+            ),
+            (Account::Comm, scratch::comm(shape, limits, ranks).total()),
+            (Account::Workspaces, workspaces.total()),
+        ];
+        let accounts: Vec<(Account, Bytes)> = accounts
+            .map(|(account, bytes)| (account, bytes.round_up(granule)))
+            .to_vec();
+        let budget = accounts.iter().map(|(_, bytes)| *bytes).sum();
+        RankPlan {
+            rank: index,
+            shard: shard.clone(),
+            budget,
+            accounts,
+        }
+    };
+    Plan {
+        ranks: (0..).zip(&run.shards).map(rank).collect(),
+        kv_blocks: run.kv_blocks + 1,
+        kv_tokens: u64::from(run.kv_blocks) * u64::from(run.block_size),
+        max_model_len: run.max_model_len,
+    }
+}
+
+/// An engine that serves.
+pub fn start(model: &Arc<Model>, run: &Run) -> EngineHandle {
+    let handle = start_unloaded(model, run);
+    wait_for(&handle, |state| *state == EngineState::Serving);
+    handle
+}
+
+pub fn start_unloaded(model: &Arc<Model>, run: &Run) -> EngineHandle {
+    let request = Request {
+        shape: model.shape.clone(),
+        backend: Backend::Cpu,
+        dtype: run.dtype,
+        kv: KvLayout {
+            dtype: run.kv_dtype,
+            block_size: run.block_size,
+            size: None,
+        },
+        limits: Limits {
+            max_model_len: Some(run.max_model_len),
+            max_num_seqs: run.max_num_seqs,
+            max_num_batched_tokens: run.max_num_batched_tokens,
+        },
+        utilization: Utilization(900),
+        ranks: vec![
+            RankCapacity {
+                quota: None,
+                total: None
+            };
+            run.shards.len()
+        ],
+    };
+    let plan = plan(&request, run);
+    let mut config = EngineConfig::new(request);
+    config.isa = run.isa.clone();
+    config.prefix_cache = run.prefix_cache;
+    config.max_waiting = run.max_waiting;
+    config.threads_per_rank = Some(run.threads);
+    Engine::start(config, Arc::clone(model), plan).unwrap()
+}
+
+/// Waits for a state, at most two minutes.
+pub fn wait_for(handle: &EngineHandle, wanted: impl Fn(&EngineState) -> bool) {
+    for _ in 0..12_000 {
+        let state = handle.state();
+        if wanted(&state) {
+            return;
+        }
+        assert!(!matches!(state, EngineState::Failed { .. }), "{state:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("still {:?} after two minutes", handle.state());
+}
+
+/// One request's way out of the engine.
+#[derive(Debug)]
+pub struct Answer {
+    events: tokio::sync::mpsc::Receiver<TokenEvent>,
+    logits: mpsc::Receiver<Vec<f32>>,
+}
+
+#[derive(Debug)]
+pub struct Answered {
+    pub ids: Vec<u32>,
+    /// Per token, the logits it was drawn from.
+    pub logits: Vec<Vec<f32>>,
+    /// None when the engine dropped the channel without a word.
+    pub finished: Option<Finished>,
+}
+
+pub fn request(
+    id: u64,
+    prompt: &[u32],
+    max_tokens: u32,
+) -> (GenerateRequest, tokio::sync::mpsc::Receiver<TokenEvent>) {
+    let (events, received) = tokio::sync::mpsc::channel(max_tokens as usize + 2);
+    let request = GenerateRequest {
+        id,
+        prompt: prompt.to_vec(),
+        sampling: SamplingParams::default(),
+        eos: vec![],
+        max_tokens,
+        cache_salt: None,
+        events,
+    };
+    (request, received)
+}
+
+/// Asks for `max_tokens` greedy tokens, with logits.
+pub fn ask(handle: &EngineHandle, id: u64, prompt: &[u32], max_tokens: u32) -> Answer {
+    let (request, events) = request(id, prompt, max_tokens);
+    let (sink, logits) = mpsc::channel();
+    handle.submit_with_logits(request, sink).unwrap();
+    Answer { events, logits }
+}
+
+/// Asks for `max_tokens` greedy tokens.
+pub fn ask_ids(handle: &EngineHandle, id: u64, prompt: &[u32], max_tokens: u32) -> Answer {
+    let (request, events) = request(id, prompt, max_tokens);
+    handle.submit(request).unwrap();
+    Answer {
+        events,
+        logits: mpsc::channel().1,
+    }
+}
+
+impl Answer {
+    /// Waits for the end.
+    pub fn wait(mut self) -> Answered {
+        let mut answered = Answered {
+            ids: vec![],
+            logits: vec![],
+            finished: None,
+        };
+        while let Some(event) = self.events.blocking_recv() {
+            match event {
+                TokenEvent::Token { id, .. } => answered.ids.push(id),
+                TokenEvent::Finished(finished) => answered.finished = Some(finished),
+            }
+        }
+        answered.logits = self.logits.try_iter().collect();
+        answered
+    }
+}
