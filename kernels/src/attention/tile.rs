@@ -4,9 +4,11 @@
 //! across lanes. Rows pass by several at a time, so that each key and value that is loaded serves
 //! all of them. Every row's arithmetic is the same whatever rows pass beside it.
 
+use plimsoll_planner::Dtype;
+
 use crate::encoding;
 use crate::kv::KvCache;
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Simd, array, array_mut};
 
 use super::unit::ROWS;
 
@@ -67,7 +69,8 @@ pub(super) fn widen<S: Simd, const D: usize>(
     }
 }
 
-/// Keys by dimension: `keys[d][k]` is dimension d of key k.
+/// Keys by dimension: `keys[d][k]` is dimension d of key k. Pairs of 16-bit numbers are turned as
+/// one word and split afterwards.
 #[inline(always)]
 pub(super) fn turn<S: Simd, const D: usize>(
     s: S,
@@ -75,23 +78,56 @@ pub(super) fn turn<S: Simd, const D: usize>(
     rows: &[&[u8]; KEYS],
     keys: &mut [[f32; KEYS]; D],
 ) {
-    let width = shape.element_bytes();
-    let whole = shape.head_dim / LANES;
-    for half in 0..KEYS / LANES {
-        for i in 0..whole {
-            let at = i * LANES * width;
-            let mut square: [S::V; LANES] =
-                std::array::from_fn(|k| s.load_as(shape.dtype, &rows[half * LANES + k][at..]));
-            s.transpose(&mut square);
-            for (d, keys) in keys[i * LANES..][..LANES].iter_mut().enumerate() {
-                let (cells, _) = keys.as_chunks_mut::<LANES>();
-                s.store(square[d], &mut cells[half]);
-            }
+    let (width, mut d) = (shape.element_bytes(), 0);
+    if shape.dtype != Dtype::Float32 {
+        while d + 2 * LANES <= shape.head_dim {
+            turn_pairs(s, shape.dtype, rows, d, array_mut(&mut keys[d..]));
+            d += 2 * LANES;
         }
     }
-    for d in whole * LANES..shape.head_dim {
-        for (k, row) in rows.iter().enumerate() {
-            keys[d][k] = encoding::load(shape.dtype, row, d * width);
+    while d + LANES <= shape.head_dim {
+        for half in 0..KEYS / LANES {
+            let mut square = [s.splat(0.0); LANES];
+            for k in 0..LANES {
+                square[k] = s.load_as(shape.dtype, &rows[half * LANES + k][d * width..]);
+            }
+            s.transpose(&mut square);
+            for i in 0..LANES {
+                s.store(square[i], array_mut(&mut keys[d + i][half * LANES..]));
+            }
+        }
+        d += LANES;
+    }
+    while d < shape.head_dim {
+        for k in 0..KEYS {
+            keys[d][k] = encoding::load(shape.dtype, rows[k], d * width);
+        }
+        d += 1;
+    }
+}
+
+/// Dimensions `first..first + 32` of all keys, 16 bits each.
+#[inline(always)]
+fn turn_pairs<S: Simd>(
+    s: S,
+    dtype: Dtype,
+    rows: &[&[u8]; KEYS],
+    first: usize,
+    keys: &mut [[f32; KEYS]; 2 * LANES],
+) {
+    for half in 0..KEYS / LANES {
+        let mut square = [s.splat(0.0); LANES];
+        for k in 0..LANES {
+            square[k] = s.load_bits(array(&rows[half * LANES + k][2 * first..]));
+        }
+        s.transpose(&mut square);
+        for i in 0..LANES {
+            let (even, odd) = match dtype {
+                Dtype::Float16 => s.split_f16(square[i]),
+                Dtype::BFloat16 | Dtype::Float32 => s.split_bf16(square[i]),
+            };
+            s.store(even, array_mut(&mut keys[2 * i][half * LANES..]));
+            s.store(odd, array_mut(&mut keys[2 * i + 1][half * LANES..]));
         }
     }
 }
@@ -260,17 +296,19 @@ fn weigh<S: Simd, const D: usize, const R: usize>(
     const WIDTH: usize = 4;
     for block in 0..head_dim.div_ceil(WIDTH * LANES) {
         let at = block * WIDTH;
-        let mut sums: [[S::V; WIDTH]; R] = std::array::from_fn(|r| {
+        let mut sums = [[s.splat(0.0); WIDTH]; R];
+        for r in 0..R {
             let (cells, _) = running.values[first + r].as_chunks::<LANES>();
-            std::array::from_fn(|i| s.load(&cells[at + i]))
-        });
+            for i in 0..WIDTH {
+                sums[r][i] = s.load(&cells[at + i]);
+            }
+        }
         for k in keys.clone() {
             let (cells, _) = tile.values[k].as_chunks::<LANES>();
-            let values: [S::V; WIDTH] = std::array::from_fn(|i| s.load(&cells[at + i]));
             for r in 0..R {
                 let weight = s.splat(tile.scores[first + r][k]);
                 for i in 0..WIDTH {
-                    sums[r][i] = s.fma(values[i], weight, sums[r][i]);
+                    sums[r][i] = s.fma(s.load(&cells[at + i]), weight, sums[r][i]);
                 }
             }
         }

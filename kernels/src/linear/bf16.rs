@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use std::mem;
 
 use crate::isa::Isa;
-use crate::simd::Avx512;
+use crate::simd::{Avx512, unroll};
 
 use super::cpu::{Chunk, Product};
 
@@ -51,28 +51,33 @@ fn rows<const P: usize>(product: &Product<'_>, chunk: &Chunk, panel: usize) {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 fn block<const P: usize, const T: usize>(product: &Product<'_>, panel: usize, token: &mut usize) {
     let pairs = product.shape.padded_cols() / 2;
-    let weights: [&[[u8; PAIR_BYTES]]; P] =
-        std::array::from_fn(|p| &product.panel(panel + p).as_chunks().0[..pairs]);
-    let x: [&[[u8; 4]]; T] =
-        std::array::from_fn(|t| &product.row_bf16(*token + t).as_chunks().0[..pairs]);
+    let mut weights: [&[[u8; PAIR_BYTES]]; P] = [&[]; P];
+    for p in 0..P {
+        weights[p] = &product.panel(panel + p).as_chunks().0[..pairs];
+    }
+    let mut x: [&[[u8; 4]]; T] = [&[]; T];
+    for t in 0..T {
+        x[t] = &product.row_bf16(*token + t).as_chunks().0[..pairs];
+    }
     let mut sums = [[_mm512_setzero_ps(); T]; P];
     for k in 0..pairs {
-        for t in 0..T {
-            let x = pairs_of(_mm512_set1_epi32(i32::from_le_bytes(x[t][k])));
-            for p in 0..P {
-                // SAFETY: the array has the 64 bytes that are loaded.
-                let weights = unsafe { _mm512_loadu_si512(weights[p][k].as_ptr().cast()) };
-                sums[p][t] = _mm512_dpbf16_ps(sums[p][t], pairs_of(weights), x);
-            }
-        }
+        let mut step = [_mm512_setzero_si512(); P];
+        unroll!(I in 0..4 { if I < P {
+            // SAFETY: the array has the 64 bytes that are loaded.
+            step[I] = unsafe { _mm512_loadu_si512(weights[I][k].as_ptr().cast()) };
+        } });
+        unroll!(J in 0..12 { if J < T {
+            let x = pairs_of(_mm512_set1_epi32(i32::from_le_bytes(x[J][k])));
+            unroll!(I in 0..4 { if I < P {
+                sums[I][J] = _mm512_dpbf16_ps(sums[I][J], pairs_of(step[I]), x);
+            } });
+        } });
     }
-    for t in 0..T {
-        for p in 0..P {
-            product
-                .out
-                .put(Avx512::here(), *token + t, panel + p, sums[p][t]);
-        }
-    }
+    unroll!(J in 0..12 { if J < T {
+        unroll!(I in 0..4 { if I < P {
+            product.out.put(Avx512::here(), *token + J, panel + I, sums[I][J]);
+        } });
+    } });
     *token += T;
 }
 

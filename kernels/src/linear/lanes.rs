@@ -3,7 +3,7 @@
 
 use plimsoll_planner::Dtype;
 
-use crate::simd::{LANES, Simd, Work, floats};
+use crate::simd::{LANES, Simd, Work, unroll};
 
 use super::cpu::{Chunk, Product};
 
@@ -30,6 +30,8 @@ impl Work for Multiply<'_> {
 trait Format {
     /// A row of x.
     type Row<'a>: Copy;
+    /// Vectors of weights that a step holds.
+    const STEP_VECTORS: usize;
 
     fn row<'a>(product: &Product<'a>, token: usize) -> Self::Row<'a>;
 
@@ -42,8 +44,11 @@ trait Format {
     /// The one number after the last whole step, where there is one.
     fn rest(row: Self::Row<'_>) -> Option<f32>;
 
-    /// sums + weights of a step * x
-    fn step<S: Simd>(s: S, weights: &[u8; STEP_BYTES], x: (f32, f32), sums: S::V) -> S::V;
+    /// The weights of a step, column by column.
+    fn weights<S: Simd>(s: S, step: &[u8; STEP_BYTES]) -> (S::V, S::V);
+
+    /// sums + weights * x
+    fn add<S: Simd>(s: S, weights: (S::V, S::V), x: (f32, f32), sums: S::V) -> S::V;
 }
 
 struct Float32;
@@ -52,6 +57,7 @@ struct BFloat16;
 
 impl Format for Float32 {
     type Row<'a> = &'a [f32];
+    const STEP_VECTORS: usize = 1;
 
     #[inline(always)]
     fn row<'a>(product: &Product<'a>, token: usize) -> &'a [f32] {
@@ -74,13 +80,19 @@ impl Format for Float32 {
     }
 
     #[inline(always)]
-    fn step<S: Simd>(s: S, weights: &[u8; STEP_BYTES], x: (f32, f32), sums: S::V) -> S::V {
-        s.fma(s.load(&floats(weights)), s.splat(x.0), sums)
+    fn weights<S: Simd>(s: S, step: &[u8; STEP_BYTES]) -> (S::V, S::V) {
+        (s.load_bits(step), s.splat(0.0))
+    }
+
+    #[inline(always)]
+    fn add<S: Simd>(s: S, weights: (S::V, S::V), x: (f32, f32), sums: S::V) -> S::V {
+        s.fma(weights.0, s.splat(x.0), sums)
     }
 }
 
 impl Format for Float16 {
     type Row<'a> = (&'a [[f32; 2]], &'a [f32]);
+    const STEP_VECTORS: usize = 2;
 
     #[inline(always)]
     fn row<'a>(product: &Product<'a>, token: usize) -> Self::Row<'a> {
@@ -103,15 +115,24 @@ impl Format for Float16 {
     }
 
     #[inline(always)]
-    fn step<S: Simd>(s: S, weights: &[u8; STEP_BYTES], x: (f32, f32), sums: S::V) -> S::V {
-        let (first, second) = s.load_f16_pairs(weights);
-        s.fma(second, s.splat(x.1), s.fma(first, s.splat(x.0), sums))
+    fn weights<S: Simd>(s: S, step: &[u8; STEP_BYTES]) -> (S::V, S::V) {
+        s.split_f16(s.load_bits(step))
+    }
+
+    #[inline(always)]
+    fn add<S: Simd>(s: S, weights: (S::V, S::V), x: (f32, f32), sums: S::V) -> S::V {
+        s.fma(
+            weights.1,
+            s.splat(x.1),
+            s.fma(weights.0, s.splat(x.0), sums),
+        )
     }
 }
 
 impl Format for BFloat16 {
     /// Pairs of bf16, zeros behind the last column.
     type Row<'a> = &'a [[u8; 4]];
+    const STEP_VECTORS: usize = 2;
 
     #[inline(always)]
     fn row<'a>(product: &Product<'a>, token: usize) -> Self::Row<'a> {
@@ -138,9 +159,17 @@ impl Format for BFloat16 {
     }
 
     #[inline(always)]
-    fn step<S: Simd>(s: S, weights: &[u8; STEP_BYTES], x: (f32, f32), sums: S::V) -> S::V {
-        let (first, second) = s.load_bf16_pairs(weights);
-        s.fma(second, s.splat(x.1), s.fma(first, s.splat(x.0), sums))
+    fn weights<S: Simd>(s: S, step: &[u8; STEP_BYTES]) -> (S::V, S::V) {
+        s.split_bf16(s.load_bits(step))
+    }
+
+    #[inline(always)]
+    fn add<S: Simd>(s: S, weights: (S::V, S::V), x: (f32, f32), sums: S::V) -> S::V {
+        s.fma(
+            weights.1,
+            s.splat(x.1),
+            s.fma(weights.0, s.splat(x.0), sums),
+        )
     }
 }
 
@@ -170,7 +199,10 @@ fn rows<S: Simd, F: Format, const P: usize>(
     let mut token = chunk.tokens.start;
     while token < chunk.tokens.end {
         let left = chunk.tokens.end - token;
-        if left >= 8 && S::VECTORS >= 32 {
+        if left >= 12 && F::STEP_VECTORS == 1 && S::VECTORS >= 32 {
+            block::<S, F, P, 12>(s, product, panel, token);
+            token += 12;
+        } else if left >= 8 && S::VECTORS >= 32 {
             block::<S, F, P, 8>(s, product, panel, token);
             token += 8;
         } else if left >= 4 && S::VECTORS >= 8 {
@@ -194,25 +226,31 @@ fn block<S: Simd, F: Format, const P: usize, const T: usize>(
     token: usize,
 ) {
     let steps = F::steps(product.shape.cols);
-    let weights: [&[[u8; STEP_BYTES]]; P] =
-        std::array::from_fn(|p| product.panel(panel + p).as_chunks().0);
+    let mut weights: [&[[u8; STEP_BYTES]]; P] = [&[]; P];
+    for p in 0..P {
+        weights[p] = product.panel(panel + p).as_chunks().0;
+    }
     let inner: [&[[u8; STEP_BYTES]]; P] = weights.map(|weights| &weights[..steps]);
-    let x: [F::Row<'_>; T] = std::array::from_fn(|t| F::row(product, token + t));
+    let mut x = [F::row(product, token); T];
+    for t in 1..T {
+        x[t] = F::row(product, token + t);
+    }
     let mut sums = [[s.splat(0.0); T]; P];
     for k in 0..steps {
-        for t in 0..T {
-            let x = F::x(x[t], k);
-            for p in 0..P {
-                sums[p][t] = F::step(s, &inner[p][k], x, sums[p][t]);
-            }
-        }
+        let mut step = [(s.splat(0.0), s.splat(0.0)); P];
+        unroll!(I in 0..4 { if I < P { step[I] = F::weights(s, &inner[I][k]); } });
+        unroll!(J in 0..12 { if J < T {
+            let x = F::x(x[J], k);
+            unroll!(I in 0..4 { if I < P { sums[I][J] = F::add(s, step[I], x, sums[I][J]); } });
+        } });
     }
-    for t in 0..T {
-        for p in 0..P {
-            if let Some(x) = F::rest(x[t]) {
-                sums[p][t] = F::step(s, &weights[p][steps], (x, 0.0), sums[p][t]);
+    unroll!(J in 0..12 { if J < T {
+        unroll!(I in 0..4 { if I < P {
+            if let Some(x) = F::rest(x[J]) {
+                let step = F::weights(s, &weights[I][steps]);
+                sums[I][J] = F::add(s, step, (x, 0.0), sums[I][J]);
             }
-            product.out.put(s, token + t, panel + p, sums[p][t]);
-        }
-    }
+            product.out.put(s, token + J, panel + I, sums[I][J]);
+        } });
+    } });
 }

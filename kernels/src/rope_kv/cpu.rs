@@ -100,27 +100,30 @@ fn rotate<S: Simd>(s: S, row: &mut [f32], step: &Step<'_>, position: usize) {
     let cos = &step.tables.cos[position * half..][..half];
     let sin = &step.tables.sin[position * half..][..half];
     let (first, second) = row.split_at_mut(half);
-    let turn = |a: S::V, b: S::V, cos: S::V, sin: S::V| {
-        (
-            s.sub(s.mul(a, cos), s.mul(b, sin)),
-            s.fma(b, cos, s.mul(a, sin)),
-        )
-    };
     let (firsts, first_rest) = first.as_chunks_mut::<LANES>();
     let (seconds, second_rest) = second.as_chunks_mut::<LANES>();
     let (coses, cos_rest) = cos.as_chunks::<LANES>();
     let (sins, sin_rest) = sin.as_chunks::<LANES>();
     for (i, (a, b)) in firsts.iter_mut().zip(seconds).enumerate() {
-        let (x, y) = turn(s.load(a), s.load(b), s.load(&coses[i]), s.load(&sins[i]));
+        let (x, y) = turn(s, s.load(a), s.load(b), s.load(&coses[i]), s.load(&sins[i]));
         s.store(x, a);
         s.store(y, b);
     }
     if !first_rest.is_empty() {
         let (a, b) = (s.load_part(first_rest), s.load_part(second_rest));
-        let (x, y) = turn(a, b, s.load_part(cos_rest), s.load_part(sin_rest));
+        let (x, y) = turn(s, a, b, s.load_part(cos_rest), s.load_part(sin_rest));
         s.store_part(x, first_rest);
         s.store_part(y, second_rest);
     }
+}
+
+/// The pair (a, b), turned.
+#[inline(always)]
+fn turn<S: Simd>(s: S, a: S::V, b: S::V, cos: S::V, sin: S::V) -> (S::V, S::V) {
+    (
+        s.sub(s.mul(a, cos), s.mul(b, sin)),
+        s.fma(b, cos, s.mul(a, sin)),
+    )
 }
 
 /// Writes one head of one token into the cache.

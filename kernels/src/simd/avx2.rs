@@ -122,7 +122,8 @@ impl Simd for Avx2 {
             let words = _mm256_loadu_si256(from.as_ptr().cast());
             let low = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(words));
             let high = _mm256_cvtepu16_epi32(_mm256_extracti128_si256::<1>(words));
-            [low, high].map(|half| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(half)))
+            let (low, high) = (_mm256_slli_epi32::<16>(low), _mm256_slli_epi32::<16>(high));
+            [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
         })
     }
 
@@ -154,25 +155,14 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn load_bf16_pairs(self, from: &[u8; 4 * LANES]) -> (Two, Two) {
-        proved!({
-            let low = _mm256_loadu_si256(from.as_ptr().cast());
-            let high = _mm256_loadu_si256(from[32..].as_ptr().cast());
-            let top = _mm256_set1_epi32(0xFFFF_0000_u32.cast_signed());
-            let first = [low, high].map(|half| _mm256_slli_epi32::<16>(half));
-            let second = [low, high].map(|half| _mm256_and_si256(half, top));
-            (
-                first.map(|half| _mm256_castsi256_ps(half)),
-                second.map(|half| _mm256_castsi256_ps(half)),
-            )
-        })
+    fn split_bf16(self, pairs: Two) -> (Two, Two) {
+        (each!(first_bf16, pairs), each!(second_bf16, pairs))
     }
 
     #[inline(always)]
-    fn load_f16_pairs(self, from: &[u8; 4 * LANES]) -> (Two, Two) {
+    fn split_f16(self, pairs: Two) -> (Two, Two) {
         proved!({
-            let low = _mm256_loadu_si256(from.as_ptr().cast());
-            let high = _mm256_loadu_si256(from[32..].as_ptr().cast());
+            let (low, high) = (_mm256_castps_si256(pairs[0]), _mm256_castps_si256(pairs[1]));
             let bottom = _mm256_set1_epi32(0xFFFF);
             let first = pack_low(
                 _mm256_and_si256(low, bottom),
@@ -185,20 +175,39 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn transpose(self, rows: &mut [Two; LANES]) {
-        proved!({
-            // Four squares of 8 x 8; the two off the diagonal change places.
-            let square = |row: usize, half: usize| {
-                let mut square: [__m256; 8] = std::array::from_fn(|r| rows[row + r][half]);
-                transpose(&mut square);
-                square
-            };
-            let squares = [square(0, 0), square(0, 1), square(8, 0), square(8, 1)];
-            for r in 0..8 {
-                rows[r] = [squares[0][r], squares[2][r]];
-                rows[8 + r] = [squares[1][r], squares[3][r]];
-            }
-        })
+        proved!(transpose_four(rows))
     }
+}
+
+/// Four squares of 8 x 8; the two off the diagonal change places.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn transpose_four(rows: &mut [Two; LANES]) {
+    let mut squares = [[_mm256_setzero_ps(); 8]; 4];
+    for r in 0..8 {
+        (squares[0][r], squares[1][r]) = (rows[r][0], rows[r][1]);
+        (squares[2][r], squares[3][r]) = (rows[8 + r][0], rows[8 + r][1]);
+    }
+    for square in &mut squares {
+        transpose(square);
+    }
+    for r in 0..8 {
+        rows[r] = [squares[0][r], squares[2][r]];
+        rows[8 + r] = [squares[1][r], squares[3][r]];
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn first_bf16(pairs: __m256) -> __m256 {
+    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(pairs)))
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn second_bf16(pairs: __m256) -> __m256 {
+    let top = _mm256_set1_epi32(0xFFFF_0000_u32.cast_signed());
+    _mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(pairs), top))
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -157,9 +157,9 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn load_bf16_pairs(self, from: &[u8; 4 * LANES]) -> (__m512, __m512) {
+    fn split_bf16(self, pairs: __m512) -> (__m512, __m512) {
         proved!({
-            let pairs = _mm512_loadu_si512(from.as_ptr().cast());
+            let pairs = _mm512_castps_si512(pairs);
             let first = _mm512_slli_epi32::<16>(pairs);
             let second = _mm512_and_si512(pairs, _mm512_set1_epi32(0xFFFF_0000_u32.cast_signed()));
             (_mm512_castsi512_ps(first), _mm512_castsi512_ps(second))
@@ -167,9 +167,9 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn load_f16_pairs(self, from: &[u8; 4 * LANES]) -> (__m512, __m512) {
+    fn split_f16(self, pairs: __m512) -> (__m512, __m512) {
         proved!({
-            let pairs = _mm512_loadu_si512(from.as_ptr().cast());
+            let pairs = _mm512_castps_si512(pairs);
             let first = _mm512_cvtepi32_epi16(pairs);
             let second = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(pairs));
             (_mm512_cvtph_ps(first), _mm512_cvtph_ps(second))

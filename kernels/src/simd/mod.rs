@@ -28,6 +28,18 @@ use plimsoll_planner::Dtype;
 pub(crate) use avx512::Avx512;
 pub(crate) use dispatch::dispatch;
 
+/// Repeats a block with `$i` as a constant, so that arrays of vectors indexed by it are registers
+/// from the start: the compiler's own unrolling comes too late for large blocks.
+macro_rules! unroll {
+    ($i:ident in 0..4 $body:block) => { unroll!(@ $i [0 1 2 3] $body) };
+    ($i:ident in 0..12 $body:block) => { unroll!(@ $i [0 1 2 3 4 5 6 7 8 9 10 11] $body) };
+    (@ $i:ident [$($n:literal)*] $body:block) => { $({
+        const $i: usize = $n;
+        $body
+    })* };
+}
+pub(crate) use unroll;
+
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 16;
 
@@ -75,10 +87,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn store_bf16(self, v: Self::V, to: &mut [u8; 2 * LANES]);
     /// Rounded to nearest even.
     fn store_f16(self, v: Self::V, to: &mut [u8; 2 * LANES]);
-    /// Sixteen pairs of bf16: the first of each pair, and the second.
-    fn load_bf16_pairs(self, from: &[u8; 4 * LANES]) -> (Self::V, Self::V);
-    /// Sixteen pairs of f16: the first of each pair, and the second.
-    fn load_f16_pairs(self, from: &[u8; 4 * LANES]) -> (Self::V, Self::V);
+    /// Of the bits of sixteen pairs of bf16: the first of each pair, and the second.
+    fn split_bf16(self, pairs: Self::V) -> (Self::V, Self::V);
+    /// Of the bits of sixteen pairs of f16: the first of each pair, and the second.
+    fn split_f16(self, pairs: Self::V) -> (Self::V, Self::V);
 
     /// Row r, lane c goes to row c, lane r.
     fn transpose(self, rows: &mut [Self::V; LANES]);
@@ -105,11 +117,17 @@ pub(crate) trait Simd: Copy + Send + Sync {
         to.copy_from_slice(&lanes[..to.len()]);
     }
 
+    /// Sixteen words of any meaning.
+    #[inline(always)]
+    fn load_bits(self, from: &[u8; 4 * LANES]) -> Self::V {
+        self.load(&floats(from))
+    }
+
     /// Sixteen numbers of `dtype` from the front of `from`.
     #[inline(always)]
     fn load_as(self, dtype: Dtype, from: &[u8]) -> Self::V {
         match dtype {
-            Dtype::Float32 => self.load(&floats(array(from))),
+            Dtype::Float32 => self.load_bits(array(from)),
             Dtype::BFloat16 => self.load_bf16(array(from)),
             Dtype::Float16 => self.load_f16(array(from)),
         }
@@ -160,7 +178,7 @@ fn short(needed: usize, len: usize) -> ! {
 
 /// Little-endian f32 from bytes; a plain load.
 #[inline(always)]
-pub(crate) fn floats(from: &[u8; 4 * LANES]) -> [f32; LANES] {
+fn floats(from: &[u8; 4 * LANES]) -> [f32; LANES] {
     let (words, _) = from.as_chunks::<4>();
     std::array::from_fn(|lane| f32::from_le_bytes(words[lane]))
 }

@@ -128,15 +128,17 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn load_bf16_pairs(self, from: &[u8; 4 * LANES]) -> (Lanes, Lanes) {
-        let at = |i: usize| bf16::from_le_bytes([from[2 * i], from[2 * i + 1]]).to_f32();
-        (each(|l| at(2 * l)), each(|l| at(2 * l + 1)))
+    fn split_bf16(self, pairs: Lanes) -> (Lanes, Lanes) {
+        let half = |l: usize, shift: u32| f32::from_bits(pairs[l].to_bits() >> shift << 16);
+        (each(|l| half(l, 0)), each(|l| half(l, 16)))
     }
 
     #[inline(always)]
-    fn load_f16_pairs(self, from: &[u8; 4 * LANES]) -> (Lanes, Lanes) {
-        let at = |i: usize| f16::from_le_bytes([from[2 * i], from[2 * i + 1]]).to_f32();
-        (each(|l| at(2 * l)), each(|l| at(2 * l + 1)))
+    fn split_f16(self, pairs: Lanes) -> (Lanes, Lanes) {
+        let bytes = |l: usize| pairs[l].to_bits().to_le_bytes();
+        let half =
+            |l: usize, at: usize| f16::from_le_bytes([bytes(l)[at], bytes(l)[at + 1]]).to_f32();
+        (each(|l| half(l, 0)), each(|l| half(l, 2)))
     }
 
     #[inline(always)]

@@ -83,7 +83,7 @@ impl Work for Compare<'_> {
             pairs[4 * lane..][..2].copy_from_slice(&bf16::from_f32(x[lane]).to_le_bytes());
             pairs[4 * lane + 2..][..2].copy_from_slice(&bf16::from_f32(y[lane]).to_le_bytes());
         }
-        let (first, second) = s.load_bf16_pairs(&pairs);
+        let (first, second) = s.split_bf16(s.load_bits(&pairs));
         same(
             out(first),
             x.map(|x| bf16::from_f32(x).to_f32()),
@@ -98,7 +98,7 @@ impl Work for Compare<'_> {
             pairs[4 * lane..][..2].copy_from_slice(&f16::from_f32(x[lane]).to_le_bytes());
             pairs[4 * lane + 2..][..2].copy_from_slice(&f16::from_f32(y[lane]).to_le_bytes());
         }
-        let (first, second) = s.load_f16_pairs(&pairs);
+        let (first, second) = s.split_f16(s.load_bits(&pairs));
         same(
             out(first),
             x.map(|x| f16::from_f32(x).to_f32()),
