@@ -1,6 +1,6 @@
 //! Builds the tokenizer of a GGUF file, equal to the `tokenizer.json` the file was made from.
 
-use tokenizers::models::bpe::BPE;
+use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::unicode::NFC;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -10,7 +10,8 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::tokenizer::normalizer::SplitDelimiterBehavior;
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::gguf::{GgufTokenizer, Kind, PreTokenizer};
+use super::gguf::{Algorithm, GgufTokenizer, Kind, PreTokenizer};
+use super::sentencepiece;
 use crate::model::ModelError;
 use crate::model::error::shorten;
 
@@ -24,7 +25,7 @@ const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N
 pub(super) fn build(metadata: &GgufTokenizer) -> Result<Tokenizer, ModelError> {
     let file = metadata.file.as_str();
     let refuse = |message: String| ModelError::tokenizer(file, message);
-    let mut vocabulary = tokenizers::models::bpe::Vocab::default();
+    let mut vocabulary = Vocab::default();
     for (id, token) in (0u32..).zip(&metadata.tokens) {
         if let Some(other) = vocabulary.insert(token.clone(), id) {
             let token = shorten(token);
@@ -33,8 +34,28 @@ pub(super) fn build(metadata: &GgufTokenizer) -> Result<Tokenizer, ModelError> {
             )));
         }
     }
-    let mut merges = Vec::with_capacity(metadata.merges.len());
-    for merge in &metadata.merges {
+    let mut tokenizer = match &metadata.algorithm {
+        Algorithm::ByteLevel { pre, merges } => byte_level(file, vocabulary, *pre, merges)?,
+        Algorithm::SentencePiece {
+            scores,
+            space_prefix,
+        } => sentencepiece::build(metadata, vocabulary, scores, *space_prefix)?,
+    };
+    tokenizer
+        .add_tokens(added(metadata))
+        .map_err(|e| refuse(e.to_string()))?;
+    Ok(tokenizer)
+}
+
+fn byte_level(
+    file: &str,
+    vocabulary: Vocab,
+    pre: PreTokenizer,
+    list: &[String],
+) -> Result<Tokenizer, ModelError> {
+    let refuse = |message: String| ModelError::tokenizer(file, message);
+    let mut merges = Vec::with_capacity(list.len());
+    for merge in list {
         let Some((left, right)) = merge.split_once(' ') else {
             let merge = shorten(merge);
             return Err(refuse(format!(
@@ -56,21 +77,18 @@ pub(super) fn build(metadata: &GgufTokenizer) -> Result<Tokenizer, ModelError> {
     }
     let model = BPE::builder()
         .vocab_and_merges(vocabulary, merges)
-        .ignore_merges(metadata.pre == PreTokenizer::Llama3)
+        .ignore_merges(pre == PreTokenizer::Llama3)
         .build()
         .map_err(|e| refuse(format!("tokenizer.ggml.merges: {e}")))?;
     let mut tokenizer = Tokenizer::new(model);
-    if metadata.pre == PreTokenizer::Qwen2 {
+    if pre == PreTokenizer::Qwen2 {
         tokenizer
             .with_normalizer(Some(NFC))
             .map_err(|e| refuse(e.to_string()))?;
     }
-    let words = words(metadata.pre).map_err(|e| refuse(e.to_string()))?;
+    let words = words(pre).map_err(|e| refuse(e.to_string()))?;
     tokenizer.with_pre_tokenizer(Some(Sequence::new(words)));
     tokenizer.with_decoder(Some(ByteLevel::default()));
-    tokenizer
-        .add_tokens(added(metadata))
-        .map_err(|e| refuse(e.to_string()))?;
     Ok(tokenizer)
 }
 

@@ -42,6 +42,23 @@ const PRE_TOKENIZERS: [(&str, PreTokenizer); 9] = [
     ("deepseek-r1-qwen", PreTokenizer::Qwen2),
 ];
 
+/// How tokens are found in a text (`tokenizer.ggml.model`).
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Algorithm {
+    /// `gpt2`: words of bytes, merged in the order of a list.
+    ByteLevel {
+        pre: PreTokenizer,
+        merges: Vec<String>,
+    },
+    /// `llama`: SentencePiece, whole texts merged by the score of the result.
+    SentencePiece {
+        /// One per token; the highest is merged first.
+        scores: Vec<f32>,
+        /// A text begins with a blank, as words inside of it do.
+        space_prefix: bool,
+    },
+}
+
 /// `tokenizer.ggml.*` of a file.
 #[derive(Clone, Debug)]
 pub struct GgufTokenizer {
@@ -50,8 +67,7 @@ pub struct GgufTokenizer {
     pub(super) tokens: Vec<String>,
     /// As long as `tokens`.
     pub(super) kinds: Vec<Kind>,
-    pub(super) merges: Vec<String>,
-    pub(super) pre: PreTokenizer,
+    pub(super) algorithm: Algorithm,
     /// Put before a prompt that asks for special tokens.
     pub(super) prefix: Option<u32>,
 }
@@ -63,60 +79,66 @@ impl GgufTokenizer {
     /// [`ModelError::InvalidTokenizer`], naming the key.
     pub(crate) fn from_metadata(metadata: &mut Metadata) -> Result<GgufTokenizer, ModelError> {
         let file = metadata.file.clone();
-        let refuse = |message: String| Err(ModelError::tokenizer(&file, message));
-        match metadata.string("tokenizer.ggml.model")? {
-            Some("gpt2") => {}
-            Some(other) => {
-                return refuse(format!(
-                    "metadata `tokenizer.ggml.model` is `{}`; supported: gpt2",
-                    shorten(other)
-                ));
-            }
-            None => return refuse("metadata `tokenizer.ggml.model` is missing".into()),
-        }
-        let pre = pre_tokenizer(metadata)?;
-        let Some(tokens) = metadata.strings("tokenizer.ggml.tokens")? else {
-            return refuse("metadata `tokenizer.ggml.tokens` is missing".into());
-        };
-        let Some(merges) = metadata.strings("tokenizer.ggml.merges")? else {
-            return refuse("metadata `tokenizer.ggml.merges` is missing".into());
-        };
-        let kinds = match metadata.integers("tokenizer.ggml.token_type")? {
+        let missing =
+            |key: &str| ModelError::tokenizer(&file, format!("metadata `{key}` is missing"));
+        let tokens = metadata.strings(TOKENS)?.ok_or_else(|| missing(TOKENS))?;
+        let kinds = match metadata.integers(KINDS)? {
             Some(kinds) => kinds,
             None => vec![1; tokens.len()],
         };
         if tokens.is_empty() || kinds.len() != tokens.len() {
-            return refuse(format!(
+            let message = format!(
                 "{} tokens and {} token types; expected as many of both",
                 tokens.len(),
                 kinds.len()
-            ));
+            );
+            return Err(ModelError::tokenizer(&file, message));
         }
-        let kinds = kinds.into_iter().enumerate().map(|(id, kind)| match kind {
-            1 => Ok(Kind::Normal),
-            2 => Ok(Kind::Unknown),
-            3 => Ok(Kind::Control),
-            4 => Ok(Kind::UserDefined),
-            5 => Ok(Kind::Unused),
-            6 => Ok(Kind::Byte),
-            _ => {
-                let message = format!("token {id} has the unknown token type {kind}");
-                Err(ModelError::tokenizer(&file, message))
-            }
+        let kinds = kinds.into_iter().enumerate().map(|(id, number)| {
+            kind(number).ok_or_else(|| {
+                let message = format!("token {id} has the unknown token type {number}");
+                ModelError::tokenizer(&file, message)
+            })
         });
         let kinds = kinds.collect::<Result<Vec<_>, _>>()?;
-        // llama.cpp adds it to Llama 3 prompts unless the file says no.
+        let model = metadata
+            .string(MODEL)?
+            .ok_or_else(|| missing(MODEL))?
+            .to_owned();
+        let algorithm = match model.as_str() {
+            "gpt2" => Algorithm::ByteLevel {
+                pre: pre_tokenizer(metadata)?,
+                merges: metadata.strings(MERGES)?.ok_or_else(|| missing(MERGES))?,
+            },
+            "llama" => Algorithm::SentencePiece {
+                scores: scores(metadata, tokens.len())?,
+                space_prefix: metadata
+                    .bool("tokenizer.ggml.add_space_prefix")?
+                    .unwrap_or(true),
+            },
+            other => {
+                let message = format!(
+                    "metadata `{MODEL}` is `{}`; supported: gpt2, llama",
+                    shorten(other)
+                );
+                return Err(ModelError::tokenizer(&file, message));
+            }
+        };
+        // What llama.cpp does unless the file says otherwise.
+        let by_default = match &algorithm {
+            Algorithm::ByteLevel { pre, .. } => *pre == PreTokenizer::Llama3,
+            Algorithm::SentencePiece { .. } => true,
+        };
         let add_bos = metadata
             .bool("tokenizer.ggml.add_bos_token")?
-            .unwrap_or(pre == PreTokenizer::Llama3);
+            .unwrap_or(by_default);
         let bos = token_id(metadata, "tokenizer.ggml.bos_token_id", tokens.len())?;
         let prefix = bos.filter(|_| add_bos);
         Ok(GgufTokenizer {
             file,
             tokens,
             kinds,
-            merges,
-            pre,
+            algorithm,
             prefix,
         })
     }
@@ -125,6 +147,36 @@ impl GgufTokenizer {
     pub(crate) fn token(&self, id: u32) -> Option<&str> {
         self.tokens.get(id as usize).map(String::as_str)
     }
+}
+
+const MODEL: &str = "tokenizer.ggml.model";
+const TOKENS: &str = "tokenizer.ggml.tokens";
+const KINDS: &str = "tokenizer.ggml.token_type";
+const MERGES: &str = "tokenizer.ggml.merges";
+const SCORES: &str = "tokenizer.ggml.scores";
+
+fn kind(number: i64) -> Option<Kind> {
+    match number {
+        1 => Some(Kind::Normal),
+        2 => Some(Kind::Unknown),
+        3 => Some(Kind::Control),
+        4 => Some(Kind::UserDefined),
+        5 => Some(Kind::Unused),
+        6 => Some(Kind::Byte),
+        _ => None,
+    }
+}
+
+fn scores(metadata: &mut Metadata, tokens: usize) -> Result<Vec<f32>, ModelError> {
+    let scores = metadata.floats(SCORES)?.unwrap_or_default();
+    if scores.len() == tokens && scores.iter().all(|score| score.is_finite()) {
+        return Ok(scores);
+    }
+    let message = format!(
+        "metadata `{SCORES}` has {} numbers for {tokens} tokens; expected one for each, finite",
+        scores.len()
+    );
+    Err(ModelError::tokenizer(&metadata.file, message))
 }
 
 fn pre_tokenizer(metadata: &Metadata) -> Result<PreTokenizer, ModelError> {

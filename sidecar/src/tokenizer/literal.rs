@@ -78,8 +78,10 @@ impl AddedTokens {
         while at < text.len() {
             let token = self.candidates(text, at).find(|token| {
                 let range = at..at + token.content.len();
-                let touches = |l: &Range<usize>| l.start < range.end && range.start < l.end;
-                let is_literal = token.special && literal.iter().any(touches);
+                // The ranges ascend: the first that ends behind `at` is the only one in question.
+                let next = literal.partition_point(|l| l.end <= range.start);
+                let touches = literal.get(next).is_some_and(|l| l.start < range.end);
+                let is_literal = token.special && touches;
                 let cut = token.single_word && inside_word(text, &range);
                 !(is_literal || cut)
             });

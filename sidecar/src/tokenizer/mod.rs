@@ -7,6 +7,7 @@ mod build;
 mod gguf;
 mod literal;
 mod pieces;
+mod sentencepiece;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -208,7 +208,9 @@ mod tests {
         let mut bytes = d.to_le_bytes().to_vec();
         let numbers = match encoding {
             Encoding::Q8_0 => {
-                let signed = |i: usize| i8::try_from(i * 7 + usize::from(seed)).unwrap() - 120;
+                let signed = |i: usize| {
+                    i8::try_from((i * 7 + usize::from(seed)).cast_signed() - 120).unwrap()
+                };
                 bytes.extend((0..32).map(|i| signed(i).cast_unsigned()));
                 (0..32).map(|i| d.to_f32() * f32::from(signed(i))).collect()
             }

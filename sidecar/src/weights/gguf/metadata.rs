@@ -149,6 +149,14 @@ impl Metadata {
         }
     }
 
+    pub(crate) fn floats(&mut self, key: &str) -> Result<Option<Vec<f32>>, ModelError> {
+        match self.pairs.remove(key) {
+            None => Ok(None),
+            Some(Value::Floats(list)) => Ok(Some(list)),
+            Some(value) => self.mismatch(key, &value, "a list of floats"),
+        }
+    }
+
     pub(crate) fn integers(&mut self, key: &str) -> Result<Option<Vec<i64>>, ModelError> {
         match self.pairs.remove(key) {
             None => Ok(None),
