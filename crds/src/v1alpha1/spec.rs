@@ -105,7 +105,7 @@ use super::template::EngineTemplate;
     printcolumn(
         name = "Endpoint",
         type_ = "string",
-        description = "Base URL of the OpenAI API inside the cluster.",
+        description = "URL of the engines inside the cluster.",
         json_path = ".status.endpoint",
         priority = 1
     )

@@ -42,7 +42,7 @@ pub struct InferenceDeploymentStatus {
     /// resource's own).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub served_name: Option<String>,
-    /// Base URL of the OpenAI API inside the cluster.
+    /// URL of the engines inside the cluster; the OpenAI API begins at /v1 below it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
     /// Where the engines compute: CPU or CUDA.
