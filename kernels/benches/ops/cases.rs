@@ -96,7 +96,7 @@ fn products(pool: &Pool, name: &str, weights: &[Weights], tokens: usize, report:
         .unwrap_or(0);
     let x = vec![0.5; tokens * widest];
     let mut out = vec![0.0; tokens * widest];
-    let mut scratch = vec![0; tokens * widest.next_multiple_of(64) * 2];
+    let mut scratch = vec![0; tokens.next_multiple_of(16) * widest.next_multiple_of(64) * 2];
     let seconds = best(|| {
         for copy in 0..weights[0].copies {
             for weight in weights {

@@ -11,10 +11,8 @@ use std::sync::OnceLock;
 use crate::isa::Isa;
 use crate::simd::{Avx512, LANES, Simd};
 
-use super::cpu::{Chunk, Product};
+use super::cpu::{Chunk, Product, TILE_BYTES, TILE_ROWS as TILE, TOKEN_STEP};
 
-/// Rows of a tile.
-const TILE: usize = 16;
 /// Bytes of one tile of a panel.
 const PANEL_TILE_BYTES: usize = 1024;
 
@@ -54,15 +52,62 @@ struct Config {
     rows: [u8; 16],
 }
 
+/// Eight cache lines of x, some tiles ahead.
+macro_rules! prefetch {
+    ($ahead:literal, $from:literal) => {
+        concat!(
+            "prefetcht0 [{x} + ",
+            $ahead,
+            " + ",
+            $from,
+            "]\n",
+            "prefetcht0 [{x} + ",
+            $ahead,
+            " + ",
+            $from,
+            " + 64]\n",
+            "prefetcht0 [{x} + ",
+            $ahead,
+            " + ",
+            $from,
+            " + 128]\n",
+            "prefetcht0 [{x} + ",
+            $ahead,
+            " + ",
+            $from,
+            " + 192]\n",
+            "prefetcht0 [{x} + ",
+            $ahead,
+            " + ",
+            $from,
+            " + 256]\n",
+            "prefetcht0 [{x} + ",
+            $ahead,
+            " + ",
+            $from,
+            " + 320]\n",
+            "prefetcht0 [{x} + ",
+            $ahead,
+            " + ",
+            $from,
+            " + 384]\n",
+            "prefetcht0 [{x} + ",
+            $ahead,
+            " + ",
+            $from,
+            " + 448]",
+        )
+    };
+}
+
 /// Sums of up to 2 x 2 tiles on their way from tile registers.
 #[repr(C, align(64))]
 struct Sums([[[f32; LANES]; TILE]; 4]);
 
 /// Addresses that one block reads.
 struct Block {
-    /// Rows of x: the first tile's, the second tile's (the same where there is one).
-    x: [*const u8; 2],
-    x_stride: usize,
+    /// Tiles of x: both of 32 columns, then the next 32 (or single ones).
+    x: *const u8,
     /// Panels: the first, the second (the same where there is one).
     panels: [*const u8; 2],
     /// Column tiles, at least 1.
@@ -80,6 +125,8 @@ pub(super) fn multiply(product: &Product<'_>, chunk: &Chunk) {
 fn tokens(product: &Product<'_>, chunk: &Chunk) {
     let mut sums = Sums([[[0.0; LANES]; TILE]; 4]);
     let mut configured = None;
+    // Blocks of x begin at multiples of 32 rows.
+    debug_assert!(chunk.tokens.start.is_multiple_of(TOKEN_STEP), "{chunk:?}");
     let mut token = chunk.tokens.start;
     while token < chunk.tokens.end {
         let left = (chunk.tokens.end - token).min(2 * TILE);
@@ -134,28 +181,24 @@ fn block(
     sums: &mut Sums,
 ) {
     let second_panel = panel + panels - 1;
-    let second_token = if rows[1] > 0 { token + TILE } else { token };
+    let steps = product.shape.panel_bytes() / PANEL_TILE_BYTES;
+    let x = &product.x_bf16[token * product.shape.padded_cols() * 2..];
+    let tiles = if rows[1] > 0 { 2 } else { 1 };
+    let x = &x[..steps * tiles * TILE_BYTES];
     let block = Block {
-        x: [
-            product.row_bf16(token).as_ptr(),
-            product.row_bf16(second_token).as_ptr(),
-        ],
-        x_stride: product.shape.padded_cols() * 2,
+        x: x.as_ptr(),
         panels: [
             product.panel(panel).as_ptr(),
             product.panel(second_panel).as_ptr(),
         ],
-        steps: product.shape.panel_bytes() / PANEL_TILE_BYTES,
+        steps,
     };
-    // The last row that a tile reads exists.
-    let _ = product.row_bf16(token + rows[0] - 1);
-    let _ = product.row_bf16(second_token + rows[1].max(1) - 1);
     if block.steps == 0 {
         // No columns: the sums are empty.
         sums.0 = [[[0.0; LANES]; TILE]; 4];
     } else if rows[1] > 0 {
-        // SAFETY: `configure` set the tiles to `rows`; each of these rows of x has `steps` times
-        // 64 bytes and each panel `steps` tiles; `sums` holds four whole tiles.
+        // SAFETY: `configure` set the tiles to `rows`; `x` was cut to `steps` pairs of tiles and
+        // each panel has `steps` tiles; `sums` holds four whole tiles.
         unsafe { two_by_two(&block, sums) };
     } else {
         // SAFETY: as above, for the first tile of rows.
@@ -175,12 +218,12 @@ fn block(
 }
 
 /// # Safety
-/// Tiles are configured, rows and panels are as long as `steps` says.
+/// Tiles are configured; x has `steps` pairs of tiles, each panel `steps` tiles.
 #[inline(always)]
 unsafe fn two_by_two(block: &Block, sums: &mut Sums) {
     let out = sums.0.as_mut_ptr();
-    // SAFETY: reads the rows and panels that the caller vouches for and writes four tiles of 1024
-    // bytes into `sums`. Tile registers are not used by compiled code.
+    // SAFETY: reads the tiles that the caller vouches for and writes four tiles of 1024 bytes into
+    // `sums`; prefetches may name any address. Tile registers are not used by compiled code.
     unsafe {
         asm!(
             "tilezero tmm0",
@@ -188,31 +231,32 @@ unsafe fn two_by_two(block: &Block, sums: &mut Sums) {
             "tilezero tmm2",
             "tilezero tmm3",
             "2:",
-            "tileloadd tmm4, [{x0} + {x_stride}]",
-            "tileloadd tmm6, [{p0} + {p_stride}]",
+            "tileloadd tmm4, [{x} + {stride}]",
+            "tileloadd tmm6, [{p0} + {stride}]",
             "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm7, [{p1} + {p_stride}]",
+            prefetch!(4096, 0),
+            "tileloadd tmm7, [{p1} + {stride}]",
             "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{x1} + {x_stride}]",
+            prefetch!(4096, 512),
+            "tileloadd tmm5, [{x} + {stride} + 1024]",
             "tdpbf16ps tmm2, tmm5, tmm6",
+            prefetch!(4096, 1024),
             "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {x0}, 64",
-            "add {x1}, 64",
+            prefetch!(4096, 1536),
+            "add {x}, 2048",
             "add {p0}, 1024",
             "add {p1}, 1024",
             "dec {steps}",
             "jnz 2b",
-            "tilestored [{out} + {p_stride}], tmm0",
-            "tilestored [{out} + {p_stride} + 1024], tmm1",
-            "tilestored [{out} + {p_stride} + 2048], tmm2",
-            "tilestored [{out} + {p_stride} + 3072], tmm3",
-            x0 = inout(reg) block.x[0] => _,
-            x1 = inout(reg) block.x[1] => _,
+            "tilestored [{out} + {stride}], tmm0",
+            "tilestored [{out} + {stride} + 1024], tmm1",
+            "tilestored [{out} + {stride} + 2048], tmm2",
+            "tilestored [{out} + {stride} + 3072], tmm3",
+            x = inout(reg) block.x => _,
             p0 = inout(reg) block.panels[0] => _,
             p1 = inout(reg) block.panels[1] => _,
             steps = inout(reg) block.steps => _,
-            x_stride = in(reg) block.x_stride,
-            p_stride = in(reg) 64_usize,
+            stride = in(reg) 64_usize,
             out = in(reg) out,
             options(nostack),
         );
@@ -220,7 +264,7 @@ unsafe fn two_by_two(block: &Block, sums: &mut Sums) {
 }
 
 /// # Safety
-/// As [`two_by_two`], for the first tile of rows only.
+/// As [`two_by_two`], with single tiles of x.
 #[inline(always)]
 unsafe fn one_by_two(block: &Block, sums: &mut Sums) {
     let out = sums.0.as_mut_ptr();
@@ -230,24 +274,23 @@ unsafe fn one_by_two(block: &Block, sums: &mut Sums) {
             "tilezero tmm0",
             "tilezero tmm1",
             "2:",
-            "tileloadd tmm4, [{x0} + {x_stride}]",
-            "tileloadd tmm6, [{p0} + {p_stride}]",
+            "tileloadd tmm4, [{x} + {stride}]",
+            "tileloadd tmm6, [{p0} + {stride}]",
             "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm7, [{p1} + {p_stride}]",
+            "tileloadd tmm7, [{p1} + {stride}]",
             "tdpbf16ps tmm1, tmm4, tmm7",
-            "add {x0}, 64",
+            "add {x}, 1024",
             "add {p0}, 1024",
             "add {p1}, 1024",
             "dec {steps}",
             "jnz 2b",
-            "tilestored [{out} + {p_stride}], tmm0",
-            "tilestored [{out} + {p_stride} + 1024], tmm1",
-            x0 = inout(reg) block.x[0] => _,
+            "tilestored [{out} + {stride}], tmm0",
+            "tilestored [{out} + {stride} + 1024], tmm1",
+            x = inout(reg) block.x => _,
             p0 = inout(reg) block.panels[0] => _,
             p1 = inout(reg) block.panels[1] => _,
             steps = inout(reg) block.steps => _,
-            x_stride = in(reg) block.x_stride,
-            p_stride = in(reg) 64_usize,
+            stride = in(reg) 64_usize,
             out = in(reg) out,
             options(nostack),
         );

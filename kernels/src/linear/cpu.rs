@@ -10,7 +10,7 @@ use plimsoll_planner::Dtype;
 
 use crate::isa::Isa;
 use crate::pool::Pool;
-use crate::simd::{self, LANES, Simd, Work};
+use crate::simd::{self, LANES, Simd, Work, array, array_mut};
 
 use super::lanes;
 use super::output::Output;
@@ -21,7 +21,13 @@ use super::{amx, bf16};
 const CHUNK_WEIGHT_BYTES: usize = 64 << 10;
 const CHUNK_INPUT_BYTES: usize = 1 << 20;
 /// Kernels take rows of x by up to 32.
-const TOKEN_STEP: usize = 32;
+pub(super) const TOKEN_STEP: usize = 32;
+/// Rows of x in a tile.
+pub(super) const TILE_ROWS: usize = 16;
+/// 32 columns of one row in bf16.
+const STEP_BYTES: usize = 64;
+/// 32 columns of a tile's rows.
+pub(super) const TILE_BYTES: usize = TILE_ROWS * STEP_BYTES;
 /// Kernels take panels by two.
 const PANEL_STEP: usize = 2;
 
@@ -31,7 +37,7 @@ pub(super) struct Product<'a> {
     pub(super) shape: LinearShape,
     pub(super) packed: &'a [u8],
     pub(super) x: Input<'a>,
-    /// x rounded to bf16, `[tokens, padded_cols]`; empty unless the weight is bf16.
+    /// x rounded to bf16, as `Rounded` lays it out; empty unless the weight is bf16.
     pub(super) x_bf16: &'a [u8],
     pub(super) out: &'a Output<'a>,
 }
@@ -146,52 +152,105 @@ fn multiply(isa: Isa, product: Product<'_>, chunk: Chunk) {
     }
 }
 
-/// Rounds x to bf16 rows of `padded_cols` numbers, padded with zeros.
+/// How rows of rounded x lie: all of `padded_cols` numbers, padded with zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rounded {
+    /// `[tokens, padded_cols]`
+    Rows,
+    /// For tiles: `[block of 32 rows][32 columns][16 rows, 16 rows][32]`, so that a tile is 1 KiB in
+    /// one piece and a block is read from front to back. A last block of 16 rows or fewer has
+    /// one tile per 32 columns. Rows past the last token are not written.
+    Tiles,
+}
+
+/// Rounds x to bf16 into scratch.
 fn convert<'a>(pool: &Pool, x: Input<'_>, shape: &LinearShape, scratch: &'a mut [u8]) -> &'a [u8] {
     const CELLS_PER_CHUNK: usize = 32 << 10;
     let row_bytes = shape.padded_cols() * 2;
-    let rows = &mut scratch[..x.tokens * row_bytes];
+    let order = if pool.isa() == Isa::Amx {
+        Rounded::Tiles
+    } else {
+        Rounded::Rows
+    };
+    let rows = match order {
+        Rounded::Rows => x.tokens,
+        Rounded::Tiles => x.tokens.next_multiple_of(TILE_ROWS),
+    };
+    let rounded = &mut scratch[..rows * row_bytes];
     if row_bytes > 0 {
-        let rows_per_chunk = pool.rows_per_chunk(x.tokens, shape.cols, CELLS_PER_CHUNK);
+        let rows_per_chunk = pool.rows_per_chunk(rows, shape.cols, CELLS_PER_CHUNK);
+        let rows_per_chunk = rows_per_chunk.next_multiple_of(TOKEN_STEP);
         let isa = pool.isa();
-        pool.run_rows(rows, row_bytes, rows_per_chunk, |first, rows| {
+        pool.run_rows(rounded, row_bytes, rows_per_chunk, |first, rows| {
+            let end = (first + rows.len() / row_bytes).min(x.tokens);
             simd::dispatch(
                 isa,
                 Convert {
                     x,
                     cols: shape.cols,
-                    first,
+                    tokens: first..end,
                     rows,
-                    row_bytes,
+                    order,
                 },
             );
         });
     }
-    rows
+    rounded
 }
 
 struct Convert<'a> {
     x: Input<'a>,
     cols: usize,
-    first: usize,
+    /// From a multiple of 32 on.
+    tokens: Range<usize>,
     rows: &'a mut [u8],
-    row_bytes: usize,
+    order: Rounded,
 }
 
 impl Work for Convert<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for (t, row) in self.rows.chunks_exact_mut(self.row_bytes).enumerate() {
-            let x = &self.x.data[(self.first + t) * self.x.stride..][..self.cols];
-            let (whole, rest) = x.as_chunks::<LANES>();
-            let (cells, _) = row.as_chunks_mut::<{ 2 * LANES }>();
-            for (cell, x) in cells.iter_mut().zip(whole) {
-                s.store_bf16(s.load(x), cell);
-            }
-            for (at, cell) in cells[whole.len()..].iter_mut().enumerate() {
-                let rest = if at == 0 { rest } else { &[] };
-                s.store_bf16(s.load_part(rest), cell);
+        let row_bytes = self.cols.next_multiple_of(super::PANEL_COLS) * 2;
+        for token in self.tokens.clone() {
+            let x = &self.x.data[token * self.x.stride..][..self.cols];
+            let row = token - self.tokens.start;
+            match self.order {
+                Rounded::Rows => {
+                    round_row(
+                        s,
+                        x,
+                        &mut self.rows[row * row_bytes..][..row_bytes],
+                        STEP_BYTES,
+                    );
+                }
+                Rounded::Tiles => {
+                    let block = row / TOKEN_STEP * TOKEN_STEP;
+                    let rows_left = self.rows.len() / row_bytes - block;
+                    let tiles = if rows_left > TILE_ROWS { 2 } else { 1 };
+                    let tile = row % TOKEN_STEP / TILE_ROWS;
+                    let at = block * row_bytes + tile * TILE_BYTES + row % TILE_ROWS * STEP_BYTES;
+                    round_row(s, x, &mut self.rows[at..], tiles * TILE_BYTES);
+                }
             }
         }
+    }
+}
+
+/// Writes a row by 32 columns, one group every `stride` bytes.
+#[inline(always)]
+fn round_row<S: Simd>(s: S, x: &[f32], out: &mut [u8], stride: usize) {
+    let (groups, rest) = x.as_chunks::<{ super::PANEL_COLS }>();
+    for (i, group) in groups.iter().enumerate() {
+        let cells: &mut [u8; STEP_BYTES] = array_mut(&mut out[i * stride..]);
+        let (cells, _) = cells.as_chunks_mut::<{ 2 * LANES }>();
+        s.store_bf16(s.load(array(group)), &mut cells[0]);
+        s.store_bf16(s.load(array(&group[LANES..])), &mut cells[1]);
+    }
+    if !rest.is_empty() {
+        let (first, second) = rest.split_at(rest.len().min(LANES));
+        let cells: &mut [u8; STEP_BYTES] = array_mut(&mut out[groups.len() * stride..]);
+        let (cells, _) = cells.as_chunks_mut::<{ 2 * LANES }>();
+        s.store_bf16(s.load_part(first), &mut cells[0]);
+        s.store_bf16(s.load_part(second), &mut cells[1]);
     }
 }

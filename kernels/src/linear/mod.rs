@@ -108,10 +108,11 @@ impl<'a> Input<'a> {
     }
 }
 
-/// Scratch bytes that [`run`] needs: x converted to bf16, for bf16 weights; otherwise none.
+/// Scratch bytes that [`run`] needs: x converted to bf16, for bf16 weights, its rows padded to 16;
+/// otherwise none.
 pub const fn scratch_bytes(tokens: usize, shape: &LinearShape) -> usize {
     match shape.dtype {
-        Dtype::BFloat16 => tokens * shape.padded_cols() * 2,
+        Dtype::BFloat16 => tokens.next_multiple_of(PANEL_ROWS) * shape.padded_cols() * 2,
         Dtype::Float32 | Dtype::Float16 => 0,
     }
 }
@@ -119,8 +120,7 @@ pub const fn scratch_bytes(tokens: usize, shape: &LinearShape) -> usize {
 /// Multiplies `x` by the weight into `out` (`[tokens, rows]`, all of it written).
 ///
 /// # Panics
-/// When a slice is shorter than its shape says, or `scratch` is shorter than [`scratch_bytes`] or
-/// not aligned to 2 bytes.
+/// When a slice is shorter than its shape says, or `scratch` is shorter than [`scratch_bytes`].
 pub fn run(pool: &Pool, x: Input<'_>, weight: &Weight<'_>, out: &mut [f32], scratch: &mut [u8]) {
     let shape = &weight.shape;
     let needed = x.tokens.saturating_sub(1) * x.stride + shape.cols;
