@@ -1,1 +1,334 @@
-//! To be written.
+//! The command line. Flags and the JSON that the operator writes lead to the same request.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use plimsoll_crds::v1alpha1::quantity;
+use plimsoll_planner::{Bytes, Dtype, Limits};
+
+use crate::engine::config::EngineConfig;
+
+/// Runs a language model and shows who holds which bytes.
+#[derive(Debug, Parser)]
+#[command(name = "plimsoll-sidecar", version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve a model over OpenAI's HTTP API.
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(Box<ServeArgs>),
+    /// Print how a model would be split and what every rank would hold. Needs no cluster.
+    #[command(after_help = PLAN_EXAMPLES)]
+    Plan(PlanArgs),
+    /// Print what a model is, read from its headers alone.
+    Inspect(InspectArgs),
+    /// Print the version.
+    Version,
+}
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  plimsoll-sidecar serve ./SmolLM2-135M-Instruct.gguf
+  plimsoll-sidecar serve ./Qwen2.5-0.5B-Instruct --port 9000 --served-model-name qwen
+  plimsoll-sidecar serve ./model --tensor-parallel-size 2 --quota 0=300Mi --quota 1=700Mi
+  plimsoll-sidecar serve --config /etc/plimsoll/engine.json --host 0.0.0.0 \\
+      --admin-token-file /etc/plimsoll/admin/token
+
+Then:
+  curl http://127.0.0.1:8000/v1/models
+  curl http://127.0.0.1:8001/memory
+
+Exit status: 0 after SIGTERM or SIGINT, 1 when the model cannot be served or the engine failed.";
+
+const PLAN_EXAMPLES: &str = "\
+Examples:
+  plimsoll-sidecar plan ./model --tensor-parallel-size 2 --quota 0=300Mi --quota 1=700Mi
+  plimsoll-sidecar plan ./model --memory-limit 4Gi --max-model-len 4096
+
+Exit status: 0 with a plan, 2 when no split fits (the numbers and remedies are printed), 1 when
+the model cannot be read.";
+
+#[derive(Clone, Debug, Args)]
+pub struct LogArgs {
+    /// How log lines look.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// What is logged: a level (error, warn, info, debug, trace) or a tracing filter.
+    #[arg(long, global = true, default_value = "info", env = "PLIMSOLL_LOG")]
+    pub log_level: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    /// A Hugging Face folder, a GGUF file, or a folder with one GGUF file.
+    #[arg(required_unless_present = "config")]
+    pub model: Option<PathBuf>,
+    /// Take everything about model and memory from this file (the operator writes it).
+    #[arg(long, value_name = "FILE", conflicts_with_all = CONFIG_REPLACES)]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub memory: MemoryArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    #[command(flatten)]
+    pub http: HttpArgs,
+    /// On failure, write the last words here too (written to /dev/termination-log where it
+    /// exists).
+    #[arg(long, value_name = "FILE")]
+    pub termination_message: Option<PathBuf>,
+}
+
+/// Flags that say what `--config` says.
+const CONFIG_REPLACES: [&str; 13] = [
+    "model",
+    "tensor_parallel_size",
+    "quota",
+    "gpu_memory_utilization",
+    "memory_limit",
+    "max_model_len",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "kv_cache_dtype",
+    "kv_cache_size",
+    "block_size",
+    "dtype",
+    "served_model_name",
+];
+
+#[derive(Clone, Debug, Args)]
+pub struct PlanArgs {
+    /// A Hugging Face folder, a GGUF file, or a folder with one GGUF file.
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub memory: MemoryArgs,
+}
+
+/// What the planner is asked. Names and defaults are those of the resource's fields.
+#[derive(Clone, Debug, Args)]
+pub struct MemoryArgs {
+    /// Ranks that hold the model together, 1 to 16.
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub tensor_parallel_size: u32,
+    /// What a rank may hold in all, e.g. 0=300Mi or 1=1.5G; for every rank or for none.
+    #[arg(long, value_name = "RANK=QUANTITY", value_parser = rank_quota)]
+    pub quota: Vec<RankQuota>,
+    /// Share of its memory that a rank without a quota may use, 0.05 to 1.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.9)]
+    pub gpu_memory_utilization: f64,
+    /// Memory of the whole process, e.g. 4Gi; ranks without a quota share what it leaves.
+    /// Without it and without quotas: the weights and up to 4Gi of KV cache.
+    #[arg(long, value_name = "QUANTITY", value_parser = quantity_bytes)]
+    pub memory_limit: Option<Bytes>,
+    /// Longest sequence in tokens; refused when it does not fit. Without it: the model's own
+    /// context, shrunk to fit.
+    #[arg(long, value_name = "TOKENS")]
+    pub max_model_len: Option<u32>,
+    /// Sequences that run at once.
+    #[arg(long, value_name = "N", default_value_t = Limits::DEFAULT_MAX_NUM_SEQS)]
+    pub max_num_seqs: u32,
+    /// Tokens computed in one step.
+    #[arg(long, value_name = "TOKENS", default_value_t = Limits::DEFAULT_MAX_NUM_BATCHED_TOKENS)]
+    pub max_num_batched_tokens: u32,
+    /// Type of cached keys and values; auto is the type of the weights.
+    #[arg(long, value_enum, default_value_t = DtypeArg::Auto)]
+    pub kv_cache_dtype: DtypeArg,
+    /// Most bytes of KV cache on each rank, e.g. 256Mi. Without it: all that is left.
+    #[arg(long, value_name = "QUANTITY", value_parser = quantity_bytes)]
+    pub kv_cache_size: Option<Bytes>,
+    /// Tokens of one KV block.
+    #[arg(long, value_name = "TOKENS", default_value_t = 16)]
+    pub block_size: u32,
+    /// Type of the weights in memory; auto is the file's own (bfloat16 for quantised files).
+    #[arg(long, value_enum, default_value_t = DtypeArg::Auto)]
+    pub dtype: DtypeArg,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct EngineArgs {
+    /// Names that requests may call the model by; repeat for more. Without it: the file's name.
+    #[arg(long, value_name = "NAME")]
+    pub served_model_name: Vec<String>,
+    /// Use at most these instructions: scalar, avx2, avx512, avx512bf16 or amx. Without it: the
+    /// best the machine has.
+    #[arg(long)]
+    pub isa: Option<String>,
+    /// Threads of each rank. Without it: the CPUs this process may use, divided by the ranks.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Requests that may wait; one more is answered with 429.
+    #[arg(long, value_name = "N", default_value_t = EngineConfig::DEFAULT_MAX_WAITING)]
+    pub max_waiting: usize,
+    /// Compute every prompt anew, even where its beginning is cached.
+    #[arg(long)]
+    pub no_prefix_cache: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct HttpArgs {
+    /// Address of both ports. Anything but a loopback address needs --admin-token-file.
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    pub host: IpAddr,
+    /// Port of the OpenAI API, probes and metrics; 0 picks a free one.
+    #[arg(long, default_value_t = 8000)]
+    pub port: u16,
+    /// Port of the admin API (/memory, /memory/watch); 0 picks a free one.
+    #[arg(long, default_value_t = 8001)]
+    pub admin_port: u16,
+    /// File with the bearer token that the admin API wants.
+    #[arg(long, value_name = "FILE")]
+    pub admin_token_file: Option<PathBuf>,
+    /// Largest request body, e.g. 4Mi.
+    #[arg(long, value_name = "QUANTITY", default_value = "4Mi", value_parser = quantity_bytes)]
+    pub max_body_size: Bytes,
+    /// Connections of each port.
+    #[arg(long, value_name = "N", default_value_t = 1024,
+          value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub max_connections: u32,
+    /// Seconds that running requests get after SIGTERM.
+    #[arg(long, value_name = "SECONDS", default_value_t = 25)]
+    pub drain_timeout: u64,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct InspectArgs {
+    /// A Hugging Face folder, a GGUF file, or a folder with one GGUF file.
+    pub model: PathBuf,
+    /// Write the answer (facts or error, as JSON of at most 4,096 bytes) here too.
+    #[arg(long, value_name = "FILE")]
+    pub termination_message: Option<PathBuf>,
+    /// What is printed.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DtypeArg {
+    Auto,
+    Float32,
+    Bfloat16,
+    Float16,
+}
+
+impl DtypeArg {
+    pub fn resolve(self, auto: Dtype) -> Dtype {
+        match self {
+            DtypeArg::Auto => auto,
+            DtypeArg::Float32 => Dtype::Float32,
+            DtypeArg::Bfloat16 => Dtype::BFloat16,
+            DtypeArg::Float16 => Dtype::Float16,
+        }
+    }
+}
+
+/// One `--quota`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RankQuota {
+    pub rank: u32,
+    pub bytes: Bytes,
+}
+
+fn rank_quota(text: &str) -> Result<RankQuota, String> {
+    const FORM: &str = "write RANK=QUANTITY, e.g. 0=300Mi";
+    let (rank, quantity) = text.split_once('=').ok_or(FORM)?;
+    let rank = rank
+        .trim()
+        .parse()
+        .map_err(|_| format!("{rank:?} is not a rank; {FORM}"))?;
+    Ok(RankQuota {
+        rank,
+        bytes: quantity_bytes(quantity.trim())?,
+    })
+}
+
+fn quantity_bytes(text: &str) -> Result<Bytes, String> {
+    quantity::bytes(text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn quotas_are_exact_kubernetes_quantities() {
+        let line = "x plan m --tensor-parallel-size 3 --quota 0=300Mi --quota 1=1G --quota 2=1.5Ki";
+        let Command::Plan(args) = parse(line).unwrap().command else {
+            panic!()
+        };
+        let bytes: Vec<u64> = args
+            .memory
+            .quota
+            .iter()
+            .map(|quota| quota.bytes.get())
+            .collect();
+        assert_eq!(bytes, [300 << 20, 1_000_000_000, 1536]);
+        for line in [
+            "x plan m --quota 300Mi",
+            "x plan m --quota a=300Mi",
+            "x plan m --quota 0=300MB",
+            "x plan m --quota 0=-1Gi",
+            "x plan m --quota 0=0",
+            "x plan m --tensor-parallel-size 0",
+            "x plan m --tensor-parallel-size 17",
+            "x plan m --dtype int3",
+            "x plan",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_config_file_replaces_the_flags_about_memory() {
+        parse("x serve --config f --port 1").unwrap();
+        parse("x serve m --port 1").unwrap();
+        for line in [
+            "x serve",
+            "x serve m --config f",
+            "x serve --config f --dtype float32",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_resource() {
+        let Command::Serve(args) = parse("x serve m").unwrap().command else {
+            panic!()
+        };
+        assert_eq!(args.memory.max_num_seqs, 64);
+        assert_eq!(args.memory.max_num_batched_tokens, 2048);
+        assert_eq!(args.memory.block_size, 16);
+        assert!(args.http.host.is_loopback());
+        assert_eq!((args.http.port, args.http.admin_port), (8000, 8001));
+        assert_eq!(args.http.max_body_size.get(), 4 << 20);
+    }
+}

@@ -1,1 +1,374 @@
-//! To be written.
+//! The life of `serve`: listen, open the model, plan, start the engine, serve, drain, end.
+//!
+//! Both ports answer from the first moment on (probes, metrics and reports say `Loading`), so a
+//! slow load is seen and not killed. A failure ends the process with one line that says why.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::args::{EngineArgs, HttpArgs, ServeArgs};
+use crate::chat::ChatTemplate;
+use crate::config::Settings;
+use crate::engine::Engine;
+use crate::engine::config::EngineConfig;
+use crate::engine::handle::EngineState;
+use crate::error::BootError;
+use crate::http::admin::{self, Token};
+use crate::http::app::{App, HttpLimits, Loaded};
+use crate::http::generator::Generator;
+use crate::http::params::Bounds;
+use crate::http::{router, server};
+use crate::model::{Model, ModelFolder};
+use crate::report::Identity;
+
+/// How often loading is logged.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+/// What connections get to take their answers after the last request ended.
+const LAST_BYTES: Duration = Duration::from_secs(3);
+/// A failure is reported to whoever watches before the process ends.
+const LAST_REPORT: Duration = Duration::from_millis(500);
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`BootError`]: why it could not be served, or no longer.
+pub async fn serve(args: ServeArgs) -> Result<(), BootError> {
+    let settings = Settings::read(&args)?;
+    let token = admin_token(&args.http)?;
+    let mut signals = Signals::new()?;
+    let app = Arc::new(app(&settings, &args.http));
+    let servers = Servers::listen(&app, &args.http, token).await?;
+
+    let boot = {
+        let (app, engine) = (Arc::clone(&app), args.engine.clone());
+        tokio::task::spawn_blocking(move || load(&app, &settings, &engine))
+    };
+    let engine = tokio::select! {
+        loaded = boot => loaded.map_err(std::io::Error::other)??,
+        () = signals.terminate() => {
+            tracing::info!("asked to end before the model was open");
+            return Ok(());
+        }
+    };
+    let outcome = run(&app, engine.as_ref(), &mut signals, args.http.drain_timeout).await;
+    match outcome {
+        Ok(()) => servers.finish().await,
+        Err(_) => tokio::time::sleep(LAST_REPORT).await,
+    }
+    engine.stop();
+    outcome
+}
+
+fn app(settings: &Settings, http: &HttpArgs) -> App {
+    let limits = HttpLimits {
+        body_bytes: usize::try_from(http.max_body_size.get()).unwrap_or(usize::MAX),
+        connections: http.max_connections as usize,
+        ..HttpLimits::default()
+    };
+    let identity = Identity {
+        revision: settings.revision.clone(),
+        backend: settings.backend,
+    };
+    let root = settings.model.display().to_string();
+    App::new(settings.served.clone(), root, limits, identity)
+}
+
+/// The bearer token; none is fine on loopback only.
+fn admin_token(http: &HttpArgs) -> Result<Option<Token>, BootError> {
+    let Some(path) = &http.admin_token_file else {
+        if http.host.is_loopback() {
+            return Ok(None);
+        }
+        return Err(BootError::Flag(format!(
+            "--admin-token-file: missing; the admin port on {} needs a token (127.0.0.1 does not)",
+            http.host
+        )));
+    };
+    let text = fs::read_to_string(path).map_err(|source| BootError::File {
+        path: path.clone(),
+        source,
+    })?;
+    let token = text.trim();
+    if token.len() < 16 {
+        return Err(BootError::Flag(format!(
+            "--admin-token-file: {} holds {} characters, at least 16 are needed",
+            path.display(),
+            token.len()
+        )));
+    }
+    Ok(Some(Token::new(token)))
+}
+
+/// Opens, plans, starts. Runs on a thread of its own: it reads files.
+fn load(
+    app: &App,
+    settings: &Settings,
+    args: &EngineArgs,
+) -> Result<Arc<dyn Generator>, BootError> {
+    let model = Arc::new(ModelFolder::open(&settings.model)?);
+    describe(&model, settings);
+    let planned = settings.plan(&model)?;
+    for rank in &planned.plan.ranks {
+        tracing::info!(
+            rank = rank.rank,
+            budget_bytes = rank.budget.get(),
+            planned_bytes = rank.total().get(),
+            kv_heads = ?rank.shard.kv_heads,
+            mlp_columns = ?rank.shard.mlp_columns,
+            vocab_rows = ?rank.shard.vocab_rows,
+            "planned"
+        );
+    }
+    let tokenizer = model.tokenizer()?;
+    let template = ChatTemplate::load(&model, &tokenizer)?;
+    if template.is_none() {
+        tracing::warn!("the model has no chat template: /v1/chat/completions will refuse");
+    }
+    let config = EngineConfig {
+        max_waiting: args.max_waiting,
+        threads_per_rank: args.threads.map(usize::from),
+        isa: args.isa.clone(),
+        prefix_cache: !args.no_prefix_cache,
+        ..EngineConfig::new(planned.request.clone())
+    };
+    let bounds = Bounds {
+        max_model_len: planned.plan.max_model_len,
+        max_num_seqs: planned.request.limits.max_num_seqs,
+        vocabulary: model.shape.vocab,
+    };
+    let eos = model.eos_ids.clone();
+    let engine = Engine::start(config, model, planned.plan.clone())?;
+    let facts = engine.facts().clone();
+    tracing::info!(
+        isa = facts.isa,
+        threads_per_rank = facts.threads_per_rank,
+        ranks = facts.ranks,
+        kv_tokens = facts.kv_tokens,
+        max_model_len = facts.max_model_len,
+        "engine started, loading weights"
+    );
+    let engine: Arc<dyn Generator> = Arc::new(engine);
+    app.set_loaded(Loaded {
+        engine: Arc::clone(&engine),
+        tokenizer,
+        template,
+        eos,
+        bounds,
+        effective: planned.effective(Some(facts.isa)),
+    });
+    Ok(engine)
+}
+
+fn describe(model: &Model, settings: &Settings) {
+    let facts = &model.facts;
+    tracing::info!(
+        path = %settings.model.display(),
+        architecture = ?facts.architecture,
+        parameters = facts.parameters,
+        file_dtype = facts.file_dtype,
+        digest = facts.digest,
+        "model opened"
+    );
+    if let Some(quantization) = &facts.quantization {
+        tracing::info!(
+            quantization,
+            "the file is quantised: its weights are expanded to floats while loading"
+        );
+    }
+}
+
+/// From loading to the end of the drain.
+async fn run(
+    app: &App,
+    engine: &dyn Generator,
+    signals: &mut Signals,
+    drain_timeout: u64,
+) -> Result<(), BootError> {
+    let mut state = engine.subscribe();
+    loaded(engine, &mut state, signals).await?;
+    if *state.borrow() == EngineState::Serving {
+        tracing::info!(served = app.served.join(", "), "ready");
+        tokio::select! {
+            () = signals.terminate() => {}
+            message = failed(&mut state) => return Err(BootError::EngineFailed(message)),
+        }
+    }
+    app.set_draining();
+    engine.drain();
+    let running = engine.stats();
+    tracing::info!(
+        running = running.running,
+        waiting = running.waiting,
+        "draining"
+    );
+    let started = Instant::now();
+    let mut other = engine.subscribe();
+    tokio::select! {
+        _ = state.wait_for(|state| *state == EngineState::Drained) => {
+            tracing::info!(seconds = started.elapsed().as_secs_f64(), "drained");
+        }
+        message = failed(&mut other) => {
+            return Err(BootError::EngineFailed(message));
+        }
+        () = tokio::time::sleep(Duration::from_secs(drain_timeout)) => {
+            let left = engine.stats();
+            let left = left.running + left.waiting;
+            tracing::warn!(left, drain_timeout, "drain timeout: the rest is aborted");
+            engine.stop();
+        }
+        () = signals.terminate() => {
+            tracing::warn!("asked a second time: running requests are aborted");
+            engine.stop();
+        }
+    }
+    Ok(())
+}
+
+/// Waits until the engine serves, or until a signal; logs how far it is.
+async fn loaded(
+    engine: &dyn Generator,
+    state: &mut watch::Receiver<EngineState>,
+    signals: &mut Signals,
+) -> Result<(), BootError> {
+    let started = Instant::now();
+    loop {
+        match &*state.borrow_and_update() {
+            EngineState::Loading => {}
+            EngineState::Failed { message } => {
+                return Err(BootError::EngineFailed(message.clone()));
+            }
+            EngineState::Serving | EngineState::Draining | EngineState::Drained => {
+                tracing::info!(seconds = started.elapsed().as_secs_f64(), "loaded");
+                return Ok(());
+            }
+        }
+        tokio::select! {
+            _ = state.changed() => {}
+            () = signals.terminate() => return Ok(()),
+            () = tokio::time::sleep(PROGRESS_EVERY) => {
+                let progress = engine.progress();
+                tracing::info!(
+                    stage = progress.stage,
+                    done_bytes = progress.done_bytes,
+                    total_bytes = progress.total_bytes,
+                    "loading"
+                );
+            }
+        }
+    }
+}
+
+/// The message of a failure, whenever it comes.
+async fn failed(state: &mut watch::Receiver<EngineState>) -> String {
+    let is_failed = |state: &EngineState| matches!(state, EngineState::Failed { .. });
+    match state.wait_for(is_failed).await.as_deref() {
+        Ok(EngineState::Failed { message }) => message.clone(),
+        _ => "the engine's thread is gone".into(),
+    }
+}
+
+/// The two ports.
+struct Servers {
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Servers {
+    async fn listen(
+        app: &Arc<App>,
+        http: &HttpArgs,
+        token: Option<Token>,
+    ) -> Result<Servers, BootError> {
+        let (stop, stopping) = watch::channel(false);
+        let api = bind(SocketAddr::new(http.host, http.port)).await?;
+        let admin = bind(SocketAddr::new(http.host, http.admin_port)).await?;
+        tracing::info!(
+            api = %api.local_addr()?,
+            admin = %admin.local_addr()?,
+            admin_token = token.is_some(),
+            "listening"
+        );
+        let limits = app.limits;
+        let tasks = vec![
+            tokio::spawn(server::serve(
+                api,
+                router(Arc::clone(app)),
+                limits,
+                stopping.clone(),
+            )),
+            tokio::spawn(server::serve(
+                admin,
+                admin::router(Arc::clone(app), token),
+                limits,
+                stopping,
+            )),
+        ];
+        Ok(Servers { stop, tasks })
+    }
+
+    /// Closes both ports; answers on their way get a moment to arrive.
+    async fn finish(mut self) {
+        self.stop.send_replace(true);
+        // Streams of /memory/watch have no end of their own: only the API port is waited for.
+        let api = self.tasks.swap_remove(0);
+        if tokio::time::timeout(LAST_BYTES, api).await.is_err() {
+            tracing::warn!("some connections did not take their answers in time");
+        }
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, BootError> {
+    let listen = |source| BootError::Listen {
+        address: address.to_string(),
+        source,
+    };
+    TcpListener::bind(address).await.map_err(listen)
+}
+
+struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals, BootError> {
+        let term = signal(SignalKind::terminate())?;
+        let int = signal(SignalKind::interrupt())?;
+        Ok(Signals { term, int })
+    }
+
+    /// The next request to end.
+    async fn terminate(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+}
+
+/// Leaves the last words where Kubernetes looks for them.
+pub fn write_termination_message(path: Option<&Path>, message: &str) {
+    const DEFAULT: &str = "/dev/termination-log";
+    // What Kubernetes keeps; cut at a character.
+    const MOST_BYTES: usize = 4096;
+    let path = match path {
+        Some(path) => path,
+        None if Path::new(DEFAULT).is_file() => Path::new(DEFAULT),
+        None => return,
+    };
+    let mut end = message.len().min(MOST_BYTES);
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    if let Err(error) = fs::write(path, &message[..end]) {
+        tracing::warn!(path = %path.display(), %error, "no termination message was written");
+    }
+}

@@ -1,1 +1,50 @@
-//! To be written.
+//! Why the program ends: one line for the log, the terminal and the termination message.
+
+use std::io;
+use std::path::PathBuf;
+
+use plimsoll_crds::v1alpha1::convert::ConvertError;
+use plimsoll_planner::Refusal;
+
+use crate::engine::config::EngineError;
+use crate::model::ModelError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// A flag that contradicts another, or a value that makes no sense.
+    #[error("{0}")]
+    Flag(String),
+    #[error("{}: {source}", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("{}: {source}", path.display())]
+    Config {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
+    /// The files changed since they were inspected.
+    #[error(
+        "the model's digest is {found}, the configuration was made for {expected}; \
+             the source has changed: let the operator inspect it again"
+    )]
+    Digest { expected: String, found: String },
+    #[error("{0}")]
+    Refused(Box<Refusal>),
+    /// Operator and sidecar computed different plans for one configuration.
+    #[error(
+        "the plan in the configuration differs from this sidecar's: {difference}; \
+             operator and sidecar must be of the same version"
+    )]
+    PlanDiffers { difference: String },
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: String, source: io::Error },
+    #[error("the engine failed: {0}")]
+    EngineFailed(String),
+    #[error("{0}")]
+    Runtime(#[from] io::Error),
+}

@@ -17,6 +17,7 @@ pub mod memory;
 pub mod cache;
 pub mod scheduler;
 pub mod engine;
-pub mod http;
+pub mod report;
 pub mod metrics;
+pub mod http;
 pub mod error;

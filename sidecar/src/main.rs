@@ -1,2 +1,127 @@
-//! `plimsoll-sidecar`.
-fn main() {}
+//! `plimsoll-sidecar`: the commands.
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::print_stdout,
+    reason = "plan, inspect and version answer on standard output"
+)]
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use plimsoll_sidecar::args::{
+    Cli, Command, InspectArgs, LogArgs, LogFormat, Output, PlanArgs, ServeArgs,
+};
+use plimsoll_sidecar::error::BootError;
+use plimsoll_sidecar::model::ModelFolder;
+use plimsoll_sidecar::{boot, config, inspect};
+
+/// `plan`: no split fits.
+const REFUSED: u8 = 2;
+
+fn main() -> ExitCode {
+    let Cli { command, log } = Cli::parse();
+    let outcome = start_log(&log).and_then(|()| match command {
+        Command::Serve(args) => serve(*args),
+        Command::Plan(args) => plan(&args),
+        Command::Inspect(args) => inspect_model(&args),
+        Command::Version => {
+            println!("plimsoll-sidecar {}", env!("CARGO_PKG_VERSION"));
+            Ok(ExitCode::SUCCESS)
+        }
+    });
+    outcome.unwrap_or_else(|error| {
+        eprintln!("plimsoll-sidecar: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Logs go to standard error; colours only where somebody looks.
+fn start_log(args: &LogArgs) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&args.log_level)
+        .with_context(|| format!("--log-level: {:?} is no filter", args.log_level))?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match args.log_format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    // The engine's ranks have the CPUs; HTTP and text need little of them.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(8)
+        .thread_name("http")
+        .enable_all()
+        .build()?;
+    let termination_message = args.termination_message.clone();
+    let outcome = runtime.block_on(boot::serve(args));
+    // What still runs (a stream of reports, a model being opened) must not hold the process.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => {
+            tracing::info!("ended");
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            let message = error.to_string();
+            tracing::error!(error = message, "ended by a failure");
+            boot::write_termination_message(termination_message.as_deref(), &message);
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
+    let model = ModelFolder::open(&args.model)?;
+    match config::plan_flags(&args.memory, &model) {
+        Ok(planned) => {
+            print!(
+                "{}",
+                plimsoll_planner::table(&planned.request, &planned.plan)
+            );
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(BootError::Refused(refusal)) => {
+            println!("{refusal}");
+            Ok(ExitCode::from(REFUSED))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn inspect_model(args: &InspectArgs) -> anyhow::Result<ExitCode> {
+    let json = inspect::result_json(&args.model);
+    if let Some(path) = &args.termination_message {
+        std::fs::write(path, &json).with_context(|| path.display().to_string())?;
+    }
+    let facts = inspect::facts(&args.model);
+    match (args.output, &facts) {
+        (Output::Json, _) => println!("{json}"),
+        (Output::Text, Ok(facts)) => println!("{}", lines_of(facts)?),
+        (Output::Text, Err(_)) => {}
+    }
+    match facts {
+        Ok(_) => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// `name: value` lines in the order and spelling of `status.model`.
+fn lines_of(facts: &plimsoll_crds::v1alpha1::ModelFacts) -> anyhow::Result<String> {
+    let value = serde_json::to_value(facts)?;
+    let fields = value.as_object().context("facts are an object")?;
+    let lines = fields.iter().map(|(name, value)| match value {
+        serde_json::Value::String(text) => format!("{name}: {text}"),
+        other => format!("{name}: {other}"),
+    });
+    Ok(lines.collect::<Vec<_>>().join("\n"))
+}

@@ -1,0 +1,207 @@
+//! What every handler shares: the served names, the loaded model once there is one, the metrics.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use plimsoll_crds::v1alpha1::MemoryReport;
+use plimsoll_crds::v1alpha1::report::Effective;
+
+use super::error::ApiError;
+use super::generator::Generator;
+use super::params::Bounds;
+use crate::chat::ChatTemplate;
+use crate::engine::handle::EngineState;
+use crate::metrics::{Metrics, Scrape};
+use crate::report::{self, EngineView, HostReader, Identity};
+use crate::tokenizer::Tokenizer;
+
+/// Bounds on what one client can hold.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpLimits {
+    /// Bytes of one request body.
+    pub body_bytes: usize,
+    /// Connections per port.
+    pub connections: usize,
+    /// For the headers of a request, idle keep-alive included.
+    pub header_timeout: Duration,
+    /// For the body of a request.
+    pub body_timeout: Duration,
+    /// For a reader that takes nothing of its answer.
+    pub write_timeout: Duration,
+    /// Streams of `/memory/watch`.
+    pub watchers: usize,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        HttpLimits {
+            body_bytes: 4 << 20,
+            connections: 1024,
+            header_timeout: Duration::from_secs(75),
+            body_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(30),
+            watchers: 8,
+        }
+    }
+}
+
+/// What exists once the model is open and the engine is started (it may still load weights).
+#[derive(Debug)]
+pub struct Loaded {
+    pub engine: Arc<dyn Generator>,
+    pub tokenizer: Tokenizer,
+    pub template: Option<ChatTemplate>,
+    /// Ids that end a sequence.
+    pub eos: Vec<u32>,
+    pub bounds: Bounds,
+    /// The limits and types in force, for reports.
+    pub effective: Effective,
+}
+
+#[derive(Debug)]
+pub struct App {
+    /// Names that requests may use; never empty, the first is in metrics and answers.
+    pub served: Vec<String>,
+    /// Where the model was read from, for `root` in `/v1/models`.
+    pub root: String,
+    pub limits: HttpLimits,
+    pub metrics: Arc<Metrics>,
+    pub identity: Identity,
+    host: HostReader,
+    /// Unix seconds of the start, for `created` in `/v1/models`.
+    pub created: u64,
+    loaded: OnceLock<Arc<Loaded>>,
+    draining: AtomicBool,
+    next_id: AtomicU64,
+}
+
+impl App {
+    pub fn new(served: Vec<String>, root: String, limits: HttpLimits, identity: Identity) -> App {
+        let model = served.first().map_or("", String::as_str);
+        App {
+            metrics: Arc::new(Metrics::new(model)),
+            served,
+            root,
+            limits,
+            identity,
+            host: HostReader::new(),
+            created: unix_seconds(),
+            loaded: OnceLock::new(),
+            draining: AtomicBool::new(false),
+            next_id: AtomicU64::new(1),
+        }
+    }
+
+    /// From now on requests can reach the engine. Called once, by boot.
+    pub fn set_loaded(&self, loaded: Loaded) {
+        // A second call would be our mistake; the first model stays.
+        let _ = self.loaded.set(Arc::new(loaded));
+    }
+
+    /// New requests are refused from now on; running ones go on.
+    pub fn set_draining(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    pub fn draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// The loaded model, whatever the engine's state.
+    pub fn peek(&self) -> Option<Arc<Loaded>> {
+        self.loaded.get().cloned()
+    }
+
+    /// The loaded model, if it may take requests now.
+    ///
+    /// # Errors
+    /// 503 with the reason: loading (and how far), draining, failed.
+    pub fn ready(&self) -> Result<Arc<Loaded>, ApiError> {
+        if self.draining() {
+            return Err(draining());
+        }
+        let Some(loaded) = self.peek() else {
+            return Err(ApiError::unavailable(
+                "model_loading",
+                "the model is being opened",
+            ));
+        };
+        let state = loaded.engine.subscribe().borrow().clone();
+        match state {
+            EngineState::Serving => Ok(loaded),
+            EngineState::Loading => {
+                let progress = loaded.engine.progress();
+                let message = format!(
+                    "the model is loading ({}: {} of {} bytes)",
+                    progress.stage, progress.done_bytes, progress.total_bytes
+                );
+                Err(ApiError::unavailable("model_loading", message))
+            }
+            EngineState::Draining | EngineState::Drained => Err(draining()),
+            EngineState::Failed { message } => Err(ApiError::unavailable(
+                "engine_failed",
+                format!("the engine failed: {message}"),
+            )),
+        }
+    }
+
+    /// The loaded model for what needs its tokenizer only: weights may still load.
+    ///
+    /// # Errors
+    /// 503 before the model is open.
+    pub fn tokenizing(&self) -> Result<Arc<Loaded>, ApiError> {
+        self.peek()
+            .ok_or_else(|| ApiError::unavailable("model_loading", "the model is being opened"))
+    }
+
+    /// # Errors
+    /// 404 that names the served models.
+    pub fn check_model(&self, asked: &str) -> Result<(), ApiError> {
+        if self.served.iter().any(|name| name == asked) {
+            return Ok(());
+        }
+        Err(ApiError::model_not_found(asked, &self.served))
+    }
+
+    /// The memory report of this moment. Reads `/proc`: call it where blocking is allowed.
+    pub fn report(&self) -> MemoryReport {
+        let view = self.peek().map(|loaded| EngineView {
+            state: loaded.engine.subscribe().borrow().clone(),
+            progress: loaded.engine.progress(),
+            ledger: loaded.engine.memory(),
+            effective: loaded.effective.clone(),
+        });
+        report::build(&self.identity, view, self.draining(), &self.host)
+    }
+
+    /// The text that Prometheus reads. Reads `/proc`, as [`App::report`] does.
+    pub fn scrape(&self) -> String {
+        let engine = self.peek().map(|loaded| {
+            let engine = &loaded.engine;
+            (engine.stats(), engine.memory().kv)
+        });
+        self.metrics.render(&Scrape {
+            report: self.report(),
+            engine,
+        })
+    }
+
+    /// An id no live request has.
+    pub fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+pub fn draining() -> ApiError {
+    ApiError::unavailable(
+        "draining",
+        "this replica is shutting down; retry on another",
+    )
+}
+
+pub fn unix_seconds() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,187 @@
+//! Errors in the shape that OpenAI's clients read: `{"error":{message,type,param,code}}`.
+//!
+//! Owns the status, code and headers of every refusal of the API port. Messages name the field,
+//! the numbers and the way out; they never repeat a prompt.
+
+use std::fmt;
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+/// A refusal or failure of one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiError {
+    pub status: StatusCode,
+    /// `error.type`: whose mistake it is.
+    pub kind: &'static str,
+    pub message: String,
+    /// The request field at fault.
+    pub param: Option<String>,
+    pub code: Option<&'static str>,
+    /// Seconds for the `Retry-After` header.
+    pub retry_after: Option<u32>,
+}
+
+/// Seconds a client is asked to wait while the model loads or the server drains.
+const RETRY_AFTER_UNAVAILABLE_SECONDS: u32 = 5;
+
+impl ApiError {
+    /// 400: the request as a whole, or the field `param`, cannot be used.
+    pub fn invalid(param: Option<&str>, message: impl Into<String>) -> ApiError {
+        ApiError {
+            status: StatusCode::BAD_REQUEST,
+            kind: "invalid_request_error",
+            message: message.into(),
+            param: param.map(str::to_owned),
+            code: None,
+            retry_after: None,
+        }
+    }
+
+    pub fn with_code(mut self, code: &'static str) -> ApiError {
+        self.code = Some(code);
+        self
+    }
+
+    /// 400: a parameter of the API that this server does not implement.
+    pub fn unsupported(param: &str, why: &str) -> ApiError {
+        ApiError::invalid(Some(param), format!("{param}: {why}")).with_code("unsupported_parameter")
+    }
+
+    /// 400: prompt and completion do not fit the context.
+    pub fn context_length(param: &str, limit: u32, prompt: usize, completion: u32) -> ApiError {
+        let asked = prompt as u64 + u64::from(completion);
+        let message = format!(
+            "this model's maximum context length is {limit} tokens, but {asked} were requested \
+             ({prompt} in the {param}, {completion} in the completion); shorten the {param} or \
+             lower max_tokens"
+        );
+        ApiError::invalid(Some(param), message).with_code("context_length_exceeded")
+    }
+
+    /// 404: `model` is none of the served names.
+    pub fn model_not_found(asked: &str, served: &[String]) -> ApiError {
+        let message = format!(
+            "the model {} does not exist; served: {}",
+            shown(asked),
+            served.join(", ")
+        );
+        ApiError {
+            status: StatusCode::NOT_FOUND,
+            ..ApiError::invalid(Some("model"), message).with_code("model_not_found")
+        }
+    }
+
+    /// 413: the body is larger than `limit` bytes.
+    pub fn too_large(limit: usize) -> ApiError {
+        let message = format!("the request body is larger than {limit} bytes");
+        ApiError {
+            status: StatusCode::PAYLOAD_TOO_LARGE,
+            ..ApiError::invalid(None, message).with_code("request_too_large")
+        }
+    }
+
+    /// 408: the body did not arrive in time.
+    pub fn body_timeout(seconds: u64) -> ApiError {
+        let message = format!("the request body did not arrive within {seconds} s");
+        ApiError {
+            status: StatusCode::REQUEST_TIMEOUT,
+            ..ApiError::invalid(None, message).with_code("request_timeout")
+        }
+    }
+
+    /// 401: the admin port without its token.
+    pub fn unauthorized() -> ApiError {
+        let message = "this port needs the header `Authorization: Bearer TOKEN`";
+        ApiError {
+            status: StatusCode::UNAUTHORIZED,
+            ..ApiError::invalid(None, message).with_code("invalid_api_key")
+        }
+    }
+
+    /// 429: the engine's queue is full.
+    pub fn queue_full(waiting: usize, retry_after: u32) -> ApiError {
+        ApiError {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            kind: "rate_limit_error",
+            message: format!(
+                "the queue is full ({waiting} requests wait); retry after {retry_after} s"
+            ),
+            param: None,
+            code: Some("queue_full"),
+            retry_after: Some(retry_after),
+        }
+    }
+
+    /// 503: loading, draining or failed; `code` says which.
+    pub fn unavailable(code: &'static str, message: impl Into<String>) -> ApiError {
+        ApiError {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            kind: "server_error",
+            message: message.into(),
+            param: None,
+            code: Some(code),
+            retry_after: Some(RETRY_AFTER_UNAVAILABLE_SECONDS),
+        }
+    }
+
+    /// 500: the engine failed this request.
+    pub fn engine(message: impl Into<String>) -> ApiError {
+        ApiError {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            kind: "server_error",
+            message: message.into(),
+            param: None,
+            code: Some("engine_error"),
+            retry_after: None,
+        }
+    }
+
+    /// The JSON body, also sent as the last event of a stream that fails midway.
+    pub fn body(&self) -> Value {
+        json!({"error": {
+            "message": self.message,
+            "type": self.kind,
+            "param": self.param,
+            "code": self.code,
+        }})
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.status.as_u16(), self.message)
+    }
+}
+
+impl std::error::Error for ApiError {}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.body())).into_response();
+        if let Some(seconds) = self.retry_after {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer");
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        response
+    }
+}
+
+/// A value of the request as an error shows it: quoted, one line, at most 64 characters.
+pub fn shown(value: &str) -> String {
+    const LONGEST: usize = 64;
+    let mut text: String = value.chars().take(LONGEST).collect();
+    if value.chars().nth(LONGEST).is_some() {
+        text.push('…');
+    }
+    format!("{text:?}")
+}

@@ -1,0 +1,351 @@
+//! One HTTP request as the sequences it becomes: submitted together, read together, and
+//! cancelled together as soon as nobody listens.
+//!
+//! Dropping a [`Generation`] is how a disconnect reaches the engine: hyper drops the handler or
+//! the body, the drop cancels every sequence that has not finished, and its blocks are free
+//! before the next step.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+
+use super::app::{App, Loaded};
+use super::choice::{Choice, Piece};
+use super::error::ApiError;
+use super::params::Params;
+use super::types::{EndReason, PromptTokensDetails, Usage};
+use crate::engine::request::{FinishReason, Finished, GenerateRequest, Refused, TokenEvent};
+use crate::metrics::{Metrics, Sequence};
+
+/// Sequences that one request may become (prompts x n).
+const MOST_SEQUENCES: usize = 256;
+
+/// A piece of the choice `index`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Update {
+    pub index: u32,
+    pub piece: Piece,
+}
+
+#[derive(Debug)]
+struct Running {
+    id: u64,
+    events: mpsc::Receiver<TokenEvent>,
+    choice: Choice,
+    done: bool,
+    /// Cancelled by us because a stop string was found.
+    cancelled: bool,
+    last_token: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub struct Generation {
+    loaded: Arc<Loaded>,
+    metrics: Arc<Metrics>,
+    sequences: Vec<Running>,
+    /// The sequence that is asked first next time, so that none starves.
+    turn: usize,
+    choices_per_prompt: usize,
+    prompt_tokens: u32,
+    cached_tokens: u32,
+    max_tokens: u32,
+}
+
+impl Generation {
+    /// Checks the lengths and submits `prompts` x `params.n` sequences. `field` is what the
+    /// prompt is called in errors; `default_max_tokens` None means all that the context leaves.
+    ///
+    /// # Errors
+    /// 400 for lengths, 429 for a full queue, 503 when the engine takes no requests.
+    pub fn start(
+        app: &App,
+        loaded: Arc<Loaded>,
+        prompts: Vec<Vec<u32>>,
+        params: &Params,
+        default_max_tokens: Option<u32>,
+        field: &str,
+    ) -> Result<Generation, ApiError> {
+        let limit = loaded.engine.facts().max_model_len;
+        let count = prompts.len().saturating_mul(params.n as usize);
+        if count > MOST_SEQUENCES {
+            let message = format!(
+                "{field}: {} prompts x n {} are {count} sequences, at most {MOST_SEQUENCES} are \
+                 allowed",
+                prompts.len(),
+                params.n
+            );
+            return Err(ApiError::invalid(Some(field), message));
+        }
+        for prompt in &prompts {
+            check_length(prompt.len(), params.max_tokens, limit, field)?;
+        }
+        let mut generation = Generation {
+            loaded,
+            metrics: Arc::clone(&app.metrics),
+            sequences: Vec::with_capacity(count),
+            turn: 0,
+            choices_per_prompt: params.n as usize,
+            prompt_tokens: 0,
+            cached_tokens: 0,
+            max_tokens: 0,
+        };
+        for prompt in prompts {
+            let length = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
+            let room = limit.saturating_sub(length);
+            let max_tokens = params
+                .max_tokens
+                .or(default_max_tokens)
+                .unwrap_or(room)
+                .min(room);
+            generation.prompt_tokens = generation.prompt_tokens.saturating_add(length);
+            generation.max_tokens = generation.max_tokens.max(max_tokens);
+            for stream in 0..params.n {
+                // On an error the sequences so far are cancelled by the drop.
+                generation.submit(
+                    app.next_id(),
+                    prompt.clone(),
+                    params,
+                    stream,
+                    max_tokens,
+                    field,
+                )?;
+            }
+        }
+        generation.metrics.accepted(params.n, params.max_tokens);
+        Ok(generation)
+    }
+
+    fn submit(
+        &mut self,
+        id: u64,
+        prompt: Vec<u32>,
+        params: &Params,
+        stream: u32,
+        max_tokens: u32,
+        field: &str,
+    ) -> Result<(), ApiError> {
+        // All tokens and the end fit, so a slow reader never makes the engine wait or drop.
+        let (sender, events) = mpsc::channel(max_tokens as usize + 2);
+        let eos = if params.ignore_eos {
+            Vec::new()
+        } else {
+            self.loaded.eos.clone()
+        };
+        let mut sampling = params.sampling;
+        sampling.stream = stream;
+        let request = GenerateRequest {
+            id,
+            prompt,
+            sampling,
+            eos: eos.clone(),
+            max_tokens,
+            cache_salt: params.cache_salt.clone(),
+            events: sender,
+        };
+        self.loaded
+            .engine
+            .submit(request)
+            .map_err(|refused| refusal(refused, field))?;
+        let choice = Choice::new(&self.loaded.tokenizer, params.stop.clone(), eos);
+        self.sequences.push(Running {
+            id,
+            events,
+            choice,
+            done: false,
+            cancelled: false,
+            last_token: None,
+        });
+        Ok(())
+    }
+
+    /// The next piece of any choice; None once all are complete.
+    ///
+    /// # Errors
+    /// The engine failed or aborted a sequence; the others are cancelled by the drop.
+    pub async fn next(&mut self) -> Option<Result<Update, ApiError>> {
+        loop {
+            if self.sequences.iter().all(|sequence| sequence.done) {
+                return None;
+            }
+            let (at, event) = std::future::poll_fn(|context| self.poll_event(context)).await;
+            let piece = match self.take(at, event) {
+                Ok(piece) => piece,
+                Err(error) => return Some(Err(error)),
+            };
+            if piece != Piece::default() {
+                let index = u32::try_from(at).unwrap_or(u32::MAX);
+                return Some(Ok(Update { index, piece }));
+            }
+        }
+    }
+
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<(usize, Option<TokenEvent>)> {
+        let count = self.sequences.len();
+        for step in 0..count {
+            let at = (self.turn + step) % count;
+            let sequence = &mut self.sequences[at];
+            if sequence.done {
+                continue;
+            }
+            if let Poll::Ready(event) = sequence.events.poll_recv(context) {
+                self.turn = (at + 1) % count;
+                return Poll::Ready((at, event));
+            }
+        }
+        Poll::Pending
+    }
+
+    fn take(&mut self, at: usize, event: Option<TokenEvent>) -> Result<Piece, ApiError> {
+        let sequence = &mut self.sequences[at];
+        match event {
+            Some(TokenEvent::Token { id, logprob, .. }) => {
+                if sequence.choice.stopped() {
+                    return Ok(Piece::default());
+                }
+                let now = Instant::now();
+                if let Some(last) = sequence.last_token.replace(now) {
+                    self.metrics.inter_token(now - last);
+                }
+                let piece = sequence.choice.push(id, logprob);
+                if sequence.choice.stopped() {
+                    sequence.cancelled = true;
+                    self.loaded.engine.cancel(sequence.id);
+                }
+                Ok(piece)
+            }
+            Some(TokenEvent::Finished(finished)) => {
+                sequence.done = true;
+                let end = match (finished.reason, sequence.cancelled) {
+                    (FinishReason::Stop, _) | (_, true) => Ok(EndReason::Stop),
+                    (FinishReason::Length, false) => Ok(EndReason::Length),
+                    (FinishReason::Abort, false) => Err(("abort", aborted())),
+                    (FinishReason::Error, false) => {
+                        let message = finished.message.clone();
+                        let message = message.unwrap_or_else(|| "the engine failed".into());
+                        Err(("error", ApiError::engine(message)))
+                    }
+                };
+                self.finished(at, &finished, end)
+            }
+            None => {
+                sequence.done = true;
+                self.metrics.lost();
+                Err(aborted())
+            }
+        }
+    }
+
+    fn finished(
+        &mut self,
+        at: usize,
+        finished: &Finished,
+        end: Result<EndReason, (&'static str, ApiError)>,
+    ) -> Result<Piece, ApiError> {
+        // Choices after the first find the first one's blocks; that is no saving of the client's.
+        if at.is_multiple_of(self.choices_per_prompt) {
+            self.cached_tokens = self.cached_tokens.saturating_add(finished.cached_tokens);
+        }
+        let choice = &mut self.sequences[at].choice;
+        let (reason, result) = match end {
+            Ok(end) => {
+                let piece = choice.finish(end);
+                let reason = match piece.end {
+                    Some(EndReason::Length) => "length",
+                    _ => "stop",
+                };
+                (reason, Ok(piece))
+            }
+            Err((reason, error)) => (reason, Err(error)),
+        };
+        self.metrics.finished(&Sequence {
+            reason,
+            prompt_tokens: finished.prompt_tokens,
+            cached_tokens: finished.cached_tokens,
+            completion_tokens: choice.tokens(),
+            max_tokens: self.max_tokens,
+            timings: finished.timings,
+        });
+        result
+    }
+
+    /// Tokens so far; complete once [`Generation::next`] has returned None.
+    pub fn usage(&self) -> Usage {
+        let completion: u32 = self.sequences.iter().map(|s| s.choice.tokens()).sum();
+        Usage {
+            prompt_tokens: self.prompt_tokens,
+            completion_tokens: completion,
+            total_tokens: self.prompt_tokens.saturating_add(completion),
+            prompt_tokens_details: PromptTokensDetails {
+                cached_tokens: self.cached_tokens,
+            },
+        }
+    }
+
+    pub fn choices(&self) -> usize {
+        self.sequences.len()
+    }
+
+    pub fn loaded(&self) -> &Loaded {
+        &self.loaded
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        for sequence in self.sequences.iter().filter(|sequence| !sequence.done) {
+            if !sequence.cancelled {
+                self.loaded.engine.cancel(sequence.id);
+            }
+            self.metrics.lost();
+        }
+    }
+}
+
+fn check_length(
+    prompt: usize,
+    max_tokens: Option<u32>,
+    limit: u32,
+    field: &str,
+) -> Result<(), ApiError> {
+    if prompt == 0 {
+        let message = format!("{field}: the prompt has no tokens, at least one is needed");
+        return Err(ApiError::invalid(Some(field), message));
+    }
+    let completion = max_tokens.unwrap_or(1);
+    if prompt as u64 + u64::from(completion) > u64::from(limit) {
+        return Err(ApiError::context_length(field, limit, prompt, completion));
+    }
+    Ok(())
+}
+
+fn aborted() -> ApiError {
+    ApiError::unavailable(
+        "aborted",
+        "the request was aborted before it was complete; retry",
+    )
+}
+
+fn refusal(refused: Refused, field: &str) -> ApiError {
+    match refused {
+        Refused::QueueFull {
+            waiting,
+            retry_after,
+            ..
+        } => {
+            let seconds = u32::try_from(retry_after.as_secs())
+                .unwrap_or(u32::MAX)
+                .max(1);
+            ApiError::queue_full(waiting, seconds)
+        }
+        Refused::TooLong { prompt, limit } => ApiError::context_length(field, limit, prompt, 1),
+        Refused::EmptyPrompt | Refused::TokenOutOfRange { .. } => {
+            ApiError::invalid(Some(field), format!("{field}: {refused}"))
+        }
+        Refused::Loading => ApiError::unavailable("model_loading", "the model is loading"),
+        Refused::Draining => super::app::draining(),
+        Refused::DuplicateId { .. } => ApiError::engine(refused.to_string()),
+        Refused::Failed { .. } => ApiError::unavailable("engine_failed", refused.to_string()),
+    }
+}

@@ -1,0 +1,63 @@
+//! What the HTTP layer needs of an engine. The engine's own handle is the one in production;
+//! tests script another.
+
+use tokio::sync::watch;
+
+use crate::engine::handle::{EngineFacts, EngineHandle, EngineState, Progress};
+use crate::engine::request::{GenerateRequest, Refused};
+use crate::engine::stats::EngineStats;
+use crate::memory::snapshot::LedgerSnapshot;
+
+/// The engine's front door; see [`EngineHandle`] for the contract of each call.
+pub trait Generator: std::fmt::Debug + Send + Sync {
+    /// # Errors
+    /// [`Refused`]: nothing was queued and no event will be sent.
+    fn submit(&self, request: GenerateRequest) -> Result<(), Refused>;
+    fn cancel(&self, id: u64);
+    fn drain(&self);
+    fn stop(&self);
+    fn facts(&self) -> EngineFacts;
+    fn subscribe(&self) -> watch::Receiver<EngineState>;
+    fn progress(&self) -> Progress;
+    fn stats(&self) -> EngineStats;
+    /// May read `/proc`: not for the threads that answer requests.
+    fn memory(&self) -> LedgerSnapshot;
+}
+
+impl Generator for EngineHandle {
+    fn submit(&self, request: GenerateRequest) -> Result<(), Refused> {
+        EngineHandle::submit(self, request)
+    }
+
+    fn cancel(&self, id: u64) {
+        EngineHandle::cancel(self, id);
+    }
+
+    fn drain(&self) {
+        EngineHandle::drain(self);
+    }
+
+    fn stop(&self) {
+        EngineHandle::stop(self);
+    }
+
+    fn facts(&self) -> EngineFacts {
+        EngineHandle::facts(self).clone()
+    }
+
+    fn subscribe(&self) -> watch::Receiver<EngineState> {
+        EngineHandle::subscribe(self)
+    }
+
+    fn progress(&self) -> Progress {
+        EngineHandle::progress(self)
+    }
+
+    fn stats(&self) -> EngineStats {
+        EngineHandle::stats(self)
+    }
+
+    fn memory(&self) -> LedgerSnapshot {
+        EngineHandle::memory(self)
+    }
+}

@@ -1,0 +1,51 @@
+//! Probes, version and metrics. Cheap, and answered in every state.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::app::App;
+use super::error::ApiError;
+use super::prompt;
+use crate::engine::handle::EngineState;
+
+/// `/livez`: the process works. 503 only once the engine has failed, so that a long load or
+/// drain is no reason to be killed.
+pub async fn livez(State(app): State<Arc<App>>) -> Result<&'static str, ApiError> {
+    if let Some(loaded) = app.peek()
+        && let EngineState::Failed { message } = &*loaded.engine.subscribe().borrow()
+    {
+        return Err(ApiError::unavailable(
+            "engine_failed",
+            format!("the engine failed: {message}"),
+        ));
+    }
+    Ok("ok\n")
+}
+
+/// `/readyz`: requests are taken now.
+pub async fn readyz(State(app): State<Arc<App>>) -> Result<&'static str, ApiError> {
+    app.ready()?;
+    Ok("ok\n")
+}
+
+/// `/health`, as vLLM has it: 200 and no body while the engine can answer, a drain included.
+pub async fn health(State(app): State<Arc<App>>) -> Result<StatusCode, ApiError> {
+    match app.ready() {
+        Err(error) if error.code != Some("draining") => Err(error),
+        _ => livez(State(app)).await.map(|_| StatusCode::OK),
+    }
+}
+
+pub async fn version() -> Json<Value> {
+    Json(json!({"version": env!("CARGO_PKG_VERSION")}))
+}
+
+pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    let text = prompt::blocking(move || Ok(app.scrape())).await?;
+    Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response())
+}

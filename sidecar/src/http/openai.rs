@@ -1,0 +1,289 @@
+//! `/v1/completions`, `/v1/chat/completions` and `/v1/models`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use futures::Stream;
+
+use super::answers::{Head, Whole, chat_chunks, completion_chunks, role_chunk};
+use super::app::{App, Loaded, unix_seconds};
+use super::body::JsonBody;
+use super::error::ApiError;
+use super::fields::Fields;
+use super::generation::{Generation, Update};
+use super::params::{self, Params};
+use super::prompt;
+use super::sse;
+use super::types::{ModelCard, ModelList};
+
+/// OpenAI's default length of a completion; a chat goes on to its end.
+const DEFAULT_COMPLETION_TOKENS: u32 = 16;
+
+/// Which of the two endpoints a request came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Chat,
+    Completion,
+}
+
+pub async fn models(State(app): State<Arc<App>>) -> Json<ModelList> {
+    let data = app.served.iter().map(|name| card(&app, name)).collect();
+    Json(ModelList {
+        object: "list",
+        data,
+    })
+}
+
+pub async fn model(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<Json<ModelCard>, ApiError> {
+    app.check_model(&id)?;
+    Ok(Json(card(&app, &id)))
+}
+
+fn card(app: &App, name: &str) -> ModelCard {
+    ModelCard {
+        id: name.to_owned(),
+        object: "model",
+        created: app.created,
+        owned_by: "plimsoll",
+        root: app.root.clone(),
+        parent: None,
+        max_model_len: app.peek().map(|loaded| loaded.engine.facts().max_model_len),
+    }
+}
+
+pub async fn chat(
+    State(app): State<Arc<App>>,
+    JsonBody(mut fields): JsonBody,
+) -> Result<Response, ApiError> {
+    let loaded = app.ready()?;
+    let model = model_of(&app, &mut fields)?;
+    let messages = prompt::messages(&mut fields)?;
+    let names = ["max_completion_tokens", "max_tokens"];
+    let mut params = params::take(&mut fields, &loaded.bounds, &names)?;
+    params.sampling.logprobs = chat_logprobs(&mut fields)?;
+    fields.refuse(&["echo"], &[])?;
+    fields.finish()?;
+    let ids = prompt::encode_chat(Arc::clone(&loaded), messages, true).await?;
+    let generation = Generation::start(&app, loaded, vec![ids], &params, None, "messages")?;
+    answer(Kind::Chat, model, generation, &params, Vec::new()).await
+}
+
+pub async fn completions(
+    State(app): State<Arc<App>>,
+    JsonBody(mut fields): JsonBody,
+) -> Result<Response, ApiError> {
+    let loaded = app.ready()?;
+    let model = model_of(&app, &mut fields)?;
+    let prompts = prompt::prompts(&mut fields, loaded.bounds.vocabulary)?;
+    let mut params = params::take(&mut fields, &loaded.bounds, &["max_tokens"])?;
+    params.sampling.logprobs = params::logprob_count(&mut fields, "logprobs")?;
+    let add_special = fields.boolean("add_special_tokens")?.unwrap_or(true);
+    let echo = fields.boolean("echo")?.unwrap_or(false);
+    if echo && params.sampling.logprobs.is_some() {
+        let why = "log-probabilities of the prompt are not supported; drop echo or logprobs";
+        return Err(ApiError::unsupported("echo", why));
+    }
+    fields.finish()?;
+    let prompts = prompt::encode_prompts(Arc::clone(&loaded), prompts, add_special).await?;
+    let echoes = if echo {
+        echoes(&loaded, &prompts, params.n)
+    } else {
+        Vec::new()
+    };
+    let default = Some(DEFAULT_COMPLETION_TOKENS);
+    let generation = Generation::start(&app, loaded, prompts, &params, default, "prompt")?;
+    answer(Kind::Completion, model, generation, &params, echoes).await
+}
+
+fn model_of(app: &App, fields: &mut Fields) -> Result<String, ApiError> {
+    let Some(model) = fields.string("model")? else {
+        let message = format!("model: missing; served: {}", app.served.join(", "));
+        return Err(ApiError::invalid(Some("model"), message));
+    };
+    app.check_model(&model)?;
+    Ok(model)
+}
+
+/// Chat has a switch and a count; the count alone is an error, as with OpenAI.
+fn chat_logprobs(fields: &mut Fields) -> Result<Option<u8>, ApiError> {
+    let wanted = fields.boolean("logprobs")?.unwrap_or(false);
+    let top = params::logprob_count(fields, "top_logprobs")?;
+    if let Some(count @ 1..) = top
+        && !wanted
+    {
+        let message = format!("top_logprobs: {count} needs logprobs=true");
+        return Err(ApiError::invalid(Some("top_logprobs"), message));
+    }
+    Ok(wanted.then_some(top.unwrap_or(0)))
+}
+
+/// The text of each choice's prompt.
+fn echoes(loaded: &Loaded, prompts: &[Vec<u32>], n: u32) -> Vec<String> {
+    let texts = prompts
+        .iter()
+        .map(|ids| loaded.tokenizer.decode(ids, false));
+    texts
+        .flat_map(|text| std::iter::repeat_n(text, n as usize))
+        .collect()
+}
+
+async fn answer(
+    kind: Kind,
+    model: String,
+    generation: Generation,
+    params: &Params,
+    echoes: Vec<String>,
+) -> Result<Response, ApiError> {
+    let prefix = match kind {
+        Kind::Chat => "chatcmpl",
+        Kind::Completion => "cmpl",
+    };
+    let head = Head {
+        id: format!("{prefix}-{}", random_id()),
+        created: unix_seconds(),
+        model,
+        logprobs: params.sampling.logprobs.is_some(),
+        include_usage: params.include_usage,
+    };
+    let choices = generation.choices();
+    tracing::debug!(
+        id = head.id,
+        choices,
+        stream = params.stream,
+        "request accepted"
+    );
+    if params.stream {
+        return Ok(sse::response(events(kind, head, generation, echoes)));
+    }
+    whole(kind, &head, generation, &echoes).await
+}
+
+async fn whole(
+    kind: Kind,
+    head: &Head,
+    mut generation: Generation,
+    echoes: &[String],
+) -> Result<Response, ApiError> {
+    let mut choices = vec![Whole::default(); generation.choices()];
+    while let Some(update) = generation.next().await {
+        let Update { index, piece } = update?;
+        choices[index as usize].add(piece);
+    }
+    let usage = generation.usage();
+    let tokenizer = &generation.loaded().tokenizer;
+    let indexed = (0..).zip(choices);
+    Ok(match kind {
+        Kind::Chat => {
+            let choices = indexed.map(|(i, choice)| choice.into_chat(i, head.logprobs, tokenizer));
+            Json(head.chat(choices.collect(), usage)).into_response()
+        }
+        Kind::Completion => {
+            let choices = indexed.map(|(index, choice)| {
+                let echo = echoes.get(index as usize).map(String::as_str);
+                choice.into_completion(index, head.logprobs, tokenizer, echo)
+            });
+            Json(head.completion(choices.collect(), usage)).into_response()
+        }
+    })
+}
+
+/// Where a stream stands between two polls.
+struct Streaming {
+    kind: Kind,
+    head: Head,
+    generation: Generation,
+    echoes: Vec<String>,
+    /// Choices whose first chunk (role, echo) is out.
+    begun: Vec<bool>,
+    over: bool,
+}
+
+/// The events of a streamed answer. Dropping the stream drops the generation, which cancels it.
+fn events(
+    kind: Kind,
+    head: Head,
+    generation: Generation,
+    echoes: Vec<String>,
+) -> impl Stream<Item = Bytes> + Send + 'static {
+    let begun = vec![false; generation.choices()];
+    let start = Streaming {
+        kind,
+        head,
+        generation,
+        echoes,
+        begun,
+        over: false,
+    };
+    futures::stream::unfold(start, |mut streaming| async move {
+        if streaming.over {
+            return None;
+        }
+        let bytes = match streaming.generation.next().await {
+            Some(Ok(update)) => streaming.update(update),
+            Some(Err(error)) => {
+                streaming.over = true;
+                sse::failure(&error)
+            }
+            None => {
+                streaming.over = true;
+                streaming.end()
+            }
+        };
+        Some((bytes, streaming))
+    })
+}
+
+impl Streaming {
+    fn update(&mut self, Update { index, piece }: Update) -> Bytes {
+        let first = !std::mem::replace(&mut self.begun[index as usize], true);
+        let mut bytes = Vec::new();
+        let tokenizer = &self.generation.loaded().tokenizer;
+        match self.kind {
+            Kind::Chat => {
+                let mut chunks = chat_chunks(index, piece, self.head.logprobs, tokenizer);
+                if first {
+                    chunks.insert(0, role_chunk(index));
+                }
+                for chunk in chunks {
+                    bytes.extend(sse::event(&self.head.chat_chunk(vec![chunk], None)));
+                }
+            }
+            Kind::Completion => {
+                let mut piece = piece;
+                if let (true, Some(echo)) = (first, self.echoes.get(index as usize)) {
+                    piece.text.insert_str(0, echo);
+                }
+                for chunk in completion_chunks(index, piece, self.head.logprobs, tokenizer) {
+                    bytes.extend(sse::event(&self.head.completion_chunk(vec![chunk], None)));
+                }
+            }
+        }
+        Bytes::from(bytes)
+    }
+
+    fn end(&self) -> Bytes {
+        let mut bytes = Vec::new();
+        if self.head.include_usage {
+            let usage = Some(self.generation.usage());
+            bytes.extend(match self.kind {
+                Kind::Chat => sse::event(&self.head.chat_chunk(Vec::new(), usage)),
+                Kind::Completion => sse::event(&self.head.completion_chunk(Vec::new(), usage)),
+            });
+        }
+        bytes.extend_from_slice(sse::DONE);
+        Bytes::from(bytes)
+    }
+}
+
+/// 32 hexadecimal digits; unique, not secret.
+fn random_id() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    let half = || RandomState::new().hash_one(std::time::Instant::now());
+    format!("{:016x}{:016x}", half(), half())
+}

@@ -1,0 +1,178 @@
+//! Every shared parameter: its default, its range, its refusal.
+
+use super::*;
+
+fn bounds() -> Bounds {
+    Bounds {
+        max_model_len: 128,
+        max_num_seqs: 8,
+        vocabulary: 256,
+    }
+}
+
+fn check(body: &str) -> Result<Params, ApiError> {
+    let mut fields = Fields::parse(body.as_bytes()).unwrap();
+    let params = take(
+        &mut fields,
+        &bounds(),
+        &["max_completion_tokens", "max_tokens"],
+    )?;
+    fields.finish()?;
+    Ok(params)
+}
+
+#[test]
+fn defaults_are_openais() {
+    let params = check(r#"{"seed": 7}"#).unwrap();
+    assert_eq!(params.n, 1);
+    assert_eq!(params.max_tokens, None);
+    assert_eq!(
+        params.sampling,
+        SamplingParams {
+            temperature: 1.0,
+            seed: 7,
+            ..SamplingParams::default()
+        }
+    );
+    assert!(!params.stream && !params.ignore_eos && !params.include_usage);
+}
+
+#[test]
+fn every_parameter_arrives() {
+    let params = check(
+        r#"{"temperature": 0.5, "top_p": 0.9, "top_k": 40, "min_p": 0.1, "seed": -1,
+            "repetition_penalty": 1.1, "presence_penalty": -0.5, "frequency_penalty": 2,
+            "n": 3, "stop": ["a", "b"], "ignore_eos": true, "stream": true, "user": "u",
+            "stream_options": {"include_usage": true}, "max_completion_tokens": 9,
+            "max_tokens": 10, "cache_salt": "s"}"#,
+    )
+    .unwrap();
+    let sampling = SamplingParams {
+        temperature: 0.5,
+        top_p: 0.9,
+        top_k: 40,
+        min_p: 0.1,
+        seed: u64::MAX,
+        repetition_penalty: 1.1,
+        presence_penalty: -0.5,
+        frequency_penalty: 2.0,
+        ..SamplingParams::default()
+    };
+    assert_eq!(params.sampling, sampling);
+    assert_eq!((params.n, params.max_tokens), (3, Some(9)));
+    assert_eq!(params.stop, ["a", "b"]);
+    assert!(params.ignore_eos && params.stream && params.include_usage);
+    assert_eq!(params.cache_salt.as_deref(), Some("s"));
+}
+
+#[test]
+fn absurd_values_are_refused_with_field_value_and_range() {
+    for (body, param, part) in [
+        (
+            r#"{"temperature": -1}"#,
+            "temperature",
+            "-1 is not a number from 0 to 2",
+        ),
+        (
+            r#"{"temperature": 2.5}"#,
+            "temperature",
+            "2.5 is not a number from 0 to 2",
+        ),
+        (
+            r#"{"temperature": "hot"}"#,
+            "temperature",
+            "not the string \"hot\"",
+        ),
+        (r#"{"top_p": 0}"#, "top_p", "above 0"),
+        (
+            r#"{"top_p": 1.01}"#,
+            "top_p",
+            "1.01 is not a number from 0 to 1",
+        ),
+        (
+            r#"{"top_k": -2}"#,
+            "top_k",
+            "-2 is not a whole number from -1 to 256",
+        ),
+        (r#"{"top_k": 1000}"#, "top_k", "1000 is not"),
+        (r#"{"min_p": -0.1}"#, "min_p", "-0.1 is not"),
+        (
+            r#"{"repetition_penalty": 0}"#,
+            "repetition_penalty",
+            "above 0",
+        ),
+        (r#"{"presence_penalty": 3}"#, "presence_penalty", "3 is not"),
+        (r#"{"n": 0}"#, "n", "0 is not a whole number from 1 to 8"),
+        (r#"{"n": 9}"#, "n", "9 is not"),
+        (
+            r#"{"max_tokens": -5}"#,
+            "max_tokens",
+            "-5 is not a whole number from 1 to 128",
+        ),
+        (r#"{"max_tokens": 129}"#, "max_tokens", "129 is not"),
+        (r#"{"max_tokens": 1e3}"#, "max_tokens", "not 1000.0"),
+        (
+            r#"{"max_completion_tokens": 0}"#,
+            "max_completion_tokens",
+            "0 is not",
+        ),
+        (r#"{"seed": 1.5}"#, "seed", "must be a whole number"),
+        (
+            r#"{"stop": ["a","b","c","d","e"]}"#,
+            "stop",
+            "5 strings, at most 4",
+        ),
+        (r#"{"stop": [""]}"#, "stop", "0 bytes"),
+        (
+            r#"{"stop": [1]}"#,
+            "stop",
+            "must be a string or a list of strings",
+        ),
+        (r#"{"stream": "yes"}"#, "stream", "must be true or false"),
+        (
+            r#"{"stream_options": {"include_usage": true}}"#,
+            "stream_options",
+            "stream=true",
+        ),
+        (
+            r#"{"stream": true, "stream_options": []}"#,
+            "stream_options",
+            "an object",
+        ),
+        (r#"{"cache_salt": ""}"#, "cache_salt", "0 bytes"),
+    ] {
+        let error = check(body).unwrap_err();
+        assert_eq!(error.status.as_u16(), 400, "{body}");
+        assert_eq!(error.param.as_deref(), Some(param), "{body}");
+        assert!(error.message.contains(part), "{body}: {}", error.message);
+    }
+}
+
+#[test]
+fn unsupported_parameters_are_refused_by_name_unless_they_say_nothing() {
+    for (body, param) in [
+        (r#"{"tools": [{"type": "function"}]}"#, "tools"),
+        (r#"{"tool_choice": "required"}"#, "tool_choice"),
+        (
+            r#"{"response_format": {"type": "json_object"}}"#,
+            "response_format",
+        ),
+        (r#"{"logit_bias": {"5": 1}}"#, "logit_bias"),
+        (r#"{"best_of": 4}"#, "best_of"),
+        (r#"{"suffix": "x"}"#, "suffix"),
+        (r#"{"audio": {"voice": "x"}}"#, "audio"),
+        (r#"{"modalities": ["audio"]}"#, "modalities"),
+        (r#"{"frobnicate": 1}"#, "frobnicate"),
+    ] {
+        let error = check(body).unwrap_err();
+        assert_eq!(error.code, Some("unsupported_parameter"), "{body}");
+        assert_eq!(error.param.as_deref(), Some(param), "{body}");
+        assert!(error.message.contains(param), "{body}: {}", error.message);
+    }
+    check(
+        r#"{"tools": null, "tool_choice": "none", "response_format": {"type": "text"},
+            "logit_bias": {}, "n": 2, "best_of": 2, "suffix": null, "audio": null,
+            "modalities": ["text"], "store": false, "metadata": {"a": "b"}, "tools": []}"#,
+    )
+    .unwrap();
+}

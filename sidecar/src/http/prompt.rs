@@ -1,0 +1,335 @@
+//! What to continue: the `messages` of a chat, the `prompt` of a completion, as token ids.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::app::Loaded;
+use super::error::{ApiError, shown};
+use super::fields::{Fields, kind, wrong};
+use crate::chat::{ChatError, ChatMessage};
+
+/// A prompt as it was sent, checked but not tokenized.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prompt {
+    Text(String),
+    Ids(Vec<u32>),
+}
+
+/// `prompt`: a string, a list of strings, a list of ids, or a list of lists of ids.
+pub fn prompts(fields: &mut Fields, vocabulary: u32) -> Result<Vec<Prompt>, ApiError> {
+    const EXPECTED: &str = "a string, a list of strings, or one or more lists of token ids";
+    let missing = || ApiError::invalid(Some("prompt"), format!("prompt: missing; {EXPECTED}"));
+    match fields.take("prompt").ok_or_else(missing)? {
+        Value::String(text) => Ok(vec![Prompt::Text(text)]),
+        Value::Array(items) if items.is_empty() => Err(ApiError::invalid(
+            Some("prompt"),
+            "prompt: the list is empty",
+        )),
+        Value::Array(items) if items.iter().all(Value::is_number) => {
+            Ok(vec![Prompt::Ids(ids("prompt", &items, vocabulary)?)])
+        }
+        Value::Array(items) => items
+            .into_iter()
+            .map(|item| match item {
+                Value::String(text) => Ok(Prompt::Text(text)),
+                Value::Array(list) => Ok(Prompt::Ids(ids("prompt", &list, vocabulary)?)),
+                other => Err(wrong("prompt", &other, EXPECTED)),
+            })
+            .collect(),
+        other => Err(wrong("prompt", &other, EXPECTED)),
+    }
+}
+
+/// A list of token ids below `vocabulary`.
+pub fn ids(field: &str, items: &[Value], vocabulary: u32) -> Result<Vec<u32>, ApiError> {
+    let id = |(at, item): (usize, &Value)| {
+        let id = item.as_u64().and_then(|id| u32::try_from(id).ok());
+        id.filter(|id| *id < vocabulary).ok_or_else(|| {
+            let got = match item {
+                Value::Number(number) => number.to_string(),
+                other => kind(other).to_owned(),
+            };
+            let message = format!(
+                "{field}[{at}]: {got} is not a token id from 0 to {}",
+                vocabulary - 1
+            );
+            ApiError::invalid(Some(field), message)
+        })
+    };
+    items.iter().enumerate().map(id).collect()
+}
+
+/// `messages`: roles and text. Content parts of type `text` are joined; others are refused.
+pub fn messages(fields: &mut Fields) -> Result<Vec<ChatMessage>, ApiError> {
+    let items = match fields.take("messages") {
+        None => return Err(ApiError::invalid(Some("messages"), "messages: missing")),
+        Some(Value::Array(items)) if items.is_empty() => {
+            let message = "messages: the list is empty, at least one message is needed";
+            return Err(ApiError::invalid(Some("messages"), message));
+        }
+        Some(Value::Array(items)) => items,
+        Some(other) => return Err(wrong("messages", &other, "a list of messages")),
+    };
+    items
+        .into_iter()
+        .enumerate()
+        .map(|(at, item)| message(at, item))
+        .collect()
+}
+
+fn message(at: usize, item: Value) -> Result<ChatMessage, ApiError> {
+    let field = |name: &str| format!("messages[{at}].{name}");
+    let Value::Object(mut item) = item else {
+        return Err(wrong(&format!("messages[{at}]"), &item, "an object"));
+    };
+    for name in ["tool_calls", "function_call", "audio"] {
+        match item.get(name) {
+            None | Some(Value::Null) => {}
+            Some(Value::Array(calls)) if calls.is_empty() => {}
+            Some(_) => return Err(ApiError::unsupported(&field(name), "not supported")),
+        }
+    }
+    let role = match item.get("role") {
+        Some(Value::String(role)) => role.clone(),
+        other => {
+            return Err(wrong(
+                &field("role"),
+                other.unwrap_or(&Value::Null),
+                "a string",
+            ));
+        }
+    };
+    let role = match role.as_str() {
+        "system" | "user" | "assistant" | "tool" => role,
+        // OpenAI's newer name for the same thing; templates know the older one.
+        "developer" => "system".to_owned(),
+        other => {
+            let message = format!(
+                "{}: {} is none of system, developer, user, assistant, tool",
+                field("role"),
+                shown(other)
+            );
+            return Err(ApiError::invalid(Some(&field("role")), message));
+        }
+    };
+    let content = match item.remove("content") {
+        Some(Value::String(text)) => text,
+        Some(Value::Array(parts)) => joined(&field("content"), parts)?,
+        None | Some(Value::Null) if role == "assistant" => String::new(),
+        other => {
+            let other = other.unwrap_or(Value::Null);
+            return Err(wrong(
+                &field("content"),
+                &other,
+                "a string or a list of text parts",
+            ));
+        }
+    };
+    let name = match item.remove("name") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(name)) => Some(name),
+        Some(other) => return Err(wrong(&field("name"), &other, "a string")),
+    };
+    Ok(ChatMessage {
+        role,
+        content,
+        name,
+    })
+}
+
+fn joined(field: &str, parts: Vec<Value>) -> Result<String, ApiError> {
+    let mut text = String::new();
+    for (at, part) in parts.into_iter().enumerate() {
+        let name = format!("{field}[{at}]");
+        match (part.get("type").and_then(Value::as_str), part.get("text")) {
+            (Some("text"), Some(Value::String(part))) => text.push_str(part),
+            (Some("text"), other) => {
+                let other = other.unwrap_or(&Value::Null);
+                return Err(wrong(&format!("{name}.text"), other, "a string"));
+            }
+            (Some(other), _) => {
+                let why = format!(
+                    "content of type {} is not supported, only text",
+                    shown(other)
+                );
+                return Err(ApiError::unsupported(&format!("{name}.type"), &why));
+            }
+            (None, _) => {
+                return Err(ApiError::invalid(
+                    Some(&format!("{name}.type")),
+                    format!("{name}.type: missing, must be \"text\""),
+                ));
+            }
+        }
+    }
+    Ok(text)
+}
+
+/// Tokenizes prompts on a thread where that may take its time.
+pub async fn encode_prompts(
+    loaded: Arc<Loaded>,
+    prompts: Vec<Prompt>,
+    add_special: bool,
+) -> Result<Vec<Vec<u32>>, ApiError> {
+    blocking(move || {
+        let encode = |prompt| match prompt {
+            Prompt::Ids(ids) => Ok(ids),
+            Prompt::Text(text) => loaded
+                .tokenizer
+                .encode(&text, add_special)
+                .map_err(|error| ApiError::invalid(Some("prompt"), format!("prompt: {error}"))),
+        };
+        prompts.into_iter().map(encode).collect()
+    })
+    .await
+}
+
+/// Renders and tokenizes a chat.
+pub async fn encode_chat(
+    loaded: Arc<Loaded>,
+    messages: Vec<ChatMessage>,
+    add_generation_prompt: bool,
+) -> Result<Vec<u32>, ApiError> {
+    blocking(move || {
+        let Some(template) = &loaded.template else {
+            let message = "messages: this model has no chat template; use /v1/completions";
+            return Err(ApiError::invalid(Some("messages"), message).with_code("no_chat_template"));
+        };
+        let rendered = template
+            .render(&messages, add_generation_prompt)
+            .map_err(|error| {
+                let code = match error {
+                    ChatError::Refused { .. } => "messages_refused",
+                    ChatError::Failed { .. } => "chat_template_failed",
+                };
+                ApiError::invalid(Some("messages"), format!("messages: {error}")).with_code(code)
+            })?;
+        loaded
+            .tokenizer
+            .encode_chat(&rendered)
+            .map_err(|error| ApiError::invalid(Some("messages"), format!("messages: {error}")))
+    })
+    .await
+}
+
+/// Runs what may take milliseconds (tokenizing megabytes, reading `/proc`) off the threads that
+/// answer requests.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(ApiError::engine(format!(
+            "the request could not be prepared: {error}"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(body: &str) -> Fields {
+        Fields::parse(body.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn prompts_of_every_kind_are_read() {
+        let text = |text: &str| Prompt::Text(text.into());
+        for (body, expected) in [
+            (r#"{"prompt": "a"}"#, vec![text("a")]),
+            (r#"{"prompt": ["a", "b"]}"#, vec![text("a"), text("b")]),
+            (r#"{"prompt": [1, 2]}"#, vec![Prompt::Ids(vec![1, 2])]),
+            (
+                r#"{"prompt": [[1], [2, 3]]}"#,
+                vec![Prompt::Ids(vec![1]), Prompt::Ids(vec![2, 3])],
+            ),
+        ] {
+            assert_eq!(prompts(&mut fields(body), 10).unwrap(), expected, "{body}");
+        }
+        for (body, part) in [
+            (r#"{}"#, "prompt: missing"),
+            (r#"{"prompt": []}"#, "prompt: the list is empty"),
+            (r#"{"prompt": {"a": 1}}"#, "not an object"),
+            (
+                r#"{"prompt": [10]}"#,
+                "prompt[0]: 10 is not a token id from 0 to 9",
+            ),
+            (r#"{"prompt": [1, -1]}"#, "prompt[1]: -1 is not a token id"),
+            (r#"{"prompt": [1.5]}"#, "prompt[0]: 1.5 is not"),
+            (r#"{"prompt": ["a", true]}"#, "not a boolean"),
+            (
+                r#"{"prompt": [[1, "x"]]}"#,
+                "prompt[1]: a string is not a token id",
+            ),
+        ] {
+            let error = prompts(&mut fields(body), 10).unwrap_err();
+            assert!(error.message.contains(part), "{body}: {}", error.message);
+            assert_eq!(error.param.as_deref(), Some("prompt"));
+        }
+    }
+
+    #[test]
+    fn messages_are_read_or_refused_with_their_place() {
+        let read = messages(&mut fields(
+            r#"{"messages": [{"role": "developer", "content": "be brief"},
+                {"role": "user", "name": "ann", "content": [{"type": "text", "text": "a"},
+                                                            {"type": "text", "text": "b"}]},
+                {"role": "assistant", "content": null, "tool_calls": null}]}"#,
+        ))
+        .unwrap();
+        let roles: Vec<&str> = read.iter().map(|message| message.role.as_str()).collect();
+        assert_eq!(roles, ["system", "user", "assistant"]);
+        assert_eq!(read[1].content, "ab");
+        assert_eq!(read[1].name.as_deref(), Some("ann"));
+        for (body, param, part) in [
+            (r#"{}"#, "messages", "missing"),
+            (r#"{"messages": []}"#, "messages", "empty"),
+            (
+                r#"{"messages": "hi"}"#,
+                "messages",
+                "a list of messages, not the string",
+            ),
+            (
+                r#"{"messages": [1]}"#,
+                "messages[0]",
+                "must be an object, not 1",
+            ),
+            (
+                r#"{"messages": [{"content": "a"}]}"#,
+                "messages[0].role",
+                "not null",
+            ),
+            (
+                r#"{"messages": [{"role": "king", "content": "a"}]}"#,
+                "messages[0].role",
+                "\"king\"",
+            ),
+            (
+                r#"{"messages": [{"role": "user"}]}"#,
+                "messages[0].content",
+                "not null",
+            ),
+            (
+                r#"{"messages": [{"role": "user", "content": 5}]}"#,
+                "messages[0].content",
+                "not 5",
+            ),
+            (
+                r#"{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}"#,
+                "messages[0].content[0].type",
+                "\"image_url\" is not supported",
+            ),
+            (
+                r#"{"messages": [{"role": "assistant", "tool_calls": [{"id": "x"}]}]}"#,
+                "messages[0].tool_calls",
+                "not supported",
+            ),
+        ] {
+            let error = messages(&mut fields(body)).unwrap_err();
+            assert_eq!(error.param.as_deref(), Some(param), "{body}");
+            assert!(error.message.contains(part), "{body}: {}", error.message);
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! A scripted engine and an app around it, for tests of the HTTP layer alone.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use plimsoll_crds::v1alpha1::engine::Backend;
+use tokio::sync::watch;
+
+use super::app::{App, HttpLimits, Loaded};
+use super::generator::Generator;
+use super::params::Bounds;
+use crate::chat::ChatTemplate;
+use crate::engine::handle::{EngineFacts, EngineState, Progress};
+use crate::engine::request::{
+    FinishReason, Finished, GenerateRequest, Refused, Timings, TokenEvent, TokenLogprobs,
+};
+use crate::engine::stats::EngineStats;
+use crate::memory::snapshot::LedgerSnapshot;
+use crate::model::ModelFolder;
+use crate::report::{Identity, tests::view};
+use crate::tokenizer::Tokenizer;
+
+pub(crate) const VOCABULARY: u32 = 515;
+pub(crate) const CONTEXT: u32 = 512;
+/// End of sequence of the fixture model.
+pub(crate) const EOS: u32 = 2;
+
+pub(crate) fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/tiny-llama")
+}
+
+pub(crate) fn tokenizer() -> Tokenizer {
+    Tokenizer::from_file(&fixture().join("tokenizer.json")).unwrap()
+}
+
+/// What the engine does with a request.
+#[derive(Clone, Debug)]
+pub(crate) enum Script {
+    /// Says this text and ends (with `Length` where max_tokens is shorter).
+    Say(&'static str),
+    /// As `Say`, but the last thing it says is that it failed.
+    Fail(&'static str),
+    /// Takes the request and says nothing; the test sends events itself.
+    Hold,
+    Refuse(Refused),
+}
+
+#[derive(Debug)]
+struct Inner {
+    script: Script,
+    taken: Vec<GenerateRequest>,
+    cancelled: Vec<u64>,
+}
+
+/// An engine that follows a script.
+#[derive(Debug)]
+pub(crate) struct Scripted {
+    inner: Mutex<Inner>,
+    pub(crate) state: watch::Sender<EngineState>,
+}
+
+impl Scripted {
+    pub(crate) fn new(script: Script) -> Scripted {
+        let inner = Inner {
+            script,
+            taken: Vec::new(),
+            cancelled: Vec::new(),
+        };
+        Scripted {
+            inner: Mutex::new(inner),
+            state: watch::Sender::new(EngineState::Serving),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap()
+    }
+
+    pub(crate) fn cancelled(&self) -> Vec<u64> {
+        self.lock().cancelled.clone()
+    }
+
+    /// The requests taken so far, which lets go of their senders.
+    pub(crate) fn take(&self) -> Vec<GenerateRequest> {
+        std::mem::take(&mut self.lock().taken)
+    }
+
+    pub(crate) fn taken(&self) -> usize {
+        self.lock().taken.len()
+    }
+}
+
+pub(crate) fn finished(reason: FinishReason, prompt: usize, tokens: usize) -> TokenEvent {
+    TokenEvent::Finished(Finished {
+        reason,
+        prompt_tokens: u32::try_from(prompt).unwrap(),
+        cached_tokens: 1,
+        completion_tokens: u32::try_from(tokens).unwrap(),
+        preemptions: 0,
+        timings: Timings {
+            first_token: Some(Duration::from_millis(1)),
+            ..Timings::default()
+        },
+        message: (reason == FinishReason::Error).then(|| "rank 1 died".into()),
+    })
+}
+
+fn speak(request: &GenerateRequest, text: &str, fails: bool) {
+    let mut ids = tokenizer().encode(text, false).unwrap();
+    let mut reason = FinishReason::Length;
+    if ids.len() < request.max_tokens as usize {
+        reason = FinishReason::Stop;
+        ids.extend(request.eos.first());
+    }
+    ids.truncate(request.max_tokens as usize);
+    for (index, id) in (0..).zip(&ids) {
+        let logprob = request.sampling.logprobs.map(|count| TokenLogprobs {
+            logprob: -0.25,
+            top: vec![(*id, -0.25); usize::from(count)],
+        });
+        request
+            .events
+            .try_send(TokenEvent::Token {
+                index,
+                id: *id,
+                logprob,
+            })
+            .unwrap();
+    }
+    let reason = if fails { FinishReason::Error } else { reason };
+    request
+        .events
+        .try_send(finished(reason, request.prompt.len(), ids.len()))
+        .unwrap();
+}
+
+impl Generator for Scripted {
+    fn submit(&self, request: GenerateRequest) -> Result<(), Refused> {
+        let mut inner = self.lock();
+        match &inner.script {
+            Script::Refuse(refused) => return Err(refused.clone()),
+            Script::Say(text) => speak(&request, text, false),
+            Script::Fail(text) => speak(&request, text, true),
+            Script::Hold => {}
+        }
+        inner.taken.push(request);
+        Ok(())
+    }
+
+    fn cancel(&self, id: u64) {
+        self.lock().cancelled.push(id);
+    }
+
+    fn drain(&self) {
+        self.state.send_replace(EngineState::Draining);
+    }
+
+    fn stop(&self) {
+        self.state.send_replace(EngineState::Drained);
+    }
+
+    fn facts(&self) -> EngineFacts {
+        EngineFacts {
+            ranks: 1,
+            max_model_len: CONTEXT,
+            vocabulary: VOCABULARY,
+            isa: "scalar".into(),
+            threads_per_rank: 1,
+            kv_tokens: 4096,
+        }
+    }
+
+    fn subscribe(&self) -> watch::Receiver<EngineState> {
+        self.state.subscribe()
+    }
+
+    fn progress(&self) -> Progress {
+        Progress {
+            stage: "LoadingWeights",
+            done_bytes: 3,
+            total_bytes: 7,
+        }
+    }
+
+    fn stats(&self) -> EngineStats {
+        EngineStats {
+            running: self.taken(),
+            ..EngineStats::default()
+        }
+    }
+
+    fn memory(&self) -> LedgerSnapshot {
+        view(EngineState::Serving).ledger
+    }
+}
+
+/// An app that serves the fixture model under the names `tiny` and `org/tiny`.
+pub(crate) fn app(script: Script) -> (Arc<App>, Arc<Scripted>) {
+    app_with(script, HttpLimits::default())
+}
+
+pub(crate) fn app_with(script: Script, limits: HttpLimits) -> (Arc<App>, Arc<Scripted>) {
+    let app = empty_app(limits);
+    let engine = Arc::new(Scripted::new(script));
+    let model = ModelFolder::open(&fixture()).unwrap();
+    let tokenizer = model.tokenizer().unwrap();
+    app.set_loaded(Loaded {
+        engine: Arc::clone(&engine) as Arc<dyn Generator>,
+        template: ChatTemplate::load(&model, &tokenizer).unwrap(),
+        tokenizer,
+        eos: vec![EOS],
+        bounds: Bounds {
+            max_model_len: CONTEXT,
+            max_num_seqs: 8,
+            vocabulary: VOCABULARY,
+        },
+        effective: view(EngineState::Serving).effective,
+    });
+    (app, engine)
+}
+
+/// An app before its model is open.
+pub(crate) fn empty_app(limits: HttpLimits) -> Arc<App> {
+    let identity = Identity {
+        revision: "r1".into(),
+        backend: Backend::Cpu,
+    };
+    let served = vec!["tiny".to_owned(), "org/tiny".to_owned()];
+    Arc::new(App::new(served, "/models/tiny".into(), limits, identity))
+}

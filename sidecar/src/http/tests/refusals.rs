@@ -1,0 +1,239 @@
+//! What is refused, with which status, code and headers; and what works in which state.
+
+use std::time::Duration;
+
+use super::*;
+use crate::engine::handle::EngineState;
+use crate::engine::request::Refused;
+use crate::http::admin;
+use crate::http::app::HttpLimits;
+use crate::http::testing::{Script, app, app_with, empty_app};
+
+const HELLO: &str = r#"{"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}"#;
+const CHAT: &str = "/v1/chat/completions";
+
+#[tokio::test]
+async fn bad_requests_get_openais_error_shape_and_reach_no_engine() {
+    let (app, engine) = app(Script::Say("never"));
+    let long = format!(
+        r#"{{"model": "tiny", "prompt": {:?}}}"#,
+        "word ".repeat(600)
+    );
+    for (path, body, status, code, part) in [
+        (CHAT, "{", 400, "invalid_json", "line 1 column 1"),
+        (CHAT, "", 400, "", "empty"),
+        (
+            CHAT,
+            r#"{"messages": []}"#,
+            400,
+            "",
+            "model: missing; served: tiny, org/tiny",
+        ),
+        (
+            CHAT,
+            r#"{"model": "gpt-4"}"#,
+            404,
+            "model_not_found",
+            "\"gpt-4\" does not exist; served",
+        ),
+        (
+            CHAT,
+            r#"{"model": "tiny", "messages": []}"#,
+            400,
+            "",
+            "the list is empty",
+        ),
+        (
+            "/v1/completions",
+            r#"{"model": "tiny"}"#,
+            400,
+            "",
+            "prompt: missing",
+        ),
+        (
+            "/v1/completions",
+            r#"{"model": "tiny", "prompt": [999]}"#,
+            400,
+            "",
+            "0 to 514",
+        ),
+        (
+            "/v1/completions",
+            r#"{"model": "tiny", "prompt": ""}"#,
+            400,
+            "",
+            "no tokens",
+        ),
+        (
+            "/v1/completions",
+            &long,
+            400,
+            "context_length_exceeded",
+            "maximum context length is 512",
+        ),
+        (
+            "/v1/completions",
+            r#"{"model": "tiny", "prompt": "a", "max_tokens": 512}"#,
+            400,
+            "context_length_exceeded",
+            "513 were requested (1 in the prompt, 512 in the completion)",
+        ),
+        (
+            "/v1/completions",
+            r#"{"model": "tiny", "prompt": "a", "echo": true, "logprobs": 0}"#,
+            400,
+            "unsupported_parameter",
+            "drop echo or logprobs",
+        ),
+        (
+            CHAT,
+            r#"{"model": "tiny", "messages": [{"role": "user", "content": "a"}], "top_logprobs": 3}"#,
+            400,
+            "",
+            "needs logprobs=true",
+        ),
+        (
+            CHAT,
+            r#"{"model": "tiny", "messages": [{"role": "user", "content": "a"}], "tools": [{}]}"#,
+            400,
+            "unsupported_parameter",
+            "tools",
+        ),
+        ("/v1/embeddings", "{}", 404, "not_found", "/v1/embeddings"),
+        (
+            "/detokenize",
+            r#"{"tokens": [-1]}"#,
+            400,
+            "",
+            "tokens[0]: -1",
+        ),
+        ("/tokenize", r#"{}"#, 400, "", "messages: missing"),
+    ] {
+        let response = post(&app, path, body).await;
+        assert_eq!(response.status(), status, "{body:.80}");
+        let error = json(response).await["error"].take();
+        assert_eq!(error["type"], "invalid_request_error");
+        assert_eq!(error["code"].as_str().unwrap_or(""), code, "{body:.80}");
+        assert!(error.get("param").is_some());
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(part), "{body:.80}: {message}");
+    }
+    assert_eq!(get(&app, CHAT).await.status(), 405);
+    assert_eq!(engine.taken(), 0);
+}
+
+#[tokio::test]
+async fn a_full_queue_is_429_with_retry_after() {
+    let refused = Refused::QueueFull {
+        waiting: 9,
+        limit: 9,
+        retry_after: Duration::from_secs(7),
+    };
+    let (app, _) = app(Script::Refuse(refused));
+    let response = post(&app, CHAT, HELLO).await;
+    assert_eq!(response.status(), 429);
+    assert_eq!(response.headers()["retry-after"], "7");
+    let error = json(response).await["error"].take();
+    assert_eq!(
+        (&error["type"], &error["code"]),
+        (&"rate_limit_error".into(), &"queue_full".into())
+    );
+    assert!(app.scrape().contains(r#"status="429"} 1"#));
+}
+
+#[tokio::test]
+async fn states_decide_who_answers() {
+    let app = empty_app(HttpLimits::default());
+    assert_eq!(get(&app, "/livez").await.status(), 200);
+    for path in ["/readyz", "/health"] {
+        let response = get(&app, path).await;
+        assert_eq!(response.status(), 503, "{path}");
+        assert!(response.headers().contains_key("retry-after"));
+    }
+    assert_eq!(post(&app, CHAT, HELLO).await.status(), 503);
+    assert!(
+        text(get(&app, "/metrics").await)
+            .await
+            .contains(r#"state="loading"} 1"#)
+    );
+    assert_eq!(get(&app, "/version").await.status(), 200);
+    assert_eq!(get(&app, "/v1/models").await.status(), 200);
+
+    let (app, engine) = crate::http::testing::app(Script::Say("ok"));
+    for (state, livez, readyz, health, code) in [
+        (EngineState::Loading, 200, 503, 503, "model_loading"),
+        (EngineState::Serving, 200, 200, 200, ""),
+        (EngineState::Draining, 200, 503, 200, "draining"),
+        (
+            EngineState::Failed {
+                message: "rank 1 died".into(),
+            },
+            503,
+            503,
+            503,
+            "engine_failed",
+        ),
+    ] {
+        engine.state.send_replace(state.clone());
+        assert_eq!(get(&app, "/livez").await.status(), livez, "{state:?}");
+        assert_eq!(get(&app, "/readyz").await.status(), readyz, "{state:?}");
+        assert_eq!(get(&app, "/health").await.status(), health, "{state:?}");
+        let answer = post(&app, CHAT, HELLO).await;
+        assert_eq!(answer.status(), readyz, "{state:?}");
+        if !code.is_empty() {
+            assert_eq!(json(answer).await["error"]["code"], code);
+        }
+    }
+    engine.state.send_replace(EngineState::Serving);
+    app.set_draining();
+    assert_eq!(get(&app, "/readyz").await.status(), 503);
+    assert_eq!(post(&app, CHAT, HELLO).await.status(), 503);
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_413() {
+    let limits = HttpLimits {
+        body_bytes: 1000,
+        ..HttpLimits::default()
+    };
+    let (app, _) = app_with(Script::Say("ok"), limits);
+    let response = post(&app, CHAT, &"x".repeat(5000)).await;
+    assert_eq!(response.status(), 413);
+    assert!(text(response).await.contains("1000 bytes"));
+    assert_eq!(post(&app, CHAT, HELLO).await.status(), 200);
+}
+
+async fn admin_get(app: &Arc<App>, token: Option<&str>, header: Option<&str>) -> u16 {
+    use hyper::service::Service;
+    let mut request = Request::builder().uri("/memory");
+    if let Some(header) = header {
+        request = request.header("authorization", header);
+    }
+    let router = admin::router(Arc::clone(app), token.map(admin::Token::new));
+    let service = hyper_util::service::TowerToHyperService::new(router);
+    let request = request.body(Body::empty()).unwrap();
+    service.call(request).await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn the_admin_port_wants_its_token() {
+    let (app, _) = app(Script::Hold);
+    let token = Some("s3cret");
+    assert_eq!(admin_get(&app, token, None).await, 401);
+    for (header, status) in [
+        ("Bearer s3cret", 200),
+        ("bearer s3cret", 200),
+        ("Bearer s3cre", 401),
+        ("Bearer s3cret2", 401),
+        ("Basic s3cret", 401),
+        ("s3cret", 401),
+        ("Bearer ", 401),
+    ] {
+        assert_eq!(
+            admin_get(&app, token, Some(header)).await,
+            status,
+            "{header}"
+        );
+    }
+    assert_eq!(admin_get(&app, None, None).await, 200);
+}

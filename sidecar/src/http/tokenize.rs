@@ -1,0 +1,77 @@
+//! `/tokenize` and `/detokenize`, as vLLM has them.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::Value;
+
+use super::app::App;
+use super::body::JsonBody;
+use super::error::ApiError;
+use super::fields::wrong;
+use super::prompt::{self, Prompt};
+use super::types::{Detokenized, Tokenized};
+
+/// `{"prompt": …}` or `{"messages": […]}` to ids.
+pub async fn tokenize(
+    State(app): State<Arc<App>>,
+    JsonBody(mut fields): JsonBody,
+) -> Result<Json<Tokenized>, ApiError> {
+    let loaded = app.tokenizing()?;
+    if let Some(model) = fields.string("model")? {
+        app.check_model(&model)?;
+    }
+    let with_text = fields.boolean("return_token_strs")?.unwrap_or(false);
+    let tokens = match fields.string("prompt")? {
+        Some(text) => {
+            let add_special = fields.boolean("add_special_tokens")?.unwrap_or(true);
+            fields.finish()?;
+            let prompts = vec![Prompt::Text(text)];
+            let encoded = prompt::encode_prompts(Arc::clone(&loaded), prompts, add_special).await?;
+            encoded.into_iter().flatten().collect()
+        }
+        None => {
+            let messages = prompt::messages(&mut fields)?;
+            let generation = fields.boolean("add_generation_prompt")?.unwrap_or(true);
+            fields.finish()?;
+            prompt::encode_chat(Arc::clone(&loaded), messages, generation).await?
+        }
+    };
+    let strings = || {
+        tokens
+            .iter()
+            .map(|id| loaded.tokenizer.token_text(*id))
+            .collect()
+    };
+    Ok(Json(Tokenized {
+        count: tokens.len(),
+        max_model_len: loaded.engine.facts().max_model_len,
+        token_strs: with_text.then(strings),
+        tokens,
+    }))
+}
+
+/// `{"tokens": […]}` to text, special tokens included.
+pub async fn detokenize(
+    State(app): State<Arc<App>>,
+    JsonBody(mut fields): JsonBody,
+) -> Result<Json<Detokenized>, ApiError> {
+    let loaded = app.tokenizing()?;
+    if let Some(model) = fields.string("model")? {
+        app.check_model(&model)?;
+    }
+    let ids = match fields.take("tokens") {
+        Some(Value::Array(items)) => prompt::ids("tokens", &items, loaded.bounds.vocabulary)?,
+        other => {
+            return Err(wrong(
+                "tokens",
+                &other.unwrap_or(Value::Null),
+                "a list of token ids",
+            ));
+        }
+    };
+    fields.finish()?;
+    let prompt = prompt::blocking(move || Ok(loaded.tokenizer.decode(&ids, false))).await?;
+    Ok(Json(Detokenized { prompt }))
+}

@@ -1,0 +1,122 @@
+//! The names and labels that dashboards read, rendered.
+
+use super::*;
+use crate::engine::handle::EngineState;
+use crate::engine::request::Timings;
+use crate::report::{HostReader, Identity, build, tests::view};
+use plimsoll_crds::v1alpha1::engine::Backend;
+
+fn rendered() -> String {
+    let metrics = Metrics::new("tiny");
+    metrics.accepted(2, Some(16));
+    metrics.inter_token(Duration::from_millis(20));
+    metrics.refused("429");
+    metrics.finished(&Sequence {
+        reason: "stop",
+        prompt_tokens: 10,
+        cached_tokens: 4,
+        completion_tokens: 3,
+        max_tokens: 16,
+        timings: Timings {
+            queue: Duration::from_millis(1),
+            prefill: Duration::from_millis(2),
+            decode: Duration::from_millis(40),
+            first_token: Some(Duration::from_millis(3)),
+            total: Duration::from_millis(43),
+        },
+    });
+    metrics.lost();
+    let identity = Identity {
+        revision: "r".into(),
+        backend: Backend::Cpu,
+    };
+    let view = view(EngineState::Serving);
+    let stats = EngineStats {
+        running: 3,
+        waiting: 1,
+        preemptions: 7,
+        ..EngineStats::default()
+    };
+    let engine = Some((stats, view.ledger.kv));
+    let report = build(&identity, Some(view), false, &HostReader::new());
+    metrics.render(&Scrape {
+        report: report.clone(),
+        engine: engine.clone(),
+    });
+    // Counters copied at scrape must not double with the second one.
+    metrics.render(&Scrape { report, engine })
+}
+
+#[test]
+fn names_labels_and_values_are_those_that_dashboards_read() {
+    let text = rendered();
+    let vllm = r#"{engine="0",model_name="tiny""#;
+    for line in [
+        format!("vllm:num_requests_running{vllm}}} 3"),
+        format!("vllm:num_requests_waiting{vllm}}} 1"),
+        format!("vllm:num_requests_waiting_by_reason{vllm},reason=\"capacity\"}} 1"),
+        format!("vllm:num_preemptions_total{vllm}}} 7"),
+        format!(
+            "vllm:request_success_total{{engine=\"0\",finished_reason=\"stop\",model_name=\"tiny\"}} 1"
+        ),
+        format!(
+            "vllm:request_success_total{{engine=\"0\",finished_reason=\"abort\",model_name=\"tiny\"}} 1"
+        ),
+        format!("vllm:prompt_tokens_cached_total{vllm}}} 4"),
+        format!("vllm:prompt_tokens_by_source_total{vllm},source=\"local_compute\"}} 6"),
+        format!("vllm:time_to_first_token_seconds_bucket{vllm},le=\"0.005\"}} 1"),
+        format!("vllm:inter_token_latency_seconds_bucket{vllm},le=\"0.025\"}} 1"),
+        format!("vllm:e2e_request_latency_seconds_count{vllm}}} 1"),
+        format!("vllm:request_time_per_output_token_seconds_sum{vllm}}} 0.02"),
+        "plimsoll_gpu_memory_bytes{gpu=\"0\",kind=\"weights\",model_name=\"tiny\"} 600".into(),
+        "plimsoll_gpu_memory_used_bytes{gpu=\"0\",kind=\"kv_cache\",model_name=\"tiny\"} 150"
+            .into(),
+        "plimsoll_gpu_memory_quota_bytes{gpu=\"0\",model_name=\"tiny\"} 1000".into(),
+        "plimsoll_gpu_memory_driver_bytes{gpu=\"0\",model_name=\"tiny\"} 904".into(),
+        "plimsoll_gpu_memory_other_bytes{gpu=\"0\",model_name=\"tiny\"} 4".into(),
+        "plimsoll_engine_state{model_name=\"tiny\",state=\"serving\"} 1".into(),
+        "plimsoll_requests_refused_total{model_name=\"tiny\",status=\"429\"} 1".into(),
+    ] {
+        assert!(
+            text.lines().any(|have| have == line),
+            "{line} is not in\n{text}"
+        );
+    }
+}
+
+/// Renaming or dropping one breaks somebody's dashboard: this list only grows.
+#[test]
+fn the_families_are_these() {
+    let text = rendered();
+    let mut families: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        .collect();
+    families.sort_unstable();
+    let expected = "plimsoll_engine_host_seconds_total plimsoll_engine_state \
+        plimsoll_engine_step_seconds_total plimsoll_engine_step_tokens_total \
+        plimsoll_engine_steps_total plimsoll_gpu_memory_budget_bytes plimsoll_gpu_memory_bytes \
+        plimsoll_gpu_memory_driver_bytes plimsoll_gpu_memory_high_water_bytes \
+        plimsoll_gpu_memory_other_bytes plimsoll_gpu_memory_planned_bytes \
+        plimsoll_gpu_memory_quota_bytes plimsoll_gpu_memory_used_bytes plimsoll_host_memory_bytes \
+        plimsoll_host_memory_cgroup_bytes plimsoll_host_memory_other_bytes \
+        plimsoll_kv_cache_blocks plimsoll_kv_cache_waste_ratio plimsoll_kv_cache_wasted_bytes \
+        plimsoll_load_done_bytes plimsoll_load_total_bytes plimsoll_requests_refused_total \
+        vllm:cache_config_info vllm:e2e_request_latency_seconds vllm:generation_tokens_total \
+        vllm:inter_token_latency_seconds vllm:kv_cache_usage_perc vllm:num_preemptions_total \
+        vllm:num_requests_running vllm:num_requests_waiting vllm:num_requests_waiting_by_reason \
+        vllm:prefix_cache_hits_total vllm:prefix_cache_queries_total \
+        vllm:prompt_tokens_by_source_total vllm:prompt_tokens_cached_total \
+        vllm:prompt_tokens_total vllm:request_decode_time_seconds \
+        vllm:request_generation_tokens vllm:request_inference_time_seconds \
+        vllm:request_max_num_generation_tokens vllm:request_params_max_tokens \
+        vllm:request_params_n vllm:request_prefill_time_seconds vllm:request_prompt_tokens \
+        vllm:request_queue_time_seconds vllm:request_success_total \
+        vllm:request_time_per_output_token_seconds vllm:time_to_first_token_seconds";
+    let expected: Vec<&str> = expected.split_whitespace().collect();
+    let families: Vec<&str> = families
+        .into_iter()
+        .filter(|name| *name != "plimsoll_host_memory_limit_bytes")
+        .collect();
+    assert_eq!(families, expected);
+}

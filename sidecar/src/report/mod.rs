@@ -1,0 +1,272 @@
+//! The memory report: what `/memory` answers, `/metrics` exposes and the operator puts in status.
+//!
+//! One function builds it, so the three can only agree. Nothing here is on the path of a request.
+
+mod cgroup;
+mod change;
+mod host;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use plimsoll_crds::v1alpha1::engine::Backend;
+use plimsoll_crds::v1alpha1::report::{
+    AccountMemory, Effective, EngineState as ReportedState, HostMemory, LoadProgress, MemoryReport,
+    RankMemory,
+};
+use plimsoll_planner::Bytes;
+
+use crate::engine::handle::{EngineState, Progress};
+use crate::memory::snapshot::{AccountRow, LedgerSnapshot, RankLedger};
+
+pub use change::worth_sending;
+pub use host::HostReader;
+
+/// What a report says of the process whatever its state.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub revision: String,
+    pub backend: Backend,
+}
+
+/// What the engine says, once there is one.
+#[derive(Clone, Debug)]
+pub struct EngineView {
+    pub state: EngineState,
+    pub progress: Progress,
+    pub ledger: LedgerSnapshot,
+    pub effective: Effective,
+}
+
+/// The report of this moment. `draining`: the process was asked to end, whatever the engine does.
+pub fn build(
+    identity: &Identity,
+    engine: Option<EngineView>,
+    draining: bool,
+    host: &HostReader,
+) -> MemoryReport {
+    let mut report = MemoryReport {
+        time: now(),
+        state: if draining {
+            ReportedState::Draining
+        } else {
+            ReportedState::Loading
+        },
+        message: String::new(),
+        progress: None,
+        backend: identity.backend,
+        revision: identity.revision.clone(),
+        effective: None,
+        kv_used_percent: 0,
+        ranks: Vec::new(),
+        host: HostMemory::default(),
+    };
+    let Some(EngineView {
+        state,
+        progress,
+        ledger,
+        effective,
+    }) = engine
+    else {
+        report.host = host.read(Bytes::ZERO);
+        return report;
+    };
+    let (state, message) = match state {
+        EngineState::Loading => (ReportedState::Loading, String::new()),
+        EngineState::Serving => (ReportedState::Serving, String::new()),
+        EngineState::Draining | EngineState::Drained => (ReportedState::Draining, String::new()),
+        EngineState::Failed { message } => (ReportedState::Failed, message),
+    };
+    report.state = match state {
+        ReportedState::Failed => state,
+        _ if draining => ReportedState::Draining,
+        state => state,
+    };
+    report.message = message;
+    report.progress = (state == ReportedState::Loading).then(|| LoadProgress {
+        stage: progress.stage.to_owned(),
+        done_bytes: progress.done_bytes,
+        total_bytes: progress.total_bytes,
+    });
+    report.effective = Some(effective);
+    report.kv_used_percent = percent(ledger.kv.blocks_used, ledger.kv.blocks_total);
+    let driver: Bytes = ledger.ranks.iter().map(|rank| rank.driver).sum();
+    // On the CPU the ranks' bytes are the process's own; a GPU's are not in its cgroup.
+    report.host = host.read(match identity.backend {
+        Backend::Cpu => driver,
+        Backend::Cuda => Bytes::ZERO,
+    });
+    let backend = identity.backend;
+    report.ranks = ledger
+        .ranks
+        .into_iter()
+        .map(|rank| rank_memory(rank, backend))
+        .collect();
+    report
+}
+
+fn rank_memory(ledger: RankLedger, backend: Backend) -> RankMemory {
+    let RankLedger {
+        rank,
+        budget,
+        quota,
+        accounts,
+        driver,
+        other,
+        kv_wasted,
+    } = ledger;
+    let device = match backend {
+        Backend::Cpu => format!("cpu-{rank}"),
+        Backend::Cuda => format!("gpu-{rank}"),
+    };
+    RankMemory {
+        rank,
+        device,
+        quota_bytes: quota.map(Bytes::get),
+        budget_bytes: budget.get(),
+        driver_bytes: driver.get(),
+        other_bytes: u64::try_from(other).unwrap_or(0),
+        accounts: accounts.into_iter().map(account_memory).collect(),
+        kv_wasted_bytes: kv_wasted.get(),
+    }
+}
+
+fn account_memory(row: AccountRow) -> AccountMemory {
+    let AccountRow {
+        account,
+        planned,
+        reserved,
+        used,
+        high_water,
+    } = row;
+    AccountMemory {
+        name: account.name().to_owned(),
+        planned_bytes: planned.get(),
+        reserved_bytes: reserved.get(),
+        used_bytes: used.get(),
+        high_water_bytes: high_water.get(),
+    }
+}
+
+/// Rounded up, so that one block in use is not "0%".
+fn percent(part: u32, whole: u32) -> u32 {
+    match u64::from(whole) {
+        0 => 0,
+        whole => u32::try_from((u64::from(part) * 100).div_ceil(whole)).unwrap_or(100),
+    }
+}
+
+/// Whole seconds, as Kubernetes writes times.
+fn now() -> Time {
+    let now = Timestamp::now();
+    let fraction = SignedDuration::from_nanos(i64::from(now.subsec_nanosecond()));
+    Time(now.checked_sub(fraction).unwrap_or(now))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use plimsoll_crds::v1alpha1::facts::Dtype;
+    use plimsoll_planner::Account;
+
+    pub(crate) fn view(state: EngineState) -> EngineView {
+        let row = |account, bytes| AccountRow {
+            account,
+            planned: Bytes::measured(bytes),
+            reserved: Bytes::measured(bytes),
+            used: Bytes::measured(bytes / 2),
+            high_water: Bytes::measured(bytes),
+        };
+        let mut ledger = LedgerSnapshot::default();
+        ledger.ranks.push(RankLedger {
+            rank: 0,
+            budget: Bytes::measured(1000),
+            quota: Some(Bytes::measured(1000)),
+            accounts: vec![row(Account::Weights, 600), row(Account::KvCache, 300)],
+            driver: Bytes::measured(904),
+            other: 4,
+            kv_wasted: Bytes::measured(3),
+        });
+        ledger.kv.blocks_total = 1000;
+        ledger.kv.blocks_used = 1;
+        let effective = Effective {
+            max_model_len: 128,
+            max_num_seqs: 4,
+            max_num_batched_tokens: 64,
+            dtype: Dtype::Float32,
+            kv_dtype: Dtype::Float32,
+            kv_cache_tokens: 16_000,
+            isa: None,
+        };
+        let progress = Progress {
+            stage: "LoadingWeights",
+            done_bytes: 3,
+            total_bytes: 7,
+        };
+        EngineView {
+            state,
+            progress,
+            ledger,
+            effective,
+        }
+    }
+
+    fn identity() -> Identity {
+        Identity {
+            revision: "r1".into(),
+            backend: Backend::Cpu,
+        }
+    }
+
+    #[test]
+    fn a_report_says_what_the_ledger_says() {
+        let report = build(
+            &identity(),
+            Some(view(EngineState::Serving)),
+            false,
+            &HostReader::new(),
+        );
+        assert_eq!(report.state, ReportedState::Serving);
+        assert_eq!(report.progress, None);
+        assert_eq!(report.kv_used_percent, 1, "one block is not nothing");
+        let rank = &report.ranks[0];
+        assert_eq!(
+            (rank.device.as_str(), rank.driver_bytes, rank.other_bytes),
+            ("cpu-0", 904, 4)
+        );
+        let names: Vec<&str> = rank.accounts.iter().map(|row| row.name.as_str()).collect();
+        assert_eq!(names, ["Weights", "KVCache"]);
+        assert_eq!(rank.accounts[1].used_bytes, 150);
+        let json = serde_json::to_value(&report).unwrap();
+        let time = json["time"].as_str().unwrap();
+        assert_eq!(time.len(), "2026-01-01T00:00:00Z".len(), "{time}");
+    }
+
+    #[test]
+    fn states_are_told_apart_and_failure_wins() {
+        let host = HostReader::new();
+        let state = |engine, draining| build(&identity(), engine, draining, &host).state;
+        assert_eq!(state(None, false), ReportedState::Loading);
+        assert_eq!(state(None, true), ReportedState::Draining);
+        assert_eq!(
+            state(Some(view(EngineState::Serving)), true),
+            ReportedState::Draining
+        );
+        assert_eq!(
+            state(Some(view(EngineState::Drained)), false),
+            ReportedState::Draining
+        );
+        let failed = EngineState::Failed {
+            message: "rank 1 died".into(),
+        };
+        let report = build(&identity(), Some(view(failed)), true, &host);
+        assert_eq!(
+            (report.state, report.message.as_str()),
+            (ReportedState::Failed, "rank 1 died")
+        );
+        let loading = build(&identity(), Some(view(EngineState::Loading)), false, &host);
+        assert_eq!(
+            loading.progress.map(|p| (p.done_bytes, p.total_bytes)),
+            Some((3, 7))
+        );
+    }
+}

@@ -1,0 +1,224 @@
+//! Starts the real binary on a fixture model and speaks HTTP to it, with the standard library.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const WAIT: Duration = Duration::from_secs(120);
+
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures/models")
+        .join(name)
+}
+
+pub(crate) fn binary() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_plimsoll-sidecar"))
+}
+
+/// A running sidecar; killed when dropped.
+pub(crate) struct Served {
+    child: Child,
+    pub(crate) api: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    log: Receiver<String>,
+}
+
+/// Small enough for a laptop that does other things too.
+pub(crate) const SMALL: [&str; 8] = [
+    "--dtype",
+    "float32",
+    "--max-num-seqs",
+    "4",
+    "--max-num-batched-tokens",
+    "64",
+    "--threads",
+    "1",
+];
+
+impl Served {
+    /// `serve MODEL` on free ports, once it is ready.
+    pub(crate) fn start(model: &str, flags: &[&str]) -> Served {
+        let served = Served::launch(model, flags);
+        served.wait_for("\"message\":\"ready\"");
+        served
+    }
+
+    /// As `start`, without waiting for the model.
+    pub(crate) fn launch(model: &str, flags: &[&str]) -> Served {
+        let mut child = binary()
+            .args([
+                "--log-format",
+                "json",
+                "serve",
+                "--port",
+                "0",
+                "--admin-port",
+                "0",
+            ])
+            .arg(fixture(model))
+            .args(SMALL)
+            .args(flags)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = child.stderr.take().unwrap();
+        let (sender, log) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut served = Served {
+            child,
+            api: nowhere,
+            admin: nowhere,
+            log,
+        };
+        let line: Value =
+            serde_json::from_str(&served.wait_for("\"message\":\"listening\"")).unwrap();
+        served.api = line["api"].as_str().unwrap().parse().unwrap();
+        served.admin = line["admin"].as_str().unwrap().parse().unwrap();
+        served
+    }
+
+    /// The next line of the log that holds `part`.
+    pub(crate) fn wait_for(&self, part: &str) -> String {
+        let end = Instant::now() + WAIT;
+        let mut seen = String::new();
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match self.log.recv_timeout(left) {
+                Ok(line) if line.contains(part) => return line,
+                Ok(line) => seen.push_str(&(line + "\n")),
+                Err(error) => panic!("{part} is not in the log ({error}):\n{seen}"),
+            }
+        }
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        call(
+            self.api,
+            &format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"),
+        )
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &str) -> Answer {
+        call(self.api, &post_text(path, body))
+    }
+
+    pub(crate) fn terminate(&self) {
+        let kill = format!("kill -TERM {}", self.child.id());
+        assert!(
+            Command::new("sh")
+                .args(["-c", &kill])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    /// The exit status, once the process has ended by itself.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        let end = Instant::now() + WAIT;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "the process did not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(crate) fn post_text(path: &str, body: &str) -> String {
+    format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    /// The events of a stream, `[DONE]` included as a string.
+    pub(crate) fn events(&self) -> Vec<Value> {
+        let lines = self
+            .body
+            .lines()
+            .filter_map(|line| line.strip_prefix("data: "));
+        lines
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|_| line.into()))
+            .collect()
+    }
+}
+
+pub(crate) fn open(address: SocketAddr, request: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(WAIT)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    stream
+}
+
+fn call(address: SocketAddr, request: &str) -> Answer {
+    let mut bytes = Vec::new();
+    open(address, request).read_to_end(&mut bytes).unwrap();
+    answer(&bytes)
+}
+
+/// Splits head and body, and undoes chunked encoding.
+pub(crate) fn answer(bytes: &[u8]) -> Answer {
+    let text = String::from_utf8_lossy(bytes);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .unwrap_or(0);
+    let chunked = head
+        .to_ascii_lowercase()
+        .contains("transfer-encoding: chunked");
+    let body = if chunked {
+        joined(body)
+    } else {
+        body.to_owned()
+    };
+    Answer { status, body }
+}
+
+fn joined(mut rest: &str) -> String {
+    let mut body = String::new();
+    while let Some((size, after)) = rest.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).unwrap_or(0);
+        if size == 0 || after.len() < size {
+            break;
+        }
+        body.push_str(&after[..size]);
+        rest = after[size..].trim_start_matches("\r\n");
+    }
+    body
+}
