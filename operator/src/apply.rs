@@ -1,4 +1,8 @@
 //! Apply: writes children by server-side apply, and only those that differ from what exists.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the one file that writes children"
+)]
 
 use std::time::Duration;
 

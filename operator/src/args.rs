@@ -85,6 +85,10 @@ pub(crate) struct Args {
     )]
     pub(crate) unschedulable_after: Duration,
 
+    /// Name of this pod: candidate of the election, and reporter of Events.
+    #[arg(long, env = "POD_NAME")]
+    pub(crate) pod_name: Option<String>,
+
     /// Kubeconfig to use instead of the pod's service account.
     #[arg(long)]
     pub(crate) kubeconfig: Option<PathBuf>,

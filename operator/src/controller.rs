@@ -101,6 +101,7 @@ pub(crate) async fn run(
             },
             status_interval: args.status_interval,
             unschedulable_after: args.unschedulable_after,
+            pod_name: args.pod_name.clone(),
         },
     });
     let forgetting = Arc::clone(&context);
@@ -225,7 +226,7 @@ impl Scope {
         .reflect(writer);
         (
             reader,
-            changes(told("InferenceDeployment", events), deployment_hash),
+            changes(told(names::KIND.to_owned(), events), deployment_hash),
         )
     }
 
@@ -248,19 +249,21 @@ impl Scope {
             .backoff(Pause::default())
             .modify(|object: &mut K| object.managed_fields_mut().clear())
             .reflect(writer);
-        let kind = std::any::type_name::<K>();
-        (reader, owners(changes(told(kind, events), relevant)))
+        (
+            reader,
+            owners(changes(told(K::kind(&()).into_owned(), events), relevant)),
+        )
     }
 }
 
 /// Logs the errors of a watch, which then restarts by itself.
 fn told<T: 'static>(
-    kind: &'static str,
+    kind: String,
     events: impl Stream<Item = watcher::Result<T>> + Send + 'static,
 ) -> impl Stream<Item = watcher::Result<T>> + Send + 'static {
     events.inspect(move |event| {
         if let Err(error) = event {
-            tracing::warn!(kind, %error, "a watch failed and starts again");
+            tracing::warn!(%kind, %error, "a watch failed and starts again");
         }
     })
 }

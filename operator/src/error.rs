@@ -1,9 +1,11 @@
 //! What can go wrong in a pass over one resource. A refused spec is no error: it is an outcome.
 
+use crate::facts::ChildKind;
+
 /// Why a pass over a resource ended early; it is tried again with a growing pause.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("{verb} {kind} {name}: {source}")]
+    #[error("{verb} {kind} {name}: {}", words(source))]
     Api {
         verb: &'static str,
         kind: &'static str,
@@ -57,6 +59,13 @@ impl Error {
         self.code() == Some(404)
     }
 
+    /// Whether admission or validation refused an object of this kind: trying again will not help
+    /// before something else changes.
+    pub(crate) fn refuses(&self, of: ChildKind) -> bool {
+        matches!(self, Error::Api { kind, .. } if *kind == of.name())
+            && matches!(self.code(), Some(400 | 403 | 422))
+    }
+
     /// HTTP status of the API server's answer, if it answered.
     pub(crate) fn code(&self) -> Option<u16> {
         match self {
@@ -66,5 +75,13 @@ impl Error {
             },
             _ => None,
         }
+    }
+}
+
+/// What the API server said, or what kept it from answering.
+fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
     }
 }

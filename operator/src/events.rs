@@ -3,13 +3,15 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::EventType;
-use plimsoll_crds::v1alpha1::report::EngineState;
 use plimsoll_crds::v1alpha1::{ConditionType, EventReason, InferenceDeploymentStatus, Reason};
 
 use crate::facts::Facts;
 use crate::memory::Told;
 use crate::plan::short;
 use crate::pods::PodFacts;
+
+/// What an engine says, last in its log and its report, when its own plan is another one.
+const PLAN_DRIFT: &str = "the plan in the configuration differs";
 
 /// An Event to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,19 +154,6 @@ fn rollout(
         let note = format!("revision {new} replaces {old}");
         all.push(Happening::normal(EventReason::RolloutStarted, note));
     }
-    let serves = |status: &InferenceDeploymentStatus| {
-        let ready = status.conditions.iter().find(|c| c.type_ == "Ready");
-        ready.is_some_and(|c| c.status == "True" && c.reason == Reason::Serving.as_str())
-    };
-    let older_pods = before.updated_replicas < before.replicas;
-    let other_answers =
-        before.current_revision.is_some() && before.current_revision != next.current_revision;
-    let rolled = older_pods || other_answers;
-    if serves(next) && !serves(before) && rolled {
-        let revision = next.update_revision.as_deref().unwrap_or_default();
-        let note = format!("all {} replicas run revision {revision}", next.replicas);
-        all.push(Happening::normal(EventReason::RolloutFinished, note));
-    }
 }
 
 /// A condition before and after.
@@ -208,10 +197,17 @@ impl Flip {
     }
 }
 
-/// What became of pods since `told`, which is brought up to date. The first look at a resource
-/// takes what it finds as told.
-pub(crate) fn of_pods(facts: &Facts, told: &mut Option<Told>) -> Vec<Happening> {
+/// What became of pods and rollouts since `told`, which is brought up to date. The first look at
+/// a resource takes what it finds as told.
+pub(crate) fn of_pods(
+    facts: &Facts,
+    next: &InferenceDeploymentStatus,
+    told: &mut Option<Told>,
+) -> Vec<Happening> {
+    let older_pods = next.updated_replicas < next.replicas;
+    let rolled = told.as_ref().is_some_and(|before| before.rolling);
     let now = Told {
+        rolling: !serves(next) && (rolled || older_pods),
         loaded: names(facts, |pod| pod.ready),
         failed: facts
             .pods
@@ -254,6 +250,11 @@ pub(crate) fn of_pods(facts: &Facts, told: &mut Option<Told>) -> Vec<Happening> 
         let note = format!("pod {name} has been silent for too long; its rows are its last");
         all.push(Happening::warning(EventReason::ReportStale, note));
     }
+    if before.rolling && serves(next) {
+        let revision = next.update_revision.as_deref().unwrap_or_default();
+        let note = format!("all {} replicas run revision {revision}", next.replicas);
+        all.push(Happening::normal(EventReason::RolloutFinished, note));
+    }
     all
 }
 
@@ -266,6 +267,15 @@ fn names(facts: &Facts, which: impl Fn(&PodFacts) -> bool) -> std::collections::
         .collect()
 }
 
+/// Every replica runs the wanted revision and answers.
+fn serves(status: &InferenceDeploymentStatus) -> bool {
+    let ready = status
+        .conditions
+        .iter()
+        .find(|c| c.type_ == ConditionType::Ready.as_str());
+    ready.is_some_and(|c| c.status == "True" && c.reason == Reason::Serving.as_str())
+}
+
 fn engine_failed(facts: &Facts, pod: &PodFacts, restarts: i32) -> Happening {
     let (code, reason, words) = match pod.failure() {
         Some(ended) => (ended.exit_code, ended.reason.as_str(), ended.message.trim()),
@@ -275,10 +285,11 @@ fn engine_failed(facts: &Facts, pod: &PodFacts, restarts: i32) -> Happening {
         "pod {}: exit code {code} ({reason}), {restarts} restarts: {words}",
         pod.name
     );
-    // An engine that found another plan says so in its last report.
-    let drift = facts.report(pod).is_some_and(|report| {
-        report.state == EngineState::Failed && report.message.contains("plan")
-    });
+    let reported = facts.report(pod).map(|report| report.message.as_str());
+    let drift = [Some(words), reported]
+        .iter()
+        .flatten()
+        .any(|text| text.contains(PLAN_DRIFT));
     let reason = if drift {
         EventReason::PlanDrift
     } else {

@@ -30,15 +30,20 @@ impl Leadership {
     }
 
     /// Takes part in the election. Waits for the API server for as long as it takes.
-    pub(crate) async fn elect(client: Client, lease: &str, namespace: &str) -> Leadership {
+    pub(crate) async fn elect(
+        client: Client,
+        lease: &str,
+        namespace: &str,
+        candidate: Option<&str>,
+    ) -> Leadership {
         loop {
             let mut builder = LeaseManagerBuilder::new(client.clone(), lease)
                 .with_namespace(namespace)
                 .with_duration(LEASE_SECONDS)
                 .with_grace(GRACE_SECONDS);
             // A restarted container is the same candidate, and leads again at once.
-            if let Ok(pod) = std::env::var("POD_NAME") {
-                builder = builder.with_identity(pod);
+            if let Some(candidate) = candidate {
+                builder = builder.with_identity(candidate);
             }
             match builder.build().await {
                 Ok(manager) => {

@@ -44,6 +44,7 @@ mod status;
 #[cfg(test)]
 mod testing;
 
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -78,7 +79,8 @@ fn log_to_stderr(format: LogFormat) {
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube=warn"));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Json => lines.json().flatten_event(true).init(),
         LogFormat::Text => lines.init(),
@@ -163,7 +165,12 @@ async fn lead(shared: Shared, ready: Arc<AtomicBool>, mut stop: signalling::Rece
                 .lease_namespace
                 .clone()
                 .unwrap_or_else(|| shared.client.default_namespace().to_owned());
-            let election = Leadership::elect(shared.client.clone(), &args.lease_name, &namespace);
+            let election = Leadership::elect(
+                shared.client.clone(),
+                &args.lease_name,
+                &namespace,
+                args.pod_name.as_deref(),
+            );
             tokio::select! {
                 leadership = election => (leadership, None),
                 _ = stopped.wait_for(|stop| *stop) => return,

@@ -41,6 +41,8 @@ pub(crate) struct Told {
     /// With the restart count at the time.
     pub(crate) failed: BTreeSet<(String, i32)>,
     pub(crate) stale: BTreeSet<String>,
+    /// A rollout is under way, and its end has not been told.
+    pub(crate) rolling: bool,
 }
 
 /// A child as it was written.

@@ -1,4 +1,5 @@
 //! Publish: the one write of status, when it is worth one, and the Events that go with it.
+#![expect(clippy::disallowed_methods, reason = "the one file that writes status")]
 
 use std::time::Duration;
 
@@ -18,36 +19,53 @@ use crate::facts::Facts;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 
-/// Writes `next` if it is due, and says when to come back if it will be.
+/// The publishing end of a pass.
+#[derive(Clone, Copy)]
+pub(crate) struct Publisher<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) metrics: &'a Metrics,
+    /// Least time between two writes that only move figures.
+    pub(crate) interval: Duration,
+    /// Name of the operator's own pod, if it runs in one.
+    pub(crate) instance: Option<&'a str>,
+}
+
+/// Writes `next` if it is due, tells what happened, and says when to come back if it will be due.
 ///
 /// # Errors
 /// The API server refused the status.
 pub(crate) async fn publish(
-    client: &Client,
-    metrics: &Metrics,
+    publisher: Publisher<'_>,
     facts: &Facts,
     next: InferenceDeploymentStatus,
-    interval: Duration,
     memory: &mut Memory,
 ) -> Result<Option<Duration>, Error> {
+    let Publisher {
+        client,
+        metrics,
+        interval,
+        instance: _,
+    } = publisher;
     let identity = &facts.identity;
     metrics.show_conditions(&identity.namespace, &identity.name, &next.conditions);
     let since_last = memory.written.as_ref().map(|(_, at)| at.elapsed());
-    let wait = match due(&facts.status, &next, since_last, interval) {
-        Due::Nothing => None,
-        Due::In(wait) => Some(wait),
+    let mut told = memory.told.clone();
+    let of_pods = of_pods(facts, &next, &mut told);
+    let (wait, between) = match due(&facts.status, &next, since_last, interval) {
+        Due::Nothing => (None, Vec::new()),
+        Due::In(wait) => (Some(wait), Vec::new()),
         Due::Now => {
             write(client, facts, &next).await?;
             metrics.status_writes.inc();
-            for happening in between(&facts.status, &next) {
-                tell(client, &facts.object, &happening).await;
-            }
+            let between = between(&facts.status, &next);
             memory.written = Some((next, Instant::now()));
-            None
+            (None, between)
         }
     };
-    for happening in of_pods(facts, &mut memory.told) {
-        tell(client, &facts.object, &happening).await;
+    // What a status that could not be written was about to tell is told with the next.
+    memory.told = told;
+    for happening in between.into_iter().chain(of_pods) {
+        tell(publisher, &facts.object, &happening).await;
     }
     Ok(wait)
 }
@@ -75,10 +93,14 @@ async fn write(
 }
 
 /// Writes one Event. Events are best effort: a lost one is logged and not tried again.
-pub(crate) async fn tell(client: &Client, object: &InferenceDeployment, happening: &Happening) {
+pub(crate) async fn tell(
+    publisher: Publisher<'_>,
+    object: &InferenceDeployment,
+    happening: &Happening,
+) {
     let reporter = Reporter {
         controller: names::MANAGER.to_owned(),
-        instance: std::env::var("POD_NAME").ok(),
+        instance: publisher.instance.map(str::to_owned),
     };
     let event = Event {
         type_: happening.kind(),
@@ -96,7 +118,7 @@ pub(crate) async fn tell(client: &Client, object: &InferenceDeployment, happenin
         happening.note
     );
     // A recorder of its own for each: one that is kept would repeat the first note for ever.
-    let recorder = Recorder::new(client.clone(), reporter);
+    let recorder = Recorder::new(publisher.client.clone(), reporter);
     let reference = object.object_ref(&());
     let error = match timeout(WRITE_TIMEOUT, recorder.publish(&event, &reference)).await {
         Ok(Ok(())) => return,

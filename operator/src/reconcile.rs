@@ -20,7 +20,7 @@ use crate::gather::{Stores, gather, identity};
 use crate::inspect::Model;
 use crate::memory::{Memories, Memory};
 use crate::metrics::Metrics;
-use crate::publish::{publish, tell};
+use crate::publish::{Publisher, publish, tell};
 use crate::reports::{Listener, Reports};
 use crate::status::status;
 use crate::token::AdminKey;
@@ -46,6 +46,8 @@ pub(crate) struct Settings {
     pub(crate) pods: PodSettings,
     pub(crate) status_interval: Duration,
     pub(crate) unschedulable_after: Duration,
+    /// Name of the operator's own pod, if it runs in one.
+    pub(crate) pod_name: Option<String>,
 }
 
 /// One pass.
@@ -77,6 +79,7 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
         pods,
         status_interval,
         unschedulable_after,
+        pod_name,
     } = &context.settings;
 
     let facts = gather(object, &context.stores, &context.reports, &mut memory)?;
@@ -93,18 +96,16 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
     if let Err(error) = &applied {
         admit(&mut desire, error);
     }
-    remember(context, &facts, &desire, &mut memory).await;
+    let publisher = Publisher {
+        client: &context.client,
+        metrics: &context.metrics,
+        interval: *status_interval,
+        instance: pod_name.as_deref(),
+    };
+    remember(publisher, &facts, &desire, &mut memory).await;
     let next = status(&facts, &desire.outcome);
     let deadline = deadline(&facts, &next);
-    let published = publish(
-        &context.client,
-        &context.metrics,
-        &facts,
-        next,
-        *status_interval,
-        &mut memory,
-    );
-    let wait = published.await?;
+    let wait = publish(publisher, &facts, next, &mut memory).await?;
     for pod in &desire.discard {
         writer.delete(ChildKind::Pod, pod).await?;
     }
@@ -117,13 +118,17 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
 /// A pass that could not be brought to its end says so in the status.
 fn admit(desire: &mut Desire, error: &Error) {
     let text = error.to_string();
-    if let Model::Inspecting(message) = &mut desire.outcome.model {
-        message.clone_from(&text);
+    if let Model::Inspecting(_) = &desire.outcome.model {
+        desire.outcome.model = match error.refuses(ChildKind::Pod) {
+            // Admission does not let the source be mounted: Pod Security, a quota.
+            true => Model::Unavailable(text.clone()),
+            false => Model::Inspecting(text.clone()),
+        };
     }
     desire.outcome.trouble = Some(text);
 }
 
-async fn remember(context: &Context, facts: &Facts, desire: &Desire, memory: &mut Memory) {
+async fn remember(publisher: Publisher<'_>, facts: &Facts, desire: &Desire, memory: &mut Memory) {
     memory.inspect_failure = match &desire.outcome.model {
         Model::Failed(failure) => Some(failure.clone()),
         Model::Known(..) => None,
@@ -138,12 +143,7 @@ async fn remember(context: &Context, facts: &Facts, desire: &Desire, memory: &mu
         .is_none_or(|(known, _)| known != revision);
     memory.replacing = Some((revision.clone(), Instant::now()));
     if first {
-        tell(
-            &context.client,
-            &facts.object,
-            &Happening::replacing(revision),
-        )
-        .await;
+        tell(publisher, &facts.object, &Happening::replacing(revision)).await;
     }
 }
 

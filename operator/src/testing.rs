@@ -86,7 +86,12 @@ pub(crate) fn inspected(yaml: &str) -> Facts {
 
 /// An engine pod of `revision` whose status is as given.
 pub(crate) fn engine(name: &str, revision: &str, status: Value) -> PodFacts {
-    pod(name, json!({names::LABEL_REVISION: revision}), status, names::CONTAINER_ENGINE)
+    pod(
+        name,
+        json!({names::LABEL_REVISION: revision}),
+        status,
+        names::CONTAINER_ENGINE,
+    )
 }
 
 /// A pod whose inspection is as given.
@@ -184,5 +189,8 @@ pub(crate) fn report(driver: u64) -> MemoryReport {
 }
 
 pub(crate) fn heard(report: MemoryReport) -> ReportFacts {
-    ReportFacts { report: Some(Arc::new(report)), stale: false }
+    ReportFacts {
+        report: Some(Arc::new(report)),
+        stale: false,
+    }
 }

@@ -40,7 +40,7 @@ pub(crate) fn inspect_pod(
                 model_path(object),
             ],
             "terminationMessagePath": names::TERMINATION_MESSAGE_PATH,
-            "terminationMessagePolicy": "File",
+            "terminationMessagePolicy": "FallbackToLogsOnError",
             "resources": {
                 "requests": {"cpu": "10m", "memory": "64Mi"},
                 "limits": {"memory": "1Gi"},

@@ -13,7 +13,14 @@ use crate::testing::*;
 fn made(object: &InferenceDeployment) -> Revision {
     let accepted = plan(object, &smollm2()).unwrap();
     let identity = identity(object).unwrap();
-    revision(object, &identity, &settings(), accepted.config, accepted.memory_limit).unwrap()
+    revision(
+        object,
+        &identity,
+        &settings(),
+        accepted.config,
+        accepted.memory_limit,
+    )
+    .unwrap()
 }
 
 fn pod_spec(revision: &Revision) -> PodSpec {
@@ -32,7 +39,10 @@ fn inspection(yaml: &str) -> Pod {
 fn assert_restricted(pod: &PodSpec, container: &Container) {
     let pod_context = pod.security_context.as_ref().unwrap();
     assert_eq!(pod_context.run_as_non_root, Some(true));
-    assert_eq!(pod_context.seccomp_profile.as_ref().unwrap().type_, "RuntimeDefault");
+    assert_eq!(
+        pod_context.seccomp_profile.as_ref().unwrap().type_,
+        "RuntimeDefault"
+    );
     let context = container.security_context.as_ref().unwrap();
     assert_eq!(context.run_as_non_root, Some(true));
     assert_eq!(context.run_as_user, Some(65532));
@@ -42,7 +52,13 @@ fn assert_restricted(pod: &PodSpec, container: &Container) {
     assert_eq!(capabilities.drop.as_deref(), Some(&["ALL".to_owned()][..]));
     assert!(capabilities.add.is_none());
     assert!(!pod.host_network.unwrap_or(false) && !pod.host_pid.unwrap_or(false));
-    assert!(container.ports.iter().flatten().all(|port| port.host_port.is_none()));
+    assert!(
+        container
+            .ports
+            .iter()
+            .flatten()
+            .all(|port| port.host_port.is_none())
+    );
 }
 
 #[test]
@@ -61,7 +77,15 @@ fn the_engine_is_the_only_container_and_passes_restricted() {
          --admin-token-file /etc/plimsoll/admin/token"
     );
     let probe = |probe: &Option<k8s_openapi::api::core::v1::Probe>| {
-        probe.as_ref().unwrap().http_get.as_ref().unwrap().path.clone().unwrap()
+        probe
+            .as_ref()
+            .unwrap()
+            .http_get
+            .as_ref()
+            .unwrap()
+            .path
+            .clone()
+            .unwrap()
     };
     let engine = &pod.containers[0];
     assert_eq!(probe(&engine.startup_probe), "/readyz");
@@ -74,7 +98,13 @@ fn the_engine_is_the_only_container_and_passes_restricted() {
 fn the_memory_limit_is_the_budgets_and_the_host_reserve() {
     let object = object(SMOLLM2);
     let accepted = plan(&object, &smollm2()).unwrap();
-    let budgets: u64 = accepted.config.plan.ranks.iter().map(|rank| rank.budget_bytes).sum();
+    let budgets: u64 = accepted
+        .config
+        .plan
+        .ranks
+        .iter()
+        .map(|rank| rank.budget_bytes)
+        .sum();
     let shape = convert::model_shape(&smollm2()).unwrap();
     let reserve = plimsoll_planner::host_reserve(&shape, 2).total().get();
     let pod = pod_spec(&made(&object));
@@ -83,7 +113,13 @@ fn the_memory_limit_is_the_budgets_and_the_host_reserve() {
     assert_eq!(limit, (budgets + reserve).to_string());
     assert_eq!(resources.requests.as_ref().unwrap()["memory"].0, limit);
     let one_rank = pod_spec(&made(&crate::testing::object(ONE_RANK)));
-    let written = one_rank.containers[0].resources.as_ref().unwrap().limits.as_ref().unwrap();
+    let written = one_rank.containers[0]
+        .resources
+        .as_ref()
+        .unwrap()
+        .limits
+        .as_ref()
+        .unwrap();
     assert_eq!(written["memory"].0, "1536Mi");
 }
 
@@ -96,7 +132,13 @@ fn user_containers_make_the_engine_a_native_sidecar() {
     assert_eq!(engines[0].name, "engine");
     assert_eq!(engines[0].restart_policy.as_deref(), Some("Always"));
     assert_restricted(&pod, &engines[0]);
-    assert_eq!(pod.containers.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["app"]);
+    assert_eq!(
+        pod.containers
+            .iter()
+            .map(|c| c.name.as_str())
+            .collect::<Vec<_>>(),
+        ["app"]
+    );
     let labels = &revision.replica_set.object["spec"]["template"]["metadata"]["labels"];
     assert_eq!(labels["team"], "search");
     assert_eq!(labels["plimsoll.dev/role"], "engine");
@@ -106,8 +148,16 @@ fn user_containers_make_the_engine_a_native_sidecar() {
 fn each_source_is_mounted_read_only_at_models() {
     for (yaml, field, path) in [
         (SMOLLM2, "image", None),
-        (CLAIM, "persistentVolumeClaim", Some("/models/qwen2.5-0.5b-instruct")),
-        (HOST_PATH, "hostPath", Some("/models/SmolLM2-135M-Instruct.Q4_1.gguf")),
+        (
+            CLAIM,
+            "persistentVolumeClaim",
+            Some("/models/qwen2.5-0.5b-instruct"),
+        ),
+        (
+            HOST_PATH,
+            "hostPath",
+            Some("/models/SmolLM2-135M-Instruct.Q4_1.gguf"),
+        ),
     ] {
         let inspect = inspection(yaml).spec.unwrap();
         let engine = pod_spec(&made(&object(yaml)));
@@ -119,7 +169,10 @@ fn each_source_is_mounted_read_only_at_models() {
             assert_eq!(mounts[0].read_only, Some(true));
         }
         if let Some(path) = path {
-            assert_eq!(inspect.containers[0].args.as_ref().unwrap().last().unwrap(), path);
+            assert_eq!(
+                inspect.containers[0].args.as_ref().unwrap().last().unwrap(),
+                path
+            );
         }
     }
 }
@@ -127,14 +180,26 @@ fn each_source_is_mounted_read_only_at_models() {
 #[test]
 fn the_inspection_takes_no_gpu_and_little_memory() {
     let pod = inspection(SMOLLM2);
-    assert_eq!(pod.metadata.labels.as_ref().unwrap()["plimsoll.dev/role"], "inspect");
+    assert_eq!(
+        pod.metadata.labels.as_ref().unwrap()["plimsoll.dev/role"],
+        "inspect"
+    );
     let spec = pod.spec.unwrap();
     assert_restricted(&spec, &spec.containers[0]);
     assert_eq!(spec.restart_policy.as_deref(), Some("Never"));
-    let limits = spec.containers[0].resources.as_ref().unwrap().limits.as_ref().unwrap();
+    let limits = spec.containers[0]
+        .resources
+        .as_ref()
+        .unwrap()
+        .limits
+        .as_ref()
+        .unwrap();
     assert_eq!(limits.keys().collect::<Vec<_>>(), ["memory"]);
     let args = spec.containers[0].args.as_ref().unwrap();
-    assert_eq!(&args[..3], ["inspect", "--termination-message", "/dev/termination-log"]);
+    assert_eq!(
+        &args[..3],
+        ["inspect", "--termination-message", "/dev/termination-log"]
+    );
     // It goes where the engines go.
     let host = inspection(HOST_PATH).spec.unwrap();
     assert_eq!(host.node_selector.unwrap()["kubernetes.io/hostname"], "n1");
@@ -144,7 +209,9 @@ fn the_inspection_takes_no_gpu_and_little_memory() {
 fn the_engine_is_told_what_was_planned() {
     let object = object(SMOLLM2);
     let revision = made(&object);
-    let config = revision.config_map.object["data"]["engine.json"].as_str().unwrap();
+    let config = revision.config_map.object["data"]["engine.json"]
+        .as_str()
+        .unwrap();
     let config: EngineConfig = serde_json::from_str(config).unwrap();
     assert_eq!(config.revision, revision.name);
     assert_eq!(revision.config_map.object["immutable"], true);
@@ -155,8 +222,17 @@ fn the_engine_is_told_what_was_planned() {
     let plan = plimsoll_planner::plan(&request).unwrap();
     assert_eq!(plan, convert::plan(&config.plan).unwrap());
     let volumes = pod_spec(&revision).volumes.unwrap();
-    let sources = volumes[1].projected.as_ref().unwrap().sources.as_ref().unwrap();
-    assert_eq!(sources[0].config_map.as_ref().unwrap().name, revision.config_map.name);
+    let sources = volumes[1]
+        .projected
+        .as_ref()
+        .unwrap()
+        .sources
+        .as_ref()
+        .unwrap();
+    assert_eq!(
+        sources[0].config_map.as_ref().unwrap().name,
+        revision.config_map.name
+    );
     assert_eq!(sources[1].secret.as_ref().unwrap().name, "smollm2-admin");
 }
 
@@ -171,9 +247,15 @@ fn a_revision_changes_with_the_plan_and_the_template_and_with_nothing_else() {
     assert_eq!(same.len(), 10);
     assert_eq!(same, name(&|object| object.spec.replicas = Some(7)));
     assert_eq!(same, name(&|object| object.metadata.generation = Some(9)));
-    assert_eq!(same, name(&|object| object.spec.progress_deadline_seconds = 5));
+    assert_eq!(
+        same,
+        name(&|object| object.spec.progress_deadline_seconds = 5)
+    );
     assert_ne!(same, name(&|object| object.spec.limits.max_num_seqs = 8));
-    assert_ne!(same, name(&|object| object.spec.model.served_names = vec!["other".to_owned()]));
+    assert_ne!(
+        same,
+        name(&|object| object.spec.model.served_names = vec!["other".to_owned()])
+    );
     assert_ne!(
         same,
         name(&|object| object.spec.memory.gpu_quotas[0].limit.0 = "600Mi".to_owned())
@@ -197,13 +279,22 @@ fn children_have_owner_labels_and_a_hash() {
         let meta = &child.object["metadata"];
         assert_eq!(meta["ownerReferences"][0]["uid"], "uid-1", "{}", child.name);
         assert_eq!(meta["ownerReferences"][0]["controller"], true);
-        assert_eq!(meta["labels"]["plimsoll.dev/inferencedeployment"], "smollm2");
-        assert_eq!(meta["annotations"]["plimsoll.dev/hash"], child.hash.as_str());
+        assert_eq!(
+            meta["labels"]["plimsoll.dev/inferencedeployment"],
+            "smollm2"
+        );
+        assert_eq!(
+            meta["annotations"]["plimsoll.dev/hash"],
+            child.hash.as_str()
+        );
         assert_eq!(meta["namespace"], "team");
     }
     let token: Secret = serde_json::from_value(all[1].object.clone()).unwrap();
     assert_eq!(token.data.unwrap()["token"].0, b"token");
     assert_eq!(all[0].object["automountServiceAccountToken"], false);
     // The Service finds engines, and never the pod that inspects.
-    assert_eq!(all[2].object["spec"]["selector"]["plimsoll.dev/role"], "engine");
+    assert_eq!(
+        all[2].object["spec"]["selector"]["plimsoll.dev/role"],
+        "engine"
+    );
 }

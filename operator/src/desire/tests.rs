@@ -10,7 +10,11 @@ fn desired(facts: &Facts) -> Desire {
 }
 
 fn kinds(desire: &Desire) -> Vec<&'static str> {
-    desire.children.iter().map(|child| child.kind.name()).collect()
+    desire
+        .children
+        .iter()
+        .map(|child| child.kind.name())
+        .collect()
 }
 
 fn with_replicas(mut facts: Facts, replicas: u32) -> Facts {
@@ -25,7 +29,13 @@ fn before_the_model_is_known_no_engine_exists() {
     let desire = desired(&facts(SMOLLM2));
     assert_eq!(
         kinds(&desire),
-        ["ServiceAccount", "Secret", "Service", "PodDisruptionBudget", "Pod"]
+        [
+            "ServiceAccount",
+            "Secret",
+            "Service",
+            "PodDisruptionBudget",
+            "Pod"
+        ]
     );
     assert!(desire.replicas.is_empty());
 }
@@ -35,7 +45,14 @@ fn a_model_that_fits_gets_a_revision_and_all_its_pods() {
     let desire = desired(&inspected(SMOLLM2));
     assert_eq!(
         kinds(&desire),
-        ["ServiceAccount", "Secret", "Service", "PodDisruptionBudget", "ConfigMap", "ReplicaSet"]
+        [
+            "ServiceAccount",
+            "Secret",
+            "Service",
+            "PodDisruptionBudget",
+            "ConfigMap",
+            "ReplicaSet"
+        ]
     );
     assert_eq!(desire.replicas.len(), 1);
     assert_eq!(desire.replicas[0].1, 2);
@@ -65,21 +82,32 @@ fn an_old_revision_goes_as_the_new_one_answers() {
     facts.pods = vec![engine("a", "old", ready())];
     let desire = desired(&facts);
     let new = desire.replicas[1].0.clone();
-    assert_eq!(desire.replicas, [("smollm2-old".to_owned(), 1), (new.clone(), 1)]);
+    assert_eq!(
+        desire.replicas,
+        [("smollm2-old".to_owned(), 1), (new.clone(), 1)]
+    );
 
     let revision = desire.outcome.revision().unwrap().to_owned();
     facts.replica_sets.push(replica_set(&new, &revision, 1));
     facts.pods.push(engine("b", &revision, ready()));
-    assert_eq!(desired(&facts).replicas, [("smollm2-old".to_owned(), 0), (new, 1)]);
+    assert_eq!(
+        desired(&facts).replicas,
+        [("smollm2-old".to_owned(), 0), (new, 1)]
+    );
 }
 
 #[test]
 fn without_room_an_old_pod_makes_way_and_it_is_said_once() {
     let mut facts = with_replicas(inspected(SMOLLM2), 1);
     let revision = desired(&facts).outcome.revision().unwrap().to_owned();
-    facts.replica_sets =
-        vec![replica_set("smollm2-old", "old", 1), replica_set("smollm2-new", &revision, 1)];
-    facts.pods = vec![engine("a", "old", ready()), engine("b", &revision, unschedulable(0))];
+    facts.replica_sets = vec![
+        replica_set("smollm2-old", "old", 1),
+        replica_set("smollm2-new", &revision, 1),
+    ];
+    facts.pods = vec![
+        engine("a", "old", ready()),
+        engine("b", &revision, unschedulable(0)),
+    ];
     facts.now = at(59);
     let early = desired(&facts);
     assert_eq!(early.look_again, Some(Duration::from_secs(1)));
@@ -89,7 +117,12 @@ fn without_room_an_old_pod_makes_way_and_it_is_said_once() {
     assert_eq!(late.made_way, Some(revision.clone()));
     assert_eq!(late.replicas[0], ("smollm2-old".to_owned(), 0));
     // The next pass knows.
-    facts.room = Some((revision, Room::None { since_last: Duration::ZERO }));
+    facts.room = Some((
+        revision,
+        Room::None {
+            since_last: Duration::ZERO,
+        },
+    ));
     facts.replica_sets[0].replicas = 0;
     assert_eq!(desired(&facts).made_way, None);
 }

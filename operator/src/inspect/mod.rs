@@ -99,10 +99,12 @@ pub(crate) fn decide(facts: &Facts) -> Decision {
         return known;
     }
     match ours.first() {
-        Some(pod) if pod.leaving() => decision(Model::Inspecting(
-            "the pod of the inspection before is ending".to_owned(),
-        )),
-        Some(pod) => look_at(facts, &key, pod, decision),
+        Some(pod) if !pod.leaving() => look_at(facts, &key, pod, decision),
+        // Its successor has the same name, so it waits until this one is gone.
+        Some(_) => Decision {
+            start: None,
+            ..start_or_wait(facts, &key, name, decision)
+        },
         None => start_or_wait(facts, &key, name, decision),
     }
 }

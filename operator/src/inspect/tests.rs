@@ -51,7 +51,10 @@ fn another_source_is_another_inspection_and_other_changes_are_none() {
     object.spec.model.source.path = Some("other.gguf".to_owned());
     facts.object = std::sync::Arc::new(object);
     // A pod of the source before is in nobody's way, and of no use.
-    facts.inspect_pods = vec![inspection("smollm2-inspect-old", waiting("ContainerCreating"))];
+    facts.inspect_pods = vec![inspection(
+        "smollm2-inspect-old",
+        waiting("ContainerCreating"),
+    )];
     let decision = decide(&facts);
     assert!(decision.start.is_some());
     assert_eq!(decision.discard, ["smollm2-inspect-old"]);
@@ -79,11 +82,23 @@ fn the_answer_becomes_facts_and_the_pod_goes() {
 #[test]
 fn answers_that_refuse_a_model_name_the_reason() {
     let table = [
-        (r#"{"error":{"reason":"UnsupportedArchitecture","message":"Gpt2"}}"#, "UnsupportedArchitecture"),
-        (r#"{"error":{"reason":"ModelNotFound","message":"no such file"}}"#, "ModelNotFound"),
-        (r#"{"error":{"reason":"Nonsense","message":"?"}}"#, "ModelInvalid"),
+        (
+            r#"{"error":{"reason":"UnsupportedArchitecture","message":"Gpt2"}}"#,
+            "UnsupportedArchitecture",
+        ),
+        (
+            r#"{"error":{"reason":"ModelNotFound","message":"no such file"}}"#,
+            "ModelNotFound",
+        ),
+        (
+            r#"{"error":{"reason":"Nonsense","message":"?"}}"#,
+            "ModelInvalid",
+        ),
         // A reason of another condition is not one of this.
-        (r#"{"error":{"reason":"Serving","message":"?"}}"#, "ModelInvalid"),
+        (
+            r#"{"error":{"reason":"Serving","message":"?"}}"#,
+            "ModelInvalid",
+        ),
         (r"{}", "InspectFailed"),
         ("killed", "InspectFailed"),
         ("", "InspectFailed"),
@@ -91,17 +106,25 @@ fn answers_that_refuse_a_model_name_the_reason() {
     ];
     for (message, reason) in table {
         let (_, decision) = with_pod(ended(message, 1));
-        let Model::Failed(failure) = decision.model else { panic!("{message}") };
+        let Model::Failed(failure) = decision.model else {
+            panic!("{message}")
+        };
         assert_eq!(failure.reason.as_str(), reason, "{message}");
         // An image that was read does not change; what nobody could read may be read next time.
-        assert_eq!(failure.retry_at.is_some(), reason == "InspectFailed", "{message}");
+        assert_eq!(
+            failure.retry_at.is_some(),
+            reason == "InspectFailed",
+            "{message}"
+        );
     }
 }
 
 #[test]
 fn a_failure_is_counted_once_and_tried_again_after_a_pause() {
     let (mut facts, first) = with_pod(ended("boom", 1));
-    let Model::Failed(failure) = first.model else { panic!() };
+    let Model::Failed(failure) = first.model else {
+        panic!()
+    };
     assert_eq!(failure.attempts, 1);
     assert_eq!(first.look_again, Some(Duration::from_secs(10)));
     // The same pod, seen again before its deletion comes through.

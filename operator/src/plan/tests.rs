@@ -8,15 +8,24 @@ fn two_unequal_ranks_share_three_heads() {
     let accepted = plan(&object(SMOLLM2), &smollm2()).unwrap();
     let ranks = &accepted.config.plan.ranks;
     assert_eq!(ranks.len(), 2);
-    let heads: Vec<u32> = ranks.iter().map(|r| r.kv_heads.end - r.kv_heads.start).collect();
+    let heads: Vec<u32> = ranks
+        .iter()
+        .map(|r| r.kv_heads.end - r.kv_heads.start)
+        .collect();
     assert_eq!(heads.iter().sum::<u32>(), 3, "{heads:?}");
-    assert!(accepted.summary.contains("rank 1: "), "{}", accepted.summary);
+    assert!(
+        accepted.summary.contains("rank 1: "),
+        "{}",
+        accepted.summary
+    );
 }
 
 #[test]
 fn a_refusal_has_the_numbers_and_a_remedy_and_fits_an_event() {
     let rejected = plan(&object(REFUSED), &smollm2()).unwrap_err();
-    let Rejected::Refused { reason, message } = rejected else { panic!("{rejected:?}") };
+    let Rejected::Refused { reason, message } = rejected else {
+        panic!("{rejected:?}")
+    };
     assert_eq!(reason, Reason::QuotaTooSmall);
     assert!(message.contains("rank 0 needs"), "{message}");
     assert!(message.contains("This fits: "), "{message}");
@@ -30,7 +39,9 @@ fn a_memory_limit_below_what_is_needed_is_refused_with_the_numbers() {
         "spec:\n  template: {engine: {resources: {limits: {memory: 500Mi}}}}\n",
     );
     let rejected = plan(&object(&yaml), &smollm2()).unwrap_err();
-    let Rejected::Refused { reason, message } = rejected else { panic!("{rejected:?}") };
+    let Rejected::Refused { reason, message } = rejected else {
+        panic!("{rejected:?}")
+    };
     assert_eq!(reason, Reason::HostMemoryInsufficient);
     assert!(message.starts_with("spec.template.engine.resources.limits.memory: 500.00 MiB"));
     assert!(message.contains("use at least"), "{message}");
@@ -42,7 +53,10 @@ fn a_larger_memory_limit_is_kept() {
         "spec:\n",
         "spec:\n  template: {engine: {resources: {limits: {memory: 64Gi}}}}\n",
     );
-    assert_eq!(plan(&object(&yaml), &smollm2()).unwrap().memory_limit, 64 << 30);
+    assert_eq!(
+        plan(&object(&yaml), &smollm2()).unwrap().memory_limit,
+        64 << 30
+    );
 }
 
 #[test]
@@ -62,9 +76,13 @@ fn specs_that_slipped_past_the_api_server_are_invalid_and_say_which_field() {
 
 #[test]
 fn a_name_that_no_service_can_carry_is_refused_before_anything_is_made() {
-    for (name, good) in
-        [("chat", true), ("a.b", false), ("1a", false), (&"a".repeat(63), true), (&"a".repeat(64), false)]
-    {
+    for (name, good) in [
+        ("chat", true),
+        ("a.b", false),
+        ("1a", false),
+        (&"a".repeat(63), true),
+        (&"a".repeat(64), false),
+    ] {
         let mut object = object(SMOLLM2);
         object.metadata.name = Some(name.to_owned());
         assert_eq!(check_name(&object).is_ok(), good, "{name}");

@@ -171,10 +171,11 @@ impl Task {
     }
 
     async fn listen(&mut self) -> StreamError {
-        let mut stream = match ReportStream::open((&self.listener.ip, self.listener.port), &self.token).await {
-            Ok(stream) => stream,
-            Err(error) => return error,
-        };
+        let mut stream =
+            match ReportStream::open((&self.listener.ip, self.listener.port), &self.token).await {
+                Ok(stream) => stream,
+                Err(error) => return error,
+            };
         let _connected = Connected::count(&self.metrics);
         loop {
             // A stale pod is listened to for another while before the connection is made anew.

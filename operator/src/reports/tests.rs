@@ -51,12 +51,20 @@ impl Setup {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let engine: Engine = Arc::new(AsyncMutex::new(pieces));
-        let router = Router::new().route("/memory/watch", get(watch)).with_state(engine);
+        let router = Router::new()
+            .route("/memory/watch", get(watch))
+            .with_state(engine);
         tokio::spawn(async move { axum::serve(listener, router).await });
         let (nudges, nudged) = mpsc::channel(16);
         let metrics = Arc::new(Metrics::new().unwrap());
         let reports = Reports::new(nudges, Arc::clone(&metrics), stale_after);
-        Setup { reports, nudged, streams, port, metrics }
+        Setup {
+            reports,
+            nudged,
+            streams,
+            port,
+            metrics,
+        }
     }
 
     fn listen(&self, token: &str) {
@@ -77,12 +85,16 @@ impl Setup {
     }
 
     async fn nudge(&mut self) -> bool {
-        timeout(Duration::from_secs(20), self.nudged.recv()).await.is_ok()
+        timeout(Duration::from_secs(20), self.nudged.recv())
+            .await
+            .is_ok()
     }
 
     /// Whether no nudge comes while `during` happens elsewhere.
     async fn quiet(&mut self) -> bool {
-        timeout(Duration::from_millis(300), self.nudged.recv()).await.is_err()
+        timeout(Duration::from_millis(300), self.nudged.recv())
+            .await
+            .is_err()
     }
 
     fn last(&self) -> ReportFacts {
@@ -113,7 +125,10 @@ async fn news_nudge_the_controller_and_heartbeats_do_not() {
 async fn a_broken_stream_is_opened_again() {
     let mut setup = Setup::new(2, LONG).await;
     setup.listen("secret");
-    setup.streams[0].send(Ok(b"not a report\n".to_vec())).await.unwrap();
+    setup.streams[0]
+        .send(Ok(b"not a report\n".to_vec()))
+        .await
+        .unwrap();
     setup.send(1, &report(500)).await;
     assert!(setup.nudge().await);
     assert!(setup.last().report.is_some());

@@ -176,21 +176,18 @@ fn memory(facts: &Facts, plan: Option<PlanStatus>) -> MemoryStatus {
         .flat_map(|row| &row.accounts)
         .map(|account| account.planned_bytes)
         .sum();
-    let per_pod = |bytes: fn(&PlanStatus) -> u64| {
+    // Pods that have not reported yet, and those that are still to be made, count as planned.
+    let wanted = facts.pods.len().max(facts.wanted() as usize);
+    let silent = u64::from(count(wanted.saturating_sub(rows.len())));
+    let to_come = |bytes: fn(&PlanStatus) -> u64| {
         plan.as_ref()
-            .map(|plan| bytes(plan).saturating_mul(facts.wanted().into()))
+            .map_or(0, |plan| bytes(plan).saturating_mul(silent))
     };
-    let any = !rows.is_empty();
+    let shown = |bytes: u64| (!rows.is_empty() || plan.is_some()).then(|| quantity(bytes));
     let summary = MemorySummary {
-        used: any.then(|| quantity(used)),
-        quota: match any {
-            true => Some(quantity(quota)),
-            false => per_pod(planned_budgets).map(quantity),
-        },
-        planned: match any {
-            true => Some(quantity(planned)),
-            false => per_pod(planned_bytes).map(quantity),
-        },
+        used: (!rows.is_empty()).then(|| quantity(used)),
+        quota: shown(quota + to_come(planned_budgets)),
+        planned: shown(planned + to_come(planned_bytes)),
         kv_used_percent: kv_used(facts),
     };
     MemoryStatus {

@@ -9,8 +9,9 @@ use serde_json::json;
 use super::*;
 use crate::changes::{Due, due};
 use crate::desire::desire;
-use crate::events::{between, of_pods};
+use crate::events::{Happening, between, of_pods};
 use crate::facts::ReportFacts;
+use crate::memory::Told;
 use crate::testing::*;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -36,7 +37,10 @@ fn with_pods(statuses: [serde_json::Value; 2]) -> Facts {
 }
 
 fn find<'a>(status: &'a InferenceDeploymentStatus, kind: &str) -> Option<&'a Condition> {
-    status.conditions.iter().find(|condition| condition.type_ == kind)
+    status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == kind)
 }
 
 /// Status, reason of Ready, and which of Reconciling and Stalled is there.
@@ -63,9 +67,21 @@ fn every_stage_has_its_state_and_reason() {
     refused_set.pods.clear();
     refused_set.replica_sets[0].failure = Some("pods \"x\" is forbidden: quota".to_owned());
     let table: Vec<(Facts, State, (&str, &str, &str))> = vec![
-        (facts(SMOLLM2), State::Inspecting, ("False", "Inspecting", "Reconciling")),
-        (inspected(SMOLLM2), State::Pending, ("False", "WaitingForPods", "Reconciling")),
-        (inspected(REFUSED), State::Refused, ("False", "QuotaTooSmall", "Stalled")),
+        (
+            facts(SMOLLM2),
+            State::Inspecting,
+            ("False", "Inspecting", "Reconciling"),
+        ),
+        (
+            inspected(SMOLLM2),
+            State::Pending,
+            ("False", "WaitingForPods", "Reconciling"),
+        ),
+        (
+            inspected(REFUSED),
+            State::Refused,
+            ("False", "QuotaTooSmall", "Stalled"),
+        ),
         (zero, State::Stopped, ("True", "ScaledToZero", "")),
         (
             with_pods([unschedulable(0), ready()]),
@@ -82,14 +98,29 @@ fn every_stage_has_its_state_and_reason() {
             State::Failed,
             ("False", "PodFailed", "Reconciling"),
         ),
-        (with_pods([ready(), ready()]), State::Serving, ("True", "Serving", "")),
-        (late, State::Failed, ("False", "ProgressDeadlineExceeded", "Stalled")),
-        (refused_set, State::Pending, ("False", "WaitingForPods", "Reconciling")),
+        (
+            with_pods([ready(), ready()]),
+            State::Serving,
+            ("True", "Serving", ""),
+        ),
+        (
+            late,
+            State::Failed,
+            ("False", "ProgressDeadlineExceeded", "Stalled"),
+        ),
+        (
+            refused_set,
+            State::Pending,
+            ("False", "WaitingForPods", "Reconciling"),
+        ),
     ];
     for (facts, state, (status, reason, kstatus)) in table {
         let told = told(&facts);
         let got = short(&told);
-        assert_eq!((got.0.as_str(), got.1.as_str(), got.2), (status, reason, kstatus));
+        assert_eq!(
+            (got.0.as_str(), got.1.as_str(), got.2),
+            (status, reason, kstatus)
+        );
         assert_eq!(told.state, Some(state), "{reason}");
         assert_eq!(told.observed_generation, Some(3));
         for condition in &told.conditions {
@@ -104,7 +135,11 @@ fn a_pods_last_words_reach_the_user() {
     let told = told(&with_pods([crashed(3, "digest differs"), ready()]));
     let ready = find(&told, "Ready").unwrap();
     assert!(ready.message.contains("exit code 3"), "{}", ready.message);
-    assert!(ready.message.contains("digest differs"), "{}", ready.message);
+    assert!(
+        ready.message.contains("digest differs"),
+        "{}",
+        ready.message
+    );
     assert_eq!(told.state, Some(State::Degraded));
 }
 
@@ -124,21 +159,33 @@ fn transition_times_move_only_when_the_status_flips() {
     facts.pods[0] = engine("a", &facts.pods[0].revision.clone(), ready());
     let serving = told(&facts);
     assert_eq!(since(&serving, "Ready"), at(30));
-    assert_eq!(since(&serving, "MemoryFits"), since(&facts.status, "MemoryFits"));
+    assert_eq!(
+        since(&serving, "MemoryFits"),
+        since(&facts.status, "MemoryFits")
+    );
 }
 
 #[test]
 fn rows_come_from_reports_and_a_silent_pod_keeps_its_last() {
     let mut facts = with_pods([ready(), ready()]);
-    facts.reports = [("a".to_owned(), heard(report(900))), ("b".to_owned(), heard(report(800)))]
-        .into();
+    facts.reports = [
+        ("a".to_owned(), heard(report(900))),
+        ("b".to_owned(), heard(report(800))),
+    ]
+    .into();
     let told_first = told(&facts);
     let memory = told_first.memory.clone().unwrap();
     assert_eq!(memory.gpus.len(), 2);
     assert_eq!(memory.gpus[0].driver_bytes, 900);
     assert_eq!(memory.gpus[0].node.as_deref(), Some("n1"));
-    assert_eq!(memory.summary.clone().unwrap().used.as_deref(), Some("1.7Ki"));
-    assert_eq!(memory.summary.unwrap().kv_used_percent.as_deref(), Some("7"));
+    assert_eq!(
+        memory.summary.clone().unwrap().used.as_deref(),
+        Some("1.7Ki")
+    );
+    assert_eq!(
+        memory.summary.unwrap().kv_used_percent.as_deref(),
+        Some("7")
+    );
     assert_eq!(told_first.effective.as_ref().unwrap().max_model_len, 8192);
     assert_eq!(find(&told_first, "MemoryPressure").unwrap().status, "False");
 
@@ -150,7 +197,13 @@ fn rows_come_from_reports_and_a_silent_pod_keeps_its_last() {
     assert_eq!(due(&facts.status, &again, None, PATIENCE), Due::Nothing);
 
     // One is silent, the other goes.
-    facts.reports.insert("a".to_owned(), ReportFacts { report: None, stale: true });
+    facts.reports.insert(
+        "a".to_owned(),
+        ReportFacts {
+            report: None,
+            stale: true,
+        },
+    );
     facts.pods.pop();
     let stale = told(&facts).memory.unwrap();
     assert_eq!(stale.gpus.len(), 1);
@@ -179,7 +232,10 @@ fn a_rank_over_its_budget_is_pressure() {
     facts.reports = [("a".to_owned(), heard(report(1001)))].into();
     let told = told(&facts);
     let pressure = find(&told, "MemoryPressure").unwrap();
-    assert_eq!((pressure.status.as_str(), pressure.reason.as_str()), ("True", "OverBudget"));
+    assert_eq!(
+        (pressure.status.as_str(), pressure.reason.as_str()),
+        ("True", "OverBudget")
+    );
 }
 
 #[test]
@@ -192,15 +248,27 @@ fn states_are_written_at_once_figures_now_and_then_and_heartbeats_never() {
         let mut heartbeat = report(driver);
         heartbeat.time.0 = at(99);
         facts.reports = [("a".to_owned(), heard(heartbeat))].into();
-        due(&written, &told(&facts), Some(Duration::from_secs(since)), interval)
+        due(
+            &written,
+            &told(&facts),
+            Some(Duration::from_secs(since)),
+            interval,
+        )
     };
     assert_eq!(look(500, 99), Due::Nothing, "a heartbeat");
     assert_eq!(look(540, 99), Due::Nothing, "less than 5%");
-    assert_eq!(look(600, 99), Due::Now, "a figure moved, long after the last write");
+    assert_eq!(
+        look(600, 99),
+        Due::Now,
+        "a figure moved, long after the last write"
+    );
     assert_eq!(look(600, 10), Due::In(Duration::from_secs(20)));
     assert_eq!(look(1001, 1), Due::Now, "over the budget is a state");
     facts.pods[1] = engine("b", &facts.pods[1].revision.clone(), running(false));
-    assert_eq!(due(&written, &told(&facts), Some(Duration::ZERO), interval), Due::Now);
+    assert_eq!(
+        due(&written, &told(&facts), Some(Duration::ZERO), interval),
+        Due::Now
+    );
 }
 
 #[test]
@@ -214,7 +282,12 @@ fn a_refused_change_keeps_the_plan_and_the_pods_of_before() {
     facts.object = object.into();
     let desire = desire(&facts, &settings(), "token", PATIENCE).unwrap();
     assert_eq!(desire.replicas, [(facts.replica_sets[0].name.clone(), 2)]);
-    assert!(desire.children.iter().all(|child| child.kind.name() != "ReplicaSet"));
+    assert!(
+        desire
+            .children
+            .iter()
+            .all(|child| child.kind.name() != "ReplicaSet")
+    );
     let after = status(&facts, &desire.outcome);
     assert_eq!(after.update_revision, before.update_revision);
     assert_eq!(after.memory.unwrap().plan, before.memory.unwrap().plan);
@@ -222,8 +295,19 @@ fn a_refused_change_keeps_the_plan_and_the_pods_of_before() {
     assert_eq!(after.ready_replicas, 2);
 }
 
-fn reasons(before: &InferenceDeploymentStatus, next: &InferenceDeploymentStatus) -> Vec<EventReason> {
-    between(before, next).into_iter().map(|happening| happening.reason).collect()
+/// What of pods is new since `told`.
+fn look(facts: &Facts, told: &mut Option<Told>) -> Vec<Happening> {
+    of_pods(facts, &super::tests::told(facts), told)
+}
+
+fn reasons(
+    before: &InferenceDeploymentStatus,
+    next: &InferenceDeploymentStatus,
+) -> Vec<EventReason> {
+    between(before, next)
+        .into_iter()
+        .map(|happening| happening.reason)
+        .collect()
 }
 
 #[test]
@@ -253,13 +337,28 @@ fn a_rollout_is_told_from_start_to_end() {
     object.spec.limits.max_num_seqs = 4;
     facts.object = object.into();
     let rolling = told(&facts);
+    let mut pods = None;
+    look(&facts, &mut pods);
     assert!(reasons(&serving, &rolling).contains(&EventReason::RolloutStarted));
     assert_eq!(short(&rolling).1, "RollingOut");
     let revision = rolling.update_revision.clone().unwrap();
     facts.status = rolling.clone();
-    facts.pods = vec![engine("c", &revision, ready()), engine("d", &revision, ready())];
+    facts.pods = vec![
+        engine("c", &revision, ready()),
+        engine("d", &revision, ready()),
+    ];
     let done = told(&facts);
-    assert_eq!(reasons(&rolling, &done), [EventReason::RolloutFinished]);
+    assert_eq!(reasons(&rolling, &done), []);
+    let happened = look(&facts, &mut pods);
+    assert_eq!(
+        happened.last().unwrap().reason,
+        EventReason::RolloutFinished
+    );
+    assert!(
+        !look(&facts, &mut pods)
+            .iter()
+            .any(|h| h.reason == EventReason::RolloutFinished)
+    );
     assert_eq!(done.current_revision, Some(revision));
 }
 
@@ -267,18 +366,24 @@ fn a_rollout_is_told_from_start_to_end() {
 fn ends_of_engines_are_told_once_each_and_not_from_before_the_operator_began() {
     let mut facts = with_pods([crashed(3, "boom"), ready()]);
     let mut told = None;
-    assert_eq!(of_pods(&facts, &mut told), []);
-    assert_eq!(of_pods(&facts, &mut told), []);
+    assert_eq!(look(&facts, &mut told), []);
+    assert_eq!(look(&facts, &mut told), []);
     facts.pods[0].engine.restarts += 1;
-    let happened = of_pods(&facts, &mut told);
+    let happened = look(&facts, &mut told);
     assert_eq!(happened.len(), 1);
     assert_eq!(happened[0].reason, EventReason::EngineFailed);
     facts.pods[0] = engine("a", "r", ready());
-    let happened = of_pods(&facts, &mut told);
+    let happened = look(&facts, &mut told);
     assert_eq!(happened[0].reason, EventReason::EngineLoaded);
-    facts.reports.insert("b".to_owned(), ReportFacts { report: None, stale: true });
-    assert_eq!(of_pods(&facts, &mut told)[0].reason, EventReason::ReportStale);
-    assert_eq!(of_pods(&facts, &mut told), []);
+    facts.reports.insert(
+        "b".to_owned(),
+        ReportFacts {
+            report: None,
+            stale: true,
+        },
+    );
+    assert_eq!(look(&facts, &mut told)[0].reason, EventReason::ReportStale);
+    assert_eq!(look(&facts, &mut told), []);
 }
 
 #[test]
@@ -288,8 +393,10 @@ fn the_slowest_load_is_shown_in_round_figures() {
     loading.state = plimsoll_crds::v1alpha1::report::EngineState::Loading;
     for (pod, done) in [("a", 90), ("b", 57)] {
         loading.progress = Some(
-            serde_json::from_value(json!({"stage": "weights", "doneBytes": done, "totalBytes": 100}))
-                .unwrap(),
+            serde_json::from_value(
+                json!({"stage": "weights", "doneBytes": done, "totalBytes": 100}),
+            )
+            .unwrap(),
         );
         facts.reports.insert(pod.to_owned(), heard(loading.clone()));
     }
