@@ -8,7 +8,7 @@ use plimsoll_planner::Dtype;
 
 use crate::encoding;
 use crate::kv::KvCache;
-use crate::simd::{LANES, Simd, array, array_mut};
+use crate::simd::{LANES, Simd, array, array_mut, unroll};
 
 use super::unit::ROWS;
 
@@ -140,20 +140,23 @@ pub(super) fn score_rows<S: Simd, const D: usize>(
     tile: &mut Tile<D>,
     head_dim: usize,
 ) {
+    let most = rows_at_once::<S>();
     let mut r = 0;
     while r < rows.len() {
-        let left = rows.len() - r;
-        if left >= 4 && S::VECTORS >= 32 {
-            score::<S, D, 4>(s, rows, r, tile, head_dim);
-            r += 4;
-        } else if left >= 2 {
-            score::<S, D, 2>(s, rows, r, tile, head_dim);
-            r += 2;
-        } else {
-            score::<S, D, 1>(s, rows, r, tile, head_dim);
-            r += 1;
+        match (rows.len() - r).min(most) {
+            1 => score::<S, D, 1>(s, rows, r, tile, head_dim),
+            2 => score::<S, D, 2>(s, rows, r, tile, head_dim),
+            3 => score::<S, D, 3>(s, rows, r, tile, head_dim),
+            _ => score::<S, D, 4>(s, rows, r, tile, head_dim),
         }
+        r += (rows.len() - r).min(most);
     }
+}
+
+/// Rows whose sums fit into registers.
+#[inline(always)]
+const fn rows_at_once<S: Simd>() -> usize {
+    if S::VECTORS >= 32 { 4 } else { 2 }
 }
 
 #[inline(always)]
@@ -165,22 +168,29 @@ fn score<S: Simd, const D: usize, const R: usize>(
     head_dim: usize,
 ) {
     let keys = &tile.keys[..head_dim];
-    let queries: [&[f32]; R] = std::array::from_fn(|r| &rows[first + r].query[..head_dim]);
+    let mut queries: [&[f32]; R] = [&[]; R];
+    for r in 0..R {
+        queries[r] = &rows[first + r].query[..head_dim];
+    }
     let mut sums = [[s.splat(0.0); KEYS / LANES]; R];
     for d in 0..head_dim {
         let (cells, _) = keys[d].as_chunks::<LANES>();
         let keys = [s.load(&cells[0]), s.load(&cells[1])];
-        for r in 0..R {
-            let query = s.splat(queries[r][d]);
-            sums[r][0] = s.fma(keys[0], query, sums[r][0]);
-            sums[r][1] = s.fma(keys[1], query, sums[r][1]);
+        unroll!(I in 0..4 {
+            if I < R {
+                let query = s.splat(queries[I][d]);
+                sums[I][0] = s.fma(keys[0], query, sums[I][0]);
+                sums[I][1] = s.fma(keys[1], query, sums[I][1]);
+            }
+        });
+    }
+    unroll!(I in 0..4 {
+        if I < R {
+            let (cells, _) = tile.scores[first + I].as_chunks_mut::<LANES>();
+            s.store(sums[I][0], &mut cells[0]);
+            s.store(sums[I][1], &mut cells[1]);
         }
-    }
-    for r in 0..R {
-        let (cells, _) = tile.scores[first + r].as_chunks_mut::<LANES>();
-        s.store(sums[r][0], &mut cells[0]);
-        s.store(sums[r][1], &mut cells[1]);
-    }
+    });
 }
 
 /// Turns a row's scores into weights exp(score - largest), and scales what it has so far when the
@@ -265,21 +275,21 @@ pub(super) fn weigh_rows<S: Simd, const D: usize>(
     tile: &Tile<D>,
     running: &mut Running<D>,
 ) {
+    let most = rows_at_once::<S>();
     let mut r = 0;
     while r < rows.len() {
         let (begin, end) = seen(&rows[r], key);
-        let alike = rows[r..]
-            .iter()
-            .take(4)
-            .filter(|row| seen(row, key) == (begin, end))
+        let next = rows[r..].iter().take(most);
+        let alike = next
+            .take_while(|row| seen(row, key) == (begin, end))
             .count();
-        if alike == 4 && S::VECTORS >= 32 {
-            weigh::<S, D, 4>(s, r, begin..end, head_dim, tile, running);
-            r += 4;
-        } else {
-            weigh::<S, D, 1>(s, r, begin..end, head_dim, tile, running);
-            r += 1;
+        match alike {
+            1 => weigh::<S, D, 1>(s, r, begin..end, head_dim, tile, running),
+            2 => weigh::<S, D, 2>(s, r, begin..end, head_dim, tile, running),
+            3 => weigh::<S, D, 3>(s, r, begin..end, head_dim, tile, running),
+            _ => weigh::<S, D, 4>(s, r, begin..end, head_dim, tile, running),
         }
+        r += alike;
     }
 }
 
@@ -297,26 +307,29 @@ fn weigh<S: Simd, const D: usize, const R: usize>(
     for block in 0..head_dim.div_ceil(WIDTH * LANES) {
         let at = block * WIDTH;
         let mut sums = [[s.splat(0.0); WIDTH]; R];
-        for r in 0..R {
-            let (cells, _) = running.values[first + r].as_chunks::<LANES>();
-            for i in 0..WIDTH {
-                sums[r][i] = s.load(&cells[at + i]);
+        unroll!(I in 0..4 {
+            if I < R {
+                let (cells, _) = running.values[first + I].as_chunks::<LANES>();
+                unroll!(J in 0..4 { sums[I][J] = s.load(&cells[at + J]); });
             }
-        }
+        });
         for k in keys.clone() {
             let (cells, _) = tile.values[k].as_chunks::<LANES>();
-            for r in 0..R {
-                let weight = s.splat(tile.scores[first + r][k]);
-                for i in 0..WIDTH {
-                    sums[r][i] = s.fma(s.load(&cells[at + i]), weight, sums[r][i]);
+            let cells: &[[f32; LANES]; WIDTH] = array(&cells[at..]);
+            unroll!(I in 0..4 {
+                if I < R {
+                    let weight = s.splat(tile.scores[first + I][k]);
+                    unroll!(J in 0..4 {
+                        sums[I][J] = s.fma(s.load(&cells[J]), weight, sums[I][J]);
+                    });
                 }
-            }
+            });
         }
-        for r in 0..R {
-            let (cells, _) = running.values[first + r].as_chunks_mut::<LANES>();
-            for i in 0..WIDTH {
-                s.store(sums[r][i], &mut cells[at + i]);
+        unroll!(I in 0..4 {
+            if I < R {
+                let (cells, _) = running.values[first + I].as_chunks_mut::<LANES>();
+                unroll!(J in 0..4 { s.store(sums[I][J], &mut cells[at + J]); });
             }
-        }
+        });
     }
 }

@@ -79,6 +79,7 @@ impl Attend<'_> {
             let begin = (span * SPAN).max(first / KEYS * KEYS);
             for key in (begin..((span + 1) * SPAN).min(end)).step_by(KEYS) {
                 self.load(s, key, KEYS.min(end - key), &mut tile);
+                self.fetch(s, key + KEYS, KEYS.min(end.saturating_sub(key + KEYS)));
                 score_rows(s, rows, &mut tile, self.job.shape.head_dim);
                 for r in 0..rows.len() {
                     soften(
@@ -167,6 +168,27 @@ impl Attend<'_> {
             rows[k] = rows[count - 1];
         }
         turn(s, shape, &rows, &mut tile.keys);
+    }
+
+    /// Asks for the keys and values of the next tile while this one is worked on: blocks lie far
+    /// apart, so the machine does not guess them.
+    #[inline(always)]
+    fn fetch<S: Simd>(&self, s: S, key: usize, count: usize) {
+        let Attend { job, unit, .. } = self;
+        let shape = job.shape;
+        let table = &job.batch.block_tables[unit.sequence * job.batch.table_stride..];
+        let (mut block, mut offset, mut left) =
+            (key / shape.block_size, key % shape.block_size, count);
+        while left > 0 {
+            let rows = left.min(shape.block_size - offset);
+            for part in [Part::Keys, Part::Values] {
+                let head =
+                    shape.head_offset(table[block] as usize, job.heads.layer, part, unit.kv_head);
+                let at = head + offset * shape.row_bytes();
+                s.prefetch(&job.bytes[at..at + rows * shape.row_bytes()]);
+            }
+            (block, offset, left) = (block + 1, 0, left - rows);
+        }
     }
 
     /// Adds a span's sums to the row's total, or leaves them for `merge`.

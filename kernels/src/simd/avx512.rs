@@ -177,6 +177,13 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch(self, bytes: &[u8]) {
+        for line in bytes.chunks(64) {
+            proved!(_mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()));
+        }
+    }
+
+    #[inline(always)]
     fn transpose(self, rows: &mut [__m512; LANES]) {
         proved!(transpose(rows))
     }

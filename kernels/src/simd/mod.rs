@@ -95,6 +95,12 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Row r, lane c goes to row c, lane r.
     fn transpose(self, rows: &mut [Self::V; LANES]);
 
+    /// Asks for the cache lines of `bytes`; changes nothing.
+    #[inline(always)]
+    fn prefetch(self, bytes: &[u8]) {
+        let _ = bytes;
+    }
+
     /// e^x within 2 units in the last place; 0 far below, finite far above, NaN for NaN.
     #[inline(always)]
     fn exp(self, x: Self::V) -> Self::V {
