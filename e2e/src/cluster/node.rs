@@ -287,6 +287,9 @@ containerRuntimeEndpoint: unix://{socket}
 podLogsDir: {folder}/pod-logs
 volumePluginDir: {folder}/volume-plugins
 makeIPTablesUtilChains: false
+# Nobody answers names: what runs here speaks to addresses.
+clusterDNS: [10.96.0.10]
+clusterDomain: cluster.local
 resolvConf: ""
 maxPods: 200
 # Imported images can never be pulled again: nothing may collect them.

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
+use std::thread;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -38,7 +39,10 @@ impl Forward {
             .take()
             .context("no output of kubectl port-forward")?;
         let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
+        let mut said = BufReader::new(stdout);
+        said.read_line(&mut line)?;
+        // It says something for every connection, and dies if nobody listens.
+        thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
         match local_port(&line) {
             Some(port) => Ok(Self { child, port }),
             None => {
