@@ -53,7 +53,8 @@ pub(crate) fn open(folder: &Path) -> Result<Folder, ModelError> {
     let tokenizer = folder.join(TOKENIZER);
     if !tokenizer.exists() {
         let message = if folder.join("tokenizer.model").exists() {
-            "is missing; tokenizer.model alone is not read, convert it (transformers' fast tokenizer)"
+            "is missing; tokenizer.model alone is not read, convert it \
+             (transformers' fast tokenizer)"
         } else {
             "is missing"
         };

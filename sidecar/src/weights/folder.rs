@@ -179,8 +179,8 @@ fn check_shard_name(tensor: &str, shard: &str) -> Result<(), ModelError> {
         return Ok(());
     }
     let message = format!(
-        "weight_map puts `{}` into `{}`; a shard is a .safetensors file in the same folder, without \
-         a path",
+        "weight_map puts `{}` into `{}`; a shard is a .safetensors file in the same folder, \
+         without a path",
         shorten(tensor),
         shorten(shard)
     );

@@ -117,7 +117,8 @@ fn read_header(file: &WeightFile) -> Result<Vec<u8>, ModelError> {
     let too_short = |bytes: u64| {
         let have = file.bytes();
         let message = format!(
-            "{have} bytes, the header alone needs {bytes}; the file is cut off or is not safetensors, fetch it again"
+            "{have} bytes, the header alone needs {bytes}; the file is cut off \
+             or is not safetensors, fetch it again"
         );
         ModelError::weights(file.name(), message)
     };
@@ -129,7 +130,8 @@ fn read_header(file: &WeightFile) -> Result<Vec<u8>, ModelError> {
     let length = u64::from_le_bytes(length);
     if length > HEADER_BYTES_MAX {
         let message = format!(
-            "header of {length} bytes, the format allows {HEADER_BYTES_MAX}; the file is not safetensors"
+            "header of {length} bytes, the format allows {HEADER_BYTES_MAX}; the file \
+             is not safetensors"
         );
         return Err(ModelError::weights(file.name(), message));
     }
@@ -230,7 +232,8 @@ fn without_holes(
             };
             let name = shorten(&entry.info.name);
             let message = format!(
-                "tensor `{name}`: data_offsets [{start}, {end}] begin at {start}, expected {covered}: {what}"
+                "tensor `{name}`: data_offsets [{start}, {end}] begin at {start}, \
+                 expected {covered}: {what}"
             );
             return Err(ModelError::weights(file, message));
         }
@@ -238,7 +241,8 @@ fn without_holes(
     }
     if covered != data_bytes {
         let message = format!(
-            "the tensors take {covered} bytes, the file has {data_bytes} bytes of data; fetch it again"
+            "the tensors take {covered} bytes, the file has {data_bytes} bytes of data; \
+             fetch it again"
         );
         return Err(ModelError::weights(file, message));
     }

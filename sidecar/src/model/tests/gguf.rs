@@ -9,7 +9,7 @@ use crate::weights::testing::{Gguf, TempFolder};
 const TOKENS: [&str; 7] = ["<end>", "<start>", "a", "b", "ab", "Ġ", "0"];
 
 /// The metadata of a tiny model: one layer, hidden 8, two heads of 4, one KV head.
-fn metadata(architecture: &str, pre: &str) -> Gguf {
+pub(super) fn metadata(architecture: &str, pre: &str) -> Gguf {
     let key = |name: &str| format!("{architecture}.{name}");
     Gguf::new()
         .text("general.architecture", architecture)
@@ -31,7 +31,7 @@ fn metadata(architecture: &str, pre: &str) -> Gguf {
         .text("tokenizer.chat_template", "{{ messages[0].content }}")
 }
 
-fn tensors(gguf: Gguf) -> Gguf {
+pub(super) fn tensors(gguf: Gguf) -> Gguf {
     gguf.tensor("token_embd.weight", &[7, 8])
         .tensor("blk.0.attn_norm.weight", &[8])
         .tensor("blk.0.attn_q.weight", &[8, 8])
@@ -45,18 +45,18 @@ fn tensors(gguf: Gguf) -> Gguf {
         .tensor("output_norm.weight", &[8])
 }
 
-fn llama() -> Gguf {
+pub(super) fn llama() -> Gguf {
     tensors(metadata("llama", "smollm"))
 }
 
-fn open(gguf: &Gguf) -> Result<Model, String> {
+pub(super) fn open(gguf: &Gguf) -> Result<Model, String> {
     let folder = TempFolder::new();
     let path = folder.write("model.gguf", gguf.bytes());
     ModelFolder::open(&path).map_err(|e| format!("{}: {e}", e.reason()))
 }
 
 #[track_caller]
-fn refused(gguf: &Gguf, reason: &str, expected: &str) {
+pub(super) fn refused(gguf: &Gguf, reason: &str, expected: &str) {
     let message = open(gguf).unwrap_err();
     assert!(
         message.starts_with(&format!("{reason}: model.gguf: ")),
@@ -272,151 +272,5 @@ fn zero_and_absurd_numbers_are_refused() {
         &missing,
         "ModelInvalid",
         "metadata `llama.attention.head_count` is missing",
-    );
-}
-
-/// The metadata with one tokenizer key replaced.
-fn tokenizer(change: impl Fn(Gguf) -> Gguf, without: &str) -> Gguf {
-    let mut gguf = metadata("llama", "smollm");
-    gguf.pairs
-        .retain(|pair| !pair[8..].starts_with(without.as_bytes()));
-    tensors(change(gguf))
-}
-
-#[test]
-fn tokenizers_that_make_no_sense_are_refused() {
-    let key = "tokenizer.ggml.pre";
-    let other = tokenizer(|g| g.text(key, "tekken"), key);
-    refused(
-        &other,
-        "ModelInvalid",
-        "metadata `tokenizer.ggml.pre` is `tekken`; supported: gpt-2",
-    );
-    let key = "tokenizer.ggml.model";
-    let other = tokenizer(|g| g.text(key, "bert"), key);
-    refused(
-        &other,
-        "ModelInvalid",
-        "metadata `tokenizer.ggml.model` is `bert`; supported:",
-    );
-    refused(
-        &tokenizer(|g| g, key),
-        "ModelInvalid",
-        "`tokenizer.ggml.model` is missing",
-    );
-    let key = "tokenizer.ggml.tokens";
-    refused(
-        &tokenizer(|g| g, key),
-        "ModelInvalid",
-        "`tokenizer.ggml.tokens` is missing",
-    );
-    let typed = tokenizer(|g| g.numbers(key, &[1]), key);
-    refused(
-        &typed,
-        "ModelInvalid",
-        "is a list of integers, expected a list of strings",
-    );
-    let key = "tokenizer.ggml.merges";
-    refused(
-        &tokenizer(|g| g, key),
-        "ModelInvalid",
-        "`tokenizer.ggml.merges` is missing",
-    );
-    let key = "tokenizer.ggml.token_type";
-    let short = tokenizer(|g| g.numbers(key, &[1, 1]), key);
-    refused(&short, "ModelInvalid", "7 tokens and 2 token types");
-    let unknown = tokenizer(|g| g.numbers(key, &[1, 1, 9, 1, 1, 1, 1]), key);
-    refused(
-        &unknown,
-        "ModelInvalid",
-        "token 2 has the unknown token type 9",
-    );
-    let key = "tokenizer.ggml.eos_token_id";
-    let outside = tokenizer(|g| g.number(key, 7), key);
-    refused(
-        &outside,
-        "ModelInvalid",
-        "`tokenizer.ggml.eos_token_id` is 7, there are 7 tokens",
-    );
-}
-
-#[test]
-fn vocabularies_that_cannot_be_built_are_refused() {
-    let built = |gguf: &Gguf| open(gguf).unwrap().tokenizer().unwrap_err().to_string();
-    let key = "tokenizer.ggml.merges";
-    let merges = |list: &'static [&'static str]| tokenizer(move |g| g.texts(key, list), key);
-    assert!(built(&merges(&["ab"])).contains("`ab` in tokenizer.ggml.merges is not two tokens"));
-    assert!(built(&merges(&["a z"])).contains("merges `a` and `z`"));
-    assert!(built(&merges(&["b b"])).contains("merges `b` and `b` to a token that is not there"));
-    assert!(built(&merges(&["<start> <start>"])).contains("that is not there"));
-    let key = "tokenizer.ggml.tokens";
-    let twice = tokenizer(|g| g.texts(key, &["a", "b", "a", "c", "ab", "d", "e"]), key);
-    assert!(built(&twice).contains("token `a` is given twice, as 0 and 2"));
-    let more = tokenizer(
-        |g| g.texts(key, &["a", "b", "c", "d", "ab", "e", "f", "g"]),
-        key,
-    );
-    assert!(
-        open(&more)
-            .unwrap_err()
-            .contains("8 tokens and 7 token types")
-    );
-    let key = "tokenizer.ggml.token_type";
-    let mut larger = tokenizer(|g| g, key);
-    let tokens = "tokenizer.ggml.tokens";
-    larger
-        .pairs
-        .retain(|pair| !pair[8..].starts_with(tokens.as_bytes()));
-    let larger = larger.texts(tokens, &["a", "b", "c", "d", "ab", "e", "f", "g"]);
-    assert!(built(&larger).contains("ids up to 7 (`g`), the model's vocabulary has 7"));
-}
-
-#[test]
-fn a_bos_token_is_added_when_the_file_says_so() {
-    let ids = |gguf: &Gguf, add_special: bool| {
-        open(gguf)
-            .unwrap()
-            .tokenizer()
-            .unwrap()
-            .encode("a", add_special)
-            .unwrap()
-    };
-    assert_eq!(ids(&llama(), true), [2]);
-    let yes = tensors(metadata("llama", "smollm").pair("tokenizer.ggml.add_bos_token", 7, &[1]));
-    assert_eq!((ids(&yes, true), ids(&yes, false)), (vec![1, 2], vec![2]));
-    let llama3 = tensors(metadata("llama", "llama-bpe"));
-    assert_eq!(
-        ids(&llama3, true),
-        [1, 2],
-        "llama 3 has one unless the file says no"
-    );
-}
-
-#[test]
-fn words_are_cut_as_each_model_cuts_them() {
-    // Only single characters are tokens, so the words show in what merges may join.
-    let ids = |pre: &str, text: &str| {
-        let key = "tokenizer.ggml.tokens";
-        let mut gguf = metadata("llama", pre);
-        for key in [key, "tokenizer.ggml.merges", "tokenizer.ggml.token_type"] {
-            gguf.pairs
-                .retain(|pair| !pair[8..].starts_with(key.as_bytes()));
-        }
-        let gguf = gguf.texts(key, &["1", "11", "1111", "a", "A", "'", "'a"]);
-        let gguf = gguf.texts("tokenizer.ggml.merges", &["1 1", "11 11"]);
-        open(&tensors(gguf))
-            .unwrap()
-            .tokenizer()
-            .unwrap()
-            .encode(text, false)
-            .unwrap()
-    };
-    assert_eq!(ids("gpt-2", "1111"), [2]);
-    assert_eq!(ids("smollm", "1111"), [0, 0, 0, 0]);
-    assert_eq!(ids("qwen2", "1111"), [0, 0, 0, 0]);
-    assert_eq!(
-        ids("llama-bpe", "1111"),
-        [1, 0, 0],
-        "three digits, then one"
     );
 }

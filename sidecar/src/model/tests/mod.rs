@@ -3,3 +3,4 @@
 mod config;
 mod folder;
 mod gguf;
+mod gguf_tokenizer;

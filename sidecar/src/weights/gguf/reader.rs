@@ -69,8 +69,8 @@ impl<'a> HeaderReader<'a> {
             return Ok(());
         }
         self.refuse(format!(
-            "{what}: {count} at offset {} need at least {bytes_each} bytes each, {} bytes of header \
-             are left; the file is cut off or damaged, fetch it again",
+            "{what}: {count} at offset {} need at least {bytes_each} bytes each, {} bytes of \
+             header are left; the file is cut off or damaged, fetch it again",
             self.position,
             self.left()
         ))
