@@ -49,6 +49,12 @@ pub(crate) async fn apply(
     memory: &mut Memory,
 ) -> Result<(), Error> {
     for child in &desire.children {
+        if facts.taken.contains(&(child.kind, child.name.clone())) {
+            return Err(Error::Taken {
+                kind: child.kind.name(),
+                name: child.name.clone(),
+            });
+        }
         let known = facts.children.get(&(child.kind, child.name.clone()));
         if known == Some(&child.hash) || written_before(memory, child, known.is_some()) {
             continue;

@@ -20,7 +20,9 @@ pub(crate) enum Error {
         name: String,
         seconds: u64,
     },
-    #[error("{kind} {name} belongs to somebody else: rename the InferenceDeployment or remove it")]
+    #[error(
+        "{kind} {name} belongs to somebody else: it is waited for; remove it, or use another name"
+    )]
     Taken { kind: &'static str, name: String },
     #[error("the resource has no {0}")]
     Incomplete(&'static str),

@@ -1,6 +1,6 @@
 //! What is known about one resource at one moment: everything that the pure stages read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,9 @@ pub(crate) struct Facts {
     pub(crate) inspect_pods: Vec<PodFacts>,
     /// Other objects made for this resource, with the hash each was made from.
     pub(crate) children: BTreeMap<(ChildKind, String), String>,
+    /// Objects with names of ours that belong to another resource: most often to one of the same
+    /// name that was just deleted.
+    pub(crate) taken: BTreeSet<(ChildKind, String)>,
     /// The newest report of each pod that ever reported or should have, by pod name.
     pub(crate) reports: BTreeMap<String, ReportFacts>,
     /// How the last inspection of this source failed, if it did.

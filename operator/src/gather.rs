@@ -5,7 +5,7 @@
     reason = "the one file that reads, the time included"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -65,9 +65,11 @@ pub(crate) fn gather(
         )
     });
     let (pods, inspect_pods) = pods(stores, &identity);
+    let Children { ours, taken } = children(stores, &identity);
     Ok(Facts {
         replica_sets: replica_sets(stores, &identity, memory),
-        children: children(stores, &identity),
+        children: ours,
+        taken,
         reports: reports.of(&identity.uid),
         inspect_failure: memory.inspect_failure.clone(),
         object,
@@ -216,8 +218,9 @@ pub(crate) fn resource_version(text: Option<&str>) -> Option<u64> {
     text.and_then(|text| text.parse().ok())
 }
 
-fn children(stores: &Stores, identity: &Identity) -> BTreeMap<(ChildKind, String), String> {
-    let mut all = BTreeMap::new();
+/// Children by whose they are: ours, with their hashes, and those of another resource.
+fn children(stores: &Stores, identity: &Identity) -> Children {
+    let mut all = Children::default();
     let Stores {
         deployments: _,
         replica_sets,
@@ -227,36 +230,38 @@ fn children(stores: &Stores, identity: &Identity) -> BTreeMap<(ChildKind, String
         service_accounts,
         budgets,
     } = stores;
-    collect(&mut all, ChildKind::ReplicaSet, replica_sets, identity);
-    collect(&mut all, ChildKind::ConfigMap, config_maps, identity);
-    collect(&mut all, ChildKind::Service, services, identity);
-    collect(
-        &mut all,
-        ChildKind::ServiceAccount,
-        service_accounts,
-        identity,
-    );
-    collect(&mut all, ChildKind::PodDisruptionBudget, budgets, identity);
+    all.collect(ChildKind::ReplicaSet, replica_sets, identity);
+    all.collect(ChildKind::ConfigMap, config_maps, identity);
+    all.collect(ChildKind::Service, services, identity);
+    all.collect(ChildKind::ServiceAccount, service_accounts, identity);
+    all.collect(ChildKind::PodDisruptionBudget, budgets, identity);
     all
 }
 
-fn collect<K>(
-    all: &mut BTreeMap<(ChildKind, String), String>,
-    kind: ChildKind,
-    store: &Store<K>,
-    identity: &Identity,
-) where
-    K: Resource + Clone + 'static,
-    K::DynamicType: std::hash::Hash + Eq + Clone,
-{
-    let ours = store
-        .state_filter(|child| owned(child, identity) && child.meta().deletion_timestamp.is_none());
-    for child in ours {
-        let hash = child
-            .annotations()
-            .get(HASH_ANNOTATION)
-            .cloned()
-            .unwrap_or_default();
-        all.insert((kind, child.name_any()), hash);
+#[derive(Default)]
+struct Children {
+    ours: BTreeMap<(ChildKind, String), String>,
+    taken: BTreeSet<(ChildKind, String)>,
+}
+
+impl Children {
+    fn collect<K>(&mut self, kind: ChildKind, store: &Store<K>, identity: &Identity)
+    where
+        K: Resource + Clone + 'static,
+        K::DynamicType: std::hash::Hash + Eq + Clone,
+    {
+        let named = store.state_filter(|child| {
+            child.meta().namespace.as_deref() == Some(identity.namespace.as_str())
+                && child.labels().get(names::LABEL_DEPLOYMENT) == Some(&identity.name)
+        });
+        for child in named {
+            let key = (kind, child.name_any());
+            if !owned(&*child, identity) {
+                self.taken.insert(key);
+            } else if child.meta().deletion_timestamp.is_none() {
+                let hash = child.annotations().get(HASH_ANNOTATION).cloned();
+                self.ours.insert(key, hash.unwrap_or_default());
+            }
+        }
     }
 }

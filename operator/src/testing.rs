@@ -67,6 +67,7 @@ pub(crate) fn facts(yaml: &str) -> Facts {
         pods: Vec::new(),
         inspect_pods: Vec::new(),
         children: BTreeMap::new(),
+        taken: Default::default(),
         reports: BTreeMap::new(),
         inspect_failure: None,
         room: None,

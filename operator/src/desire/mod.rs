@@ -211,6 +211,10 @@ fn roll(facts: &Facts, made: Revision, patience: Duration, desire: &mut Desire) 
     desire.children.push(config_map);
     desire.children.push(replica_set);
     desire.look_again = soonest(desire.look_again, step.look_again);
+    if step.replacing && facts.pods.iter().any(PodFacts::leaving) {
+        // A pod whose node is gone leaves without an event.
+        desire.look_again = soonest(desire.look_again, Some(patience));
+    }
     desire.outcome.step = Some(step);
 }
 

@@ -205,4 +205,6 @@ pub(crate) fn expired<T>(empty: &[T]) -> &[T] {
 }
 
 #[cfg(test)]
+mod stories;
+#[cfg(test)]
 mod tests;

@@ -160,8 +160,9 @@ fn effective(facts: &Facts) -> Option<Effective> {
 
 /// Planned and measured memory: rows of every pod that still exists, at most 64, and totals of all.
 fn memory(facts: &Facts, plan: Option<PlanStatus>) -> MemoryStatus {
-    let rows: Vec<Rows> = facts
-        .pods
+    // Pods that ended for good hold nothing any more.
+    let holding: Vec<&PodFacts> = facts.pods.iter().filter(|pod| !pod.finished()).collect();
+    let rows: Vec<Rows> = holding
         .iter()
         .filter_map(|pod| rows_of(facts, pod))
         .collect();
@@ -177,7 +178,7 @@ fn memory(facts: &Facts, plan: Option<PlanStatus>) -> MemoryStatus {
         .map(|account| account.planned_bytes)
         .sum();
     // Pods that have not reported yet, and those that are still to be made, count as planned.
-    let wanted = facts.pods.len().max(facts.wanted() as usize);
+    let wanted = holding.len().max(facts.wanted() as usize);
     let silent = u64::from(count(wanted.saturating_sub(rows.len())));
     let to_come = |bytes: fn(&PlanStatus) -> u64| {
         plan.as_ref()

@@ -1,0 +1,99 @@
+//! Events, told from what two looks at a cluster differ in.
+
+use plimsoll_crds::v1alpha1::EventReason;
+
+use super::*;
+use crate::events::{Happening, between, of_pods};
+use crate::facts::ReportFacts;
+use crate::memory::Told;
+
+/// What of pods is new since `told`.
+fn look(facts: &Facts, told: &mut Option<Told>) -> Vec<Happening> {
+    of_pods(facts, &super::told(facts), told)
+}
+
+fn reasons(
+    before: &InferenceDeploymentStatus,
+    next: &InferenceDeploymentStatus,
+) -> Vec<EventReason> {
+    between(before, next)
+        .into_iter()
+        .map(|happening| happening.reason)
+        .collect()
+}
+
+#[test]
+fn each_turn_is_told_once() {
+    let nothing = InferenceDeploymentStatus::default();
+    let inspecting = told(&facts(SMOLLM2));
+    assert_eq!(reasons(&nothing, &inspecting), []);
+    let planned = told(&inspected(SMOLLM2));
+    let both = [EventReason::ModelInspected, EventReason::MemoryPlanned];
+    assert_eq!(reasons(&inspecting, &planned), both);
+    assert_eq!(reasons(&planned, &planned), []);
+    let refused = told(&inspected(REFUSED));
+    assert_eq!(
+        reasons(&inspecting, &refused),
+        [EventReason::ModelInspected, EventReason::MemoryInsufficient]
+    );
+    let note = &between(&inspecting, &refused)[1];
+    assert!(note.warning && note.note.chars().count() <= 1000);
+}
+
+#[test]
+fn a_rollout_is_told_from_start_to_end() {
+    let mut facts = with_pods([ready(), ready()]);
+    let serving = told(&facts);
+    facts.status = serving.clone();
+    let mut object = (*facts.object).clone();
+    object.spec.limits.max_num_seqs = 4;
+    facts.object = object.into();
+    let rolling = told(&facts);
+    let mut pods = None;
+    look(&facts, &mut pods);
+    assert!(reasons(&serving, &rolling).contains(&EventReason::RolloutStarted));
+    assert_eq!(short(&rolling).1, "RollingOut");
+    let revision = rolling.update_revision.clone().unwrap();
+    facts.status = rolling.clone();
+    facts.pods = vec![
+        engine("c", &revision, ready()),
+        engine("d", &revision, ready()),
+    ];
+    let done = told(&facts);
+    assert_eq!(reasons(&rolling, &done), []);
+    let happened = look(&facts, &mut pods);
+    assert_eq!(
+        happened.last().unwrap().reason,
+        EventReason::RolloutFinished
+    );
+    assert!(
+        !look(&facts, &mut pods)
+            .iter()
+            .any(|h| h.reason == EventReason::RolloutFinished)
+    );
+    assert_eq!(done.current_revision, Some(revision));
+}
+
+#[test]
+fn ends_of_engines_are_told_once_each_and_not_from_before_the_operator_began() {
+    let mut facts = with_pods([crashed(3, "boom"), ready()]);
+    let mut told = None;
+    assert_eq!(look(&facts, &mut told), []);
+    assert_eq!(look(&facts, &mut told), []);
+    facts.pods[0].engine.restarts += 1;
+    let happened = look(&facts, &mut told);
+    assert_eq!(happened.len(), 1);
+    assert_eq!(happened[0].reason, EventReason::EngineFailed);
+    facts.pods[0] = engine("a", "r", ready());
+    let happened = look(&facts, &mut told);
+    assert_eq!(happened[0].reason, EventReason::EngineLoaded);
+    facts.reports.insert(
+        "b".to_owned(),
+        ReportFacts {
+            report: None,
+            stale: true,
+        },
+    );
+    assert_eq!(look(&facts, &mut told)[0].reason, EventReason::ReportStale);
+    assert_eq!(look(&facts, &mut told), []);
+}
