@@ -10,6 +10,7 @@ pub mod device;
 mod encoding;
 mod simd;
 pub mod isa;
+mod cgroup;
 pub mod kv;
 pub mod pool;
 

@@ -1,4 +1,5 @@
 //! For tests: a ragged batch over a scattered cache, and what attention gives on it in f64.
+#![expect(clippy::cast_possible_truncation, reason = "test sizes are small")]
 
 use std::ops::Range;
 

@@ -5,6 +5,8 @@ use std::io;
 
 use plimsoll_planner::Bytes;
 
+use crate::cgroup;
+
 use super::{Buffer, Device, DeviceError, Pages, buffer};
 
 /// Host memory.
@@ -23,10 +25,6 @@ impl Device for Cpu {
     /// The smaller of the machine's memory and the cgroup's limit (v2, then v1).
     fn total_memory(&self) -> Result<Bytes, DeviceError> {
         const MEMINFO: &str = "/proc/meminfo";
-        const LIMITS: [&str; 2] = [
-            "/sys/fs/cgroup/memory.max",
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        ];
         let meminfo = fs::read_to_string(MEMINFO).map_err(|source| DeviceError::TotalMemory {
             path: MEMINFO,
             source,
@@ -35,11 +33,11 @@ impl Device for Cpu {
             path: MEMINFO,
             source: io::Error::new(io::ErrorKind::InvalidData, "no MemTotal line"),
         })?;
-        // No file, or the word "max", means no limit.
-        let limits = LIMITS
-            .iter()
-            .filter_map(|path| fs::read_to_string(path).ok());
+        let mut limits = cgroup::read_v2("memory.max");
+        limits.extend(cgroup::read_v1("memory", "memory.limit_in_bytes"));
+        // The word "max" means no limit.
         let limit = limits
+            .iter()
             .filter_map(|text| text.trim().parse::<u64>().ok())
             .min();
         Ok(Bytes::measured(

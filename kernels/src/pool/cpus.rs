@@ -3,14 +3,29 @@
 use std::fs;
 use std::thread;
 
+use crate::cgroup;
+
 /// CPUs to size pools by: the smaller of the CPUs that this process may be scheduled on and its
 /// cgroup's quota (v2 `cpu.max`, v1 `cpu.cfs_quota_us`), rounded up; at least 1.
 pub fn available_cpus() -> usize {
     // The standard library counts the affinity mask (and rounds a quota down, where it sees one).
     let scheduled = affinity().or_else(|| thread::available_parallelism().ok().map(usize::from));
-    let quotas = [v2_quota(), v1_quota()];
-    let quota = quotas.into_iter().flatten().min();
-    scheduled.into_iter().chain(quota).min().unwrap_or(1).max(1)
+    let v2 = cgroup::read_v2("cpu.max")
+        .into_iter()
+        .filter_map(|text| parse_v2(&text));
+    let quotas = cgroup::read_v1("cpu", "cpu.cfs_quota_us");
+    let periods = cgroup::read_v1("cpu", "cpu.cfs_period_us");
+    let v1 = quotas
+        .iter()
+        .zip(&periods)
+        .filter_map(|(quota, period)| parse_v1(quota, period));
+    scheduled
+        .into_iter()
+        .chain(v2)
+        .chain(v1)
+        .min()
+        .unwrap_or(1)
+        .max(1)
 }
 
 /// CPUs in `Cpus_allowed_list` of this process.
@@ -31,42 +46,6 @@ fn count_list(list: &str) -> Option<usize> {
             (first <= last).then(|| last - first + 1)
         })
         .sum()
-}
-
-/// The smallest quota from this process's cgroup up to the root of what is mounted.
-fn v2_quota() -> Option<usize> {
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let read = |group: &str| {
-        fs::read_to_string(format!("/sys/fs/cgroup{group}/cpu.max"))
-            .ok()
-            .and_then(|text| parse_v2(&text))
-    };
-    ancestors(path).filter_map(read).min()
-}
-
-fn v1_quota() -> Option<usize> {
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = groups.lines().find_map(|line| {
-        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
-        controllers
-            .split(',')
-            .any(|name| name == "cpu")
-            .then_some(path)
-    })?;
-    let read = |group: &str| {
-        let file = |name| fs::read_to_string(format!("/sys/fs/cgroup/cpu{group}/{name}")).ok();
-        parse_v1(&file("cpu.cfs_quota_us")?, &file("cpu.cfs_period_us")?)
-    };
-    ancestors(path).filter_map(read).min()
-}
-
-/// `/a/b`, `/a`, and the root (an empty string). Inside a container the mounted root is often the
-/// container's own group, so paths that do not exist are skipped by their readers.
-fn ancestors(path: &str) -> impl Iterator<Item = &str> {
-    const DEPTH: usize = 64;
-    let first = path.trim_end_matches('/');
-    std::iter::successors(Some(first), |group| group.rfind('/').map(|at| &group[..at])).take(DEPTH)
 }
 
 /// `200000 100000` is 2 CPUs; `max 100000` is no quota.
@@ -107,12 +86,6 @@ mod tests {
         assert_eq!(count_list("0-3,8,10-11"), Some(7));
         assert_eq!(count_list("3-1"), None);
         assert_eq!(count_list("x"), None);
-    }
-
-    #[test]
-    fn groups_are_walked_to_the_root() {
-        assert_eq!(ancestors("/a/b").collect::<Vec<_>>(), ["/a/b", "/a", ""]);
-        assert_eq!(ancestors("/").collect::<Vec<_>>(), [""]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Against f64: norm, rotation and the bytes of the cache, for awkward head sizes and scattered
 //! slots.
+#![expect(clippy::cast_possible_truncation, reason = "test sizes are small")]
 
 use plimsoll_planner::Dtype;
 
@@ -42,7 +43,8 @@ impl Case {
         let mut slots: Vec<u64> = (0..(blocks * block_size) as u64).collect();
         random.shuffle(&mut slots);
         slots.truncate(tokens);
-        let norm = (tokens % 2 == 0).then(|| (random.values(head_dim), random.values(head_dim)));
+        let norm =
+            (tokens.is_multiple_of(2)).then(|| (random.values(head_dim), random.values(head_dim)));
         Case {
             shape,
             query_heads: heads * group,
