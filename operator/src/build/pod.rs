@@ -15,6 +15,9 @@ use crate::facts::Identity;
 const STARTUP_SECONDS: u32 = 3600;
 /// Requests in flight may take this long after SIGTERM.
 const DRAIN_SECONDS: u32 = 60;
+/// A pod that is told to go still gets requests until every node's proxy knows: it goes on
+/// answering for this long before it gets SIGTERM and refuses new ones.
+const LAST_REQUESTS_SECONDS: u32 = 3;
 /// Cores asked for where the template says nothing: enough to be scheduled fairly, and no limit,
 /// so that the engine may use what the node has.
 const CPU_REQUEST: &str = "100m";
@@ -130,6 +133,7 @@ fn engine_container(settings: &PodSettings, wish: EngineResources, memory_limit:
         "startupProbe": probe("/readyz", 1, STARTUP_SECONDS),
         "readinessProbe": probe("/readyz", 2, 2),
         "livenessProbe": probe("/livez", 10, 3),
+        "lifecycle": {"preStop": {"sleep": {"seconds": LAST_REQUESTS_SECONDS}}},
         "terminationMessagePath": names::TERMINATION_MESSAGE_PATH,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": container_security(),
