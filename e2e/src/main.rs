@@ -4,6 +4,7 @@
 
 #![expect(clippy::print_stdout, reason = "a command line tool talks to its user")]
 
+mod bench;
 mod build;
 mod cluster;
 mod demo;
@@ -23,6 +24,7 @@ mod test;
 mod tools;
 mod wait;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -73,6 +75,13 @@ enum Command {
         #[arg(long)]
         print_path: bool,
     },
+    /// Compare with peers on this machine: `bench cpu`
+    Bench {
+        name: String,
+        /// Also write one JSON line per case
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
     /// Write the generated files: the CRD in the chart, the table of conditions
     Generate,
 }
@@ -118,6 +127,7 @@ fn run(command: Command) -> Result<ExitCode> {
             images::print_sizes(&[images::model(&file)?])?;
             progress.say(&format!("the model lies at {}", file.display()));
         }
+        Command::Bench { name, json } => bench::run(&progress, &name, json.as_deref())?,
         Command::Generate => {
             let mut generate = build::crdgen();
             generate.arg("write").arg(paths::repository());

@@ -1,104 +1,184 @@
-//! `bench cpu`: our engine and llama.cpp on the same machine, files and threads, in one run.
-//!
-//! Both in process, one rank, BF16 weights, two threads (or as many as the machine has, if fewer),
-//! no cluster beside them. It prints ratios and judges nothing.
+//! Our engine beside its peers, on the same machine and files, in one run.
 
-mod idle;
-mod models;
-mod ours;
-mod peer;
+mod llama_cpp;
+mod random_model;
 
-use std::fs;
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use serde::Serialize;
+use serde_json::{Value, json};
 
-use crate::paths;
+use crate::bench::llama_cpp::{Batch, LlamaCpp};
+use crate::build;
+use crate::cluster::cleanup;
+use crate::model;
+use crate::process;
 use crate::progress::Progress;
+use crate::wait;
 
-/// What is measured, by the names both sides know.
-const PREFILL_TOKENS: u32 = 512;
-const DECODE_TOKENS: u32 = 128;
-const BATCH_SEQUENCES: u32 = 16;
-const BATCH_PROMPT: u32 = 64;
-const BATCH_TOKENS: u32 = 64;
+const THREADS: u32 = 2;
+const PREFILL: u32 = 512;
+const DECODE: u32 = 128;
+const BATCH: Batch = Batch {
+    sequences: 16,
+    prompt: 64,
+    generated: 32,
+};
 
-/// One line of the JSON file.
-#[derive(Debug, Serialize)]
+/// One line of the result.
 struct Row {
-    bench: &'static str,
     case: String,
     ours: f64,
     peer: f64,
-    ratio: f64,
-    unit: &'static str,
 }
 
-/// Figures of one engine on one model, tokens per second.
-#[derive(Debug, Clone, Copy)]
-struct Figures {
-    prefill: f64,
-    decode: f64,
-    batch: f64,
-}
-
-/// Runs the bench `name`; writes one JSON line per case to `json`.
+/// Runs the bench of that name; `cpu` is the one there is.
 pub(crate) fn run(progress: &Progress, name: &str, json: Option<&Path>) -> Result<()> {
-    match name {
-        "cpu" => cpu(progress, json),
-        other => bail!("there is no bench '{other}'; there is: cpu"),
+    if name != "cpu" {
+        bail!("no bench is called {name:?}; there is: cpu");
     }
+    if cleanup::is_anything_left() {
+        bail!("the test cluster takes part of the cores: `e2e/run down` first");
+    }
+    let llama = LlamaCpp::ensure(progress)?;
+    let sidecar = build::programs(progress)?.sidecar;
+    let smol = model::ensure(progress)?;
+    let random = random_model::ensure(progress)?;
+    let smol_bf16 = llama.as_bf16(progress, &smol)?;
+    println!("llama.cpp: {}", LlamaCpp::flags());
+    println!("both sides: BF16 weights, {THREADS} threads, one rank, in process");
+    let mut rows = Vec::new();
+    for (label, ours, theirs) in [
+        ("smollm2-135m", &smol, &smol_bf16),
+        ("random-qwen2-0.5b", &random, &random),
+    ] {
+        rows.extend(progress.step(label, || compare(label, &sidecar, ours, &llama, theirs))?);
+    }
+    print(&rows, name, json)
 }
 
-fn cpu(progress: &Progress, json: Option<&Path>) -> Result<()> {
-    if paths::state().exists() {
-        bail!("a cluster is up and takes processor time; run 'e2e/run down' first");
-    }
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(2);
-    let peer = peer::Peer::ensure(progress)?;
-    let sidecar = ours::build(progress)?;
-    let models = models::ensure(progress, &peer)?;
-    println!("\npeer: llama.cpp of llama-cpp-python {}, built with {}", peer::VERSION, peer.flags());
-    println!("ours: {}", ours::describe(&sidecar)?);
-    println!("both: BF16 weights, {threads} threads, one process, one rank\n");
-    let mut rows = Vec::new();
-    for model in &models {
-        let ours = progress.step(&format!("{}: ours", model.name), || {
-            idle::gate()?;
-            ours::measure(&sidecar, &model.folder, threads)
-        })?;
-        let theirs = progress.step(&format!("{}: llama.cpp", model.name), || {
-            idle::gate()?;
-            peer.measure(&model.gguf, threads)
-        })?;
-        for (case, ours, theirs) in [
-            (format!("prefill-{PREFILL_TOKENS}"), ours.prefill, theirs.prefill),
-            (format!("decode-{DECODE_TOKENS}"), ours.decode, theirs.decode),
-            (format!("batch-{BATCH_SEQUENCES}"), ours.batch, theirs.batch),
-        ] {
-            rows.push(Row {
-                bench: "cpu",
-                case: format!("{}/{case}", model.name),
+fn compare(
+    label: &str,
+    sidecar: &Path,
+    ours: &Path,
+    llama: &LlamaCpp,
+    theirs: &Path,
+) -> Result<Vec<Row>> {
+    await_idle()?;
+    let measured = our_rates(sidecar, ours)?;
+    await_idle()?;
+    let peers = [
+        (
+            "prefill",
+            format!("prefill-{PREFILL}"),
+            llama.rate(theirs, PREFILL, 0, THREADS)?,
+        ),
+        (
+            "decode",
+            format!("decode-{DECODE}"),
+            llama.rate(theirs, 0, DECODE, THREADS)?,
+        ),
+        (
+            "batch",
+            format!("batch-{}", BATCH.sequences),
+            llama.batch_rate(theirs, BATCH, THREADS)?,
+        ),
+    ];
+    peers
+        .into_iter()
+        .map(|(kind, case, peer)| {
+            let row = measured.iter().find(|row| row["case"] == case.as_str());
+            let ours = row.and_then(|row| row["tokensPerSecond"].as_f64());
+            let ours = ours.with_context(|| format!("plimsoll-sidecar bench has no {kind}"))?;
+            Ok(Row {
+                case: format!("{label}/{case}"),
                 ours,
-                peer: theirs,
-                ratio: ours / theirs,
-                unit: "tokens/s",
-            });
-        }
-    }
-    print(&rows);
-    if let Some(path) = json {
-        let lines: Result<Vec<String>, _> = rows.iter().map(serde_json::to_string).collect();
-        fs::write(path, lines?.join("\n") + "\n")
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
+                peer,
+            })
+        })
+        .collect()
+}
+
+/// One JSON line per case: `{"case", "tokensPerSecond", …}`.
+fn our_rates(sidecar: &Path, model: &Path) -> Result<Vec<Value>> {
+    let mut bench = process::command(sidecar, ["bench"]);
+    bench
+        .arg(model)
+        .args(["--dtype", "bfloat16", "--output", "json"]);
+    bench.args(["--threads", &THREADS.to_string()]);
+    bench.args([
+        "--prefill",
+        &PREFILL.to_string(),
+        "--decode",
+        &DECODE.to_string(),
+    ]);
+    bench.args(["--batch", &BATCH.sequences.to_string()]);
+    let said = process::stdout_of(&mut bench)?;
+    let lines = said.lines().filter(|line| line.starts_with('{'));
+    lines
+        .map(|line| serde_json::from_str(line).map_err(Into::into))
+        .collect()
+}
+
+/// Figures of busy cores mean nothing: waits until nobody else computes, and says so.
+fn await_idle() -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(300);
+    const MOST_BUSY_PERCENT: u64 = 5;
+    let busy = wait::until("the cores are idle", PATIENCE, Duration::ZERO, || {
+        let before = busy_and_all()?;
+        std::thread::sleep(Duration::from_secs(2));
+        let after = busy_and_all()?;
+        let all = (after.1 - before.1).max(1);
+        let percent = (after.0 - before.0) * 100 / all;
+        Ok(if percent <= MOST_BUSY_PERCENT {
+            Ok(percent)
+        } else {
+            Err(format!("they are {percent}% busy with something else"))
+        })
+    })?;
+    println!("           cores {busy}% busy before the measurement");
     Ok(())
 }
 
-fn print(rows: &[Row]) {
-    println!("\n{:<34} {:>12} {:>12} {:>7}", "tokens per second", "ours", "llama.cpp", "ratio");
-    for row in rows {
-        println!("{:<34} {:>12.1} {:>12.1} {:>7.2}", row.case, row.ours, row.peer, row.ratio);
+/// Clock ticks of all cores: those at work, and all.
+fn busy_and_all() -> Result<(u64, u64)> {
+    let text = fs::read_to_string("/proc/stat")?;
+    let line = text.lines().next().context("/proc/stat is empty")?;
+    let ticks: Vec<u64> = line
+        .split_whitespace()
+        .skip(1)
+        .take(8)
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    let [user, nice, system, idle, waiting, ..] = ticks[..] else {
+        bail!("/proc/stat says {line:?}");
+    };
+    Ok((user + nice + system, user + nice + system + idle + waiting))
+}
+
+fn print(rows: &[Row], name: &str, json: Option<&Path>) -> Result<()> {
+    println!(
+        "\n{:<34} {:>10} {:>10} {:>7}",
+        "tokens per second", "ours", "llama.cpp", "ratio"
+    );
+    let mut lines = String::new();
+    for Row { case, ours, peer } in rows {
+        let ratio = ours / peer;
+        println!("{case:<34} {ours:>10.1} {peer:>10.1} {ratio:>7.2}");
+        let line = json!({
+            "bench": name, "case": case, "ours": ours, "peer": peer, "ratio": ratio,
+            "unit": "tokens/s",
+        });
+        lines += &format!("{line}\n");
     }
+    if let Some(path) = json {
+        let path: PathBuf = path.to_path_buf();
+        File::create(&path)
+            .and_then(|mut file| file.write_all(lines.as_bytes()))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
 }

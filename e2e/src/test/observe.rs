@@ -98,6 +98,18 @@ pub(super) fn cgroup_bytes(pod: &Value, container: &str) -> Result<u64> {
         .with_context(|| format!("{file} holds {text:?}"))
 }
 
+/// Resident bytes of a container's processes that belong to no file, as the kernel counts them.
+pub(super) fn anonymous_bytes(pod: &Value, container: &str) -> Result<u64> {
+    let mut bytes = 0;
+    for pid in processes_of(pod, container)? {
+        let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let kibibytes = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+        bytes += kibibytes.context("no RssAnon in the process's status")? * 1024;
+    }
+    Ok(bytes)
+}
+
 fn memory_cgroup(pod: &Value, container: &str) -> Result<(std::path::PathBuf, bool)> {
     let all = ["containerStatuses", "initContainerStatuses"];
     let status = all

@@ -1,5 +1,7 @@
 //! The operator's promises, one story each, on tiny models.
 
+use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
@@ -93,7 +95,7 @@ fn rolled(world: &World<'_>) -> Passed {
     let before = names_of(&resource)?;
     let target = service_port(&kubernetes, resource)?;
     let (done, asked, lost) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
-    let last_error = std::sync::Mutex::new(String::new());
+    let problems = Mutex::new(BTreeSet::new());
     let result = thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::SeqCst) {
@@ -104,7 +106,10 @@ fn rolled(world: &World<'_>) -> Passed {
                     Err(error) => format!("{error:#}"),
                 };
                 lost.fetch_add(1, Ordering::SeqCst);
-                *last_error.lock().unwrap_or_else(|held| held.into_inner()) = problem;
+                problems
+                    .lock()
+                    .unwrap_or_else(|held| held.into_inner())
+                    .insert(problem);
             }
         });
         let result = change_and_await(&kubernetes, &resource, &before);
@@ -114,11 +119,11 @@ fn rolled(world: &World<'_>) -> Passed {
     result?;
     let (asked, lost) = (asked.into_inner(), lost.into_inner());
     println!("           {asked} requests during the change, {lost} lost");
-    let last = last_error
+    let problems = problems
         .into_inner()
         .unwrap_or_else(|held| held.into_inner());
     expect(asked > 0 && lost == 0, || {
-        format!("{lost} of {asked} requests lost: {last}")
+        format!("{lost} of {asked} requests lost: {problems:#?}")
     })?;
     Ok(1)
 }
@@ -128,9 +133,9 @@ fn rolled_without_room(world: &World<'_>) -> Passed {
     let space = world.namespace("no-room", "restricted")?;
     let resource = kubernetes.resource(&space.name, "tight");
     let mut object = tiny::resource(resource.name);
-    // More than half of the one node that it may run on: a second pod finds no room.
+    // More than half of the cores of the one node that it may run on: a second pod finds no room.
     object["spec"]["template"] = json!({
-        "engine": {"resources": {"requests": {"memory": more_than_half(&kubernetes)?}}},
+        "engine": {"resources": {"requests": {"cpu": more_than_half(&kubernetes)?}}},
         "spec": {"nodeSelector": {"kubernetes.io/hostname": "node-1"}},
     });
     tiny::apply(&kubernetes, &space.name, &object)?;
@@ -293,7 +298,6 @@ fn names_in(containers: &Value) -> Vec<&str> {
 
 fn more_than_half(kubernetes: &Kubernetes) -> Result<String> {
     let node = kubernetes.api.get("/api/v1/nodes/node-1")?;
-    let memory = text(&node["status"]["allocatable"]["memory"]).to_owned();
-    let kibibytes: u64 = memory.trim_end_matches("Ki").parse().context(memory)?;
-    Ok(format!("{}Ki", kibibytes * 6 / 10))
+    let cores: u64 = text(&node["status"]["allocatable"]["cpu"]).parse()?;
+    Ok(format!("{}m", cores * 600))
 }

@@ -25,6 +25,17 @@ pub(crate) fn openai(progress: &Progress) -> Result<PathBuf> {
     Ok(folder.join("bin/python"))
 }
 
+/// The interpreter of an environment with tools that build something; made when absent.
+pub(crate) fn environment(name: &str, packages: &[&str]) -> Result<PathBuf> {
+    let folder = folder(name)?;
+    let complete = folder.join("complete");
+    if !complete.is_file() {
+        create(&folder, &[&["install", "--quiet"], packages].concat())?;
+        fs::write(&complete, "")?;
+    }
+    Ok(folder.join("bin/python"))
+}
+
 /// Unpacks one package, without what it depends on, into a folder that the caller removes.
 pub(crate) fn download(package: &str) -> Result<PathBuf> {
     let folder = folder(package)?;
