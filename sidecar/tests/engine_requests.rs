@@ -140,12 +140,9 @@ fn readers_that_leave_or_do_not_read_stop_nobody() {
     let handle = start(&model, &Run::whole(&model.shape));
     let (gone, events) = request(1, &[3; 10], 400);
     drop(events);
-    let (mut slow, mut slow_events) = request(2, &[3; 10], 400);
-    slow.events = {
-        let (events, received) = tokio::sync::mpsc::channel(4);
-        slow_events = received;
-        events
-    };
+    let (mut slow, _) = request(2, &[3; 10], 400);
+    let (events, mut slow_events) = tokio::sync::mpsc::channel(4);
+    slow.events = events;
     handle.submit(gone).unwrap();
     handle.submit(slow).unwrap();
     let other = ask_ids(&handle, 3, &[4; 10], 100).wait();

@@ -6,14 +6,16 @@
 //! 1. penalties; the largest logit over all shards (greedy rows end here; ties: the lowest id);
 //! 2. weights exp((x - max) / temperature) as integers; thresholds: min-p on the weight itself, then
 //!    top-k, then top-p of what top-k left (`threshold`);
-//! 3. an exponential race: every kept token runs E / weight with E exponentially distributed from
-//!    the token's own random number, the smallest wins. Token i wins with probability
-//!    weight_i / sum (it is the Gumbel-max trick, without its logarithm of a logarithm).
+//! 3. an exponential race (`race`): every runner needs E / weight with E exponentially distributed
+//!    from its own random number, the smallest wins, with probability weight / sum. (It is the
+//!    Gumbel-max trick, without its logarithm of a logarithm.)
 //!
 //! Log-probabilities are of the model's logits, before penalties and temperature.
 
 mod params;
+mod passes;
 mod penalty;
+mod race;
 mod random;
 mod row;
 mod threshold;
@@ -37,7 +39,8 @@ pub const SHARD_ROWS_MAX: usize = SCRATCH_WORDS * 64;
 /// Words of the last exchange: score, token, its logit, sum of weights; then candidates.
 const RECORD_WORDS: usize = 4;
 
-/// The rows of the vocabulary that this rank has. Shards ascend with the rank.
+/// The rows of the vocabulary that this rank has. Shards ascend with the rank, and begin at
+/// multiples of 64 (the planner cuts there).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VocabShard {
     pub first: u32,
@@ -137,6 +140,11 @@ pub fn run(
         width <= SHARD_ROWS_MAX,
         "{width} vocabulary rows, at most {SHARD_ROWS_MAX}"
     );
+    assert!(
+        shard.first.is_multiple_of(64) || width == 0,
+        "a shard begins at {}, within a block of 64",
+        shard.first
+    );
     assert_eq!(
         logits.len(),
         rows.len() * width,
@@ -159,7 +167,7 @@ pub fn run(
     for (row, (before, scratch)) in rows.iter().zip(kept) {
         let (own, rest) = logits.split_at_mut(width);
         logits = rest;
-        work.push(Work::new(*row, shard, own, scratch, before));
+        work.push(Work::new(*row, pool.isa(), shard, own, scratch, before));
     }
 
     pool.run_rows(&mut work, 1, 1, |_, work| {
@@ -174,6 +182,7 @@ pub fn run(
         work.largest = of_ranks.fold([0; 2], |a, b| [a[0].max(b[0]), a[1].max(b[1])]);
     }
 
+    pool.run_rows(&mut work, 1, 1, |_, work| work[0].weigh());
     for work in work.iter_mut().filter(|work| work.draws()) {
         work.kept = find_threshold(comm, exchange, work)?;
     }
@@ -235,6 +244,7 @@ fn find_threshold(
     Ok(kept)
 }
 
+/// Searches among the likely tokens first; the tail is looked at only when they do not suffice.
 fn search(
     comm: &mut dyn Collective,
     exchange: &mut Exchange,
@@ -242,12 +252,21 @@ fn search(
     goal: Goal,
     least: u32,
 ) -> Result<Found, RankFailed> {
-    let mut search = Search::new(goal, least);
-    loop {
+    /// One in 1,024 of the largest weight.
+    const LIKELY: u64 = weight::WEIGHT_ONE >> 10;
+    let mut search = Search::new(goal, least.max(weight::least_key(LIKELY)));
+    work.histogram(&search);
+    exchange.gather(comm, work.scratch[..HISTOGRAM_WORDS].iter().copied())?;
+    if !search.reaches(&exchange.all) {
+        search = Search::new(goal, least);
         work.histogram(&search);
         exchange.gather(comm, work.scratch[..HISTOGRAM_WORDS].iter().copied())?;
+    }
+    loop {
         if let Some(found) = search.descend(&exchange.all, comm.rank()) {
             return Ok(found);
         }
+        work.histogram(&search);
+        exchange.gather(comm, work.scratch[..HISTOGRAM_WORDS].iter().copied())?;
     }
 }

@@ -32,12 +32,13 @@ fn halves(a: u32, b: u32) -> [u32; 2] {
     [product as u32, (product >> 32) as u32]
 }
 
-/// The noise of one draw: four tokens share a counter.
+/// The noise of one draw: four runners share a counter.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Noise {
     key: [u32; 2],
     stream: u32,
     position: u32,
+    heat: u32,
 }
 
 impl Noise {
@@ -46,16 +47,28 @@ impl Noise {
         reason = "the seed is cut into two words"
     )]
     pub(super) fn new(seed: u64, stream: u32, position: u32) -> Noise {
+        let key = [seed as u32, (seed >> 32) as u32];
         Noise {
-            key: [seed as u32, (seed >> 32) as u32],
+            key,
             stream,
             position,
+            heat: 0,
         }
     }
 
-    /// Uniform 32-bit words of tokens `4 group .. 4 group + 4`.
+    /// Numbers for the heat of tokens.
+    pub(super) fn of_tokens(self) -> Noise {
+        Noise { heat: 0, ..self }
+    }
+
+    /// Numbers for the heat of blocks.
+    pub(super) fn of_blocks(self) -> Noise {
+        Noise { heat: 1, ..self }
+    }
+
+    /// Uniform 32-bit words of runners `4 group .. 4 group + 4`.
     pub(super) fn group(&self, group: u32) -> [u32; 4] {
-        philox([group, self.position, self.stream, 0], self.key)
+        philox([group, self.position, self.stream, self.heat], self.key)
     }
 }
 

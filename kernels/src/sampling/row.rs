@@ -1,15 +1,23 @@
 //! One row on one shard: what each rank computes between two exchanges.
 
+use super::passes::{self, BLOCK};
+use super::race::{self, Winner};
 use super::random::Noise;
 use super::threshold::{HISTOGRAM_WORDS, Kept, Search};
 use super::weight::{self, Key};
 use super::{Logprobs, RECORD_WORDS, Row, Sampled, VocabShard, penalty};
+use crate::isa::Isa;
+
+/// Ids of a block.
+const BLOCK_IDS: u32 = 64;
 
 /// The numbers of a row while it is drawn.
 #[derive(Debug)]
 pub(super) struct Work<'a> {
     pub(super) row: Row<'a>,
+    isa: Isa,
     shard: VocabShard,
+    /// Logits; for rows that are drawn, keys in their place after [`Work::weigh`].
     logits: &'a mut [f32],
     pub(super) scratch: &'a mut [u64],
     /// Logits before penalties, where they changed: `(row of the shard, logit)`.
@@ -17,8 +25,7 @@ pub(super) struct Work<'a> {
     /// The best candidates after and before penalties: of this shard, then of all.
     pub(super) largest: [u64; 2],
     pub(super) kept: Kept,
-    /// The shard's winner: its time in the race as ordered bits, and its row.
-    winner: Option<(f64, usize)>,
+    winner: Option<Winner>,
     /// Sum of the weights of the model's own logits, of this shard.
     own_sum: u64,
     /// The shard's most likely tokens before penalties, best first.
@@ -28,6 +35,7 @@ pub(super) struct Work<'a> {
 impl<'a> Work<'a> {
     pub(super) fn new(
         row: Row<'a>,
+        isa: Isa,
         shard: VocabShard,
         logits: &'a mut [f32],
         scratch: &'a mut [u64],
@@ -36,6 +44,7 @@ impl<'a> Work<'a> {
         before.clear();
         Work {
             row,
+            isa,
             shard,
             logits,
             scratch,
@@ -59,11 +68,13 @@ impl<'a> Work<'a> {
 
     pub(super) fn penalise_and_find_largest(&mut self) {
         let params = self.row.params;
-        self.largest[1] = if params.logprobs.is_some() {
-            self.find_candidates()
-        } else {
-            0
-        };
+        if params.logprobs.is_some() {
+            let wanted = self.candidates_wanted().max(1);
+            let mut best = passes::candidates(self.isa, self.logits, self.shard.first, wanted);
+            self.largest[1] = best.first().copied().unwrap_or(0);
+            best.truncate(self.candidates_wanted());
+            self.candidates = best;
+        }
         if params.penalised() {
             self.scratch.fill(0);
             penalty::apply(
@@ -74,7 +85,7 @@ impl<'a> Work<'a> {
                 self.before,
             );
         }
-        self.largest[0] = match largest(self.logits) {
+        self.largest[0] = match passes::largest(self.isa, self.logits) {
             Some(at) => weight::candidate(self.logits[at], self.id(at)),
             None => 0,
         };
@@ -88,121 +99,96 @@ impl<'a> Work<'a> {
         self.shard.first + at as u32
     }
 
-    /// The best `logprobs` candidates of this shard, best first; returns the best.
-    fn find_candidates(&mut self) -> u64 {
-        let wanted = self.candidates_wanted().max(1);
-        let mut best: Vec<u64> = Vec::with_capacity(wanted + 1);
-        let mut least = weight::candidate(f32::NAN, 0);
-        for (at, x) in self.logits.iter().enumerate() {
-            let candidate = weight::candidate(*x, self.id(at));
-            if candidate > least {
-                let place = best.partition_point(|other| *other > candidate);
-                best.insert(place, candidate);
-                best.truncate(wanted);
-                if best.len() == wanted {
-                    least = best[wanted - 1];
-                }
-            }
-        }
-        let first = best.first().copied().unwrap_or(0);
-        best.truncate(self.candidates_wanted());
-        self.candidates = best;
-        first
-    }
-
-    fn keys(&self) -> impl Iterator<Item = Key> {
-        let (max, _) = weight::candidate_parts(self.largest[0]);
-        let scale = 1.0 / self.row.params.temperature;
-        self.logits
-            .iter()
-            .map(move |x| weight::key((x - max) * scale))
-    }
-
-    pub(super) fn sum_of_weights(&self, least: Key) -> u64 {
-        self.keys()
-            .filter(|key| *key >= least)
-            .map(weight::weight)
-            .sum()
-    }
-
-    pub(super) fn histogram(&mut self, search: &Search) {
-        let scratch = std::mem::take(&mut self.scratch);
-        search.count(self.keys(), &mut scratch[..HISTOGRAM_WORDS]);
-        self.scratch = scratch;
-    }
-
-    /// The race on this shard, and what log-probabilities need.
-    pub(super) fn draw(&mut self) {
-        if self.draws() {
-            self.winner = self.race();
-        }
+    /// Sums what log-probabilities need, and turns the logits of a drawn row into keys.
+    pub(super) fn weigh(&mut self) {
         if self.row.params.logprobs.is_some() {
             self.own_sum = self.sum_before_penalties();
         }
-    }
-
-    fn race(&self) -> Option<(f64, usize)> {
-        let Row {
-            params, position, ..
-        } = self.row;
-        let noise = Noise::new(params.seed, params.stream, position);
-        let mut ties_left = self.kept.own_ties();
-        let mut best: Option<(f64, usize)> = None;
-        let mut group = (u32::MAX, [0; 4]);
-        for (at, key) in self.keys().enumerate() {
-            if key < self.kept.key {
-                continue;
-            }
-            if key == self.kept.key {
-                if ties_left == 0 {
-                    continue;
-                }
-                ties_left -= 1;
-            }
-            let id = self.id(at);
-            if group.0 != id / 4 {
-                group = (id / 4, noise.group(id / 4));
-            }
-            #[expect(
-                clippy::cast_precision_loss,
-                reason = "weights have 24 significant bits"
-            )]
-            let weight = weight::weight(key) as f64;
-            let uniform = (f64::from(group.1[id as usize % 4]) + 0.5) / 4_294_967_296.0;
-            // -ln(1 - u) >= u: most tokens cannot win, and need no logarithm.
-            if best.is_some_and(|(time, _)| uniform >= time * weight) {
-                continue;
-            }
-            let time = -(-uniform).ln_1p() / weight;
-            if best.is_none_or(|(least, _)| time < least) {
-                best = Some((time, at));
-            }
+        if self.draws() {
+            let (max, _) = weight::candidate_parts(self.largest[0]);
+            let scale = 1.0 / self.row.params.temperature;
+            passes::to_keys(self.isa, self.logits, max, scale);
         }
-        best
     }
 
     /// Sum of exp(x - largest) of the logits as the model gave them.
     fn sum_before_penalties(&self) -> u64 {
         let (max, _) = weight::candidate_parts(self.largest[1]);
         let weigh = |x: f32| weight::weight(weight::key(x - max));
-        let now: u64 = self.logits.iter().map(|x| weigh(*x)).sum();
+        let now = passes::sum_of_logits(self.isa, self.logits, max);
         self.before.iter().fold(now, |sum, (at, x)| {
             sum.wrapping_add(weigh(*x))
                 .wrapping_sub(weigh(self.logits[*at as usize]))
         })
     }
 
-    /// The model's own logit of a row of this shard.
+    pub(super) fn sum_of_weights(&mut self, least: Key) -> u64 {
+        let blocks = self.logits.len().div_ceil(BLOCK);
+        let sums = &mut self.scratch[..blocks];
+        passes::block_sums(self.isa, self.logits, least, sums);
+        sums.iter().sum()
+    }
+
+    pub(super) fn histogram(&mut self, search: &Search) {
+        search.count(self.isa, self.logits, &mut self.scratch[..HISTOGRAM_WORDS]);
+    }
+
+    /// The race on this shard.
+    pub(super) fn draw(&mut self) {
+        if !self.draws() {
+            return;
+        }
+        let Row {
+            params, position, ..
+        } = self.row;
+        let noise = Noise::new(params.seed, params.stream, position);
+        self.sum_of_weights(self.kept.key);
+        self.drop_ties();
+        let first_block = self.shard.first / BLOCK_IDS;
+        let sums = &self.scratch[..self.logits.len().div_ceil(BLOCK)];
+        self.winner = race::run(self.logits, sums, first_block, self.kept, noise);
+    }
+
+    /// Takes the ties that do not stay out of the sums of their blocks.
+    fn drop_ties(&mut self) {
+        let Kept { key, .. } = self.kept;
+        let mut left = self.kept.own_ties();
+        if left >= self.logits.len() as u64 {
+            return;
+        }
+        for (at, _) in self
+            .logits
+            .iter()
+            .enumerate()
+            .filter(|(_, x)| x.to_bits() == key)
+        {
+            if left == 0 {
+                self.scratch[at / BLOCK] -= weight::weight(key);
+            }
+            left = left.saturating_sub(1);
+        }
+    }
+
+    /// The model's own logit of the chosen row. Of a drawn row only its key is left, which has it
+    /// to 2^-22 or so.
+    #[expect(clippy::cast_possible_truncation, reason = "logits are f32")]
     fn logit_before_penalties(&self, at: usize) -> f32 {
-        let changed = self.before.iter().find(|(row, _)| *row as usize == at);
-        changed.map_or(self.logits[at], |(_, x)| *x)
+        if let Some((_, x)) = self.before.iter().find(|(row, _)| *row as usize == at) {
+            return *x;
+        }
+        if !self.draws() {
+            return self.logits[at];
+        }
+        let (max, _) = weight::candidate_parts(self.largest[0]);
+        let log = weight::log(weight::weight(self.logits[at].to_bits()));
+        (f64::from(max) + log * f64::from(self.row.params.temperature)) as f32
     }
 
     /// What the last exchange carries, `words` long.
     pub(super) fn record(&self, words: usize) -> impl Iterator<Item = u64> {
         let greedy = || self.shard.row(weight::candidate_parts(self.largest[0]).1);
         let winner = match self.draws() {
-            true => self.winner,
+            true => self.winner.map(|winner| (winner.time, winner.row)),
             false => greedy().map(|at| (0.0, at)),
         };
         // Times are positive, so their bits order as they do.
@@ -241,7 +227,7 @@ impl<'a> Work<'a> {
         let id = if self.draws() { id } else { greedy };
         let logprobs = self.row.params.logprobs.map(|wanted| {
             let x = f32::from_bits(u32::try_from(bits).unwrap_or(0));
-            self.logprobs(records, x, usize::from(wanted))
+            self.logprobs(records, (id, x), usize::from(wanted))
         });
         Sampled {
             id,
@@ -258,7 +244,7 @@ impl<'a> Work<'a> {
     fn logprobs<'r>(
         &self,
         records: impl Iterator<Item = &'r [u64]> + Clone,
-        chosen: f32,
+        chosen: (u32, f32),
         wanted: usize,
     ) -> Logprobs {
         let (max, _) = weight::candidate_parts(self.largest[1]);
@@ -272,29 +258,15 @@ impl<'a> Work<'a> {
             .collect();
         all.sort_unstable_by(|a, b| b.cmp(a));
         let top = all.into_iter().take(wanted).map(weight::candidate_parts);
-        Logprobs {
-            logprob: logprob(chosen),
-            top: top.map(|(x, id)| (id, logprob(x))).collect(),
-        }
-    }
-}
-
-/// The row of the largest number, the first of equal ones.
-fn largest(logits: &[f32]) -> Option<usize> {
-    const BLOCK: usize = 64;
-    // Blocks first: their maximum has no branches.
-    let mut best: Option<(f32, usize)> = None;
-    for (index, block) in logits.chunks(BLOCK).enumerate() {
-        let max = block
+        let top: Vec<(u32, f32)> = top.map(|(x, id)| (id, logprob(x))).collect();
+        let (id, x) = chosen;
+        let listed = top
             .iter()
-            .fold(f32::NEG_INFINITY, |max, x| if *x > max { *x } else { max });
-        if best.is_none_or(|(x, _)| max > x) {
-            best = Some((max, index * BLOCK));
+            .find(|(listed, _)| *listed == id)
+            .map(|(_, logprob)| *logprob);
+        Logprobs {
+            logprob: listed.unwrap_or_else(|| logprob(x)),
+            top,
         }
     }
-    let (max, start) = best?;
-    logits[start..]
-        .iter()
-        .position(|x| *x == max)
-        .map(|at| start + at)
 }

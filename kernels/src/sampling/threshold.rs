@@ -4,7 +4,9 @@
 //! It is found digit by digit from histograms of counts and weights; histograms of shards add up
 //! exactly, so the threshold is that of the whole vocabulary.
 
+use super::passes;
 use super::weight::{KEY_BITS, Key, weight};
+use crate::isa::Isa;
 
 const DIGIT_BITS: u32 = 10;
 pub(super) const BINS: usize = 1 << DIGIT_BITS;
@@ -87,24 +89,41 @@ impl Search {
         }
     }
 
-    /// Adds up the keys of this shard that take part and share the digits found so far.
-    pub(super) fn count(&self, keys: impl Iterator<Item = Key>, bins: &mut [u64]) {
+    /// Adds up the keys of this shard (as `passes::to_keys` left them) that take part and share
+    /// the digits found so far.
+    pub(super) fn count(&self, isa: Isa, keys: &[f32], bins: &mut [u64]) {
         bins.fill(0);
         let (counts, weights) = bins.split_at_mut(BINS);
-        let shift = SHIFTS[self.level];
-        let width = if self.level == 2 {
+        let (shift, width) = (SHIFTS[self.level], self.width());
+        let above = shift + width;
+        let first = self.least.max(self.prefix << above);
+        let last = (self.prefix << above) | ((1 << above) - 1);
+        passes::each_between(isa, keys, first..=last, |key| {
+            let bin = (key >> shift) as usize & ((1 << width) - 1);
+            counts[bin] += 1;
+            weights[bin] += weight(key);
+        });
+    }
+
+    fn width(&self) -> u32 {
+        if self.level == 2 {
             DIGIT_BITS - 1
         } else {
             DIGIT_BITS
-        };
-        let above = shift + width;
-        for key in keys {
-            if key >= self.least && key >> above == self.prefix {
-                let bin = (key >> shift) as usize & ((1 << width) - 1);
-                counts[bin] += 1;
-                weights[bin] += weight(key);
-            }
         }
+    }
+
+    /// Whether the histograms of all shards reach the goal. Asked before the first descent.
+    pub(super) fn reaches(&self, all: &[u64]) -> bool {
+        let half = match self.goal {
+            Goal::Count(_) => 0..BINS,
+            Goal::Weight(_) => BINS..HISTOGRAM_WORDS,
+        };
+        let sum: u64 = all
+            .chunks(HISTOGRAM_WORDS)
+            .flat_map(|h| &h[half.clone()])
+            .sum();
+        sum >= self.missing
     }
 
     /// Takes the histograms of all shards (`[shards, HISTOGRAM_WORDS]`) and goes one digit down;
@@ -129,11 +148,7 @@ impl Search {
             bin -= 1;
             (count, weights) = (sum(bin), sum(BINS + bin));
         }
-        let width = if self.level == 2 {
-            DIGIT_BITS - 1
-        } else {
-            DIGIT_BITS
-        };
+        let width = self.width();
         self.prefix = self.prefix << width | u32::try_from(bin).unwrap_or(0);
         self.level += 1;
         if self.level < SHIFTS.len() {

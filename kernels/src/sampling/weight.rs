@@ -20,6 +20,7 @@ const BITS_OF_SMALLEST: u32 = (127 - FRACTION_BITS) << MANTISSA_BITS;
 ///
 /// exp is 2^k 2^f with k whole and |f| <= 1/2; 2^f is a polynomial in f with separate roundings of
 /// every product and sum, so that any machine gets the same bits.
+#[inline(always)]
 pub(super) fn key(difference: f32) -> Key {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves no fraction bits
     let y = if difference > 0.0 {
@@ -50,14 +51,13 @@ pub(super) fn key(difference: f32) -> Key {
 }
 
 /// The weight of a key: 0, or 1 ..= [`WEIGHT_ONE`].
+#[inline(always)]
 pub(super) fn weight(key: Key) -> u64 {
-    if key == 0 {
-        return 0;
-    }
     let bits = key + BITS_OF_SMALLEST;
     let mantissa = u64::from(bits & ((1 << MANTISSA_BITS) - 1) | 1 << MANTISSA_BITS);
     // value = mantissa * 2^(exponent - 127 - 23), in units of 2^-40.
-    (mantissa << 17) >> (127 - (bits >> MANTISSA_BITS))
+    let weight = (mantissa << 17) >> (127 - (bits >> MANTISSA_BITS));
+    if key == 0 { 0 } else { weight }
 }
 
 /// The smallest key that weighs at least `least`.
@@ -72,6 +72,15 @@ pub(super) fn least_key(least: u64) -> Key {
         }
     }
     low
+}
+
+/// ln(weight / 2^40): what [`key`] was made from, to 2^-22 or so.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "weights have 24 significant bits"
+)]
+pub(super) fn log(weight: u64) -> f64 {
+    (weight as f64 / WEIGHT_ONE as f64).ln()
 }
 
 /// `fraction` (0 to 1) of `total`, rounded up.

@@ -1,5 +1,6 @@
 //! A seeded random story of sequences that come, grow, share prefixes and go; every invariant of
 //! the pool is recounted after every step.
+#![allow(clippy::cast_possible_truncation, reason = "small worlds")]
 
 use std::collections::HashMap;
 

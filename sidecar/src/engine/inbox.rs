@@ -174,8 +174,10 @@ impl Inbox {
         inner.mean_service = inner.mean_service.mul_f64(0.9) + service.mul_f64(0.1);
     }
 
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.lock().stopping
+    /// Nothing new will be served: loading need not go on.
+    pub(crate) fn is_ending(&self) -> bool {
+        let inner = self.lock();
+        inner.draining || inner.stopping
     }
 
     pub(crate) fn waiting(&self) -> usize {

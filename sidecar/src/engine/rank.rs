@@ -156,7 +156,7 @@ fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
                 *member = Some(joined);
                 let progress = |bytes| {
                     lock(&shared.progress).done_bytes += bytes;
-                    !shared.inbox.is_stopping()
+                    !shared.inbox.is_ending()
                 };
                 let whole = forward
                     .load(model, progress)

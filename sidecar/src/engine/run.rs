@@ -43,6 +43,13 @@ impl Loop {
         let loaded = self.load();
         match loaded.and_then(|()| self.serve()) {
             Ok(()) => {}
+            // Told to end while loading: the ranks left, nothing failed.
+            Err(_)
+                if *self.shared.state.borrow() == EngineState::Loading
+                    && self.shared.inbox.is_ending() =>
+            {
+                self.set_state(EngineState::Drained);
+            }
             Err(Failure(message)) => self.fail(&message),
         }
     }
@@ -51,10 +58,8 @@ impl Loop {
         let shared = Arc::clone(&self.shared);
         self.ranks
             .load(|| lock(&shared.progress).stage = "LoadingWeights")?;
-        if !self.shared.inbox.is_stopping() {
-            lock(&self.shared.progress).stage = "Ready";
-            self.shared.state.send_replace(EngineState::Serving);
-        }
+        lock(&self.shared.progress).stage = "Ready";
+        self.shared.state.send_replace(EngineState::Serving);
         Ok(())
     }
 

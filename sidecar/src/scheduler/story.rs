@@ -1,5 +1,6 @@
 //! Seeded random stories of requests that come, run, are preempted, cancelled and end, on caches
 //! of every size, with everything recounted after every step.
+#![allow(clippy::cast_possible_truncation, reason = "small worlds")]
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,4 +1,6 @@
 //! Starting engines on fixture models with any split, and asking them for tokens.
+#![allow(unreachable_pub, reason = "shared by several test binaries")]
+#![allow(clippy::cast_possible_truncation, reason = "a handful of ranks")]
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "a broken fixture ends the test")]
 
