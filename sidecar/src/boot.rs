@@ -194,12 +194,23 @@ async fn run(
 ) -> Result<(), BootError> {
     let mut state = engine.subscribe();
     loaded(engine, &mut state, signals).await?;
-    if *state.borrow() == EngineState::Serving {
-        tracing::info!(served = app.served.join(", "), "ready");
-        tokio::select! {
-            () = signals.terminate() => {}
-            message = failed(&mut state) => return Err(BootError::EngineFailed(message)),
+    let reached = state.borrow().clone();
+    match reached {
+        EngineState::Loading => {
+            // Nothing runs that could be finished, and reading on would be for nobody.
+            tracing::info!("asked to end while the model was loading");
+            app.set_draining();
+            return Ok(());
         }
+        EngineState::Serving => {
+            tracing::info!(served = app.served.join(", "), "ready");
+            tokio::select! {
+                () = signals.terminate() => {}
+                message = failed(&mut state) => return Err(BootError::EngineFailed(message)),
+            }
+        }
+        EngineState::Failed { message } => return Err(BootError::EngineFailed(message)),
+        EngineState::Draining | EngineState::Drained => {}
     }
     app.set_draining();
     engine.drain();

@@ -6,6 +6,11 @@ mod served;
 use std::fs;
 use std::io::Read;
 
+use clap::Parser;
+use plimsoll_crds::v1alpha1::convert;
+use plimsoll_sidecar::args::{Cli, Command};
+use plimsoll_sidecar::config::plan_flags;
+use plimsoll_sidecar::model::ModelFolder;
 use serde_json::{Value, json};
 use served::{SMALL, Served, answer, binary, fixture, open, post_text};
 
@@ -247,6 +252,76 @@ fn what_cannot_be_served_ends_with_one_line_that_says_why() {
         assert!(log.contains("ended by a failure"), "{log}");
     }
     fs::remove_file(message).unwrap();
+}
+
+/// The file an operator mounts, for the plan that the same flags lead to.
+fn engine_json() -> Value {
+    let line = ["x", "plan", "m", "--tensor-parallel-size", "2"];
+    let quotas = ["--quota", "0=8Mi", "--quota", "1=9Mi"];
+    let small = &SMALL[..6];
+    let args = line.iter().chain(&quotas).chain(small);
+    let Command::Plan(flags) = Cli::try_parse_from(args).unwrap().command else {
+        panic!("not a plan")
+    };
+    let model = ModelFolder::open(&fixture("tiny-llama")).unwrap();
+    let planned = plan_flags(&flags.memory, &model).unwrap();
+    json!({
+        "modelPath": fixture("tiny-llama"),
+        "servedNames": ["chat"],
+        "digest": model.digest,
+        "dtype": "Float32",
+        "backend": "CPU",
+        "limits": {"maxNumSeqs": 4, "maxNumBatchedTokens": 64},
+        "gpuMemoryUtilization": 0.9,
+        "kvCache": {"dtype": "Float32", "blockSize": 16},
+        "ranks": [{"rank": 0, "quotaBytes": 8 << 20}, {"rank": 1, "quotaBytes": 9 << 20}],
+        "plan": convert::plan_status(&planned.plan),
+        "revision": "r7",
+    })
+}
+
+#[test]
+fn the_operators_file_is_served_or_refused_with_both_numbers() {
+    let file = std::env::temp_dir().join(format!("plimsoll-engine-{}.json", std::process::id()));
+    let mut document = engine_json();
+    fs::write(&file, document.to_string()).unwrap();
+    let served = Served::start_config(&file);
+    let mut bytes = Vec::new();
+    let request = "GET /memory HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    open(served.admin, request).read_to_end(&mut bytes).unwrap();
+    let report = answer(&bytes).json();
+    assert_eq!(report["revision"], "r7");
+    let names_and_bytes = |rows: &Value| -> Vec<(Value, Value)> {
+        let rows = rows.as_array().unwrap().iter();
+        rows.map(|row| (row["name"].clone(), row["plannedBytes"].clone()))
+            .collect()
+    };
+    for rank in 0..2 {
+        let reported = names_and_bytes(&report["ranks"][rank]["accounts"]);
+        assert_eq!(
+            reported,
+            names_and_bytes(&document["plan"]["ranks"][rank]["accounts"])
+        );
+    }
+    drop(served);
+
+    let mlp = &mut document["plan"]["ranks"][1]["mlpColumns"]["start"];
+    let ours = mlp.as_u64().unwrap();
+    *mlp = json!(ours + 128);
+    fs::write(&file, document.to_string()).unwrap();
+    let output = binary()
+        .args(["serve", "--port", "0", "--admin-port", "0", "--config"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    fs::remove_file(file).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    let there = format!(
+        "mlpColumns of rank 1 is {}..352 there, {ours}..352 here",
+        ours + 128
+    );
+    assert!(log.contains(&there), "{log}");
 }
 
 fn run(args: &[&str], model: &str) -> (Option<i32>, String) {

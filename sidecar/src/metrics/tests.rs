@@ -56,12 +56,10 @@ fn names_labels_and_values_are_those_that_dashboards_read() {
         format!("vllm:num_requests_waiting{vllm}}} 1"),
         format!("vllm:num_requests_waiting_by_reason{vllm},reason=\"capacity\"}} 1"),
         format!("vllm:num_preemptions_total{vllm}}} 7"),
-        format!(
-            "vllm:request_success_total{{engine=\"0\",finished_reason=\"stop\",model_name=\"tiny\"}} 1"
-        ),
-        format!(
-            "vllm:request_success_total{{engine=\"0\",finished_reason=\"abort\",model_name=\"tiny\"}} 1"
-        ),
+        "vllm:request_success_total{engine=\"0\",finished_reason=\"stop\",model_name=\"tiny\"} 1"
+            .into(),
+        "vllm:request_success_total{engine=\"0\",finished_reason=\"abort\",model_name=\"tiny\"} 1"
+            .into(),
         format!("vllm:prompt_tokens_cached_total{vllm}}} 4"),
         format!("vllm:prompt_tokens_by_source_total{vllm},source=\"local_compute\"}} 6"),
         format!("vllm:time_to_first_token_seconds_bucket{vllm},le=\"0.005\"}} 1"),

@@ -44,30 +44,41 @@ pub(crate) const SMALL: [&str; 8] = [
 impl Served {
     /// `serve MODEL` on free ports, once it is ready.
     pub(crate) fn start(model: &str, flags: &[&str]) -> Served {
-        let served = Served::launch(model, flags);
+        let served = Served::launch(
+            Served::command()
+                .arg(fixture(model))
+                .args(SMALL)
+                .args(flags),
+        );
         served.wait_for("\"message\":\"ready\"");
         served
     }
 
-    /// As `start`, without waiting for the model.
-    pub(crate) fn launch(model: &str, flags: &[&str]) -> Served {
-        let mut child = binary()
-            .args([
-                "--log-format",
-                "json",
-                "serve",
-                "--port",
-                "0",
-                "--admin-port",
-                "0",
-            ])
-            .arg(fixture(model))
-            .args(SMALL)
-            .args(flags)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+    /// `serve --config FILE`, once it is ready.
+    pub(crate) fn start_config(file: &Path) -> Served {
+        let served = Served::launch(Served::command().arg("--config").arg(file));
+        served.wait_for("\"message\":\"ready\"");
+        served
+    }
+
+    fn command() -> Command {
+        let mut command = binary();
+        command.args([
+            "--log-format",
+            "json",
+            "serve",
+            "--port",
+            "0",
+            "--admin-port",
+            "0",
+        ]);
+        command
+    }
+
+    /// Without waiting for the model.
+    fn launch(command: &mut Command) -> Served {
+        let piped = command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = piped.spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
         let (sender, log) = channel();
         std::thread::spawn(move || {

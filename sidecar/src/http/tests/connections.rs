@@ -199,6 +199,27 @@ async fn a_body_that_never_comes_is_408() {
 }
 
 #[tokio::test]
+async fn connections_over_the_limit_wait_for_their_turn() {
+    let limits = HttpLimits {
+        connections: 1,
+        ..HttpLimits::default()
+    };
+    let (app, _) = app_with(Script::Hold, limits);
+    let (address, _stop) = listen(router(app), limits).await;
+    let first = TcpStream::connect(address).await.unwrap();
+    let mut second = TcpStream::connect(address).await.unwrap();
+    second
+        .write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let mut byte = [0];
+    let early = tokio::time::timeout(Duration::from_millis(100), second.read(&mut byte)).await;
+    assert!(early.is_err(), "answered beyond the limit");
+    drop(first);
+    read_until(&mut second, "200 OK").await;
+}
+
+#[tokio::test]
 async fn watchers_hear_of_states_at_once_and_are_bounded() {
     let limits = HttpLimits {
         watchers: 1,

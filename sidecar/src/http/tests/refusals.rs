@@ -237,3 +237,89 @@ async fn the_admin_port_wants_its_token() {
     }
     assert_eq!(admin_get(&app, None, None).await, 200);
 }
+
+mod any_body {
+    use proptest::prelude::*;
+    use serde_json::{Map, Value, json};
+
+    use super::*;
+
+    const FIELDS: [&str; 24] = [
+        "model",
+        "messages",
+        "prompt",
+        "n",
+        "max_tokens",
+        "max_completion_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "stop",
+        "seed",
+        "stream",
+        "stream_options",
+        "logprobs",
+        "top_logprobs",
+        "echo",
+        "tokens",
+        "logit_bias",
+        "response_format",
+        "best_of",
+        "user",
+        "cache_salt",
+        "x",
+    ];
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            (-2.0..3.0).prop_map(Value::from),
+            (0..20).prop_map(Value::from),
+            "[a-z <|>]{0,12}".prop_map(Value::from),
+            Just(json!([{"role": "user", "content": "hi"}])),
+            Just(json!("tiny")),
+        ];
+        leaf.prop_recursive(2, 12, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::vec(("[a-z]{1,8}", inner), 0..3)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect::<Map<_, _>>())),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn is_answered_or_refused_with_a_reason(
+            fields in proptest::collection::vec((0..FIELDS.len(), value()), 0..6),
+            valid in any::<bool>(),
+        ) {
+            let mut body = Map::new();
+            if valid {
+                body.insert("model".into(), json!("tiny"));
+                body.insert("prompt".into(), json!("a"));
+                body.insert("messages".into(), json!([{"role": "user", "content": "hi"}]));
+            }
+            body.extend(fields.into_iter().map(|(at, value)| (FIELDS[at].to_owned(), value)));
+            let body = Value::Object(body).to_string();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            runtime.block_on(async {
+                let (app, _) = app(Script::Say("ok"));
+                for path in [CHAT, "/v1/completions", "/tokenize", "/detokenize"] {
+                    let response = post(&app, path, &body).await;
+                    let status = response.status().as_u16();
+                    let text = text(response).await;
+                    assert!(matches!(status, 200 | 400 | 404), "{path} {body}: {status} {text}");
+                    if status != 200 {
+                        let error: Value = serde_json::from_str(&text).unwrap();
+                        assert!(!error["error"]["message"].as_str().unwrap().is_empty());
+                    }
+                }
+            });
+        }
+    }
+}
