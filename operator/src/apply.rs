@@ -36,6 +36,8 @@ pub(crate) struct Writer<'a> {
     pub(crate) client: &'a Client,
     pub(crate) metrics: &'a Metrics,
     pub(crate) namespace: &'a str,
+    /// Name of the resource, for the log.
+    pub(crate) name: &'a str,
 }
 
 /// Brings the cluster to what should exist.
@@ -147,6 +149,12 @@ impl Writer<'_> {
         Api::namespaced_with(self.client.clone(), self.namespace, &api_resource(kind))
     }
 
+    /// Tells the log of a write.
+    fn log(&self, verb: &str, kind: ChildKind, child: &str) {
+        let (namespace, name, kind) = (self.namespace, self.name, kind.name());
+        tracing::info!(namespace, name, kind, child, "{verb}");
+    }
+
     async fn write(
         &self,
         child: &Prepared,
@@ -163,6 +171,9 @@ impl Writer<'_> {
             .applies
             .with_label_values(&[child.kind.name()])
             .inc();
+        if written.is_ok() {
+            self.log("applied", child.kind, &child.name);
+        }
         match written {
             Err(error) if !ours && error.code() == Some(409) => Err(Error::Taken {
                 kind: child.kind.name(),
@@ -195,7 +206,10 @@ impl Writer<'_> {
         let outcome = answered("delete", kind.name(), name, api.delete(name, &params)).await;
         match outcome {
             Err(error) if !error.is_gone() => Err(error),
-            _ => Ok(()),
+            _ => {
+                self.log("deleted", kind, name);
+                Ok(())
+            }
         }
     }
 }

@@ -45,6 +45,7 @@ mod status;
 mod testing;
 
 use std::io::IsTerminal;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -113,11 +114,14 @@ async fn run(args: Args) -> anyhow::Result<()> {
         key,
         args: Arc::new(args),
     };
+    let mut work = pin!(lead(shared, ready, stop));
     tokio::select! {
         outcome = server => {
             outcome?.context("serve --metrics-address")?;
+            // Told to stop: the endpoints are gone first, the Lease is given back last.
+            work.await;
         }
-        () = lead(shared, ready, stop) => {}
+        () = &mut work => {}
     }
     tracing::info!("plimsoll-operator ends");
     Ok(())

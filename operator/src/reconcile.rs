@@ -91,6 +91,7 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
         client: &context.client,
         metrics: &context.metrics,
         namespace: &facts.identity.namespace,
+        name: &facts.identity.name,
     };
     let applied = apply(&writer, &facts, &desire, &mut memory).await;
     if let Err(error) = &applied {

@@ -92,7 +92,13 @@ fn the_engine_is_the_only_container_and_passes_restricted() {
     assert_eq!(probe(&engine.readiness_probe), "/readyz");
     assert_eq!(probe(&engine.liveness_probe), "/livez");
     // Traffic stops before the engine does.
-    let goodbye = engine.lifecycle.as_ref().unwrap().pre_stop.as_ref().unwrap();
+    let goodbye = engine
+        .lifecycle
+        .as_ref()
+        .unwrap()
+        .pre_stop
+        .as_ref()
+        .unwrap();
     assert!(goodbye.sleep.as_ref().unwrap().seconds > 0);
     assert!(!serde_json::to_string(&pod).unwrap().contains("nvidia.com"));
 }
