@@ -196,6 +196,9 @@ impl Writer<'_> {
         let patch = Patch::Apply(&object);
         let written = answered("scale", kind.name(), name, api.patch(name, &params, &patch)).await;
         self.metrics.applies.with_label_values(&[kind.name()]).inc();
+        if written.is_ok() {
+            self.log(&format!("scaled to {replicas}"), kind, name);
+        }
         written
     }
 
