@@ -1,47 +1,15 @@
-//! The life of requests and of the engine itself: refusals, cancels, slow readers, drain, failing
-//! ranks, and what the ledger says meanwhile.
+//! The life of requests and of the engine itself: refusals, cancels, slow readers, drain, and
+//! what the ledger says meanwhile.
 #![allow(clippy::unwrap_used, reason = "a broken fixture ends the test")]
 
 mod harness;
 
-use std::ops::Range;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use harness::{Run, ask, ask_ids, fixtures, open, request, start, start_unloaded, wait_for};
-use plimsoll_planner::{Account, Bytes, Shard};
+use harness::{Run, ask, ask_ids, eventually, halves, request, start, tiny, wait_for};
+use plimsoll_planner::{Account, Bytes};
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
 use plimsoll_sidecar::engine::request::{FinishReason, Refused, SamplingParams, TokenEvent};
-use plimsoll_sidecar::model::{Model, ModelError};
-use plimsoll_sidecar::weights::{TensorInfo, TensorSource};
-
-fn tiny() -> Arc<Model> {
-    open(&fixtures().join("models/tiny-llama"))
-}
-
-/// Two ranks with one KV head each.
-fn halves(model: &Model) -> Vec<Shard> {
-    let shape = &model.shape;
-    let half = |kv: Range<u32>, mlp: Range<u32>, vocab: Range<u32>| Shard {
-        query_heads: kv.start * shape.group()..kv.end * shape.group(),
-        kv_heads: kv,
-        mlp_columns: mlp,
-        vocab_rows: vocab,
-    };
-    vec![
-        half(0..1, 0..128, 0..320),
-        half(1..2, 128..shape.ffn, 320..shape.vocab),
-    ]
-}
-
-/// Polls until `done`, at most 20 seconds.
-fn eventually(what: &str, done: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !done() {
-        assert!(Instant::now() < end, "{what} never happened");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
 
 #[test]
 fn bad_requests_are_refused_by_name_and_leave_nothing_behind() {
@@ -323,155 +291,4 @@ fn an_idle_engine_takes_no_steps() {
     let steps = handle.stats().steps;
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(handle.stats().steps, steps);
-}
-
-/// A source that fails, or panics, at one tensor, once `after` reads of it went well.
-#[derive(Debug)]
-struct Broken {
-    inner: Box<dyn TensorSource>,
-    tensor: &'static str,
-    panics: bool,
-    /// Only reads of rows from here on fail.
-    from_row: usize,
-}
-
-impl TensorSource for Broken {
-    fn names(&self) -> Vec<&str> {
-        self.inner.names()
-    }
-
-    fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.inner.info(name)
-    }
-
-    fn read_block(
-        &self,
-        name: &str,
-        rows: Range<usize>,
-        cols: Range<usize>,
-        out: &mut [f32],
-    ) -> Result<(), ModelError> {
-        if name == self.tensor && rows.start >= self.from_row {
-            assert!(!self.panics, "a bug in a loader");
-            let message = format!("tensor `{name}`: the disk is gone");
-            return Err(ModelError::InvalidWeights {
-                file: "weights".into(),
-                message,
-            });
-        }
-        self.inner.read_block(name, rows, cols, out)
-    }
-}
-
-/// The tiny model with a source that breaks.
-fn broken(panics: bool, from_row: usize) -> Arc<Model> {
-    let mut model = Arc::into_inner(tiny()).unwrap();
-    let empty: Box<dyn TensorSource> = Box::new(Nothing);
-    let inner = std::mem::replace(&mut model.tensors, empty);
-    let tensor = "model.layers.1.mlp.up_proj.weight";
-    model.tensors = Box::new(Broken {
-        inner,
-        tensor,
-        panics,
-        from_row,
-    });
-    Arc::new(model)
-}
-
-#[derive(Debug)]
-struct Nothing;
-
-impl TensorSource for Nothing {
-    fn names(&self) -> Vec<&str> {
-        vec![]
-    }
-
-    fn info(&self, _: &str) -> Option<&TensorInfo> {
-        None
-    }
-
-    fn read_block(
-        &self,
-        _: &str,
-        _: Range<usize>,
-        _: Range<usize>,
-        _: &mut [f32],
-    ) -> Result<(), ModelError> {
-        Ok(())
-    }
-}
-
-fn failure(handle: &EngineHandle) -> String {
-    eventually("a failure", || {
-        matches!(handle.state(), EngineState::Failed { .. })
-    });
-    match handle.state() {
-        EngineState::Failed { message } => message,
-        other => panic!("{other:?}"),
-    }
-}
-
-#[test]
-fn a_rank_that_cannot_load_fails_the_engine_and_says_why() {
-    // Row 128 is the first of rank 1: rank 0 loads well.
-    let model = broken(false, 128);
-    let handle = start_unloaded(
-        &model,
-        &Run {
-            shards: halves(&model),
-            ..Run::whole(&model.shape)
-        },
-    );
-    let message = failure(&handle);
-    assert!(
-        message.contains("rank 1") && message.contains("the disk is gone"),
-        "{message}"
-    );
-    let refused = handle.submit(request(1, &[1], 1).0).unwrap_err();
-    assert_eq!(refused, Refused::Failed { message });
-}
-
-#[test]
-fn a_rank_that_panics_fails_the_engine_and_hangs_nobody() {
-    let model = broken(true, 128);
-    let handle = start_unloaded(
-        &model,
-        &Run {
-            shards: halves(&model),
-            ..Run::whole(&model.shape)
-        },
-    );
-    let message = failure(&handle);
-    assert!(
-        message.contains("rank 1") && message.contains("a bug in a loader"),
-        "{message}"
-    );
-}
-
-#[test]
-fn a_failing_step_ends_every_request_with_the_error() {
-    let mut model = Arc::into_inner(tiny()).unwrap();
-    // No layer can compute with a window of nothing: an op refuses it in the first step.
-    model.params.sliding_window = Some(0);
-    let model = Arc::new(model);
-    let handle = start(
-        &model,
-        &Run {
-            shards: halves(&model),
-            ..Run::whole(&model.shape)
-        },
-    );
-    let answers: Vec<_> = (0..3)
-        .map(|id| ask_ids(&handle, id, &[1, 2, 3], 5))
-        .collect();
-    for answer in answers {
-        let finished = answer.wait().finished.unwrap();
-        assert_eq!(finished.reason, FinishReason::Error);
-        assert!(finished.message.unwrap().contains("sliding window"));
-    }
-    failure(&handle);
-    assert!(matches!(
-        handle.submit(request(9, &[1], 1).0),
-        Err(Refused::Failed { .. })
-    ));
 }

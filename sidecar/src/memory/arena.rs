@@ -123,7 +123,10 @@ impl Arena {
         rest.commit_to(bytes).map_err(failed)?;
         rest.poison();
         ledger.add_mapping(rank, rest.address(), bytes + device.granularity());
-        ledger.set_used(rank, account, bytes);
+        // The KV cache holds something once a sequence has blocks: its high water starts at zero.
+        if account != Account::KvCache {
+            ledger.set_used(rank, account, bytes);
+        }
         Ok(Arena {
             account,
             rest,
@@ -167,5 +170,75 @@ impl Arena {
         } = self;
         assert_eq!(carved, 0, "a part of this arena was carved out");
         rest.split_to(Bytes::measured(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use plimsoll_kernels::device::Cpu;
+    use plimsoll_planner::{Plan, RankPlan, Shard};
+
+    fn ledger(planned: u64) -> Ledger {
+        let shard = Shard {
+            kv_heads: 0..1,
+            query_heads: 0..1,
+            mlp_columns: 0..1,
+            vocab_rows: 0..1,
+        };
+        let rank = RankPlan {
+            rank: 0,
+            shard,
+            budget: Bytes::measured(planned),
+            accounts: vec![(Account::Workspaces, Bytes::measured(planned))],
+        };
+        let plan = Plan {
+            ranks: vec![rank],
+            kv_blocks: 1,
+            kv_tokens: 0,
+            max_model_len: 0,
+        };
+        Ledger::new(&plan, &[], 16, &[])
+    }
+
+    fn commit(ledger: &Ledger, bytes: u64) -> Result<Arena, ArenaError> {
+        Arena::commit(&Cpu, ledger, 0, Account::Workspaces, Bytes::measured(bytes))
+    }
+
+    #[test]
+    fn tensors_lie_where_they_should_and_hold_poison() {
+        let ledger = ledger(8192);
+        let mut arena = commit(&ledger, 8192).unwrap();
+        let mut registry = Registry::default();
+        let first = arena.carve(&mut registry, Owner::Scratch, "first", 64, 100);
+        let second = arena.carve(&mut registry, Owner::State, "second", 4096, 8);
+        assert_eq!(second.address() - first.address(), 4096 - 64);
+        assert!(first.as_slice::<f32>().iter().all(|x| x.is_nan()));
+        assert_eq!(registry.bytes(Account::Workspaces), 108);
+        let row = ledger.snapshot().ranks[0].accounts[0];
+        assert_eq!(
+            (row.reserved, row.used),
+            (Bytes::measured(8192), Bytes::measured(8192))
+        );
+        assert_eq!(ledger.snapshot().ranks[0].driver, Bytes::measured(8192));
+    }
+
+    #[test]
+    fn memory_that_was_not_planned_is_not_taken() {
+        let ledger = ledger(8192);
+        assert!(matches!(
+            commit(&ledger, 12_288),
+            Err(ArenaError::Exceeded(_))
+        ));
+        assert_eq!(ledger.snapshot().ranks[0].driver, Bytes::ZERO);
+    }
+
+    #[test]
+    #[should_panic(expected = "overlaps")]
+    fn tensors_that_overlap_are_our_mistake() {
+        let mut arena = commit(&ledger(8192), 8192).unwrap();
+        let mut registry = Registry::default();
+        arena.carve(&mut registry, Owner::Scratch, "first", 0, 100);
+        arena.carve(&mut registry, Owner::Scratch, "second", 64, 100);
     }
 }

@@ -218,3 +218,114 @@ impl Rank {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::story::Dice;
+    use plimsoll_planner::{RankPlan, Shard};
+
+    fn ledger() -> Ledger {
+        let shard = Shard {
+            kv_heads: 0..1,
+            query_heads: 0..1,
+            mlp_columns: 0..1,
+            vocab_rows: 0..1,
+        };
+        let accounts = vec![
+            (Account::Weights, Bytes::measured(1000)),
+            (Account::KvCache, Bytes::measured(640)),
+        ];
+        let rank = |rank| RankPlan {
+            rank,
+            shard: shard.clone(),
+            budget: Bytes::measured(2000),
+            accounts: accounts.clone(),
+        };
+        let plan = Plan {
+            ranks: vec![rank(0), rank(1)],
+            kv_blocks: 10,
+            kv_tokens: 144,
+            max_model_len: 64,
+        };
+        let capacities = [RankCapacity {
+            quota: None,
+            total: None,
+        }; 2];
+        Ledger::new(&plan, &capacities, 16, &[Bytes::measured(64); 2])
+    }
+
+    #[test]
+    fn a_charge_past_the_plan_is_refused_with_the_numbers_and_changes_nothing() {
+        let ledger = ledger();
+        let charge = |bytes| ledger.charge(1, Account::Weights, Bytes::measured(bytes));
+        charge(600).unwrap();
+        let error = charge(401).unwrap_err();
+        assert_eq!(error.reserved, Bytes::measured(600));
+        let text = error.to_string();
+        assert!(
+            text.contains("rank 1") && text.contains("Weights"),
+            "{text}"
+        );
+        charge(400).unwrap();
+        assert!(
+            ledger.charge(0, Account::Comm, Bytes::measured(1)).is_err(),
+            "not planned at all"
+        );
+    }
+
+    #[test]
+    fn random_stories_keep_used_within_reserved_within_planned() {
+        for seed in 0..50 {
+            let mut dice = Dice(seed);
+            let ledger = ledger();
+            let (mut held, mut high) = (0u64, 0);
+            for _ in 0..300 {
+                let bytes = dice.roll(400) as u64;
+                match dice.roll(3) {
+                    0 => {
+                        let charged = ledger
+                            .charge(0, Account::Weights, Bytes::measured(bytes))
+                            .is_ok();
+                        assert_eq!(charged, held + bytes <= 1000, "seed {seed}");
+                        held += if charged { bytes } else { 0 };
+                    }
+                    1 if bytes <= held => {
+                        ledger.release(0, Account::Weights, Bytes::measured(bytes));
+                        held -= bytes;
+                    }
+                    _ => {
+                        ledger.set_used(0, Account::Weights, Bytes::measured(bytes));
+                        high = high.max(bytes.min(held));
+                    }
+                }
+                let row = &ledger.snapshot().ranks[0].accounts[0];
+                assert_eq!(row.reserved, Bytes::measured(held));
+                assert_eq!(row.high_water, Bytes::measured(high));
+                assert!(row.used <= row.reserved && row.reserved <= row.planned);
+            }
+        }
+    }
+
+    #[test]
+    fn kv_figures_are_blocks_times_bytes_on_every_rank() {
+        let ledger = ledger();
+        for rank in 0..2 {
+            ledger
+                .charge(rank, Account::KvCache, Bytes::measured(640))
+                .unwrap();
+        }
+        ledger.set_kv(5, 2, 7);
+        ledger.set_kv(3, 4, 7);
+        let snapshot = ledger.snapshot();
+        assert_eq!((snapshot.kv.blocks_total, snapshot.kv.blocks_used), (9, 3));
+        for rank in snapshot.ranks {
+            let row = rank.accounts.last().unwrap();
+            assert_eq!(
+                (row.used, row.high_water),
+                (Bytes::measured(192), Bytes::measured(320))
+            );
+            assert_eq!(rank.kv_wasted, Bytes::measured(7 * 4));
+        }
+    }
+}

@@ -4,10 +4,11 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "a broken fixture ends the test")]
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use plimsoll_planner::request::Utilization;
 use plimsoll_planner::{
@@ -237,5 +238,33 @@ impl Answer {
         }
         answered.logits = self.logits.try_iter().collect();
         answered
+    }
+}
+
+pub fn tiny() -> Arc<Model> {
+    open(&fixtures().join("models/tiny-llama"))
+}
+
+/// Two ranks with one KV head each.
+pub fn halves(model: &Model) -> Vec<Shard> {
+    let shape = &model.shape;
+    let half = |kv: Range<u32>, mlp: Range<u32>, vocab: Range<u32>| Shard {
+        query_heads: kv.start * shape.group()..kv.end * shape.group(),
+        kv_heads: kv,
+        mlp_columns: mlp,
+        vocab_rows: vocab,
+    };
+    vec![
+        half(0..1, 0..128, 0..320),
+        half(1..2, 128..shape.ffn, 320..shape.vocab),
+    ]
+}
+
+/// Polls until `done`, at most 20 seconds.
+pub fn eventually(what: &str, done: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < end, "{what} never happened");
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
