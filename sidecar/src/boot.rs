@@ -24,7 +24,6 @@ use crate::error::BootError;
 use crate::http::admin::{self, Token};
 use crate::http::app::{App, HttpLimits, Loaded};
 use crate::http::generator::Generator;
-use crate::http::params::Bounds;
 use crate::http::{router, server};
 use crate::model::{Model, ModelFolder};
 use crate::report::Identity;
@@ -139,11 +138,6 @@ fn load(
         prefix_cache: !args.no_prefix_cache,
         ..EngineConfig::new(planned.request.clone())
     };
-    let bounds = Bounds {
-        max_model_len: planned.plan.max_model_len,
-        max_num_seqs: planned.request.limits.max_num_seqs,
-        vocabulary: model.shape.vocab,
-    };
     let eos = model.eos_ids.clone();
     let engine = Engine::start(config, model, planned.plan.clone())?;
     let facts = engine.facts().clone();
@@ -156,14 +150,9 @@ fn load(
         "engine started, loading weights"
     );
     let engine: Arc<dyn Generator> = Arc::new(engine);
-    app.set_loaded(Loaded {
-        engine: Arc::clone(&engine),
-        tokenizer,
-        template,
-        eos,
-        bounds,
-        effective: planned.effective(Some(facts.isa)),
-    });
+    let effective = planned.effective(Some(facts.isa));
+    let loaded = Loaded::new(Arc::clone(&engine), tokenizer, template, eos, effective);
+    app.set_loaded(loaded);
     Ok(engine)
 }
 

@@ -6,12 +6,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use plimsoll_crds::v1alpha1::MemoryReport;
 use plimsoll_crds::v1alpha1::report::Effective;
+use tokio::sync::Semaphore;
 
 use super::error::ApiError;
 use super::generator::Generator;
 use super::params::Bounds;
 use crate::chat::ChatTemplate;
-use crate::engine::handle::EngineState;
+use crate::engine::handle::{EngineFacts, EngineState};
 use crate::metrics::{Metrics, Scrape};
 use crate::report::{self, EngineView, HostReader, Identity};
 use crate::tokenizer::Tokenizer;
@@ -57,6 +58,51 @@ pub struct Loaded {
     pub bounds: Bounds,
     /// The limits and types in force, for reports.
     pub effective: Effective,
+    /// A text of more bytes has more tokens than the context, whatever it says.
+    pub longest_text: usize,
+    /// Texts that are tokenized at once: a long one takes a hundred times its size meanwhile.
+    pub encoders: Semaphore,
+}
+
+/// See [`Loaded::encoders`].
+const ENCODERS: usize = 2;
+
+impl Loaded {
+    pub fn new(
+        engine: Arc<dyn Generator>,
+        tokenizer: Tokenizer,
+        template: Option<ChatTemplate>,
+        eos: Vec<u32>,
+        effective: Effective,
+    ) -> Loaded {
+        let EngineFacts {
+            max_model_len,
+            vocabulary,
+            ..
+        } = engine.facts();
+        let longest_token = (0..vocabulary)
+            .map(|id| tokenizer.token_bytes(id).len())
+            .max();
+        let longest_text = longest_token
+            .unwrap_or(1)
+            .saturating_mul(max_model_len as usize);
+        let bounds = Bounds {
+            max_model_len,
+            max_num_seqs: effective.max_num_seqs,
+            vocabulary,
+        };
+        let encoders = Semaphore::new(ENCODERS);
+        Loaded {
+            engine,
+            tokenizer,
+            template,
+            eos,
+            bounds,
+            effective,
+            longest_text,
+            encoders,
+        }
+    }
 }
 
 #[derive(Debug)]

@@ -172,6 +172,13 @@ pub async fn encode_prompts(
     prompts: Vec<Prompt>,
     add_special: bool,
 ) -> Result<Vec<Vec<u32>>, ApiError> {
+    for prompt in &prompts {
+        if let Prompt::Text(text) = prompt {
+            check_text("prompt", text.len(), &loaded)?;
+        }
+    }
+    let encoder = Arc::clone(&loaded);
+    let _turn = encoder.encoders.acquire().await;
     blocking(move || {
         let encode = |prompt| match prompt {
             Prompt::Ids(ids) => Ok(ids),
@@ -185,12 +192,29 @@ pub async fn encode_prompts(
     .await
 }
 
+/// Refuses a text that cannot fit the context before its tokenization takes time and memory.
+fn check_text(field: &str, bytes: usize, loaded: &Loaded) -> Result<(), ApiError> {
+    let (most, context) = (loaded.longest_text, loaded.bounds.max_model_len);
+    if bytes <= most {
+        return Ok(());
+    }
+    let message = format!(
+        "this model's maximum context length is {context} tokens, at most {most} bytes of text; \
+         the {field} has {bytes}; shorten the {field}"
+    );
+    Err(ApiError::invalid(Some(field), message).with_code("context_length_exceeded"))
+}
+
 /// Renders and tokenizes a chat.
 pub async fn encode_chat(
     loaded: Arc<Loaded>,
     messages: Vec<ChatMessage>,
     add_generation_prompt: bool,
 ) -> Result<Vec<u32>, ApiError> {
+    let bytes = messages.iter().map(|message| message.content.len()).sum();
+    check_text("messages", bytes, &loaded)?;
+    let encoder = Arc::clone(&loaded);
+    let _turn = encoder.encoders.acquire().await;
     blocking(move || {
         let Some(template) = &loaded.template else {
             let message = "messages: this model has no chat template; use /v1/completions";

@@ -9,7 +9,6 @@ use tokio::sync::watch;
 
 use super::app::{App, HttpLimits, Loaded};
 use super::generator::Generator;
-use super::params::Bounds;
 use crate::chat::ChatTemplate;
 use crate::engine::handle::{EngineFacts, EngineState, Progress};
 use crate::engine::request::{
@@ -205,18 +204,17 @@ pub(crate) fn app_with(script: Script, limits: HttpLimits) -> (Arc<App>, Arc<Scr
     let engine = Arc::new(Scripted::new(script));
     let model = ModelFolder::open(&fixture()).unwrap();
     let tokenizer = model.tokenizer().unwrap();
-    app.set_loaded(Loaded {
-        engine: Arc::clone(&engine) as Arc<dyn Generator>,
-        template: ChatTemplate::load(&model, &tokenizer).unwrap(),
+    let template = ChatTemplate::load(&model, &tokenizer).unwrap();
+    let mut effective = view(EngineState::Serving).effective;
+    effective.max_num_seqs = 8;
+    let generator = Arc::clone(&engine) as Arc<dyn Generator>;
+    app.set_loaded(Loaded::new(
+        generator,
         tokenizer,
-        eos: vec![EOS],
-        bounds: Bounds {
-            max_model_len: CONTEXT,
-            max_num_seqs: 8,
-            vocabulary: VOCABULARY,
-        },
-        effective: view(EngineState::Serving).effective,
-    });
+        template,
+        vec![EOS],
+        effective,
+    ));
     (app, engine)
 }
 

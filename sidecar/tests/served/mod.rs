@@ -123,6 +123,19 @@ impl Served {
         )
     }
 
+    /// The metrics, once they hold `line`.
+    pub(crate) fn metrics_with(&self, line: &str) -> String {
+        let end = Instant::now() + WAIT;
+        loop {
+            let metrics = self.get("/metrics").body;
+            if metrics.lines().any(|have| have == line) {
+                return metrics;
+            }
+            assert!(Instant::now() < end, "{line} is not in\n{metrics}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     pub(crate) fn post(&self, path: &str, body: &str) -> Answer {
         call(self.api, &post_text(path, body))
     }

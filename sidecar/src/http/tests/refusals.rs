@@ -123,6 +123,31 @@ async fn bad_requests_get_openais_error_shape_and_reach_no_engine() {
 }
 
 #[tokio::test]
+async fn a_text_that_cannot_fit_is_refused_before_it_is_tokenized() {
+    let (app, _) = app(Script::Say("never"));
+    let most = app.peek().unwrap().longest_text;
+    let text = "x".repeat(most + 1);
+    let chat =
+        format!(r#"{{"model": "tiny", "messages": [{{"role": "user", "content": "{text}"}}]}}"#);
+    let prompt = format!(r#"{{"model": "tiny", "prompt": "{text}"}}"#);
+    for (path, body) in [
+        (CHAT, &chat),
+        ("/v1/completions", &prompt),
+        ("/tokenize", &prompt),
+    ] {
+        let response = post(&app, path, body).await;
+        assert_eq!(response.status(), 400);
+        let error = json(response).await["error"].take();
+        assert_eq!(error["code"], "context_length_exceeded");
+        let message = error["message"].as_str().unwrap();
+        assert!(
+            message.contains(&format!("at most {most} bytes")),
+            "{message}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_full_queue_is_429_with_retry_after() {
     let refused = Refused::QueueFull {
         waiting: 9,
