@@ -29,6 +29,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Print what a model is, read from its headers alone.
     Inspect(InspectArgs),
+    /// Measure the engine in process, without HTTP: prefill, one sequence, a batch.
+    Bench(Box<BenchArgs>),
     /// Print the version.
     Version,
 }
@@ -199,7 +201,7 @@ pub struct HttpArgs {
           value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub max_connections: u32,
     /// Seconds that running requests get after SIGTERM.
-    #[arg(long, value_name = "SECONDS", default_value_t = 25)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 50)]
     pub drain_timeout: u64,
 }
 
@@ -210,6 +212,38 @@ pub struct InspectArgs {
     /// Write the answer (facts or error, as JSON of at most 4,096 bytes) here too.
     #[arg(long, value_name = "FILE")]
     pub termination_message: Option<PathBuf>,
+    /// What is printed.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct BenchArgs {
+    /// A Hugging Face folder, a GGUF file, or a folder with one GGUF file.
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub memory: MemoryArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Tokens of the prefill case.
+    #[arg(long, value_name = "TOKENS", default_value_t = 512)]
+    pub prefill: u32,
+    /// Tokens of the single-sequence case.
+    #[arg(long, value_name = "TOKENS", default_value_t = 128)]
+    pub decode: u32,
+    /// Sequences of the batch case.
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub batch: u32,
+    /// Prompt of each sequence of the batch.
+    #[arg(long, value_name = "TOKENS", default_value_t = 64)]
+    pub batch_prompt: u32,
+    /// Tokens that each sequence of the batch generates.
+    #[arg(long, value_name = "TOKENS", default_value_t = 32)]
+    pub batch_generate: u32,
+    /// Counted runs of each case, after one that is not.
+    #[arg(long, value_name = "N", default_value_t = 5,
+          value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub repetitions: u32,
     /// What is printed.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     pub output: Output,

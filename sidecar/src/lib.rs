@@ -7,17 +7,32 @@
 
 pub mod args;
 pub mod config;
+
+// A model on disk: files, tokenizer, chat template, facts.
 pub mod model;
-pub mod weights;
 pub mod tokenizer;
+pub mod weights;
+
 pub mod chat;
 pub mod inspect;
+
+// The whole life of `serve`.
 pub mod boot;
+
+// The engine, from bytes up.
 pub mod memory;
+
 pub mod cache;
 pub mod scheduler;
+
 pub mod engine;
+
+// What others see of it.
 pub mod report;
+
 pub mod metrics;
+
 pub mod http;
+
+pub mod bench;
 pub mod error;

@@ -13,11 +13,11 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use plimsoll_sidecar::args::{
-    Cli, Command, InspectArgs, LogArgs, LogFormat, Output, PlanArgs, ServeArgs,
+    BenchArgs, Cli, Command, InspectArgs, LogArgs, LogFormat, Output, PlanArgs, ServeArgs,
 };
 use plimsoll_sidecar::error::BootError;
 use plimsoll_sidecar::model::ModelFolder;
-use plimsoll_sidecar::{boot, config, inspect};
+use plimsoll_sidecar::{bench, boot, config, inspect};
 
 /// `plan`: no split fits.
 const REFUSED: u8 = 2;
@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve(*args),
         Command::Plan(args) => plan(&args),
         Command::Inspect(args) => inspect_model(&args),
+        Command::Bench(args) => bench_model(&args),
         Command::Version => {
             println!("plimsoll-sidecar {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)
@@ -113,6 +114,20 @@ fn inspect_model(args: &InspectArgs) -> anyhow::Result<ExitCode> {
         Ok(_) => Ok(ExitCode::SUCCESS),
         Err(error) => Err(error.into()),
     }
+}
+
+fn bench_model(args: &BenchArgs) -> anyhow::Result<ExitCode> {
+    bench::run(args, |measured| {
+        let (case, rate) = (measured.case.name(), measured.median());
+        match args.output {
+            Output::Text => println!("{case:<14} {rate:>10.1} tokens/s"),
+            Output::Json => println!(
+                "{}",
+                serde_json::json!({"case": case, "tokensPerSecond": rate, "runs": measured.runs})
+            ),
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// `name: value` lines in the order and spelling of `status.model`.

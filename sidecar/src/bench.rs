@@ -1,0 +1,276 @@
+//! Measures a running engine in process, without HTTP: prefill, single stream, batches.
+//!
+//! The cases are those of llama.cpp's own bench programs, so that two engines can be set side by
+//! side: `prefill N` is N prompt tokens to the first token; `decode N` is N tokens after a prompt
+//! of one; `batch B` is the rate of B sequences while all of them decode.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use crate::args::BenchArgs;
+use crate::config;
+use crate::engine::Engine;
+use crate::engine::config::EngineConfig;
+use crate::engine::handle::{EngineHandle, EngineState};
+use crate::engine::request::{FinishReason, GenerateRequest, Refused, SamplingParams, TokenEvent};
+
+/// What to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Case {
+    /// Time of `tokens` prompt tokens.
+    Prefill { tokens: u32 },
+    /// Rate of `tokens` tokens of one sequence.
+    Decode { tokens: u32 },
+    /// Rate of `sequences` sequences of `prompt` + `tokens` tokens while all of them decode.
+    Batch {
+        sequences: u32,
+        prompt: u32,
+        tokens: u32,
+    },
+}
+
+impl Case {
+    /// The name in tables and JSON.
+    pub fn name(self) -> String {
+        match self {
+            Case::Prefill { tokens } => format!("prefill-{tokens}"),
+            Case::Decode { tokens } => format!("decode-{tokens}"),
+            Case::Batch { sequences, .. } => format!("batch-{sequences}"),
+        }
+    }
+}
+
+/// Tokens per second of each counted run of one case.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measured {
+    pub case: Case,
+    pub runs: Vec<f64>,
+}
+
+impl Measured {
+    /// The middle run.
+    pub fn median(&self) -> f64 {
+        let mut sorted = self.runs.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+}
+
+/// Why a case could not be measured.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    #[error("the engine refused a request of the bench: {0}")]
+    Refused(#[from] Refused),
+    #[error("a request of the bench ended early ({0})")]
+    Ended(String),
+}
+
+/// Loads the model as `serve` would with the same flags and measures every case, telling each
+/// result as it comes.
+///
+/// # Errors
+/// Whatever keeps the engine from starting, or a case from running.
+pub fn run(args: &BenchArgs, mut tell: impl FnMut(&Measured)) -> anyhow::Result<()> {
+    let model = Arc::new(crate::model::ModelFolder::open(&args.model)?);
+    let planned = config::plan_flags(&args.memory, &model)?;
+    let vocabulary = model.shape.vocab;
+    let config = EngineConfig {
+        threads_per_rank: args.engine.threads.map(usize::from),
+        isa: args.engine.isa.clone(),
+        prefix_cache: !args.engine.no_prefix_cache,
+        max_waiting: args.engine.max_waiting,
+        ..EngineConfig::new(planned.request)
+    };
+    let engine = Engine::start(config, model, planned.plan)?;
+    let mut states = engine.subscribe();
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    runtime.block_on(states.wait_for(|state| *state != EngineState::Loading))?;
+    if let EngineState::Failed { message } = engine.state() {
+        anyhow::bail!("{message}");
+    }
+    let facts = engine.facts();
+    tracing::info!(
+        isa = facts.isa,
+        threads_per_rank = facts.threads_per_rank,
+        "loaded"
+    );
+    let mut bench = Bench::new(&engine, vocabulary);
+    for case in [
+        Case::Prefill {
+            tokens: args.prefill,
+        },
+        Case::Decode {
+            tokens: args.decode,
+        },
+        Case::Batch {
+            sequences: args.batch,
+            prompt: args.batch_prompt,
+            tokens: args.batch_generate,
+        },
+    ] {
+        tell(&bench.measure(case, args.repetitions)?);
+    }
+    engine.stop();
+    Ok(())
+}
+
+/// A source of requests that share no prefix.
+#[derive(Debug)]
+pub struct Bench<'a> {
+    engine: &'a EngineHandle,
+    vocabulary: u32,
+    next_id: u64,
+    random: u64,
+}
+
+impl<'a> Bench<'a> {
+    /// `vocabulary`: prompts are drawn from ids below it.
+    pub fn new(engine: &'a EngineHandle, vocabulary: u32) -> Bench<'a> {
+        Bench {
+            engine,
+            vocabulary: vocabulary.max(1),
+            next_id: 1,
+            random: 0x9E37_79B9_7F4A_7C15,
+        }
+    }
+
+    /// One run that is not counted, then `repetitions` that are.
+    ///
+    /// # Errors
+    /// A refused or aborted request: the limits are too small for the case.
+    pub fn measure(&mut self, case: Case, repetitions: u32) -> Result<Measured, BenchError> {
+        self.once(case)?;
+        let runs = (0..repetitions)
+            .map(|_| self.once(case))
+            .collect::<Result<_, _>>()?;
+        Ok(Measured { case, runs })
+    }
+
+    fn once(&mut self, case: Case) -> Result<f64, BenchError> {
+        let began = Instant::now();
+        match case {
+            Case::Prefill { tokens } => {
+                let times = self.generate(1, tokens, 1)?;
+                let first = times[0][0];
+                Ok(f64::from(tokens) / (first - began).as_secs_f64())
+            }
+            Case::Decode { tokens } => {
+                let times = self.generate(1, 1, tokens.saturating_add(1))?;
+                Ok(rate(&times))
+            }
+            Case::Batch {
+                sequences,
+                prompt,
+                tokens,
+            } => Ok(rate(&self.generate(sequences, prompt, tokens)?)),
+        }
+    }
+
+    /// When each token of each sequence came.
+    fn generate(
+        &mut self,
+        sequences: u32,
+        prompt: u32,
+        tokens: u32,
+    ) -> Result<Vec<Vec<Instant>>, BenchError> {
+        let mut readers = Vec::new();
+        for _ in 0..sequences {
+            let (events, reader) = mpsc::channel(tokens as usize + 2);
+            let request = GenerateRequest {
+                id: self.next_id,
+                prompt: (0..prompt).map(|_| self.token()).collect(),
+                sampling: SamplingParams::default(),
+                eos: Vec::new(),
+                max_tokens: tokens,
+                cache_salt: None,
+                events,
+            };
+            self.next_id += 1;
+            self.engine.submit(request)?;
+            readers.push(reader);
+        }
+        let collectors: Vec<_> = readers
+            .into_iter()
+            .map(|reader| std::thread::spawn(move || collect(reader)))
+            .collect();
+        collectors
+            .into_iter()
+            .map(|collector| match collector.join() {
+                Ok(times) => times,
+                Err(_) => Err(BenchError::Ended("its reader failed".into())),
+            })
+            .collect()
+    }
+
+    /// xorshift64*: prompts only have to differ from each other.
+    fn token(&mut self) -> u32 {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        let high = self.random.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33;
+        u32::try_from(high % u64::from(self.vocabulary)).unwrap_or(0)
+    }
+}
+
+fn collect(mut reader: mpsc::Receiver<TokenEvent>) -> Result<Vec<Instant>, BenchError> {
+    let mut times = Vec::new();
+    while let Some(event) = reader.blocking_recv() {
+        match event {
+            TokenEvent::Token { .. } => times.push(Instant::now()),
+            TokenEvent::Finished(end) if end.reason == FinishReason::Length => return Ok(times),
+            TokenEvent::Finished(end) => {
+                let why = end.message.unwrap_or_else(|| format!("{:?}", end.reason));
+                return Err(BenchError::Ended(why));
+            }
+        }
+    }
+    Err(BenchError::Ended("its events stopped".into()))
+}
+
+/// Tokens per second over the window in which every sequence decodes: from the last first token
+/// to the first last token.
+fn rate(times: &[Vec<Instant>]) -> f64 {
+    let start = times.iter().filter_map(|t| t.first()).max();
+    let end = times.iter().filter_map(|t| t.last()).min();
+    let (Some(start), Some(end)) = (start, end) else {
+        return f64::NAN;
+    };
+    let span = end.saturating_duration_since(*start);
+    if span == Duration::ZERO {
+        return f64::NAN;
+    }
+    let tokens = times
+        .iter()
+        .flatten()
+        .filter(|t| **t > *start && **t <= *end);
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a count of tokens of one bench run"
+    )]
+    let tokens = tokens.count() as f64;
+    tokens / span.as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_counts_only_the_window_in_which_all_decode() {
+        let base = Instant::now();
+        let at = |ms: u64| base + Duration::from_millis(ms);
+        // The second sequence starts 100 ms late and ends 100 ms later.
+        let first = vec![at(0), at(100), at(200), at(300)];
+        let second = vec![at(100), at(200), at(300), at(400)];
+        // Window 100..300 ms: two tokens of each sequence.
+        assert!((rate(&[first, second]) - 20.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_rate_of_nothing_is_not_a_number() {
+        assert!(rate(&[]).is_nan());
+        assert!(rate(&[vec![Instant::now()]]).is_nan());
+    }
+}
