@@ -167,7 +167,7 @@ pub struct GpuRow {
     pub budget_bytes: u64,
     /// What the driver says is in use; on the CPU, the resident size of the rank's mappings.
     pub driver_bytes: u64,
-    /// The driver's figure minus the used bytes of all accounts (never below zero).
+    /// The driver's figure minus the reserved bytes of all accounts (never below zero).
     pub other_bytes: u64,
     /// Who holds which bytes.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
