@@ -12,6 +12,7 @@ pub(crate) const fn bytes_of(dtype: Dtype) -> usize {
 }
 
 /// The number at byte `at`.
+#[inline]
 pub(crate) fn load(dtype: Dtype, bytes: &[u8], at: usize) -> f32 {
     match dtype {
         Dtype::Float32 => f32::from_le_bytes(cut(bytes, at)),
@@ -21,6 +22,7 @@ pub(crate) fn load(dtype: Dtype, bytes: &[u8], at: usize) -> f32 {
 }
 
 /// Writes `value` at byte `at`, rounded to nearest even.
+#[inline]
 pub(crate) fn store(dtype: Dtype, bytes: &mut [u8], at: usize, value: f32) {
     match dtype {
         Dtype::Float32 => bytes[at..at + 4].copy_from_slice(&value.to_le_bytes()),

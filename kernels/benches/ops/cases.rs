@@ -94,20 +94,28 @@ fn products(pool: &Pool, name: &str, weights: &[Weights], tokens: usize, report:
         .map(|w| w.shape.cols.max(w.shape.rows))
         .max()
         .unwrap_or(0);
-    let x = vec![0.5; tokens * widest];
-    let mut out = vec![0.0; tokens * widest];
-    let mut scratch = vec![0; tokens.next_multiple_of(16) * widest.next_multiple_of(64) * 2];
+    let buffer = |bytes: usize| {
+        let bytes = Bytes::measured(bytes as u64);
+        let mut buffer = Cpu.reserve(bytes, Pages::Huge).expect("address space");
+        buffer.commit().expect("memory");
+        buffer
+    };
+    let (mut x, mut out) = (buffer(tokens * widest * 4), buffer(tokens * widest * 4));
+    let mut scratch = buffer(tokens.next_multiple_of(16) * widest.next_multiple_of(64) * 2);
+    let (x, out) = (x.as_mut_slice::<f32>(), out.as_mut_slice::<f32>());
+    x.fill(0.5);
+    let scratch = scratch.as_mut_slice::<u8>();
     let seconds = best(|| {
         for copy in 0..weights[0].copies {
             for weight in weights {
                 let LinearShape { rows, cols, .. } = weight.shape;
-                let x = Input::dense(&x, tokens, cols);
+                let x = Input::dense(x, tokens, cols);
                 linear::run(
                     pool,
                     x,
                     &weight.get(copy),
                     &mut out[..tokens * rows],
-                    &mut scratch,
+                    scratch,
                 );
             }
         }

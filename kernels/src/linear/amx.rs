@@ -52,54 +52,6 @@ struct Config {
     rows: [u8; 16],
 }
 
-/// Eight cache lines of x, some tiles ahead.
-macro_rules! prefetch {
-    ($ahead:literal, $from:literal) => {
-        concat!(
-            "prefetcht0 [{x} + ",
-            $ahead,
-            " + ",
-            $from,
-            "]\n",
-            "prefetcht0 [{x} + ",
-            $ahead,
-            " + ",
-            $from,
-            " + 64]\n",
-            "prefetcht0 [{x} + ",
-            $ahead,
-            " + ",
-            $from,
-            " + 128]\n",
-            "prefetcht0 [{x} + ",
-            $ahead,
-            " + ",
-            $from,
-            " + 192]\n",
-            "prefetcht0 [{x} + ",
-            $ahead,
-            " + ",
-            $from,
-            " + 256]\n",
-            "prefetcht0 [{x} + ",
-            $ahead,
-            " + ",
-            $from,
-            " + 320]\n",
-            "prefetcht0 [{x} + ",
-            $ahead,
-            " + ",
-            $from,
-            " + 384]\n",
-            "prefetcht0 [{x} + ",
-            $ahead,
-            " + ",
-            $from,
-            " + 448]",
-        )
-    };
-}
-
 /// Sums of up to 2 x 2 tiles on their way from tile registers.
 #[repr(C, align(64))]
 struct Sums([[[f32; LANES]; TILE]; 4]);
@@ -223,7 +175,7 @@ fn block(
 unsafe fn two_by_two(block: &Block, sums: &mut Sums) {
     let out = sums.0.as_mut_ptr();
     // SAFETY: reads the tiles that the caller vouches for and writes four tiles of 1024 bytes into
-    // `sums`; prefetches may name any address. Tile registers are not used by compiled code.
+    // `sums`. Tile registers are not used by compiled code.
     unsafe {
         asm!(
             "tilezero tmm0",
@@ -234,15 +186,11 @@ unsafe fn two_by_two(block: &Block, sums: &mut Sums) {
             "tileloadd tmm4, [{x} + {stride}]",
             "tileloadd tmm6, [{p0} + {stride}]",
             "tdpbf16ps tmm0, tmm4, tmm6",
-            prefetch!(4096, 0),
             "tileloadd tmm7, [{p1} + {stride}]",
             "tdpbf16ps tmm1, tmm4, tmm7",
-            prefetch!(4096, 512),
             "tileloadd tmm5, [{x} + {stride} + 1024]",
             "tdpbf16ps tmm2, tmm5, tmm6",
-            prefetch!(4096, 1024),
             "tdpbf16ps tmm3, tmm5, tmm7",
-            prefetch!(4096, 1536),
             "add {x}, 2048",
             "add {p0}, 1024",
             "add {p1}, 1024",
