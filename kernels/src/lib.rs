@@ -4,27 +4,31 @@
 //! The CPU implementation defines every result. Ops take slices and allocate nothing; callers own
 //! the memory (`device`) and the threads (`pool`). Shape mistakes are ours, so ops assert.
 //! `unsafe` is opened module by module below, each time with the reason.
-#![allow(clippy::needless_range_loop, reason = "kernels index several arrays by one number")]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "kernels index several arrays by one number"
+)]
 
+pub mod isa;
 pub mod device;
+pub mod pool;
+mod cgroup;
+
+pub mod kv;
 mod encoding;
 mod simd;
-pub mod isa;
-mod cgroup;
-pub mod kv;
-pub mod pool;
 
-pub mod attention;
-pub mod block_copy;
-pub mod checksum;
-pub mod comm;
 pub mod embedding;
-pub mod linear;
 pub mod rms_norm;
+pub mod linear;
 pub mod rope;
 pub mod rope_kv;
-pub mod sampling;
+pub mod attention;
 pub mod silu_mul;
+pub mod sampling;
+pub mod comm;
+pub mod block_copy;
+pub mod checksum;
 
 #[cfg(test)]
 mod testing;
