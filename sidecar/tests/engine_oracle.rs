@@ -11,10 +11,11 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use harness::{Run, ask, ask_ids, fixtures, open, start};
+use harness::{Run, ask, ask_ids, fixtures, open, planner_request, start, start_planned, wait_for};
 use plimsoll_kernels::isa::Isa;
-use plimsoll_planner::{ModelShape, Shard};
-use plimsoll_sidecar::engine::handle::EngineHandle;
+use plimsoll_planner::{Bytes, Dtype, ModelShape, Shard};
+use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
+use plimsoll_sidecar::memory::snapshot::AccountRow;
 use plimsoll_sidecar::model::Model;
 
 /// One prompt of a fixture and what transformers says of it.
@@ -302,4 +303,68 @@ fn every_instruction_set_and_thread_count_gives_the_same_ids() {
             check_alone(&fixture, &handle, isa.name());
         }
     }
+}
+
+#[test]
+fn the_planners_own_uneven_plan_runs_and_is_filled_to_the_byte() {
+    let fixture = named("tiny-llama-9-3");
+    let run = Run {
+        max_num_seqs: 4,
+        max_num_batched_tokens: 64,
+        max_model_len: 256,
+        ..Run::whole(&fixture.model.shape)
+    };
+    let quotas = [1_200_000, 2_400_000].map(|bytes| Some(Bytes::measured(bytes)));
+    let request = planner_request(&fixture.model, &run, quotas.to_vec());
+    let plan = plimsoll_planner::plan(&request).unwrap_or_else(|refusal| panic!("{refusal:?}"));
+    let heads = |rank: usize| plan.ranks[rank].shard.kv_head_count();
+    assert_ne!(heads(0), heads(1), "three KV heads cannot be halved");
+    let handle = start_planned(&fixture.model, &run, request, plan);
+    wait_for(&handle, |state| *state == EngineState::Serving);
+    check_alone(&fixture, &handle, "planned");
+    for rank in handle.memory().ranks {
+        let row = |row: &AccountRow| (row.planned, row.reserved);
+        assert!(
+            rank.accounts
+                .iter()
+                .map(row)
+                .all(|(planned, reserved)| planned == reserved)
+        );
+        assert!(rank.driver <= rank.quota.unwrap(), "{rank:?}");
+    }
+}
+
+#[test]
+fn half_precision_stays_near_on_every_instruction_set() {
+    for isa in Isa::available() {
+        for dtype in [Dtype::BFloat16, Dtype::Float16] {
+            for fixture in all_fixtures() {
+                let shape = &fixture.model.shape;
+                let run = Run {
+                    dtype,
+                    kv_dtype: dtype,
+                    shards: split(shape, 2, [0; 3]),
+                    isa: Some(isa.name().to_owned()),
+                    ..Run::whole(shape)
+                };
+                let handle = start(&fixture.model, &run);
+                for (id, prompt) in (0..).zip(&fixture.prompts) {
+                    let answered = ask(&handle, id, &prompt.ids, 1).wait();
+                    let what = format!("{}, {dtype}, {isa}, prompt {id}", fixture.name);
+                    let cosine = cosine(&answered.logits[0], &prompt.logits_last);
+                    assert!(cosine >= 0.999, "{what}: cosine {cosine}");
+                }
+            }
+        }
+    }
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter()
+            .zip(b)
+            .map(|(a, b)| f64::from(*a) * f64::from(*b))
+            .sum()
+    };
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }

@@ -125,7 +125,15 @@ pub fn start(model: &Arc<Model>, run: &Run) -> EngineHandle {
 }
 
 pub fn start_unloaded(model: &Arc<Model>, run: &Run) -> EngineHandle {
-    let request = Request {
+    let request = planner_request(model, run, vec![None; run.shards.len()]);
+    let plan = plan(&request, run);
+    start_planned(model, run, request, plan)
+}
+
+/// What the planner would be asked for a run, with these quotas.
+pub fn planner_request(model: &Model, run: &Run, quotas: Vec<Option<Bytes>>) -> Request {
+    let capacity = |quota| RankCapacity { quota, total: None };
+    Request {
         shape: model.shape.clone(),
         backend: Backend::Cpu,
         dtype: run.dtype,
@@ -140,15 +148,12 @@ pub fn start_unloaded(model: &Arc<Model>, run: &Run) -> EngineHandle {
             max_num_batched_tokens: run.max_num_batched_tokens,
         },
         utilization: Utilization(900),
-        ranks: vec![
-            RankCapacity {
-                quota: None,
-                total: None
-            };
-            run.shards.len()
-        ],
-    };
-    let plan = plan(&request, run);
+        ranks: quotas.into_iter().map(capacity).collect(),
+    }
+}
+
+/// An engine that loads, with this very plan.
+pub fn start_planned(model: &Arc<Model>, run: &Run, request: Request, plan: Plan) -> EngineHandle {
     let mut config = EngineConfig::new(request);
     config.isa = run.isa.clone();
     config.prefix_cache = run.prefix_cache;
