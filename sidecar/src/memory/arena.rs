@@ -110,15 +110,11 @@ impl Arena {
             account,
             source,
         };
-        // Weights and KV blocks are read over and over: fewer, larger pages cost fewer misses.
-        let pages = match account {
-            Account::Weights | Account::KvCache => Pages::Huge,
-            _ => Pages::Small,
-        };
         ledger.charge(rank, account, bytes)?;
         // One page more than is ever committed keeps neighbours apart, see `resident`.
+        // Fewer, larger pages cost fewer misses; an arena smaller than one has small ones.
         let mut rest = device
-            .reserve(bytes + device.granularity(), pages)
+            .reserve(bytes + device.granularity(), Pages::Huge)
             .map_err(failed)?;
         rest.commit_to(bytes).map_err(failed)?;
         rest.poison();
