@@ -38,7 +38,13 @@ fn print_namespace(kubernetes: &Kubernetes, namespace: &str) -> Result<()> {
             text(&event["message"])
         );
     }
-    for pod in &pods {
+    // Pods that are well have nothing to explain, unless they are few.
+    const FEW: usize = 4;
+    let talking = pods
+        .iter()
+        .filter(|pod| pods.len() <= FEW || !is_ready(pod))
+        .take(FEW);
+    for pod in talking {
         for container in containers(pod) {
             let (name, container) = (text(&pod["metadata"]["name"]), text(&container["name"]));
             let path = format!(
@@ -76,6 +82,14 @@ fn summary(pod: &Value) -> String {
         }
     }
     line
+}
+
+fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    conditions.is_some_and(|all| {
+        all.iter()
+            .any(|it| it["type"] == "Ready" && it["status"] == "True")
+    })
 }
 
 fn containers(pod: &Value) -> impl Iterator<Item = &Value> {

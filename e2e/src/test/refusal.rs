@@ -90,7 +90,7 @@ pub(super) fn change(world: &World<'_>) -> Passed {
     tiny::apply(&kubernetes, &space.name, &tiny::resource(resource.name))?;
     resource.await_ready(PATIENCE)?;
     let before = names_of(&resource)?;
-    let tight = json!({"spec": {"memory": {"gpuQuotas": [{"rank": 0, "limit": "64Ki"}]}}});
+    let tight = json!({"spec": {"memory": {"gpuQuotas": [{"rank": 0, "limit": "1Mi"}]}}});
     kubernetes.api.merge(&resource.path(), &tight)?;
     resource.await_condition("MemoryFits", "False", PATIENCE)?;
     let available = resource.await_condition("Available", "True", PATIENCE)?;

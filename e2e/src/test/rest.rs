@@ -4,6 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
 
 use crate::interrupt;
 use crate::kube::Kubernetes;
@@ -32,8 +33,9 @@ fn at_rest(world: &World<'_>) -> Passed {
     let kubernetes = tiny::installed(world)?;
     world.look_at(NAMESPACE);
     kubernetes.create_namespace(NAMESPACE, "restricted")?;
+    let (start, none_yet) = (audit_position()?, reconciles(&kubernetes)?);
     for index in 0..RESOURCES {
-        tiny::apply(&kubernetes, NAMESPACE, &tiny::resource(&name(index)))?;
+        tiny::apply(&kubernetes, NAMESPACE, &quiet(index))?;
     }
     for index in 0..RESOURCES {
         let name = name(index);
@@ -42,6 +44,14 @@ fn at_rest(world: &World<'_>) -> Passed {
             .await_ready(4 * PATIENCE)?;
     }
     settle(&kubernetes)?;
+    // Both counters see what the operator does when it does something.
+    let (made, passes) = (
+        operator_writes(start)?.len(),
+        reconciles(&kubernetes)? - none_yet,
+    );
+    expect(made >= 50 && passes >= 50.0, || {
+        format!("{made} writes and {passes:.0} reconciles for 50 resources: not counted right")
+    })?;
     let (position, before) = (audit_position()?, reconciles(&kubernetes)?);
     observe_for(WINDOW)?;
     let (writes, after) = (operator_writes(position)?, reconciles(&kubernetes)?);
@@ -70,7 +80,7 @@ fn under_load(world: &World<'_>) -> Passed {
     let busy = name(0);
     let resource = kubernetes.resource(NAMESPACE, &busy);
     if kubernetes.api.find(&resource.path())?.is_none() {
-        tiny::apply(&kubernetes, NAMESPACE, &tiny::resource(&busy))?;
+        tiny::apply(&kubernetes, NAMESPACE, &quiet(0))?;
     }
     resource.await_ready(PATIENCE)?;
     let target = service_port(&kubernetes, resource)?;
@@ -100,6 +110,13 @@ fn under_load(world: &World<'_>) -> Passed {
         .api
         .delete(&format!("/api/v1/namespaces/{NAMESPACE}"))?;
     Ok(1)
+}
+
+/// A resource that leaves room for 49 others on four cores.
+fn quiet(index: u32) -> Value {
+    let mut object = tiny::resource(&name(index));
+    object["spec"]["template"] = json!({"engine": {"resources": {"requests": {"cpu": "10m"}}}});
+    object
 }
 
 fn name(index: u32) -> String {

@@ -155,11 +155,11 @@ impl<'p> World<'p> {
     }
 }
 
-/// Shorter silences than in production, so that faults show within a test's patience, and the
+/// Less patience than in production, but more than the 30 s between two heartbeats, and the
 /// operator away from the node that is killed: what it says while it lives is what is tested.
 const VALUES: &[&str] = &[
     "imagePullPolicy=IfNotPresent",
-    "operator.args={--stale-after=20s,--unschedulable-after=5s}",
+    "operator.args={--stale-after=40s,--unschedulable-after=5s}",
     "operator.nodeSelector.kubernetes\\.io/hostname=node-1",
 ];
 
