@@ -101,7 +101,10 @@ fn run_pods(session: &Session) -> Result<()> {
 }
 
 fn start_up() -> Result<Child> {
-    let mut command = process::command(std::env::current_exe()?, ["up"]);
+    // By the name it was called by: a build during this run may have replaced the file, and then
+    // the kernel calls the running program's path deleted.
+    let program = std::env::args_os().next().context("no program name")?;
+    let mut command = process::command(program, ["up"]);
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
     child.context("cannot start e2e up")
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::Result;
+use plimsoll_crds::names;
 
 use crate::install::{self, Archives, SYSTEM};
 use crate::kube::Kubernetes;
@@ -96,6 +97,14 @@ impl<'p> World<'p> {
             self.progress.step("import the images into the nodes", || {
                 session.cluster().import(&archives.all())
             })?;
+            // What other tests applied by hand is not the chart's to adopt.
+            let definition = format!("{}.{}", names::PLURAL, names::GROUP);
+            kubernetes.kubectl.run(&[
+                "delete",
+                "customresourcedefinition",
+                &definition,
+                "--ignore-not-found",
+            ])?;
             self.progress.step("helm install plimsoll", || {
                 install::chart(self.tools()?, &kubernetes, VALUES)
             })?;
