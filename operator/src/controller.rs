@@ -17,7 +17,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::InferenceDeployment;
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
+use tokio::sync::{OnceCell, mpsc};
 
 use crate::args::Args;
 use crate::build::{HASH_ANNOTATION, PodSettings};
@@ -90,6 +90,7 @@ pub(crate) async fn run(
             service_accounts,
             budgets,
         },
+        filled: OnceCell::new(),
         reports,
         memories: Memories::default(),
         metrics,

@@ -8,6 +8,7 @@ use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::{ConditionType, InferenceDeployment, InferenceDeploymentStatus};
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use crate::apply::{Writer, apply};
@@ -33,6 +34,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) stores: Stores,
+    /// Passes run as tasks of their own, and a store wakes only the last of the tasks that wait for
+    /// it to be filled: they take turns here, or all but one would wait for ever.
+    pub(crate) filled: OnceCell<()>,
     pub(crate) reports: Arc<Reports>,
     pub(crate) memories: Memories,
     pub(crate) metrics: Arc<Metrics>,
@@ -58,7 +62,7 @@ pub(crate) async fn reconcile(
     object: Arc<InferenceDeployment>,
     context: Arc<Context>,
 ) -> Result<Action, Error> {
-    context.stores.ready().await;
+    context.filled.get_or_init(|| context.stores.ready()).await;
     let started = Instant::now();
     let outcome = pass(object, &context).await;
     context
