@@ -37,11 +37,20 @@ fn operator_dies(world: &World<'_>) -> Passed {
     let space = world.namespace("operator-dies", "restricted")?;
     let resource = kubernetes.resource(&space.name, "survivor");
     operator_metrics(&kubernetes)?;
-    tiny::apply(&kubernetes, &space.name, &tiny::resource(resource.name))?;
+    // Several, so that many passes begin at once when the operator comes back.
+    let others: Vec<String> = (0..8).map(|number| format!("other-{number}")).collect();
+    for name in others.iter().map(String::as_str).chain([resource.name]) {
+        tiny::apply(&kubernetes, &space.name, &tiny::resource(name))?;
+    }
     let operators = operator_pods(&kubernetes)?;
     let operator = operators.first().context("no operator runs")?;
     kill_container(operator, "operator")?;
     resource.await_ready(2 * PATIENCE)?;
+    for name in &others {
+        kubernetes
+            .resource(&space.name, name)
+            .await_ready(PATIENCE)?;
+    }
     // A change after the restart is seen too.
     kubernetes
         .api
