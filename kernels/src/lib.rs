@@ -13,6 +13,8 @@ pub mod isa;
 pub mod device;
 pub mod pool;
 mod cgroup;
+#[cfg(feature = "cuda")]
+pub mod gpu;
 
 pub mod kv;
 mod encoding;
@@ -30,5 +32,6 @@ pub mod comm;
 pub mod block_copy;
 pub mod checksum;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "gpu-tests"))]
+#[cfg_attr(not(test), expect(dead_code, reason = "trials use a part of it"))]
 mod testing;

@@ -9,6 +9,9 @@
 )]
 mod buffer;
 mod cpu;
+#[cfg(feature = "cuda")]
+#[expect(unsafe_code, reason = "plain numbers viewed as bytes")]
+mod plain;
 
 #[cfg(test)]
 mod tests;
@@ -19,6 +22,8 @@ use plimsoll_planner::Bytes;
 
 pub use buffer::{Buffer, Element};
 pub use cpu::Cpu;
+#[cfg(feature = "cuda")]
+pub(crate) use plain::{bytes_of, bytes_of_mut};
 
 /// The page size asked for behind a reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,10 @@
 //! and normalises that. Rows are independent of each other.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(feature = "gpu-tests")]
+pub(crate) mod trials;
 
 pub(crate) use cpu::normalise;
 

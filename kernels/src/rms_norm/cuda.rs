@@ -1,0 +1,122 @@
+//! The card's side of rms_norm: which kernel, how many blocks, and what is refused.
+
+use plimsoll_planner::Dtype;
+
+use crate::gpu::{Arguments, Gpu, GpuError, Kind, Launch, Tensor, TensorMut};
+
+const OP: &str = "rms_norm";
+/// As in rms_norm.cu.
+const THREADS: usize = 256;
+const GROUP: usize = 8;
+const STEPS: [usize; 3] = [1, 2, 4];
+
+/// `out = rms_norm(x)`: `x`, `out` `[tokens, cols]` of one float type, `weight` `[cols]` in f32.
+///
+/// # Errors
+/// When the tensors do not fit `tokens` and `cols`, or no kernel takes `cols`.
+pub fn run(
+    gpu: &Gpu,
+    (tokens, cols): (usize, usize),
+    x: Tensor<'_>,
+    weight: Tensor<'_>,
+    eps: f32,
+    out: &TensorMut<'_>,
+) -> Result<(), GpuError> {
+    let plan = Plan::new((tokens, cols), x, weight, out)?;
+    let arguments = Arguments::new().write(out).read(x).read(weight);
+    plan.launch(gpu, "rms_norm", arguments, eps)
+}
+
+/// `residual += x; out = rms_norm(residual)`, with `residual` `[tokens, cols]` in f32.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_residual(
+    gpu: &Gpu,
+    (tokens, cols): (usize, usize),
+    x: Tensor<'_>,
+    residual: &TensorMut<'_>,
+    weight: Tensor<'_>,
+    eps: f32,
+    out: &TensorMut<'_>,
+) -> Result<(), GpuError> {
+    let plan = Plan::new((tokens, cols), x, weight, out)?;
+    residual.check(OP, "residual", Kind::F32, tokens * cols, 16)?;
+    let arguments = Arguments::new()
+        .write(out)
+        .write(residual)
+        .read(x)
+        .read(weight);
+    plan.launch(gpu, "rms_norm_residual", arguments, eps)
+}
+
+/// A checked call.
+struct Plan {
+    tokens: u32,
+    cols: u32,
+    dtype: Dtype,
+    steps: usize,
+}
+
+impl Plan {
+    fn new(
+        (tokens, cols): (usize, usize),
+        x: Tensor<'_>,
+        weight: Tensor<'_>,
+        out: &TensorMut<'_>,
+    ) -> Result<Plan, GpuError> {
+        let most = THREADS * GROUP * STEPS[STEPS.len() - 1];
+        let unsupported = |what, value: usize, supported| GpuError::Unsupported {
+            op: OP,
+            what,
+            value: value as u64,
+            supported,
+        };
+        let steps = STEPS
+            .into_iter()
+            .find(|steps| cols <= THREADS * GROUP * steps);
+        let (Some(steps), true) = (steps, cols > 0 && cols.is_multiple_of(GROUP)) else {
+            return Err(unsupported(
+                "cols",
+                cols,
+                format!("multiples of {GROUP} up to {most}"),
+            ));
+        };
+        let Ok(grid) = i32::try_from(tokens) else {
+            return Err(unsupported(
+                "tokens",
+                tokens,
+                format!("at most {}", i32::MAX),
+            ));
+        };
+        let Some(dtype) = x.dtype() else {
+            return Err(GpuError::Shape {
+                op: OP,
+                what: "x",
+                has: format!("{:?}", x.kind()),
+                needs: "floats".to_owned(),
+            });
+        };
+        x.check(OP, "x", Kind::Number(dtype), tokens * cols, 16)?;
+        out.check(OP, "out", Kind::Number(dtype), tokens * cols, 16)?;
+        weight.check(OP, "weight", Kind::F32, cols, 16)?;
+        Ok(Plan {
+            tokens: grid.unsigned_abs(),
+            cols: u32::try_from(cols).unwrap_or(u32::MAX),
+            dtype,
+            steps,
+        })
+    }
+
+    fn launch(self, gpu: &Gpu, name: &str, arguments: Arguments, eps: f32) -> Result<(), GpuError> {
+        let kernel = format!("{name}_{}_{}", Kind::suffix(self.dtype), self.steps);
+        gpu.launch(&Launch {
+            op: OP,
+            kernel: &kernel,
+            grid: [self.tokens, 1, 1],
+            threads: 256,
+            shared_bytes: 0,
+            arguments: arguments.u32(self.cols).f32(eps),
+        })
+    }
+}

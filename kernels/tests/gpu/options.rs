@@ -1,0 +1,108 @@
+//! The command line of the test program.
+
+use std::path::PathBuf;
+
+pub(crate) const HELP: &str = "\
+Runs every kernel against its CPU definition.
+
+  --device emulator|cuda  where the kernels run (default: emulator)
+  --mode plain|race|asan  how the emulated kernels are compiled: as they are, with the race checker,
+                          or with AddressSanitizer and UBSan (default: plain)
+  --seeds N               thread schedules: 0 in order, 1 reversed, others random (default: 3)
+  --library FILE          emulated kernels that are compiled already
+  --list                  name the trials
+  FILTER                  only trials whose `op: name` contains one of these texts";
+
+/// How emulated kernels are compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Plain,
+    Race,
+    Asan,
+}
+
+impl Mode {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Mode::Plain => "plain",
+            Mode::Race => "race",
+            Mode::Asan => "asan",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Device {
+    Emulator,
+    Cuda,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) device: Device,
+    pub(crate) mode: Mode,
+    pub(crate) seeds: u64,
+    pub(crate) library: Option<PathBuf>,
+    pub(crate) list: bool,
+    pub(crate) filters: Vec<String>,
+}
+
+impl Options {
+    /// None when help was asked for.
+    pub(crate) fn parse(
+        mut words: impl Iterator<Item = String>,
+    ) -> Result<Option<Options>, String> {
+        let mut options = Options {
+            device: Device::Emulator,
+            mode: Mode::Plain,
+            seeds: 3,
+            library: None,
+            list: false,
+            filters: Vec::new(),
+        };
+        while let Some(word) = words.next() {
+            let mut value = || words.next().ok_or(format!("{word} takes a value"));
+            match word.as_str() {
+                "--help" | "-h" => return Ok(None),
+                "--list" => options.list = true,
+                "--device" => {
+                    options.device = match value()?.as_str() {
+                        "emulator" => Device::Emulator,
+                        "cuda" => Device::Cuda,
+                        other => return Err(format!("--device {other}: emulator or cuda")),
+                    }
+                }
+                "--mode" => {
+                    options.mode = match value()?.as_str() {
+                        "plain" => Mode::Plain,
+                        "race" => Mode::Race,
+                        "asan" => Mode::Asan,
+                        other => return Err(format!("--mode {other}: plain, race or asan")),
+                    }
+                }
+                "--seeds" => {
+                    let text = value()?;
+                    options.seeds = match text.parse() {
+                        Ok(seeds @ 1..=1000) => seeds,
+                        _ => return Err(format!("--seeds {text}: 1 to 1000")),
+                    }
+                }
+                "--library" => options.library = Some(value()?.into()),
+                // What `cargo test` itself passes on.
+                "--nocapture" | "--quiet" | "-q" => {}
+                other if other.starts_with('-') => return Err(format!("{other} is not an option")),
+                _ => options.filters.push(word),
+            }
+        }
+        Ok(Some(options))
+    }
+
+    /// Whether a trial is asked for.
+    pub(crate) fn wants(&self, title: &str) -> bool {
+        self.filters.is_empty()
+            || self
+                .filters
+                .iter()
+                .any(|filter| title.contains(filter.as_str()))
+    }
+}
