@@ -6,7 +6,12 @@
 //! before the launch; it never launches what the kernel does not support.
 
 mod arguments;
+#[cfg(feature = "driver")]
+#[expect(unsafe_code, reason = "the CUDA driver's functions")]
+pub mod driver;
 mod error;
+#[cfg(feature = "driver")]
+pub mod image;
 mod tensor;
 
 #[cfg(feature = "gpu-tests")]

@@ -30,6 +30,17 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// The suffix of kernels for a float type.
+    pub const fn suffix(dtype: Dtype) -> &'static str {
+        match dtype {
+            Dtype::Float32 => "f32",
+            Dtype::Float16 => "f16",
+            Dtype::BFloat16 => "bf16",
+        }
+    }
+}
+
 /// Owned device memory.
 #[derive(Debug)]
 pub struct Memory {

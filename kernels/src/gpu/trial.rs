@@ -3,7 +3,7 @@
 
 use plimsoll_planner::Dtype;
 
-use super::{Gpu, GpuError, Kind, Memory};
+use super::{Gpu, GpuError, Memory};
 use crate::encoding;
 use crate::isa::Isa;
 use crate::pool::Pool;
@@ -204,15 +204,4 @@ pub(crate) fn pool() -> Pool {
 /// Seeded numbers that differ from trial to trial.
 pub(crate) fn random(seed: usize) -> Random {
     Random::new(seed as u64)
-}
-
-impl Kind {
-    /// The suffix of kernels for this float type.
-    pub(crate) const fn suffix(dtype: Dtype) -> &'static str {
-        match dtype {
-            Dtype::Float32 => "f32",
-            Dtype::Float16 => "f16",
-            Dtype::BFloat16 => "bf16",
-        }
-    }
 }
