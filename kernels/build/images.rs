@@ -138,6 +138,7 @@ fn make_one(op: &Op, nvcc: &Nvcc, folder: &Path) -> Result<(), NvccError> {
     let fatbin = folder.join(format!("{}-{}.fatbin", op.name, op.hash));
     let unfinished = fatbin.with_extension(format!("{}.part", std::process::id()));
     let said = nvcc.compile(&op.source, &unfinished, &[])?;
+    let said = format!("nvcc {}\n{said}", nvcc.release);
     while let Image::Stale(hash) = find(op, folder) {
         let old = folder.join(format!("{}-{hash}.fatbin", op.name));
         fs::remove_file(&old).map_err(failed)?;

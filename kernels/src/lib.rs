@@ -13,6 +13,7 @@ pub mod isa;
 pub mod device;
 pub mod pool;
 mod cgroup;
+pub mod cards;
 #[cfg(feature = "cuda")]
 pub mod gpu;
 

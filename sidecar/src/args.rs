@@ -31,6 +31,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Measure the engine in process, without HTTP: prefill, one sequence, a batch.
     Bench(Box<BenchArgs>),
+    /// Print what this machine and this program have to compute with: cores, cards, kernels.
+    Devices(DevicesArgs),
     /// Print the version.
     Version,
 }
@@ -109,6 +111,12 @@ const CONFIG_REPLACES: [&str; 13] = [
     "dtype",
     "served_model_name",
 ];
+
+#[derive(Clone, Debug, Args)]
+pub struct DevicesArgs {
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
 
 #[derive(Clone, Debug, Args)]
 pub struct PlanArgs {

@@ -13,11 +13,12 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use plimsoll_sidecar::args::{
-    BenchArgs, Cli, Command, InspectArgs, LogArgs, LogFormat, Output, PlanArgs, ServeArgs,
+    BenchArgs, Cli, Command, DevicesArgs, InspectArgs, LogArgs, LogFormat, Output, PlanArgs,
+    ServeArgs,
 };
 use plimsoll_sidecar::error::BootError;
 use plimsoll_sidecar::model::ModelFolder;
-use plimsoll_sidecar::{bench, boot, config, inspect};
+use plimsoll_sidecar::{bench, boot, config, devices, inspect};
 
 /// `plan`: no split fits.
 const REFUSED: u8 = 2;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => plan(&args),
         Command::Inspect(args) => inspect_model(&args),
         Command::Bench(args) => bench_model(&args),
+        Command::Devices(args) => list_devices(&args),
         Command::Version => {
             println!("plimsoll-sidecar {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)
@@ -114,6 +116,15 @@ fn inspect_model(args: &InspectArgs) -> anyhow::Result<ExitCode> {
         Ok(_) => Ok(ExitCode::SUCCESS),
         Err(error) => Err(error.into()),
     }
+}
+
+fn list_devices(args: &DevicesArgs) -> anyhow::Result<ExitCode> {
+    let devices = devices::find()?;
+    match args.output {
+        Output::Text => print!("{devices}"),
+        Output::Json => println!("{}", devices.json()),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn bench_model(args: &BenchArgs) -> anyhow::Result<ExitCode> {

@@ -3,6 +3,7 @@
 mod api;
 mod bad_models;
 mod chart;
+mod cuda;
 mod engine;
 mod faults;
 mod figures;
@@ -47,9 +48,10 @@ struct Group {
     tests: &'static [Test],
 }
 
-const GROUPS: [&Group; 9] = [
+const GROUPS: [&Group; 10] = [
     &unit::GROUP,
     &engine::GROUP,
+    &cuda::GROUP,
     &lifecycle::GROUP,
     &api::GROUP,
     &serve::GROUP,

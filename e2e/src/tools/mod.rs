@@ -2,6 +2,7 @@
 
 pub(crate) mod debian;
 pub(crate) mod go;
+pub(crate) mod nvcc;
 pub(crate) mod python;
 
 use std::path::PathBuf;
@@ -63,6 +64,7 @@ pub(crate) fn setup(progress: &Progress) -> Result<Tools> {
     debian::ensure(progress)?;
     let tools = Tools::ensure(progress)?;
     go::pod_monitor_definition()?;
+    nvcc::ensure(progress)?;
     progress.say("setup: complete");
     Ok(tools)
 }

@@ -12,6 +12,7 @@ use cudarc::driver::sys::{
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
 use super::{Backend, Card, Gpu, GpuError, Launch, image};
+use crate::cards::Found;
 
 /// One card with its primary context and one stream. Modules stay loaded for good.
 #[derive(Debug)]
@@ -21,15 +22,6 @@ pub struct Cuda {
     stream: Arc<CudaStream>,
     modules: RefCell<HashMap<&'static str, CUmodule>>,
     functions: RefCell<HashMap<String, CUfunction>>,
-}
-
-/// A card that was found, with what `plimsoll-sidecar devices` says of it.
-#[derive(Clone, Debug)]
-pub struct Found {
-    pub index: usize,
-    pub card: Card,
-    pub total_bytes: u64,
-    pub free_bytes: u64,
 }
 
 fn failed(call: &'static str) -> impl Fn(DriverError) -> GpuError {
@@ -71,15 +63,13 @@ pub fn cards() -> Result<Vec<Found>, GpuError> {
     let mut found = Vec::new();
     for index in 0..usize::try_from(count).unwrap_or(0) {
         let cuda = Cuda::open(index)?;
-        let (free, total) = cuda
-            .context
-            .mem_get_info()
-            .map_err(failed("cuMemGetInfo"))?;
+        let (free, total) = cuda.memory()?;
         found.push(Found {
             index,
-            card: cuda.card.clone(),
-            total_bytes: total as u64,
-            free_bytes: free as u64,
+            name: cuda.card.name.clone(),
+            capability: cuda.card.capability,
+            total_bytes: total,
+            free_bytes: free,
         });
     }
     Ok(found)
