@@ -99,7 +99,10 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     let progress = Progress::new();
     match command {
-        Command::Setup => tools::setup(&progress).map(drop)?,
+        Command::Setup => {
+            tools::setup(&progress)?;
+            tools::nvcc::ensure(&progress)?;
+        }
         Command::Up { nodes } => {
             let _alone = Alone::take()?;
             let tools = Tools::ensure(&progress)?;

@@ -15,7 +15,7 @@ struct Need {
     why: &'static str,
 }
 
-const NEEDS: [Need; 11] = [
+const NEEDS: [Need; 12] = [
     Need {
         proof: "runc",
         package: "runc",
@@ -60,6 +60,11 @@ const NEEDS: [Need; 11] = [
         proof: "cc",
         package: "gcc",
         why: "links the Rust programs",
+    },
+    Need {
+        proof: "g++",
+        package: "g++",
+        why: "compiles the CUDA kernels for the emulator, and preprocesses them for nvcc",
     },
     Need {
         proof: "python3",

@@ -64,7 +64,6 @@ pub(crate) fn setup(progress: &Progress) -> Result<Tools> {
     debian::ensure(progress)?;
     let tools = Tools::ensure(progress)?;
     go::pod_monitor_definition()?;
-    nvcc::ensure(progress)?;
     progress.say("setup: complete");
     Ok(tools)
 }
