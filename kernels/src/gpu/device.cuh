@@ -51,19 +51,21 @@ __device__ __forceinline__ float fast_exp2(float x) {
 __device__ __forceinline__ unsigned shared_address(const void* p) {
     return static_cast<unsigned>(__cvta_generic_to_shared(p));
 }
-// Copies 16 bytes to shared memory; `valid` false fills with zeros and does not read `from`.
+// Copies 16 bytes to shared memory; `valid` false fills with zeros and does not read `from`. The rest
+// of the line of 128 bytes is brought as far as the second cache: neighbours ask for it at once or soon.
 __device__ __forceinline__ void cp_async16(void* to, const void* from, bool valid) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(valid ? 16 : 0)
-                 : "memory");
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
+                 ::"r"(shared_address(to)), "l"(from), "r"(valid ? 16 : 0) : "memory");
 }
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> __device__ __forceinline__ void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
-// 16 bytes that are read once: past the first cache.
+// 16 bytes that are read once: past the first cache, with the rest of its line as above.
 __device__ __forceinline__ uint4 load_once(const uint4* p) {
     uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
     return v;
 }
 // Four 8x8 matrices of 16-bit numbers: lanes 8i..8i+7 give the row addresses of matrix i.

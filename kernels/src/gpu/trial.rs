@@ -47,8 +47,10 @@ impl Trial {
 /// Every op's trials, in the order of the ops.
 pub fn all() -> Vec<Trial> {
     let mut trials = Vec::new();
+    trials.extend(crate::embedding::trials::all());
     trials.extend(crate::rms_norm::trials::all());
     trials.extend(crate::attention::trials::all());
+    trials.extend(crate::linear::trials::all());
     trials
 }
 
