@@ -50,6 +50,7 @@ inline const char* base(const char* file) {
 // What the race checker needs to know about the running thread.
 struct View {
     char *lo, *hi;  // this block's shared memory
+    char* heap;     // device memory
     unsigned thread, block_epoch, warp_epoch;
     uint64_t block;  // linear block index
     bool on;
@@ -71,7 +72,7 @@ struct Context {
 };
 
 // ---- the block ------------------------------------------------------------------------------
-enum class State { ready, barrier, warp, done };
+enum class Wait { ready, barrier, warp, done };
 
 // An asynchronous copy on its way to shared memory.
 struct Copy {
@@ -86,7 +87,7 @@ struct Fiber {
     char* stack = nullptr;
     uint3 thread{};
     unsigned linear = 0;
-    State state = State::done;
+    Wait state = Wait::done;
     const char* what = "";  // what it waits in, and where
     Site site{};
     int barrier = 0;
@@ -121,7 +122,7 @@ struct Config {
 Config& config();
 
 struct Block {
-    static constexpr size_t kArena = 256 << 10, kGap = 64;
+    static constexpr size_t kArena = 256 << 10, kGap = 128;
 #if defined(__SANITIZE_ADDRESS__)
     static constexpr size_t kStack = 256 << 10;
 #else
@@ -141,7 +142,7 @@ struct Block {
     char* arena = nullptr;  // [ statics, gaps | ... | dynamic ][ a page that nobody may touch ]
     size_t statics_bytes = 0, dynamic_bytes = 0;
     std::vector<Region> regions;  // [0] is the dynamic one
-    std::map<const void*, char*> statics;
+    std::vector<std::pair<const void*, char*>> statics;  // by declaration
     std::mt19937_64 random;
     unsigned epoch = 0;
     uint64_t ldmatrix_phases = 0, ldmatrix_conflicts = 0;
@@ -158,14 +159,5 @@ __attribute__((format(printf, 1, 2))) void report(const char* format, ...);
 // Leaves the running fiber; one that is `finished` is never resumed.
 void to_scheduler(bool finished);
 #define EMU_FAIL(...) (emu::report(__VA_ARGS__), emu::to_scheduler(true), __builtin_unreachable())
-
-// The optional race checker (race.cpp); null when it is not linked.
-enum class Access { read, write, atomic };
-extern "C" __attribute__((weak)) void emu_race_begin_launch();
-extern "C" __attribute__((weak)) void emu_race_begin_block();
-extern "C" __attribute__((weak)) void emu_race_touch(const void* address, size_t bytes, int access, Site site);
-inline void touch(const void* address, size_t bytes, Access access, Site site) {
-    if (emu_race_touch) emu_race_touch(address, bytes, int(access), site);
-}
 
 }  // namespace emu

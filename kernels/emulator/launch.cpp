@@ -8,6 +8,7 @@
 #include "heap.h"
 #include "registry.h"
 #include "shared.h"
+#include "touch.h"
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
@@ -58,7 +59,7 @@ static void look_through(const Fiber* fiber) {
 
 void to_scheduler(bool finished) {
     Fiber& fiber = *block->current;
-    if (finished) fiber.state = State::done;
+    if (finished) fiber.state = Wait::done;
     look_through(nullptr);
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(finished ? nullptr : &fiber.fake, nullptr, 0);
@@ -114,7 +115,7 @@ static void report_stuck() {
     std::map<std::string, int> where;
     for (auto& fiber : block->fibers) {
         char line[256];
-        if (fiber.state == State::done) snprintf(line, sizeof line, "have exited");
+        if (fiber.state == Wait::done) snprintf(line, sizeof line, "have exited");
         else snprintf(line, sizeof line, "wait in %s at %s:%d", fiber.what, base(fiber.site.file), fiber.site.line);
         where[line]++;
     }
@@ -142,7 +143,7 @@ static void schedule() {
                 again = false;
                 arrange(lanes);
                 for (unsigned l : lanes) {
-                    if (w * 32 + l >= count || block->fibers[w * 32 + l].state != State::ready) continue;
+                    if (w * 32 + l >= count || block->fibers[w * 32 + l].state != Wait::ready) continue;
                     resume(block->fibers[w * 32 + l]);
                     if (!block->error.empty()) return;
                     again = ran = true;
@@ -151,7 +152,7 @@ static void schedule() {
             }
         if (ran) continue;
         for (auto& fiber : block->fibers)
-            if (fiber.state != State::done) return report_stuck();
+            if (fiber.state != Wait::done) return report_stuck();
         return;
     }
 }
@@ -169,7 +170,7 @@ static void prepare_fibers(Block& b, size_t count) {
         fiber.linear = t;
         fiber.stack = b.stacks[t];
         fiber.what = "", fiber.site = Site{};
-        fiber.state = State::ready;
+        fiber.state = Wait::ready;
         fiber.open.clear();
         fiber.groups.clear();
         mark(fiber.stack, Block::kStack, true);
@@ -182,27 +183,14 @@ static void run_block(uint64_t linear) {
     b.warps.assign((b.count() + 31) / 32, Warp{});
     for (auto& barrier : b.barriers) barrier = Barrier{};
     b.epoch = 0;
-    mark(b.arena, Block::kArena, true);
-    memset(b.arena, 0xFF, Block::kArena);
-    mark(b.arena, Block::kArena, false);
-    b.statics_bytes = 0;
-    b.statics.clear();
-    b.regions.clear();
-    size_t room = (b.dynamic_bytes + 127) & ~size_t(127);
-    char* dynamic = b.arena + Block::kArena - room;
-    b.regions.push_back({dynamic, dynamic + b.dynamic_bytes});
-    mark(dynamic, b.dynamic_bytes, true);
+    prepare_shared();
     view.lo = b.arena, view.hi = b.arena + Block::kArena, view.block = linear;
+    view.heap = heap().start;
     if (emu_race_begin_block) emu_race_begin_block();
     prepare_fibers(b, b.count());
     schedule();
     mark(b.arena, Block::kArena, true);
-    if (!b.error.empty()) return;
-    for (auto& region : b.regions)  // bytes after each region must still hold the fill pattern
-        for (char* p = region.hi; p < b.arena + Block::kArena && p < region.hi + Block::kGap; p++)
-            if (*p != char(0xFF))
-                return report("wrote %ld bytes past the end of a shared array of %ld bytes", long(p - region.hi) + 1,
-                              long(region.hi - region.lo));
+    if (b.error.empty()) check_gaps();
 }
 
 #if !defined(__SANITIZE_ADDRESS__)
@@ -241,6 +229,7 @@ static void ensure_block() {
         state = std::make_unique<Block>();
         catch_faults();
         state->arena = map_pages(Block::kArena + 4096);
+        memset(state->arena, 0xFF, Block::kArena);
         mprotect(state->arena + Block::kArena, 4096, PROT_NONE);
     }
     block = state.get();

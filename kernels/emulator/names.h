@@ -7,6 +7,8 @@
 #include "copies.h"
 #include "meet.h"
 #include "registry.h"
+#include "shared.h"
+#include "touch.h"
 
 #define __global__
 #define __device__
@@ -35,7 +37,7 @@ struct alignas(16) float4 {
 
 inline void __syncthreads(EMU_SITE) { emu::block_wait(0, unsigned(emu::block->count()), "__syncthreads", site); }
 inline void __syncwarp(unsigned mask = ~0u, EMU_SITE) {
-    emu::warp_meet(mask, "__syncwarp", site, nullptr, [](void**) {});
+    emu::warp_wait(mask, site);
 }
 inline void __threadfence() {}
 
@@ -72,9 +74,10 @@ inline int __all_sync(unsigned mask, int holds, EMU_SITE) {
     return emu::vote(mask, holds, "__all_sync", site) == mask;
 }
 
-// Fibers switch only where threads wait, so plain memory is atomic enough.
+// Fibers switch only where threads wait, so plain memory is atomic enough. The race checker hears of
+// the whole, not of its load and its store.
 template <class T, class F>
-inline T emu_atomic(T* p, emu::Site site, F&& change) {
+__attribute__((no_sanitize("thread"))) inline T emu_atomic(T* p, emu::Site site, F&& change) {
     emu::touch(p, sizeof(T), emu::Access::atomic, site);
     T old;
     memcpy(&old, p, sizeof(T));

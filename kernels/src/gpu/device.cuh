@@ -129,7 +129,10 @@ inline float fast_exp2(float x) { return std::exp2(x); }
 inline void cp_async16(void* to, const void* from, bool valid, EMU_SITE) { emu::cp_async(to, from, 16, valid ? 16 : 0, site); }
 inline void cp_async_commit() { emu::cp_async_commit(); }
 template <int N> inline void cp_async_wait() { emu::cp_async_wait(N); }
-inline uint4 load_once(const uint4* p) { return *p; }
+inline uint4 load_once(const uint4* p, EMU_SITE) {
+    emu::touch(p, 16, emu::Access::once, site);
+    return *p;
+}
 inline void ldmatrix_x4(unsigned (&r)[4], const void* row, EMU_SITE) { emu::ldmatrix(r, row, false, "ldmatrix", site); }
 inline void ldmatrix_x4_trans(unsigned (&r)[4], const void* row, EMU_SITE) { emu::ldmatrix(r, row, true, "ldmatrix.trans", site); }
 template <class T>

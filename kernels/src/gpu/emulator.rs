@@ -25,6 +25,8 @@ struct Library {
     ldmatrix_statistics: unsafe extern "C" fn(*mut u64, *mut u64),
     allocate: unsafe extern "C" fn(usize) -> *mut c_void,
     free: unsafe extern "C" fn(*mut c_void),
+    host_wrote: unsafe extern "C" fn(*const c_void, usize),
+    forget: unsafe extern "C" fn(*mut c_void, usize),
 }
 
 /// Emulated kernels. Its state, device memory included, belongs to the thread that uses it.
@@ -102,7 +104,14 @@ impl Backend for Emulator {
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), GpuError> {
         // SAFETY: `Memory` checked that its allocation holds so many bytes.
         unsafe { pointer::<u8>(address).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        // SAFETY: as above; what it changes is the race checker's own.
+        unsafe { (self.library.host_wrote)(pointer(address), bytes.len()) };
         Ok(())
+    }
+
+    fn forget(&self, address: u64, bytes: usize) {
+        // SAFETY: `Memory` checked that its allocation holds so many bytes.
+        unsafe { (self.library.forget)(pointer(address), bytes) }
     }
 
     fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), GpuError> {
@@ -182,6 +191,8 @@ impl Library {
             ldmatrix_statistics: function!(c"emu_ldmatrix_statistics"),
             allocate: function!(c"emu_allocate"),
             free: function!(c"emu_free"),
+            host_wrote: function!(c"emu_host_wrote"),
+            forget: function!(c"emu_forget"),
         })
     }
 }

@@ -72,6 +72,10 @@ pub trait Backend: std::fmt::Debug {
     /// When the device fails.
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), GpuError>;
 
+    /// Bytes of an allocation count as never written, on a device that tells kernels that read them
+    /// before they write them.
+    fn forget(&self, _address: u64, _bytes: usize) {}
+
     /// # Errors
     /// When the device, or a launch before, fails.
     fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), GpuError>;

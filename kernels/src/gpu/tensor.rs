@@ -100,6 +100,22 @@ impl Memory {
         Ok(values)
     }
 
+    /// Bytes from byte `first` on count as never written: the emulator reports a kernel that reads
+    /// them.
+    ///
+    /// # Panics
+    /// When they are not all there.
+    pub fn forget(&mut self, first: usize, bytes: usize) {
+        assert!(
+            first
+                .checked_add(bytes)
+                .is_some_and(|end| end <= self.bytes),
+            "bytes {first}.. {bytes} of {}",
+            self.bytes
+        );
+        self.backend.forget(self.address + first as u64, bytes);
+    }
+
     /// All of it, to read.
     pub const fn view(&self, kind: Kind) -> Tensor<'_> {
         Tensor {

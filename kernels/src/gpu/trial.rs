@@ -90,10 +90,12 @@ impl Bench<'_> {
         Ok(memory)
     }
 
-    /// Room for `count` numbers, poisoned.
+    /// Room for `count` numbers: poison, which counts as never written.
     pub(crate) fn room(&self, dtype: Dtype, count: usize) -> Result<Memory, GpuError> {
         let bytes = vec![0xFFu8; count * encoding::bytes_of(dtype)];
-        self.put_raw(&bytes)
+        let mut memory = self.put_raw(&bytes)?;
+        memory.forget(0, bytes.len());
+        Ok(memory)
     }
 
     /// The first `count` numbers of `memory`, as f32.

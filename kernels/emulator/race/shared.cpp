@@ -1,0 +1,49 @@
+// shared.cpp: the cells of a block's shared memory. Nobody has written it when the block starts.
+#include <algorithm>
+#include <memory>
+
+#include "shadow.h"
+
+namespace emu::race {
+
+static Cell* cells() {
+    static thread_local std::unique_ptr<Cell[]> cells(new Cell[Block::kArena]());
+    return cells.get();
+}
+
+// Which array a byte belongs to, or the nearest one in front of it.
+static std::string place_in_arrays(const char* p) {
+    const Region* nearest = &block->regions[0];
+    for (auto& region : block->regions)
+        if (region.lo <= p && (region.lo > nearest->lo || nearest->lo > p)) nearest = &region;
+    char text[100];
+    snprintf(text, sizeof text, "byte %ld of the %s shared array of %ld bytes", long(p - nearest->lo),
+             nearest == &block->regions[0] ? "dynamic" : "static", long(nearest->hi - nearest->lo));
+    return text;
+}
+static bool inside_an_array(const char* p, size_t bytes) {
+    for (auto& region : block->regions)
+        if (p >= region.lo && p + bytes <= region.hi) return true;
+    return false;
+}
+
+void enter_shared(const Touch& touch) {
+    if (!inside_an_array(touch.at, touch.bytes))
+        return report("thread %u at %s %s %zu bytes outside every shared array: %s", view.thread, where(touch.place).c_str(),
+                      verb(touch.access), touch.bytes, place_in_arrays(touch.at).c_str());
+    History& history = race::history();
+    uint32_t first = history.block, now = history.now();
+    bool reads = touch.access == Access::read || touch.access == Access::once || touch.access == Access::atomic;
+    Cell* cell = cells() + (touch.at - view.lo);
+    for (size_t i = 0; i < touch.bytes; i++, cell++) {
+        if (reads && cell->write.stint < first)
+            return report("thread %u at %s reads shared memory that was never written (%s)", view.thread, where(touch.place).c_str(),
+                          place_in_arrays(touch.at + i).c_str());
+        if (Clash clash = enter(history, *cell, first, now, touch.place, touch.access); clash != Clash::none)
+            return report_clash(clash, *cell, touch, "shared memory", place_in_arrays(touch.at + i));
+    }
+}
+
+void forget_shared_cells() { std::fill(cells(), cells() + Block::kArena, Cell{}); }
+
+}  // namespace emu::race
