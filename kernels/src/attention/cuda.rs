@@ -118,12 +118,21 @@ pub fn scratch(
     if extent.tokens == 0 || heads.query == 0 {
         return Ok(0);
     }
-    let parts = job.passes(usize::MAX).iter().map(|pass| job.parts(pass)).max();
+    let parts = job
+        .passes(usize::MAX)
+        .iter()
+        .map(|pass| job.parts(pass))
+        .max();
     Ok(parts.unwrap_or(0) * (shape.head_dim + STATS))
 }
 
 fn check_shape(job: &Job<'_>) -> Result<(), GpuError> {
-    let Job { heads, shape, extent, .. } = job;
+    let Job {
+        heads,
+        shape,
+        extent,
+        ..
+    } = job;
     let is_single = shape.dtype == Dtype::Float32;
     let is_supported = match is_single {
         true => (4..=MAX_HEAD_DIM).contains(&shape.head_dim) && shape.head_dim.is_multiple_of(4),
@@ -136,10 +145,16 @@ fn check_shape(job: &Job<'_>) -> Result<(), GpuError> {
     if !is_supported {
         return Err(unsupported("head_dim", shape.head_dim, supported));
     }
-    let rows = shape.blocks.saturating_mul(shape.layers * 2 * shape.heads * shape.block_size);
+    let rows = shape
+        .blocks
+        .saturating_mul(shape.layers * 2 * shape.heads * shape.block_size);
     let query_rows = extent.most_rows.saturating_mul(heads.query);
     at_least("block_size", shape.block_size, 1)?;
-    at_least("sliding_window", heads.sliding_window.map_or(1, |window| window as usize), 1)?;
+    at_least(
+        "sliding_window",
+        heads.sliding_window.map_or(1, |window| window as usize),
+        1,
+    )?;
     at_most("layer", heads.layer, shape.layers.saturating_sub(1))?;
     at_most("KV heads", shape.heads, MOST_BLOCKS)?;
     at_most("sequences", extent.sequences, MOST_BLOCKS)?;
@@ -153,20 +168,33 @@ fn check_shape(job: &Job<'_>) -> Result<(), GpuError> {
         return Err(unsupported("query heads", heads.query, supported));
     }
     if !(heads.scale > 0.0 && heads.scale.is_finite()) {
-        return Err(wrong("scale", heads.scale.to_string(), "a positive number".to_owned()));
+        return Err(wrong(
+            "scale",
+            heads.scale.to_string(),
+            "a positive number".to_owned(),
+        ));
     }
     Ok(())
 }
 
 /// The strides of queries and tables as the kernels have them.
 fn check_strides(job: &Job<'_>, query: usize, table: usize) -> Result<(u32, u32), GpuError> {
-    let Job { heads, shape, extent, .. } = job;
+    let Job {
+        heads,
+        shape,
+        extent,
+        ..
+    } = job;
     at_least("query stride", query, heads.query * shape.head_dim)?;
     if !(query * shape.element_bytes()).is_multiple_of(16) {
         let supported = "rows that begin at multiples of 16 bytes".to_owned();
         return Err(unsupported("query stride", query, supported));
     }
-    at_least("table_stride", table, extent.most_context.div_ceil(shape.block_size))?;
+    at_least(
+        "table_stride",
+        table,
+        extent.most_context.div_ceil(shape.block_size),
+    )?;
     let fits = |what, value: usize| {
         u32::try_from(value).map_err(|_| unsupported(what, value, format!("at most {}", u32::MAX)))
     };
@@ -180,7 +208,12 @@ fn check_tensors(
     cache: Tensor<'_>,
     out: &TensorMut<'_>,
 ) -> Result<(), GpuError> {
-    let Job { heads, shape, extent, .. } = job;
+    let Job {
+        heads,
+        shape,
+        extent,
+        ..
+    } = job;
     for (what, tensor) in [("queries", queries.data), ("out", out.as_tensor())] {
         match tensor.dtype() {
             Some(dtype) if dtype != shape.dtype => {
@@ -203,9 +236,15 @@ fn check_tensors(
     out.check(OP, "out", number, extent.tokens * row, 16)?;
     cache.check(OP, "cache", Kind::U8, shape.bytes(), 16)?;
     let tables = extent.sequences * batch.table_stride;
-    batch.query_start.check(OP, "query_start", Kind::U32, extent.sequences + 1, 4)?;
-    batch.context_len.check(OP, "context_len", Kind::U32, extent.sequences, 4)?;
-    batch.block_tables.check(OP, "block_tables", Kind::U32, tables, 4)
+    batch
+        .query_start
+        .check(OP, "query_start", Kind::U32, extent.sequences + 1, 4)?;
+    batch
+        .context_len
+        .check(OP, "context_len", Kind::U32, extent.sequences, 4)?;
+    batch
+        .block_tables
+        .check(OP, "block_tables", Kind::U32, tables, 4)
 }
 
 fn at_most(what: &'static str, value: usize, most: usize) -> Result<(), GpuError> {

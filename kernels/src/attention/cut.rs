@@ -81,11 +81,11 @@ mod tests {
     #[test]
     fn a_full_card_is_not_cut_and_an_empty_one_is() {
         for (blocks, context, room, span, splits) in [
-            (8, 8192, usize::MAX, 256, 32),   // one sequence: as short as is worthwhile
-            (64, 8192, usize::MAX, 704, 12),    // 64 x 12 blocks of the 792
-            (512, 4096, usize::MAX, 0, 1),      // two for each would be too many
+            (8, 8192, usize::MAX, 256, 32), // one sequence: as short as is worthwhile
+            (64, 8192, usize::MAX, 704, 12), // 64 x 12 blocks of the 792
+            (512, 4096, usize::MAX, 0, 1),  // two for each would be too many
             (1024, 32768, usize::MAX, 8192, 4), // full, but too long for one block
-            (8, 511, usize::MAX, 0, 1),         // two spans of less than 256
+            (8, 511, usize::MAX, 0, 1),     // two spans of less than 256
             (8, 8192, 5, 1664, 5),
             (8, 8192, 1, 0, 1),
             (8, 8192, 0, 0, 1),
@@ -105,7 +105,10 @@ mod tests {
             for room in [2, 3, 7, 100] {
                 let cut = Cut::new((792, 8192), 8, whole(most_context), room);
                 let (span, splits) = (cut.span as usize, cut.splits as usize);
-                assert!(span * splits >= most_context && splits <= room, "{most_context}");
+                assert!(
+                    span * splits >= most_context && splits <= room,
+                    "{most_context}"
+                );
             }
         }
     }
@@ -118,8 +121,13 @@ mod tests {
                     most_context: 4000,
                     most_seen: seen,
                 };
-                let touched = (0..4000 - seen).map(|first| (first + seen - 1) / span - first / span + 1);
-                assert_eq!(touched.max(), Some(keys.spans(span)), "{seen} keys, spans of {span}");
+                let touched =
+                    (0..4000 - seen).map(|first| (first + seen - 1) / span - first / span + 1);
+                assert_eq!(
+                    touched.max(),
+                    Some(keys.spans(span)),
+                    "{seen} keys, spans of {span}"
+                );
             }
         }
     }

@@ -83,7 +83,10 @@ impl Job<'_> {
     /// `pass` with its keys cut to suit the card.
     fn cut(&self, pass: Pass, scratch: usize) -> Pass {
         let most_context = self.extent.most_context;
-        let window = self.heads.sliding_window.map_or(usize::MAX, |window| window as usize);
+        let window = self
+            .heads
+            .sliding_window
+            .map_or(usize::MAX, |window| window as usize);
         let most_seen = most_context.min(window.saturating_add(self.extent.most_rows - 1));
         let keys = Keys {
             most_context,
@@ -98,8 +101,11 @@ impl Job<'_> {
             Kernel::Prefill => (at_once, usize::MAX),
             Kernel::Single => (0, usize::MAX),
         };
-        let one = self.extent.sequences * self.shape.heads * pass.rows * (self.shape.head_dim + STATS);
-        let blocks = pass.rows.div_ceil(pass.kernel.tile_rows(self.shape.head_dim))
+        let one =
+            self.extent.sequences * self.shape.heads * pass.rows * (self.shape.head_dim + STATS);
+        let blocks = pass
+            .rows
+            .div_ceil(pass.kernel.tile_rows(self.shape.head_dim))
             * self.shape.heads
             * self.extent.sequences;
         Pass {
@@ -230,7 +236,10 @@ impl Kernel {
             (Kernel::Prefill, _) => 64 + 3 * 32,
             (Kernel::Single, _) => 0,
         };
-        #[expect(clippy::cast_possible_truncation, reason = "head sizes are at most 256")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "head sizes are at most 256"
+        )]
         let bytes = (rows * pitch * 2) as u32;
         bytes
     }

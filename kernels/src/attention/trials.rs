@@ -33,16 +33,42 @@ enum Scratch {
 type Sequences = &'static [(usize, usize)];
 
 /// What is attended, type, (KV heads, query heads of each), head size, block size, window, scratch.
-type Row = (&'static str, Sequences, Dtype, (usize, usize), usize, usize, Option<u32>, Scratch);
+type Row = (
+    &'static str,
+    Sequences,
+    Dtype,
+    (usize, usize),
+    usize,
+    usize,
+    Option<u32>,
+    Scratch,
+);
 
 /// One token each: contexts around every edge of tiles and warps, and a sequence that has none.
-const EDGES: Sequences = &[(1, 1), (1, 15), (1, 16), (0, 9), (1, 17), (1, 33), (1, 64), (1, 65)];
+const EDGES: Sequences = &[
+    (1, 1),
+    (1, 15),
+    (1, 16),
+    (0, 9),
+    (1, 17),
+    (1, 33),
+    (1, 64),
+    (1, 65),
+];
 /// Several tokens of a sequence at once, up to four tiles of rows.
 const FEW: Sequences = &[(3, 3), (1, 40), (9, 49), (0, 0), (5, 16)];
 /// Keys that are cut into spans, and beside them some that are not.
 const LONG: Sequences = &[(1, 1100), (1, 256), (1, 1), (1, 600), (1, 257)];
 /// Some decode, some do not.
-const MIXED: Sequences = &[(1, 300), (40, 41), (0, 20), (1, 1), (3, 60), (9, 9), (4, 513)];
+const MIXED: Sequences = &[
+    (1, 300),
+    (40, 41),
+    (0, 20),
+    (1, 1),
+    (3, 60),
+    (9, 9),
+    (4, 513),
+];
 
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
@@ -92,7 +118,8 @@ const ROWS: &[Row] = &[
 pub(crate) fn all() -> Vec<Trial> {
     let mut trials = Vec::new();
     for (seed, row) in ROWS.iter().enumerate() {
-        let (what, sequences, dtype, (kv_heads, group), head_dim, block_size, window, scratch) = *row;
+        let (what, sequences, dtype, (kv_heads, group), head_dim, block_size, window, scratch) =
+            *row;
         let given = Given {
             dtype,
             kv_heads,
@@ -110,7 +137,11 @@ pub(crate) fn all() -> Vec<Trial> {
         }));
     }
     trials.push(Trial::new("attention", "a batch of nothing", nothing));
-    trials.push(Trial::new("attention", "what no kernel takes is refused", refusals));
+    trials.push(Trial::new(
+        "attention",
+        "what no kernel takes is refused",
+        refusals,
+    ));
     trials
 }
 
@@ -120,7 +151,10 @@ fn case(given: &Given, sequences: &[(usize, usize)], seed: usize) -> Case {
     for queries in &mut case.queries {
         *queries = rounded(given.dtype, queries);
     }
-    let (shape, window) = (case.shape, given.window.map_or(usize::MAX, |window| window as usize));
+    let (shape, window) = (
+        case.shape,
+        given.window.map_or(usize::MAX, |window| window as usize),
+    );
     for (s, (rows, context)) in sequences.iter().enumerate() {
         let seen = (context - rows + 1).saturating_sub(window);
         for position in 0..seen {
@@ -153,7 +187,11 @@ fn prove(
     let exact = case.exact();
     // Weights are rounded to the type before they meet the values: half a unit of their last place,
     // and in f16 of numbers below 2^-14 half the smallest step, for every key (values are below 2).
-    let longest = sequences.iter().map(|(_, context)| *context).max().unwrap_or(0) as f64;
+    let longest = sequences
+        .iter()
+        .map(|(_, context)| *context)
+        .max()
+        .unwrap_or(0) as f64;
     let (relative, absolute) = match given.dtype {
         Dtype::Float32 => (0.0, 0.0),
         Dtype::Float16 => (2f64.powi(-11), longest * 2f64.powi(-24)),
@@ -171,7 +209,11 @@ fn extent(sequences: &[(usize, usize)]) -> Extent {
         sequences: sequences.len(),
         tokens: sequences.iter().map(|(rows, _)| rows).sum(),
         most_rows: sequences.iter().map(|(rows, _)| *rows).max().unwrap_or(0),
-        most_context: sequences.iter().map(|(_, context)| *context).max().unwrap_or(0),
+        most_context: sequences
+            .iter()
+            .map(|(_, context)| *context)
+            .max()
+            .unwrap_or(0),
     }
 }
 
@@ -286,32 +328,48 @@ fn refusals(bench: &Bench<'_>) -> Result<(), Failure> {
     call(bench, |_, _, _| ())?;
     let changes: [(&str, Change); 14] = [
         ("heads of 72", |case, _, _| case.shape.head_dim = 72),
-        ("heads of 32 in 16 bits", |case, _, _| case.shape.head_dim = 32),
+        ("heads of 32 in 16 bits", |case, _, _| {
+            case.shape.head_dim = 32
+        }),
         ("5 heads on 2", |case, _, _| case.heads.query = 5),
         ("4 heads on none", |case, _, _| case.shape.heads = 0),
         ("layer 2 of 2", |case, _, _| case.heads.layer = 2),
-        ("a window of nothing", |case, _, _| case.heads.sliding_window = Some(0)),
+        ("a window of nothing", |case, _, _| {
+            case.heads.sliding_window = Some(0)
+        }),
         ("blocks of nothing", |case, _, _| case.shape.block_size = 0),
         ("a table shorter than the context", |case, extent, _| {
             extent.most_context = case.stride * 16 + 1;
         }),
-        ("more rows than the context", |_, extent, _| extent.most_rows = 21),
+        ("more rows than the context", |_, extent, _| {
+            extent.most_rows = 21
+        }),
         ("more tokens than rows", |_, extent, _| extent.tokens = 5),
         ("70,000 sequences", |_, extent, _| extent.sequences = 70_000),
-        ("a cache of 2^32 rows", |case, _, _| case.shape.blocks = 1 << 25),
-        ("queries closer than their rows", |_, _, stride| *stride = 248),
+        ("a cache of 2^32 rows", |case, _, _| {
+            case.shape.blocks = 1 << 25
+        }),
+        ("queries closer than their rows", |_, _, stride| {
+            *stride = 248
+        }),
         ("queries between two chunks", |_, _, stride| *stride += 4),
     ];
     for (what, change) in changes {
         refused(what, call(bench, change), unsupported)?;
     }
     let changes: [(&str, Change); 6] = [
-        ("a cache that ends early", |case, _, _| case.shape.blocks += 1),
+        ("a cache that ends early", |case, _, _| {
+            case.shape.blocks += 1
+        }),
         ("queries that end early", |_, _, stride| *stride += 256),
         ("tables that end early", |case, _, _| case.stride += 8),
-        ("starts that end early", |_, extent, _| extent.sequences += 1),
+        ("starts that end early", |_, extent, _| {
+            extent.sequences += 1
+        }),
         ("a scale of 0", |case, _, _| case.heads.scale = 0.0),
-        ("a scale that is no number", |case, _, _| case.heads.scale = f32::NAN),
+        ("a scale that is no number", |case, _, _| {
+            case.heads.scale = f32::NAN
+        }),
     ];
     for (what, change) in changes {
         refused(what, call(bench, change), shape)?;

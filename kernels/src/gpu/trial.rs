@@ -54,6 +54,19 @@ pub fn all() -> Vec<Trial> {
     trials
 }
 
+/// Card 0, to run trials on.
+///
+/// # Errors
+/// When there is none, or the program was built without the driver.
+pub fn card() -> Result<Gpu, GpuError> {
+    #[cfg(feature = "driver")]
+    return super::driver::Cuda::open(0).map(|cuda| cuda.gpu());
+    #[cfg(not(feature = "driver"))]
+    return Err(GpuError::NoDevice {
+        reason: "built without the driver: add --features driver".to_owned(),
+    });
+}
+
 /// What a trial ended in.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {

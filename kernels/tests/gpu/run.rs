@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use plimsoll_kernels::gpu::Gpu;
 use plimsoll_kernels::gpu::emulator::Emulator;
 use plimsoll_kernels::gpu::trial::{self, Trial};
 
@@ -37,7 +38,12 @@ pub(crate) fn run(options: &Options) -> Result<bool, String> {
     }
     let began = Instant::now();
     let failures = match options.device {
-        Device::Cuda => return Err("no CUDA device: not built yet".to_owned()),
+        Device::Cuda => {
+            let gpu = trial::card().map_err(|error| error.to_string())?;
+            let (name, count) = (&gpu.card().name, claims.len());
+            println!("{name}, {count} trials");
+            on_card(&gpu, &trials, &claims)
+        }
         Device::Emulator => {
             let library = emulated(options)?;
             if let Task::Plant(kernel) = &options.task {
@@ -121,6 +127,19 @@ fn emulated(options: &Options) -> Result<PathBuf, String> {
         ));
     }
     Ok(library)
+}
+
+/// As [`on_emulator`], one trial at a time: a card that failed a launch fails all that follow.
+fn on_card(gpu: &Gpu, trials: &[Trial], claims: &[Claim]) -> Vec<(String, String)> {
+    let failure = |claim: &Claim| match claim.kind {
+        Kind::Trial(at) => trials[at].prove(gpu).err(),
+        // Claims of the emulator are not made here.
+        Kind::Plant(_) | Kind::Fault(_) => None,
+    };
+    let outcomes = claims.iter().map(|claim| (claim, failure(claim)));
+    let failed =
+        outcomes.filter_map(|(claim, failure)| Some((claim.title.clone(), failure?.to_string())));
+    failed.collect()
 }
 
 /// Every claim; the failed ones by title, with what they said.
