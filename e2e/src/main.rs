@@ -75,7 +75,7 @@ enum Command {
         #[arg(long)]
         print_path: bool,
     },
-    /// Compare with peers on this machine: `bench cpu`
+    /// Compare with peers on this machine: `bench cpu`; with a card, `bench kernels`
     Bench {
         name: String,
         /// Also write one JSON line per case

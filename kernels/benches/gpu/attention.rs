@@ -20,10 +20,20 @@ const BF16: Kind = Kind::Number(Dtype::BFloat16);
 
 pub(crate) fn run(cuda: &Rc<Cuda>, show: &mut Show<'_>) -> Result<(), GpuError> {
     for (sequences, context) in [(64, 4096), (16, 16384), (1, 32768)] {
-        one(cuda, &format!("decode/{sequences}x{context}"), (sequences, 1, context), show)?;
+        one(
+            cuda,
+            &format!("decode/{sequences}x{context}"),
+            (sequences, 1, context),
+            show,
+        )?;
     }
     for tokens in [2048, 8192] {
-        one(cuda, &format!("prefill/{tokens}"), (1, tokens, tokens), show)?;
+        one(
+            cuda,
+            &format!("prefill/{tokens}"),
+            (1, tokens, tokens),
+            show,
+        )?;
     }
     Ok(())
 }
@@ -88,7 +98,15 @@ fn one(
                 stride,
             };
             let cache = (cache.view(Kind::U8), &shape);
-            cuda::run(&gpu, queries, &heads, &batch, cache, &out, &mut scratch.borrow_mut())
+            cuda::run(
+                &gpu,
+                queries,
+                &heads,
+                &batch,
+                cache,
+                &out,
+                &mut scratch.borrow_mut(),
+            )
         }),
     })
 }

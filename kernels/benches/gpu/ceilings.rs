@@ -29,6 +29,8 @@ pub(crate) fn measure(cuda: &Rc<Cuda>, peers: &Peers) -> Result<Ceilings, GpuErr
     };
     let copy = case.bytes / measure::seconds(cuda, &case)?;
     let side = 8192.0_f64;
-    let matmul = peers.seconds("ceiling/matmul").map(|seconds| 2.0 * side.powi(3) / seconds);
+    let matmul = peers
+        .seconds("ceiling/matmul")
+        .map(|seconds| 2.0 * side.powi(3) / seconds);
     Ok(Ceilings { copy, matmul })
 }

@@ -35,7 +35,14 @@ pub(crate) fn run(cuda: &Rc<Cuda>, show: &mut Show<'_>) -> Result<(), GpuError> 
         let is_wide = ["gate_up", "down"].contains(&name);
         let wide = if is_wide { &WIDE[..] } else { &[] };
         for tokens in SKINNY.iter().chain(wide).copied() {
-            one(cuda, &format!("linear/{name}/{tokens}"), &shape, tokens, &weights, show)?;
+            one(
+                cuda,
+                &format!("linear/{name}/{tokens}"),
+                &shape,
+                tokens,
+                &weights,
+                show,
+            )?;
         }
     }
     Ok(())

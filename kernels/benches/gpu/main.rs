@@ -93,7 +93,11 @@ fn run(options: &Options) -> Result<bool, String> {
     let ceilings = ceilings::measure(&cuda, &peers).map_err(|error| error.to_string())?;
     table::head(&ceilings, options.trials);
     let wanted = |name: &str| {
-        options.filters.is_empty() || options.filters.iter().any(|text| name.contains(text.as_str()))
+        options.filters.is_empty()
+            || options
+                .filters
+                .iter()
+                .any(|text| name.contains(text.as_str()))
     };
     let mut show = |case: &Case<'_>| {
         if !wanted(&case.name) {

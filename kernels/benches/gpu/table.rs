@@ -20,7 +20,10 @@ pub(crate) fn head(ceilings: &Ceilings, is_checked: bool) {
         || "matmul not measured (no PyTorch): such rows have no share".to_owned(),
         |rate| format!("{:.0} TFLOP/s bf16 matmul", rate / 1e12),
     );
-    println!("ceilings of this run: {:.0} GB/s copy, {matmul}", ceilings.copy / 1e9);
+    println!(
+        "ceilings of this run: {:.0} GB/s copy, {matmul}",
+        ceilings.copy / 1e9
+    );
     if !is_checked {
         println!("--no-trials: nothing below was checked against the CPU");
     }
@@ -42,7 +45,10 @@ pub(crate) fn row(case: &Case<'_>, seconds: f64, ceilings: &Ceilings, peers: &Pe
         operations / 1e12,
         share.map_or_else(|| "-".to_owned(), |share| format!("{:.0} %", share * 100.0)),
         peer.map_or("-", |(name, _)| name),
-        peer.map_or_else(|| "-".to_owned(), |(_, theirs)| format!("{:.2}x", theirs / seconds)),
+        peer.map_or_else(
+            || "-".to_owned(),
+            |(_, theirs)| format!("{:.2}x", theirs / seconds)
+        ),
     );
     if lines {
         let share = share.map_or_else(|| "-".to_owned(), |share| share.to_string());

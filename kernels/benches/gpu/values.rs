@@ -34,13 +34,18 @@ pub(crate) fn scattered(gpu: &Gpu, count: usize) -> Result<Memory, GpuError> {
     let mut values: Vec<u32> = (0..u32::try_from(count).unwrap_or(u32::MAX)).collect();
     let mut state = 1_usize;
     for at in (1..count).rev() {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         values.swap(at, (state >> 33) % (at + 1));
     }
     put(gpu, &values)
 }
 
-pub(crate) fn put<T: plimsoll_kernels::device::Element>(gpu: &Gpu, values: &[T]) -> Result<Memory, GpuError> {
+pub(crate) fn put<T: plimsoll_kernels::device::Element>(
+    gpu: &Gpu,
+    values: &[T],
+) -> Result<Memory, GpuError> {
     let mut memory = gpu.allocate(size_of_val(values))?;
     memory.upload(values)?;
     Ok(memory)
