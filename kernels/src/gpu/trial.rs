@@ -48,6 +48,12 @@ impl Trial {
 pub fn all() -> Vec<Trial> {
     let mut trials = Vec::new();
     trials.extend(crate::rms_norm::trials::all());
+    trials.extend(crate::rope_kv::trials::all());
+    trials.extend(crate::silu_mul::trials::all());
+    trials.extend(crate::comm::trials::all());
+    trials.extend(crate::block_copy::trials::all());
+    trials.extend(crate::poison::trials::all());
+    trials.extend(crate::checksum::trials::all());
     trials
 }
 
