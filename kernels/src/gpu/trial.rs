@@ -51,6 +51,12 @@ pub fn all() -> Vec<Trial> {
     trials.extend(crate::rms_norm::trials::all());
     trials.extend(crate::attention::trials::all());
     trials.extend(crate::linear::trials::all());
+    trials.extend(crate::rope_kv::trials::all());
+    trials.extend(crate::silu_mul::trials::all());
+    trials.extend(crate::comm::trials::all());
+    trials.extend(crate::block_copy::trials::all());
+    trials.extend(crate::poison::trials::all());
+    trials.extend(crate::checksum::trials::all());
     trials
 }
 
