@@ -187,7 +187,7 @@ pub struct HttpArgs {
     /// Port of the OpenAI API, probes and metrics; 0 picks a free one.
     #[arg(long, default_value_t = 8000)]
     pub port: u16,
-    /// Port of the admin API (/memory, /memory/watch); 0 picks a free one.
+    /// Port of the admin API (/memory, /memory/watch, /weight_checker); 0 picks a free one.
     #[arg(long, default_value_t = 8001)]
     pub admin_port: u16,
     /// File with the bearer token that the admin API wants.

@@ -310,6 +310,33 @@ fn the_ledger_holds_what_the_plan_says_and_the_kernel_sees() {
 }
 
 #[test]
+fn weights_are_checked_between_the_steps_of_a_request_and_in_an_idle_engine() {
+    let model = tiny();
+    let run = Run {
+        shards: halves(&model),
+        ..Run::whole(&model.shape)
+    };
+    let handle = start(&model, &run);
+    let check = || handle.check_weights().unwrap().blocking_recv().unwrap();
+    let idle = check();
+    assert_eq!(idle.len(), 2);
+    assert!(
+        idle.iter()
+            .all(|rank| rank.changed.is_empty() && rank.bytes > 0),
+        "{idle:?}"
+    );
+    let alone = ask_ids(&handle, 1, &[3, 4, 5], 300).wait().ids;
+    let answer = ask_ids(&handle, 2, &[3, 4, 5], 300);
+    for _ in 0..5 {
+        assert_eq!(check(), idle);
+    }
+    assert_eq!(answer.wait().ids, alone);
+    handle.drain();
+    wait_for(&handle, |state| *state == EngineState::Drained);
+    assert_eq!(handle.check_weights().unwrap_err(), Refused::Draining);
+}
+
+#[test]
 fn an_idle_engine_takes_no_steps() {
     let model = tiny();
     let handle = start(&model, &Run::whole(&model.shape));

@@ -69,12 +69,17 @@ impl Loop {
 
     fn serve(&mut self) -> Result<(), Failure> {
         loop {
-            let mail = self.shared.inbox.take(self.scheduler.is_empty());
+            let mut mail = self.shared.inbox.take(self.scheduler.is_empty());
+            let check = mail.check.take();
             if mail.draining {
                 self.set_state(EngineState::Draining);
             }
             if self.receive(mail) {
                 return Ok(());
+            }
+            if let Some(asker) = check {
+                // Whoever asked may be gone.
+                let _ = asker.send(self.ranks.check_weights()?);
             }
             let started = Instant::now();
             self.scheduler.schedule(&mut self.batch);
@@ -100,6 +105,7 @@ impl Loop {
         let Mail {
             submitted,
             cancelled,
+            check: _,
             draining,
             stopping,
         } = mail;
