@@ -87,6 +87,10 @@ pub struct ServeArgs {
     pub engine: EngineArgs,
     #[command(flatten)]
     pub http: HttpArgs,
+    /// Where a request's temperature, top_k, top_p, min_p and repetition_penalty come from when it
+    /// leaves them out. The names are vLLM's.
+    #[arg(long, value_enum, default_value_t = GenerationConfig::Auto)]
+    pub generation_config: GenerationConfig,
     /// On failure, write the last words here too (written to /dev/termination-log where it
     /// exists).
     #[arg(long, value_name = "FILE")]
@@ -255,6 +259,16 @@ pub enum Output {
     Json,
 }
 
+/// Where defaults of sampling come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GenerationConfig {
+    /// The model's generation_config.json, or general.sampling.* of a GGUF file; OpenAI's for what
+    /// is not there. A value that no request could ask for is ignored with a warning.
+    Auto,
+    /// OpenAI's, whatever the model says: temperature 1, top_p 1, nothing else.
+    Vllm,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DtypeArg {
     Auto,
@@ -364,5 +378,12 @@ mod tests {
         assert!(args.http.host.is_loopback());
         assert_eq!((args.http.port, args.http.admin_port), (8000, 8001));
         assert_eq!(args.http.max_body_size.get(), 4 << 20);
+        assert_eq!(args.generation_config, GenerationConfig::Auto);
+        let line = "x serve --config f --generation-config vllm";
+        let Command::Serve(args) = parse(line).unwrap().command else {
+            panic!()
+        };
+        assert_eq!(args.generation_config, GenerationConfig::Vllm);
+        assert!(parse("x serve m --generation-config ./folder").is_err());
     }
 }

@@ -241,6 +241,7 @@ pub(crate) fn app_with(script: Script, limits: HttpLimits) -> (Arc<App>, Arc<Scr
         tokenizer,
         template,
         vec![EOS],
+        model.sampling.defaults,
         effective,
     ));
     (app, engine)
