@@ -31,6 +31,9 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Measure the engine in process, without HTTP: prefill, one sequence, a batch.
     Bench(Box<BenchArgs>),
+    /// Render chats from standard input: `serve` starts it, see `chat::worker`.
+    #[command(hide = true)]
+    RenderChat,
     /// Print the version.
     Version,
 }

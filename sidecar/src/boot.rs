@@ -25,6 +25,8 @@ use crate::http::ports::Ports;
 use crate::model::{Model, ModelFolder, SamplingDefaults};
 use crate::report::Identity;
 
+/// This program, as the kernel knows it even after its file is gone.
+const SELF: &str = "/proc/self/exe";
 /// How often loading is logged.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 /// A failure is reported to whoever watches before the process ends.
@@ -124,7 +126,7 @@ fn load(
         );
     }
     let tokenizer = model.tokenizer()?;
-    let template = ChatTemplate::load(&model, &tokenizer)?;
+    let template = ChatTemplate::load_confined(&model, &tokenizer, Path::new(SELF))?;
     if template.is_none() {
         tracing::warn!("the model has no chat template: /v1/chat/completions will refuse");
     }
