@@ -132,7 +132,7 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Bench { name, json } => bench::run(&progress, &name, json.as_deref())?,
         Command::Generate => {
-            let mut generate = build::crdgen();
+            let mut generate = build::crdgen()?;
             generate.arg("write").arg(paths::repository());
             print!("{}", process::stdout_of(&mut generate)?);
         }

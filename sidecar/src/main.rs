@@ -18,7 +18,7 @@ use plimsoll_sidecar::args::{
 };
 use plimsoll_sidecar::error::BootError;
 use plimsoll_sidecar::model::ModelFolder;
-use plimsoll_sidecar::{bench, boot, config, devices, inspect};
+use plimsoll_sidecar::{bench, boot, chat, config, devices, inspect};
 
 /// `plan`: no split fits.
 const REFUSED: u8 = 2;
@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect_model(&args),
         Command::Bench(args) => bench_model(&args),
         Command::Devices(args) => list_devices(&args),
+        Command::RenderChat => render_chats(),
         Command::Version => {
             println!("plimsoll-sidecar {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)
@@ -138,6 +139,11 @@ fn bench_model(args: &BenchArgs) -> anyhow::Result<ExitCode> {
             ),
         }
     })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn render_chats() -> anyhow::Result<ExitCode> {
+    chat::worker::run(std::io::stdin().lock(), std::io::stdout().lock())?;
     Ok(ExitCode::SUCCESS)
 }
 

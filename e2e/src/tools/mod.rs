@@ -1,5 +1,6 @@
 //! The programs that the cluster is made of: built from pinned Go modules, once per machine.
 
+pub(crate) mod compiler;
 pub(crate) mod debian;
 pub(crate) mod go;
 pub(crate) mod nvcc;
