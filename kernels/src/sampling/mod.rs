@@ -18,6 +18,7 @@ mod penalty;
 mod race;
 mod random;
 mod row;
+mod outcome;
 mod threshold;
 mod weight;
 
