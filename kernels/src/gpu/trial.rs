@@ -48,6 +48,7 @@ impl Trial {
 pub fn all() -> Vec<Trial> {
     let mut trials = Vec::new();
     trials.extend(crate::rms_norm::trials::all());
+    trials.extend(crate::sampling::trials::all());
     trials
 }
 

@@ -22,6 +22,11 @@ mod outcome;
 mod threshold;
 mod weight;
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(feature = "gpu-tests")]
+pub(crate) mod trials;
+
 #[cfg(test)]
 mod tests;
 

@@ -26,9 +26,9 @@ pub(super) struct Work<'a> {
     /// The best candidates after and before penalties: of this shard, then of all.
     pub(super) largest: [u64; 2],
     pub(super) kept: Kept,
-    winner: Option<Winner>,
+    pub(super) winner: Option<Winner>,
     /// Sum of the weights of the model's own logits, of this shard.
-    own_sum: u64,
+    pub(super) own_sum: u64,
     /// The shard's most likely tokens before penalties, best first.
     candidates: Vec<u64>,
 }
