@@ -57,6 +57,7 @@ pub fn all() -> Vec<Trial> {
     trials.extend(crate::block_copy::trials::all());
     trials.extend(crate::poison::trials::all());
     trials.extend(crate::checksum::trials::all());
+    trials.extend(crate::sampling::trials::all());
     trials
 }
 

@@ -18,8 +18,14 @@ mod penalty;
 mod race;
 mod random;
 mod row;
+mod outcome;
 mod threshold;
 mod weight;
+
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(feature = "gpu-tests")]
+pub(crate) mod trials;
 
 #[cfg(test)]
 mod tests;

@@ -1,11 +1,12 @@
 //! One row on one shard: what each rank computes between two exchanges.
 
+use super::outcome::{self, Record};
 use super::passes::{self, BLOCK};
 use super::race::{self, Winner};
 use super::random::Noise;
 use super::threshold::{HISTOGRAM_WORDS, Kept, Search};
 use super::weight::{self, Key};
-use super::{Logprobs, RECORD_WORDS, Row, Sampled, VocabShard, penalty};
+use super::{RECORD_WORDS, Row, Sampled, VocabShard, penalty};
 use crate::isa::Isa;
 
 /// Ids of a block.
@@ -25,9 +26,9 @@ pub(super) struct Work<'a> {
     /// The best candidates after and before penalties: of this shard, then of all.
     pub(super) largest: [u64; 2],
     pub(super) kept: Kept,
-    winner: Option<Winner>,
+    pub(super) winner: Option<Winner>,
     /// Sum of the weights of the model's own logits, of this shard.
-    own_sum: u64,
+    pub(super) own_sum: u64,
     /// The shard's most likely tokens before penalties, best first.
     candidates: Vec<u64>,
 }
@@ -169,9 +170,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// The model's own logit of the chosen row. Of a drawn row only its key is left, which has it
-    /// to 2^-22 or so.
-    #[expect(clippy::cast_possible_truncation, reason = "logits are f32")]
+    /// The model's own logit of the chosen row. Of a drawn row only its key is left.
     fn logit_before_penalties(&self, at: usize) -> f32 {
         if let Some((_, x)) = self.before.iter().find(|(row, _)| *row as usize == at) {
             return *x;
@@ -179,9 +178,8 @@ impl<'a> Work<'a> {
         if !self.draws() {
             return self.logits[at];
         }
-        let (max, _) = weight::candidate_parts(self.largest[0]);
-        let log = weight::log(weight::weight(self.logits[at].to_bits()));
-        (f64::from(max) + log * f64::from(self.row.params.temperature)) as f32
+        let key = self.logits[at].to_bits();
+        outcome::logit_of(key, self.largest[0], self.row.params.temperature)
     }
 
     /// What the last exchange carries, `words` long.
@@ -191,7 +189,6 @@ impl<'a> Work<'a> {
             true => self.winner.map(|winner| (winner.time, winner.row)),
             false => greedy().map(|at| (0.0, at)),
         };
-        // Times are positive, so their bits order as they do.
         let (time, id, x) = match winner {
             Some((time, at)) => (time.to_bits(), self.id(at), self.logit_before_penalties(at)),
             None => (u64::MAX, u32::MAX, f32::NAN),
@@ -209,64 +206,15 @@ impl<'a> Work<'a> {
         &self,
         records: Option<impl Iterator<Item = &'r [u64]> + Clone>,
     ) -> Sampled {
-        let finite = self.largest[0] >> 32 > u64::from(weight::ordered(f32::NEG_INFINITY));
-        let (_, greedy) = weight::candidate_parts(self.largest[0]);
-        let Some(records) = records.filter(|_| finite) else {
-            return Sampled {
-                id: if finite { greedy } else { 0 },
-                finite,
-                logprobs: None,
-            };
+        #[expect(clippy::cast_possible_truncation, reason = "as `record` packed them")]
+        let read = |record: &'r [u64]| Record {
+            time: record[0],
+            id: record[1] as u32,
+            logit: f32::from_bits(record[2] as u32),
+            own_sum: record[3],
+            candidates: &record[RECORD_WORDS..],
         };
-        let first = records
-            .clone()
-            .map(|record| (record[0], record[1], record[2]))
-            .min();
-        let (_, id, bits) = first.unwrap_or_default();
-        let id = u32::try_from(id).unwrap_or(greedy);
-        let id = if self.draws() { id } else { greedy };
-        let logprobs = self.row.params.logprobs.map(|wanted| {
-            let x = f32::from_bits(u32::try_from(bits).unwrap_or(0));
-            self.logprobs(records, (id, x), usize::from(wanted))
-        });
-        Sampled {
-            id,
-            finite,
-            logprobs,
-        }
-    }
-
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "sums are rounded to f64 on purpose"
-    )]
-    #[expect(clippy::cast_possible_truncation, reason = "log-probabilities are f32")]
-    fn logprobs<'r>(
-        &self,
-        records: impl Iterator<Item = &'r [u64]> + Clone,
-        chosen: (u32, f32),
-        wanted: usize,
-    ) -> Logprobs {
-        let (max, _) = weight::candidate_parts(self.largest[1]);
-        let sum: u64 = records.clone().map(|record| record[3]).sum();
-        let log_sum = (sum as f64 / weight::WEIGHT_ONE as f64).ln();
-        let logprob = |x: f32| ((f64::from(x) - f64::from(max)) - log_sum) as f32;
-        let mut all: Vec<u64> = records
-            .flat_map(|record| &record[RECORD_WORDS..])
-            .copied()
-            .filter(|c| *c > 0)
-            .collect();
-        all.sort_unstable_by(|a, b| b.cmp(a));
-        let top = all.into_iter().take(wanted).map(weight::candidate_parts);
-        let top: Vec<(u32, f32)> = top.map(|(x, id)| (id, logprob(x))).collect();
-        let (id, x) = chosen;
-        let listed = top
-            .iter()
-            .find(|(listed, _)| *listed == id)
-            .map(|(_, logprob)| *logprob);
-        Logprobs {
-            logprob: listed.unwrap_or_else(|| logprob(x)),
-            top,
-        }
+        let records = records.map(|records| records.map(read));
+        outcome::sampled(self.row.params, self.largest, records)
     }
 }

@@ -361,3 +361,36 @@ fn logits_that_are_no_numbers_are_said_to_be() {
         assert_eq!((sampled.id, sampled.finite), (400, true));
     }
 }
+
+#[test]
+fn zeros_of_both_signs_are_ties() {
+    let mut case = cases(&mut Random::new(3), 1).remove(0);
+    case.params = Params {
+        logprobs: Some(1),
+        ..Params::default()
+    };
+    case.logits.fill(-1.0);
+    (case.logits[70], case.logits[200]) = (-0.0, 0.0);
+    for cuts in [&[][..], &[128]] {
+        let sampled = draw(std::slice::from_ref(&case), cuts, 0).remove(0);
+        assert_eq!(sampled.id, 70, "cut at {cuts:?}");
+        assert_eq!(sampled.logprobs.unwrap().top[0].0, 70, "cut at {cuts:?}");
+    }
+}
+
+#[test]
+fn an_infinite_logit_is_taken_whatever_the_temperature() {
+    let mut case = cases(&mut Random::new(4), 1).remove(0);
+    (case.logits[300], case.logits[400]) = (f32::INFINITY, f32::INFINITY);
+    for temperature in [0.0, 1.0] {
+        case.params = Params {
+            temperature,
+            top_p: 0.5,
+            ..Params::default()
+        };
+        for cuts in [&[][..], &[320]] {
+            let sampled = draw(std::slice::from_ref(&case), cuts, 0).remove(0);
+            assert_eq!((sampled.id, sampled.finite), (300, true));
+        }
+    }
+}

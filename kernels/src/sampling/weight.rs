@@ -84,23 +84,27 @@ pub(super) fn log(weight: u64) -> f64 {
 }
 
 /// `fraction` (0 to 1) of `total`, rounded up.
+pub(super) fn part_of(total: u64, fraction: f32) -> u64 {
+    let part = (u128::from(total) * u128::from(fraction_of(fraction))).div_ceil(1 << 32);
+    u64::try_from(part).unwrap_or(u64::MAX)
+}
+
+/// `fraction` (0 to 1) in units of 2^-32.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "clamped to 0..=2^32"
 )]
-pub(super) fn part_of(total: u64, fraction: f32) -> u64 {
-    let fraction = (f64::from(fraction) * 4_294_967_296.0).clamp(0.0, 4_294_967_296.0) as u128;
-    let part = (u128::from(total) * fraction).div_ceil(1 << 32);
-    u64::try_from(part).unwrap_or(u64::MAX)
+pub(super) fn fraction_of(fraction: f32) -> u64 {
+    (f64::from(fraction) * 4_294_967_296.0).clamp(0.0, 4_294_967_296.0) as u64
 }
 
-/// A float's place in the order of floats; not-a-number is below all.
+/// A float's place in the order of floats; not-a-number is below all, the two zeros are equal.
 pub(super) fn ordered(x: f32) -> u32 {
     if x.is_nan() {
         return 0;
     }
-    let bits = x.to_bits();
+    let bits = (x + 0.0).to_bits(); // -0 + 0 is 0
     if bits >> 31 == 1 {
         !bits
     } else {
@@ -177,6 +181,7 @@ mod tests {
         let packed: Vec<u64> = order.iter().map(|(x, id)| candidate(*x, *id)).collect();
         assert!(packed.is_sorted_by(|a, b| a > b));
         assert!(candidate(f32::NAN, 0) < packed[4]);
+        assert!(candidate(-0.0, 1) > candidate(0.0, 2));
         assert_eq!(candidate_parts(packed[1]), (0.0, 2));
     }
 }

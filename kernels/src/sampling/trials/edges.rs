@@ -1,0 +1,128 @@
+//! Parameters, numbers and histories where something goes over an edge.
+
+use super::case::{self, Case, any_case};
+use super::{cases, equal};
+use crate::gpu::trial::{self, Bench, Failure};
+use crate::sampling::Params;
+
+pub(super) fn extremes(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {
+    let mut random = trial::random(21);
+    let mut cases = Vec::new();
+    for top_k in [0, 1, 129, 130, 131, u32::MAX] {
+        for (top_p, min_p) in [
+            (1e-9, 0.0),
+            (0.0, 0.0),
+            (1.0, 1.0),
+            (0.999_999_94, 0.0),
+            (0.7, 1e-30),
+        ] {
+            let mut case = any_case(&mut random, 130);
+            let temperature = [1e-3, 1.0, 60.0][random.below(3)];
+            case.params = Params {
+                temperature,
+                top_k,
+                top_p,
+                min_p,
+                ..case.params
+            };
+            cases.push(case);
+        }
+    }
+    equal(bench, &cases, &[&[], &[64]])
+}
+
+/// Few different logits, so that nearly every threshold falls among equal ones.
+pub(super) fn ties(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {
+    let mut random = trial::random(34);
+    let mut cases = Vec::new();
+    for (top_k, top_p) in [
+        (0, 0.3),
+        (0, 0.9),
+        (3, 1.0),
+        (100, 1.0),
+        (200, 0.5),
+        (299, 1.0),
+    ] {
+        for kinds in [1, 3] {
+            let logits = (0..300).map(|_| random.below(kinds) as f32).collect();
+            let params = Params {
+                temperature: 1.0,
+                top_k,
+                top_p,
+                seed: random.word(),
+                ..Params::default()
+            };
+            cases.push(Case::new(logits, params));
+        }
+    }
+    equal(bench, &cases, &[&[], &[128], &[64, 256]])
+}
+
+pub(super) fn no_numbers(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {
+    const NAN: f32 = f32::NAN;
+    const INFINITE: f32 = f32::INFINITY;
+    let fills: [(f32, &[(usize, f32)]); 9] = [
+        (NAN, &[]),
+        (NAN, &[(100, 1.0)]),
+        (-INFINITE, &[]),
+        (-INFINITE, &[(63, NAN), (64, -3.0)]),
+        (INFINITE, &[]),
+        (0.5, &[(70, INFINITE), (71, INFINITE)]),
+        (NAN, &[(5, -INFINITE), (90, INFINITE)]),
+        (-0.0, &[(3, 0.0), (129, 0.0)]),
+        (f32::MIN, &[(2, f32::MAX), (80, 1e-40)]),
+    ];
+    let mut cases = Vec::new();
+    for (fill, exceptions) in fills {
+        for temperature in [0.0, 1.0] {
+            let mut logits = vec![fill; 130];
+            exceptions.iter().for_each(|(at, x)| logits[*at] = *x);
+            let params = Params {
+                temperature,
+                logprobs: Some(3),
+                top_p: 0.9,
+                ..Params::default()
+            };
+            cases.push(Case::new(logits, params));
+        }
+    }
+    equal(bench, &cases, &[&[], &[64], &[128]])
+}
+
+pub(super) fn histories(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {
+    let mut cases = cases(55, 8, 200);
+    for (at, case) in cases.iter_mut().enumerate() {
+        case.params = Params {
+            temperature: if at % 2 == 0 { 1.0 } else { 0.0 },
+            repetition_penalty: [1.7, 1.0, 0.6][at % 3],
+            presence_penalty: [0.0, -20.0][at / 2 % 2],
+            frequency_penalty: [0.013, 0.0, -0.4][at % 3],
+            logprobs: Some(2),
+            ..case.params
+        };
+    }
+    cases[0].output = vec![70; 400]; // often one token
+    cases[1].output = (0..700).map(|t| t % 200).collect(); // every token
+    cases[2].prompt = vec![199, 200, 201, u32::MAX, 0]; // ids that no vocabulary has
+    cases[3].prompt.clear(); // nothing to read
+    cases[3].output.clear();
+    cases[4].prompt = vec![64; 300];
+    cases[4].output = vec![64, 64, 5, 63];
+    // What it drew was seen, and its own logit is reported.
+    cases[6].params.presence_penalty = -60.0;
+    cases[6].output = vec![150, 150];
+    equal(bench, &cases, &[&[], &[64], &[64, 128]])
+}
+
+/// 8,191 equal keys in a chunk, the last of their bin: their sum needs all 32 bits.
+pub(super) fn top_of_a_bin(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {
+    let mut logits = vec![case::at_the_top_of_a_bin(0.0); 8192 + 64];
+    logits[8000] = 0.0;
+    let params = Params {
+        temperature: 1.0,
+        top_p: 0.37,
+        ..Params::default()
+    };
+    let cases = vec![Case::new(logits, params); 8];
+    equal(bench, &cases[..], &[&[]])
+}
