@@ -19,11 +19,11 @@ pub(super) fn all(bench: &Bench<'_>) -> Result<(), Failure> {
     let numbers = shape.bytes() / shape.element_bytes();
     let (mut cache, mut rows) = (
         bench.room(shape.dtype, numbers)?,
-        bench.room(Dtype::Float32, 2 * 9 * 16)?,
+        bench.put(Dtype::Float32, &[0.0; 2 * 9 * 16])?,
     );
     let (tables, integers) = (
         bench.put(Dtype::Float32, &[0.0; 80])?,
-        bench.put_raw(&[0u64; 2])?,
+        bench.put_raw(&[0u64, 1])?,
     );
     let floats = tables.view(Kind::F32);
     let right = cuda::Step {
