@@ -1,46 +1,38 @@
 //! Apply: writes children by server-side apply, and only those that differ from what exists.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the one file that writes children"
-)]
+
+mod decide;
+mod writer;
 
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams};
-use kube::{Api, Client};
-use plimsoll_crds::names;
-use serde_json::{Value, json};
-use tokio::time::{Instant, timeout};
+use kube::api::DynamicObject;
+use serde_json::json;
+use tokio::time::Instant;
 
 use crate::build::Prepared;
-use crate::desire::Desire;
+use crate::desire::{Desire, soonest};
 use crate::error::Error;
 use crate::facts::{ChildKind, Facts};
 use crate::gather::resource_version;
-use crate::memory::{Applied, Memory};
-use crate::metrics::Metrics;
+use crate::memory::{Applied, Memory, RefusedSet};
+use decide::{Write, decide, repairs};
+use writer::Way;
+pub(crate) use writer::{WRITE_TIMEOUT, Writer, answered};
 
-/// A write that is not answered by then is given up, and tried again in a later pass.
-pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
-/// What was created this short a time ago may not have come back through the watch.
-const RECENT: Duration = Duration::from_secs(5);
-/// Field manager of replica counts, apart from that of the rest, so that a count can be written
-/// alone.
-const SCALE_MANAGER: &str = "plimsoll-operator-scale";
+/// A ReplicaSet that the API server refused is offered to it again after this long: what refuses
+/// it may be a rule of the cluster, and those change.
+const REFUSED_PAUSE: Duration = Duration::from_secs(300);
 
-/// The writing end of a pass over one resource.
-pub(crate) struct Writer<'a> {
-    pub(crate) client: &'a Client,
-    pub(crate) metrics: &'a Metrics,
-    pub(crate) namespace: &'a str,
-    /// Name of the resource, for the log.
-    pub(crate) name: &'a str,
+/// What a pass wrote.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    /// Children that somebody had changed: kind, name, and the field that told.
+    pub(crate) repaired: Vec<(ChildKind, String, String)>,
+    /// When to look again although nothing changed.
+    pub(crate) look_again: Option<Duration>,
 }
 
-/// Brings the cluster to what should exist.
+/// Brings the cluster to what should exist, and tells in `written` what that took.
 ///
 /// # Errors
 /// The first write that fails; the rest waits for the next pass.
@@ -49,51 +41,25 @@ pub(crate) async fn apply(
     facts: &Facts,
     desire: &Desire,
     memory: &mut Memory,
+    written: &mut Written,
 ) -> Result<(), Error> {
     for child in &desire.children {
-        if facts.taken.contains(&(child.kind, child.name.clone())) {
-            return Err(Error::Taken {
-                kind: child.kind.name(),
-                name: child.name.clone(),
-            });
-        }
-        let known = facts.children.get(&(child.kind, child.name.clone()));
-        if known == Some(&child.hash) || written_before(memory, child, known.is_some()) {
-            continue;
-        }
         let replicas = desire.replicas.iter().find(|(name, _)| *name == child.name);
         let replicas = replicas
             .filter(|_| child.kind == ChildKind::ReplicaSet)
             .map(|(_, n)| *n);
-        let mut object = child.object.clone();
-        if let Some(replicas) = replicas {
-            object["spec"]["replicas"] = json!(replicas);
-        }
-        // What exists and is not ours is not taken over by force.
-        let written = writer.write(child, &object, known.is_some()).await?;
-        remember(
-            memory,
-            child.kind,
-            &child.name,
-            &child.hash,
-            replicas,
-            &written,
-        );
+        write(writer, facts, (child, replicas), memory, written).await?;
     }
     for (name, replicas) in &desire.replicas {
         let Some(set) = facts.replica_sets.iter().find(|set| set.name == *name) else {
             continue;
         };
         if set.replicas != *replicas {
-            let written = writer.scale(name, *replicas).await?;
-            remember(
-                memory,
-                ChildKind::ReplicaSet,
-                name,
-                &set.hash,
-                Some(*replicas),
-                &written,
-            );
+            let answer = writer.scale(name, *replicas).await?;
+            let key = (ChildKind::ReplicaSet, name.clone());
+            let repaired = memory.applied.get(&key).map_or(0, |before| before.repairs);
+            let now = as_written(&set.hash, Some(*replicas), &answer, repaired);
+            memory.applied.insert(key, now);
         }
     }
     for (kind, name) in &desire.remove {
@@ -103,142 +69,100 @@ pub(crate) async fn apply(
     Ok(())
 }
 
-/// Whether this process wrote the child as it should be, and nothing tells otherwise: Secrets are
-/// never read back, and what is new may not have come through the watch.
-fn written_before(memory: &Memory, child: &Prepared, exists: bool) -> bool {
-    let applied = memory.applied.get(&(child.kind, child.name.clone()));
-    applied
-        .filter(|applied| applied.hash == child.hash)
-        .is_some_and(|applied| {
-            let recent = applied.at.elapsed() < RECENT;
-            child.kind == ChildKind::Secret || recent || (exists && child.kind == ChildKind::Pod)
-        })
+/// Writes a child if it must be; a ReplicaSet with its count.
+async fn write(
+    writer: &Writer<'_>,
+    facts: &Facts,
+    (child, replicas): (&Prepared, Option<u32>),
+    memory: &mut Memory,
+    written: &mut Written,
+) -> Result<(), Error> {
+    let key = (child.kind, child.name.clone());
+    if facts.taken.contains(&key) {
+        return Err(Error::Taken {
+            kind: child.kind.name(),
+            name: child.name.clone(),
+        });
+    }
+    let before = memory.applied.get(&key);
+    let repair = match decide(child, facts, before) {
+        Write::No => return Ok(()),
+        Write::Later(rest) => {
+            written.look_again = soonest(written.look_again, Some(rest));
+            return Ok(());
+        }
+        Write::Anew => None,
+        Write::Repair(lost) => Some(lost),
+    };
+    still_refused(child, memory, written)?;
+    let repairs = match &repair {
+        Some(_) => repairs(before),
+        None => before.map_or(0, |before| before.repairs),
+    };
+    let way = match (&repair, facts.children.contains_key(&key)) {
+        (Some(lost), _) if lost.item => Way::Reset,
+        (_, true) => Way::Ours,
+        (_, false) => Way::New {
+            uid: before.and_then(|before| before.uid.as_deref()),
+        },
+    };
+    let mut object = child.object.clone();
+    if let Some(replicas) = replicas {
+        object["spec"]["replicas"] = json!(replicas);
+    }
+    let answer = writer.write(child, &object, way).await;
+    let answer = answer.map_err(|error| refusal(child, error, memory, written))?;
+    if let Some(lost) = repair {
+        written
+            .repaired
+            .push((child.kind, child.name.clone(), lost.path));
+    }
+    let now = as_written(&child.hash, replicas, &answer, repairs);
+    memory.applied.insert(key, now);
+    Ok(())
 }
 
-fn remember(
-    memory: &mut Memory,
-    kind: ChildKind,
-    name: &str,
-    hash: &str,
-    replicas: Option<u32>,
-    written: &DynamicObject,
-) {
-    let applied = Applied {
+/// # Errors
+/// The API server refused this very ReplicaSet a short time ago.
+fn still_refused(child: &Prepared, memory: &Memory, written: &mut Written) -> Result<(), Error> {
+    let refused = memory
+        .refused
+        .as_ref()
+        .filter(|refused| refused.hash == child.hash);
+    let Some(refused) = refused else {
+        return Ok(());
+    };
+    let rest = REFUSED_PAUSE.saturating_sub(refused.at.elapsed());
+    if rest.is_zero() {
+        return Ok(());
+    }
+    written.look_again = soonest(written.look_again, Some(rest));
+    Err(Error::Refused(refused.words.clone()))
+}
+
+/// A new ReplicaSet that the API server finds invalid is so because of what the user put into its
+/// pods: an answer to the spec, and no trouble of the cluster's.
+fn refusal(child: &Prepared, error: Error, memory: &mut Memory, written: &mut Written) -> Error {
+    if child.kind != ChildKind::ReplicaSet || !error.is_invalid() {
+        return error;
+    }
+    let words = error.to_string();
+    memory.refused = Some(RefusedSet {
+        hash: child.hash.clone(),
+        words: words.clone(),
+        at: Instant::now(),
+    });
+    written.look_again = soonest(written.look_again, Some(REFUSED_PAUSE));
+    Error::Refused(words)
+}
+
+fn as_written(hash: &str, replicas: Option<u32>, answer: &DynamicObject, repairs: u32) -> Applied {
+    Applied {
         hash: hash.to_owned(),
         replicas,
-        resource_version: resource_version(written.metadata.resource_version.as_deref()),
+        uid: answer.metadata.uid.clone(),
+        resource_version: resource_version(answer.metadata.resource_version.as_deref()),
         at: Instant::now(),
-    };
-    memory.applied.insert((kind, name.to_owned()), applied);
-}
-
-fn api_resource(kind: ChildKind) -> ApiResource {
-    match kind {
-        ChildKind::ServiceAccount => ApiResource::erase::<ServiceAccount>(&()),
-        ChildKind::Secret => ApiResource::erase::<Secret>(&()),
-        ChildKind::Service => ApiResource::erase::<Service>(&()),
-        ChildKind::PodDisruptionBudget => ApiResource::erase::<PodDisruptionBudget>(&()),
-        ChildKind::ConfigMap => ApiResource::erase::<ConfigMap>(&()),
-        ChildKind::ReplicaSet => ApiResource::erase::<ReplicaSet>(&()),
-        ChildKind::Pod => ApiResource::erase::<Pod>(&()),
-    }
-}
-
-impl Writer<'_> {
-    fn api(&self, kind: ChildKind) -> Api<DynamicObject> {
-        Api::namespaced_with(self.client.clone(), self.namespace, &api_resource(kind))
-    }
-
-    /// Tells the log of a write.
-    fn log(&self, verb: &str, kind: ChildKind, child: &str) {
-        let (namespace, name, kind) = (self.namespace, self.name, kind.name());
-        tracing::info!(namespace, name, kind, child, "{verb}");
-    }
-
-    async fn write(
-        &self,
-        child: &Prepared,
-        object: &Value,
-        ours: bool,
-    ) -> Result<DynamicObject, Error> {
-        let mut params = PatchParams::apply(names::MANAGER);
-        params.force = ours;
-        let api = self.api(child.kind);
-        let patch = Patch::Apply(object);
-        let call = api.patch(&child.name, &params, &patch);
-        let written = answered("apply", child.kind.name(), &child.name, call).await;
-        self.metrics
-            .applies
-            .with_label_values(&[child.kind.name()])
-            .inc();
-        if written.is_ok() {
-            self.log("applied", child.kind, &child.name);
-        }
-        match written {
-            Err(error) if !ours && error.code() == Some(409) => Err(Error::Taken {
-                kind: child.kind.name(),
-                name: child.name.clone(),
-            }),
-            written => written,
-        }
-    }
-
-    async fn scale(&self, name: &str, replicas: u32) -> Result<DynamicObject, Error> {
-        let kind = ChildKind::ReplicaSet;
-        let params = PatchParams::apply(SCALE_MANAGER).force();
-        let object = json!({
-            "apiVersion": "apps/v1",
-            "kind": kind.name(),
-            "metadata": {"name": name},
-            "spec": {"replicas": replicas},
-        });
-        let api = self.api(kind);
-        let patch = Patch::Apply(&object);
-        let written = answered("scale", kind.name(), name, api.patch(name, &params, &patch)).await;
-        self.metrics.applies.with_label_values(&[kind.name()]).inc();
-        if written.is_ok() {
-            self.log(&format!("scaled to {replicas}"), kind, name);
-        }
-        written
-    }
-
-    /// Deletes a child; one that is gone already is as good.
-    pub(crate) async fn delete(&self, kind: ChildKind, name: &str) -> Result<(), Error> {
-        let api = self.api(kind);
-        let params = DeleteParams::background();
-        let outcome = answered("delete", kind.name(), name, api.delete(name, &params)).await;
-        match outcome {
-            Err(error) if !error.is_gone() => Err(error),
-            _ => {
-                self.log("deleted", kind, name);
-                Ok(())
-            }
-        }
-    }
-}
-
-/// Waits for the API server's answer, for as long as a write may take.
-///
-/// # Errors
-/// The server's refusal, or none in time.
-pub(crate) async fn answered<T>(
-    verb: &'static str,
-    kind: &'static str,
-    name: &str,
-    call: impl Future<Output = kube::Result<T>>,
-) -> Result<T, Error> {
-    match timeout(WRITE_TIMEOUT, call).await {
-        Ok(answer) => answer.map_err(|source| Error::Api {
-            verb,
-            kind,
-            name: name.to_owned(),
-            source: Box::new(source),
-        }),
-        Err(_) => Err(Error::Timeout {
-            verb,
-            kind,
-            name: name.to_owned(),
-            seconds: WRITE_TIMEOUT.as_secs(),
-        }),
+        repairs,
     }
 }
