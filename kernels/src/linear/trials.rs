@@ -85,6 +85,7 @@ fn tiled(dtype: Dtype) -> Vec<(super::choice::Tile, Sizes)> {
             (65, 48, 72),
             (16, 130, 40),
             (129, 32, 392),
+            (2050, 40, 8),
         ],
     ];
     match dtype {
