@@ -13,8 +13,9 @@ namespace embedding {
 constexpr int THREADS = 256;
 
 template <class T, class OUT>
-__device__ __forceinline__ void row(OUT* __restrict__ out, const T* __restrict__ table, const unsigned* __restrict__ ids,
-                                    unsigned first_row, unsigned rows, int hidden, int stride) {
+__device__ __forceinline__ void row(OUT* __restrict__ out, const T* __restrict__ table,
+                                    const unsigned* __restrict__ ids, unsigned first_row, unsigned rows, int hidden,
+                                    int stride) {
     const int c = (blockIdx.y * THREADS + threadIdx.x) * 8;
     if (c >= hidden) return;
     // An id below the first row wraps far beyond the last one.
@@ -25,11 +26,12 @@ __device__ __forceinline__ void row(OUT* __restrict__ out, const T* __restrict__
 }
 }  // namespace embedding
 
-#define EMBEDDING(name, T, OUT)                                                                               \
-    KERNEL void __launch_bounds__(embedding::THREADS) embedding_##name(                                       \
-        OUT* out, const T* table, const unsigned* ids, unsigned first_row, unsigned rows, int hidden, int stride) { \
-        embedding::row<T, OUT>(out, table, ids, first_row, rows, hidden, stride);                             \
-    }                                                                                                         \
+#define EMBEDDING(name, T, OUT)                                                                         \
+    KERNEL void __launch_bounds__(embedding::THREADS)                                                   \
+        embedding_##name(OUT* out, const T* table, const unsigned* ids, unsigned first_row,             \
+                         unsigned rows, int hidden, int stride) {                                       \
+        embedding::row<T, OUT>(out, table, ids, first_row, rows, hidden, stride);                       \
+    }                                                                                                   \
     EXPORT_KERNEL(embedding_##name)
 
 EMBEDDING(f32_f32, float, float)

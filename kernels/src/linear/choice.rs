@@ -226,9 +226,9 @@ impl Kernel {
 
 /// For how many tokens the skinny kernel is built that takes `tokens`.
 const fn most_tokens(dtype: Dtype, tokens: usize) -> u32 {
-    let few = match dtype {
-        Dtype::Float32 => 4,
-        Dtype::Float16 | Dtype::BFloat16 => 8,
-    };
-    if tokens <= few { few as u32 } else { 16 }
+    match (dtype, tokens) {
+        (Dtype::Float32, 0..=4) => 4,
+        (Dtype::Float16 | Dtype::BFloat16, 0..=8) => 8,
+        _ => 16,
+    }
 }

@@ -47,8 +47,9 @@ pub fn run(
     weight: &Weight<'_>,
     out: &TensorMut<'_>,
 ) -> Result<(), GpuError> {
+    check(x, weight, out)?;
     let kernel = choose(gpu.card(), &weight.shape, x.tokens);
-    run_on(gpu, kernel, x, weight, out)
+    launch(gpu, kernel, x, weight, out)
 }
 
 /// As [`run`], with a kernel of the caller's choice: for tests and measurements.
@@ -63,6 +64,17 @@ pub fn run_on(
     out: &TensorMut<'_>,
 ) -> Result<(), GpuError> {
     check(x, weight, out)?;
+    launch(gpu, kernel, x, weight, out)
+}
+
+/// Of tensors that [`check`] let pass.
+fn launch(
+    gpu: &Gpu,
+    kernel: Kernel,
+    x: &Input<'_>,
+    weight: &Weight<'_>,
+    out: &TensorMut<'_>,
+) -> Result<(), GpuError> {
     let (shape, tokens) = (&weight.shape, x.tokens);
     if tokens == 0 || shape.rows == 0 {
         return Ok(());

@@ -17,12 +17,12 @@
 // multiples of 16; dynamic shared memory of parts * that number * 80 bytes (parts: warps; f32: / 4).
 //
 // budget: linear_skinny_f16_8 96 registers
-// budget: linear_skinny_f16_16 128 registers
+// budget: linear_skinny_f16_16 112 registers
 // budget: linear_skinny_bf16_8 96 registers
-// budget: linear_skinny_bf16_16 128 registers
-// budget: linear_skinny_f32_4 96 registers
+// budget: linear_skinny_bf16_16 112 registers
+// budget: linear_skinny_f32_4 72 registers
 // budget: linear_skinny_f32_16 128 registers
-#include "out.cuh"
+#include "call.cuh"
 
 namespace linear_skinny {
 constexpr int ROWS = 16, MOST_THREADS = 512;
@@ -32,10 +32,11 @@ constexpr int PITCH = 20;  // from one token's 16 sums to the next: no bank is w
 
 // A warp's sums over its part of the columns, into sums[part][TOKENS][PITCH]; the number of parts.
 template <class T, int TOKENS> struct Multiply {
-    static __device__ __forceinline__ int run(float* sums, const T* x, const T* w, int tokens, int cols, size_t stride) {
+    static __device__ __forceinline__ int run(float* sums, const T* x, const T* w, linear::Sizes size) {
         constexpr int GROUPS = TOKENS / 8;
-        const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-        const int steps = (cols + STEP - 1) / STEP, padded = steps * STEP;
+        const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+        const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
+        const int steps = (size.cols + STEP - 1) / STEP, padded = steps * STEP;
         // Rows g and g + 8, which is 8 * padded numbers on.
         const uint4* near = reinterpret_cast<const uint4*>(w + (size_t(blockIdx.x) * ROWS + g) * padded) + t;
         const uint4* far = near + padded;
@@ -52,7 +53,8 @@ template <class T, int TOKENS> struct Multiply {
             for (int n = 0; n < GROUPS; n++) {
                 const int token = n * 8 + g;
                 b[u][n] = zero;
-                if (token < tokens && c < cols) b[u][n] = *reinterpret_cast<const uint4*>(x + token * stride + c);
+                if (token < size.tokens && c < size.cols)
+                    b[u][n] = *reinterpret_cast<const uint4*>(x + token * size.stride + c);
             }
         };
 #pragma unroll
@@ -103,17 +105,18 @@ template <int LEFT, int LANES = 16, int N> __device__ __forceinline__ void sum_o
 }
 
 template <int TOKENS> struct Multiply<float, TOKENS> {
-    static __device__ __forceinline__ int run(float* sums, const float* x, const float* w, int tokens, int cols, size_t stride) {
+    static __device__ __forceinline__ int run(float* sums, const float* x, const float* w, linear::Sizes size) {
         constexpr int QUARTER = 4, WIDTH = 128, DEPTH = 2;
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
         const int quarter = warp % 4, part = warp / 4, parts = blockDim.x / 128;
-        const int padded = (cols + STEP - 1) / STEP * STEP;
+        const int cols = size.cols, padded = (cols + STEP - 1) / STEP * STEP;
         const float* mine = w + (size_t(blockIdx.x) * ROWS + quarter * QUARTER) * padded;
         uint4 a[DEPTH][QUARTER];
         auto fetch = [&](int u, int c) {
             if (c >= cols) return;
 #pragma unroll
-            for (int r = 0; r < QUARTER; r++) a[u][r] = dev::load_once(reinterpret_cast<const uint4*>(mine + size_t(r) * padded + c));
+            for (int r = 0; r < QUARTER; r++)
+                a[u][r] = dev::load_once(reinterpret_cast<const uint4*>(mine + size_t(r) * padded + c));
         };
         const int begin = part * WIDTH * DEPTH + lane * 4, next = parts * WIDTH * DEPTH;
 #pragma unroll
@@ -126,8 +129,8 @@ template <int TOKENS> struct Multiply<float, TOKENS> {
                 if (c >= cols) break;
 #pragma unroll
                 for (int token = 0; token < TOKENS; token++) {
-                    if (token >= tokens) break;
-                    const float4 v = *reinterpret_cast<const float4*>(x + token * stride + c);
+                    if (token >= size.tokens) break;
+                    const float4 v = *reinterpret_cast<const float4*>(x + token * size.stride + c);
 #pragma unroll
                     for (int r = 0; r < QUARTER; r++) {
                         float& s = sum[token * QUARTER + r];
@@ -150,18 +153,17 @@ template <int TOKENS> struct Multiply<float, TOKENS> {
 };
 
 template <class T, int TOKENS>
-__device__ __forceinline__ void run(linear::Out<T> out, const T* x, const T* w, const float* bias, int tokens, int rows,
-                                    int cols, size_t stride) {
+__device__ __forceinline__ void run(linear::Out<T> out, const T* x, const T* w, const float* bias, linear::Sizes size) {
     SHARED_DYNAMIC(shared);
     float* sums = reinterpret_cast<float*>(shared);
-    const int parts = Multiply<T, TOKENS>::run(sums, x, w, tokens, cols, stride);
+    const int parts = Multiply<T, TOKENS>::run(sums, x, w, size);
     __syncthreads();
-    for (int i = threadIdx.x; i < ROWS * tokens; i += blockDim.x) {
+    for (int i = threadIdx.x; i < ROWS * size.tokens; i += blockDim.x) {
         const int lane = i % ROWS, token = i / ROWS, row = blockIdx.x * ROWS + lane;
-        if (row >= rows) continue;
+        if (row >= size.rows) continue;
         float sum = 0.0f;
         for (int part = 0; part < parts; part++) sum += sums[(part * TOKENS + token) * PITCH + lane];
-        out.put(size_t(token) * rows + row, bias ? sum + bias[row] : sum);
+        out.put(size_t(token) * size.rows + row, bias ? sum + bias[row] : sum);
     }
 }
 }  // namespace linear_skinny
@@ -170,7 +172,7 @@ __device__ __forceinline__ void run(linear::Out<T> out, const T* x, const T* w, 
     KERNEL void __launch_bounds__(linear_skinny::MOST_THREADS) linear_skinny_##suffix##_##TOKENS(                   \
         void* out, const T* __restrict__ x, const T* __restrict__ w, const float* __restrict__ bias, int tokens,    \
         int rows, int cols, int stride, int out_is_f32) {                                                           \
-        linear_skinny::run<T, TOKENS>({out, out_is_f32 != 0}, x, w, bias, tokens, rows, cols, stride);              \
+        linear_skinny::run<T, TOKENS>({out, out_is_f32 != 0}, x, w, bias, {tokens, rows, cols, size_t(stride)});    \
     }                                                                                                               \
     EXPORT_KERNEL(linear_skinny_##suffix##_##TOKENS)
 

@@ -21,27 +21,28 @@
 // budget: linear_tile_bf16_128x128 255 registers
 // budget: linear_tile_f16_64x64 128 registers
 // budget: linear_tile_bf16_64x64 128 registers
-// budget: linear_tile_f16_64x32 128 registers
-// budget: linear_tile_bf16_64x32 128 registers
-#include "out.cuh"
+// budget: linear_tile_f16_64x32 104 registers
+// budget: linear_tile_bf16_64x32 104 registers
+#include "call.cuh"
 
 namespace linear_tile {
 constexpr int GROUP_TOKENS = 2048;  // whose x stays in the second cache while w passes
 
 template <class T, int BM, int BN, int BK, int WM, int WN, int STAGES> struct Tile {
     static constexpr int THREADS = BM / WM * (BN / WN) * 32;
-    static constexpr int CHUNKS = BK / 8;         // of 16 bytes, in a row of a stage
-    static constexpr int PARTS = BK / 16;         // of a stage: what one instruction takes
-    static constexpr int STAGE = (BM + BN) * BK;  // numbers
-    static constexpr int TM = WM / 16, TN = WN / 8;
-    static constexpr int PITCH = WN + 8;  // of a warp's rows on their way out
+    static constexpr int CHUNKS = BK / 8;            // of 16 bytes, in a row of a stage
+    static constexpr int PARTS = BK / 16;            // of a stage: the columns of one instruction
+    static constexpr int STAGE = (BM + BN) * BK;     // numbers
+    static constexpr int TM = WM / 16, TN = WN / 8;  // a warp's instructions for one part
+    static constexpr int PITCH = WN + 8;             // from row to row on the way out: no bank twice at once
 
     struct Fragments {
         unsigned x[TM][4], w[TN / 2][4];
     };
+    const linear::Sizes size;
     T* stages;
-    int m0, n0;  // the tile's first token and row
-    int wm, wn;  // the warp's, inside the tile
+    int m0 = 0, n0 = 0;  // the tile's first token and row
+    int wm = 0, wn = 0;  // the warp's, inside the tile
 
     // Where a chunk of a stage lies: eight rows of one chunk meet no bank twice. Rows that are a multiple
     // of 8 apart are moved alike.
@@ -49,11 +50,11 @@ template <class T, int BM, int BN, int BK, int WM, int WN, int STAGES> struct Ti
         return row * BK + ((chunk ^ row * CHUNKS / 8) & (CHUNKS - 1)) * 8;
     }
 
-    // Tiles of one group of tokens are neighbours, those of one row of w first: each part of w is
-    // used by all of them at about the same time.
-    __device__ __forceinline__ void take(int tokens, int rows) {
+    // Inside a group of tokens, the tiles that share rows of w are neighbours: w is read once for the
+    // whole group, whose x stays near.
+    __device__ __forceinline__ void take() {
         constexpr int GROUP = GROUP_TOKENS / BM;
-        const int tiles_m = (tokens + BM - 1) / BM, tiles_n = (rows + BN - 1) / BN;
+        const int tiles_m = (size.tokens + BM - 1) / BM, tiles_n = (size.rows + BN - 1) / BN;
         const int group = blockIdx.x / (GROUP * tiles_n), at = blockIdx.x % (GROUP * tiles_n);
         const int high = min(GROUP, tiles_m - group * GROUP);
         m0 = (group * GROUP + at % high) * BM, n0 = at / high * BN;
@@ -66,9 +67,10 @@ template <class T, int BM, int BN, int BK, int WM, int WN, int STAGES> struct Ti
     static __device__ __forceinline__ void copy(T* to, const T* from, size_t stride, int rows_left, bool is_there) {
         constexpr int STEP = THREADS / CHUNKS;
         const int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
+        to += place(row, chunk);
 #pragma unroll
-        for (int i = 0; i < ROWS / STEP; i++)
-            dev::cp_async16(to + place(row, chunk) + i * STEP * BK, from + i * STEP * stride, is_there && row + i * STEP < rows_left);
+        for (int i = 0; i < ROWS; i += STEP)
+            dev::cp_async16(to + i * BK, from + i * stride, is_there && row + i < rows_left);
     }
 
     __device__ __forceinline__ void read(Fragments& f, int slot, int part) const {
@@ -85,13 +87,16 @@ template <class T, int BM, int BN, int BK, int WM, int WN, int STAGES> struct Ti
 #pragma unroll
         for (int i = 0; i < TM; i++)
 #pragma unroll
-            for (int j = 0; j < TN; j++) dev::mma_16816<T>(sum[i][j], f.x[i], f.w[j / 2][j % 2 * 2], f.w[j / 2][j % 2 * 2 + 1]);
+            for (int j = 0; j < TN; j++) {
+                const unsigned(&w)[4] = f.w[j / 2];
+                dev::mma_16816<T>(sum[i][j], f.x[i], w[j % 2 * 2], w[j % 2 * 2 + 1]);
+            }
     }
 
     // Sixteen tokens of the warp at a time pass through shared memory, so that a lane writes eight
     // neighbours at once.
-    __device__ __forceinline__ void write(linear::Out<T> out, const float (&sum)[TM][TN][4], const float* bias, int tokens, int rows) const {
-        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    __device__ __forceinline__ void write(linear::Out<T> out, const float (&sum)[TM][TN][4], const float* bias) const {
+        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, rows = size.rows;
         float* own = reinterpret_cast<float*>(stages) + warp * 16 * PITCH;
         const int n = lane % TN * 8, row = n0 + wn + n;
         float add[8];
@@ -111,7 +116,7 @@ template <class T, int BM, int BN, int BK, int WM, int WN, int STAGES> struct Ti
 #pragma unroll
             for (int m = lane / TN; m < 16; m += 32 / TN) {
                 const int token = m0 + wm + i * 16 + m;
-                if (token >= tokens || row >= rows) continue;
+                if (token >= size.tokens || row >= rows) continue;
                 float v[8];
                 dev::load8(v, own + m * PITCH + n);
 #pragma unroll
@@ -126,18 +131,18 @@ template <class T, int BM, int BN, int BK, int WM, int WN, int STAGES> struct Ti
         }
     }
 
-    __device__ __forceinline__ void run(linear::Out<T> out, const T* x, const T* w, const float* bias, int tokens, int rows, int cols, size_t stride) {
-        take(tokens, rows);
-        const int steps = (cols + BK - 1) / BK, padded = (cols + 31) / 32 * 32;
+    __device__ __forceinline__ void run(linear::Out<T> out, const T* x, const T* w, const float* bias) {
+        take();
+        const int steps = (size.cols + BK - 1) / BK, padded = (size.cols + 31) / 32 * 32;
         const int row = threadIdx.x / CHUNKS, c = threadIdx.x % CHUNKS * 8;
-        x += (m0 + row) * stride + c, w += size_t(n0 + row) * padded + c;
+        x += (m0 + row) * size.stride + c, w += size_t(n0 + row) * padded + c;
         // Columns past `cols` are zeros on both sides, whatever lies there.
         auto fetch = [&](int step, int slot) {
             if (step < steps) {
                 T* to = stages + slot * STAGE;
-                const bool is_there = step * BK + c < cols;
-                copy<BM>(to, x + step * BK, stride, tokens - m0, is_there);
-                copy<BN>(to + BM * BK, w + step * BK, padded, rows - n0, is_there);
+                const bool is_there = step * BK + c < size.cols;
+                copy<BM>(to, x + step * BK, size.stride, size.tokens - m0, is_there);
+                copy<BN>(to + BM * BK, w + step * BK, padded, size.rows - n0, is_there);
             }
             dev::cp_async_commit();
         };
@@ -164,27 +169,29 @@ template <class T, int BM, int BN, int BK, int WM, int WN, int STAGES> struct Ti
             }
         }
         // Nobody reads a stage any more since the last barrier, and no copy is on its way.
-        write(out, sum, bias, tokens, rows);
+        write(out, sum, bias);
     }
 };
 }  // namespace linear_tile
 
-#define LINEAR_TILE(suffix, T, BM, BN, BK, WM, WN, STAGES)                                                               \
-    KERNEL void __launch_bounds__(linear_tile::Tile<T, BM, BN, BK, WM, WN, STAGES>::THREADS)                             \
-        linear_tile_##suffix##_##BM##x##BN(void* out, const T* __restrict__ x, const T* __restrict__ w,                  \
-                                           const float* __restrict__ bias, int tokens, int rows, int cols, int stride,   \
-                                           int out_is_f32) {                                                             \
-        SHARED_DYNAMIC(shared);                                                                                          \
-        linear_tile::Tile<T, BM, BN, BK, WM, WN, STAGES> tile{reinterpret_cast<T*>(shared), 0, 0, 0, 0};                 \
-        tile.run({out, out_is_f32 != 0}, x, w, bias, tokens, rows, cols, stride);                                        \
-    }                                                                                                                    \
+#define LINEAR_TILE(suffix, T, BM, BN, BK, WM, WN, STAGES, BLOCKS)                                                     \
+    KERNEL void __launch_bounds__(linear_tile::Tile<T, BM, BN, BK, WM, WN, STAGES>::THREADS, BLOCKS)                   \
+        linear_tile_##suffix##_##BM##x##BN(void* out, const T* __restrict__ x, const T* __restrict__ w,                \
+                                           const float* __restrict__ bias, int tokens, int rows, int cols, int stride, \
+                                           int out_is_f32) {                                                           \
+        SHARED_DYNAMIC(shared);                                                                                        \
+        const linear::Sizes size = {tokens, rows, cols, size_t(stride)};                                               \
+        linear_tile::Tile<T, BM, BN, BK, WM, WN, STAGES> tile{size, reinterpret_cast<T*>(shared)};                     \
+        tile.run({out, out_is_f32 != 0}, x, w, bias);                                                                  \
+    }                                                                                                                  \
     EXPORT_KERNEL(linear_tile_##suffix##_##BM##x##BN)
 
-LINEAR_TILE(f16, f16, 128, 256, 32, 64, 64, 4)
-LINEAR_TILE(f16, f16, 128, 128, 32, 64, 64, 4)
-LINEAR_TILE(f16, f16, 64, 64, 64, 32, 32, 4)
-LINEAR_TILE(f16, f16, 64, 32, 64, 32, 16, 6)
-LINEAR_TILE(bf16, bf16, 128, 256, 32, 64, 64, 4)
-LINEAR_TILE(bf16, bf16, 128, 128, 32, 64, 64, 4)
-LINEAR_TILE(bf16, bf16, 64, 64, 64, 32, 32, 4)
-LINEAR_TILE(bf16, bf16, 64, 32, 64, 32, 16, 6)
+// The last number: blocks that shall have room on a multiprocessor.
+LINEAR_TILE(f16, f16, 128, 256, 32, 64, 64, 4, 1)
+LINEAR_TILE(f16, f16, 128, 128, 32, 64, 64, 4, 2)
+LINEAR_TILE(f16, f16, 64, 64, 64, 32, 32, 4, 3)
+LINEAR_TILE(f16, f16, 64, 32, 64, 32, 16, 6, 3)
+LINEAR_TILE(bf16, bf16, 128, 256, 32, 64, 64, 4, 1)
+LINEAR_TILE(bf16, bf16, 128, 128, 32, 64, 64, 4, 2)
+LINEAR_TILE(bf16, bf16, 64, 64, 64, 32, 32, 4, 3)
+LINEAR_TILE(bf16, bf16, 64, 32, 64, 32, 16, 6, 3)

@@ -27,6 +27,8 @@ mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod lanes;
+#[cfg(feature = "gpu-tests")]
+mod launcher_trials;
 #[expect(
     unsafe_code,
     reason = "concurrent chunks write different columns of one row"

@@ -2,11 +2,11 @@
 
 use plimsoll_planner::Dtype;
 
-use super::choice::{Kernel, TILES, TILES_F32, choose};
+use super::choice::{Kernel, TILES, TILES_F32};
 use super::{LinearShape, card, cuda, pack_rows};
 use crate::encoding;
-use crate::gpu::trial::{self, Bench, DTYPES, Failure, Trial, close, refused, rounded, rounding};
-use crate::gpu::{Card, GpuError, Kind, Memory};
+use crate::gpu::trial::{self, Bench, DTYPES, Failure, Trial, close, rounded, rounding};
+use crate::gpu::{Kind, Memory};
 
 /// Sizes around every edge of every kernel.
 pub(crate) fn all() -> Vec<Trial> {
@@ -46,23 +46,16 @@ pub(crate) fn all() -> Vec<Trial> {
             move |bench| same_bits(bench, dtype),
         ));
     }
-    for (name, prove) in [
-        ("what no kernel takes is refused", refusals as Proof),
-        ("small and large calls get their kernels", choices),
-        ("rows may be packed in pieces", pieces),
-    ] {
-        trials.push(Trial::new("linear", name, prove));
-    }
+    trials.extend(super::launcher_trials::all());
     trials
 }
 
-type Proof = fn(&Bench<'_>) -> Result<(), Failure>;
 /// Tokens, rows, columns.
-type Sizes = (usize, usize, usize);
+pub(super) type Sizes = (usize, usize, usize);
 
 const SKINNY: [Sizes; 11] = [
     (1, 16, 32),
-    (1, 1031, 8),
+    (1, 259, 8),
     (2, 48, 40),
     (3, 64, 0),
     (4, 1, 544),
@@ -70,7 +63,7 @@ const SKINNY: [Sizes; 11] = [
     (8, 17, 1544),
     (9, 130, 40),
     (15, 48, 1544),
-    (16, 515, 32),
+    (16, 131, 32),
     (16, 16, 576),
 ];
 
@@ -92,6 +85,7 @@ fn tiled(dtype: Dtype) -> Vec<(super::choice::Tile, Sizes)> {
             (65, 48, 72),
             (16, 130, 40),
             (129, 32, 392),
+            (2050, 40, 8),
         ],
     ];
     match dtype {
@@ -103,6 +97,9 @@ fn tiled(dtype: Dtype) -> Vec<(super::choice::Tile, Sizes)> {
             .iter()
             .zip(sizes)
             .flat_map(|(tile, sizes)| sizes.iter().map(|sizes| (*tile, *sizes)))
+            // f16 and bf16 differ by the instruction alone.
+            .skip(usize::from(dtype == Dtype::Float16))
+            .step_by(if dtype == Dtype::Float16 { 2 } else { 1 })
             .collect(),
     }
 }
@@ -231,7 +228,7 @@ impl Case {
 }
 
 /// `w` as it lies on the card, sent in pieces of `piece` rows to memory that holds anything.
-fn packed(shape: &LinearShape, w: &[f32], piece: usize) -> Vec<u8> {
+pub(super) fn packed(shape: &LinearShape, w: &[f32], piece: usize) -> Vec<u8> {
     let width = encoding::bytes_of(shape.dtype);
     let mut bytes = vec![0; w.len() * width];
     for (at, value) in w.iter().enumerate() {
@@ -258,7 +255,7 @@ fn product(
     form: usize,
 ) -> Result<(), Failure> {
     let case = Case::new(bench, dtype, sizes)?;
-    let biased = form % 2 == 0;
+    let biased = form.is_multiple_of(2);
     let out = [dtype, Dtype::Float32][form / 2 % 2];
     let wanted = case.wanted(biased);
     let got = case.run(bench, kernel, biased, out)?;
@@ -271,7 +268,7 @@ fn product(
     })
 }
 
-/// Inside a family, whatever else is in the call, and by whichever tile.
+/// Inside a family: whatever else is in the call, and by whichever tile.
 fn same_bits(bench: &Bench<'_>, dtype: Dtype) -> Result<(), Failure> {
     let case = Case::new(bench, dtype, (16, 18, 328))?;
     let rows = case.shape.rows;
@@ -281,170 +278,20 @@ fn same_bits(bench: &Bench<'_>, dtype: Dtype) -> Result<(), Failure> {
         let alone = case.run_alone(bench, skinny, token)?;
         trial::same("a row of 16, skinny", &alone, &all[token * rows..][..rows])?;
     }
-    let case = Case::new(bench, dtype, (131, 18, 200))?;
+    let case = Case::new(bench, dtype, (67, 18, 136))?;
     let kernels: Vec<Kernel> = match dtype {
         Dtype::Float32 => TILES_F32.into_iter().map(Kernel::Tile).collect(),
         Dtype::Float16 | Dtype::BFloat16 => TILES.into_iter().map(Kernel::Tile).collect(),
     };
-    let all = case.run(bench, Some(kernels[0]), true, Dtype::Float32)?;
+    let smallest = kernels[kernels.len() - 1];
+    let all = case.run(bench, Some(smallest), true, Dtype::Float32)?;
+    for token in [0, 66] {
+        let alone = case.run_alone(bench, smallest, token)?;
+        trial::same("a row of 67, tiled", &alone, &all[token * rows..][..rows])?;
+    }
     for kernel in kernels {
         let tiled = case.run(bench, Some(kernel), true, Dtype::Float32)?;
         trial::same("another tile", &tiled, &all)?;
-        for token in [0, 130] {
-            let alone = case.run_alone(bench, kernel, token)?;
-            trial::same("a row of 131, tiled", &alone, &all[token * rows..][..rows])?;
-        }
     }
     Ok(())
-}
-
-fn pieces(_: &Bench<'_>) -> Result<(), Failure> {
-    for dtype in DTYPES {
-        let shape = LinearShape {
-            rows: 37,
-            cols: 40,
-            dtype,
-        };
-        let w = trial::random(5).values(37 * 40);
-        let whole = packed(&shape, &w, 37);
-        trial::same("bytes", &[whole.len()], &[shape.packed_bytes()])?;
-        for piece in [1, 5, 16] {
-            trial::same("bytes", &packed(&shape, &w, piece), &whole)?;
-        }
-        let width = encoding::bytes_of(dtype);
-        let number = |row: usize, col: usize| {
-            encoding::load(dtype, &whole, (row * card::stride(&shape) + col) * width)
-        };
-        let w = rounded(dtype, &w);
-        trial::same("the last number", &[number(36, 39)], &[w[36 * 40 + 39]])?;
-        trial::same(
-            "padding",
-            &[number(3, 40), number(36, 63), number(37, 0), number(47, 63)],
-            &[0.0; 4],
-        )?;
-    }
-    Ok(())
-}
-
-/// On an H100: the sizes of an 8B model, and of a small one.
-fn choices(_: &Bench<'_>) -> Result<(), Failure> {
-    let h100 = Card {
-        name: "H100".to_owned(),
-        capability: 90,
-        multiprocessors: 132,
-        shared_bytes_per_block: 227 << 10,
-    };
-    let chosen =
-        |tokens, rows, cols, dtype| match choose(&h100, &LinearShape { rows, cols, dtype }, tokens)
-        {
-            Kernel::Skinny { warps } => format!("{warps} warps"),
-            Kernel::Tile(tile) => format!("{}x{}", tile.tokens, tile.rows),
-        };
-    for (tokens, rows, cols, wanted) in [
-        (1, 4096, 4096, "8 warps"),
-        (16, 28672, 4096, "4 warps"),
-        (8, 1024, 4096, "16 warps"),
-        (1, 576, 576, "8 warps"),
-        (17, 4096, 4096, "64x32"),
-        (64, 6144, 4096, "64x64"),
-        (512, 4096, 4096, "128x128"),
-        (2048, 4096, 4096, "128x256"),
-        (2048, 28672, 4096, "128x256"),
-    ] {
-        let got = chosen(tokens, rows, cols, Dtype::BFloat16);
-        if got != wanted {
-            let what = format!("{tokens} x {cols} by {rows}: {got}, should be {wanted}");
-            return Err(Failure::Wrong(what));
-        }
-    }
-    trial::same(
-        "f32",
-        &[chosen(2048, 4096, 4096, Dtype::Float32)],
-        &["64x64".to_owned()],
-    )
-}
-
-fn refusals(bench: &Bench<'_>) -> Result<(), Failure> {
-    let numbers = bench.put(Dtype::Float16, &[0.0; 64 * 64])?;
-    let mut room = bench.room(Dtype::Float32, 64)?;
-    let f16 = Kind::Number(Dtype::Float16);
-    let skinny = Kernel::Skinny { warps: 8 };
-    let whole = numbers.view(f16);
-    let mut run = |kernel, (tokens, rows, cols): Sizes, stride, x, w, out| {
-        let shape = LinearShape {
-            rows,
-            cols,
-            dtype: Dtype::Float16,
-        };
-        let x = cuda::Input {
-            data: x,
-            tokens,
-            stride,
-        };
-        let weight = cuda::Weight {
-            shape,
-            data: w,
-            bias: None,
-        };
-        cuda::run_on(bench.gpu, kernel, &x, &weight, &room.view_mut(out))
-    };
-    let unsupported = |error: &GpuError| matches!(error, GpuError::Unsupported { .. });
-    let shape = |error: &GpuError| matches!(error, GpuError::Shape { .. });
-    let dtype = |error: &GpuError| matches!(error, GpuError::Dtype { .. });
-    let tile = Kernel::Tile(TILES_F32[0]);
-    for (what, kernel, sizes, stride) in [
-        ("12 columns", skinny, (1, 16, 12), 16),
-        ("a stride of 12", skinny, (2, 16, 8), 12),
-        ("a stride below the columns", skinny, (2, 16, 32), 24),
-        ("17 tokens, skinny", skinny, (17, 7, 32), 32),
-        ("5 warps", Kernel::Skinny { warps: 5 }, (1, 16, 32), 32),
-        ("a tile of f32", tile, (1, 16, 32), 32),
-        (
-            "more rows than can be counted",
-            skinny,
-            (1, 1 << 31, 32),
-            32,
-        ),
-    ] {
-        refused(
-            what,
-            run(kernel, sizes, stride, whole, whole, f16),
-            unsupported,
-        )?;
-    }
-    let sizes = (2, 16, 32);
-    for (what, sizes, x, w) in [
-        ("short x", (3, 16, 32), whole.part(0, 95), whole),
-        ("a short weight", (1, 17, 32), whole, whole.part(0, 1023)),
-        ("x at an odd address", sizes, whole.part(4, 64), whole),
-        (
-            "a weight at an odd address",
-            sizes,
-            whole,
-            whole.part(4, 512),
-        ),
-        ("integers", sizes, numbers.view(Kind::U32), whole),
-        ("a short out", (8, 32, 32), whole, whole),
-    ] {
-        refused(what, run(skinny, sizes, 32, x, w, f16), shape)?;
-    }
-    let bf16 = Kind::Number(Dtype::BFloat16);
-    refused(
-        "x of another type",
-        run(skinny, sizes, 32, numbers.view(bf16), whole, f16),
-        dtype,
-    )?;
-    refused(
-        "a weight of another type",
-        run(skinny, sizes, 32, whole, numbers.view(bf16), f16),
-        shape,
-    )?;
-    refused(
-        "out of another type",
-        run(skinny, sizes, 32, whole, whole, bf16),
-        dtype,
-    )?;
-    // Nothing to do is not refused.
-    run(skinny, (0, 16, 32), 32, whole, whole, f16)?;
-    Ok(run(skinny, (2, 0, 32), 32, whole, whole, f16)?)
 }

@@ -1,8 +1,14 @@
-// out.cuh: where sums go: rows of T, or of f32 (logits, the residual stream). One kernel serves both.
+// call.cuh: what every kernel of linear is given: sizes, and where sums go: rows of T, or of f32 (logits,
+// the residual stream). One kernel serves both.
 #pragma once
 #include "../gpu/numbers.cuh"
 
 namespace linear {
+
+struct Sizes {
+    int tokens, rows, cols;
+    size_t stride;  // numbers from one row of x to the next
+};
 
 template <class T> struct Out {
     void* numbers;
