@@ -17,7 +17,6 @@
 #include <cstring>
 #include <functional>
 #include <map>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -58,7 +57,7 @@ struct View {
 extern thread_local View view;
 
 // ---- the switch: callee-saved registers and the stack pointer -------------------------------
-extern "C" void emu_switch(void** save_sp, void* load_sp);
+extern "C" __attribute__((visibility("hidden"))) void emu_switch(void** save_sp, void* load_sp);
 struct Context {
     void* sp = nullptr;
     void prepare(char* stack, size_t size, void (*entry)()) {
@@ -115,6 +114,20 @@ struct Region {
     char *lo, *hi;
 };
 
+// Splitmix64: cheap to seed, as every launch does, and to draw from.
+struct Random {
+    using result_type = uint64_t;
+    uint64_t state = 0;
+    static constexpr uint64_t min() { return 0; }
+    static constexpr uint64_t max() { return ~uint64_t(0); }
+    uint64_t operator()() {
+        uint64_t z = state += 0x9e3779b97f4a7c15u;
+        z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+        return z ^ z >> 31;
+    }
+};
+
 struct Config {
     uint64_t seed = 0;                  // 0 in order, 1 reversed, others random
     size_t shared_bytes_max = 227 << 10;  // what a block may ask for
@@ -143,7 +156,8 @@ struct Block {
     size_t statics_bytes = 0, dynamic_bytes = 0;
     std::vector<Region> regions;  // [0] is the dynamic one
     std::vector<std::pair<const void*, char*>> statics;  // by declaration
-    std::mt19937_64 random;
+    Random random;
+    bool left_fibers_behind = false;
     unsigned epoch = 0;
     uint64_t ldmatrix_phases = 0, ldmatrix_conflicts = 0;
     std::string error;

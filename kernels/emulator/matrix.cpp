@@ -34,7 +34,8 @@ void ldmatrix(unsigned (&r)[4], const void* row, bool transposed, const char* wh
     });
 }
 
-void mma_16816(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, float (*to_float)(uint16_t), Site site) {
+template <class F>
+static void mma_16816(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, Site site, F to_float) {
     struct Lane {
         float* d;
         const unsigned* a;
@@ -61,6 +62,12 @@ void mma_16816(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, 
             for (int i = 0; i < 4; i++)
                 static_cast<Lane*>(slot[l])->d[i] += sum[l / 4 + i / 2 * 8][l % 4 * 2 + i % 2];
     });
+}
+void mma_16816_bf16(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, Site site) {
+    mma_16816(d, a, b0, b1, site, [](uint16_t bits) { return bf16_to_float(bits); });
+}
+void mma_16816_f16(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, Site site) {
+    mma_16816(d, a, b0, b1, site, [](uint16_t bits) { return f16_to_float(bits); });
 }
 
 }  // namespace emu

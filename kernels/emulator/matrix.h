@@ -51,6 +51,7 @@ void ldmatrix(unsigned (&r)[4], const void* row, bool transposed, const char* wh
 // D(16x8) += A(16x16) * B(16x8). With g = lane / 4 and t = 2 * (lane % 4): a0..a3 hold A[g][t..],
 // A[g+8][t..], A[g][t+8..], A[g+8][t+8..]; b0, b1 hold B[t..][g], B[t+8..][g]; d0, d1 hold
 // D[g][t], D[g][t+1]; d2, d3 the same columns of row g+8.
-void mma_16816(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, float (*to_float)(uint16_t), Site site);
+void mma_16816_bf16(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, Site site);
+void mma_16816_f16(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, Site site);
 
 }  // namespace emu

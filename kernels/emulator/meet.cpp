@@ -39,14 +39,16 @@ void shuffle_bytes(unsigned mask, void* value, size_t bytes, unsigned from, cons
         uint64_t in;
         unsigned from;
     } own{value, 0, from};
-    memcpy(&own.in, value, bytes);
+    // Sizes that the compiler knows: this is where emulated time goes.
+    auto move = [bytes](void* to, const void* from) { bytes == 4 ? memcpy(to, from, 4) : memcpy(to, from, 8); };
+    move(&own.in, value);
     warp_meet(mask, what, site, &own, [&](void** slot) {
         for (unsigned l = 0; l < 32; l++) {
             if (!(mask >> l & 1)) continue;
             auto* lane = static_cast<Lane*>(slot[l]);
             if (!(mask >> lane->from & 1))
                 EMU_FAIL("%s at %s:%d reads lane %u outside its mask %08x", what, base(site.file), site.line, lane->from, mask);
-            memcpy(lane->value, &static_cast<Lane*>(slot[lane->from])->in, bytes);
+            move(lane->value, &static_cast<Lane*>(slot[lane->from])->in);
         }
     });
 }

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "copies.h"
+#include "fibers.h"
 #include "meet.h"
 #include "registry.h"
 #include "shared.h"
@@ -16,10 +17,10 @@
 #define __constant__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
-#define threadIdx (emu::block->current->thread)
-#define blockIdx (emu::block->index)
-#define blockDim (emu::block->threads)
-#define gridDim (emu::block->grid)
+#define threadIdx (emu::thread_index())
+#define blockIdx (emu::block_index())
+#define blockDim (emu::block_size())
+#define gridDim (emu::grid_size())
 constexpr int warpSize = 32;
 
 struct alignas(8) uint2 {
@@ -41,9 +42,6 @@ inline void __syncwarp(unsigned mask = ~0u, EMU_SITE) {
 }
 inline void __threadfence() {}
 
-namespace emu {
-inline unsigned lane() { return block->current->linear & 31; }
-}
 template <class T>
 inline T __shfl_sync(unsigned mask, T v, int from, int width = 32, EMU_SITE) {
     unsigned l = emu::lane();

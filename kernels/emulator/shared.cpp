@@ -48,6 +48,8 @@ char* static_shared(const void* key, size_t bytes) {
     return p;
 }
 
+unsigned char* dynamic_shared() { return reinterpret_cast<unsigned char*>(block->regions[0].lo); }
+
 void check_shared(const void* p, size_t bytes, size_t align, const char* what, Site site) {
     const char* at = static_cast<const char*>(p);
     if (reinterpret_cast<uintptr_t>(p) % align)

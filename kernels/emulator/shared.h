@@ -21,7 +21,7 @@ inline void mark(char* p, size_t bytes, bool usable) {
 
 // The array of one declaration; every thread of the block gets the same.
 char* static_shared(const void* key, size_t bytes);
-inline unsigned char* dynamic_shared() { return reinterpret_cast<unsigned char*>(block->regions[0].lo); }
+unsigned char* dynamic_shared();
 
 // Collective instructions check their addresses even without a sanitizer.
 void check_shared(const void* p, size_t bytes, size_t align, const char* what, Site site);

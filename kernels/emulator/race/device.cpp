@@ -1,8 +1,8 @@
 // device.cpp: the cells and the states of device memory. A byte is nobody's, unwritten or written;
 // the host's uploads count as writes. Cells are about one launch: the next one starts after it.
 //
-// Both maps cover the whole heap, byte for byte, in address space that costs nothing until a byte
-// near it is touched.
+// States and cells cover the whole heap, in address space that costs nothing until a byte near it is
+// touched.
 #include <sys/mman.h>
 
 #include "../heap.h"
@@ -12,7 +12,7 @@ namespace emu::race {
 
 struct Maps {
     uint8_t* states;
-    Cell* cells;
+    Cells cells;
 };
 template <class T>
 static T* reserve(size_t count) {
@@ -22,7 +22,8 @@ static T* reserve(size_t count) {
 }
 static Maps& maps() {
     static thread_local Maps maps{};
-    if (!maps.states) maps = {reserve<uint8_t>(Heap::kBytes), reserve<Cell>(Heap::kBytes)};
+    if (!maps.states)
+        maps = {reserve<uint8_t>(Heap::kBytes), {reserve<Cell>(Heap::kBytes / Cells::kLine), reserve<Cell>(Heap::kBytes)}};
     return maps;
 }
 
@@ -40,48 +41,49 @@ static std::string place_in_allocations(const char* p) {
 }
 
 static bool states_allow(const Touch& touch, uint8_t* states) {
-    bool reads = touch.access == Access::read || touch.access == Access::once || touch.access == Access::atomic;
-    bool writes = touch.access != Access::read && touch.access != Access::once;
     for (size_t i = 0; i < touch.bytes; i++) {
         if (states[i] == nobodys) {
             report("thread %u at %s %s %zu bytes outside every allocation of device memory: %s", view.thread,
                    where(touch.place).c_str(), verb(touch.access), touch.bytes, place_in_allocations(touch.at + i).c_str());
             return false;
         }
-        if (reads && states[i] == unwritten) {
+        if (touch.reads() && states[i] == unwritten) {
             report("thread %u at %s reads device memory that nobody wrote (%s)", view.thread, where(touch.place).c_str(),
                    place_in_allocations(touch.at + i).c_str());
             return false;
         }
-        if (writes) states[i] = written;
     }
+    if (touch.writes()) memset(states, written, touch.bytes);
     return true;
 }
 
 void enter_device(const Touch& touch) {
     Maps& maps = race::maps();
-    size_t at = size_t(touch.at - view.heap);
-    if (!states_allow(touch, maps.states + at)) return;
+    size_t offset = size_t(touch.at - view.heap);
+    if (!states_allow(touch, maps.states + offset)) return;
     History& history = race::history();
-    uint32_t first = history.launch, now = history.now();
-    Cell* cell = maps.cells + at;
-    for (size_t i = 0; i < touch.bytes; i++, cell++)
-        if (Clash clash = enter(history, *cell, first, now, touch.place, touch.access); clash != Clash::none)
-            return report_clash(clash, *cell, touch, "device memory", place_in_allocations(touch.at + i));
+    uint32_t now = history.now();
+    Found found = enter(history, maps.cells, offset, touch, history.launch, now, false);
+    if (found.clash != Clash::none)
+        report_clash(found.clash, *found.cell, touch, "device memory", place_in_allocations(view.heap + found.offset));
 }
 
-void forget_device_cells() { madvise(maps().cells, Heap::kBytes * sizeof(Cell), MADV_DONTNEED); }
+static void discard(void* p, size_t bytes) { madvise(p, bytes, MADV_DONTNEED); }
+
+void forget_device_cells() {
+    Cells& cells = maps().cells;
+    discard(cells.lines, Heap::kBytes / Cells::kLine * sizeof(Cell));
+    discard(cells.bytes, Heap::kBytes * sizeof(Cell));
+}
 
 }  // namespace emu::race
 
 extern "C" {
 void emu_race_heap(const void* address, size_t bytes, int state) {
-    auto& maps = emu::race::maps();
-    memset(maps.states + (static_cast<const char*>(address) - emu::heap().start), state, bytes);
+    memset(emu::race::maps().states + (static_cast<const char*>(address) - emu::heap().start), state, bytes);
 }
 void emu_race_empty_heap(size_t used) {
-    auto& maps = emu::race::maps();
-    madvise(maps.states, used, MADV_DONTNEED);
-    madvise(maps.cells, used * sizeof(emu::race::Cell), MADV_DONTNEED);
+    emu::race::discard(emu::race::maps().states, used);
+    emu::race::forget_device_cells();
 }
 }

@@ -54,7 +54,7 @@ std::string where(uint32_t place) {
     }
     if (lines) pclose(lines);
     if (innermost.empty()) return "a place that addr2line does not know";
-    return kernel.empty() || kernel == innermost ? innermost : innermost + ", called from " + kernel + ",";
+    return kernel.empty() || kernel == innermost ? innermost : innermost + " (" + kernel + ")";
 }
 
 const char* verb(Access access) {
@@ -70,6 +70,9 @@ const char* verb(Access access) {
 }
 
 void report_clash(Clash clash, const Cell& cell, const Touch& touch, const char* memory, const std::string& offset) {
+    if (clash == Clash::unwritten)
+        return report("thread %u at %s reads %s that was never written (%s)", view.thread, where(touch.place).c_str(), memory,
+                      offset.c_str());
     const Side& other = clash == Clash::with_read ? cell.read : cell.write;
     const Stint& then = history().at(other.stint);
     bool several = other.mark & (kLanes | kWarps | kBlocks);
@@ -81,6 +84,7 @@ void report_clash(Clash clash, const Cell& cell, const Touch& touch, const char*
     if ((other.mark & kBlocks) || then.block != view.block) order = "blocks of one launch have no order";
     switch (clash) {
         case Clash::none:
+        case Clash::unwritten:
             return;
         case Clash::with_copy:
             return report("%s %s %s that a cp.async of %s at %s may still be writing (%s)", me.c_str(), mine, memory, they.c_str(),

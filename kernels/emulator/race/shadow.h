@@ -4,6 +4,8 @@
 // a full __syncwarp() between two threads of a warp. Nothing else orders memory: not a shuffle, not a
 // vote, not the schedule that the emulator happened to choose, and between blocks nothing at all.
 #pragma once
+#include <algorithm>
+
 #include "../touch.h"
 
 namespace emu::race {
@@ -26,6 +28,8 @@ constexpr uint32_t kBlocks = 1u << 29;  // of other blocks
 constexpr uint32_t kAtomic = 1u << 28;  // written by atomics alone
 constexpr uint32_t kFlying = 1u << 27;  // a cp.async that nobody has waited for
 constexpr uint32_t kPlace = kFlying - 1;
+// In a line's cell, on the write's side: its bytes have cells of their own (see Cells).
+constexpr uint32_t kSplit = kAtomic | kFlying;
 
 struct Cell {
     Side write, read;
@@ -73,10 +77,10 @@ inline void join(const History& history, Side& side, uint32_t now, uint32_t plac
     side = {now, flags | place};
 }
 
-enum class Clash { none, with_write, with_read, with_copy, stale };
+enum class Clash { none, with_write, with_read, with_copy, stale, unwritten };
 
 // Enters an access into a cell whose stints count from `first` on, or says what it clashes with.
-inline Clash enter(const History& history, Cell& cell, uint32_t first, uint32_t now, uint32_t place, Access access) {
+inline Clash enter_cell(const History& history, Cell& cell, uint32_t first, uint32_t now, uint32_t place, Access access) {
     bool written = cell.write.stint >= first, was_read = cell.read.stint >= first;
     if (access == Access::land) {  // nobody came near since the copy was issued
         cell = {{now, place}, {}};
@@ -114,7 +118,51 @@ struct Touch {
     size_t bytes;
     Access access;
     uint32_t place;
+
+    bool reads() const { return access == Access::read || access == Access::once || access == Access::atomic; }
+    bool writes() const { return access != Access::read && access != Access::once; }
 };
+
+// The cells of a memory: one for each line of 16 bytes, since most accesses are of so many; and one
+// for each byte of a line that was touched in parts.
+struct Cells {
+    static constexpr size_t kLine = 16;
+    Cell *lines, *bytes;
+};
+struct Found {
+    Clash clash = Clash::none;
+    const Cell* cell = nullptr;
+    size_t offset = 0;
+};
+
+// Enters an access that starts at `offset` of the memory. Stints count from `first` on; with
+// `starts_unwritten`, what they have not written must not be read.
+inline Found enter(const History& history, const Cells& cells, size_t offset, const Touch& touch, uint32_t first, uint32_t now,
+                   bool starts_unwritten) {
+    const size_t end = offset + touch.bytes;
+    bool must_be_written = starts_unwritten && touch.reads();
+    auto enter_one = [&](Cell& cell) {
+        if (must_be_written && cell.write.stint < first) return Clash::unwritten;
+        return enter_cell(history, cell, first, now, touch.place, touch.access);
+    };
+    while (offset < end) {
+        size_t start = offset / Cells::kLine * Cells::kLine, stop = std::min(end, start + Cells::kLine);
+        Cell& line = cells.lines[start / Cells::kLine];
+        bool is_split = line.write.stint >= first && (line.write.mark & kSplit) == kSplit;
+        if (!is_split && stop - offset == Cells::kLine) {
+            if (Clash clash = enter_one(line); clash != Clash::none) return {clash, &line, offset};
+            offset = stop;
+            continue;
+        }
+        if (!is_split) {
+            std::fill(cells.bytes + start, cells.bytes + start + Cells::kLine, line);
+            line.write = {now, kSplit};
+        }
+        for (; offset < stop; offset++)
+            if (Clash clash = enter_one(cells.bytes[offset]); clash != Clash::none) return {clash, &cells.bytes[offset], offset};
+    }
+    return {};
+}
 
 // One history to an OS thread, whichever memory it is about.
 History& history();

@@ -6,9 +6,10 @@
 
 namespace emu::race {
 
-static Cell* cells() {
-    static thread_local std::unique_ptr<Cell[]> cells(new Cell[Block::kArena]());
-    return cells.get();
+static const Cells& cells() {
+    static thread_local std::unique_ptr<Cell[]> all(new Cell[Block::kArena + Block::kArena / Cells::kLine]());
+    static thread_local const Cells cells{all.get() + Block::kArena, all.get()};
+    return cells;
 }
 
 // Which array a byte belongs to, or the nearest one in front of it.
@@ -32,18 +33,12 @@ void enter_shared(const Touch& touch) {
         return report("thread %u at %s %s %zu bytes outside every shared array: %s", view.thread, where(touch.place).c_str(),
                       verb(touch.access), touch.bytes, place_in_arrays(touch.at).c_str());
     History& history = race::history();
-    uint32_t first = history.block, now = history.now();
-    bool reads = touch.access == Access::read || touch.access == Access::once || touch.access == Access::atomic;
-    Cell* cell = cells() + (touch.at - view.lo);
-    for (size_t i = 0; i < touch.bytes; i++, cell++) {
-        if (reads && cell->write.stint < first)
-            return report("thread %u at %s reads shared memory that was never written (%s)", view.thread, where(touch.place).c_str(),
-                          place_in_arrays(touch.at + i).c_str());
-        if (Clash clash = enter(history, *cell, first, now, touch.place, touch.access); clash != Clash::none)
-            return report_clash(clash, *cell, touch, "shared memory", place_in_arrays(touch.at + i));
-    }
+    uint32_t now = history.now();
+    Found found = enter(history, cells(), size_t(touch.at - view.lo), touch, history.block, now, true);
+    if (found.clash != Clash::none)
+        report_clash(found.clash, *found.cell, touch, "shared memory", place_in_arrays(view.lo + found.offset));
 }
 
-void forget_shared_cells() { std::fill(cells(), cells() + Block::kArena, Cell{}); }
+void forget_shared_cells() { std::fill(cells().bytes, cells().lines + Block::kArena / Cells::kLine, Cell{}); }
 
 }  // namespace emu::race

@@ -135,9 +135,12 @@ inline uint4 load_once(const uint4* p, EMU_SITE) {
 }
 inline void ldmatrix_x4(unsigned (&r)[4], const void* row, EMU_SITE) { emu::ldmatrix(r, row, false, "ldmatrix", site); }
 inline void ldmatrix_x4_trans(unsigned (&r)[4], const void* row, EMU_SITE) { emu::ldmatrix(r, row, true, "ldmatrix.trans", site); }
-template <class T>
-inline void mma_16816(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, EMU_SITE) {
-    emu::mma_16816(d, a, b0, b1, [](uint16_t bits) { return to_float(T{bits}); }, site);
+template <class T> inline void mma_16816(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, EMU_SITE);
+template <> inline void mma_16816<bf16>(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, emu::Site site) {
+    emu::mma_16816_bf16(d, a, b0, b1, site);
+}
+template <> inline void mma_16816<f16>(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, emu::Site site) {
+    emu::mma_16816_f16(d, a, b0, b1, site);
 }
 }  // namespace dev
 #endif
