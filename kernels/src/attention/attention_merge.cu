@@ -50,8 +50,9 @@ template <class T> __device__ __forceinline__ void merge(const Call<T>& call) {
 #pragma unroll
         for (int i = 0; i < 8; i++) v[i] += more[i];
     }
+    const float share = 1.0f / weight;
 #pragma unroll
-    for (int i = 0; i < 8; i++) v[i] /= weight;
+    for (int i = 0; i < 8; i++) v[i] *= share;
     dev::store8(sequence.out(call, row) + chunk * 8, v);
 }
 
