@@ -9,12 +9,16 @@
 //
 // Cost: keys and values are read once from memory for the whole group, nothing else is of that
 // size: bandwidth-bound. With tensor cores 16 rows cost what one costs, about 1/15 of their time.
-// In flight are 3 of 4 slots of every warp: 48 KiB a block at D = 128, three blocks on an H100's
-// multiprocessor (about 20 KiB cover its latency). Expected there: 80% of the copy bandwidth when
+// In flight are 2 of 3 slots of every warp, each of keys and values: 64 KiB a block at D = 128, two
+// blocks on an H100's multiprocessor (about 20 KiB cover its latency). Expected there: 80% of the copy bandwidth when
 // the batch has some MiB of keys, 70% from 16 MiB in all on; less below, where starting a block
 // and the merge (each some microseconds) show.
 //
-// budget: attention_decode_ 128 registers
+// budget: attention_decode_f16_64 131 registers, 256 bytes of shared memory
+// budget: attention_decode_bf16_64 131 registers, 256 bytes of shared memory
+// budget: attention_decode_f16_256 255 registers, 128 bytes of shared memory
+// budget: attention_decode_bf16_256 255 registers, 128 bytes of shared memory
+// budget: attention_decode_ 201 registers, 256 bytes of shared memory
 #include "ring.cuh"
 
 namespace attention {

@@ -14,7 +14,7 @@
 // tokens or more, on sm_80 and sm_89, where reading is not the limit, 60%.
 // Shared memory at D = 128: 80 KiB, two blocks on an H100's or A100's multiprocessor.
 //
-// budget: attention_prefill_ 255 registers
+// budget: attention_prefill_ 255 registers, 512 bytes of shared memory
 #include "ring.cuh"
 
 namespace attention {
