@@ -16,7 +16,7 @@ use crate::test::observe::{
     text,
 };
 use crate::test::world::World;
-use crate::test::{Group, Passed, expect, expect_eq, refusal, sources, test, tiny};
+use crate::test::{Group, Passed, cpus, expect, expect_eq, refusal, sources, test, tiny};
 use crate::wait;
 
 pub(super) const GROUP: Group = Group {
@@ -54,6 +54,10 @@ pub(super) const GROUP: Group = Group {
             sources::host_path,
         ),
         test("an unchanged model is not inspected again", inspected_once),
+        test(
+            "a CPU limit sizes the engine's worker pool",
+            cpus::limit_sizes_the_pool,
+        ),
     ],
 };
 
