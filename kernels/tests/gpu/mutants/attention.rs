@@ -3,7 +3,8 @@
 use super::Mutant;
 use crate::options::Mode::{Plain, Race};
 
-const SPLIT: &str = "attention: decode, BFloat16 1 x 3 heads of 64, blocks of 16, window None, scratch Enough";
+const SPLIT: &str =
+    "attention: decode, BFloat16 1 x 3 heads of 64, blocks of 16, window None, scratch Enough";
 const SHORT: &str = "attention: decode, BFloat16 2 x 4 heads of 128, blocks of 16";
 
 pub(super) const MUTANTS: &[Mutant] = &[
