@@ -21,7 +21,8 @@ pub(crate) struct Next<'a> {
 }
 
 impl Next<'_> {
-    /// Lines for a shell: look, forward a port, ask.
+    /// Lines for a shell: forward a port, look, ask. Greedy, so that a small model says the same to
+    /// everybody; the forward takes a moment, which the look gives it.
     pub(crate) fn ask(&self) -> String {
         let Self {
             kubeconfig: _,
@@ -34,11 +35,11 @@ impl Next<'_> {
         } = self;
         format!(
             "{}\n\
-             kubectl -n {namespace} get {plural}\n\
              kubectl -n {namespace} port-forward service/{name} {port}:{http} >/dev/null &\n\
+             kubectl -n {namespace} get {plural}\n\
              curl --silent --show-error --retry 10 --retry-connrefused \\\n  \
              http://127.0.0.1:{port}/v1/chat/completions -H 'content-type: application/json' \\\n  \
-             -d '{{\"model\": \"{name}\", \"messages\": [{{\"role\": \"user\", \"content\": \"{question}\"}}]}}'\n",
+             -d '{{\"model\": \"{name}\", \"temperature\": 0, \"messages\": [{{\"role\": \"user\", \"content\": \"{question}\"}}]}}'\n",
             self.environment(),
             plural = names::PLURAL,
             http = names::PORT_HTTP,
