@@ -29,6 +29,12 @@ pub(crate) struct Request {
     timeout: Duration,
 }
 
+/// A request that was sent; the server works on it until this value goes.
+pub(crate) struct Sent {
+    writer: Box<dyn Write + Send>,
+    reader: Box<dyn Read + Send>,
+}
+
 /// An answer whose body is still to be read.
 pub(crate) struct Streamed {
     pub(crate) status: u16,
@@ -86,6 +92,12 @@ impl Request {
 
     /// Sends the request and reads the answer's head.
     pub(crate) fn open(&self, target: &Target) -> Result<Streamed> {
+        let Sent { writer, reader } = self.begin(target)?;
+        read_head(BufReader::new(reader), writer)
+    }
+
+    /// Sends the request and reads nothing.
+    pub(crate) fn begin(&self, target: &Target) -> Result<Sent> {
         let (mut writer, reader) = self.connect(target)?;
         let mut head = format!(
             "{} {} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\n",
@@ -99,7 +111,7 @@ impl Request {
         writer.write_all(format!("{head}\r\n").as_bytes())?;
         // A server that refuses a body early may close before it has read it; its answer counts.
         let _ = writer.write_all(&self.body);
-        read_head(BufReader::new(reader), writer)
+        Ok(Sent { writer, reader })
     }
 
     fn connect(&self, target: &Target) -> Result<(Box<dyn Write + Send>, Box<dyn Read + Send>)> {
@@ -172,21 +184,18 @@ fn read_head(
     };
     let chunked = find("transfer-encoding").is_some_and(|value| value.contains("chunked"));
     let length: Option<u64> = find("content-length").and_then(|value| value.parse().ok());
-    let body: Box<dyn Read + Send> = match (chunked, length) {
-        (true, _) => Box::new(Chunked {
+    let body: Box<dyn Read + Send> = if chunked {
+        Box::new(Chunked {
             inner: reader,
             left: 0,
             done: false,
             _writer: writer,
-        }),
-        (false, Some(length)) => Box::new(Whole {
-            inner: reader.take(length),
+        })
+    } else {
+        Box::new(Whole {
+            inner: reader.take(length.unwrap_or(u64::MAX)),
             _writer: writer,
-        }),
-        (false, None) => Box::new(Whole {
-            inner: reader.take(u64::MAX),
-            _writer: writer,
-        }),
+        })
     };
     Ok(Streamed {
         status,

@@ -228,7 +228,7 @@ fn disconnected(world: &World<'_>) -> Passed {
 }
 
 /// Requests that an engine works on.
-fn running(target: &Target) -> Result<u32> {
+pub(super) fn running(target: &Target) -> Result<u32> {
     let value = total(&metrics(target)?, "vllm:num_requests_running")?;
     format!("{value:.0}").parse().context("not a count")
 }
