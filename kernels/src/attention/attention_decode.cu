@@ -9,18 +9,22 @@
 //
 // Cost: keys and values are read once from memory for the whole group, nothing else is of that
 // size: bandwidth-bound. With tensor cores 16 rows cost what one costs, about 1/15 of their time.
-// In flight are 3 of 4 slots of every warp: 48 KiB a block at D = 128, three blocks on an H100's
-// multiprocessor (about 20 KiB cover its latency). Expected there: 80% of the copy bandwidth when
+// In flight are 2 of 3 slots of every warp, each of keys and values: 64 KiB a block at D = 128, two
+// blocks on an H100's multiprocessor (about 20 KiB cover its latency). Expected there: 80% of the copy bandwidth when
 // the batch has some MiB of keys, 70% from 16 MiB in all on; less below, where starting a block
 // and the merge (each some microseconds) show.
 //
-// budget: attention_decode_ 128 registers
+// budget: attention_decode_f16_64 131 registers, 256 bytes of shared memory
+// budget: attention_decode_bf16_64 131 registers, 256 bytes of shared memory
+// budget: attention_decode_f16_256 255 registers, 128 bytes of shared memory
+// budget: attention_decode_bf16_256 255 registers, 128 bytes of shared memory
+// budget: attention_decode_ 201 registers, 256 bytes of shared memory
 #include "ring.cuh"
 
 namespace attention {
 
 template <int D> struct Decode {
-    static constexpr int KEYS = 16, SLOTS = 4, WARPS = D > 128 ? 2 : 4, THREADS = WARPS * 32;
+    static constexpr int KEYS = 16, SLOTS = 3, WARPS = D > 128 ? 2 : 4, THREADS = WARPS * 32;
     static constexpr int PITCH = D + 8;  // of a row of sums: shifts rows by eight banks
 };
 
@@ -45,6 +49,7 @@ template <class T, int D> __device__ __forceinline__ void decode(const Call<T>& 
     constexpr int WARPS = Form::WARPS, KEYS = Form::KEYS, PITCH = Form::PITCH;
     using Keys = Ring<T, D, KEYS, Form::SLOTS, 1>;
     SHARED_DYNAMIC(memory);
+    SHARED(int, last, [WARPS][16]);
     const Sequence sequence(call);
     const int first_row = int(blockIdx.x / call.splits) * 16, split = int(blockIdx.x % call.splits);
     if (!sequence.is_for(call) || first_row >= sequence.rows || split >= sequence.spans(call)) return;  // the whole block
@@ -56,9 +61,8 @@ template <class T, int D> __device__ __forceinline__ void decode(const Call<T>& 
 
     Keys ring(call, memory + warp * Keys::BYTES, 0, first, begin, end, WARPS * KEYS);
     const HeldQuery<T, D> query = hold<T, D>(call, sequence, first_row);
-    Tile<T, D, 1, KEYS> tile;
-#pragma unroll
-    for (int h = 0; h < 2; h++) tile.last[0][h] = sequence.position(first_row + min(lane() / 4 + h * 8, rows - 1));
+    if (lane() < 16) last[warp][lane()] = sequence.position(first_row + min(lane(), rows - 1));
+    Tile<T, D, 1, KEYS> tile(last[warp]);
     attend(tile, ring, query, first, low, high, call.window, call.scale);
 
     // The warps' sums, where their rings were.
@@ -92,8 +96,9 @@ template <class T, int D> __device__ __forceinline__ void decode(const Call<T>& 
             for (int i = 0; i < 8; i++) v[i] += more[i] * share;
         }
         if (call.splits == 1) {
+            const float share = 1.0f / weight;
 #pragma unroll
-            for (int i = 0; i < 8; i++) v[i] /= weight;
+            for (int i = 0; i < 8; i++) v[i] *= share;
             dev::store8(sequence.out(call, first_row + row) + chunk * 8, v);
         } else {
             const size_t part = sequence.part(call, first_row + row, split);

@@ -8,7 +8,7 @@
 // Cost: keys and values are read once for every row, not once for a group, and a row's dot product
 // walks along its key: expected 20% of the copy bandwidth over its own reads.
 //
-// budget: attention_f32 64 registers, 5168 bytes of shared memory
+// budget: attention_f32 160 registers, 5168 bytes of shared memory
 #include "../gpu/reduce.cuh"
 #include "call.cuh"
 
@@ -47,7 +47,7 @@ __device__ __forceinline__ void single(const Call<float>& call) {
 
     for (int key = begin + warp * 32; key < end; key += F32_THREADS) {
         const int count = min(end - key, 32);
-        const unsigned at = blocks.row(unsigned(key + min(lane, count - 1)));
+        const unsigned own = unsigned(key + min(lane, count - 1)), at = blocks.row(blocks.at(own), own);
         const float product = dot(reinterpret_cast<const float*>(query), keys + size_t(at) * dim, dim);
         const float score = lane < count ? product * call.scale : -INFINITY;
         const float larger = fmaxf(top, warp_max(score)), shrink = dev::fast_exp2(top - larger);

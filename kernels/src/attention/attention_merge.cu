@@ -6,7 +6,7 @@
 // many are on their way at once. A row's sums are read once and are small beside its keys: latency-
 // bound, expected 3 to 5 microseconds a launch up to 64 spans.
 //
-// budget: attention_merge_ 64 registers, 4160 bytes of shared memory
+// budget: attention_merge_ 72 registers, 4160 bytes of shared memory
 #include "call.cuh"
 
 namespace attention {
@@ -50,8 +50,9 @@ template <class T> __device__ __forceinline__ void merge(const Call<T>& call) {
 #pragma unroll
         for (int i = 0; i < 8; i++) v[i] += more[i];
     }
+    const float share = 1.0f / weight;
 #pragma unroll
-    for (int i = 0; i < 8; i++) v[i] /= weight;
+    for (int i = 0; i < 8; i++) v[i] *= share;
     dev::store8(sequence.out(call, row) + chunk * 8, v);
 }
 

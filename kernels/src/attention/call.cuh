@@ -18,12 +18,14 @@ namespace attention {
 // A block's tables, as far as the reader of a cache needs them. Rows are counted in the whole cache.
 struct Blocks {
     const unsigned* table;
-    unsigned size, magic, shift, rows;  // tokens of a block; see block_of; rows of a block
+    unsigned size, magic, shift, rows;  // tokens of a block; see `number`; rows of a block
     // position / size for positions below 2^31: the launcher made magic = ceil(2^(31 + shift) / size).
-    __device__ __forceinline__ unsigned block_of(unsigned position) const { return __umulhi(2 * position, magic) >> shift; }
-    __device__ __forceinline__ unsigned row(unsigned position) const {
-        const unsigned block = block_of(position);
-        return table[block] * rows + position - block * size;
+    __device__ __forceinline__ unsigned number(unsigned position) const { return __umulhi(2 * position, magic) >> shift; }
+    // The block of a position.
+    __device__ __forceinline__ unsigned at(unsigned position) const { return table[number(position)]; }
+    // The row of a position in its block.
+    __device__ __forceinline__ unsigned row(unsigned block, unsigned position) const {
+        return block * rows + position - number(position) * size;
     }
 };
 

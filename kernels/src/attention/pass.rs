@@ -230,10 +230,13 @@ impl Kernel {
             _ => head_dim + 8,
         };
         let rows = match (self, head_dim) {
-            (Kernel::Decode, ..=128) => 4 * 4 * 16,
-            (Kernel::Decode, _) => 2 * 4 * 16,
-            (Kernel::Prefill, ..=128) => 128 + 3 * 64,
-            (Kernel::Prefill, _) => 64 + 3 * 32,
+            // Warps x slots x keys and values x rows of a slot.
+            (Kernel::Decode, ..=128) => 4 * 3 * 2 * 16,
+            (Kernel::Decode, _) => 2 * 3 * 2 * 16,
+            // Queries, then slots x keys and values x rows of a slot.
+            (Kernel::Prefill, ..=80) => 128 + 3 * 2 * 64,
+            (Kernel::Prefill, ..=128) => 128 + 3 * 2 * 32,
+            (Kernel::Prefill, _) => 64 + 3 * 2 * 16,
             (Kernel::Single, _) => 0,
         };
         #[expect(

@@ -12,14 +12,25 @@ constexpr unsigned FULL = 0xffffffffu;
 __device__ __forceinline__ int lane() { return int(threadIdx.x % 32); }
 
 // Where a row's 16-byte chunks lie in shared memory: eight rows one below the other must fall on
-// different banks. Where a row is a multiple of 128 bytes its chunks are exchanged; other rows are
-// padded to an odd number of chunks.
+// different banks. Where a row is a multiple of 128 bytes its chunks are exchanged (chunk c of row r
+// lies where c ^ (r & 7) would); other rows are padded to an odd number of chunks.
+//
+// Places are counted in numbers. A lane computes its own once; from there to other chunks and rows
+// `right` and `below` cost an exclusive or at most, since constants are added to it.
 template <int D> struct Place {
     static constexpr int CHUNKS = D / 8;
     static constexpr bool EXCHANGED = D % 64 == 0;
-    static constexpr int PITCH = (EXCHANGED ? CHUNKS : CHUNKS | 1) * 8;  // numbers from row to row
+    static constexpr int PITCH = (EXCHANGED ? CHUNKS : CHUNKS | 1) * 8;  // from row to row
     static __device__ __forceinline__ int at(int row, int chunk) {
         return row * PITCH + (EXCHANGED ? chunk ^ (row & 7) : chunk) * 8;
+    }
+    // The place `chunks` (even) to the right of one in the first two chunks.
+    static __device__ __forceinline__ int right(int place, int chunks) {
+        return EXCHANGED ? (place ^ (chunks & 7) * 8) + (chunks & ~7) * 8 : place + chunks * 8;
+    }
+    // The place `rows` below one in a row whose number has none of the same bits below 8.
+    static __device__ __forceinline__ int below(int place, int rows) {
+        return (EXCHANGED ? place ^ (rows & 7) * 8 : place) + rows * PITCH;
     }
 };
 
@@ -27,7 +38,8 @@ template <int D> struct Place {
 template <class T, int D> struct SharedQuery {
     const T* rows;  // the warp's first
     __device__ __forceinline__ void fragment(unsigned (&a)[4], int m, int i) const {
-        dev::ldmatrix_x4(a, rows + Place<D>::at(m * 16 + lane() % 16, i * 2 + lane() / 16));
+        const int place = Place<D>::right(Place<D>::at(lane() % 16, lane() / 16), i * 2);
+        dev::ldmatrix_x4(a, rows + Place<D>::below(place, m * 16));
     }
 };
 
@@ -43,10 +55,10 @@ template <class T, int D> struct HeldQuery {
 template <class T, int D, int M, int KEYS> struct Tile {
     float out[M][D / 8][4];  // sums of weight * value
     float top[M][2], sum[M][2];  // largest score (before scale), this lane's sum of weights
-    int last[M][2];              // the last key that the row sees
+    const int* last;             // in shared memory: the last key that each of the warp's rows sees
     unsigned weights[M][KEYS / 16][4];
 
-    __device__ __forceinline__ Tile() {
+    __device__ __forceinline__ explicit Tile(const int* last) : last(last) {
 #pragma unroll
         for (int m = 0; m < M; m++) {
 #pragma unroll
@@ -76,7 +88,8 @@ template <class T, int D, int M, int KEYS> struct Tile {
 #pragma unroll
             for (int j = 0; j < KEYS / 16; j++) {
                 unsigned b[4];
-                dev::ldmatrix_x4(b, keys + Place<D>::at(j * 16 + lane() % 8 + lane() / 16 * 8, i * 2 + lane() / 8 % 2));
+                const int place = Place<D>::right(Place<D>::at(lane() % 8 + lane() / 16 * 8, lane() / 8 % 2), i * 2);
+                dev::ldmatrix_x4(b, keys + Place<D>::below(place, j * 16));
 #pragma unroll
                 for (int m = 0; m < M; m++) {
                     dev::mma_16816<T>(s[m][2 * j], a[m], b[0], b[1]);
@@ -118,12 +131,14 @@ template <class T, int D, int M, int KEYS> struct Tile {
 #pragma unroll
         for (int m = 0; m < M; m++)
 #pragma unroll
-            for (int j = 0; j < KEYS / 8; j++)
+            for (int h = 0; h < 2; h++) {
+                const int distance = last[m * 16 + h * 8 + lane() / 4] - (key + lane() % 4 * 2);
 #pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    const int at = key + j * 8 + lane() % 4 * 2 + e % 2;
-                    if (unsigned(last[m][e / 2] - at) >= window) s[m][j][e] = -INFINITY;
-                }
+                for (int j = 0; j < KEYS / 8; j++)
+#pragma unroll
+                    for (int e = 0; e < 2; e++)
+                        if (unsigned(distance - j * 8 - e) >= window) s[m][j][h * 2 + e] = -INFINITY;
+            }
     }
 
     // Scores of one row to weights; how much less the earlier ones weigh now.
@@ -155,7 +170,8 @@ template <class T, int D, int M, int KEYS> struct Tile {
 #pragma unroll
             for (int i = 0; i < D / 16; i++) {
                 unsigned b[4];
-                dev::ldmatrix_x4_trans(b, values + Place<D>::at(j * 16 + lane() % 16, i * 2 + lane() / 16));
+                const int place = Place<D>::right(Place<D>::at(lane() % 16, lane() / 16), i * 2);
+                dev::ldmatrix_x4_trans(b, values + Place<D>::below(place, j * 16));
 #pragma unroll
                 for (int m = 0; m < M; m++) {
                     dev::mma_16816<T>(out[m][2 * i], weights[m][j], b[0], b[1]);

@@ -61,6 +61,12 @@ __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commi
 template <int N> __device__ __forceinline__ void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
+// The same address, which the compiler does not take apart: one that many others are a product away
+// from stays a sum in registers instead of being added up again for each.
+template <class T> __device__ __forceinline__ const T* whole(const T* address) {
+    asm("" : "+l"(address));
+    return address;
+}
 // 16 bytes that are read once: past the first cache, with the rest of its line as above.
 __device__ __forceinline__ uint4 load_once(const uint4* p) {
     uint4 v;
@@ -133,6 +139,7 @@ inline uint4 load_once(const uint4* p, EMU_SITE) {
     emu::touch(p, 16, emu::Access::once, site);
     return *p;
 }
+template <class T> inline const T* whole(const T* address) { return address; }
 inline void ldmatrix_x4(unsigned (&r)[4], const void* row, EMU_SITE) { emu::ldmatrix(r, row, false, "ldmatrix", site); }
 inline void ldmatrix_x4_trans(unsigned (&r)[4], const void* row, EMU_SITE) { emu::ldmatrix(r, row, true, "ldmatrix.trans", site); }
 template <class T> inline void mma_16816(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, EMU_SITE);

@@ -159,6 +159,10 @@ fn pointer<T>(address: u64) -> *mut T {
 }
 
 impl Library {
+    #[expect(
+        clippy::missing_transmute_annotations,
+        reason = "the field that it fills says the type"
+    )]
     fn load(path: &Path) -> Result<Library, GpuError> {
         let failed = |what: String| GpuError::Emulator(format!("{}: {what}", path.display()));
         let name = CString::new(path.to_string_lossy().into_owned())

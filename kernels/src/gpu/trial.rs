@@ -9,11 +9,14 @@ use crate::isa::Isa;
 use crate::pool::Pool;
 use crate::testing::Random;
 
+/// Fails with what was found and what was wanted.
+type Proof = dyn Fn(&Bench<'_>) -> Result<(), Failure>;
+
 /// One claim about one op.
 pub struct Trial {
     pub op: &'static str,
     pub name: String,
-    prove: Box<dyn Fn(&Bench<'_>) -> Result<(), Failure>>,
+    prove: Box<Proof>,
 }
 
 impl std::fmt::Debug for Trial {

@@ -1,5 +1,6 @@
 //! The embedded kernels: every one compiled for every target, without spills, within the registers
 //! and the shared memory that its header states; and what becomes of a build whose parts are wrong.
+#![expect(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
 mod budget;
 #[expect(dead_code, reason = "the build script uses all of it")]

@@ -2,7 +2,9 @@
 //! modes must notice. Each runs in a process of its own. The whole kernel, run the same way, must
 //! pass: otherwise everything would count as noticed.
 
+mod attention;
 mod judge;
+mod linear;
 mod rms_norm;
 mod tree;
 
@@ -34,7 +36,7 @@ pub(crate) struct Mutant {
 
 /// Every op's mutants.
 fn all() -> Vec<Mutant> {
-    [rms_norm::MUTANTS].concat()
+    [rms_norm::MUTANTS, attention::MUTANTS, linear::MUTANTS].concat()
 }
 
 /// A mutant, or the whole kernel it was made of, in one mode.
