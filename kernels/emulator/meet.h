@@ -31,14 +31,15 @@ inline void warp_meet(unsigned mask, const char* what, Site site, void* slot, F&
         EMU_FAIL("%s at %s:%d: mask %08x, lane %u of lanes %08x", what, base(site.file), site.line, mask, lane, exist);
     auto& meets = block->warps[w].meets;
     Meet* meet = nullptr;
-    for (auto& other : meets)
-        if (other.mask & mask) {
-            if (other.mask != mask || other.what != what || other.site.line != site.line || other.site.file != site.file)
-                EMU_FAIL("divergent warp %u: lane %u is at %s %s:%d (mask %08x), lanes %08x are at %s %s:%d (mask %08x)", w,
-                         lane, what, base(site.file), site.line, mask, other.arrived, other.what, base(other.site.file),
-                         other.site.line, other.mask);
+    for (auto& other : meets) {
+        if (other.mask == mask && other.what == what && other.site.line == site.line && other.site.file == site.file) {
             meet = &other;
+        } else if ((other.mask >> lane & 1) && (mask & other.arrived)) {  // each waits for the other, for ever
+            EMU_FAIL("divergent warp %u: lane %u is at %s %s:%d (mask %08x), lanes %08x are at %s %s:%d (mask %08x)", w, lane,
+                     what, base(site.file), site.line, mask, other.arrived, other.what, base(other.site.file), other.site.line,
+                     other.mask);
         }
+    }
     if (!meet) meets.push_back({mask, 0, what, site, {}}), meet = &meets.back();
     meet->slot[lane] = slot;
     meet->arrived |= 1u << lane;

@@ -34,6 +34,9 @@ pub mod block_copy;
 pub mod poison;
 pub mod checksum;
 
+#[cfg(feature = "gpu-tests")]
+mod probes;
+
 #[cfg(any(test, feature = "gpu-tests"))]
 #[cfg_attr(not(test), expect(dead_code, reason = "trials use a part of it"))]
 mod testing;

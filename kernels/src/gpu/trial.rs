@@ -49,7 +49,7 @@ impl Trial {
 
 /// Every op's trials, in the order of the ops.
 pub fn all() -> Vec<Trial> {
-    let mut trials = Vec::new();
+    let mut trials = crate::probes::trials::all();
     trials.extend(crate::embedding::trials::all());
     trials.extend(crate::rms_norm::trials::all());
     trials.extend(crate::attention::trials::all());
