@@ -174,6 +174,31 @@ fn quantities_are_exact() {
 }
 
 #[test]
+fn quantities_of_one_thing_compare_whatever_their_units() {
+    let billionths = |text| quantity::billionths(text).unwrap();
+    for (less, more) in [
+        ("0", "1n"),
+        ("999m", "1"),
+        ("0.5", "501m"),
+        ("1000Mi", "1Gi"),
+        ("1Gi", "1073741825"),
+    ] {
+        assert!(billionths(less) < billionths(more), "{less} < {more}");
+    }
+    assert_eq!(billionths("0.5"), billionths("500m"));
+    assert_eq!(billionths("-0"), 0);
+    assert_eq!(billionths("8Ei"), (1 << 63) * 1_000_000_000);
+    assert!(matches!(
+        quantity::billionths("-1m"),
+        Err(QuantityError::NotPositive(_))
+    ));
+    assert!(matches!(
+        quantity::billionths("1e30"),
+        Err(QuantityError::TooLarge(_))
+    ));
+}
+
+#[test]
 fn what_is_no_count_of_bytes_is_refused() {
     let long = "1".repeat(65);
     for text in [
@@ -282,6 +307,7 @@ proptest! {
     #[test]
     fn any_text_is_a_quantity_or_an_error(text in "\\PC{0,40}") {
         let _ = quantity::bytes(&text);
+        let _ = quantity::billionths(&text);
     }
 
     #[test]

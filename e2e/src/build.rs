@@ -45,15 +45,10 @@ pub(crate) fn target() -> PathBuf {
     }
 }
 
-/// The program that writes the generated files.
-pub(crate) fn crdgen() -> Command {
-    cargo(&[
-        "run",
-        "--quiet",
-        "--package",
-        "plimsoll-crds",
-        "--bin",
-        "crdgen",
-        "--",
-    ])
+/// The program that writes the generated files, as the tests of the workspace build it too.
+pub(crate) fn crdgen() -> Result<Command> {
+    const PROGRAM: &str = "crdgen";
+    let mut build = cargo(&["build", "--quiet", "--workspace", "--bin", PROGRAM]);
+    process::shown(&mut build)?;
+    Ok(Command::new(target().join("debug").join(PROGRAM)))
 }

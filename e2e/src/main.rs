@@ -75,7 +75,7 @@ enum Command {
         #[arg(long)]
         print_path: bool,
     },
-    /// Compare with peers on this machine: `bench cpu`
+    /// Compare with peers on this machine: `bench cpu`; with a card, `bench kernels`
     Bench {
         name: String,
         /// Also write one JSON line per case
@@ -99,7 +99,10 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     let progress = Progress::new();
     match command {
-        Command::Setup => tools::setup(&progress).map(drop)?,
+        Command::Setup => {
+            tools::setup(&progress)?;
+            tools::nvcc::ensure(&progress)?;
+        }
         Command::Up { nodes } => {
             let _alone = Alone::take()?;
             let tools = Tools::ensure(&progress)?;
@@ -129,7 +132,7 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Bench { name, json } => bench::run(&progress, &name, json.as_deref())?,
         Command::Generate => {
-            let mut generate = build::crdgen();
+            let mut generate = build::crdgen()?;
             generate.arg("write").arg(paths::repository());
             print!("{}", process::stdout_of(&mut generate)?);
         }

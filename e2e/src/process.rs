@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{Read, Write as _};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -98,12 +99,18 @@ pub(crate) fn shown(command: &mut Command) -> Result<()> {
 }
 
 /// Where a program lies on the search path, administrators' folders included.
-pub(crate) fn find(program: &str) -> Option<std::path::PathBuf> {
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    all(program).into_iter().next()
+}
+
+/// Every place on the search path where a program lies, first choice first.
+pub(crate) fn all(program: &str) -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/sbin", "/sbin", "/usr/bin", "/usr/local/bin"].map(Into::into))
         .map(|folder| folder.join(program))
-        .find(|file| file.is_file())
+        .filter(|file| file.is_file())
+        .collect()
 }
 
 /// The last `count` lines of a text.

@@ -1,14 +1,16 @@
 //! One run that owns the test cluster: alone on the machine, and cleaned up however the run ends.
 
 use std::fs::{File, TryLockError};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::cluster::{Cluster, cleanup};
 use crate::interrupt;
 use crate::paths;
 use crate::progress::Progress;
 use crate::tools::Tools;
+use crate::wait;
 
 /// A cluster that goes down with this value.
 #[derive(Debug)]
@@ -25,18 +27,29 @@ pub(crate) struct Alone {
 }
 
 impl Alone {
-    /// Fails at once when another run is at work; the kernel lets go of a dead run's lock.
+    /// Fails when another run is at work; the kernel lets go of a dead run's lock.
     pub(crate) fn take() -> Result<Self> {
+        // A killed run's lock outlives it until a child that it was just starting has begun its own
+        // program: milliseconds, after one kill in twenty on a loaded machine.
+        const OUTLIVES: Duration = Duration::from_secs(2);
         let path = paths::cache()?.join("cluster.lock");
         let file =
             File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(TryLockError::WouldBlock) => {
-                bail!("another e2e/run is at work with the test cluster; there is one per machine")
-            }
-            Err(TryLockError::Error(error)) => Err(error).context("cannot lock the test cluster"),
-        }
+        wait::until(
+            "the test cluster is free for this run",
+            OUTLIVES,
+            Duration::from_millis(5),
+            || match file.try_lock() {
+                Ok(()) => Ok(Ok(())),
+                Err(TryLockError::WouldBlock) => Ok(Err(
+                    "another e2e/run is at work with it; there is one per machine".to_owned(),
+                )),
+                Err(TryLockError::Error(error)) => {
+                    Err(error).context("cannot lock the test cluster")
+                }
+            },
+        )?;
+        Ok(Self { _file: file })
     }
 }
 

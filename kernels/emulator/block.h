@@ -17,7 +17,6 @@
 #include <cstring>
 #include <functional>
 #include <map>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -50,6 +49,7 @@ inline const char* base(const char* file) {
 // What the race checker needs to know about the running thread.
 struct View {
     char *lo, *hi;  // this block's shared memory
+    char* heap;     // device memory
     unsigned thread, block_epoch, warp_epoch;
     uint64_t block;  // linear block index
     bool on;
@@ -57,7 +57,7 @@ struct View {
 extern thread_local View view;
 
 // ---- the switch: callee-saved registers and the stack pointer -------------------------------
-extern "C" void emu_switch(void** save_sp, void* load_sp);
+extern "C" __attribute__((visibility("hidden"))) void emu_switch(void** save_sp, void* load_sp);
 struct Context {
     void* sp = nullptr;
     void prepare(char* stack, size_t size, void (*entry)()) {
@@ -71,7 +71,7 @@ struct Context {
 };
 
 // ---- the block ------------------------------------------------------------------------------
-enum class State { ready, barrier, warp, done };
+enum class Wait { ready, barrier, warp, done };
 
 // An asynchronous copy on its way to shared memory.
 struct Copy {
@@ -86,7 +86,7 @@ struct Fiber {
     char* stack = nullptr;
     uint3 thread{};
     unsigned linear = 0;
-    State state = State::done;
+    Wait state = Wait::done;
     const char* what = "";  // what it waits in, and where
     Site site{};
     int barrier = 0;
@@ -114,6 +114,20 @@ struct Region {
     char *lo, *hi;
 };
 
+// Splitmix64: cheap to seed, as every launch does, and to draw from.
+struct Random {
+    using result_type = uint64_t;
+    uint64_t state = 0;
+    static constexpr uint64_t min() { return 0; }
+    static constexpr uint64_t max() { return ~uint64_t(0); }
+    uint64_t operator()() {
+        uint64_t z = state += 0x9e3779b97f4a7c15u;
+        z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+        return z ^ z >> 31;
+    }
+};
+
 struct Config {
     uint64_t seed = 0;                  // 0 in order, 1 reversed, others random
     size_t shared_bytes_max = 227 << 10;  // what a block may ask for
@@ -121,7 +135,7 @@ struct Config {
 Config& config();
 
 struct Block {
-    static constexpr size_t kArena = 256 << 10, kGap = 64;
+    static constexpr size_t kArena = 256 << 10, kGap = 128;
 #if defined(__SANITIZE_ADDRESS__)
     static constexpr size_t kStack = 256 << 10;
 #else
@@ -141,8 +155,9 @@ struct Block {
     char* arena = nullptr;  // [ statics, gaps | ... | dynamic ][ a page that nobody may touch ]
     size_t statics_bytes = 0, dynamic_bytes = 0;
     std::vector<Region> regions;  // [0] is the dynamic one
-    std::map<const void*, char*> statics;
-    std::mt19937_64 random;
+    std::vector<std::pair<const void*, char*>> statics;  // by declaration
+    Random random;
+    bool left_fibers_behind = false;
     unsigned epoch = 0;
     uint64_t ldmatrix_phases = 0, ldmatrix_conflicts = 0;
     std::string error;
@@ -158,14 +173,5 @@ __attribute__((format(printf, 1, 2))) void report(const char* format, ...);
 // Leaves the running fiber; one that is `finished` is never resumed.
 void to_scheduler(bool finished);
 #define EMU_FAIL(...) (emu::report(__VA_ARGS__), emu::to_scheduler(true), __builtin_unreachable())
-
-// The optional race checker (race.cpp); null when it is not linked.
-enum class Access { read, write, atomic };
-extern "C" __attribute__((weak)) void emu_race_begin_launch();
-extern "C" __attribute__((weak)) void emu_race_begin_block();
-extern "C" __attribute__((weak)) void emu_race_touch(const void* address, size_t bytes, int access, Site site);
-inline void touch(const void* address, size_t bytes, Access access, Site site) {
-    if (emu_race_touch) emu_race_touch(address, bytes, int(access), site);
-}
 
 }  // namespace emu

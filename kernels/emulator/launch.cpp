@@ -5,28 +5,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "fibers.h"
 #include "heap.h"
 #include "registry.h"
 #include "shared.h"
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/common_interface_defs.h>
-#endif
-
-asm(R"(.text
-.globl emu_switch
-.type emu_switch,@function
-emu_switch:
-  push %rbp; push %rbx; push %r12; push %r13; push %r14; push %r15
-  mov %rsp,(%rdi)
-  mov %rsi,%rsp
-  pop %r15; pop %r14; pop %r13; pop %r12; pop %rbx; pop %rbp
-  ret
-)");
+#include "touch.h"
 
 namespace emu {
-
-thread_local View view{};
-thread_local Block* block = nullptr;
 
 Config& config() {
     static thread_local Config config;
@@ -46,135 +31,7 @@ void report(const char* format, ...) {
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
     block->error = std::string(head) + text;
-}
-
-static void look_through(const Fiber* fiber) {
-    view.on = fiber != nullptr;
-    if (!fiber) return;
-    view.thread = fiber->linear;
-    view.block_epoch = block->epoch;
-    view.warp_epoch = block->warps[fiber->linear >> 5].epoch;
-}
-
-void to_scheduler(bool finished) {
-    Fiber& fiber = *block->current;
-    if (finished) fiber.state = State::done;
-    look_through(nullptr);
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(finished ? nullptr : &fiber.fake, nullptr, 0);
-#endif
-    Context::swap(fiber.context, block->main);
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(fiber.fake, nullptr, nullptr);
-#endif
-    look_through(&fiber);
-}
-
-static void fiber_main() {
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);
-#endif
-    look_through(block->current);
-    (*block->body)();
-    Fiber& fiber = *block->current;
-    size_t left = fiber.open.size();
-    for (auto& group : fiber.groups) left += group.size();
-    if (left && block->error.empty()) report("thread %u ends with %zu cp.async that nobody waited for", fiber.linear, left);
-    to_scheduler(true);
-}
-
-static void resume(Fiber& fiber) {
-    block->current = &fiber;
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(&block->main_fake, fiber.stack, Block::kStack);
-#endif
-    Context::swap(block->main, fiber.context);
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(block->main_fake, nullptr, nullptr);
-#endif
-}
-
-static char* map_pages(size_t bytes) {
-    void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED) abort();
-    return static_cast<char*>(p);
-}
-
-Block::~Block() {
-    mark(arena, kArena, true);
-    munmap(arena, kArena + 4096);
-    for (char* stack : stacks) {
-        mark(stack, kStack, true);
-        munmap(stack - 4096, kStack + 4096);
-    }
-    block = nullptr;
-}
-
-static void report_stuck() {
-    std::map<std::string, int> where;
-    for (auto& fiber : block->fibers) {
-        char line[256];
-        if (fiber.state == State::done) snprintf(line, sizeof line, "have exited");
-        else snprintf(line, sizeof line, "wait in %s at %s:%d", fiber.what, base(fiber.site.file), fiber.site.line);
-        where[line]++;
-    }
-    std::string text = "deadlock:";
-    for (auto& place : where) text += " " + std::to_string(place.second) + " threads " + place.first + ";";
-    report("%s", text.c_str());
-}
-
-// Which thread runs next is the emulator's choice. Seed 0: warp by warp, each as far as it can go;
-// 1: the same from the last thread down; others: warps and lanes in random order, a warp running
-// ahead of the others for a random while.
-static void schedule() {
-    size_t count = block->count(), warps = (count + 31) / 32;
-    uint64_t seed = config().seed;
-    std::vector<unsigned> order(warps), lanes(32);
-    auto arrange = [&](std::vector<unsigned>& v) {
-        for (size_t i = 0; i < v.size(); i++) v[i] = unsigned(seed == 1 ? v.size() - 1 - i : i);
-        if (seed >= 2) std::shuffle(v.begin(), v.end(), block->random);
-    };
-    for (;;) {
-        bool ran = false;
-        arrange(order);
-        for (unsigned w : order)
-            for (bool again = true; again;) {
-                again = false;
-                arrange(lanes);
-                for (unsigned l : lanes) {
-                    if (w * 32 + l >= count || block->fibers[w * 32 + l].state != State::ready) continue;
-                    resume(block->fibers[w * 32 + l]);
-                    if (!block->error.empty()) return;
-                    again = ran = true;
-                }
-                if (seed >= 2 && block->random() % 8 == 0) break;
-            }
-        if (ran) continue;
-        for (auto& fiber : block->fibers)
-            if (fiber.state != State::done) return report_stuck();
-        return;
-    }
-}
-
-static void prepare_fibers(Block& b, size_t count) {
-    while (b.stacks.size() < count) {
-        char* p = map_pages(Block::kStack + 4096);
-        mprotect(p, 4096, PROT_NONE);  // overflow faults
-        b.stacks.push_back(p + 4096);
-    }
-    b.fibers.resize(count);
-    for (unsigned t = 0; t < count; t++) {
-        Fiber& fiber = b.fibers[t];
-        fiber.thread = {t % b.threads.x, t / b.threads.x % b.threads.y, t / (b.threads.x * b.threads.y)};
-        fiber.linear = t;
-        fiber.stack = b.stacks[t];
-        fiber.what = "", fiber.site = Site{};
-        fiber.state = State::ready;
-        fiber.open.clear();
-        fiber.groups.clear();
-        mark(fiber.stack, Block::kStack, true);
-        fiber.context.prepare(fiber.stack, Block::kStack, fiber_main);
-    }
+    block->left_fibers_behind = true;
 }
 
 static void run_block(uint64_t linear) {
@@ -182,27 +39,14 @@ static void run_block(uint64_t linear) {
     b.warps.assign((b.count() + 31) / 32, Warp{});
     for (auto& barrier : b.barriers) barrier = Barrier{};
     b.epoch = 0;
-    mark(b.arena, Block::kArena, true);
-    memset(b.arena, 0xFF, Block::kArena);
-    mark(b.arena, Block::kArena, false);
-    b.statics_bytes = 0;
-    b.statics.clear();
-    b.regions.clear();
-    size_t room = (b.dynamic_bytes + 127) & ~size_t(127);
-    char* dynamic = b.arena + Block::kArena - room;
-    b.regions.push_back({dynamic, dynamic + b.dynamic_bytes});
-    mark(dynamic, b.dynamic_bytes, true);
+    prepare_shared();
     view.lo = b.arena, view.hi = b.arena + Block::kArena, view.block = linear;
+    view.heap = heap().start;
     if (emu_race_begin_block) emu_race_begin_block();
-    prepare_fibers(b, b.count());
+    prepare_fibers();
     schedule();
     mark(b.arena, Block::kArena, true);
-    if (!b.error.empty()) return;
-    for (auto& region : b.regions)  // bytes after each region must still hold the fill pattern
-        for (char* p = region.hi; p < b.arena + Block::kArena && p < region.hi + Block::kGap; p++)
-            if (*p != char(0xFF))
-                return report("wrote %ld bytes past the end of a shared array of %ld bytes", long(p - region.hi) + 1,
-                              long(region.hi - region.lo));
+    if (b.error.empty()) check_gaps();
 }
 
 #if !defined(__SANITIZE_ADDRESS__)
@@ -224,7 +68,7 @@ static void on_fault(int signal_number, siginfo_t* info, void*) {
 }
 static void catch_faults() {
     stack_t own{};
-    own.ss_sp = map_pages(65536), own.ss_size = 65536;
+    own.ss_sp = reserve(65536), own.ss_size = 65536;
     sigaltstack(&own, nullptr);
     struct sigaction action {};
     action.sa_sigaction = on_fault, action.sa_flags = SA_SIGINFO | SA_ONSTACK;
@@ -240,7 +84,8 @@ static void ensure_block() {
     if (!state) {
         state = std::make_unique<Block>();
         catch_faults();
-        state->arena = map_pages(Block::kArena + 4096);
+        state->arena = reserve(Block::kArena + 4096);
+        memset(state->arena, 0xFF, Block::kArena);
         mprotect(state->arena + Block::kArena, 4096, PROT_NONE);
     }
     block = state.get();
@@ -250,7 +95,7 @@ static void launch(const char* name, dim3 grid, dim3 threads, size_t shared, con
     Block& b = *block;
     b.threads = threads, b.grid = grid, b.dynamic_bytes = shared, b.body = &body;
     b.kernel = name, b.error.clear(), b.index = {0, 0, 0};
-    b.random.seed(config().seed);
+    b.random = {config().seed};
     uint64_t count = b.count(), blocks = uint64_t(grid.x) * grid.y * grid.z;
     if (count == 0 || count > 1024 || blocks == 0 || grid.y > 65535 || grid.z > 65535 || threads.z > 64)
         return report("a grid of (%u,%u,%u) blocks of (%u,%u,%u) threads", grid.x, grid.y, grid.z, threads.x, threads.y, threads.z);

@@ -1,8 +1,7 @@
 // matrix.h: what the tensor core instructions do, with the register layouts of the PTX ISA
 // (sections "ldmatrix" and "mma.m16n8k16"), and the 16-bit float formats.
 #pragma once
-#include "meet.h"
-#include "shared.h"
+#include "block.h"
 
 namespace emu {
 
@@ -47,61 +46,12 @@ inline uint16_t float_to_f16(float v) {
 
 // Lane l receives, of matrix i, numbers 2*(l%4) and 2*(l%4)+1 of row l/4 (of column l/4 when
 // transposed). Eight rows that fall on the same banks are counted as conflicts.
-inline void ldmatrix(unsigned (&r)[4], const void* row, bool transposed, const char* what, Site site) {
-    struct Slot {
-        const void* row;
-        unsigned* out;
-    } own{row, r};
-    check_shared(row, 16, 16, what, site);
-    touch(row, 16, Access::read, site);
-    warp_meet(~0u, what, site, &own, [&](void** slot) {
-        for (int i = 0; i < 4; i++) {
-            uint16_t m[8][8];
-            unsigned banks = 0;
-            for (int j = 0; j < 8; j++) {
-                const void* p = static_cast<Slot*>(slot[8 * i + j])->row;
-                memcpy(m[j], p, 16);
-                banks |= 1u << (reinterpret_cast<uintptr_t>(p) / 16 % 8);
-            }
-            block->ldmatrix_phases++;
-            block->ldmatrix_conflicts += unsigned(8 - __builtin_popcount(banks));
-            for (int l = 0; l < 32; l++) {
-                int a = l / 4, b = l % 4 * 2;
-                unsigned low = transposed ? m[b][a] : m[a][b], high = transposed ? m[b + 1][a] : m[a][b + 1];
-                static_cast<Slot*>(slot[l])->out[i] = low | high << 16;
-            }
-        }
-    });
-}
+void ldmatrix(unsigned (&r)[4], const void* row, bool transposed, const char* what, Site site);
 
 // D(16x8) += A(16x16) * B(16x8). With g = lane / 4 and t = 2 * (lane % 4): a0..a3 hold A[g][t..],
 // A[g+8][t..], A[g][t+8..], A[g+8][t+8..]; b0, b1 hold B[t..][g], B[t+8..][g]; d0, d1 hold
 // D[g][t], D[g][t+1]; d2, d3 the same columns of row g+8.
-template <class F>
-inline void mma_16816(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, F&& to_float, Site site) {
-    struct Slot {
-        float* d;
-        const unsigned* a;
-        unsigned b[2];
-    } own{d, a, {b0, b1}};
-    warp_meet(~0u, "mma", site, &own, [&](void** slot) {
-        float left[16][16], right[8][16];
-        auto put = [&](float* p, unsigned u) { p[0] = to_float(uint16_t(u)), p[1] = to_float(uint16_t(u >> 16)); };
-        for (int l = 0; l < 32; l++) {
-            auto* lane = static_cast<Slot*>(slot[l]);
-            int g = l / 4, t = l % 4 * 2;
-            put(&left[g][t], lane->a[0]), put(&left[g + 8][t], lane->a[1]);
-            put(&left[g][t + 8], lane->a[2]), put(&left[g + 8][t + 8], lane->a[3]);
-            put(&right[g][t], lane->b[0]), put(&right[g][t + 8], lane->b[1]);
-        }
-        for (int l = 0; l < 32; l++)
-            for (int i = 0; i < 4; i++) {
-                int row = l / 4 + (i >= 2 ? 8 : 0), col = l % 4 * 2 + (i & 1);
-                float sum = 0;
-                for (int k = 0; k < 16; k++) sum += left[row][k] * right[col][k];
-                static_cast<Slot*>(slot[l])->d[i] += sum;
-            }
-    });
-}
+void mma_16816_bf16(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, Site site);
+void mma_16816_f16(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, Site site);
 
 }  // namespace emu

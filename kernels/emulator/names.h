@@ -5,8 +5,11 @@
 #include <cmath>
 
 #include "copies.h"
+#include "fibers.h"
 #include "meet.h"
 #include "registry.h"
+#include "shared.h"
+#include "touch.h"
 
 #define __global__
 #define __device__
@@ -14,10 +17,10 @@
 #define __constant__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
-#define threadIdx (emu::block->current->thread)
-#define blockIdx (emu::block->index)
-#define blockDim (emu::block->threads)
-#define gridDim (emu::block->grid)
+#define threadIdx (emu::thread_index())
+#define blockIdx (emu::block_index())
+#define blockDim (emu::block_size())
+#define gridDim (emu::grid_size())
 constexpr int warpSize = 32;
 
 struct alignas(8) uint2 {
@@ -35,13 +38,10 @@ struct alignas(16) float4 {
 
 inline void __syncthreads(EMU_SITE) { emu::block_wait(0, unsigned(emu::block->count()), "__syncthreads", site); }
 inline void __syncwarp(unsigned mask = ~0u, EMU_SITE) {
-    emu::warp_meet(mask, "__syncwarp", site, nullptr, [](void**) {});
+    emu::warp_wait(mask, site);
 }
 inline void __threadfence() {}
 
-namespace emu {
-inline unsigned lane() { return block->current->linear & 31; }
-}
 template <class T>
 inline T __shfl_sync(unsigned mask, T v, int from, int width = 32, EMU_SITE) {
     unsigned l = emu::lane();
@@ -72,9 +72,10 @@ inline int __all_sync(unsigned mask, int holds, EMU_SITE) {
     return emu::vote(mask, holds, "__all_sync", site) == mask;
 }
 
-// Fibers switch only where threads wait, so plain memory is atomic enough.
+// Fibers switch only where threads wait, so plain memory is atomic enough. The race checker hears of
+// the whole, not of its load and its store.
 template <class T, class F>
-inline T emu_atomic(T* p, emu::Site site, F&& change) {
+__attribute__((no_sanitize("thread"))) inline T emu_atomic(T* p, emu::Site site, F&& change) {
     emu::touch(p, sizeof(T), emu::Access::atomic, site);
     T old;
     memcpy(&old, p, sizeof(T));

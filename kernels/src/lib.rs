@@ -13,6 +13,7 @@ pub mod isa;
 pub mod device;
 pub mod pool;
 mod cgroup;
+pub mod cards;
 #[cfg(feature = "cuda")]
 pub mod gpu;
 
@@ -30,6 +31,7 @@ pub mod silu_mul;
 pub mod sampling;
 pub mod comm;
 pub mod block_copy;
+pub mod poison;
 pub mod checksum;
 
 #[cfg(any(test, feature = "gpu-tests"))]

@@ -18,7 +18,7 @@ impl Random {
     }
 
     pub(crate) fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.word() >> 1).unwrap() % bound
+        usize::try_from(self.word() >> 1).unwrap_or(0) % bound
     }
 
     /// Uniform in -1..1.

@@ -6,6 +6,13 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+/// Engines report at least this often; a pod that is stale sooner is stale between two reports.
+const REPORTS_EVERY: Duration = Duration::from_secs(30);
+/// A status that is written more often than this is load on the API server, and no news.
+const LEAST_STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// The scheduler needs a moment to find a node where there is one.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Turns InferenceDeployments into engine pods and publishes the memory they really hold.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "plimsoll-operator", version)]
@@ -115,6 +122,45 @@ impl PullPolicy {
     }
 }
 
+impl Args {
+    /// Refuses what each flag allows for itself and makes no sense in a running operator.
+    ///
+    /// # Errors
+    /// The flag, its value, the bound and its reason, and what to write instead.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let seconds = Duration::as_secs_f64;
+        if self.stale_after <= REPORTS_EVERY {
+            return Err(format!(
+                "--stale-after: {} s is not more than the {} s between two reports of an engine, \
+                 so that healthy pods would turn stale and fresh again all the time; write more \
+                 than {}s, or leave it at 90s",
+                seconds(&self.stale_after),
+                seconds(&REPORTS_EVERY),
+                seconds(&REPORTS_EVERY),
+            ));
+        }
+        if self.status_interval < LEAST_STATUS_INTERVAL {
+            return Err(format!(
+                "--status-interval: {} s between two writes is less than {} s: every figure that \
+                 moves would be written; write 1s or more, or leave it at 30s (states are written \
+                 at once whatever it is)",
+                seconds(&self.status_interval),
+                seconds(&LEAST_STATUS_INTERVAL),
+            ));
+        }
+        if self.unschedulable_after < LEAST_PATIENCE {
+            return Err(format!(
+                "--unschedulable-after: {} s is less than the {} s that a scheduler may take, so \
+                 that old pods would be stopped although there is room; write 1s or more, or leave \
+                 it at 60s",
+                seconds(&self.unschedulable_after),
+                seconds(&LEAST_PATIENCE),
+            ));
+        }
+        Ok(())
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
     Json,
@@ -175,14 +221,42 @@ mod tests {
             "--image-pull-policy=Never",
             "--watch-namespaces=a,b",
             "--log-format=json",
-            "--stale-after=1500ms",
+            "--stale-after=31500ms",
         ])
         .unwrap();
         assert!(!args.leader_election);
         assert_eq!(args.image_pull_policy.name(), "Never");
         assert_eq!(args.watch_namespaces, ["a", "b"]);
         assert_eq!(args.log_format, LogFormat::Json);
-        assert_eq!(args.stale_after, Duration::from_millis(1500));
+        assert_eq!(args.stale_after, Duration::from_millis(31_500));
+    }
+
+    #[test]
+    fn flags_that_would_make_rows_flap_or_storm_are_refused_with_the_numbers() {
+        for (flag, words) in [
+            ("--stale-after=30s", "30 s is not more than the 30 s"),
+            ("--stale-after=1500ms", "1.5 s is not more than the 30 s"),
+            ("--stale-after=0s", "write more than 30s"),
+            (
+                "--status-interval=0s",
+                "0 s between two writes is less than 1 s",
+            ),
+            ("--status-interval=999ms", "0.999 s between"),
+            ("--unschedulable-after=0ms", "0 s is less than the 1 s"),
+        ] {
+            let refusal = parse(&[flag]).unwrap().check().unwrap_err();
+            let name = flag.split('=').next().unwrap();
+            assert!(refusal.starts_with(name), "{refusal}");
+            assert!(refusal.contains(words), "{refusal}");
+        }
+        for flag in [
+            "--log-format=text",
+            "--stale-after=30001ms",
+            "--status-interval=1s",
+            "--unschedulable-after=1s",
+        ] {
+            assert_eq!(parse(&[flag]).unwrap().check(), Ok(()), "{flag}");
+        }
     }
 
     #[test]

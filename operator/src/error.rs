@@ -24,6 +24,9 @@ pub(crate) enum Error {
         "{kind} {name} belongs to somebody else: it is waited for; remove it, or use another name"
     )]
     Taken { kind: &'static str, name: String },
+    /// The ReplicaSet of a new revision is invalid, in the API server's words.
+    #[error("{0}")]
+    Refused(String),
     #[error("the resource has no {0}")]
     Incomplete(&'static str),
     #[error("encode {what}: {source}")]
@@ -51,6 +54,7 @@ impl Error {
             },
             Error::Timeout { .. } => "timeout",
             Error::Taken { .. } => "taken",
+            Error::Refused(_) => "refused",
             Error::Incomplete(_) => "incomplete",
             Error::Encode { .. } => "encode",
         }
@@ -59,6 +63,27 @@ impl Error {
     /// Whether the object was gone: its deletion is under way, so nothing is wrong.
     pub(crate) fn is_gone(&self) -> bool {
         self.code() == Some(404)
+    }
+
+    /// Whether the object itself is the trouble: the API server would say the same to anybody.
+    pub(crate) fn is_invalid(&self) -> bool {
+        // A field that its kind does not have is answered so, with a code that blames the server.
+        const NO_SUCH_FIELD: &str = "failed to create typed patch object";
+        match self {
+            Error::Api { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) => {
+                    status.code == 422
+                        || (status.code == 500 && status.message.contains(NO_SUCH_FIELD))
+                }
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// Whether the namespace is being deleted, so that nothing new can be made in it ever again.
+    pub(crate) fn namespace_ends(&self) -> bool {
+        matches!(self, Error::Api { source, .. } if namespace_ends(source))
     }
 
     /// Whether admission or validation refused an object of this kind: trying again will not help
@@ -78,6 +103,18 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// Whether the API server refused because the namespace is being deleted.
+pub(crate) fn namespace_ends(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else {
+        return false;
+    };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 403
+        && causes
+            .into_iter()
+            .any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 /// What the API server said, or what kept it from answering.

@@ -3,6 +3,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::EventType;
+use plimsoll_crds::names::KIND;
 use plimsoll_crds::v1alpha1::{ConditionType, EventReason, InferenceDeploymentStatus, Reason};
 
 use crate::facts::Facts;
@@ -46,6 +47,15 @@ impl Happening {
         Happening::warning(EventReason::RolloutReplacing, note)
     }
 
+    /// Somebody changed what is the operator's in a child.
+    pub(crate) fn repaired(kind: &str, name: &str, path: &str) -> Happening {
+        let note = format!(
+            "{kind} {name}: somebody changed or removed {path}, which belongs to the operator; it \
+             is as before again (change the spec of the {KIND} instead)"
+        );
+        Happening::warning(EventReason::ChildRepaired, note)
+    }
+
     pub(crate) fn kind(&self) -> EventType {
         if self.warning {
             EventType::Warning
@@ -65,6 +75,7 @@ impl Happening {
             | EventReason::RolloutReplacing
             | EventReason::RolloutFinished
             | EventReason::ProgressDeadlineExceeded => "Roll",
+            EventReason::ChildRepaired => "Repair",
             EventReason::EngineLoaded
             | EventReason::EngineFailed
             | EventReason::PlanDrift

@@ -24,8 +24,8 @@ pub(crate) struct Facts {
     /// Engine pods by name, those that are being deleted included.
     pub(crate) pods: Vec<PodFacts>,
     pub(crate) inspect_pods: Vec<PodFacts>,
-    /// Other objects made for this resource, with the hash each was made from.
-    pub(crate) children: BTreeMap<(ChildKind, String), String>,
+    /// Other objects made for this resource.
+    pub(crate) children: BTreeMap<(ChildKind, String), ChildFacts>,
     /// Objects with names of ours that belong to another resource: most often to one of the same
     /// name that was just deleted.
     pub(crate) taken: BTreeSet<(ChildKind, String)>,
@@ -59,6 +59,16 @@ pub(crate) struct ReplicaSetFacts {
     pub(crate) hash: String,
     /// Why it cannot make its pods, if it cannot.
     pub(crate) failure: Option<String>,
+}
+
+/// An object made for a resource, as it is in the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ChildFacts {
+    /// Hash of what it was made from, as its annotation says.
+    pub(crate) hash: String,
+    pub(crate) resource_version: Option<u64>,
+    /// The fields that the API server counts as applied by us, see `drift`.
+    pub(crate) owned: String,
 }
 
 /// The last that was heard of a pod.

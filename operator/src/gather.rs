@@ -20,8 +20,9 @@ use plimsoll_crds::v1alpha1::{ConditionType, InferenceDeployment};
 use tokio::time::Instant;
 
 use crate::build::HASH_ANNOTATION;
+use crate::drift;
 use crate::error::Error;
-use crate::facts::{ChildKind, Facts, Identity, ReplicaSetFacts};
+use crate::facts::{ChildFacts, ChildKind, Facts, Identity, ReplicaSetFacts};
 use crate::memory::Memory;
 use crate::pods::{PodFacts, instant};
 use crate::reports::Reports;
@@ -65,7 +66,7 @@ pub(crate) fn gather(
         )
     });
     let (pods, inspect_pods) = pods(stores, &identity);
-    let Children { ours, taken } = children(stores, &identity);
+    let Children { ours, taken } = children(stores, &identity, memory);
     Ok(Facts {
         replica_sets: replica_sets(stores, &identity, memory),
         children: ours,
@@ -137,6 +138,13 @@ fn owned<K: Resource>(object: &K, identity: &Identity) -> bool {
             .any(|owner| owner.uid == identity.uid)
 }
 
+/// As [`owned`], or known to be ours by its uid: somebody may have taken its owner off.
+fn is_ours<K: Resource>(object: &K, kind: ChildKind, identity: &Identity, memory: &Memory) -> bool {
+    let written = memory.applied.get(&(kind, object.name_any()));
+    owned(object, identity)
+        || written.is_some_and(|written| written.uid.is_some() && written.uid == object.uid())
+}
+
 fn pods(stores: &Stores, identity: &Identity) -> (Vec<PodFacts>, Vec<PodFacts>) {
     let (mut engines, mut inspections) = (Vec::new(), Vec::new());
     // Engine pods belong to a ReplicaSet, so the label tells whose they are.
@@ -162,9 +170,11 @@ fn pods(stores: &Stores, identity: &Identity) -> (Vec<PodFacts>, Vec<PodFacts>) 
 
 /// Oldest first. A set that this process wrote a moment ago is seen as it was written.
 fn replica_sets(stores: &Stores, identity: &Identity, memory: &Memory) -> Vec<ReplicaSetFacts> {
-    let ours = stores
-        .replica_sets
-        .state_filter(|set| owned(set, identity) && set.metadata.deletion_timestamp.is_none());
+    let ours = stores.replica_sets.state_filter(|set| {
+        let here = set.metadata.namespace.as_deref() == Some(identity.namespace.as_str());
+        here && is_ours(set, ChildKind::ReplicaSet, identity, memory)
+            && set.metadata.deletion_timestamp.is_none()
+    });
     let read = |set: &Arc<ReplicaSet>| {
         let name = set.name_any();
         let replicas = set
@@ -218,9 +228,10 @@ pub(crate) fn resource_version(text: Option<&str>) -> Option<u64> {
     text.and_then(|text| text.parse().ok())
 }
 
-/// Children by whose they are: ours, with their hashes, and those of another resource.
-fn children(stores: &Stores, identity: &Identity) -> Children {
+/// Children by whose they are: ours, and those of another resource.
+fn children(stores: &Stores, identity: &Identity, memory: &Memory) -> Children {
     let mut all = Children::default();
+    let who = (identity, memory);
     let Stores {
         deployments: _,
         replica_sets,
@@ -230,37 +241,48 @@ fn children(stores: &Stores, identity: &Identity) -> Children {
         service_accounts,
         budgets,
     } = stores;
-    all.collect(ChildKind::ReplicaSet, replica_sets, identity);
-    all.collect(ChildKind::ConfigMap, config_maps, identity);
-    all.collect(ChildKind::Service, services, identity);
-    all.collect(ChildKind::ServiceAccount, service_accounts, identity);
-    all.collect(ChildKind::PodDisruptionBudget, budgets, identity);
+    all.collect(ChildKind::ReplicaSet, replica_sets, who);
+    all.collect(ChildKind::ConfigMap, config_maps, who);
+    all.collect(ChildKind::Service, services, who);
+    all.collect(ChildKind::ServiceAccount, service_accounts, who);
+    all.collect(ChildKind::PodDisruptionBudget, budgets, who);
     all
 }
 
 #[derive(Default)]
 struct Children {
-    ours: BTreeMap<(ChildKind, String), String>,
+    ours: BTreeMap<(ChildKind, String), ChildFacts>,
     taken: BTreeSet<(ChildKind, String)>,
 }
 
 impl Children {
-    fn collect<K>(&mut self, kind: ChildKind, store: &Store<K>, identity: &Identity)
-    where
+    fn collect<K>(
+        &mut self,
+        kind: ChildKind,
+        store: &Store<K>,
+        (identity, memory): (&Identity, &Memory),
+    ) where
         K: Resource + Clone + 'static,
         K::DynamicType: std::hash::Hash + Eq + Clone,
     {
+        let ours = |child: &K| is_ours(child, kind, identity, memory);
         let named = store.state_filter(|child| {
+            let label = child.labels().get(names::LABEL_DEPLOYMENT);
             child.meta().namespace.as_deref() == Some(identity.namespace.as_str())
-                && child.labels().get(names::LABEL_DEPLOYMENT) == Some(&identity.name)
+                && (label == Some(&identity.name) || ours(child))
         });
         for child in named {
             let key = (kind, child.name_any());
-            if !owned(&*child, identity) {
+            if !ours(&child) {
                 self.taken.insert(key);
             } else if child.meta().deletion_timestamp.is_none() {
                 let hash = child.annotations().get(HASH_ANNOTATION).cloned();
-                self.ours.insert(key, hash.unwrap_or_default());
+                let facts = ChildFacts {
+                    hash: hash.unwrap_or_default(),
+                    resource_version: resource_version(child.resource_version().as_deref()),
+                    owned: drift::ours(child.meta()).to_owned(),
+                };
+                self.ours.insert(key, facts);
             }
         }
     }

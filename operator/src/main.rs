@@ -31,6 +31,7 @@ mod rolling;
 
 // Apply.
 mod apply;
+mod drift;
 
 // Publish.
 mod changes;
@@ -89,6 +90,7 @@ fn log_to_stderr(format: LogFormat) {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
+    args.check().map_err(anyhow::Error::msg)?;
     let key = AdminKey::read(&args.hmac_key_file).map_err(anyhow::Error::msg)?;
     let metrics = Arc::new(Metrics::new()?);
     let client = client(&args).await?;

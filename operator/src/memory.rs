@@ -22,6 +22,10 @@ pub(crate) struct Memory {
     pub(crate) written: Option<(InferenceDeploymentStatus, Instant)>,
     /// What was written last of each child.
     pub(crate) applied: HashMap<(ChildKind, String), Applied>,
+    /// The ReplicaSet that the API server last refused.
+    pub(crate) refused: Option<RefusedSet>,
+    /// The namespace is being deleted, which nothing undoes.
+    pub(crate) namespace_ends: bool,
     pub(crate) inspect_failure: Option<Failure>,
     /// The revision whose surge pod found no room, and when an old pod last made way for it.
     pub(crate) replacing: Option<(String, Instant)>,
@@ -51,7 +55,18 @@ pub(crate) struct Applied {
     pub(crate) hash: String,
     /// Of a ReplicaSet.
     pub(crate) replicas: Option<u32>,
+    pub(crate) uid: Option<String>,
     pub(crate) resource_version: Option<u64>,
+    pub(crate) at: Instant,
+    /// Times in a row that it was written because somebody had changed it.
+    pub(crate) repairs: u32,
+}
+
+/// A ReplicaSet that can't be made, whoever asks.
+#[derive(Clone, Debug)]
+pub(crate) struct RefusedSet {
+    pub(crate) hash: String,
+    pub(crate) words: String,
     pub(crate) at: Instant,
 }
 

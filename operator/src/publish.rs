@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::apply::{WRITE_TIMEOUT, answered};
 use crate::changes::{Due, due};
-use crate::error::Error;
+use crate::error::{Error, namespace_ends};
 use crate::events::{Happening, between, of_pods};
 use crate::facts::Facts;
 use crate::memory::Memory;
@@ -122,6 +122,8 @@ pub(crate) async fn tell(
     let reference = object.object_ref(&());
     let error = match timeout(WRITE_TIMEOUT, recorder.publish(&event, &reference)).await {
         Ok(Ok(())) => return,
+        // Nobody will look for it there.
+        Ok(Err(error)) if namespace_ends(&error) => return,
         Ok(Err(error)) => error.to_string(),
         Err(_) => "the API server did not answer".to_owned(),
     };

@@ -30,7 +30,7 @@ impl AdminKey {
         AdminKey::new(key).map_err(|error| format!("--hmac-key-file {}: {error}", path.display()))
     }
 
-    fn new(key: Vec<u8>) -> Result<AdminKey, String> {
+    pub(crate) fn new(key: Vec<u8>) -> Result<AdminKey, String> {
         match key.len() {
             0..LEAST_KEY_BYTES => Err(format!(
                 "{} bytes are no key; write at least {LEAST_KEY_BYTES}",

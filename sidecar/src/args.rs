@@ -31,6 +31,11 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Measure the engine in process, without HTTP: prefill, one sequence, a batch.
     Bench(Box<BenchArgs>),
+    /// Print what this machine and this program have to compute with: cores, cards, kernels.
+    Devices(DevicesArgs),
+    /// Render chats from standard input: `serve` starts it, see `chat::worker`.
+    #[command(hide = true)]
+    RenderChat,
     /// Print the version.
     Version,
 }
@@ -87,6 +92,10 @@ pub struct ServeArgs {
     pub engine: EngineArgs,
     #[command(flatten)]
     pub http: HttpArgs,
+    /// Where a request's temperature, top_k, top_p, min_p and repetition_penalty come from when it
+    /// leaves them out. The names are vLLM's.
+    #[arg(long, value_enum, default_value_t = GenerationConfig::Auto)]
+    pub generation_config: GenerationConfig,
     /// On failure, write the last words here too (written to /dev/termination-log where it
     /// exists).
     #[arg(long, value_name = "FILE")]
@@ -109,6 +118,12 @@ const CONFIG_REPLACES: [&str; 13] = [
     "dtype",
     "served_model_name",
 ];
+
+#[derive(Clone, Debug, Args)]
+pub struct DevicesArgs {
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
 
 #[derive(Clone, Debug, Args)]
 pub struct PlanArgs {
@@ -187,7 +202,7 @@ pub struct HttpArgs {
     /// Port of the OpenAI API, probes and metrics; 0 picks a free one.
     #[arg(long, default_value_t = 8000)]
     pub port: u16,
-    /// Port of the admin API (/memory, /memory/watch); 0 picks a free one.
+    /// Port of the admin API (/memory, /memory/watch, /weight_checker); 0 picks a free one.
     #[arg(long, default_value_t = 8001)]
     pub admin_port: u16,
     /// File with the bearer token that the admin API wants.
@@ -253,6 +268,16 @@ pub struct BenchArgs {
 pub enum Output {
     Text,
     Json,
+}
+
+/// Where defaults of sampling come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GenerationConfig {
+    /// The model's generation_config.json, or general.sampling.* of a GGUF file; OpenAI's for what
+    /// is not there. A value that no request could ask for is ignored with a warning.
+    Auto,
+    /// OpenAI's, whatever the model says: temperature 1, top_p 1, nothing else.
+    Vllm,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -364,5 +389,12 @@ mod tests {
         assert!(args.http.host.is_loopback());
         assert_eq!((args.http.port, args.http.admin_port), (8000, 8001));
         assert_eq!(args.http.max_body_size.get(), 4 << 20);
+        assert_eq!(args.generation_config, GenerationConfig::Auto);
+        let line = "x serve --config f --generation-config vllm";
+        let Command::Serve(args) = parse(line).unwrap().command else {
+            panic!()
+        };
+        assert_eq!(args.generation_config, GenerationConfig::Vllm);
+        assert!(parse("x serve m --generation-config ./folder").is_err());
     }
 }

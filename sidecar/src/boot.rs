@@ -4,34 +4,31 @@
 //! slow load is seen and not killed. A failure ends the process with one line that says why.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
-use crate::args::{EngineArgs, HttpArgs, ServeArgs};
+use crate::args::{EngineArgs, GenerationConfig, HttpArgs, ServeArgs};
 use crate::chat::ChatTemplate;
 use crate::config::Settings;
 use crate::engine::Engine;
 use crate::engine::config::EngineConfig;
 use crate::engine::handle::EngineState;
 use crate::error::BootError;
-use crate::http::admin::{self, Token};
+use crate::http::admin::Token;
 use crate::http::app::{App, HttpLimits, Loaded};
 use crate::http::generator::Generator;
-use crate::http::{router, server};
-use crate::model::{Model, ModelFolder};
+use crate::http::ports::Ports;
+use crate::model::{Model, ModelFolder, SamplingDefaults};
 use crate::report::Identity;
 
+/// This program, as the kernel knows it even after its file is gone.
+const SELF: &str = "/proc/self/exe";
 /// How often loading is logged.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
-/// What connections get to take their answers after the last request ended.
-const LAST_BYTES: Duration = Duration::from_secs(3);
 /// A failure is reported to whoever watches before the process ends.
 const LAST_REPORT: Duration = Duration::from_millis(500);
 
@@ -44,11 +41,12 @@ pub async fn serve(args: ServeArgs) -> Result<(), BootError> {
     let token = admin_token(&args.http)?;
     let mut signals = Signals::new()?;
     let app = Arc::new(app(&settings, &args.http));
-    let servers = Servers::listen(&app, &args.http, token).await?;
+    let ports = Ports::listen(&app, &args.http, token).await?;
 
     let boot = {
         let (app, engine) = (Arc::clone(&app), args.engine.clone());
-        tokio::task::spawn_blocking(move || load(&app, &settings, &engine))
+        let generation = args.generation_config;
+        tokio::task::spawn_blocking(move || load(&app, &settings, &engine, generation))
     };
     let engine = tokio::select! {
         loaded = boot => loaded.map_err(std::io::Error::other)??,
@@ -59,7 +57,7 @@ pub async fn serve(args: ServeArgs) -> Result<(), BootError> {
     };
     let outcome = run(&app, engine.as_ref(), &mut signals, args.http.drain_timeout).await;
     match outcome {
-        Ok(()) => servers.finish().await,
+        Ok(()) => ports.finish().await,
         Err(_) => tokio::time::sleep(LAST_REPORT).await,
     }
     engine.stop();
@@ -111,6 +109,7 @@ fn load(
     app: &App,
     settings: &Settings,
     args: &EngineArgs,
+    generation: GenerationConfig,
 ) -> Result<Arc<dyn Generator>, BootError> {
     let model = Arc::new(ModelFolder::open(&settings.model)?);
     describe(&model, settings);
@@ -127,7 +126,7 @@ fn load(
         );
     }
     let tokenizer = model.tokenizer()?;
-    let template = ChatTemplate::load(&model, &tokenizer)?;
+    let template = ChatTemplate::load_confined(&model, &tokenizer, Path::new(SELF))?;
     if template.is_none() {
         tracing::warn!("the model has no chat template: /v1/chat/completions will refuse");
     }
@@ -139,6 +138,7 @@ fn load(
         ..EngineConfig::new(planned.request.clone())
     };
     let eos = model.eos_ids.clone();
+    let sampling = sampling_defaults(&model, generation);
     let engine = Engine::start(config, model, planned.plan.clone())?;
     let facts = engine.facts().clone();
     tracing::info!(
@@ -151,9 +151,38 @@ fn load(
     );
     let engine: Arc<dyn Generator> = Arc::new(engine);
     let effective = planned.effective(Some(facts.isa));
-    let loaded = Loaded::new(Arc::clone(&engine), tokenizer, template, eos, effective);
+    let loaded = Loaded::new(
+        Arc::clone(&engine),
+        tokenizer,
+        template,
+        eos,
+        sampling,
+        effective,
+    );
     app.set_loaded(loaded);
     Ok(engine)
+}
+
+/// The model's own values, unless they are not wanted.
+fn sampling_defaults(model: &Model, generation: GenerationConfig) -> SamplingDefaults {
+    if generation == GenerationConfig::Vllm {
+        return SamplingDefaults::default();
+    }
+    for ignored in &model.sampling.ignored {
+        tracing::warn!("{ignored}; OpenAI's default is used instead");
+    }
+    let defaults = model.sampling.defaults.clone();
+    if defaults != SamplingDefaults::default() {
+        tracing::info!(
+            temperature = ?defaults.temperature,
+            top_k = ?defaults.top_k,
+            top_p = ?defaults.top_p,
+            min_p = ?defaults.min_p,
+            repetition_penalty = ?defaults.repetition_penalty,
+            "requests that leave these out get the model's values (--generation-config vllm: OpenAI's)"
+        );
+    }
+    defaults
 }
 
 fn describe(model: &Model, settings: &Settings) {
@@ -273,64 +302,6 @@ async fn failed(state: &mut watch::Receiver<EngineState>) -> String {
         Ok(EngineState::Failed { message }) => message.clone(),
         _ => "the engine's thread is gone".into(),
     }
-}
-
-/// The two ports.
-struct Servers {
-    stop: watch::Sender<bool>,
-    tasks: Vec<JoinHandle<()>>,
-}
-
-impl Servers {
-    async fn listen(
-        app: &Arc<App>,
-        http: &HttpArgs,
-        token: Option<Token>,
-    ) -> Result<Servers, BootError> {
-        let (stop, stopping) = watch::channel(false);
-        let api = bind(SocketAddr::new(http.host, http.port)).await?;
-        let admin = bind(SocketAddr::new(http.host, http.admin_port)).await?;
-        tracing::info!(
-            api = %api.local_addr()?,
-            admin = %admin.local_addr()?,
-            admin_token = token.is_some(),
-            "listening"
-        );
-        let limits = app.limits;
-        let tasks = vec![
-            tokio::spawn(server::serve(
-                api,
-                router(Arc::clone(app)),
-                limits,
-                stopping.clone(),
-            )),
-            tokio::spawn(server::serve(
-                admin,
-                admin::router(Arc::clone(app), token),
-                limits,
-                stopping,
-            )),
-        ];
-        Ok(Servers { stop, tasks })
-    }
-
-    /// Closes both ports; answers on their way get a moment to arrive.
-    async fn finish(mut self) {
-        self.stop.send_replace(true);
-        // Streams of /memory/watch have no end of their own: only the API port is waited for.
-        let api = self.tasks.swap_remove(0);
-        if tokio::time::timeout(LAST_BYTES, api).await.is_err() {
-            tracing::warn!("some connections did not take their answers in time");
-        }
-    }
-}
-
-async fn bind(address: SocketAddr) -> Result<TcpListener, BootError> {
-    let listen = |source| BootError::Listen {
-        address: address.to_string(),
-        source,
-    };
-    TcpListener::bind(address).await.map_err(listen)
 }
 
 struct Signals {

@@ -15,6 +15,7 @@ pub mod weights;
 
 pub mod chat;
 pub mod inspect;
+pub mod devices;
 
 // The whole life of `serve`.
 pub mod boot;

@@ -13,11 +13,12 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use plimsoll_sidecar::args::{
-    BenchArgs, Cli, Command, InspectArgs, LogArgs, LogFormat, Output, PlanArgs, ServeArgs,
+    BenchArgs, Cli, Command, DevicesArgs, InspectArgs, LogArgs, LogFormat, Output, PlanArgs,
+    ServeArgs,
 };
 use plimsoll_sidecar::error::BootError;
 use plimsoll_sidecar::model::ModelFolder;
-use plimsoll_sidecar::{bench, boot, config, inspect};
+use plimsoll_sidecar::{bench, boot, chat, config, devices, inspect};
 
 /// `plan`: no split fits.
 const REFUSED: u8 = 2;
@@ -29,6 +30,8 @@ fn main() -> ExitCode {
         Command::Plan(args) => plan(&args),
         Command::Inspect(args) => inspect_model(&args),
         Command::Bench(args) => bench_model(&args),
+        Command::Devices(args) => list_devices(&args),
+        Command::RenderChat => render_chats(),
         Command::Version => {
             println!("plimsoll-sidecar {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)
@@ -116,6 +119,15 @@ fn inspect_model(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
+fn list_devices(args: &DevicesArgs) -> anyhow::Result<ExitCode> {
+    let devices = devices::find()?;
+    match args.output {
+        Output::Text => print!("{devices}"),
+        Output::Json => println!("{}", devices.json()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 fn bench_model(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     bench::run(args, |measured| {
         let (case, rate) = (measured.case.name(), measured.median());
@@ -127,6 +139,11 @@ fn bench_model(args: &BenchArgs) -> anyhow::Result<ExitCode> {
             ),
         }
     })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn render_chats() -> anyhow::Result<ExitCode> {
+    chat::worker::run(std::io::stdin().lock(), std::io::stdout().lock())?;
     Ok(ExitCode::SUCCESS)
 }
 

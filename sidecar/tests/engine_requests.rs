@@ -38,8 +38,7 @@ fn bad_requests_are_refused_by_name_and_leave_nothing_behind() {
     let answered = ask(&handle, 1, &[1; 63], 5).wait();
     assert_eq!(answered.ids.len(), 1);
     assert_eq!(answered.finished.unwrap().reason, FinishReason::Length);
-    // Figures are published after a step's events.
-    eventually("nothing running", || handle.stats().running == 0);
+    assert_eq!(handle.stats().running, 0);
 }
 
 #[test]
@@ -99,8 +98,8 @@ fn a_cancel_frees_blocks_at_once_and_unknown_ids_are_ignored() {
     let finished = answer.wait().finished.unwrap();
     assert_eq!(finished.reason, FinishReason::Abort);
     assert_eq!(finished.prompt_tokens, 100);
-    eventually("free blocks", || handle.memory().kv.blocks_used == 0);
-    eventually("one abort", || handle.stats().finished_abort == 1);
+    assert_eq!(handle.memory().kv.blocks_used, 0);
+    assert_eq!(handle.stats().finished_abort, 1);
 }
 
 #[test]
@@ -116,7 +115,7 @@ fn readers_that_leave_or_do_not_read_stop_nobody() {
     handle.submit(slow).unwrap();
     let other = ask_ids(&handle, 3, &[4; 10], 100).wait();
     assert_eq!(other.finished.unwrap().reason, FinishReason::Length);
-    eventually("two aborts", || handle.stats().finished_abort == 2);
+    assert_eq!(handle.stats().finished_abort, 2);
     let mut seen = 0;
     while let Some(event) = slow_events.blocking_recv() {
         assert!(matches!(event, TokenEvent::Token { .. }), "{event:?}");
@@ -126,6 +125,32 @@ fn readers_that_leave_or_do_not_read_stop_nobody() {
         seen, 4,
         "the slow reader sees what its channel held, then the end"
     );
+}
+
+#[test]
+fn whoever_has_an_answer_reads_figures_that_know_it() {
+    let model = tiny();
+    let handle = start(&model, &Run::whole(&model.shape));
+    for round in 1..=200 {
+        let (request, mut events) = request(round, &[3; 10], 2);
+        handle.submit(request).unwrap();
+        // Each event is read while the engine goes on: nothing orders the two but the engine.
+        let first = events.blocking_recv();
+        assert!(matches!(first, Some(TokenEvent::Token { .. })), "{first:?}");
+        let told = handle.stats().generation_tokens;
+        assert!(told > 2 * (round - 1), "round {round}: {told} tokens");
+        while events.blocking_recv().is_some() {}
+        let stats = handle.stats();
+        assert_eq!(
+            (
+                stats.running,
+                stats.finished_length,
+                stats.generation_tokens
+            ),
+            (0, round, 2 * round)
+        );
+        assert_eq!(handle.memory().kv.blocks_used, 0, "round {round}");
+    }
 }
 
 #[test]
@@ -245,7 +270,7 @@ fn the_ledger_holds_what_the_plan_says_and_the_kernel_sees() {
     let handle = start(&model, &run);
     let answered = ask_ids(&handle, 1, &[3; 50], 30).wait();
     assert_eq!(answered.ids.len(), 30);
-    eventually("free blocks", || handle.memory().kv.blocks_used == 0);
+    assert_eq!(handle.memory().kv.blocks_used, 0);
     std::thread::sleep(Duration::from_millis(1100));
     let snapshot = handle.memory();
     assert_eq!(snapshot.ranks.len(), 2);
@@ -285,12 +310,37 @@ fn the_ledger_holds_what_the_plan_says_and_the_kernel_sees() {
 }
 
 #[test]
+fn weights_are_checked_between_the_steps_of_a_request_and_in_an_idle_engine() {
+    let model = tiny();
+    let run = Run {
+        shards: halves(&model),
+        ..Run::whole(&model.shape)
+    };
+    let handle = start(&model, &run);
+    let check = || handle.check_weights().unwrap().blocking_recv().unwrap();
+    let idle = check();
+    assert_eq!(idle.len(), 2);
+    assert!(
+        idle.iter()
+            .all(|rank| rank.changed.is_empty() && rank.bytes > 0),
+        "{idle:?}"
+    );
+    let alone = ask_ids(&handle, 1, &[3, 4, 5], 300).wait().ids;
+    let answer = ask_ids(&handle, 2, &[3, 4, 5], 300);
+    for _ in 0..5 {
+        assert_eq!(check(), idle);
+    }
+    assert_eq!(answer.wait().ids, alone);
+    handle.drain();
+    wait_for(&handle, |state| *state == EngineState::Drained);
+    assert_eq!(handle.check_weights().unwrap_err(), Refused::Draining);
+}
+
+#[test]
 fn an_idle_engine_takes_no_steps() {
     let model = tiny();
     let handle = start(&model, &Run::whole(&model.shape));
     ask_ids(&handle, 1, &[3; 5], 3).wait();
-    // The figures of the last step are published after its events.
-    eventually("the end", || handle.stats().running == 0);
     let steps = handle.stats().steps;
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(handle.stats().steps, steps);

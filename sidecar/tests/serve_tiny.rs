@@ -89,10 +89,12 @@ fn a_chat_and_its_figures() {
     let tops = &first["choices"][0]["logprobs"]["content"][0]["top_logprobs"];
     assert_eq!(tops.as_array().unwrap().len(), 2);
 
-    // The last token leaves before the step's figures are published: they follow at once.
-    let idle = r#"vllm:num_requests_running{engine="0",model_name="a"} 0"#;
-    let metrics = served.metrics_with(idle);
+    let metrics = served.get("/metrics").body;
+    let generated = [&first, &again].map(|chat| chat["usage"]["completion_tokens"].as_u64());
+    let generated: u64 = generated.iter().flatten().sum();
     for line in [
+        r#"vllm:num_requests_running{engine="0",model_name="a"} 0"#,
+        &format!(r#"vllm:generation_tokens_total{{engine="0",model_name="a"}} {generated}"#),
         r#"plimsoll_engine_state{model_name="a",state="serving"} 1"#,
         r#"vllm:request_params_n_sum{engine="0",model_name="a"} 6"#,
     ] {
@@ -102,10 +104,7 @@ fn a_chat_and_its_figures() {
         );
     }
 
-    let mut bytes = Vec::new();
-    let request = "GET /memory HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-    open(served.admin, request).read_to_end(&mut bytes).unwrap();
-    let report = answer(&bytes).json();
+    let report = served.get_admin("/memory", "").json();
     assert_eq!(report["state"], "Serving");
     let rank = &report["ranks"][0];
     let sum: u64 = rank["accounts"]
@@ -287,10 +286,7 @@ fn the_operators_file_is_served_or_refused_with_both_numbers() {
     let mut document = engine_json();
     fs::write(&file, document.to_string()).unwrap();
     let served = Served::start_config(&file);
-    let mut bytes = Vec::new();
-    let request = "GET /memory HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-    open(served.admin, request).read_to_end(&mut bytes).unwrap();
-    let report = answer(&bytes).json();
+    let report = served.get_admin("/memory", "").json();
     assert_eq!(report["revision"], "r7");
     let names_and_bytes = |rows: &Value| -> Vec<(Value, Value)> {
         let rows = rows.as_array().unwrap().iter();

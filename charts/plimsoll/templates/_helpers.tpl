@@ -35,10 +35,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [plimsoll.dev]
   resources: [inferencedeployments/status]
   verbs: [patch]
-# Clusters that enforce owner references ask for this before a child may block its owner's deletion.
-- apiGroups: [plimsoll.dev]
-  resources: [inferencedeployments/finalizers]
-  verbs: [update]
 # Children are written by server-side apply, which is a patch that may create.
 - apiGroups: [""]
   resources: [services, serviceaccounts]

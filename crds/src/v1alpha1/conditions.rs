@@ -98,6 +98,7 @@ EventReason {
     RolloutStarted = "a new revision starts to replace the old one",
     RolloutReplacing = "no room for an additional pod: an old one is stopped first",
     RolloutFinished = "every replica runs the new revision",
+    ChildRepaired = "somebody changed an object of the resource; it is as the operator made it again",
     EngineLoaded = "an engine pod has its weights in place and answers",
     EngineFailed = "an engine pod stopped; the note has its exit code and last words",
     PlanDrift = "an engine computed another plan than the operator and refused to serve",

@@ -18,6 +18,24 @@ pub enum QuantityError {
 /// # Errors
 /// What is no quantity, not positive (also less than one byte), or beyond 2^63 - 1.
 pub fn bytes(text: &str) -> Result<Bytes, QuantityError> {
+    match u64::try_from(scaled(text, 0)?) {
+        Ok(0) => Err(QuantityError::NotPositive(text.to_owned())),
+        Ok(value) if i64::try_from(value).is_ok() => Ok(Bytes::measured(value)),
+        _ => Err(QuantityError::TooLarge(text.to_owned())),
+    }
+}
+
+/// A quantity of anything (bytes, cores, devices) in billionths, the finest there are, so that two
+/// of the same thing can be compared. Zero is one too.
+///
+/// # Errors
+/// What is no quantity, negative, or more than 2^128 billionths.
+pub fn billionths(text: &str) -> Result<u128, QuantityError> {
+    scaled(text, 9)
+}
+
+/// The quantity times ten to the power of `up`, rounded down.
+fn scaled(text: &str, up: i32) -> Result<u128, QuantityError> {
     let malformed = || QuantityError::Malformed(text.chars().take(40).collect());
     if text.len() > 64 {
         return Err(malformed());
@@ -39,14 +57,17 @@ pub fn bytes(text: &str) -> Result<Bytes, QuantityError> {
     let scale = scale(suffix).ok_or_else(malformed)?;
     let digits = format!("{whole}{fraction}");
     let digits = digits.trim_start_matches('0');
-    if negative || digits.is_empty() {
+    if digits.is_empty() {
+        return Ok(0);
+    }
+    if negative {
         return Err(QuantityError::NotPositive(text.to_owned()));
     }
     let places = i32::try_from(fraction.len()).map_err(|_| malformed())?;
     let too_large = || QuantityError::TooLarge(text.to_owned());
     // digits x 10^(exponent - places) x binary, all in u128: 64 characters of input bound it.
     let mantissa: u128 = digits.parse().map_err(|_| too_large())?;
-    let power = scale.exponent - places;
+    let power = scale.exponent - places + up;
     let scaled = mantissa.checked_mul(scale.binary).ok_or_else(too_large)?;
     let value = match u32::try_from(power) {
         Ok(up) => 10u128.checked_pow(up).and_then(|by| scaled.checked_mul(by)),
@@ -57,11 +78,7 @@ pub fn bytes(text: &str) -> Result<Bytes, QuantityError> {
                 .map_or(0, |by| scaled / by),
         ),
     };
-    match value.and_then(|value| u64::try_from(value).ok()) {
-        Some(0) => Err(QuantityError::NotPositive(text.to_owned())),
-        Some(value) if i64::try_from(value).is_ok() => Ok(Bytes::measured(value)),
-        _ => Err(too_large()),
-    }
+    value.ok_or_else(too_large)
 }
 
 /// What a suffix multiplies by: a power of ten and a power of 1,024.

@@ -58,7 +58,8 @@ pub struct TemplateMetadata {
 pub struct EngineContainer {
     /// Requests and limits of the engine's container. Absent, the memory limit is the sum of the
     /// ranks' budgets and a reserve for the host (CPU backend). A memory limit below that is
-    /// refused with the numbers; a CPU limit sets the number of threads.
+    /// refused with the numbers, and so is a request above its limit; a CPU limit sets the number
+    /// of threads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<EngineResources>,
 }

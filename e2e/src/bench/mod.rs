@@ -1,11 +1,11 @@
 //! Our engine beside its peers, on the same machine and files, in one run.
 
+mod kernels;
 mod llama_cpp;
 mod random_model;
 
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -35,11 +35,16 @@ struct Row {
     peer: f64,
 }
 
-/// Runs the bench of that name; `cpu` is the one there is.
+/// Runs the bench of that name.
 pub(crate) fn run(progress: &Progress, name: &str, json: Option<&Path>) -> Result<()> {
-    if name != "cpu" {
-        bail!("no bench is called {name:?}; there is: cpu");
+    match name {
+        "cpu" => cpu(progress, name, json),
+        "kernels" => keep(&kernels::run(progress, name)?, json),
+        _ => bail!("no bench is called {name:?}; there are: cpu, kernels"),
     }
+}
+
+fn cpu(progress: &Progress, name: &str, json: Option<&Path>) -> Result<()> {
     if cleanup::is_anything_left() {
         bail!("the test cluster takes part of the cores: `e2e/run down` first");
     }
@@ -164,21 +169,23 @@ fn print(rows: &[Row], name: &str, json: Option<&Path>) -> Result<()> {
         "\n{:<34} {:>10} {:>10} {:>7}",
         "tokens per second", "ours", "llama.cpp", "ratio"
     );
-    let mut lines = String::new();
+    let mut lines = Vec::new();
     for Row { case, ours, peer } in rows {
         let ratio = ours / peer;
         println!("{case:<34} {ours:>10.1} {peer:>10.1} {ratio:>7.2}");
-        let line = json!({
+        lines.push(json!({
             "bench": name, "case": case, "ours": ours, "peer": peer, "ratio": ratio,
             "unit": "tokens/s",
-        });
-        lines += &format!("{line}\n");
+        }));
     }
-    if let Some(path) = json {
-        let path: PathBuf = path.to_path_buf();
-        File::create(&path)
-            .and_then(|mut file| file.write_all(lines.as_bytes()))
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
+    keep(&lines, json)
+}
+
+/// Writes one JSON line per case, where a file is named.
+fn keep(lines: &[Value], json: Option<&Path>) -> Result<()> {
+    let Some(path) = json else {
+        return Ok(());
+    };
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

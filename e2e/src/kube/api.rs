@@ -101,13 +101,17 @@ impl Proxy {
         let mut command = kubectl.command(&["proxy"]);
         command.arg(format!("--unix-socket={}", socket.display()));
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
-        let proxy = Self { child, folder };
+        let mut proxy = Self { child, folder };
         let api = Api::new(socket);
         wait::until(
             "the API server answers",
             Duration::from_secs(20),
             Duration::from_millis(100),
             || {
+                // What it had to say stands on our own standard error.
+                if let Some(status) = proxy.child.try_wait()? {
+                    bail!("kubectl proxy ended at once: {status}");
+                }
                 Ok(api
                     .get("/version")
                     .map(drop)

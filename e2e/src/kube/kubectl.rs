@@ -52,3 +52,18 @@ impl Kubectl {
         process::stdout_with_input(&mut self.command(&["apply", "-f", "-"]), Some(text))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kubeconfig_of_the_environment_is_never_used() {
+        let kubectl = Kubectl::new("kubectl".into(), "/some/file".into());
+        let command = kubectl.command(&["get", "pods"]);
+        let words: Vec<_> = command.get_args().collect();
+        assert_eq!(words, ["--kubeconfig", "/some/file", "get", "pods"]);
+        let removed: Vec<_> = command.get_envs().collect();
+        assert_eq!(removed, [("KUBECONFIG".as_ref(), None)]);
+    }
+}

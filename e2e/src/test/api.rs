@@ -49,7 +49,7 @@ pub(super) fn with_definition(world: &World<'_>) -> Result<Kubernetes> {
         names::CRD_NAME
     );
     if kubernetes.api.find(&path)?.is_none() {
-        let yaml = process::stdout_of(build::crdgen().arg("crd"))?;
+        let yaml = process::stdout_of(build::crdgen()?.arg("crd"))?;
         kubernetes.kubectl.apply(&yaml)?;
     }
     wait::until(

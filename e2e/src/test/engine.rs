@@ -16,9 +16,13 @@ pub(super) const GROUP: Group = Group {
 fn real_model(world: &World<'_>) -> Passed {
     let model = world.model()?;
     let model = model.to_string_lossy();
-    // Optimised: a debug build would take minutes for each answer.
+    // Optimised: a debug build would take minutes for each answer. Without link-time optimisation:
+    // it costs a minute for each of ten test programs, and the shipped program has it, which the
+    // `serve` group runs.
     let words = [
         "--release",
+        "--config",
+        "profile.release.lto=\"off\"",
         "--package",
         "plimsoll-sidecar",
         "--features",

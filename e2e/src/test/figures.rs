@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::http::Request;
 use crate::kube::Kubernetes;
-use crate::process;
+use crate::test::admin::bearer;
 use crate::test::observe::{
     EVERY, PATIENCE, anonymous_bytes, cgroup_bytes, metrics, name_of, pod_port, text,
 };
@@ -145,25 +145,8 @@ fn same_account(metric: &str, account: &str) -> bool {
 
 /// The body of a pod's `/memory`, with the token of its Secret.
 fn memory_of(kubernetes: &Kubernetes, pod: &Value) -> Result<Value> {
-    let namespace = text(&pod["metadata"]["namespace"]);
-    let resource = text(&pod["metadata"]["labels"][names::LABEL_DEPLOYMENT]);
-    let word = format!("jsonpath={{.data.{}}}", names::ADMIN_TOKEN_KEY);
-    let secret = format!("{resource}-admin");
-    let encoded = kubernetes.kubectl.run(&[
-        "--namespace",
-        namespace,
-        "get",
-        "secret",
-        &secret,
-        "--output",
-        &word,
-    ])?;
-    let token = process::stdout_with_input(
-        &mut process::command("base64", ["--decode"]),
-        Some(encoded.trim()),
-    )?;
     let answer = Request::new("GET", "/memory")
-        .header("authorization", format!("Bearer {}", token.trim()))
+        .header("authorization", bearer(kubernetes, pod)?)
         .timeout(Duration::from_secs(10))
         .send(&pod_port(pod, names::PORT_ADMIN)?)?;
     expect_eq("status of /memory", &answer.status, &200)?;

@@ -27,12 +27,23 @@ pub(super) const GROUP: Group = Group {
         ),
         test("Ctrl-C in the middle of up leaves nothing", interrupted),
         test("a second up cleans up after a crash", after_a_crash),
+        test(
+            "down after a crash leaves nothing, and may be called again",
+            down_after_a_crash,
+        ),
     ],
 };
 
-fn no_trace(world: &World<'_>) -> Passed {
+/// The machine without a cluster, after everything that a cluster needs was installed and built:
+/// what setup brings stays.
+fn bare_machine(world: &World<'_>) -> Result<Snapshot> {
     world.end()?;
-    let before = Snapshot::take()?;
+    world.tools()?;
+    Snapshot::take()
+}
+
+fn no_trace(world: &World<'_>) -> Passed {
+    let before = bare_machine(world)?;
     let session = Session::begin(world.progress, world.tools()?, 2)?;
     run_pods(&session)?;
     session.end()?;
@@ -41,9 +52,8 @@ fn no_trace(world: &World<'_>) -> Passed {
 }
 
 fn interrupted(world: &World<'_>) -> Passed {
-    world.end()?;
-    let before = Snapshot::take()?;
-    let mut up = start_up()?;
+    let before = bare_machine(world)?;
+    let mut up = start("up")?;
     await_started(&mut up, 3)?;
     kill(&up, Signal::INT)?;
     let status = process::wait(&mut up)?;
@@ -55,21 +65,35 @@ fn interrupted(world: &World<'_>) -> Passed {
 }
 
 fn after_a_crash(world: &World<'_>) -> Passed {
-    world.end()?;
-    let before = Snapshot::take()?;
-    let mut up = start_up()?;
-    // Half way: nodes have namespaces and a containerd, nothing is ready.
-    await_started(&mut up, 6)?;
-    up.kill()?;
-    up.wait()?;
-    expect(cleanup::is_anything_left(), || {
-        "the crash left nothing to clean up".to_owned()
-    })?;
+    let before = bare_machine(world)?;
+    crash_half_way()?;
     let session = Session::begin(world.progress, world.tools()?, 1)?;
     run_pods(&session)?;
     session.end()?;
     before.expect_same()?;
     Ok(1)
+}
+
+fn down_after_a_crash(world: &World<'_>) -> Passed {
+    let before = bare_machine(world)?;
+    crash_half_way()?;
+    for _ in 0..2 {
+        let status = process::wait(&mut start("down")?)?;
+        expect(status.success(), || format!("down ended with {status}"))?;
+        before.expect_same()?;
+    }
+    Ok(2)
+}
+
+/// Kills an `up` when nodes have namespaces and a containerd, and nothing is ready.
+fn crash_half_way() -> Result<()> {
+    let mut up = start("up")?;
+    await_started(&mut up, 6)?;
+    up.kill()?;
+    up.wait()?;
+    expect(cleanup::is_anything_left(), || {
+        "the crash left nothing to clean up".to_owned()
+    })
 }
 
 /// One pod on every node, told apart by its host name, and one that the default level refuses.
@@ -100,13 +124,16 @@ fn run_pods(session: &Session) -> Result<()> {
     Ok(())
 }
 
-fn start_up() -> Result<Child> {
+/// Another run of this program: `up` or `down`.
+fn start(command: &str) -> Result<Child> {
     // By the name it was called by: a build during this run may have replaced the file, and then
     // the kernel calls the running program's path deleted.
     let program = std::env::args_os().next().context("no program name")?;
-    let mut command = process::command(program, ["up"]);
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
-    child.context("cannot start e2e up")
+    let mut run = process::command(program, [command]);
+    // What the environment names is never used: a cluster of the user's must be safe from us.
+    run.env("KUBECONFIG", "/nonexistent/kubeconfig");
+    let child = run.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+    child.with_context(|| format!("cannot start e2e {command}"))
 }
 
 /// Waits until a run in the background has started that many processes.

@@ -1,8 +1,13 @@
 //! Every test of the project, by group. A group that cannot run has failed; nothing is skipped.
 
+mod admin;
 mod api;
 mod bad_models;
 mod chart;
+mod clients;
+mod cpus;
+mod cuda;
+mod drift;
 mod engine;
 mod faults;
 mod figures;
@@ -47,9 +52,10 @@ struct Group {
     tests: &'static [Test],
 }
 
-const GROUPS: [&Group; 9] = [
+const GROUPS: [&Group; 10] = [
     &unit::GROUP,
     &engine::GROUP,
+    &cuda::GROUP,
     &lifecycle::GROUP,
     &api::GROUP,
     &serve::GROUP,
@@ -70,39 +76,67 @@ pub(crate) fn run(progress: &Progress, names: &[String]) -> Result<bool> {
             bail!("no test group is called {name:?}; `e2e/run test list` names them");
         }
     }
+    let chosen = |group: &&&Group| names.is_empty() || names.iter().any(|name| name == group.name);
+    let chosen: Vec<&Group> = GROUPS.iter().filter(chosen).copied().collect();
     let world = World::new(progress);
-    let (mut passed, mut failed) = (0, Vec::new());
-    for group in GROUPS {
-        if !names.is_empty() && !names.iter().any(|name| name == group.name) {
-            continue;
-        }
+    let mut tally = Tally::default();
+    run_groups(&world, &chosen, &mut tally)?;
+    if let Err(error) = world.end() {
+        println!("FAILED  the cluster goes down without a trace: {error:#}");
+        tally.fail("the cluster goes down without a trace".to_owned());
+    }
+    progress.table();
+    for name in &tally.failed {
+        println!("failed: {name}");
+    }
+    println!("\n{}", tally.last_line());
+    Ok(tally.failed.is_empty())
+}
+
+/// What has passed and failed so far.
+#[derive(Debug, Default)]
+struct Tally {
+    passed: u32,
+    failed: Vec<String>,
+}
+
+impl Tally {
+    fn fail(&mut self, name: String) {
+        self.failed.push(name);
+    }
+
+    /// The run's last line, alone on it: what scripts read.
+    fn last_line(&self) -> String {
+        format!("{} passed, {} failed", self.passed, self.failed.len())
+    }
+}
+
+/// Every test of these groups; only an interruption ends them early.
+fn run_groups(world: &World<'_>, groups: &[&Group], tally: &mut Tally) -> Result<()> {
+    for group in groups {
         let label = format!("group {}: {}", group.name, group.about);
-        progress.step(&label, || {
+        world.progress.step(&label, || {
             for test in group.tests {
-                match run_one(&world, group, test) {
-                    Ok(count) => passed += count,
-                    Err(_) => failed.push(format!("{}: {}", group.name, test.name)),
+                match run_one(world, group, test) {
+                    Ok(count) => tally.passed += count,
+                    Err(_) => tally.fail(format!("{}: {}", group.name, test.name)),
                 }
                 interrupt::check()?;
             }
             Ok(())
         })?;
     }
-    if let Err(error) = world.end() {
-        println!("FAILED  the cluster goes down without a trace: {error:#}");
-        failed.push("the cluster goes down without a trace".to_owned());
-    }
-    progress.table();
-    for name in &failed {
-        println!("failed: {name}");
-    }
-    println!("\n{passed} passed, {} failed", failed.len());
-    Ok(failed.is_empty())
+    Ok(())
 }
 
 fn run_one(world: &World<'_>, group: &Group, test: &Test) -> Passed {
     let began = Instant::now();
-    let result = world.progress.step(test.name, || (test.prove)(world));
+    let result = world
+        .progress
+        .step(test.name, || match (test.prove)(world)? {
+            0 => bail!("it checked nothing"),
+            count => Ok(count),
+        });
     let took = began.elapsed().as_secs_f64();
     match &result {
         Ok(1) => println!("ok      {}: {} ({took:.1} s)", group.name, test.name),
@@ -150,4 +184,31 @@ fn expect(holds: bool, what: impl FnOnce() -> String) -> Result<()> {
         bail!("{}", what());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GROUP: Group = Group {
+        name: "mixed",
+        about: "one test passes, one cannot run, one checks nothing",
+        tests: &[
+            test("passes", |_| Ok(3)),
+            test("cannot run", |_| bail!("needs root")),
+            test("checks nothing", |_| Ok(0)),
+        ],
+    };
+
+    #[test]
+    fn what_cannot_run_or_checks_nothing_has_failed_and_the_last_line_counts_it() {
+        let progress = Progress::new();
+        let (world, mut tally) = (World::new(&progress), Tally::default());
+        run_groups(&world, &[&GROUP, &GROUP], &mut tally).unwrap();
+        assert_eq!(tally.last_line(), "6 passed, 4 failed");
+        assert_eq!(
+            tally.failed[..2],
+            ["mixed: cannot run", "mixed: checks nothing"]
+        );
+    }
 }

@@ -16,7 +16,7 @@ use crate::test::observe::{
     text,
 };
 use crate::test::world::World;
-use crate::test::{Group, Passed, expect, expect_eq, refusal, sources, test, tiny};
+use crate::test::{Group, Passed, cpus, drift, expect, expect_eq, refusal, sources, test, tiny};
 use crate::wait;
 
 pub(super) const GROUP: Group = Group {
@@ -54,6 +54,12 @@ pub(super) const GROUP: Group = Group {
             sources::host_path,
         ),
         test("an unchanged model is not inspected again", inspected_once),
+        test("hand edits of children are put back", drift::repaired),
+        test("a namespace that ends is left alone", drift::namespace_ends),
+        test(
+            "a CPU limit sizes the engine's worker pool",
+            cpus::limit_sizes_the_pool,
+        ),
     ],
 };
 

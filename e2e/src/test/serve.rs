@@ -3,19 +3,18 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use plimsoll_crds::names;
 use serde_json::json;
 
 use crate::http::{Request, Target};
 use crate::kube::Kubernetes;
 use crate::paths;
-use crate::process;
 use crate::test::observe::{
     EVERY, PATIENCE, metrics, name_of, pod_port, service_port, text, total,
 };
 use crate::test::world::World;
-use crate::test::{Group, Passed, expect, expect_eq, figures, test};
+use crate::test::{Group, Passed, admin, clients, expect, expect_eq, figures, test};
 use crate::wait;
 
 pub(super) const GROUP: Group = Group {
@@ -29,7 +28,11 @@ pub(super) const GROUP: Group = Group {
         test("kubectl get shows the columns", columns),
         test(
             "the official client streams the right answer",
-            official_client,
+            clients::official,
+        ),
+        test(
+            "the lines of `demo --keep` work as printed",
+            clients::as_printed,
         ),
         test(
             "the status's rows are what the kernel counts",
@@ -39,7 +42,11 @@ pub(super) const GROUP: Group = Group {
             "status, /memory and /metrics agree",
             figures::agree_everywhere,
         ),
-        test("the admin port wants its token", admin_token),
+        test("the admin port wants its token", admin::token_wanted),
+        test(
+            "watchers that never read hold up nobody",
+            admin::silent_watchers,
+        ),
         test("bad requests get answers that name the field", bad_requests),
         test(
             "a client that goes away frees its blocks at once",
@@ -137,42 +144,6 @@ fn columns(world: &World<'_>) -> Passed {
         })?;
     }
     Ok(1)
-}
-
-fn official_client(world: &World<'_>) -> Passed {
-    let kubernetes = ready(world)?;
-    let Target::Tcp(address) = service_port(&kubernetes, kubernetes.resource(NAMESPACE, NAME))?
-    else {
-        bail!("a service has an address")
-    };
-    let script = paths::repository().join("e2e/src/ask.py");
-    let base = format!("http://{address}/v1");
-    let mut ask = process::command(world.python()?, [&script]);
-    let answer =
-        process::stdout_of(ask.args([base.as_str(), NAME, "What is the capital of France?"]))?;
-    expect(answer.contains("Paris"), || {
-        format!("the model says: {answer}")
-    })?;
-    Ok(1)
-}
-
-fn admin_token(world: &World<'_>) -> Passed {
-    let kubernetes = ready(world)?;
-    let resource = kubernetes.resource(NAMESPACE, NAME);
-    let pods = resource.engine_pods()?;
-    let target = pod_port(pods.first().context("no pod")?, names::PORT_ADMIN)?;
-    for request in [
-        Request::new("GET", "/memory"),
-        Request::new("GET", "/memory").header("authorization", "Bearer wrong"),
-        Request::new("GET", "/memory/watch"),
-    ] {
-        expect_eq(
-            "status without the token",
-            &request.send(&target)?.status,
-            &401,
-        )?;
-    }
-    Ok(3)
 }
 
 fn bad_requests(world: &World<'_>) -> Passed {

@@ -78,7 +78,7 @@ fn generated(_: &World<'_>) -> Passed {
     for folder in ["charts/plimsoll/templates", "crds"] {
         fs::create_dir_all(scratch.join(folder))?;
     }
-    let mut generate = build::crdgen();
+    let mut generate = build::crdgen()?;
     generate.arg("write").arg(&scratch);
     let written = process::stdout_of(&mut generate)?;
     let mut count = 0;

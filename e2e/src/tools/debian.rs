@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::process;
 use crate::progress::Progress;
+use crate::tools::compiler;
 
 struct Need {
     /// A program's name, or a file's full path.
@@ -15,7 +16,7 @@ struct Need {
     why: &'static str,
 }
 
-const NEEDS: [Need; 11] = [
+const NEEDS: [Need; 13] = [
     Need {
         proof: "runc",
         package: "runc",
@@ -62,9 +63,19 @@ const NEEDS: [Need; 11] = [
         why: "links the Rust programs",
     },
     Need {
+        proof: "g++",
+        package: "g++",
+        why: "compiles the CUDA kernels for the emulator, and preprocesses them for nvcc",
+    },
+    Need {
         proof: "python3",
         package: "python3",
         why: "runs the official OpenAI client",
+    },
+    Need {
+        proof: "curl",
+        package: "curl",
+        why: "asks what `demo --keep` leaves up",
     },
     Need {
         proof: "/etc/ssl/certs/ca-certificates.crt",
@@ -86,11 +97,12 @@ pub(crate) fn ensure(progress: &Progress) -> Result<()> {
             "keeps the Python packages of the demo apart",
         ));
     }
-    if !is_there("go") && !is_there("/usr/local/go/bin/go") {
-        missing.push((
-            "golang-go",
-            "builds Kubernetes and containerd; 1.21 or newer is needed",
-        ));
+    if let Err(none) = compiler::go() {
+        if !offers_go(progress)? {
+            // Said before anything is installed: only the user can do this part.
+            return Err(none);
+        }
+        missing.push(("golang-go", "builds Kubernetes and containerd"));
     }
     if missing.is_empty() {
         return Ok(());
@@ -109,13 +121,28 @@ pub(crate) fn ensure(progress: &Progress) -> Result<()> {
     progress.step(
         &format!("setup: apt-get install {}", packages.join(" ")),
         || {
-            // An index that cannot be refreshed may still serve what is asked for.
-            let _ = process::stdout_of(&mut apt(&["update"]));
+            refresh();
             let mut install = vec!["install", "--yes", "--no-install-recommends"];
             install.extend(&packages);
             process::stdout_of(&mut apt(&install)).map(drop)
         },
     )
+}
+
+/// Whether the distribution has a Go that will do; a fresh machine's index is fetched first.
+fn offers_go(progress: &Progress) -> Result<bool> {
+    if is_root() && is_there("apt-get") {
+        progress.step("setup: apt-get update, to see which Go there is", || {
+            refresh();
+            Ok(())
+        })?;
+    }
+    Ok(compiler::debian_is_new_enough())
+}
+
+/// An index that cannot be refreshed may still serve what is asked for.
+fn refresh() {
+    let _ = process::stdout_of(&mut apt(&["update"]));
 }
 
 /// The packages the cluster needs beyond a plain Debian, for messages.

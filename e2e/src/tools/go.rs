@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
@@ -12,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use crate::paths;
 use crate::process;
 use crate::progress::Progress;
+use crate::tools::compiler::go;
 
 /// One module under `e2e/cluster/` and the programs that come out of it.
 #[derive(Debug, Clone, Copy)]
@@ -203,22 +203,6 @@ pub(crate) fn pod_monitor_definition() -> Result<PathBuf> {
     fs::create_dir_all(paths::cache()?.join("tools"))?;
     fs::write(&kept, fs::read(Path::new(folder).join(FILE))?)?;
     Ok(kept)
-}
-
-/// The Go command, new enough to read our modules.
-fn go() -> Result<Command> {
-    let known = [
-        PathBuf::from("/usr/local/go/bin/go"),
-        PathBuf::from("/usr/lib/go/bin/go"),
-    ];
-    let program = process::find("go").or_else(|| known.into_iter().find(|file| file.is_file()));
-    let Some(program) = program else {
-        bail!(
-            "the Go compiler is missing: it builds the test cluster's programs. Install Go 1.21 or \
-             newer (it fetches the version that the modules ask for by itself)"
-        );
-    };
-    Ok(Command::new(program))
 }
 
 fn pinned_version(module: &Path, dependency: &str) -> Result<String> {

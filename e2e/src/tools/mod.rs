@@ -1,7 +1,9 @@
 //! The programs that the cluster is made of: built from pinned Go modules, once per machine.
 
+pub(crate) mod compiler;
 pub(crate) mod debian;
 pub(crate) mod go;
+pub(crate) mod nvcc;
 pub(crate) mod python;
 
 use std::path::PathBuf;

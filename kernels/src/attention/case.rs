@@ -12,6 +12,7 @@ use crate::kv::Part;
 use crate::testing::Random;
 
 /// Sequences with their keys and values in scattered blocks of a poisoned cache.
+#[derive(Debug)]
 pub(super) struct Case {
     pub(super) shape: KvCache,
     pub(super) heads: Heads,
@@ -24,6 +25,7 @@ pub(super) struct Case {
     pub(super) queries: Vec<Vec<f32>>,
 }
 
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Given {
     pub(super) dtype: Dtype,
     pub(super) kv_heads: usize,
@@ -31,6 +33,27 @@ pub(super) struct Given {
     pub(super) head_dim: usize,
     pub(super) block_size: usize,
     pub(super) window: Option<u32>,
+}
+
+/// The arrays of a batch.
+#[derive(Debug)]
+pub(super) struct Laid {
+    pub(super) query_start: Vec<u32>,
+    pub(super) context_len: Vec<u32>,
+    pub(super) tables: Vec<u32>,
+    pub(super) data: Vec<f32>,
+    pub(super) stride: usize,
+    pub(super) tokens: usize,
+}
+
+/// What attention gives in f64, number by number.
+#[derive(Debug, Default)]
+pub(super) struct Exact {
+    pub(super) out: Vec<f64>,
+    /// Sums of weight x |value|: what relative errors are relative to.
+    pub(super) sizes: Vec<f64>,
+    /// The error that f32 may have.
+    pub(super) bounds: Vec<f64>,
 }
 
 impl Case {
@@ -47,7 +70,7 @@ impl Case {
             .iter()
             .map(|s| s.1.div_ceil(block_size))
             .max()
-            .unwrap()
+            .unwrap_or(0)
             + 1;
         let blocks = 1 + sequences.len() * stride;
         let shape = KvCache {
@@ -106,6 +129,32 @@ impl Case {
         self.heads.query * self.shape.head_dim
     }
 
+    /// A batch of the sequences with other (rows, context) pairs than they have; between two query
+    /// rows lie `gap` numbers that are none.
+    pub(super) fn lay(&self, parts: &[(usize, usize, usize)], gap: usize) -> Laid {
+        let mut laid = Laid {
+            query_start: vec![0],
+            context_len: Vec::new(),
+            tables: Vec::new(),
+            data: Vec::new(),
+            stride: self.row() + gap,
+            tokens: parts.iter().map(|(_, rows, _)| rows).sum(),
+        };
+        for (s, rows, context) in parts {
+            let start = laid.query_start[laid.query_start.len() - 1];
+            laid.query_start.push(start + *rows as u32);
+            laid.context_len.push(*context as u32);
+            laid.tables
+                .extend(&self.tables[s * self.stride..][..self.stride]);
+            for position in context - rows..*context {
+                let row = &self.queries[*s][position * self.row()..][..self.row()];
+                laid.data.extend(row);
+                laid.data.extend(std::iter::repeat_n(f32::NAN, gap));
+            }
+        }
+        laid
+    }
+
     /// Runs the sequences with other (rows, context) pairs than they have.
     pub(super) fn run(
         &self,
@@ -114,31 +163,20 @@ impl Case {
         parts: &[(usize, usize, usize)],
         scratch: usize,
     ) -> Vec<f32> {
-        let mut query_start = vec![0];
-        let (mut context_len, mut tables, mut data) = (vec![], vec![], vec![]);
-        let gap = 3;
-        for (s, rows, context) in parts {
-            query_start.push(query_start.last().unwrap() + *rows as u32);
-            context_len.push(*context as u32);
-            tables.extend(&self.tables[s * self.stride..][..self.stride]);
-            for position in context - rows..*context {
-                data.extend(&self.queries[*s][position * self.row()..][..self.row()]);
-                data.extend([f32::NAN; 3]);
-            }
-        }
+        let laid = self.lay(parts, 3);
         let batch = Batch {
-            query_start: &query_start,
-            context_len: &context_len,
-            block_tables: &tables,
+            query_start: &laid.query_start,
+            context_len: &laid.context_len,
+            block_tables: &laid.tables,
             table_stride: self.stride,
         };
         let queries = Queries {
-            data: &data,
-            stride: self.row() + gap,
+            data: &laid.data,
+            stride: laid.stride,
         };
-        let mut out = vec![f32::NAN; batch.tokens() * self.row()];
+        let mut out = vec![f32::NAN; laid.tokens * self.row()];
         let mut scratch = vec![f32::NAN; scratch];
-        let pool = Pool::new(threads, isa).unwrap();
+        let pool = Pool::new(threads, isa).expect("a test asks for an ISA that is there");
         run(
             &pool,
             queries,
@@ -159,23 +197,25 @@ impl Case {
             .collect()
     }
 
-    /// Exact results, and the error that f32 may have.
-    pub(super) fn exact(&self) -> (Vec<f64>, Vec<f64>) {
-        let (mut out, mut bounds) = (Vec::new(), Vec::new());
+    pub(super) fn exact(&self) -> Exact {
+        let mut exact = Exact::default();
         let dim = self.shape.head_dim;
         for (s, (rows, context)) in self.sequences.iter().enumerate() {
             for position in context - rows..*context {
                 for head in 0..self.heads.query {
                     let query = &self.queries[s][position * self.row() + head * dim..][..dim];
-                    let window = self.heads.sliding_window.map_or(usize::MAX, |w| w as usize);
-                    let first = (position + 1).saturating_sub(window);
-                    let (row, bound) = self.exact_row(s, query, head, first..position + 1);
-                    out.extend(row);
-                    bounds.extend(bound);
+                    let first = self.first_seen(position);
+                    self.exact_row(s, query, head, first..position + 1, &mut exact);
                 }
             }
         }
-        (out, bounds)
+        exact
+    }
+
+    /// The first key that a row at `position` sees.
+    fn first_seen(&self, position: usize) -> usize {
+        let window = self.heads.sliding_window.map_or(usize::MAX, |w| w as usize);
+        (position + 1).saturating_sub(window)
     }
 
     fn exact_row(
@@ -184,7 +224,8 @@ impl Case {
         query: &[f32],
         head: usize,
         keys: Range<usize>,
-    ) -> (Vec<f64>, Vec<f64>) {
+        exact: &mut Exact,
+    ) {
         let dim = self.shape.head_dim;
         let kv_head = head / (self.heads.query / self.shape.heads);
         let numbers = |j: usize, part| -> Vec<f64> {
@@ -220,9 +261,9 @@ impl Case {
         // weight, next to the exponential's few units and one rounding per key added.
         let score_error = (dim as f64 + 8.0) * size * f64::from(self.heads.scale);
         let relative = (2.0 * score_error + keys.len() as f64 + 64.0) * 2f64.powi(-24);
-        (
-            out,
-            sizes.iter().map(|size| size * relative + 1e-30).collect(),
-        )
+        let bounds = sizes.iter().map(|size| size * relative + 1e-30);
+        exact.bounds.extend(bounds);
+        exact.out.extend(out);
+        exact.sizes.extend(sizes);
     }
 }

@@ -8,8 +8,14 @@
 //! decoded or prefilled, chunked in any way, in any batch, on any number of threads.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(feature = "cuda")]
+mod cut;
 #[expect(unsafe_code, reason = "concurrent chunks write different rows")]
 mod merge;
+#[cfg(feature = "cuda")]
+mod pass;
 mod span;
 mod tile;
 #[expect(
@@ -18,10 +24,12 @@ mod tile;
 )]
 mod unit;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "gpu-tests"))]
 mod case;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "gpu-tests")]
+pub(crate) mod trials;
 
 use crate::kv::KvCache;
 use crate::pool::Pool;

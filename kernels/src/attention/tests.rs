@@ -47,11 +47,11 @@ fn ragged_batches_are_exact_up_to_f32_rounding() {
                 window,
             };
             let case = Case::new(&given, &sequences, &mut random);
-            let (exact, bounds) = case.exact();
+            let exact = case.exact();
             for isa in Isa::available() {
                 let out = case.run(isa, 2, &case.whole(), 0);
                 let what = format!("{isa} {dtype} group {group} head {head_dim} window {window:?}");
-                assert_close(&out, &exact, |at| bounds[at], &what);
+                assert_close(&out, &exact.out, |at| exact.bounds[at], &what);
             }
         }
     }
@@ -70,13 +70,13 @@ fn long_contexts_are_exact_shared_between_threads_or_not() {
             window,
         };
         let case = Case::new(&given, &[(1, 1200), (2, 513), (1, 40)], &mut random);
-        let (exact, bounds) = case.exact();
+        let exact = case.exact();
         for isa in Isa::available() {
             let alone = case.run(isa, 1, &case.whole(), 0);
             assert_close(
                 &alone,
-                &exact,
-                |at| bounds[at],
+                &exact.out,
+                |at| exact.bounds[at],
                 &format!("{isa} {window:?}"),
             );
             // Enough scratch, some scratch, none: the same bits.

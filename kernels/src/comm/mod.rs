@@ -4,6 +4,8 @@
 //! the order of ranks, so every rank gets the same bits. A rank that fails, drops its member or
 //! stays away longer than the limit poisons the group: everyone else's call, now or later,
 //! returns [`RankFailed`]. Nothing waits without a bound.
+//!
+//! `cuda` sums between ranks that share a card; it waits for nobody.
 
 #[expect(
     unsafe_code,
@@ -11,6 +13,11 @@
 )]
 mod group;
 mod meeting;
+
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(feature = "gpu-tests")]
+pub(crate) mod trials;
 
 #[cfg(test)]
 mod tests;

@@ -216,11 +216,10 @@ impl Buffer {
         Ok(())
     }
 
-    /// Fills the committed part with 0xFF: not a number in every float type, so that memory read
-    /// before it was filled shows.
+    /// Poisons the committed part, so that memory read before it was filled shows.
     pub fn poison(&mut self) {
         let len = self.committed;
-        self.range_mut::<u8>(0, len).fill(0xFF);
+        crate::poison::run(self.range_mut::<u8>(0, len));
     }
 
     /// Bytes of the pages, in this buffer's range, that are in memory now.

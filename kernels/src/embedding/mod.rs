@@ -2,6 +2,10 @@
 //! sum over ranks is the whole embedding.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(feature = "gpu-tests")]
+pub(crate) mod trials;
 
 #[cfg(test)]
 mod tests;

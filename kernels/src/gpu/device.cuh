@@ -51,19 +51,27 @@ __device__ __forceinline__ float fast_exp2(float x) {
 __device__ __forceinline__ unsigned shared_address(const void* p) {
     return static_cast<unsigned>(__cvta_generic_to_shared(p));
 }
-// Copies 16 bytes to shared memory; `valid` false fills with zeros and does not read `from`.
+// Copies 16 bytes to shared memory; `valid` false fills with zeros and does not read `from`. The rest
+// of the line of 128 bytes is brought as far as the second cache: neighbours ask for it at once or soon.
 __device__ __forceinline__ void cp_async16(void* to, const void* from, bool valid) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(valid ? 16 : 0)
-                 : "memory");
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
+                 ::"r"(shared_address(to)), "l"(from), "r"(valid ? 16 : 0) : "memory");
 }
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> __device__ __forceinline__ void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
-// 16 bytes that are read once: past the first cache.
+// The same address, which the compiler does not take apart: one that many others are a product away
+// from stays a sum in registers instead of being added up again for each.
+template <class T> __device__ __forceinline__ const T* whole(const T* address) {
+    asm("" : "+l"(address));
+    return address;
+}
+// 16 bytes that are read once: past the first cache, with the rest of its line as above.
 __device__ __forceinline__ uint4 load_once(const uint4* p) {
     uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
     return v;
 }
 // Four 8x8 matrices of 16-bit numbers: lanes 8i..8i+7 give the row addresses of matrix i.
@@ -127,12 +135,19 @@ inline float fast_exp2(float x) { return std::exp2(x); }
 inline void cp_async16(void* to, const void* from, bool valid, EMU_SITE) { emu::cp_async(to, from, 16, valid ? 16 : 0, site); }
 inline void cp_async_commit() { emu::cp_async_commit(); }
 template <int N> inline void cp_async_wait() { emu::cp_async_wait(N); }
-inline uint4 load_once(const uint4* p) { return *p; }
+inline uint4 load_once(const uint4* p, EMU_SITE) {
+    emu::touch(p, 16, emu::Access::once, site);
+    return *p;
+}
+template <class T> inline const T* whole(const T* address) { return address; }
 inline void ldmatrix_x4(unsigned (&r)[4], const void* row, EMU_SITE) { emu::ldmatrix(r, row, false, "ldmatrix", site); }
 inline void ldmatrix_x4_trans(unsigned (&r)[4], const void* row, EMU_SITE) { emu::ldmatrix(r, row, true, "ldmatrix.trans", site); }
-template <class T>
-inline void mma_16816(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, EMU_SITE) {
-    emu::mma_16816(d, a, b0, b1, [](uint16_t bits) { return to_float(T{bits}); }, site);
+template <class T> inline void mma_16816(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, EMU_SITE);
+template <> inline void mma_16816<bf16>(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, emu::Site site) {
+    emu::mma_16816_bf16(d, a, b0, b1, site);
+}
+template <> inline void mma_16816<f16>(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, emu::Site site) {
+    emu::mma_16816_f16(d, a, b0, b1, site);
 }
 }  // namespace dev
 #endif

@@ -25,6 +25,8 @@ struct Library {
     ldmatrix_statistics: unsafe extern "C" fn(*mut u64, *mut u64),
     allocate: unsafe extern "C" fn(usize) -> *mut c_void,
     free: unsafe extern "C" fn(*mut c_void),
+    host_wrote: unsafe extern "C" fn(*const c_void, usize),
+    forget: unsafe extern "C" fn(*mut c_void, usize),
 }
 
 /// Emulated kernels. Its state, device memory included, belongs to the thread that uses it.
@@ -102,7 +104,14 @@ impl Backend for Emulator {
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), GpuError> {
         // SAFETY: `Memory` checked that its allocation holds so many bytes.
         unsafe { pointer::<u8>(address).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        // SAFETY: as above; what it changes is the race checker's own.
+        unsafe { (self.library.host_wrote)(pointer(address), bytes.len()) };
         Ok(())
+    }
+
+    fn forget(&self, address: u64, bytes: usize) {
+        // SAFETY: `Memory` checked that its allocation holds so many bytes.
+        unsafe { (self.library.forget)(pointer(address), bytes) }
     }
 
     fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), GpuError> {
@@ -150,6 +159,10 @@ fn pointer<T>(address: u64) -> *mut T {
 }
 
 impl Library {
+    #[expect(
+        clippy::missing_transmute_annotations,
+        reason = "the field that it fills says the type"
+    )]
     fn load(path: &Path) -> Result<Library, GpuError> {
         let failed = |what: String| GpuError::Emulator(format!("{}: {what}", path.display()));
         let name = CString::new(path.to_string_lossy().into_owned())
@@ -182,6 +195,8 @@ impl Library {
             ldmatrix_statistics: function!(c"emu_ldmatrix_statistics"),
             allocate: function!(c"emu_allocate"),
             free: function!(c"emu_free"),
+            host_wrote: function!(c"emu_host_wrote"),
+            forget: function!(c"emu_forget"),
         })
     }
 }

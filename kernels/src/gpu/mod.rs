@@ -6,7 +6,12 @@
 //! before the launch; it never launches what the kernel does not support.
 
 mod arguments;
+#[cfg(feature = "driver")]
+#[expect(unsafe_code, reason = "the CUDA driver's functions")]
+pub mod driver;
 mod error;
+#[cfg(feature = "driver")]
+pub mod image;
 mod tensor;
 
 #[cfg(feature = "gpu-tests")]
@@ -66,6 +71,10 @@ pub trait Backend: std::fmt::Debug {
     /// # Errors
     /// When the device fails.
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), GpuError>;
+
+    /// Bytes of an allocation count as never written, on a device that tells kernels that read them
+    /// before they write them.
+    fn forget(&self, _address: u64, _bytes: usize) {}
 
     /// # Errors
     /// When the device, or a launch before, fails.

@@ -30,6 +30,17 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// The suffix of kernels for a float type.
+    pub const fn suffix(dtype: Dtype) -> &'static str {
+        match dtype {
+            Dtype::Float32 => "f32",
+            Dtype::Float16 => "f16",
+            Dtype::BFloat16 => "bf16",
+        }
+    }
+}
+
 /// Owned device memory.
 #[derive(Debug)]
 pub struct Memory {
@@ -87,6 +98,22 @@ impl Memory {
         );
         self.backend.read(self.address, bytes)?;
         Ok(values)
+    }
+
+    /// Bytes from byte `first` on count as never written: the emulator reports a kernel that reads
+    /// them.
+    ///
+    /// # Panics
+    /// When they are not all there.
+    pub fn forget(&mut self, first: usize, bytes: usize) {
+        assert!(
+            first
+                .checked_add(bytes)
+                .is_some_and(|end| end <= self.bytes),
+            "bytes {first}.. {bytes} of {}",
+            self.bytes
+        );
+        self.backend.forget(self.address + first as u64, bytes);
     }
 
     /// All of it, to read.

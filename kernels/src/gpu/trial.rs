@@ -3,17 +3,20 @@
 
 use plimsoll_planner::Dtype;
 
-use super::{Gpu, GpuError, Kind, Memory};
+use super::{Gpu, GpuError, Memory};
 use crate::encoding;
 use crate::isa::Isa;
 use crate::pool::Pool;
 use crate::testing::Random;
 
+/// Fails with what was found and what was wanted.
+type Proof = dyn Fn(&Bench<'_>) -> Result<(), Failure>;
+
 /// One claim about one op.
 pub struct Trial {
     pub op: &'static str,
     pub name: String,
-    prove: Box<dyn Fn(&Bench<'_>) -> Result<(), Failure>>,
+    prove: Box<Proof>,
 }
 
 impl std::fmt::Debug for Trial {
@@ -47,9 +50,31 @@ impl Trial {
 /// Every op's trials, in the order of the ops.
 pub fn all() -> Vec<Trial> {
     let mut trials = Vec::new();
+    trials.extend(crate::embedding::trials::all());
     trials.extend(crate::rms_norm::trials::all());
+    trials.extend(crate::attention::trials::all());
+    trials.extend(crate::linear::trials::all());
+    trials.extend(crate::rope_kv::trials::all());
+    trials.extend(crate::silu_mul::trials::all());
+    trials.extend(crate::comm::trials::all());
+    trials.extend(crate::block_copy::trials::all());
+    trials.extend(crate::poison::trials::all());
+    trials.extend(crate::checksum::trials::all());
     trials.extend(crate::sampling::trials::all());
     trials
+}
+
+/// Card 0, to run trials on.
+///
+/// # Errors
+/// When there is none, or the program was built without the driver.
+pub fn card() -> Result<Gpu, GpuError> {
+    #[cfg(feature = "driver")]
+    return super::driver::Cuda::open(0).map(|cuda| cuda.gpu());
+    #[cfg(not(feature = "driver"))]
+    return Err(GpuError::NoDevice {
+        reason: "built without the driver: add --features driver".to_owned(),
+    });
 }
 
 /// What a trial ended in.
@@ -88,10 +113,12 @@ impl Bench<'_> {
         Ok(memory)
     }
 
-    /// Room for `count` numbers, poisoned.
+    /// Room for `count` numbers: poison, which counts as never written.
     pub(crate) fn room(&self, dtype: Dtype, count: usize) -> Result<Memory, GpuError> {
         let bytes = vec![0xFFu8; count * encoding::bytes_of(dtype)];
-        self.put_raw(&bytes)
+        let mut memory = self.put_raw(&bytes)?;
+        memory.forget(0, bytes.len());
+        Ok(memory)
     }
 
     /// The first `count` numbers of `memory`, as f32.
@@ -205,15 +232,4 @@ pub(crate) fn pool() -> Pool {
 /// Seeded numbers that differ from trial to trial.
 pub(crate) fn random(seed: usize) -> Random {
     Random::new(seed as u64)
-}
-
-impl Kind {
-    /// The suffix of kernels for this float type.
-    pub(crate) const fn suffix(dtype: Dtype) -> &'static str {
-        match dtype {
-            Dtype::Float32 => "f32",
-            Dtype::Float16 => "f16",
-            Dtype::BFloat16 => "bf16",
-        }
-    }
 }

@@ -5,6 +5,10 @@
 //! zeros to 16, columns to 32. Sums are f32. With bf16 weights x is rounded to bf16 (nearest
 //! even) first; with f16 and f32 weights it is not. A row's result does not depend on how many
 //! other rows are in the call: it has the same bits alone and in any batch.
+//!
+//! On a card (`cuda`) x, weights and out have one float type (out may be f32), weights lie row after
+//! row (`card`), and a row has the same bits whatever else is in the call as long as the same family
+//! of kernels serves it: up to 16 rows one, more the other (`choice`).
 
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "AMX tiles exist in assembly only")]
@@ -15,14 +19,24 @@ mod amx;
     reason = "bf16 dot products on registers, proved by the pool's check"
 )]
 mod bf16;
+#[cfg(feature = "cuda")]
+pub mod card;
+#[cfg(feature = "cuda")]
+pub mod choice;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod lanes;
+#[cfg(feature = "gpu-tests")]
+mod launcher_trials;
 #[expect(
     unsafe_code,
     reason = "concurrent chunks write different columns of one row"
 )]
 mod output;
 mod pack;
+#[cfg(feature = "gpu-tests")]
+pub(crate) mod trials;
 
 #[cfg(test)]
 mod tests;

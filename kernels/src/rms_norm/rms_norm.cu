@@ -22,28 +22,30 @@ __device__ void row(T* __restrict__ out, float* __restrict__ residual, const T* 
 #pragma unroll
     for (int s = 0; s < STEPS; s++) {
         const int c = (threadIdx.x + s * THREADS) * 8;
-        if (c >= cols) break;
-        dev::load8(v[s], x + start + c);
-        if (RESIDUAL) {
-            float r[8];
-            dev::load8(r, residual + start + c);
+        if (c < cols) {
+            dev::load8(v[s], x + start + c);
+            if (RESIDUAL) {
+                float r[8];
+                dev::load8(r, residual + start + c);
 #pragma unroll
-            for (int i = 0; i < 8; i++) v[s][i] += r[i];
-            dev::store8(residual + start + c, v[s]);
+                for (int i = 0; i < 8; i++) v[s][i] += r[i];
+                dev::store8(residual + start + c, v[s]);
+            }
+#pragma unroll
+            for (int i = 0; i < 8; i++) squares += v[s][i] * v[s][i];
         }
-#pragma unroll
-        for (int i = 0; i < 8; i++) squares += v[s][i] * v[s][i];
     }
     const float scale = rsqrtf(dev::block_sum(squares) / cols + eps);
 #pragma unroll
     for (int s = 0; s < STEPS; s++) {
         const int c = (threadIdx.x + s * THREADS) * 8;
-        if (c >= cols) break;
-        float w[8];
-        dev::load8(w, weight + c);
+        if (c < cols) {
+            float w[8];
+            dev::load8(w, weight + c);
 #pragma unroll
-        for (int i = 0; i < 8; i++) w[i] *= v[s][i] * scale;
-        dev::store8(out + start + c, w);
+            for (int i = 0; i < 8; i++) w[i] *= v[s][i] * scale;
+            dev::store8(out + start + c, w);
+        }
     }
 }
 }  // namespace rms_norm

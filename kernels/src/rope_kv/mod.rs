@@ -10,6 +10,12 @@
     reason = "concurrent chunks write the columns of different heads"
 )]
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(feature = "gpu-tests")]
+mod refusals;
+#[cfg(feature = "gpu-tests")]
+pub(crate) mod trials;
 
 #[cfg(test)]
 mod tests;

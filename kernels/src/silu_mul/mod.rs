@@ -4,6 +4,10 @@
 //! columns at the front of the second; half >= cols (the packed weight pads each half to 16).
 
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(feature = "gpu-tests")]
+pub(crate) mod trials;
 
 #[cfg(test)]
 mod tests;

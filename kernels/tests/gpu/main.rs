@@ -3,8 +3,12 @@
 //! `cargo test -p plimsoll-kernels --features gpu-tests --test gpu -- [OPTIONS] [FILTER...]`
 #![expect(clippy::print_stdout, reason = "a test program prints its results")]
 
+mod compile;
+mod faults;
 mod library;
+mod mutants;
 mod options;
+mod planted;
 mod run;
 
 use std::process::ExitCode;

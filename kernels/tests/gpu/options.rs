@@ -3,18 +3,21 @@
 use std::path::PathBuf;
 
 pub(crate) const HELP: &str = "\
-Runs every kernel against its CPU definition.
+Runs every kernel against its CPU definition, and the checks of the emulator itself.
 
   --device emulator|cuda  where the kernels run (default: emulator)
   --mode plain|race|asan  how the emulated kernels are compiled: as they are, with the race checker,
                           or with AddressSanitizer and UBSan (default: plain)
   --seeds N               thread schedules: 0 in order, 1 reversed, others random (default: 3)
   --library FILE          emulated kernels that are compiled already
-  --list                  name the trials
-  FILTER                  only trials whose `op: name` contains one of these texts";
+  --first                 stop at the first failure
+  --mutants               instead: break kernels one line at a time; the trials must notice
+  --plant KERNEL          instead: one kernel with a planted bug, without and with it
+  --list                  name what would run
+  FILTER                  only trials (or mutants) whose `op: name` contains one of these texts";
 
 /// How emulated kernels are compiled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Mode {
     Plain,
     Race,
@@ -37,12 +40,22 @@ pub(crate) enum Device {
     Cuda,
 }
 
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    Trials,
+    Mutants,
+    Plant(String),
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
+    pub(crate) task: Task,
     pub(crate) device: Device,
     pub(crate) mode: Mode,
     pub(crate) seeds: u64,
     pub(crate) library: Option<PathBuf>,
+    pub(crate) first: bool,
     pub(crate) list: bool,
     pub(crate) filters: Vec<String>,
 }
@@ -53,10 +66,12 @@ impl Options {
         mut words: impl Iterator<Item = String>,
     ) -> Result<Option<Options>, String> {
         let mut options = Options {
+            task: Task::Trials,
             device: Device::Emulator,
             mode: Mode::Plain,
             seeds: 3,
             library: None,
+            first: false,
             list: false,
             filters: Vec::new(),
         };
@@ -65,6 +80,9 @@ impl Options {
             match word.as_str() {
                 "--help" | "-h" => return Ok(None),
                 "--list" => options.list = true,
+                "--first" => options.first = true,
+                "--mutants" => options.task = Task::Mutants,
+                "--plant" => options.task = Task::Plant(value()?),
                 "--device" => {
                     options.device = match value()?.as_str() {
                         "emulator" => Device::Emulator,
@@ -97,7 +115,7 @@ impl Options {
         Ok(Some(options))
     }
 
-    /// Whether a trial is asked for.
+    /// Whether something of this title is asked for.
     pub(crate) fn wants(&self, title: &str) -> bool {
         self.filters.is_empty()
             || self

@@ -1,68 +1,115 @@
 //! Runs trials, on as many threads as there are cores: the emulator's state belongs to a thread.
 
-use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use plimsoll_kernels::gpu::Gpu;
 use plimsoll_kernels::gpu::emulator::Emulator;
 use plimsoll_kernels::gpu::trial::{self, Trial};
 
-use crate::library;
-use crate::options::{Device, Mode, Options};
+use crate::faults::{self, Fault};
+use crate::options::{Device, Mode, Options, Task};
+use crate::planted::{self, Plant};
+use crate::{compile, library, mutants};
 
 /// Whether all passed.
 pub(crate) fn run(options: &Options) -> Result<bool, String> {
-    let titles: Vec<String> = trial::all()
-        .iter()
-        .map(|trial| format!("{trial:?}"))
+    if options.task == Task::Mutants {
+        return mutants::run(options);
+    }
+    let trials = trial::all();
+    let mut claims: Vec<Claim> = (0..trials.len())
+        .map(|at| Claim::new(format!("{:?}", trials[at]), Kind::Trial(at)))
         .collect();
-    let wanted: Vec<usize> = (0..titles.len())
-        .filter(|at| options.wants(&titles[*at]))
-        .collect();
+    if options.device == Device::Emulator {
+        claims.extend(of_the_emulator(options.mode));
+    }
+    claims.retain(|claim| options.wants(&claim.title));
     if options.list {
-        wanted.iter().for_each(|at| println!("{}", titles[*at]));
+        claims.iter().for_each(|claim| println!("{}", claim.title));
         return Ok(true);
     }
-    if wanted.is_empty() {
+    if claims.is_empty() {
         return Err(format!("no trial's name contains {:?}", options.filters));
     }
     let began = Instant::now();
     let failures = match options.device {
-        Device::Cuda => return Err("no CUDA device: not built yet".to_owned()),
+        Device::Cuda => {
+            let gpu = trial::card().map_err(|error| error.to_string())?;
+            let (name, count) = (&gpu.card().name, claims.len());
+            println!("{name}, {count} trials");
+            on_card(&gpu, &trials, &claims)
+        }
         Device::Emulator => {
             let library = emulated(options)?;
+            if let Task::Plant(kernel) = &options.task {
+                planted::run(options, &library, kernel)?;
+                return Ok(true);
+            }
             println!(
                 "emulator, {}, {} schedules, {} trials, compiled after {:.1} s",
                 options.mode.name(),
                 options.seeds,
-                wanted.len(),
+                claims.len(),
                 began.elapsed().as_secs_f64()
             );
-            on_emulator(options, &library, &wanted)
+            on_emulator(options, &library, &claims)?
         }
     };
-    for (at, failure) in &failures {
-        println!("FAILED  {}\n        {failure}", titles[*at]);
+    for (title, failure) in &failures {
+        println!("FAILED  {title}\n        {failure}");
     }
     println!("{:.1} s", began.elapsed().as_secs_f64());
     println!(
         "test result: {}. {} passed; {} failed",
         if failures.is_empty() { "ok" } else { "FAILED" },
-        wanted.len() - failures.len(),
+        claims.len() - failures.len(),
         failures.len()
     );
     Ok(failures.is_empty())
+}
+
+/// Something that must hold.
+struct Claim {
+    title: String,
+    kind: Kind,
+}
+
+enum Kind {
+    /// The number of a trial.
+    Trial(usize),
+    Plant(&'static Plant),
+    Fault(&'static Fault),
+}
+
+impl Claim {
+    const fn new(title: String, kind: Kind) -> Claim {
+        Claim { title, kind }
+    }
+}
+
+/// What is claimed of the emulator, not of an op.
+fn of_the_emulator(mode: Mode) -> Vec<Claim> {
+    let plants = planted::PLANTS
+        .iter()
+        .filter(|plant| plant.is_seen_in(mode))
+        .map(|plant| Claim::new(plant.title(), Kind::Plant(plant)));
+    let faults = faults::FAULTS
+        .iter()
+        .filter(|_| mode == Mode::Plain)
+        .map(|fault| Claim::new(fault.title(), Kind::Fault(fault)));
+    plants.chain(faults).collect()
 }
 
 /// The library of emulated kernels; under AddressSanitizer this process starts again with it.
 fn emulated(options: &Options) -> Result<PathBuf, String> {
     let library = match &options.library {
         Some(path) => path.clone(),
-        None => library::build(options.mode, &library::sources(), &library::folder())?,
+        None => library::build(options.mode)?,
     };
     if options.mode == Mode::Asan && std::env::var_os("LD_PRELOAD").is_none() {
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
@@ -82,34 +129,51 @@ fn emulated(options: &Options) -> Result<PathBuf, String> {
     Ok(library)
 }
 
-/// Every trial under every seed; the failed ones, with what they said.
-fn on_emulator(options: &Options, library: &Path, wanted: &[usize]) -> BTreeMap<usize, String> {
-    let (next, failures) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                let trials = trial::all();
-                let emulator = Emulator::load(library);
-                while let Some(at) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let outcome = match &emulator {
-                        Ok(emulator) => prove(options, emulator, &trials[*at]),
-                        Err(error) => Err(error.to_string()),
-                    };
-                    if let Err(failure) = outcome {
-                        let mut failures = failures.lock().unwrap_or_else(|e| e.into_inner());
-                        failures.insert(*at, failure);
-                    }
-                }
-            });
-        }
-    });
-    failures
-        .into_inner()
-        .unwrap_or_else(|error| error.into_inner())
+/// As [`on_emulator`], one trial at a time: a card that failed a launch fails all that follow.
+fn on_card(gpu: &Gpu, trials: &[Trial], claims: &[Claim]) -> Vec<(String, String)> {
+    let failure = |claim: &Claim| match claim.kind {
+        Kind::Trial(at) => trials[at].prove(gpu).err(),
+        // Claims of the emulator are not made here.
+        Kind::Plant(_) | Kind::Fault(_) => None,
+    };
+    let outcomes = claims.iter().map(|claim| (claim, failure(claim)));
+    let failed =
+        outcomes.filter_map(|(claim, failure)| Some((claim.title.clone(), failure?.to_string())));
+    failed.collect()
 }
 
-fn prove(options: &Options, emulator: &std::rc::Rc<Emulator>, trial: &Trial) -> Result<(), String> {
+/// Every claim; the failed ones by title, with what they said.
+fn on_emulator(
+    options: &Options,
+    library: &Path,
+    claims: &[Claim],
+) -> Result<Vec<(String, String)>, String> {
+    Emulator::load(library).map_err(|error| error.to_string())?;
+    let over = AtomicBool::new(false);
+    let outcomes = compile::in_parallel(claims.len(), |at| {
+        if options.first && over.load(Ordering::Relaxed) {
+            return None;
+        }
+        let claim = &claims[at];
+        let failure = prove(options, library, &claim.kind).err()?;
+        over.store(true, Ordering::Relaxed);
+        Some((claim.title.clone(), failure))
+    });
+    Ok(outcomes.into_iter().flatten().collect())
+}
+
+fn prove(options: &Options, library: &Path, kind: &Kind) -> Result<(), String> {
+    match kind {
+        Kind::Trial(at) => {
+            let emulator = Emulator::load(library).map_err(|error| error.to_string())?;
+            prove_trial(options, &emulator, &trial::all()[*at])
+        }
+        Kind::Plant(plant) => plant.prove(options, library),
+        Kind::Fault(fault) => fault.prove(library),
+    }
+}
+
+fn prove_trial(options: &Options, emulator: &Rc<Emulator>, trial: &Trial) -> Result<(), String> {
     for seed in 0..options.seeds {
         emulator.set_seed(seed);
         let _ = emulator.take_ldmatrix_statistics();

@@ -283,9 +283,13 @@ fn children_have_owner_labels_and_a_hash() {
         disruption_budget(&object, &identity),
         revision.config_map,
         revision.replica_set,
+        inspect_pod(&object, &identity, &settings(), "inspect".to_owned()),
     ];
     for child in &all {
         let meta = &child.object["metadata"];
+        // The chart's rules lack what a reference that blocks deletion would ask for.
+        let owner = &meta["ownerReferences"][0];
+        assert!(owner.get("blockOwnerDeletion").is_none(), "{}", child.name);
         assert_eq!(meta["ownerReferences"][0]["uid"], "uid-1", "{}", child.name);
         assert_eq!(meta["ownerReferences"][0]["controller"], true);
         assert_eq!(

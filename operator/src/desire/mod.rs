@@ -142,6 +142,25 @@ fn plan_of(
     }
 }
 
+impl Desire {
+    /// The API server refuses the pods that the spec describes, in these `words`: what runs stays,
+    /// as after any other refusal.
+    pub(crate) fn refuse(&mut self, facts: &Facts, words: &str) {
+        let message = format!(
+            "the API server refuses the pods that the spec describes: {words}; running pods stay; \
+             change what it names, in spec.template or spec.model.source"
+        );
+        self.outcome.planned = Planned::Invalid(plan::short(&message));
+        self.outcome.step = None;
+        self.made_way = None;
+        let of_a_revision =
+            |kind: ChildKind| matches!(kind, ChildKind::ConfigMap | ChildKind::ReplicaSet);
+        self.children.retain(|child| !of_a_revision(child.kind));
+        self.remove.retain(|(kind, _)| !of_a_revision(*kind));
+        self.replicas = leave_alone(facts);
+    }
+}
+
 /// Running pods stay as they are; only their number follows the spec, where there is no doubt
 /// which revision it means.
 fn leave_alone(facts: &Facts) -> Vec<(String, u32)> {

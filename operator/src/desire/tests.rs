@@ -69,7 +69,7 @@ fn a_refused_model_gets_no_engine() {
 fn one_replica_has_no_disruption_budget_and_an_old_one_goes() {
     let mut facts = with_replicas(inspected(SMOLLM2), 1);
     let budget = (ChildKind::PodDisruptionBudget, "smollm2".to_owned());
-    facts.children.insert(budget.clone(), "x".to_owned());
+    facts.children.insert(budget.clone(), Default::default());
     let desire = desired(&facts);
     assert!(!kinds(&desire).contains(&"PodDisruptionBudget"));
     assert_eq!(desire.remove, [budget]);
@@ -130,7 +130,7 @@ fn without_room_an_old_pod_makes_way_and_it_is_said_once() {
 #[test]
 fn of_old_revisions_two_are_kept_with_their_config_maps() {
     let mut facts = inspected(SMOLLM2);
-    let map = |name: &str| ((ChildKind::ConfigMap, name.to_owned()), String::new());
+    let map = |name: &str| ((ChildKind::ConfigMap, name.to_owned()), Default::default());
     for name in ["r1", "r2", "r3", "r4"] {
         facts.replica_sets.push(replica_set(name, name, 0));
         facts.children.extend([map(name)]);
@@ -153,6 +153,32 @@ fn scaling_follows_the_spec_even_while_it_is_refused() {
     assert_eq!(desired(&facts).replicas, [("smollm2-old".to_owned(), 3)]);
     let facts = with_replicas(facts, 0);
     assert_eq!(desired(&facts).replicas, [("smollm2-old".to_owned(), 0)]);
+}
+
+#[test]
+fn a_request_above_the_limit_stops_before_anything_is_written_and_running_pods_stay() {
+    let yaml = SMOLLM2.replace(
+        "spec:\n",
+        "spec:\n  template: {engine: {resources: {requests: {memory: 64Gi}}}}\n",
+    );
+    let mut facts = inspected(&yaml);
+    facts.replica_sets = vec![replica_set("smollm2-old", "old", 2)];
+    facts.pods = vec![engine("a", "old", ready()), engine("b", "old", ready())];
+    let desire = desired(&facts);
+    assert!(matches!(desire.outcome.planned, Planned::Invalid(_)));
+    assert!(!kinds(&desire).contains(&"ReplicaSet"));
+    assert_eq!(desire.replicas, [("smollm2-old".to_owned(), 2)]);
+    assert!(desire.remove.is_empty());
+    let told = crate::status::status(&facts, &desire.outcome);
+    let stalled = told.conditions.iter().find(|c| c.type_ == "Stalled");
+    let stalled = stalled.expect("waiting will not help");
+    assert_eq!(stalled.reason, "InvalidSpec");
+    assert!(
+        stalled.message.contains("requests.memory: 64Gi"),
+        "{}",
+        stalled.message
+    );
+    assert_eq!(told.ready_replicas, 2);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Plan: a spec and a model's facts become a request, and the planner's answer becomes what the
 //! engine is told, or the words of a refusal. Pure.
 
+mod requests;
+
 use plimsoll_crds::names::MESSAGE_CHARS;
 use plimsoll_crds::v1alpha1::convert::{self, ConvertError};
 use plimsoll_crds::v1alpha1::engine::EngineConfig;
@@ -67,6 +69,7 @@ pub(crate) fn plan(object: &InferenceDeployment, model: &ModelFacts) -> Result<A
     let plan = plimsoll_planner::plan(&request).map_err(|refusal| refused(&refusal))?;
     let needed = cpu_memory_limit(&request).unwrap_or(Bytes::ZERO);
     let memory_limit = limit.unwrap_or(needed).max(needed).get();
+    requests::check(object, memory_limit).map_err(|message| Rejected::Invalid(short(&message)))?;
     Ok(Accepted {
         summary: summary(&request, &plan),
         config: engine_config(object, model, &request, convert::plan_status(&plan)),

@@ -88,3 +88,70 @@ fn a_name_that_no_service_can_carry_is_refused_before_anything_is_made() {
         assert_eq!(check_name(&object).is_ok(), good, "{name}");
     }
 }
+
+/// The words about a spec whose engine container has these `resources`.
+fn refused_resources(resources: &str) -> Option<String> {
+    let template = format!("spec:\n  template: {{engine: {{resources: {resources}}}}}\n");
+    match plan(&object(&SMOLLM2.replace("spec:\n", &template)), &smollm2()) {
+        Ok(_) => None,
+        Err(Rejected::Invalid(message)) => Some(message),
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_memory_request_above_the_computed_limit_is_refused_with_both_numbers_and_a_way_out() {
+    let computed = plan(&object(SMOLLM2), &smollm2()).unwrap().memory_limit;
+    let message = refused_resources("{requests: {memory: 64Gi}}").unwrap();
+    assert!(
+        message.starts_with("spec.template.engine.resources.requests.memory: 64Gi is above"),
+        "{message}"
+    );
+    assert!(
+        message.contains(&format!("memory limit {computed} (")),
+        "{message}"
+    );
+    assert!(
+        message.contains(&format!("ask for at most {computed}")),
+        "{message}"
+    );
+    assert!(message.ends_with("limits.memory: 64Gi"), "{message}");
+    // Both ways out hold.
+    assert_eq!(
+        refused_resources(&format!("{{requests: {{memory: {computed}}}}}")),
+        None
+    );
+    let raised = "{requests: {memory: 64Gi}, limits: {memory: 64Gi}}";
+    assert_eq!(refused_resources(raised), None);
+    let by_a_byte = format!("{{requests: {{memory: {}}}}}", computed + 1);
+    assert!(refused_resources(&by_a_byte).is_some());
+}
+
+#[test]
+fn no_request_may_be_above_the_limit_beside_it() {
+    for (resources, named) in [
+        (
+            "{requests: {memory: 4Gi}, limits: {memory: 3Gi}}",
+            "requests.memory: 4Gi is above spec.template.engine.resources.limits.memory 3Gi",
+        ),
+        (
+            "{requests: {cpu: 1500m}, limits: {cpu: 1}}",
+            "requests.cpu: 1500m is above spec.template.engine.resources.limits.cpu 1",
+        ),
+        (
+            "{requests: {cpu: many}}",
+            "requests.cpu: \"many\" is not a quantity",
+        ),
+    ] {
+        let message = refused_resources(resources).unwrap();
+        assert!(message.contains(named), "{message}");
+    }
+    assert_eq!(
+        refused_resources("{requests: {cpu: 0}, limits: {cpu: 500m}}"),
+        None
+    );
+    assert_eq!(
+        refused_resources("{requests: {cpu: 64, \"a.b/c\": 3}}"),
+        None
+    );
+}

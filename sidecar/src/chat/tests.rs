@@ -27,7 +27,7 @@ fn message(role: &str, content: &str) -> ChatMessage {
 }
 
 fn render(template: &str, messages: &[ChatMessage]) -> Result<Rendered, ChatError> {
-    ChatTemplate::parse(template, &tokenizer())
+    ChatTemplate::parse(template, &tokenizer(), [None, None])
         .unwrap()
         .render(messages, true)
 }
@@ -44,7 +44,7 @@ fn failure(template: &str) -> ChatError {
 fn chatml_is_written_as_the_template_says() {
     let expected = "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n";
     assert_eq!(text(CHATML, &[message("user", "hi")]), expected);
-    let template = ChatTemplate::parse(CHATML, &tokenizer()).unwrap();
+    let template = ChatTemplate::parse(CHATML, &tokenizer(), [None, None]).unwrap();
     let rendered = template
         .render(&[message("system", "Short.")], false)
         .unwrap();
@@ -155,10 +155,12 @@ fn a_template_that_fails_says_where() {
 
 #[test]
 fn a_template_that_does_not_parse_is_refused_at_once() {
-    let error = ChatTemplate::parse("{% for m in messages %}", &tokenizer()).unwrap_err();
+    let error =
+        ChatTemplate::parse("{% for m in messages %}", &tokenizer(), [None, None]).unwrap_err();
     assert_eq!(error.reason(), "ModelInvalid");
     assert!(error.to_string().contains("does not parse"), "{error}");
-    let error = ChatTemplate::parse("{% include '/etc/passwd' %}", &tokenizer()).unwrap();
+    let error =
+        ChatTemplate::parse("{% include '/etc/passwd' %}", &tokenizer(), [None, None]).unwrap();
     assert!(error.render(&[message("user", "a")], true).is_err());
 }
 

@@ -2,13 +2,14 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::inbox::Inbox;
 use super::request::{GenerateRequest, Refused};
 use super::stats::EngineStats;
 use crate::memory::ledger::Ledger;
 use crate::memory::snapshot::LedgerSnapshot;
+use crate::model::forward::WeightCheck;
 
 /// A state of the engine. `Failed` is final: the process should end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,6 +154,24 @@ impl EngineHandle {
     /// Ends a request: its blocks are free before the next step. Unknown ids are ignored.
     pub fn cancel(&self, id: u64) {
         self.shared.inbox.cancel(id);
+    }
+
+    /// Has every rank compare its weights with what it loaded, between two steps: nothing is
+    /// generated meanwhile. The channel closes without an answer when the engine ends first, or
+    /// when somebody asks again before the check began.
+    ///
+    /// # Errors
+    /// [`Refused`] when there are no weights to check: loading, ended, failed.
+    pub fn check_weights(&self) -> Result<oneshot::Receiver<Vec<WeightCheck>>, Refused> {
+        match self.state() {
+            EngineState::Serving | EngineState::Draining => {}
+            EngineState::Loading => return Err(Refused::Loading),
+            EngineState::Drained => return Err(Refused::Draining),
+            EngineState::Failed { message } => return Err(Refused::Failed { message }),
+        }
+        let (asker, answer) = oneshot::channel();
+        self.shared.inbox.check_weights(asker);
+        Ok(answer)
     }
 
     /// Refuses new requests from now on; the state becomes `Drained` when the last one is done.

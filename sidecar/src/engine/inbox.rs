@@ -7,7 +7,10 @@ use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard, mpsc};
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
+
 use super::request::{GenerateRequest, Refused};
+use crate::model::forward::WeightCheck;
 
 /// A request and when it came.
 #[derive(Debug)]
@@ -18,11 +21,15 @@ pub(crate) struct Submitted {
     pub(crate) at: Instant,
 }
 
+/// Who asked for a check of the weights; one entry per rank.
+pub(crate) type CheckAsker = oneshot::Sender<Vec<WeightCheck>>;
+
 /// What the engine takes out in one go.
 #[derive(Debug, Default)]
 pub(crate) struct Mail {
     pub(crate) submitted: Vec<Submitted>,
     pub(crate) cancelled: Vec<u64>,
+    pub(crate) check: Option<CheckAsker>,
     pub(crate) draining: bool,
     pub(crate) stopping: bool,
 }
@@ -33,6 +40,8 @@ struct Inner {
     cancelled: Vec<u64>,
     /// Live requests; true once a cancel is on its way, so that one request cancels once.
     live: HashMap<u64, bool>,
+    /// The one check of the weights that may wait.
+    check: Option<CheckAsker>,
     /// Requests in the scheduler that have not had a turn yet.
     waiting_in_engine: usize,
     /// How long a request took in the mean, for Retry-After.
@@ -55,6 +64,7 @@ impl Inbox {
             submitted: Vec::new(),
             cancelled: Vec::new(),
             live: HashMap::new(),
+            check: None,
             waiting_in_engine: 0,
             mean_service: Duration::from_secs(1),
             draining: false,
@@ -126,6 +136,13 @@ impl Inbox {
         self.bell.notify_one();
     }
 
+    /// Asks for a check of the weights between two steps. An earlier asker that still waits sees
+    /// its channel close.
+    pub(crate) fn check_weights(&self, asker: CheckAsker) {
+        self.lock().check = Some(asker);
+        self.bell.notify_one();
+    }
+
     pub(crate) fn drain(&self) {
         self.lock().draining = true;
         self.bell.notify_one();
@@ -145,6 +162,7 @@ impl Inbox {
         while idle
             && inner.submitted.is_empty()
             && inner.cancelled.is_empty()
+            && inner.check.is_none()
             && !inner.draining
             && !inner.stopping
         {
@@ -157,6 +175,7 @@ impl Inbox {
         Mail {
             submitted: std::mem::take(&mut inner.submitted),
             cancelled: std::mem::take(&mut inner.cancelled),
+            check: inner.check.take(),
             draining: inner.draining,
             stopping: inner.stopping,
         }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use plimsoll_kernels::sampling::Sampled;
 use tokio::sync::mpsc::Sender;
 
+use super::outbox::Outbox;
 use super::request::{FinishReason, Finished, SamplingParams, Timings, TokenEvent, TokenLogprobs};
 use crate::scheduler::Sequence;
 
@@ -24,9 +25,14 @@ pub(super) struct Live {
 }
 
 impl Live {
-    /// Sends a token. Some(reason) when the request ends for a cause of its own: the token is an
-    /// end of sequence, or nobody reads (gone, or too slow for its channel).
-    pub(super) fn token(&mut self, sampled: &Sampled, now: Instant) -> Option<FinishReason> {
+    /// Hands a token out. Some(reason) when the request ends for a cause of its own: the token is
+    /// an end of sequence, or nobody reads (gone, or too slow for its channel).
+    pub(super) fn token(
+        &mut self,
+        sampled: &Sampled,
+        now: Instant,
+        outbox: &mut Outbox,
+    ) -> Option<FinishReason> {
         if !sampled.finite {
             return Some(FinishReason::Error);
         }
@@ -43,9 +49,11 @@ impl Live {
             id: sampled.id,
             logprob,
         };
-        if self.events.try_send(event).is_err() {
+        // Nobody else sends: room that is there now is there when the event leaves.
+        if self.events.is_closed() || self.events.capacity() == 0 {
             return Some(FinishReason::Abort);
         }
+        outbox.push(self.events.clone(), event);
         self.eos.contains(&sampled.id).then_some(FinishReason::Stop)
     }
 
@@ -55,6 +63,7 @@ impl Live {
         sequence: &Sequence,
         reason: FinishReason,
         message: Option<String>,
+        outbox: &mut Outbox,
     ) -> Duration {
         let now = Instant::now();
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -81,8 +90,7 @@ impl Live {
             timings,
             message,
         };
-        // A reader that is gone or too slow sees the channel close instead.
-        let _ = self.events.try_send(TokenEvent::Finished(finished));
+        outbox.push(self.events, TokenEvent::Finished(finished));
         now - started
     }
 }

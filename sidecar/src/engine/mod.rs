@@ -11,6 +11,7 @@ pub mod stats;
 
 pub(crate) mod inbox;
 mod live;
+mod outbox;
 mod rank;
 mod ranks;
 mod run;

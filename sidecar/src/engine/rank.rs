@@ -17,7 +17,7 @@ use plimsoll_planner::{Plan, Request};
 use super::handle::{Shared, lock};
 use crate::model::Model;
 use crate::model::forward::input::StepInput;
-use crate::model::forward::{Forward, StepOutput};
+use crate::model::forward::{Forward, StepOutput, WeightCheck};
 
 /// What the engine asks of a rank.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub(super) enum Ask {
     Load(Member),
     /// Run the shared step input; `output` comes back with the answer.
     Step { output: StepOutput },
+    /// Compare the weights with what was loaded.
+    CheckWeights,
 }
 
 /// What a rank answers.
@@ -34,6 +36,7 @@ pub(super) enum Answer {
     Reserved { rank: usize, exchange: Buffer },
     Loaded,
     Stepped { rank: usize, output: StepOutput },
+    Checked { rank: usize, check: WeightCheck },
     Failed { rank: usize, message: String },
 }
 
@@ -176,6 +179,10 @@ fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
                     .map_err(|error| error.to_string())?;
                 drop(input);
                 tell(Answer::Stepped { rank, output })?;
+            }
+            Ask::CheckWeights => {
+                let check = forward.check_weights();
+                tell(Answer::Checked { rank, check })?;
             }
         }
     }

@@ -11,8 +11,8 @@ use plimsoll_planner::{Plan, Request};
 use super::handle::Shared;
 use super::rank::{self, Answer, Ask, RankStart};
 use crate::model::Model;
-use crate::model::forward::StepOutput;
 use crate::model::forward::input::StepInput;
+use crate::model::forward::{StepOutput, WeightCheck};
 
 /// The longest that one rank waits for the others in one exchange. Ranks do equal work between
 /// two exchanges; this only bounds how long a rank that hangs stays unnoticed.
@@ -126,5 +126,20 @@ impl Ranks {
             }
         }
         Ok(&self.outputs)
+    }
+
+    /// Has every rank compare its weights with what it loaded; in rank order.
+    pub(super) fn check_weights(&mut self) -> Result<Vec<WeightCheck>, Failure> {
+        let count = self.asks.len();
+        for rank in 0..count {
+            self.ask(rank, Ask::CheckWeights)?;
+        }
+        let mut checks: Vec<_> = (0..count).map(|_| None).collect();
+        for _ in 0..count {
+            if let Answer::Checked { rank, check } = self.hear()? {
+                checks[rank] = Some(check);
+            }
+        }
+        Ok(checks.into_iter().flatten().collect())
     }
 }

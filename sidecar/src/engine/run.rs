@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::handle::{EngineState, Shared, lock};
 use super::inbox::{Mail, Submitted};
 use super::live::Live;
+use super::outbox::Outbox;
 use super::ranks::{Failure, Ranks};
 use super::request::FinishReason;
 use super::stats::EngineStats;
@@ -22,6 +23,8 @@ pub(super) struct Loop {
     pub(super) live: HashMap<u64, Live>,
     /// Requests that ended in this step, and why.
     pub(super) ended: Vec<(u64, FinishReason)>,
+    /// What readers are told once the figures are published.
+    pub(super) outbox: Outbox,
     pub(super) stats: EngineStats,
 }
 
@@ -34,6 +37,7 @@ impl Loop {
             batch: Batch::default(),
             live: HashMap::new(),
             ended: Vec::new(),
+            outbox: Outbox::default(),
             stats: EngineStats::default(),
         }
     }
@@ -65,12 +69,17 @@ impl Loop {
 
     fn serve(&mut self) -> Result<(), Failure> {
         loop {
-            let mail = self.shared.inbox.take(self.scheduler.is_empty());
+            let mut mail = self.shared.inbox.take(self.scheduler.is_empty());
+            let check = mail.check.take();
             if mail.draining {
                 self.set_state(EngineState::Draining);
             }
             if self.receive(mail) {
                 return Ok(());
+            }
+            if let Some(asker) = check {
+                // Whoever asked may be gone.
+                let _ = asker.send(self.ranks.check_weights()?);
             }
             let started = Instant::now();
             self.scheduler.schedule(&mut self.batch);
@@ -79,6 +88,7 @@ impl Loop {
                 self.count_step(started, computing);
             }
             self.publish();
+            self.outbox.send();
         }
     }
 
@@ -95,6 +105,7 @@ impl Loop {
         let Mail {
             submitted,
             cancelled,
+            check: _,
             draining,
             stopping,
         } = mail;
@@ -109,8 +120,12 @@ impl Loop {
         }
         self.end_requests(None);
         let over = stopping || (draining && self.scheduler.is_empty());
-        if over {
+        // Readers of ended requests need not wait for the step that follows.
+        if over || !self.outbox.is_empty() {
             self.publish();
+            self.outbox.send();
+        }
+        if over {
             self.set_state(EngineState::Drained);
         }
         over
@@ -174,6 +189,7 @@ impl Loop {
             &mut self.scheduler,
             &mut self.live,
             &mut self.ended,
+            &mut self.outbox,
         );
         self.end_requests(Some("the model's logits are not numbers"));
         Ok(computing)
@@ -198,29 +214,21 @@ impl Loop {
             let message = error
                 .filter(|_| reason == FinishReason::Error)
                 .map(str::to_owned);
-            let service = live.finish(&sequence, reason, message);
+            let service = live.finish(&sequence, reason, message, &mut self.outbox);
             self.shared.inbox.finished(id, service);
         }
     }
 
     fn count_step(&mut self, started: Instant, computing: Duration) {
-        let stats = &mut self.stats;
-        let step = started.elapsed();
-        let tokens: usize = self.batch.chunks.iter().map(|chunk| chunk.count).sum();
-        stats.steps += 1;
-        stats.step_tokens += tokens as u64;
-        stats.generation_tokens += self
-            .batch
-            .chunks
-            .iter()
-            .filter(|chunk| chunk.samples)
-            .count() as u64;
-        stats.step_time += step;
-        stats.host_time += step.saturating_sub(computing);
-        stats.last_step = step;
+        let chunks = &self.batch.chunks;
+        let tokens: usize = chunks.iter().map(|chunk| chunk.count).sum();
+        let generated = chunks.iter().filter(|chunk| chunk.samples).count();
+        self.stats.generation_tokens += generated as u64;
+        self.stats
+            .count_step(tokens as u64, started.elapsed(), computing);
     }
 
-    /// Makes the step's figures visible to readers.
+    /// Makes the step's figures visible to readers, before the events that tell of it leave.
     fn publish(&mut self) {
         let Loop {
             scheduler,
@@ -265,5 +273,6 @@ impl Loop {
             .extend(self.live.keys().map(|id| (*id, FinishReason::Error)));
         self.end_requests(Some(message));
         self.publish();
+        self.outbox.send();
     }
 }

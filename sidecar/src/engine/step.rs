@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use super::live::Live;
+use super::outbox::Outbox;
 use super::request::FinishReason;
 use crate::cache::blocks::NULL_BLOCK;
 use crate::model::forward::StepOutput;
@@ -68,13 +69,14 @@ fn history(input: &mut StepInput, sequence: &Sequence, live: &Live) -> [usize; 3
     }
 }
 
-/// Moves the sequences on and tells their readers; those that end go into `ended`.
+/// Moves the sequences on, with their tokens in the outbox; those that end go into `ended`.
 pub(super) fn process(
     outputs: &[StepOutput],
     batch: &Batch,
     scheduler: &mut Scheduler,
     live: &mut HashMap<u64, Live>,
     ended: &mut Vec<(u64, FinishReason)>,
+    outbox: &mut Outbox,
 ) {
     let now = Instant::now();
     // Every rank drew the same tokens.
@@ -99,7 +101,7 @@ pub(super) fn process(
         }
         let full = scheduler.append(chunk, sampled.id);
         let reason = live
-            .token(sampled, now)
+            .token(sampled, now, outbox)
             .or(full.then_some(FinishReason::Length));
         ended.extend(reason.map(|reason| (chunk.id, reason)));
     }

@@ -1,4 +1,5 @@
-//! The admin port: who holds which bytes, once or as a stream, behind a bearer token.
+//! The admin port: who holds which bytes, once or as a stream, and whether weights are what they
+//! were, behind a bearer token.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -20,7 +21,9 @@ use tokio::time::Instant;
 use super::app::App;
 use super::error::ApiError;
 use super::prompt;
+use super::types::{RankWeights, WeightChecks};
 use crate::engine::handle::EngineState;
+use crate::engine::request::Refused;
 use crate::report::worth_sending;
 
 /// How often figures are looked at; states are seen at once.
@@ -58,6 +61,7 @@ impl Token {
 struct Admin {
     app: Arc<App>,
     watchers: Arc<Semaphore>,
+    checks: Arc<Semaphore>,
 }
 
 /// `token` None: open, which `args` allows on loopback only.
@@ -66,9 +70,14 @@ pub fn router(app: Arc<App>, token: Option<Token>) -> Router {
     let routes = Router::new()
         .route("/memory", get(memory))
         .route("/memory/watch", get(watch_memory))
+        .route("/weight_checker", get(check_weights))
         .fallback(super::not_found)
         .method_not_allowed_fallback(super::method_not_allowed)
-        .with_state(Admin { app, watchers });
+        .with_state(Admin {
+            app,
+            watchers,
+            checks: Arc::new(Semaphore::new(1)),
+        });
     match token {
         Some(token) => routes.layer(middleware::from_fn_with_state(token, authorize)),
         None => routes,
@@ -101,6 +110,53 @@ async fn watch_memory(State(admin): State<Admin>) -> Result<Response, ApiError> 
         })?;
     let body = Body::from_stream(lines(Watcher::new(admin.app, permit)));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+}
+
+/// Changed tensors that are named; where many changed, these show where it began.
+const CHANGED_SHOWN: usize = 16;
+
+/// Compares all weights with what was loaded. Nothing is generated meanwhile (each rank reads all
+/// its weights once), so one check runs at a time.
+async fn check_weights(State(admin): State<Admin>) -> Result<Json<WeightChecks>, ApiError> {
+    let unavailable = |code, message: String| Err(ApiError::unavailable(code, message));
+    let Some(loaded) = admin.app.peek() else {
+        return unavailable("model_loading", "the model is being opened".to_owned());
+    };
+    let Ok(_one) = admin.checks.try_acquire() else {
+        return Err(ApiError {
+            status: axum::http::StatusCode::TOO_MANY_REQUESTS,
+            ..ApiError::unavailable("check_under_way", "a check of the weights is under way")
+        });
+    };
+    let answer = match loaded.engine.check_weights() {
+        Ok(answer) => answer.await,
+        Err(refused @ Refused::Loading) => {
+            return unavailable("model_loading", refused.to_string());
+        }
+        Err(refused) => return unavailable("engine_ended", refused.to_string()),
+    };
+    let Ok(checks) = answer else {
+        return unavailable(
+            "engine_ended",
+            "the engine ended before the check".to_owned(),
+        );
+    };
+    let ranks: Vec<RankWeights> = (0..)
+        .zip(checks)
+        .map(|(rank, check)| RankWeights {
+            rank,
+            tensors: check.tensors,
+            bytes: check.bytes,
+            checksum: format!("{:016x}", check.checksum),
+            unchanged: check.changed.is_empty(),
+            changed: check.changed.into_iter().take(CHANGED_SHOWN).collect(),
+        })
+        .collect();
+    for rank in ranks.iter().filter(|rank| !rank.unchanged) {
+        tracing::error!(rank = rank.rank, changed = ?rank.changed, "weights are not as loaded");
+    }
+    let unchanged = ranks.iter().all(|rank| rank.unchanged);
+    Ok(Json(WeightChecks { unchanged, ranks }))
 }
 
 struct Watcher {

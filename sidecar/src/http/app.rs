@@ -14,6 +14,7 @@ use super::params::Bounds;
 use crate::chat::ChatTemplate;
 use crate::engine::handle::{EngineFacts, EngineState};
 use crate::metrics::{Metrics, Scrape};
+use crate::model::SamplingDefaults;
 use crate::report::{self, EngineView, HostReader, Identity};
 use crate::tokenizer::Tokenizer;
 
@@ -55,6 +56,8 @@ pub struct Loaded {
     pub template: Option<ChatTemplate>,
     /// Ids that end a sequence.
     pub eos: Vec<u32>,
+    /// For what requests leave out.
+    pub sampling: SamplingDefaults,
     pub bounds: Bounds,
     /// The limits and types in force, for reports.
     pub effective: Effective,
@@ -73,6 +76,7 @@ impl Loaded {
         tokenizer: Tokenizer,
         template: Option<ChatTemplate>,
         eos: Vec<u32>,
+        sampling: SamplingDefaults,
         effective: Effective,
     ) -> Loaded {
         let EngineFacts {
@@ -97,6 +101,7 @@ impl Loaded {
             tokenizer,
             template,
             eos,
+            sampling,
             bounds,
             effective,
             longest_text,

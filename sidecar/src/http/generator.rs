@@ -1,12 +1,13 @@
 //! What the HTTP layer needs of an engine. The engine's own handle is the one in production;
 //! tests script another.
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::engine::handle::{EngineFacts, EngineHandle, EngineState, Progress};
 use crate::engine::request::{GenerateRequest, Refused};
 use crate::engine::stats::EngineStats;
 use crate::memory::snapshot::LedgerSnapshot;
+use crate::model::forward::WeightCheck;
 
 /// The engine's front door; see [`EngineHandle`] for the contract of each call.
 pub trait Generator: std::fmt::Debug + Send + Sync {
@@ -22,6 +23,9 @@ pub trait Generator: std::fmt::Debug + Send + Sync {
     fn stats(&self) -> EngineStats;
     /// May read `/proc`: not for the threads that answer requests.
     fn memory(&self) -> LedgerSnapshot;
+    /// # Errors
+    /// [`Refused`]: there are no weights to check.
+    fn check_weights(&self) -> Result<oneshot::Receiver<Vec<WeightCheck>>, Refused>;
 }
 
 impl Generator for EngineHandle {
@@ -59,5 +63,9 @@ impl Generator for EngineHandle {
 
     fn memory(&self) -> LedgerSnapshot {
         EngineHandle::memory(self)
+    }
+
+    fn check_weights(&self) -> Result<oneshot::Receiver<Vec<WeightCheck>>, Refused> {
+        EngineHandle::check_weights(self)
     }
 }

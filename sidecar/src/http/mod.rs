@@ -17,6 +17,7 @@ pub mod generator;
 pub mod health;
 pub mod openai;
 pub mod params;
+pub mod ports;
 pub mod prompt;
 pub mod server;
 pub mod sse;

@@ -65,7 +65,7 @@ pub async fn chat(
     let model = model_of(&app, &mut fields)?;
     let messages = prompt::messages(&mut fields)?;
     let names = ["max_completion_tokens", "max_tokens"];
-    let mut params = params::take(&mut fields, &loaded.bounds, &names)?;
+    let mut params = params::take(&mut fields, &loaded.bounds, &loaded.sampling, &names)?;
     params.sampling.logprobs = chat_logprobs(&mut fields)?;
     fields.refuse(&["echo"], &[])?;
     fields.finish()?;
@@ -81,7 +81,12 @@ pub async fn completions(
     let loaded = app.ready()?;
     let model = model_of(&app, &mut fields)?;
     let prompts = prompt::prompts(&mut fields, loaded.bounds.vocabulary)?;
-    let mut params = params::take(&mut fields, &loaded.bounds, &["max_tokens"])?;
+    let mut params = params::take(
+        &mut fields,
+        &loaded.bounds,
+        &loaded.sampling,
+        &["max_tokens"],
+    )?;
     params.sampling.logprobs = params::logprob_count(&mut fields, "logprobs")?;
     let add_special = fields.boolean("add_special_tokens")?.unwrap_or(true);
     let echo = fields.boolean("echo")?.unwrap_or(false);

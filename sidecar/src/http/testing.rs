@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use plimsoll_crds::v1alpha1::engine::Backend;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::app::{App, HttpLimits, Loaded};
 use super::generator::Generator;
@@ -17,6 +17,7 @@ use crate::engine::request::{
 use crate::engine::stats::EngineStats;
 use crate::memory::snapshot::LedgerSnapshot;
 use crate::model::ModelFolder;
+use crate::model::forward::WeightCheck;
 use crate::report::{Identity, tests::view};
 use crate::tokenizer::Tokenizer;
 
@@ -50,6 +51,8 @@ struct Inner {
     script: Script,
     taken: Vec<GenerateRequest>,
     cancelled: Vec<u64>,
+    /// Checks that were asked for while draining: they are never answered.
+    checks: Vec<oneshot::Sender<Vec<WeightCheck>>>,
 }
 
 /// An engine that follows a script.
@@ -65,6 +68,7 @@ impl Scripted {
             script,
             taken: Vec::new(),
             cancelled: Vec::new(),
+            checks: Vec::new(),
         };
         Scripted {
             inner: Mutex::new(inner),
@@ -83,6 +87,11 @@ impl Scripted {
     /// The requests taken so far, which lets go of their senders.
     pub(crate) fn take(&self) -> Vec<GenerateRequest> {
         std::mem::take(&mut self.lock().taken)
+    }
+
+    /// Checks that wait; taking them closes their channels.
+    pub(crate) fn take_checks(&self) -> Vec<oneshot::Sender<Vec<WeightCheck>>> {
+        std::mem::take(&mut self.lock().checks)
     }
 
     pub(crate) fn taken(&self) -> usize {
@@ -192,6 +201,25 @@ impl Generator for Scripted {
     fn memory(&self) -> LedgerSnapshot {
         view(EngineState::Serving).ledger
     }
+
+    /// Rank 1 has lost something.
+    fn check_weights(&self) -> Result<oneshot::Receiver<Vec<WeightCheck>>, Refused> {
+        let rank = |changed: &[&str]| WeightCheck {
+            tensors: 3,
+            bytes: 700,
+            checksum: 0xab,
+            changed: changed.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let (asker, answer) = oneshot::channel();
+        let state = self.state.borrow().clone();
+        match state {
+            EngineState::Loading => return Err(Refused::Loading),
+            EngineState::Serving => asker.send(vec![rank(&[]), rank(&["Head"; 20])]).unwrap(),
+            EngineState::Draining => self.lock().checks.push(asker),
+            EngineState::Drained | EngineState::Failed { .. } => drop(asker),
+        }
+        Ok(answer)
+    }
 }
 
 /// An app that serves the fixture model under the names `tiny` and `org/tiny`.
@@ -213,6 +241,7 @@ pub(crate) fn app_with(script: Script, limits: HttpLimits) -> (Arc<App>, Arc<Scr
         tokenizer,
         template,
         vec![EOS],
+        model.sampling.defaults,
         effective,
     ));
     (app, engine)

@@ -131,6 +131,26 @@ pub struct CompletionLogprobs {
     pub text_offset: Vec<usize>,
 }
 
+/// `GET /weight_checker` of the admin port.
+#[derive(Clone, Debug, Serialize)]
+pub struct WeightChecks {
+    /// Every tensor of every rank is what it was when its load ended.
+    pub unchanged: bool,
+    pub ranks: Vec<RankWeights>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct RankWeights {
+    pub rank: u32,
+    pub tensors: usize,
+    pub bytes: u64,
+    /// Of all its tensors together: 16 hexadecimal digits.
+    pub checksum: String,
+    pub unchanged: bool,
+    /// The first tensors that are not what they were.
+    pub changed: Vec<String>,
+}
+
 /// `POST /tokenize`
 #[derive(Clone, Debug, Serialize)]
 pub struct Tokenized {

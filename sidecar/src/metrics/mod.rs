@@ -7,6 +7,7 @@
 mod bytes;
 mod engine;
 mod requests;
+mod steps;
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -40,6 +41,7 @@ pub struct Metrics {
 #[derive(Debug)]
 struct Scraped {
     engine: engine::Engine,
+    steps: steps::StepSizes,
     bytes: bytes::Bytes,
 }
 
@@ -52,11 +54,16 @@ impl Metrics {
         };
         let requests = requests::Requests::new(&mut maker);
         let engine = engine::Engine::new(&mut maker);
+        let steps = steps::StepSizes::new(&mut maker);
         let bytes = bytes::Bytes::new(&mut maker);
         Metrics {
             registry: maker.registry,
             requests,
-            scraped: Mutex::new(Scraped { engine, bytes }),
+            scraped: Mutex::new(Scraped {
+                engine,
+                steps,
+                bytes,
+            }),
         }
     }
 
@@ -93,6 +100,7 @@ impl Metrics {
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some((stats, kv)) = &scrape.engine {
             scraped.engine.set(stats, kv);
+            scraped.steps.set(stats);
         }
         scraped.bytes.set(&scrape.report);
         TextEncoder::new()

@@ -31,12 +31,15 @@ fn rendered() -> String {
         backend: Backend::Cpu,
     };
     let view = view(EngineState::Serving);
-    let stats = EngineStats {
+    let mut stats = EngineStats {
         running: 3,
         waiting: 1,
         preemptions: 7,
         ..EngineStats::default()
     };
+    for tokens in [1, 4, 2048, 20_000] {
+        stats.count_step(tokens, Duration::from_millis(9), Duration::from_millis(8));
+    }
     let engine = Some((stats, view.ledger.kv));
     let report = build(&identity, Some(view), false, &HostReader::new());
     metrics.render(&Scrape {
@@ -63,6 +66,13 @@ fn names_labels_and_values_are_those_that_dashboards_read() {
         format!("vllm:prompt_tokens_cached_total{vllm}}} 4"),
         format!("vllm:prompt_tokens_by_source_total{vllm},source=\"local_compute\"}} 6"),
         format!("vllm:time_to_first_token_seconds_bucket{vllm},le=\"0.005\"}} 1"),
+        format!("vllm:iteration_tokens_total_bucket{vllm},le=\"1\"}} 1"),
+        format!("vllm:iteration_tokens_total_bucket{vllm},le=\"8\"}} 2"),
+        format!("vllm:iteration_tokens_total_bucket{vllm},le=\"1024\"}} 2"),
+        format!("vllm:iteration_tokens_total_bucket{vllm},le=\"16384\"}} 3"),
+        format!("vllm:iteration_tokens_total_bucket{vllm},le=\"+Inf\"}} 4"),
+        format!("vllm:iteration_tokens_total_sum{vllm}}} 22053"),
+        format!("vllm:iteration_tokens_total_count{vllm}}} 4"),
         format!("vllm:inter_token_latency_seconds_bucket{vllm},le=\"0.025\"}} 1"),
         format!("vllm:e2e_request_latency_seconds_count{vllm}}} 1"),
         format!("vllm:request_time_per_output_token_seconds_sum{vllm}}} 0.02"),
@@ -101,7 +111,7 @@ fn the_families_are_these() {
         plimsoll_kv_cache_blocks plimsoll_kv_cache_waste_ratio plimsoll_kv_cache_wasted_bytes \
         plimsoll_load_done_bytes plimsoll_load_total_bytes plimsoll_requests_refused_total \
         vllm:cache_config_info vllm:e2e_request_latency_seconds vllm:generation_tokens_total \
-        vllm:inter_token_latency_seconds vllm:kv_cache_usage_perc vllm:num_preemptions_total \
+        vllm:inter_token_latency_seconds vllm:iteration_tokens_total vllm:kv_cache_usage_perc vllm:num_preemptions_total \
         vllm:num_requests_running vllm:num_requests_waiting vllm:num_requests_waiting_by_reason \
         vllm:prefix_cache_hits_total vllm:prefix_cache_queries_total \
         vllm:prompt_tokens_by_source_total vllm:prompt_tokens_cached_total \

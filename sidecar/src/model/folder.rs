@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::config::{self, CONFIG, CONFIG_BYTES_MAX, Config, Object, parse_object};
 use super::error::{ModelError, shorten};
+use super::sampling::{Found, ModelSampling, Names};
 use crate::tokenizer::TOKENIZER_BYTES_MAX;
 use crate::weights::file::{read_small, read_text};
 
@@ -15,6 +16,13 @@ const GENERATION_CONFIG: &str = "generation_config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
+const SAMPLING: Names = Names {
+    temperature: "temperature",
+    top_k: "top_k",
+    top_p: "top_p",
+    min_p: "min_p",
+    repetition_penalty: "repetition_penalty",
+};
 /// Added tokens make these a few hundred kilobytes at most.
 const TOKENIZER_CONFIG_BYTES_MAX: u64 = 16 << 20;
 const CHAT_TEMPLATE_BYTES_MAX: u64 = 1 << 20;
@@ -32,24 +40,26 @@ pub(crate) struct Folder {
     pub(crate) eos_ids: Vec<u32>,
     pub(crate) bos_token: Option<String>,
     pub(crate) eos_token: Option<String>,
+    pub(crate) sampling: ModelSampling,
 }
 
 pub(crate) fn open(folder: &Path) -> Result<Folder, ModelError> {
     let config_bytes = read_small(&folder.join(CONFIG), CONFIG_BYTES_MAX)?;
     let config = config::parse(&config_bytes)?;
-    let eos_ids = match optional(folder, GENERATION_CONFIG)? {
-        Some(fields) => Object {
-            file: GENERATION_CONFIG,
-            fields: &fields,
-        }
-        .ids("eos_token_id")?,
-        None => Vec::new(),
+    let fields = optional(folder, GENERATION_CONFIG)?.unwrap_or_default();
+    let generation = Object {
+        file: GENERATION_CONFIG,
+        fields: &fields,
     };
-    let mut eos_ids = if eos_ids.is_empty() {
-        config.eos_ids.clone()
-    } else {
-        eos_ids
-    };
+    let mut eos_ids = generation.ids("eos_token_id")?;
+    if eos_ids.is_empty() {
+        eos_ids.clone_from(&config.eos_ids);
+    }
+    let sampling = ModelSampling::read(GENERATION_CONFIG, &SAMPLING, config.shape.vocab, |name| {
+        let value = generation.get(name)?;
+        let other = || Found::Other(value.to_string());
+        Some(value.as_f64().map_or_else(other, Found::Number))
+    });
     let tokenizer = folder.join(TOKENIZER);
     if !tokenizer.exists() {
         let message = if folder.join("tokenizer.model").exists() {
@@ -83,6 +93,7 @@ pub(crate) fn open(folder: &Path) -> Result<Folder, ModelError> {
         eos_ids,
         bos_token: token(tokenizer_config, "bos_token")?,
         eos_token,
+        sampling,
     })
 }
 

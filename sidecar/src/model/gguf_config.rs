@@ -6,6 +6,7 @@ use plimsoll_planner::{Architecture, ModelShape};
 use super::bounds::{Named, Numbers, RMS_EPS, ROPE_FACTOR, ROPE_THETA, float_within};
 use super::error::{ModelError, shorten};
 use super::params::ModelParams;
+use super::sampling::{ModelSampling, Names};
 use crate::weights::TensorSource;
 use crate::weights::gguf::GgufTensors;
 use crate::weights::gguf::metadata::Metadata;
@@ -18,6 +19,14 @@ const ARCHITECTURES: [(&str, Architecture); 3] = [
 ];
 /// One divisor per rotary frequency: how Llama 3.x files carry their scaling.
 const ROPE_FACTORS: &str = "rope_freqs.weight";
+/// As llama.cpp writes and reads them.
+const SAMPLING: Names = Names {
+    temperature: "general.sampling.temp",
+    top_k: "general.sampling.top_k",
+    top_p: "general.sampling.top_p",
+    min_p: "general.sampling.min_p",
+    repetition_penalty: "general.sampling.penalty_repeat",
+};
 const QUANTIZATION_VERSION: u64 = 2;
 
 /// Reads shape and parameters; the tensors decide what the metadata leave open (biases, tied
@@ -53,6 +62,13 @@ pub(crate) fn parse(
     .shape(file)?;
     let params = params(&keys, &shape, tensors)?;
     Ok((shape, params))
+}
+
+/// What the file recommends for sampling; most say nothing.
+pub(crate) fn sampling(metadata: &Metadata, vocabulary: u32) -> ModelSampling {
+    ModelSampling::read(&metadata.file, &SAMPLING, vocabulary, |key| {
+        metadata.found(key)
+    })
 }
 
 struct Keys<'a> {

@@ -13,6 +13,7 @@ pub mod forward;
 mod gguf_config;
 pub mod params;
 mod rope_config;
+pub mod sampling;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ use plimsoll_planner::{Dtype, ModelShape};
 
 pub use error::ModelError;
 pub use params::ModelParams;
+pub use sampling::{ModelSampling, SamplingDefaults};
 
 use crate::tokenizer::{GgufTokenizer, Tokenizer, token_id};
 use crate::weights::file::display_name;
@@ -61,6 +63,8 @@ pub struct Model {
     /// The text of the bos and eos tokens, as chat templates name them.
     pub bos_token: Option<String>,
     pub eos_token: Option<String>,
+    /// What the publisher recommends for requests that leave sampling open.
+    pub sampling: ModelSampling,
     /// `sha256:<hex>` over config and tensor headers.
     pub digest: String,
 }
@@ -142,6 +146,7 @@ fn open_folder(path: &Path) -> Result<Model, ModelError> {
         bos_id,
         bos_token: folder.bos_token,
         eos_token: folder.eos_token,
+        sampling: folder.sampling,
         digest: digest.finish(),
     };
     opened.check()
@@ -171,6 +176,7 @@ fn open_gguf(path: &Path) -> Result<Model, ModelError> {
         .into_iter()
         .flatten()
         .collect();
+    let sampling = gguf_config::sampling(&metadata, shape.vocab);
     let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).map(str::to_owned);
     let opened = Opened {
         file: &metadata.file,
@@ -183,6 +189,7 @@ fn open_gguf(path: &Path) -> Result<Model, ModelError> {
             .map(str::to_owned),
         eos_ids,
         bos_id,
+        sampling,
         bos_token: text(bos_id),
         eos_token: text(eos_id),
         tokenizer_source: TokenizerSource::Gguf(Arc::new(tokenizer)),
@@ -205,6 +212,7 @@ struct Opened<'a> {
     bos_id: Option<u32>,
     bos_token: Option<String>,
     eos_token: Option<String>,
+    sampling: ModelSampling,
     digest: String,
 }
 
@@ -234,6 +242,7 @@ impl Opened<'_> {
             bos_id: self.bos_id,
             bos_token: self.bos_token,
             eos_token: self.eos_token,
+            sampling: self.sampling,
             digest: self.digest,
         })
     }

@@ -1,5 +1,7 @@
 //! Starts the real binary on a fixture model and speaks HTTP to it, with the standard library.
+#![allow(dead_code, reason = "each test binary uses its part")]
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -15,6 +17,33 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fixtures/models")
         .join(name)
+}
+
+/// A fixture with one file replaced; removed when dropped.
+pub(crate) struct ModelCopy(PathBuf);
+
+impl ModelCopy {
+    pub(crate) fn new(model: &str, file: &str, content: &str) -> ModelCopy {
+        let name = format!("plimsoll-{model}-{file}-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir_all(&folder).unwrap();
+        for entry in fs::read_dir(fixture(model)).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+        }
+        fs::write(folder.join(file), content).unwrap();
+        ModelCopy(folder)
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for ModelCopy {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 pub(crate) fn binary() -> Command {
@@ -44,14 +73,19 @@ pub(crate) const SMALL: [&str; 8] = [
 impl Served {
     /// `serve MODEL` on free ports, once it is ready.
     pub(crate) fn start(model: &str, flags: &[&str]) -> Served {
-        let served = Served::launch(
+        let served = Served::start_unready(model, flags);
+        served.wait_for("\"message\":\"ready\"");
+        served
+    }
+
+    /// `serve MODEL` once it listens; MODEL is a fixture or a path.
+    pub(crate) fn start_unready(model: &str, flags: &[&str]) -> Served {
+        Served::launch(
             Served::command()
                 .arg(fixture(model))
                 .args(SMALL)
                 .args(flags),
-        );
-        served.wait_for("\"message\":\"ready\"");
-        served
+        )
     }
 
     /// `serve --config FILE`, once it is ready.
@@ -123,17 +157,12 @@ impl Served {
         )
     }
 
-    /// The metrics, once they hold `line`.
-    pub(crate) fn metrics_with(&self, line: &str) -> String {
-        let end = Instant::now() + WAIT;
-        loop {
-            let metrics = self.get("/metrics").body;
-            if metrics.lines().any(|have| have == line) {
-                return metrics;
-            }
-            assert!(Instant::now() < end, "{line} is not in\n{metrics}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+    /// From the admin port, with a header line or "".
+    pub(crate) fn get_admin(&self, path: &str, header: &str) -> Answer {
+        call(
+            self.admin,
+            &format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{header}\r\n"),
+        )
     }
 
     pub(crate) fn post(&self, path: &str, body: &str) -> Answer {

@@ -131,7 +131,7 @@ pub(super) fn refusals(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {
         ranks: 2,
     };
     let plan = |place| Plan::new(bench.gpu.card(), &batch, place);
-    let width = SHARD_ROWS_MAX as u32;
+    let width = u32::try_from(SHARD_ROWS_MAX).unwrap_or(u32::MAX);
     refused(
         "a shard too wide",
         plan(place(0, width + 1, 0)),
@@ -177,7 +177,8 @@ pub(super) fn refusals(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {
     };
     run(fits(), Kind::F32)??;
     refused("integers as logits", run(fits(), Kind::U32)?, shape)?;
-    let one_less: [(&str, fn(&mut Sizes)); 5] = [
+    type Change = fn(&mut Sizes);
+    let one_less: [(&str, Change); 5] = [
         ("a logit less", |sizes| sizes.logits -= 1),
         ("a word of parameters less", |sizes| sizes.rows -= 1),
         ("a token less", |sizes| sizes.tokens -= 1),

@@ -150,7 +150,11 @@ fn many_rows(bench: &Bench<'_>, rows: usize) -> Result<(), Failure> {
 
 fn in_chunks(bench: &Bench<'_>, at: usize) -> Result<(), Failure> {
     let (rows, width, chunk) = CHUNKS[at];
-    let used = cuda::chunk(bench.gpu.card(), rows, width as u32);
+    let used = cuda::chunk(
+        bench.gpu.card(),
+        rows,
+        u32::try_from(width).unwrap_or(u32::MAX),
+    );
     if bench.gpu.card().multiprocessors == 4 && used != chunk {
         return Err(Failure::Wrong(format!("chunks of {used}, not {chunk}")));
     }
@@ -160,7 +164,7 @@ fn in_chunks(bench: &Bench<'_>, at: usize) -> Result<(), Failure> {
     case.logits.iter_mut().for_each(|x| *x = x.round());
     case.params = Params {
         temperature: 2.0,
-        top_k: width as u32 / 3,
+        top_k: u32::try_from(width / 3).unwrap_or(u32::MAX),
         logprobs: Some(3),
         ..case.params
     };

@@ -1,12 +1,16 @@
 //! The parameters that completions and chat share, checked once; and the ones that are refused.
 //!
-//! Ranges are OpenAI's where OpenAI has the parameter, vLLM's elsewhere.
+//! Ranges are OpenAI's where OpenAI has the parameter, vLLM's elsewhere. What a request leaves out is
+//! the model's own default where it has one, else OpenAI's.
 
 use serde_json::{Value, json};
 
 use crate::engine::request::SamplingParams;
 use crate::http::error::ApiError;
 use crate::http::fields::{Fields, wrong};
+use crate::model::sampling::{
+    MIN_P, REPETITION_PENALTY_MAX, SamplingDefaults, TEMPERATURE, TOP_P_MAX,
+};
 use plimsoll_kernels::sampling::MAX_LOGPROBS;
 
 /// Bounds that depend on the engine.
@@ -45,8 +49,16 @@ const LONGEST_SALT_BYTES: usize = 256;
 pub fn take(
     fields: &mut Fields,
     bounds: &Bounds,
+    defaults: &SamplingDefaults,
     max_tokens_names: &[&str],
 ) -> Result<Params, ApiError> {
+    let SamplingDefaults {
+        temperature,
+        top_k: default_top_k,
+        top_p,
+        min_p,
+        repetition_penalty,
+    } = *defaults;
     let vocabulary = i64::from(bounds.vocabulary);
     let seed = fields.integer("seed", i64::MIN..=i64::MAX)?;
     // vLLM's clients write "all tokens" as -1, others as 0.
@@ -54,11 +66,18 @@ pub fn take(
         .integer("top_k", -1..=vocabulary)?
         .map(|k| u32::try_from(k).unwrap_or(0));
     let sampling = SamplingParams {
-        temperature: fields.number("temperature", 0.0..=2.0)?.unwrap_or(1.0),
-        top_k: top_k.unwrap_or(0),
-        top_p: positive(fields, "top_p", 1.0)?.unwrap_or(1.0),
-        min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(0.0),
-        repetition_penalty: positive(fields, "repetition_penalty", 10.0)?.unwrap_or(1.0),
+        temperature: fields
+            .number("temperature", TEMPERATURE)?
+            .or(temperature)
+            .unwrap_or(1.0),
+        top_k: top_k.or(default_top_k).unwrap_or(0),
+        top_p: positive(fields, "top_p", TOP_P_MAX)?
+            .or(top_p)
+            .unwrap_or(1.0),
+        min_p: fields.number("min_p", MIN_P)?.or(min_p).unwrap_or(0.0),
+        repetition_penalty: positive(fields, "repetition_penalty", REPETITION_PENALTY_MAX)?
+            .or(repetition_penalty)
+            .unwrap_or(1.0),
         presence_penalty: fields
             .number("presence_penalty", -2.0..=2.0)?
             .unwrap_or(0.0),

@@ -11,10 +11,15 @@ fn bounds() -> Bounds {
 }
 
 fn check(body: &str) -> Result<Params, ApiError> {
+    check_with(&SamplingDefaults::default(), body)
+}
+
+fn check_with(defaults: &SamplingDefaults, body: &str) -> Result<Params, ApiError> {
     let mut fields = Fields::parse(body.as_bytes()).unwrap();
     let params = take(
         &mut fields,
         &bounds(),
+        defaults,
         &["max_completion_tokens", "max_tokens"],
     )?;
     fields.finish()?;
@@ -35,6 +40,38 @@ fn defaults_are_openais() {
         }
     );
     assert!(!params.stream && !params.ignore_eos && !params.include_usage);
+}
+
+#[test]
+fn a_models_defaults_count_where_the_request_is_silent_and_only_there() {
+    let defaults = SamplingDefaults {
+        temperature: Some(0.6),
+        top_k: Some(20),
+        top_p: Some(0.95),
+        min_p: Some(0.02),
+        repetition_penalty: Some(1.05),
+    };
+    let silent = check_with(&defaults, r#"{"seed": 7, "top_k": null}"#).unwrap();
+    let expected = SamplingParams {
+        temperature: 0.6,
+        top_k: 20,
+        top_p: 0.95,
+        min_p: 0.02,
+        repetition_penalty: 1.05,
+        seed: 7,
+        ..SamplingParams::default()
+    };
+    assert_eq!(silent.sampling, expected);
+    let openais = r#"{"seed": 7, "temperature": 1, "top_k": 0, "top_p": 1, "min_p": 0,
+        "repetition_penalty": 1}"#;
+    let all = check_with(&defaults, openais).unwrap();
+    assert_eq!(all.sampling, check(r#"{"seed": 7}"#).unwrap().sampling);
+    let some = check_with(&defaults, r#"{"seed": 7, "temperature": 0}"#).unwrap();
+    let greedy = SamplingParams {
+        temperature: 0.0,
+        ..expected
+    };
+    assert_eq!(some.sampling, greedy);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The HTTP layer over the scripted engine: answers, streams, refusals, disconnects.
 
+mod admin;
 mod answers;
 mod connections;
 mod refusals;

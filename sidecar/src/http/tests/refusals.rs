@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::*;
 use crate::engine::handle::EngineState;
 use crate::engine::request::Refused;
-use crate::http::admin;
 use crate::http::app::HttpLimits;
 use crate::http::testing::{Script, app, app_with, empty_app};
 
@@ -226,41 +225,6 @@ async fn a_body_over_the_limit_is_413() {
     assert_eq!(response.status(), 413);
     assert!(text(response).await.contains("1000 bytes"));
     assert_eq!(post(&app, CHAT, HELLO).await.status(), 200);
-}
-
-async fn admin_get(app: &Arc<App>, token: Option<&str>, header: Option<&str>) -> u16 {
-    use hyper::service::Service;
-    let mut request = Request::builder().uri("/memory");
-    if let Some(header) = header {
-        request = request.header("authorization", header);
-    }
-    let router = admin::router(Arc::clone(app), token.map(admin::Token::new));
-    let service = hyper_util::service::TowerToHyperService::new(router);
-    let request = request.body(Body::empty()).unwrap();
-    service.call(request).await.unwrap().status().as_u16()
-}
-
-#[tokio::test]
-async fn the_admin_port_wants_its_token() {
-    let (app, _) = app(Script::Hold);
-    let token = Some("s3cret");
-    assert_eq!(admin_get(&app, token, None).await, 401);
-    for (header, status) in [
-        ("Bearer s3cret", 200),
-        ("bearer s3cret", 200),
-        ("Bearer s3cre", 401),
-        ("Bearer s3cret2", 401),
-        ("Basic s3cret", 401),
-        ("s3cret", 401),
-        ("Bearer ", 401),
-    ] {
-        assert_eq!(
-            admin_get(&app, token, Some(header)).await,
-            status,
-            "{header}"
-        );
-    }
-    assert_eq!(admin_get(&app, None, None).await, 200);
 }
 
 mod any_body {

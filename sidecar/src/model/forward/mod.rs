@@ -13,6 +13,7 @@ mod layers;
 mod load;
 mod pass;
 mod tensors;
+mod verify;
 
 use plimsoll_kernels::comm::{Collective, Member, RankFailed};
 use plimsoll_kernels::device::{Buffer, Device};
@@ -27,6 +28,8 @@ use input::StepInput;
 use layers::Decoder;
 use tensors::Tensors;
 
+pub use verify::WeightCheck;
+
 /// A rank with its memory, before and after its weights are read.
 #[derive(Debug)]
 pub struct Forward {
@@ -37,6 +40,8 @@ pub struct Forward {
     tensors: Tensors,
     pool: Pool,
     sampler: Sampler,
+    /// Checksums of the lasting tensors when their load ended.
+    loaded: Vec<u64>,
 }
 
 /// What a step leaves on each rank; the tokens are the same on all of them.
@@ -71,11 +76,12 @@ impl Forward {
             tensors,
             pool,
             sampler: Sampler::default(),
+            loaded: Vec::new(),
         };
         Ok((forward, exchange))
     }
 
-    /// Reads the rank's weights into place; see `load::load`.
+    /// Reads the rank's weights into place, see `load::load`, and remembers their checksums.
     ///
     /// # Errors
     /// As the model's tensor source.
@@ -87,14 +93,18 @@ impl Forward {
         let Tensors {
             weights, layout, ..
         } = &mut self.tensors;
-        load::load(
+        let whole = load::load(
             &*model.tensors,
             &self.shape,
             &self.shard,
             layout,
             weights,
             progress,
-        )
+        )?;
+        if whole {
+            self.remember_weights();
+        }
+        Ok(whole)
     }
 
     pub fn registry(&self) -> &Registry {

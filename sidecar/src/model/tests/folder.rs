@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::inspect;
-use crate::model::{Model, ModelFolder};
+use crate::model::{Model, ModelFolder, ModelSampling, SamplingDefaults};
 use crate::weights::needed;
 use crate::weights::testing::{Gguf, TempFolder, safetensors};
 
@@ -75,6 +75,50 @@ fn ends_of_sequence_come_from_the_generation_config_first() {
     folder.write("generation_config.json", r#"{"eos_token_id": 600}"#);
     refused(&folder, "token id 600 is outside of the vocabulary of 600");
     folder.write("generation_config.json", "{");
+    refused(&folder, "generation_config.json: is not valid JSON");
+}
+
+#[test]
+fn sampling_defaults_come_from_the_generation_config() {
+    let folder = model(&config());
+    assert_eq!(open(&folder).unwrap().sampling, ModelSampling::default());
+    folder.write(
+        "generation_config.json",
+        r#"{"do_sample": true, "temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.1,
+            "repetition_penalty": 1.05, "max_new_tokens": 9, "eos_token_id": 3}"#,
+    );
+    let sampling = open(&folder).unwrap().sampling;
+    let expected = SamplingDefaults {
+        temperature: Some(0.6),
+        top_k: Some(20),
+        top_p: Some(0.95),
+        min_p: Some(0.1),
+        repetition_penalty: Some(1.05),
+    };
+    assert_eq!((sampling.defaults, sampling.ignored.len()), (expected, 0));
+    // What cannot be meant is left out; the rest counts, and the model is served.
+    folder.write(
+        "generation_config.json",
+        r#"{"temperature": -1, "top_k": "many", "top_p": 0.9, "min_p": null,
+            "repetition_penalty": {"a": 1}}"#,
+    );
+    let sampling = open(&folder).unwrap().sampling;
+    let expected = SamplingDefaults {
+        top_p: Some(0.9),
+        ..SamplingDefaults::default()
+    };
+    assert_eq!(sampling.defaults, expected);
+    let file = "generation_config.json: ";
+    for (ignored, part) in sampling.ignored.iter().zip([
+        "temperature is -1, expected a number from 0 to 2",
+        "repetition_penalty is {\"a\":1}, expected a number above 0, up to 10",
+        "top_k is \"many\", expected a number from -1 to 600",
+    ]) {
+        assert_eq!(*ignored, format!("{file}{part}"));
+    }
+    assert_eq!(sampling.ignored.len(), 3);
+    // As Python writes what JSON does not have.
+    folder.write("generation_config.json", r#"{"temperature": NaN}"#);
     refused(&folder, "generation_config.json: is not valid JSON");
 }
 

@@ -3,7 +3,7 @@
 use plimsoll_kernels::rope::RopeScaling;
 use plimsoll_planner::Architecture;
 
-use crate::model::{Model, ModelFolder};
+use crate::model::{Model, ModelFolder, ModelSampling, SamplingDefaults};
 use crate::weights::testing::{Gguf, TempFolder};
 
 const TOKENS: [&str; 7] = ["<end>", "<start>", "a", "b", "ab", "Ġ", "0"];
@@ -85,6 +85,31 @@ fn a_llama_is_read() {
         tokenizer.encode("<start>abb 0", true).unwrap(),
         [1, 4, 3, 5, 6]
     );
+}
+
+#[test]
+fn sampling_defaults_come_from_the_metadata() {
+    assert_eq!(open(&llama()).unwrap().sampling, ModelSampling::default());
+    let key = |name: &str| format!("general.sampling.{name}");
+    let gguf = llama()
+        .float(&key("temp"), 0.5)
+        .number(&key("top_k"), 5)
+        .float(&key("top_p"), f32::NAN)
+        .text(&key("min_p"), "0.1")
+        .float(&key("penalty_repeat"), 1.5);
+    let sampling = open(&gguf).unwrap().sampling;
+    let expected = SamplingDefaults {
+        temperature: Some(0.5),
+        top_k: Some(5),
+        repetition_penalty: Some(1.5),
+        ..SamplingDefaults::default()
+    };
+    assert_eq!(sampling.defaults, expected);
+    let told = [
+        "model.gguf: general.sampling.top_p is NaN, expected a number above 0, up to 1",
+        "model.gguf: general.sampling.min_p is \"0.1\", expected a number from 0 to 1",
+    ];
+    assert_eq!(sampling.ignored, told);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::reader::HeaderReader;
 use crate::model::ModelError;
 use crate::model::error::shorten;
+use crate::model::sampling::Found;
 
 /// Pairs a header may have; real files have about 40.
 const PAIRS_MAX: u64 = 1 << 16;
@@ -123,6 +124,19 @@ impl Metadata {
             Some(Value::Unsigned(n)) => Ok(Some(*n as f64)),
             Some(value) => self.mismatch(key, value, "a float"),
         }
+    }
+
+    /// A number of any type, or what there is instead.
+    pub(crate) fn found(&self, key: &str) -> Option<Found> {
+        #[expect(clippy::cast_precision_loss, reason = "ranges are small")]
+        Some(match self.pairs.get(key)? {
+            Value::Unsigned(n) => Found::Number(*n as f64),
+            Value::Signed(n) => Found::Number(*n as f64),
+            Value::Float(x) => Found::Number(*x),
+            Value::Bool(flag) => Found::Other(flag.to_string()),
+            Value::String(text) => Found::Other(format!("{text:?}")),
+            list => Found::Other(list.kind().to_owned()),
+        })
     }
 
     pub(crate) fn bool(&self, key: &str) -> Result<Option<bool>, ModelError> {

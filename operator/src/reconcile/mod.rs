@@ -3,20 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::Client;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
+use kube::{Client, ResourceExt};
 use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::{ConditionType, InferenceDeployment, InferenceDeploymentStatus};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-use crate::apply::{Writer, apply};
+use crate::apply::{Writer, Written, apply};
 use crate::build::PodSettings;
 use crate::desire::{Desire, desire, soonest};
 use crate::error::Error;
 use crate::events::Happening;
-use crate::facts::{ChildKind, Facts};
+use crate::facts::{ChildKind, Facts, Identity};
 use crate::gather::{Stores, gather, identity};
 use crate::inspect::Model;
 use crate::memory::{Memories, Memory};
@@ -64,7 +64,15 @@ pub(crate) async fn reconcile(
 ) -> Result<Action, Error> {
     context.filled.get_or_init(|| context.stores.ready()).await;
     let started = Instant::now();
-    let outcome = pass(object, &context).await;
+    let outcome = match pass(Arc::clone(&object), &context).await {
+        // Deleted in the middle of a pass: its next event, or none, tells.
+        Err(error) if error.is_gone() => {
+            let (namespace, name) = (object.namespace(), object.name_any());
+            tracing::debug!(namespace, name, %error, "gone");
+            Ok(Action::requeue(LONGEST_PAUSE))
+        }
+        outcome => outcome,
+    };
     context
         .metrics
         .observe_reconcile(started.elapsed(), outcome.is_ok());
@@ -79,6 +87,9 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
     let uid = identity(&object)?.uid;
     let memory = context.memories.of(&uid);
     let mut memory = memory.lock().await;
+    if memory.namespace_ends {
+        return Ok(Action::await_change());
+    }
     let Settings {
         pods,
         status_interval,
@@ -97,9 +108,28 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
         namespace: &facts.identity.namespace,
         name: &facts.identity.name,
     };
-    let applied = apply(&writer, &facts, &desire, &mut memory).await;
-    if let Err(error) = &applied {
-        admit(&mut desire, error);
+    let mut written = Written::default();
+    let mut applied = apply(&writer, &facts, &desire, &mut memory, &mut written).await;
+    if let Err(Error::Refused(words)) = &applied {
+        desire.refuse(&facts, words);
+        applied = apply(&writer, &facts, &desire, &mut memory, &mut written).await;
+    }
+    match &applied {
+        Err(error) if error.namespace_ends() => {
+            context.reports.listen(&uid, &token, Vec::new());
+            memory.namespace_ends = true;
+            let Identity {
+                namespace, name, ..
+            } = &facts.identity;
+            tracing::info!(
+                namespace,
+                name,
+                "the namespace is being deleted: nothing is done here"
+            );
+            return Ok(Action::await_change());
+        }
+        Err(error) => admit(&mut desire, error),
+        Ok(()) => {}
     }
     let publisher = Publisher {
         client: &context.client,
@@ -108,6 +138,10 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
         instance: pod_name.as_deref(),
     };
     remember(publisher, &facts, &desire, &mut memory).await;
+    for (kind, name, path) in &written.repaired {
+        let happening = Happening::repaired(kind.name(), name, path);
+        tell(publisher, &facts.object, &happening).await;
+    }
     let next = status(&facts, &desire.outcome);
     let deadline = deadline(&facts, &next);
     let wait = publish(publisher, &facts, next, &mut memory).await?;
@@ -116,7 +150,8 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
     }
     applied?;
     memory.failures = 0;
-    let again = soonest(soonest(wait, desire.look_again), deadline);
+    let again = [wait, desire.look_again, written.look_again, deadline];
+    let again = again.into_iter().fold(None, soonest);
     Ok(again.map_or_else(Action::await_change, Action::requeue))
 }
 
@@ -192,11 +227,6 @@ pub(crate) fn retry(
         .with_label_values(&[error.label()])
         .inc();
     let (namespace, name) = (&object.metadata.namespace, &object.metadata.name);
-    // Deleted in the middle of a pass: its next event, or none, tells.
-    if error.is_gone() {
-        tracing::debug!(namespace = namespace.as_deref(), name = name.as_deref(), %error, "gone");
-        return Action::requeue(LONGEST_PAUSE);
-    }
     let memory = context
         .memories
         .of(object.metadata.uid.as_deref().unwrap_or_default());
@@ -216,3 +246,6 @@ pub(crate) fn retry(
     );
     Action::requeue(pause)
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,7 @@ use tokio::sync::{OnceCell, mpsc};
 
 use crate::args::Args;
 use crate::build::{HASH_ANNOTATION, PodSettings};
+use crate::drift;
 use crate::gather::Stores;
 use crate::memory::Memories;
 use crate::metrics::Metrics;
@@ -248,7 +249,7 @@ impl Scope {
         let (reader, writer) = reflector::store();
         let events = watcher(self.api::<K>(), config.clone())
             .backoff(Pause::default())
-            .modify(|object: &mut K| object.managed_fields_mut().clear())
+            .modify(|object: &mut K| drift::keep_ours(object.meta_mut()))
             .reflect(writer);
         (
             reader,
@@ -269,7 +270,7 @@ fn told<T: 'static>(
     })
 }
 
-/// The resources whose children changed. The label tells whose a child is.
+/// The resources whose children changed.
 fn owners<K: Resource + Send + 'static>(
     changes: impl Stream<Item = watcher::Result<Change<K>>> + Send + 'static,
 ) -> impl Stream<Item = Ref> + Send + 'static {
@@ -282,8 +283,15 @@ fn owners<K: Resource + Send + 'static>(
     })
 }
 
+/// Whose a child is: its owner's, or, where that is none of ours (an engine pod's is its
+/// ReplicaSet), the one that its label names.
 fn owner(child: &impl Resource) -> Option<Ref> {
-    let name = child.labels().get(names::LABEL_DEPLOYMENT)?;
+    let owners = child.owner_references().iter();
+    let mut owners = owners.filter(|owner| owner.kind == names::KIND);
+    let name = match owners.next() {
+        Some(owner) => &owner.name,
+        None => child.labels().get(names::LABEL_DEPLOYMENT)?,
+    };
     Some(ObjectRef::new(name).within(child.meta().namespace.as_deref()?))
 }
 
@@ -293,7 +301,11 @@ fn deployment_hash(object: &InferenceDeployment) -> u64 {
 }
 
 fn child_hash<K: Resource>(object: &K) -> u64 {
-    hash_of(&(object.annotations().get(HASH_ANNOTATION), deleted(object)))
+    hash_of(&(
+        object.annotations().get(HASH_ANNOTATION),
+        drift::ours(object.meta()),
+        deleted(object),
+    ))
 }
 
 fn replica_set_hash(set: &ReplicaSet) -> u64 {
@@ -335,3 +347,6 @@ impl Backoff for Pause {
         *self = Pause::default();
     }
 }
+
+#[cfg(test)]
+mod tests;

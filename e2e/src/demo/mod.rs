@@ -1,11 +1,15 @@
 //! The quick start: from nothing to an answer of a real model on a real Kubernetes, and away again.
 
+pub(crate) mod next;
+
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use plimsoll_crds::names;
 
+use crate::demo::next::Next;
 use crate::diagnose;
 use crate::install::{self, Archives, RELEASE, SYSTEM};
 use crate::kube::{Forward, Kubectl, Kubernetes, Proxy};
@@ -19,7 +23,7 @@ use crate::wait;
 
 const NAMESPACE: &str = "plimsoll-demo";
 const NAME: &str = "smollm2";
-const QUESTION: &str = "What is the capital of France?";
+pub(crate) const QUESTION: &str = "What is the capital of France?";
 const NODES: u32 = 2;
 const READY_WITHIN: Duration = Duration::from_secs(300);
 
@@ -29,7 +33,8 @@ pub(crate) struct Demo {
     /// Leave the cluster up and print how to go on
     #[arg(long)]
     keep: bool,
-    /// Use another cluster; its nodes must have the images that `e2e/run images` prints
+    /// Use another cluster, whatever KUBECONFIG says; its nodes must have the images that
+    /// `e2e/run images` prints, and imports where the cluster is the one of `e2e/run up`
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
 }
@@ -37,14 +42,17 @@ pub(crate) struct Demo {
 /// Runs the quick start.
 pub(crate) fn run(progress: &Progress, demo: &Demo) -> Result<()> {
     let result = match &demo.kubeconfig {
-        Some(kubeconfig) => on_another_cluster(progress, demo, kubeconfig),
-        None => on_our_own(progress, demo),
+        Some(kubeconfig) => on_another_cluster(progress, demo.keep, kubeconfig),
+        None => on_our_own(progress, demo.keep),
     };
     progress.table();
-    result
+    // Last, where a reader's eye is.
+    print!("{}", result?);
+    Ok(())
 }
 
-fn on_our_own(progress: &Progress, demo: &Demo) -> Result<()> {
+/// Returns what to say at the end.
+fn on_our_own(progress: &Progress, keep: bool) -> Result<String> {
     let tools = tools::setup(progress)?;
     let python = python::openai(progress)?;
     let archives = Archives::ensure(progress)?;
@@ -54,44 +62,96 @@ fn on_our_own(progress: &Progress, demo: &Demo) -> Result<()> {
         session.cluster().import(&archives.all())
     })?;
     show(progress, &tools, &kubernetes, &python)?;
-    if demo.keep {
+    if keep {
         session.keep();
-        go_on(session.cluster().kubeconfig().as_path());
-        return Ok(());
+        let next = next(&tools, kubernetes.kubectl.kubeconfig());
+        return Ok(format!(
+            "\nthe cluster stays up; go on with\n\n{}\nand take it away with\n\nbash e2e/run down\n",
+            next.ask()
+        ));
     }
-    progress.step("cluster down", || session.end())
+    progress.step("cluster down", || session.end())?;
+    Ok(String::new())
 }
 
-fn on_another_cluster(progress: &Progress, demo: &Demo, kubeconfig: &Path) -> Result<()> {
+/// As `on_our_own`, on a cluster that is somebody's.
+fn on_another_cluster(progress: &Progress, keep: bool, kubeconfig: &Path) -> Result<String> {
+    // Helm and the printed lines run elsewhere.
+    let kubeconfig = fs::canonicalize(kubeconfig)
+        .with_context(|| format!("--kubeconfig {}", kubeconfig.display()))?;
     let tools = Tools::ensure(progress)?;
     let python = python::openai(progress)?;
-    let kubectl = Kubectl::new(tools.kubectl(), kubeconfig.to_path_buf());
+    let kubectl = Kubectl::new(tools.kubectl(), kubeconfig.clone());
     let (_proxy, api) = Proxy::start(&kubectl)?;
     let kubernetes = Kubernetes { kubectl, api };
+    let definition = expect_free(&kubernetes)?;
     let result = show(progress, &tools, &kubernetes, &python);
-    if demo.keep && result.is_ok() {
-        go_on(kubeconfig);
-        return result;
+    if keep && result.is_ok() {
+        let next = next(&tools, &kubeconfig);
+        return Ok(format!(
+            "\nthe demo stays; go on with\n\n{}\nand take it away with\n\n{}",
+            next.ask(),
+            next.remove()
+        ));
     }
     let removed = progress.step("remove what the demo installed", || {
-        kubernetes
-            .kubectl
-            .run(&["delete", "namespace", NAMESPACE, "--ignore-not-found"])?;
-        let mut remove = install::helm(&tools, Some(&kubernetes.kubectl))?;
-        remove.args([
-            "uninstall",
-            RELEASE,
-            "--namespace",
-            SYSTEM,
-            "--ignore-not-found",
-        ]);
-        process::stdout_of(&mut remove)?;
-        kubernetes
-            .kubectl
-            .run(&["delete", "namespace", SYSTEM, "--ignore-not-found"])
-            .map(drop)
+        remove(&tools, &kubernetes, definition)
     });
-    result.and(removed)
+    result.and(removed).map(|()| String::new())
+}
+
+/// The cluster may hold an installation that somebody uses: it is neither changed nor removed.
+/// Says whether our resource definition is there already.
+fn expect_free(kubernetes: &Kubernetes) -> Result<bool> {
+    for namespace in [SYSTEM, NAMESPACE] {
+        if kubernetes
+            .api
+            .find(&format!("/api/v1/namespaces/{namespace}"))?
+            .is_some()
+        {
+            bail!(
+                "the cluster has a namespace {namespace} already, an earlier `demo --keep` or an \
+                 installation in use: the demo would change and then remove it. Remove it, or use \
+                 another cluster (`e2e/run demo` brings up one of its own)"
+            );
+        }
+    }
+    let path = format!(
+        "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{}",
+        names::CRD_NAME
+    );
+    kubernetes.api.find(&path).map(|found| found.is_some())
+}
+
+/// Takes away everything that the demo put there; `definition`: that one was there before.
+fn remove(tools: &Tools, kubernetes: &Kubernetes, definition: bool) -> Result<()> {
+    let delete = |kind: &str, name: &str| {
+        let words = ["delete", kind, name, "--ignore-not-found"];
+        kubernetes.kubectl.run(&words).map(drop)
+    };
+    delete("namespace", NAMESPACE)?;
+    let mut uninstall = install::helm(tools, Some(&kubernetes.kubectl))?;
+    let words = ["uninstall", RELEASE, "--ignore-not-found"];
+    process::stdout_of(uninstall.args(words).args(["--namespace", SYSTEM]))?;
+    delete("namespace", SYSTEM)?;
+    // The chart keeps it on purpose: resources of a user must survive an uninstall.
+    if definition {
+        return Ok(());
+    }
+    delete("customresourcedefinition", names::CRD_NAME)
+}
+
+fn next<'a>(tools: &Tools, kubeconfig: &'a Path) -> Next<'a> {
+    const PORT: u16 = 8000;
+    Next {
+        kubeconfig,
+        kubectl: tools.kubectl(),
+        helm: tools.helm(),
+        namespace: NAMESPACE,
+        name: NAME,
+        question: QUESTION,
+        port: PORT,
+    }
 }
 
 /// From the chart to the answer.
@@ -175,19 +235,4 @@ fn await_ready_aloud(progress: &Progress, kubernetes: &Kubernetes) -> Result<()>
         },
     )
     .context("the example does not become Ready")
-}
-
-fn go_on(kubeconfig: &Path) {
-    println!(
-        "the cluster stays up; go on with\n\n  \
-         export KUBECONFIG={}\n  \
-         kubectl -n {NAMESPACE} get {}\n  \
-         kubectl -n {NAMESPACE} port-forward service/{NAME} 8000:{} &\n  \
-         curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' \\\n    \
-         -d '{{\"model\": \"{NAME}\", \"messages\": [{{\"role\": \"user\", \"content\": \"{QUESTION}\"}}]}}'\n\n\
-         and take it away with `bash e2e/run down`",
-        kubeconfig.display(),
-        names::PLURAL,
-        names::PORT_HTTP,
-    );
 }

@@ -1,5 +1,8 @@
 //! What tests start from: a resource as a user writes it, and a model that was inspected.
 
+pub(crate) mod account;
+pub(crate) mod cluster;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -16,12 +19,12 @@ use crate::facts::{Facts, ReplicaSetFacts, ReportFacts};
 use crate::gather::identity;
 use crate::pods::PodFacts;
 
-pub(crate) const SMOLLM2: &str = include_str!("../../examples/smollm2.yaml");
-pub(crate) const BESIDE: &str = include_str!("../../examples/beside-a-container.yaml");
-pub(crate) const CLAIM: &str = include_str!("../../examples/persistent-volume-claim.yaml");
-pub(crate) const HOST_PATH: &str = include_str!("../../examples/host-path.yaml");
-pub(crate) const ONE_RANK: &str = include_str!("../../examples/one-rank.yaml");
-pub(crate) const REFUSED: &str = include_str!("../../examples/refused.yaml");
+pub(crate) const SMOLLM2: &str = include_str!("../../../examples/smollm2.yaml");
+pub(crate) const BESIDE: &str = include_str!("../../../examples/beside-a-container.yaml");
+pub(crate) const CLAIM: &str = include_str!("../../../examples/persistent-volume-claim.yaml");
+pub(crate) const HOST_PATH: &str = include_str!("../../../examples/host-path.yaml");
+pub(crate) const ONE_RANK: &str = include_str!("../../../examples/one-rank.yaml");
+pub(crate) const REFUSED: &str = include_str!("../../../examples/refused.yaml");
 
 /// The resource that the API server would make of YAML.
 pub(crate) fn object(yaml: &str) -> InferenceDeployment {

@@ -1,0 +1,168 @@
+//! Apply: writes children by server-side apply, and only those that differ from what exists.
+
+mod decide;
+mod writer;
+
+use std::time::Duration;
+
+use kube::api::DynamicObject;
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::build::Prepared;
+use crate::desire::{Desire, soonest};
+use crate::error::Error;
+use crate::facts::{ChildKind, Facts};
+use crate::gather::resource_version;
+use crate::memory::{Applied, Memory, RefusedSet};
+use decide::{Write, decide, repairs};
+use writer::Way;
+pub(crate) use writer::{WRITE_TIMEOUT, Writer, answered};
+
+/// A ReplicaSet that the API server refused is offered to it again after this long: what refuses
+/// it may be a rule of the cluster, and those change.
+const REFUSED_PAUSE: Duration = Duration::from_secs(300);
+
+/// What a pass wrote.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    /// Children that somebody had changed: kind, name, and the field that told.
+    pub(crate) repaired: Vec<(ChildKind, String, String)>,
+    /// When to look again although nothing changed.
+    pub(crate) look_again: Option<Duration>,
+}
+
+/// Brings the cluster to what should exist, and tells in `written` what that took.
+///
+/// # Errors
+/// The first write that fails; the rest waits for the next pass.
+pub(crate) async fn apply(
+    writer: &Writer<'_>,
+    facts: &Facts,
+    desire: &Desire,
+    memory: &mut Memory,
+    written: &mut Written,
+) -> Result<(), Error> {
+    for child in &desire.children {
+        let replicas = desire.replicas.iter().find(|(name, _)| *name == child.name);
+        let replicas = replicas
+            .filter(|_| child.kind == ChildKind::ReplicaSet)
+            .map(|(_, n)| *n);
+        write(writer, facts, (child, replicas), memory, written).await?;
+    }
+    for (name, replicas) in &desire.replicas {
+        let Some(set) = facts.replica_sets.iter().find(|set| set.name == *name) else {
+            continue;
+        };
+        if set.replicas != *replicas {
+            let answer = writer.scale(name, *replicas).await?;
+            let key = (ChildKind::ReplicaSet, name.clone());
+            let repaired = memory.applied.get(&key).map_or(0, |before| before.repairs);
+            let now = as_written(&set.hash, Some(*replicas), &answer, repaired);
+            memory.applied.insert(key, now);
+        }
+    }
+    for (kind, name) in &desire.remove {
+        writer.delete(*kind, name).await?;
+        memory.applied.remove(&(*kind, name.clone()));
+    }
+    Ok(())
+}
+
+/// Writes a child if it must be; a ReplicaSet with its count.
+async fn write(
+    writer: &Writer<'_>,
+    facts: &Facts,
+    (child, replicas): (&Prepared, Option<u32>),
+    memory: &mut Memory,
+    written: &mut Written,
+) -> Result<(), Error> {
+    let key = (child.kind, child.name.clone());
+    if facts.taken.contains(&key) {
+        return Err(Error::Taken {
+            kind: child.kind.name(),
+            name: child.name.clone(),
+        });
+    }
+    let before = memory.applied.get(&key);
+    let repair = match decide(child, facts, before) {
+        Write::No => return Ok(()),
+        Write::Later(rest) => {
+            written.look_again = soonest(written.look_again, Some(rest));
+            return Ok(());
+        }
+        Write::Anew => None,
+        Write::Repair(lost) => Some(lost),
+    };
+    still_refused(child, memory, written)?;
+    let repairs = match &repair {
+        Some(_) => repairs(before),
+        None => before.map_or(0, |before| before.repairs),
+    };
+    let way = match (&repair, facts.children.contains_key(&key)) {
+        (Some(lost), _) if lost.item => Way::Reset,
+        (_, true) => Way::Ours,
+        (_, false) => Way::New {
+            uid: before.and_then(|before| before.uid.as_deref()),
+        },
+    };
+    let mut object = child.object.clone();
+    if let Some(replicas) = replicas {
+        object["spec"]["replicas"] = json!(replicas);
+    }
+    let answer = writer.write(child, &object, way).await;
+    let answer = answer.map_err(|error| refusal(child, error, memory, written))?;
+    if let Some(lost) = repair {
+        written
+            .repaired
+            .push((child.kind, child.name.clone(), lost.path));
+    }
+    let now = as_written(&child.hash, replicas, &answer, repairs);
+    memory.applied.insert(key, now);
+    Ok(())
+}
+
+/// # Errors
+/// The API server refused this very ReplicaSet a short time ago.
+fn still_refused(child: &Prepared, memory: &Memory, written: &mut Written) -> Result<(), Error> {
+    let refused = memory
+        .refused
+        .as_ref()
+        .filter(|refused| refused.hash == child.hash);
+    let Some(refused) = refused else {
+        return Ok(());
+    };
+    let rest = REFUSED_PAUSE.saturating_sub(refused.at.elapsed());
+    if rest.is_zero() {
+        return Ok(());
+    }
+    written.look_again = soonest(written.look_again, Some(rest));
+    Err(Error::Refused(refused.words.clone()))
+}
+
+/// A new ReplicaSet that the API server finds invalid is so because of what the user put into its
+/// pods: an answer to the spec, and no trouble of the cluster's.
+fn refusal(child: &Prepared, error: Error, memory: &mut Memory, written: &mut Written) -> Error {
+    if child.kind != ChildKind::ReplicaSet || !error.is_invalid() {
+        return error;
+    }
+    let words = error.to_string();
+    memory.refused = Some(RefusedSet {
+        hash: child.hash.clone(),
+        words: words.clone(),
+        at: Instant::now(),
+    });
+    written.look_again = soonest(written.look_again, Some(REFUSED_PAUSE));
+    Error::Refused(words)
+}
+
+fn as_written(hash: &str, replicas: Option<u32>, answer: &DynamicObject, repairs: u32) -> Applied {
+    Applied {
+        hash: hash.to_owned(),
+        replicas,
+        uid: answer.metadata.uid.clone(),
+        resource_version: resource_version(answer.metadata.resource_version.as_deref()),
+        at: Instant::now(),
+        repairs,
+    }
+}

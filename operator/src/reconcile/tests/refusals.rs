@@ -1,0 +1,100 @@
+//! Passes that the API server refuses something.
+
+use super::*;
+
+#[tokio::test]
+async fn in_a_namespace_that_ends_it_stops_at_the_first_refusal_without_an_error() {
+    let mut story = Story::new(SMOLLM2).await;
+    story.cluster.refuse(|words| {
+        let mut refusal = failure(403, "unable to create new content in namespace team");
+        refusal["details"] = json!({"causes": [{
+            "reason": "NamespaceTerminating", "message": "namespace team is being terminated",
+            "field": "metadata.namespace",
+        }]});
+        words.starts_with("apply").then_some((403, refusal))
+    });
+    assert_eq!(story.pass().await.unwrap(), Action::await_change());
+    assert_eq!(
+        story.cluster.requests(),
+        ["apply serviceaccounts/smollm2-engine"]
+    );
+    // Children go one by one, and each is an event.
+    for _ in 0..3 {
+        assert_eq!(story.pass().await.unwrap(), Action::await_change());
+    }
+    assert_eq!(story.cluster.requests(), [""; 0]);
+    let metrics = story.cluster.context.metrics.text().unwrap();
+    assert!(!metrics.contains("reconcile_errors_total{"), "{metrics}");
+    assert!(
+        metrics.contains("reconcile_total{result=\"error\"} 0"),
+        "{metrics}"
+    );
+}
+
+#[tokio::test]
+async fn a_resource_that_goes_in_the_middle_of_a_pass_is_no_error() {
+    let mut story = Story::new(SMOLLM2).await;
+    story.cluster.refuse(|words| {
+        let refusal = failure(404, "inferencedeployments \"smollm2\" not found");
+        (words == "status").then_some((404, refusal))
+    });
+    story.pass().await.unwrap();
+    let metrics = story.cluster.context.metrics.text().unwrap();
+    assert!(!metrics.contains("reconcile_errors_total{"), "{metrics}");
+}
+
+#[tokio::test]
+async fn another_refusal_to_make_anything_is_an_error_and_is_tried_again() {
+    let mut story = Story::new(SMOLLM2).await;
+    story.cluster.refuse(|words| {
+        let refusal = failure(403, "exceeded quota");
+        words.starts_with("apply").then_some((403, refusal))
+    });
+    assert!(story.pass().await.is_err());
+    assert!(story.pass().await.is_err());
+    let metrics = story.cluster.context.metrics.text().unwrap();
+    assert!(
+        metrics.contains("reconcile_errors_total{reason=\"forbidden\"} 2"),
+        "{metrics}"
+    );
+}
+
+#[tokio::test]
+async fn pods_that_the_api_server_refuses_are_an_invalid_spec_and_what_runs_stays() {
+    let mut story = Story::at_rest(SMOLLM2).await;
+    let old = story.revision();
+    let mut object = (*story.resource).clone();
+    object.spec.limits.max_num_seqs = 4;
+    object.spec.replicas = Some(3);
+    story.resource = Arc::new(object);
+    let kept = old.clone();
+    let words =
+        "ReplicaSet.apps is invalid: spec.template.spec.containers[1].image: Required value";
+    story.cluster.refuse(move |asked| {
+        let new = asked.starts_with("apply replicasets/") && !asked.contains(&kept);
+        new.then(|| invalid(words))
+    });
+    let next = story.pass().await.unwrap();
+    assert_ne!(
+        next,
+        Action::await_change(),
+        "it is offered again after a while"
+    );
+    let asked = story.cluster.requests();
+    assert!(
+        asked.contains(&format!("scale replicasets/{old} to 3")),
+        "{asked:?}"
+    );
+    let stalled = story.condition("Stalled");
+    assert_eq!(stalled["reason"], "InvalidSpec");
+    let message = stalled["message"].as_str().unwrap();
+    assert!(
+        message.contains("spec.template or") && message.contains(words),
+        "{message}"
+    );
+    assert_eq!(story.cluster.names("replicasets"), [old]);
+    // The same is not asked again, whatever wakes the operator.
+    assert_eq!(story.asked().await, [""; 0]);
+    let metrics = story.cluster.context.metrics.text().unwrap();
+    assert!(!metrics.contains("reconcile_errors_total{"), "{metrics}");
+}

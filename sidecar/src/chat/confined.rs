@@ -1,0 +1,179 @@
+//! The process that renders, seen from the engine: started when it is needed, asked one chat at a
+//! time, replaced when a template was the end of it.
+
+use std::io::{self, BufReader, BufWriter};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::process::Signal;
+
+use super::template::OUTPUT_BYTES_MAX;
+use super::worker::{CPU_SECONDS, FAILED, MEMORY_BYTES, READY, REFUSED, RENDERED, texts};
+use super::{ChatError, ChatMessage, frames};
+
+/// An answer: a prompt, and the lengths around it.
+const ANSWER_BYTES_MAX: u64 = OUTPUT_BYTES_MAX as u64 + 64;
+
+/// Why there is no process.
+#[derive(Debug)]
+pub(super) enum NotStarted {
+    /// The template does not parse.
+    Template(String),
+    /// The machine does not give one.
+    Machine(io::Error),
+}
+
+/// A template that runs in a process of its own. Chats take turns: together they take the memory
+/// of one.
+#[derive(Debug)]
+pub(super) struct Confined {
+    program: PathBuf,
+    /// Source, bos and eos token.
+    setup: [Option<String>; 3],
+    worker: Mutex<Option<Worker>>,
+}
+
+impl Confined {
+    /// `program` is this one: it is started as `PROGRAM render-chat`.
+    pub(super) fn start(
+        program: &Path,
+        setup: [Option<String>; 3],
+    ) -> Result<Confined, NotStarted> {
+        let worker = Worker::start(program, &setup)?;
+        Ok(Confined {
+            program: program.to_owned(),
+            setup,
+            worker: Mutex::new(Some(worker)),
+        })
+    }
+
+    /// # Errors
+    /// [`ChatError`].
+    pub(super) fn render(
+        &self,
+        messages: &[ChatMessage],
+        add_generation_prompt: bool,
+    ) -> Result<String, ChatError> {
+        let failed = |message: String| Err(ChatError::Failed { message });
+        let mut idle = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut worker = match idle.take().and_then(Worker::alive) {
+            Some(worker) => worker,
+            None => match Worker::start(&self.program, &self.setup) {
+                Ok(worker) => worker,
+                Err(NotStarted::Template(message)) => return failed(message),
+                Err(NotStarted::Machine(error)) => {
+                    return failed(format!("no process could be started for it: {error}"));
+                }
+            },
+        };
+        match worker.ask(&texts(messages, add_generation_prompt)) {
+            Ok((kind, text)) => {
+                *idle = Some(worker);
+                match kind.as_str() {
+                    RENDERED => Ok(text),
+                    REFUSED => Err(ChatError::Refused { message: text }),
+                    _ => failed(text),
+                }
+            }
+            Err(error) => failed(worker.last_words(&error)),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Worker {
+    child: Child,
+    input: BufWriter<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Worker {
+    fn start(program: &Path, setup: &[Option<String>; 3]) -> Result<Worker, NotStarted> {
+        let mut child = Command::new(program)
+            .arg("render-chat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            // A signal from the terminal is for the engine, which ends it by its input.
+            .process_group(0)
+            .spawn()
+            .map_err(NotStarted::Machine)?;
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(NotStarted::Machine(io::Error::other("no pipes")));
+        };
+        let mut worker = Worker {
+            child,
+            input: BufWriter::new(input),
+            output: BufReader::new(output),
+        };
+        let texts: Vec<Option<&str>> = setup.iter().map(Option::as_deref).collect();
+        match worker.ask(&texts) {
+            Ok((kind, _)) if kind == READY => Ok(worker),
+            Ok((kind, message)) if kind == FAILED => Err(NotStarted::Template(message)),
+            Ok((kind, _)) => {
+                let message = format!("an answer of the kind {kind:?}");
+                Err(NotStarted::Machine(frames::invalid(&message)))
+            }
+            // Its own code does not die; a constant of a terabyte kills it before it answers.
+            Err(error) if has_ended(&error) && worker.killed().is_some() => {
+                Err(NotStarted::Template(worker.last_words(&error)))
+            }
+            Err(error) => Err(NotStarted::Machine(error)),
+        }
+    }
+
+    /// Itself, unless somebody ended it while it was idle.
+    fn alive(mut self) -> Option<Worker> {
+        matches!(self.child.try_wait(), Ok(None)).then_some(self)
+    }
+
+    fn ask(&mut self, texts: &[Option<&str>]) -> io::Result<(String, String)> {
+        frames::write(&mut self.input, texts)?;
+        let answer = frames::read(&mut self.output, |bytes| {
+            if bytes > ANSWER_BYTES_MAX {
+                return Err(frames::invalid("an answer that is too long"));
+            }
+            Ok(())
+        })?;
+        match <[_; 2]>::try_from(answer) {
+            Ok([Some(kind), Some(text)]) => Ok((kind, text)),
+            _ => Err(frames::invalid("an answer of another form")),
+        }
+    }
+
+    /// The signal that ended it, when one did. Only for one whose pipes have ended: it waits.
+    fn killed(&mut self) -> Option<i32> {
+        self.child.wait().ok()?.signal()
+    }
+
+    fn last_words(&mut self, error: &io::Error) -> String {
+        if !has_ended(error) {
+            return error.to_string();
+        }
+        match self.killed() {
+            Some(signal) if signal == Signal::XCPU.as_raw() => {
+                format!("it computed for more than {CPU_SECONDS} s")
+            }
+            _ => format!(
+                "it needed more than {} MiB of memory beside the messages, or nested too deeply",
+                MEMORY_BYTES >> 20
+            ),
+        }
+    }
+}
+
+/// A pipe to it has no other end any more.
+fn has_ended(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | UnexpectedEof)
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Already gone is fine; what matters is that nothing stays behind.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,154 @@
+//! Checksums of what must stay as it was loaded: the weights, and what was derived from the
+//! configuration.
+
+use plimsoll_kernels::checksum;
+
+use super::Forward;
+use super::tensors::Tensors;
+use crate::memory::arena::{Owner, TensorEntry};
+
+/// What a rank's weights are now, beside what they were when their load ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightCheck {
+    pub tensors: usize,
+    pub bytes: u64,
+    /// Of all tensors together, as they are now.
+    pub checksum: u64,
+    /// Names of the tensors that are not what they were.
+    pub changed: Vec<String>,
+}
+
+impl Forward {
+    /// Remembers what was loaded; the figures of [`Forward::check_weights`] are compared to it.
+    pub(super) fn remember_weights(&mut self) {
+        self.loaded = self.checksums();
+    }
+
+    /// Reads every weight and derived tensor once: some seconds for tens of gigabytes.
+    pub fn check_weights(&self) -> WeightCheck {
+        let sums = self.checksums();
+        let together: Vec<u8> = sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
+        let loaded = self.loaded.iter().map(Some).chain(std::iter::repeat(None));
+        let changed = self.tensors.lasting().zip(sums.iter().zip(loaded));
+        WeightCheck {
+            tensors: sums.len(),
+            bytes: self.tensors.lasting().map(|entry| entry.bytes).sum(),
+            checksum: checksum::run(&together),
+            changed: changed
+                .filter(|(_, (now, loaded))| Some(*now) != *loaded)
+                .map(|(entry, _)| entry.name.clone())
+                .collect(),
+        }
+    }
+
+    /// One per lasting tensor, in the registry's order.
+    fn checksums(&self) -> Vec<u64> {
+        let tensors: Vec<&[u8]> = self
+            .tensors
+            .lasting()
+            .map(|entry| self.tensors.bytes_of(entry))
+            .collect();
+        let mut sums = vec![0; tensors.len()];
+        self.pool.run_rows(&mut sums, 1, 1, |at, sum| {
+            sum[0] = checksum::run(tensors[at]);
+        });
+        sums
+    }
+}
+
+impl Tensors {
+    /// The tensors that no step may change.
+    fn lasting(&self) -> impl Iterator<Item = &TensorEntry> {
+        let lasts = |entry: &&TensorEntry| match entry.owner {
+            Owner::Weight(_) | Owner::Derived(_) => true,
+            Owner::State | Owner::Scratch | Owner::Kv => false,
+        };
+        self.registry.entries().iter().filter(lasts)
+    }
+
+    fn bytes_of(&self, entry: &TensorEntry) -> &[u8] {
+        let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        match (&entry.owner, entry.name.as_str()) {
+            (Owner::Weight(_), _) => self
+                .weights
+                .range(number(entry.offset), number(entry.bytes)),
+            (_, "rope_cos") => self.workspaces.rope_cos.as_slice(),
+            (_, "rope_sin") => self.workspaces.rope_sin.as_slice(),
+            (owner, name) => unreachable!("{name} of {owner:?} has no buffer here"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use clap::Parser;
+    use plimsoll_kernels::device::Cpu;
+    use plimsoll_kernels::isa::Isa;
+    use plimsoll_kernels::pool::Pool;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+    use crate::config::{Planned, plan_flags};
+    use crate::memory::ledger::Ledger;
+    use crate::model::ModelFolder;
+
+    fn loaded(threads: usize) -> Forward {
+        let folder = "tests/fixtures/models/tiny-llama";
+        let model = ModelFolder::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
+        let line = "x plan m --max-num-seqs 2 --max-num-batched-tokens 32 --kv-cache-size 1Mi";
+        let Command::Plan(args) = Cli::parse_from(line.split_whitespace()).command else {
+            panic!("not a plan")
+        };
+        let Planned { request, plan } = plan_flags(&args.memory, &model).unwrap();
+        let ledger = Ledger::new(&plan, &request.ranks, request.kv.block_size, &[]);
+        let pool = Pool::new(threads, Isa::detect()).unwrap();
+        let reserved =
+            Forward::reserve(&Cpu, &ledger, &request, &plan, 0, &model.params, pool).unwrap();
+        let mut forward = reserved.0;
+        assert!(forward.load(&model, |_| true).unwrap());
+        forward
+    }
+
+    #[test]
+    fn one_changed_byte_is_found_and_named() {
+        let mut forward = loaded(2);
+        let whole = forward.check_weights();
+        assert_eq!(whole.changed, [""; 0]);
+        let entries: Vec<TensorEntry> = forward.tensors.lasting().cloned().collect();
+        assert_eq!(whole.tensors, entries.len());
+        for entry in entries.iter().filter(|entry| entry.bytes > 0) {
+            let last = usize::try_from(entry.bytes).unwrap() - 1;
+            let flip = |forward: &mut Forward| {
+                let Tensors {
+                    weights,
+                    workspaces,
+                    ..
+                } = &mut forward.tensors;
+                let bytes: &mut [u8] = match entry.name.as_str() {
+                    "rope_cos" => workspaces.rope_cos.as_mut_slice(),
+                    "rope_sin" => workspaces.rope_sin.as_mut_slice(),
+                    _ => {
+                        let offset = usize::try_from(entry.offset).unwrap();
+                        weights.range_mut(offset, last + 1)
+                    }
+                };
+                bytes[last] ^= 1;
+            };
+            flip(&mut forward);
+            let check = forward.check_weights();
+            assert_eq!(check.changed, std::slice::from_ref(&entry.name));
+            assert_ne!(check.checksum, whole.checksum, "{}", entry.name);
+            flip(&mut forward);
+        }
+        assert_eq!(forward.check_weights(), whole);
+    }
+
+    #[test]
+    fn the_checksum_is_the_models_and_not_of_who_computes_it() {
+        let check = loaded(1).check_weights();
+        assert_eq!(check, loaded(3).check_weights());
+        assert!(check.tensors > 10 && check.bytes > 100_000, "{check:?}");
+    }
+}
