@@ -55,7 +55,28 @@ pub(super) fn ties(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {
             cases.push(Case::new(logits, params));
         }
     }
-    equal(bench, &cases, &[&[], &[128], &[64, 256]])
+    equal(bench, &cases, &[&[], &[64, 256]])
+}
+
+/// Eight equal tokens in both halves of two blocks, of which the first few stay: one that should not
+/// run wins soon.
+pub(super) fn few_ties(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {
+    let mut random = trial::random(35);
+    let mut cases = Vec::new();
+    for top_k in 1..=8 {
+        for _ in 0..3 {
+            let mut logits = vec![f32::NEG_INFINITY; 130];
+            [3, 20, 40, 60, 70, 96, 101, 127].map(|id| logits[id] = 1.0);
+            let params = Params {
+                temperature: 1.0,
+                top_k,
+                seed: random.word(),
+                ..Params::default()
+            };
+            cases.push(Case::new(logits, params));
+        }
+    }
+    equal(bench, &cases, &[&[], &[64]])
 }
 
 pub(super) fn no_numbers(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {

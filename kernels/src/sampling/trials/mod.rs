@@ -41,6 +41,7 @@ pub(crate) fn all() -> Vec<Trial> {
         ("ranks of the CPU and of the card", beside_a_group),
         ("parameters at their extremes", edges::extremes),
         ("ties at the threshold", edges::ties),
+        ("few ties at the threshold", edges::few_ties),
         (
             "numbers that are none, and infinite ones",
             edges::no_numbers,
