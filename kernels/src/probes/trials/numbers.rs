@@ -235,7 +235,7 @@ fn bits(bench: &Bench<'_>) -> Result<(), Failure> {
                 0 => 0,
                 _ => v.trailing_zeros() + 1,
             };
-            let upper = (u64::from(*v) * u64::from(*v) >> 32) as u32;
+            let upper = ((u64::from(*v) * u64::from(*v)) >> 32) as u32;
             [v.count_ones(), first, v.leading_zeros(), upper, *v]
         })
         .collect();

@@ -66,7 +66,9 @@ pub(super) fn few_ties(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {
     for top_k in 1..=8 {
         for _ in 0..3 {
             let mut logits = vec![f32::NEG_INFINITY; 130];
-            [3, 20, 40, 60, 70, 96, 101, 127].map(|id| logits[id] = 1.0);
+            for id in [3, 20, 40, 60, 70, 96, 101, 127] {
+                logits[id] = 1.0;
+            }
             let params = Params {
                 temperature: 1.0,
                 top_k,
