@@ -125,7 +125,8 @@ fn name(index: u32) -> String {
 
 /// Waits until the operator has had nothing to do for a while.
 fn settle(kubernetes: &Kubernetes) -> Result<()> {
-    const QUIET: Duration = Duration::from_secs(10);
+    // Figures that moved after a pod turned ready may wait 30 s to be written: only then is it rest.
+    const QUIET: Duration = Duration::from_secs(40);
     let (mut position, mut since) = (audit_position()?, Instant::now());
     let mut count = reconciles(kubernetes)?;
     wait::until(
