@@ -1,9 +1,11 @@
 //! At rest nothing is written and nothing is reconciled; under load only the promised writes are.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use plimsoll_crds::names;
 use serde_json::{Value, json};
 
 use crate::interrupt;
@@ -33,6 +35,12 @@ fn at_rest(world: &World<'_>) -> Passed {
     let kubernetes = tiny::installed(world)?;
     world.look_at(NAMESPACE);
     kubernetes.create_namespace(NAMESPACE, "restricted")?;
+    let list = format!(
+        "/apis/{}/{}/namespaces/{NAMESPACE}/{}",
+        names::GROUP,
+        names::VERSION,
+        names::PLURAL
+    );
     let (start, none_yet) = (audit_position()?, reconciles(&kubernetes)?);
     for index in 0..RESOURCES {
         tiny::apply(&kubernetes, NAMESPACE, &quiet(index))?;
@@ -53,6 +61,7 @@ fn at_rest(world: &World<'_>) -> Passed {
         format!("{made} writes and {passes:.0} reconciles for 50 resources: not counted right")
     })?;
     let (position, before) = (audit_position()?, reconciles(&kubernetes)?);
+    let was = kubernetes.api.list(&list)?;
     observe_for(WINDOW)?;
     let (writes, after) = (operator_writes(position)?, reconciles(&kubernetes)?);
     println!(
@@ -60,8 +69,13 @@ fn at_rest(world: &World<'_>) -> Passed {
         writes.len(),
         after - before
     );
+    let moved = differences(&json!(was), &json!(kubernetes.api.list(&list)?));
     expect(writes.is_empty(), || {
-        format!("{} writes at rest: {writes:?}", writes.len())
+        format!(
+            "{} writes at rest: {writes:?}\n{}",
+            writes.len(),
+            moved.join("\n")
+        )
     })?;
     expect_eq(
         "reconciles at rest",
@@ -156,6 +170,37 @@ fn reconciles(kubernetes: &Kubernetes) -> Result<f64> {
     .context("the operator counts its reconciles")
 }
 
+/// Where two documents differ, one line each.
+fn differences(was: &Value, is: &Value) -> Vec<String> {
+    let (mut before, mut after) = (BTreeMap::new(), BTreeMap::new());
+    leaves(String::new(), was, &mut before);
+    leaves(String::new(), is, &mut after);
+    let paths: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    paths
+        .into_iter()
+        .filter(|path| before.get(*path) != after.get(*path))
+        .map(|path| format!("{path}: {:?} -> {:?}", before.get(path), after.get(path)))
+        .collect()
+}
+
+fn leaves(path: String, value: &Value, found: &mut BTreeMap<String, String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                leaves(format!("{path}/{name}"), field, found);
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                leaves(format!("{path}/{index}"), item, found);
+            }
+        }
+        leaf => {
+            found.insert(path, leaf.to_string());
+        }
+    }
+}
+
 /// The length of a measurement, not a wait: Ctrl-C still ends it.
 fn observe_for(window: Duration) -> Result<()> {
     let began = Instant::now();
@@ -164,4 +209,24 @@ fn observe_for(window: Duration) -> Result<()> {
         thread::sleep(Duration::from_millis(100));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_name_what_changed_came_and_went() {
+        let was = json!([{"status": {"gpus": [1, 2], "state": "Serving"}}]);
+        let is = json!([{"status": {"gpus": [1, 3], "stale": true}}]);
+        assert_eq!(
+            differences(&was, &is),
+            [
+                "/0/status/gpus/1: Some(\"2\") -> Some(\"3\")",
+                "/0/status/stale: None -> Some(\"true\")",
+                "/0/status/state: Some(\"\\\"Serving\\\"\") -> None",
+            ]
+        );
+        assert!(differences(&was, &was).is_empty());
+    }
 }
