@@ -3,7 +3,8 @@
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use crate::build::cargo;
+use crate::build::{self, cargo};
+use crate::paths;
 use crate::process;
 use crate::progress::Progress;
 use crate::tools::nvcc;
@@ -42,7 +43,31 @@ pub(super) fn run(progress: &Progress, name: &str) -> Result<Vec<Value>> {
             process::tail(&ended.stderr, 5)
         );
     }
+    sanitize(progress)?;
     lines.into_iter().map(|line| row(name, line)).collect()
+}
+
+/// Every trial on the card once more, under compute-sanitizer where it is installed.
+fn sanitize(progress: &Progress) -> Result<()> {
+    let Some(sanitizer) = process::find("compute-sanitizer") else {
+        println!("compute-sanitizer is not installed: not run");
+        return Ok(());
+    };
+    for tool in ["memcheck", "racecheck"] {
+        let trials = cargo(&["test", "--quiet", "--locked", "--profile", "trials"]);
+        let mut check = process::command(&sanitizer, ["--tool", tool, "--error-exitcode", "1"]);
+        check.args(["--target-processes", "all"]);
+        check.arg(trials.get_program()).args(trials.get_args());
+        check.args(["--package", "plimsoll-kernels"]);
+        check.args(["--features", "gpu-tests,driver", "--test", "gpu"]);
+        check.args(["--", "--device", "cuda"]);
+        check.current_dir(paths::repository());
+        check.env("CARGO_TARGET_DIR", build::target());
+        progress.step(&format!("compute-sanitizer {tool}"), || {
+            process::stdout_of(&mut check).map(drop)
+        })?;
+    }
+    Ok(())
 }
 
 /// `case NAME SECONDS SHARE PEER PEER-SECONDS`, `-` where there is none.
