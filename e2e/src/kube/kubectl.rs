@@ -68,10 +68,12 @@ mod tests {
         let command = kubectl.command(&["get", "pods"]);
         let words: Vec<_> = command.get_args().collect();
         assert_eq!(words, ["--kubeconfig", "/some/file", "get", "pods"]);
-        assert!(
-            command
-                .get_envs()
-                .any(|it| it == ("KUBECONFIG".as_ref(), None))
-        );
+        // Nothing else of the environment is touched: one variable is set, one taken away.
+        let changed: Vec<_> = command
+            .get_envs()
+            .map(|(name, value)| (name.to_string_lossy().into_owned(), value.is_some()))
+            .collect();
+        let wanted = [("KUBECACHEDIR", true), ("KUBECONFIG", false)];
+        assert_eq!(changed, wanted.map(|(name, set)| (name.to_owned(), set)));
     }
 }
