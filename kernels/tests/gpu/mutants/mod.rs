@@ -3,6 +3,7 @@
 //! pass: otherwise everything would count as noticed.
 
 mod attention;
+mod embedding;
 mod judge;
 mod linear;
 mod rms_norm;
@@ -36,7 +37,13 @@ pub(crate) struct Mutant {
 
 /// Every op's mutants.
 fn all() -> Vec<Mutant> {
-    [rms_norm::MUTANTS, attention::MUTANTS, linear::MUTANTS].concat()
+    [
+        rms_norm::MUTANTS,
+        attention::MUTANTS,
+        linear::MUTANTS,
+        embedding::MUTANTS,
+    ]
+    .concat()
 }
 
 /// A mutant, or the whole kernel it was made of, in one mode.
