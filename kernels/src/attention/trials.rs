@@ -227,7 +227,8 @@ fn on_card(bench: &Bench<'_>, case: &Case, scratch: Scratch) -> Result<Vec<f32>,
     let starts = bench.put_raw(&laid.query_start)?;
     let contexts = bench.put_raw(&laid.context_len)?;
     let tables = bench.put_raw(&laid.tables)?;
-    let cache = bench.put_raw(&case.cache)?;
+    let cache_row = case.shape.head_dim * case.shape.element_bytes();
+    let cache = bench.put_rows(&case.cache, cache_row)?;
     let useful = cuda::scratch(bench.gpu.card(), &case.heads, &case.shape, &extent)?;
     let numbers = match scratch {
         Scratch::Nothing => 0,

@@ -113,6 +113,17 @@ impl Bench<'_> {
         Ok(memory)
     }
 
+    /// Rows of `row` bytes each; one that is all poison counts as never written.
+    pub(crate) fn put_rows(&self, bytes: &[u8], row: usize) -> Result<Memory, GpuError> {
+        let mut memory = self.put_raw(bytes)?;
+        for (at, bytes) in bytes.chunks(row).enumerate() {
+            if bytes.iter().all(|byte| *byte == 0xFF) {
+                memory.forget(at * row, bytes.len());
+            }
+        }
+        Ok(memory)
+    }
+
     /// Room for `count` numbers: poison, which counts as never written.
     pub(crate) fn room(&self, dtype: Dtype, count: usize) -> Result<Memory, GpuError> {
         let bytes = vec![0xFFu8; count * encoding::bytes_of(dtype)];
