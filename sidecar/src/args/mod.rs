@@ -1,13 +1,20 @@
 //! The command line. Flags and the JSON that the operator writes lead to the same request.
 
+mod values;
+
+#[cfg(test)]
+mod tests;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use plimsoll_crds::v1alpha1::quantity;
-use plimsoll_planner::{Bytes, Dtype, Limits};
+use plimsoll_planner::{Bytes, Limits};
 
 use crate::engine::config::EngineConfig;
+
+pub use values::{DtypeArg, GenerationConfig, Output, RankQuota};
+use values::{quantity_bytes, rank_quota};
 
 /// Runs a language model and shows who holds which bytes.
 #[derive(Debug, Parser)]
@@ -262,139 +269,4 @@ pub struct BenchArgs {
     /// What is printed.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    Text,
-    Json,
-}
-
-/// Where defaults of sampling come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum GenerationConfig {
-    /// The model's generation_config.json, or general.sampling.* of a GGUF file; OpenAI's for what
-    /// is not there. A value that no request could ask for is ignored with a warning.
-    Auto,
-    /// OpenAI's, whatever the model says: temperature 1, top_p 1, nothing else.
-    Vllm,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DtypeArg {
-    Auto,
-    Float32,
-    Bfloat16,
-    Float16,
-}
-
-impl DtypeArg {
-    pub fn resolve(self, auto: Dtype) -> Dtype {
-        match self {
-            DtypeArg::Auto => auto,
-            DtypeArg::Float32 => Dtype::Float32,
-            DtypeArg::Bfloat16 => Dtype::BFloat16,
-            DtypeArg::Float16 => Dtype::Float16,
-        }
-    }
-}
-
-/// One `--quota`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RankQuota {
-    pub rank: u32,
-    pub bytes: Bytes,
-}
-
-fn rank_quota(text: &str) -> Result<RankQuota, String> {
-    const FORM: &str = "write RANK=QUANTITY, e.g. 0=300Mi";
-    let (rank, quantity) = text.split_once('=').ok_or(FORM)?;
-    let rank = rank
-        .trim()
-        .parse()
-        .map_err(|_| format!("{rank:?} is not a rank; {FORM}"))?;
-    Ok(RankQuota {
-        rank,
-        bytes: quantity_bytes(quantity.trim())?,
-    })
-}
-
-fn quantity_bytes(text: &str) -> Result<Bytes, String> {
-    quantity::bytes(text).map_err(|error| error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    fn parse(line: &str) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(line.split_whitespace())
-    }
-
-    #[test]
-    fn quotas_are_exact_kubernetes_quantities() {
-        let line = "x plan m --tensor-parallel-size 3 --quota 0=300Mi --quota 1=1G --quota 2=1.5Ki";
-        let Command::Plan(args) = parse(line).unwrap().command else {
-            panic!()
-        };
-        let bytes: Vec<u64> = args
-            .memory
-            .quota
-            .iter()
-            .map(|quota| quota.bytes.get())
-            .collect();
-        assert_eq!(bytes, [300 << 20, 1_000_000_000, 1536]);
-        for line in [
-            "x plan m --quota 300Mi",
-            "x plan m --quota a=300Mi",
-            "x plan m --quota 0=300MB",
-            "x plan m --quota 0=-1Gi",
-            "x plan m --quota 0=0",
-            "x plan m --tensor-parallel-size 0",
-            "x plan m --tensor-parallel-size 17",
-            "x plan m --dtype int3",
-            "x plan",
-        ] {
-            assert!(parse(line).is_err(), "{line}");
-        }
-    }
-
-    #[test]
-    fn a_config_file_replaces_the_flags_about_memory() {
-        parse("x serve --config f --port 1").unwrap();
-        parse("x serve m --port 1").unwrap();
-        for line in [
-            "x serve",
-            "x serve m --config f",
-            "x serve --config f --dtype float32",
-        ] {
-            assert!(parse(line).is_err(), "{line}");
-        }
-    }
-
-    #[test]
-    fn defaults_are_those_of_the_resource() {
-        let Command::Serve(args) = parse("x serve m").unwrap().command else {
-            panic!()
-        };
-        assert_eq!(args.memory.max_num_seqs, 64);
-        assert_eq!(args.memory.max_num_batched_tokens, 2048);
-        assert_eq!(args.memory.block_size, 16);
-        assert!(args.http.host.is_loopback());
-        assert_eq!((args.http.port, args.http.admin_port), (8000, 8001));
-        assert_eq!(args.http.max_body_size.get(), 4 << 20);
-        assert_eq!(args.generation_config, GenerationConfig::Auto);
-        let line = "x serve --config f --generation-config vllm";
-        let Command::Serve(args) = parse(line).unwrap().command else {
-            panic!()
-        };
-        assert_eq!(args.generation_config, GenerationConfig::Vllm);
-        assert!(parse("x serve m --generation-config ./folder").is_err());
-    }
 }
