@@ -56,11 +56,19 @@ fn embed() {
         Err(error) => println!("cargo:warning={error}"),
     }
     let mut list = String::from("&[\n");
+    let mut release = None;
     for op in &ops {
         let state = match images::find(op, &folder) {
-            Image::Made { fatbin, .. } => {
+            Image::Made { fatbin, ptxas } => {
+                release = release.max(images::release(&ptxas));
                 let path = fatbin.canonicalize().unwrap_or(fatbin);
-                format!("State::Embedded(include_bytes!({path:?}))")
+                // Its header is read in words.
+                format!(
+                    "State::Embedded({{ \
+                     #[repr(C, align(16))] struct Aligned<B: ?Sized>(B); \
+                     static IMAGE: &Aligned<[u8]> = &Aligned(*include_bytes!({path:?})); \
+                     &IMAGE.0 }})"
+                )
             }
             Image::Stale(found) => format!("State::Stale({found:?})"),
             Image::Absent => "State::Absent".to_owned(),
@@ -74,6 +82,7 @@ fn embed() {
     }
     list.push(']');
     fs::write(out.join("images.rs"), list).expect("OUT_DIR is writable");
+    fs::write(out.join("release.rs"), format!("{release:?}")).expect("OUT_DIR is writable");
     fs::write(out.join("fatbins.txt"), folder.to_string_lossy().as_bytes())
         .expect("OUT_DIR is writable");
 }

@@ -101,6 +101,17 @@ pub(crate) fn find(op: &Op, folder: &Path) -> Image {
     others.pop().map_or(Image::Absent, Image::Stale)
 }
 
+/// The release of the nvcc that made an image: the first line beside it.
+pub(crate) fn release(ptxas: &Path) -> Option<(u32, u32)> {
+    let said = fs::read_to_string(ptxas).ok()?;
+    let (major, minor) = said
+        .lines()
+        .next()?
+        .strip_prefix("nvcc ")?
+        .split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
 /// Compiles what `folder` lacks, several at once; older fatbins of the same ops are removed.
 pub(crate) fn make(ops: &[Op], nvcc: &Nvcc, folder: &Path) -> Result<(), NvccError> {
     let failed = |error: io::Error| NvccError::Failed {

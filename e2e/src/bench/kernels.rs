@@ -1,9 +1,11 @@
 //! The CUDA kernels on this machine's card, beside its ceilings and other people's kernels.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use crate::build::{self, cargo};
+use crate::build::cargo;
 use crate::paths;
 use crate::process;
 use crate::progress::Progress;
@@ -27,7 +29,7 @@ pub(super) fn run(progress: &Progress, name: &str) -> Result<Vec<Value>> {
         "--",
         "--lines",
     ]);
-    bench.env("PLIMSOLL_NVCC", nvcc);
+    bench.env("PLIMSOLL_NVCC", &nvcc);
     let ended = progress.step("the kernels on the card", || {
         process::outcome(&mut bench, None)
     })?;
@@ -43,31 +45,46 @@ pub(super) fn run(progress: &Progress, name: &str) -> Result<Vec<Value>> {
             process::tail(&ended.stderr, 5)
         );
     }
-    sanitize(progress)?;
+    sanitize(progress, &nvcc)?;
     lines.into_iter().map(|line| row(name, line)).collect()
 }
 
 /// Every trial on the card once more, under compute-sanitizer where it is installed.
-fn sanitize(progress: &Progress) -> Result<()> {
+fn sanitize(progress: &Progress, nvcc: &Path) -> Result<()> {
     let Some(sanitizer) = process::find("compute-sanitizer") else {
         println!("compute-sanitizer is not installed: not run");
         return Ok(());
     };
+    let trials = progress.step("the trials, for compute-sanitizer", || trials(nvcc))?;
     for tool in ["memcheck", "racecheck"] {
-        let trials = cargo(&["test", "--quiet", "--locked", "--profile", "trials"]);
         let mut check = process::command(&sanitizer, ["--tool", tool, "--error-exitcode", "1"]);
-        check.args(["--target-processes", "all"]);
-        check.arg(trials.get_program()).args(trials.get_args());
-        check.args(["--package", "plimsoll-kernels"]);
-        check.args(["--features", "gpu-tests,driver", "--test", "gpu"]);
-        check.args(["--", "--device", "cuda"]);
+        check.arg(&trials).args(["--device", "cuda"]);
         check.current_dir(paths::repository());
-        check.env("CARGO_TARGET_DIR", build::target());
         progress.step(&format!("compute-sanitizer {tool}"), || {
             process::stdout_of(&mut check).map(drop)
         })?;
     }
     Ok(())
+}
+
+/// The program of the trials, built and not run.
+fn trials(nvcc: &Path) -> Result<PathBuf> {
+    let mut build = cargo(&["test", "--no-run", "--quiet", "--locked"]);
+    build.args(["--profile", "trials", "--package", "plimsoll-kernels"]);
+    build.args(["--features", "gpu-tests,driver", "--test", "gpu"]);
+    build.args(["--message-format", "json"]);
+    let said = process::stdout_of(build.env("PLIMSOLL_NVCC", nvcc))?;
+    executable(&said).context("cargo names no program of the trials")
+}
+
+/// The test program `gpu` among cargo's messages.
+fn executable(said: &str) -> Option<PathBuf> {
+    said.lines().find_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let is_ours = message["target"]["name"] == "gpu" && message["profile"]["test"] == true;
+        let path = message["executable"].as_str().filter(|_| is_ours)?;
+        Some(PathBuf::from(path))
+    })
 }
 
 /// `case NAME SECONDS SHARE PEER PEER-SECONDS`, `-` where there is none.
@@ -88,6 +105,15 @@ fn row(bench: &str, line: &str) -> Result<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_program_is_found_among_cargos_messages() {
+        let said = r#"{"reason":"compiler-artifact","target":{"name":"build-script-build"},"profile":{"test":false},"executable":null}
+{"reason":"compiler-artifact","target":{"name":"gpu"},"profile":{"test":true},"executable":"/t/deps/gpu-1"}
+{"reason":"build-finished","success":true}"#;
+        assert_eq!(executable(said), Some(PathBuf::from("/t/deps/gpu-1")));
+        assert_eq!(executable("no such lines"), None);
+    }
 
     #[test]
     fn a_line_of_the_bench_is_read() {

@@ -26,6 +26,7 @@ pub(crate) fn measure(cuda: &Rc<Cuda>, peers: &Peers) -> Result<Ceilings, GpuErr
         bytes: 2.0 * BYTES as f64,
         operations: 0.0,
         run: Box::new(|_| cuda.copy(from.view(Kind::U8), &to)),
+        prepare: None,
     };
     let copy = case.bytes / measure::seconds(cuda, &case)?;
     let side = 8192.0_f64;

@@ -78,5 +78,6 @@ fn one(
             };
             cuda::run(&gpu, &x, &weight, &out)
         }),
+        prepare: None,
     })
 }

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use plimsoll_kernels::gpu::driver::Cuda;
-use plimsoll_kernels::gpu::{GpuError, Kind};
+use plimsoll_kernels::gpu::{GpuError, Kind, Memory, TensorMut};
 use plimsoll_kernels::kv::KvCache;
 use plimsoll_kernels::sampling::{Params, VocabShard};
 use plimsoll_kernels::{
@@ -13,7 +13,7 @@ use plimsoll_kernels::{
 };
 use plimsoll_planner::Dtype;
 
-use crate::measure::{Case, Show};
+use crate::measure::{Case, Show, copies};
 use crate::values;
 
 const TOKENS: usize = 2048;
@@ -39,55 +39,102 @@ fn case<'a>(
         bytes: bytes as f64,
         operations: 0.0,
         run: Box::new(run),
+        prepare: None,
     }
 }
 
+/// As many as a turn needs, when a call goes through `bytes`.
+fn turns(
+    bytes: usize,
+    make: impl Fn() -> Result<Memory, GpuError>,
+) -> Result<Vec<Memory>, GpuError> {
+    (0..copies(bytes)).map(|_| make()).collect()
+}
+
+fn views(memories: &mut [Memory], kind: Kind) -> Vec<TensorMut<'_>> {
+    memories
+        .iter_mut()
+        .map(|memory| memory.view_mut(kind))
+        .collect()
+}
+
 fn rows(cuda: &Rc<Cuda>, show: &mut Show<'_>) -> Result<(), GpuError> {
+    norms(cuda, show)?;
+    lookups(cuda, show)?;
+    products(cuda, show)?;
+    sums(cuda, show)
+}
+
+fn norms(cuda: &Rc<Cuda>, show: &mut Show<'_>) -> Result<(), GpuError> {
     let (gpu, cells) = (cuda.gpu(), TOKENS * HIDDEN);
-    let x = values::bf16(&gpu, cells)?;
+    let bytes = cells * (2 + 4 + 4 + 2);
+    let xs = turns(bytes, || values::bf16(&gpu, cells))?;
+    let mut streams = turns(bytes, || values::f32(&gpu, cells))?;
+    let mut outs = turns(bytes, || gpu.allocate(cells * 2))?;
     let weight = values::f32(&gpu, HIDDEN)?;
-    let mut stream = values::f32(&gpu, cells)?;
-    let mut out = gpu.allocate(cells * 2)?;
-    {
-        let (stream, out) = (stream.view_mut(Kind::F32), out.view_mut(BF16));
-        show(&case(
-            "rms_norm+residual/2048",
-            cells * (2 + 4 + 4 + 2),
-            |_| {
-                let (x, weight) = (x.view(BF16), weight.view(Kind::F32));
-                rms_norm::cuda::run_residual(&gpu, (TOKENS, HIDDEN), x, &stream, weight, 1e-5, &out)
-            },
-        ))?;
-    }
+    let (streams, outs) = (views(&mut streams, Kind::F32), views(&mut outs, BF16));
+    show(&case("rms_norm+residual/2048", bytes, |turn| {
+        let turn = turn % xs.len();
+        let (x, weight) = (xs[turn].view(BF16), weight.view(Kind::F32));
+        let (stream, out) = (&streams[turn], &outs[turn]);
+        rms_norm::cuda::run_residual(&gpu, (TOKENS, HIDDEN), x, stream, weight, 1e-5, out)
+    }))
+}
+
+fn lookups(cuda: &Rc<Cuda>, show: &mut Show<'_>) -> Result<(), GpuError> {
+    let (gpu, cells) = (cuda.gpu(), TOKENS * HIDDEN);
     let table = values::bf16(&gpu, VOCABULARY * HIDDEN)?;
-    let ids = values::scattered(&gpu, TOKENS)?;
-    {
-        let stream = stream.view_mut(Kind::F32);
-        show(&case("embedding/2048", cells * (2 + 4), |_| {
-            let table = embedding::cuda::Table {
-                data: table.view(BF16),
-                first_row: 0,
-                rows: VOCABULARY,
-                hidden: HIDDEN,
-                stride: HIDDEN,
-            };
-            embedding::cuda::run(&gpu, TOKENS, ids.view(Kind::U32), &table, &stream)
-        }))?;
-    }
-    let gate_up = values::bf16(&gpu, TOKENS * 2 * MLP)?;
-    let mut product = gpu.allocate(TOKENS * MLP * 2)?;
-    let product = product.view_mut(BF16);
+    // All ids once; each call looks up those of its turn.
+    let ids = values::scattered(&gpu, VOCABULARY)?;
+    let bytes = cells * (2 + 4);
+    let mut streams = turns(bytes, || gpu.allocate(cells * 4))?;
+    let streams = views(&mut streams, Kind::F32);
+    show(&case("embedding/2048", bytes, |turn| {
+        let table = embedding::cuda::Table {
+            data: table.view(BF16),
+            first_row: 0,
+            rows: VOCABULARY,
+            hidden: HIDDEN,
+            stride: HIDDEN,
+        };
+        let first = turn % (VOCABULARY / TOKENS) * TOKENS;
+        let ids = ids.view(Kind::U32).part(first, TOKENS);
+        let stream = &streams[turn % streams.len()];
+        embedding::cuda::run(&gpu, TOKENS, ids, &table, stream)
+    }))
+}
+
+fn products(cuda: &Rc<Cuda>, show: &mut Show<'_>) -> Result<(), GpuError> {
+    let gpu = cuda.gpu();
+    let bytes = TOKENS * MLP * 6;
+    let gate_up = turns(bytes, || values::bf16(&gpu, TOKENS * 2 * MLP))?;
+    let mut products = turns(bytes, || gpu.allocate(TOKENS * MLP * 2))?;
+    let products = views(&mut products, BF16);
     let shape = silu_mul::cuda::Shape {
         tokens: TOKENS,
         cols: MLP,
         half: MLP,
     };
-    show(&case("silu_mul/2048", TOKENS * MLP * 6, |_| {
-        silu_mul::cuda::run(&gpu, shape, gate_up.view(BF16), &product)
-    }))?;
-    let mut other = values::f32(&gpu, cells)?;
-    let buffers = RefCell::new([stream.view_mut(Kind::F32), other.view_mut(Kind::F32)]);
-    show(&case("all_reduce/2x2048", cells * 2 * (4 + 4), |_| {
+    show(&case("silu_mul/2048", bytes, |turn| {
+        let turn = turn % products.len();
+        silu_mul::cuda::run(&gpu, shape, gate_up[turn].view(BF16), &products[turn])
+    }))
+}
+
+fn sums(cuda: &Rc<Cuda>, show: &mut Show<'_>) -> Result<(), GpuError> {
+    let (gpu, cells) = (cuda.gpu(), TOKENS * HIDDEN);
+    let bytes = cells * 2 * (4 + 4);
+    let mut of_ranks = [
+        turns(bytes, || values::f32(&gpu, cells))?,
+        turns(bytes, || values::f32(&gpu, cells))?,
+    ];
+    let [first, second] = &mut of_ranks;
+    let pairs = views(first, Kind::F32)
+        .into_iter()
+        .zip(views(second, Kind::F32));
+    let pairs: Vec<_> = pairs.map(|(a, b)| RefCell::new([a, b])).collect();
+    show(&case("all_reduce/2x2048", bytes, |turn| {
+        let buffers = &pairs[turn % pairs.len()];
         comm::cuda::all_reduce_sum(&gpu, cells, &mut buffers.borrow_mut()[..])
     }))
 }
@@ -104,8 +151,12 @@ fn rotation(cuda: &Rc<Cuda>, show: &mut Show<'_>) -> Result<(), GpuError> {
         head_dim: 128,
     };
     let row = (QUERY + 2 * shape.heads) * shape.head_dim;
-    let mut qkv = values::bf16(&gpu, TOKENS * row)?;
-    let mut cache = gpu.allocate(shape.bytes())?;
+    // q and k are read and written in place, v is read; k and v go to the cache.
+    let moved = TOKENS
+        * 2
+        * (row + (QUERY + shape.heads) * shape.head_dim + 2 * shape.heads * shape.head_dim);
+    let mut qkvs = turns(moved, || values::bf16(&gpu, TOKENS * row))?;
+    let mut caches = turns(moved, || gpu.allocate(shape.bytes()))?;
     let tables = values::f32(&gpu, TOKENS * shape.head_dim / 2)?;
     let positions: Vec<u32> = (0..2048).collect();
     let slots: Vec<u64> = (0..2048).collect();
@@ -122,13 +173,10 @@ fn rotation(cuda: &Rc<Cuda>, show: &mut Show<'_>) -> Result<(), GpuError> {
         last_position: 2047,
         last_slot: 2047,
     };
-    let (qkv, cache) = (qkv.view_mut(BF16), cache.view_mut(BF16));
-    // q and k are read and written in place, v is read; k and v go to the cache.
-    let moved = TOKENS
-        * 2
-        * (row + (QUERY + shape.heads) * shape.head_dim + 2 * shape.heads * shape.head_dim);
-    show(&case("rope_kv/2048", moved, |_| {
-        rope_kv::cuda::run(&gpu, &qkv, &step, &cache, &shape)
+    let (qkvs, caches) = (views(&mut qkvs, BF16), views(&mut caches, BF16));
+    show(&case("rope_kv/2048", moved, |turn| {
+        let turn = turn % qkvs.len();
+        rope_kv::cuda::run(&gpu, &qkvs[turn], &step, &caches[turn], &shape)
     }))
 }
 
@@ -150,7 +198,8 @@ fn draw(cuda: &Rc<Cuda>, show: &mut Show<'_>) -> Result<(), GpuError> {
         };
         let batch = sampling::cuda::Batch::new(&[row; ROWS])?;
         let width = u32::try_from(VOCABULARY).unwrap_or(0);
-        let mut logits = values::f32(&gpu, ROWS * VOCABULARY)?;
+        let given = values::f32(&gpu, ROWS * VOCABULARY)?;
+        let mut logits = gpu.allocate(given.bytes())?;
         let words = values::put(&gpu, batch.words())?;
         let tokens = gpu.allocate(0)?;
         let mut scratch =
@@ -167,12 +216,18 @@ fn draw(cuda: &Rc<Cuda>, show: &mut Show<'_>) -> Result<(), GpuError> {
             first: 0,
             rows: width,
         };
-        // The logits once: every later look finds them in the second cache.
-        show(&case(
-            &format!("sampling/{name}/64"),
-            ROWS * VOCABULARY * 4,
-            |_| sampling::cuda::run(&gpu, &batch, shard, &buffers),
-        ))?;
+        // As in the engine, the logits were just written, and drawing overwrites them. Counted once:
+        // every later look finds them in the second cache.
+        show(&Case {
+            prepare: Some(Box::new(|| {
+                cuda.copy(given.view(Kind::F32), &buffers.logits)
+            })),
+            ..case(
+                &format!("sampling/{name}/64"),
+                ROWS * VOCABULARY * 4,
+                |_| sampling::cuda::run(&gpu, &batch, shard, &buffers),
+            )
+        })?;
     }
     Ok(())
 }

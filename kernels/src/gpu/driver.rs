@@ -136,6 +136,7 @@ impl Cuda {
     /// # Errors
     /// When `work` or the driver fails.
     pub fn time(&self, work: impl FnOnce() -> Result<(), GpuError>) -> Result<f64, GpuError> {
+        image::check_driver(version()?)?;
         let flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
         let record = || {
             self.stream
@@ -159,11 +160,18 @@ impl Cuda {
     pub fn copy(&self, from: super::Tensor<'_>, to: &super::TensorMut<'_>) -> Result<(), GpuError> {
         let bytes = from.count() * from.kind().bytes();
         to.check("copy", "to", from.kind(), from.count(), 1)?;
+        self.bind()?;
         // SAFETY: both ranges were checked to be `bytes` long; `to` is a unique view.
         unsafe {
             result::memcpy_dtod_async(to.address(), from.address(), bytes, self.stream.cu_stream())
         }
         .map_err(failed("cuMemcpyDtoDAsync"))
+    }
+
+    fn bind(&self) -> Result<(), GpuError> {
+        self.context
+            .bind_to_thread()
+            .map_err(failed("cuCtxSetCurrent"))
     }
 
     fn function(&self, launch: &Launch<'_>) -> Result<CUfunction, GpuError> {
@@ -197,6 +205,7 @@ impl Cuda {
         if let Some(module) = self.modules.borrow().get(op) {
             return Ok(*module);
         }
+        image::check_driver(version()?)?;
         let bytes = image::find(op, self.card.capability)?;
         // SAFETY: the image is a whole fatbin that nvcc made (its length is in its own header).
         let loaded = unsafe { result::module::load_data(bytes.as_ptr().cast()) };
@@ -228,9 +237,7 @@ impl Backend for Cuda {
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64, GpuError> {
-        self.context
-            .bind_to_thread()
-            .map_err(failed("cuCtxSetCurrent"))?;
+        self.bind()?;
         // SAFETY: the memory is given to one `Memory`, which frees it once.
         unsafe { result::malloc_sync(bytes) }.map_err(|error| match error.0 {
             sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => GpuError::OutOfMemory { bytes },
@@ -239,27 +246,37 @@ impl Backend for Cuda {
     }
 
     fn free(&self, address: u64) {
+        // Launches that still use it come first; this binds the context, too.
+        let _ = self.synchronize();
         // SAFETY: `allocate` gave this address, and its one `Memory` is being dropped. An error
         // here is one of an earlier launch, and shows at the next call.
         let _ = unsafe { result::free_sync(address) };
     }
 
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), GpuError> {
-        self.synchronize()?;
-        // SAFETY: `Memory` checked that its allocation holds so many bytes.
-        unsafe { result::memcpy_htod_sync(address, bytes) }.map_err(failed("cuMemcpyHtoD"))
+        self.bind()?;
+        if !bytes.is_empty() {
+            // On our own stream: the plain copy runs on another one, which ours does not wait for,
+            // and may return before its last bytes arrive.
+            // SAFETY: `Memory` checked that its allocation holds so many bytes, and `bytes` outlives
+            // the copy, which is waited for.
+            unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) }
+                .map_err(failed("cuMemcpyHtoDAsync"))?;
+        }
+        self.synchronize()
     }
 
     fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), GpuError> {
         self.synchronize()?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
         // SAFETY: `Memory` checked that its allocation holds so many bytes.
         unsafe { result::memcpy_dtoh_sync(bytes, address) }.map_err(failed("cuMemcpyDtoH"))
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<(), GpuError> {
-        self.context
-            .bind_to_thread()
-            .map_err(failed("cuCtxSetCurrent"))?;
+        self.bind()?;
         let function = self.function(launch)?;
         let mut words = launch.arguments.words().to_vec();
         let mut pointers: Vec<*mut c_void> =

@@ -48,6 +48,16 @@ pub enum GpuError {
         capability: u32,
         targets: String,
     },
+    /// The driver cannot load what a newer nvcc made.
+    #[error(
+        "the driver is for CUDA {driver}, the embedded kernels were made by CUDA {release}; install a \
+         driver for CUDA {needs} or newer"
+    )]
+    OldDriver {
+        driver: String,
+        release: String,
+        needs: u32,
+    },
     /// This machine has no usable driver or card.
     #[error("no CUDA device: {reason}")]
     NoDevice { reason: String },

@@ -28,6 +28,9 @@ pub enum State {
 
 static IMAGES: &[Image] = include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
+/// The CUDA release whose nvcc made them, e.g. 13.0; the newest, where there are several.
+const RELEASE: Option<(u32, u32)> = include!(concat!(env!("OUT_DIR"), "/release.rs"));
+
 /// All of them, by name.
 pub fn all() -> &'static [Image] {
     IMAGES
@@ -77,4 +80,51 @@ pub fn check_card(op: &'static str, capability: u32) -> Result<(), GpuError> {
         capability,
         targets: TARGETS.map(|target| format!("sm_{target}")).join(", "),
     })
+}
+
+/// Whether a driver for CUDA `version` (13000 for 13.0, as cuDriverGetVersion answers) loads what this
+/// program carries. A driver runs code of every release of its own major number and of older ones.
+///
+/// # Errors
+/// Otherwise, with both versions.
+pub fn check_driver(version: i32) -> Result<(), GpuError> {
+    check_release(version, RELEASE)
+}
+
+fn check_release(version: i32, release: Option<(u32, u32)>) -> Result<(), GpuError> {
+    let version = u32::try_from(version).unwrap_or(0);
+    match release {
+        Some((major, minor)) if version / 1000 < major => Err(GpuError::OldDriver {
+            driver: format!("{}.{}", version / 1000, version % 1000 / 10),
+            release: format!("{major}.{minor}"),
+            needs: major,
+        }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_older_than_the_kernels_is_named() {
+        let said =
+            |version, release| check_release(version, release).map_err(|error| error.to_string());
+        assert_eq!(
+            said(12_080, Some((13, 0))),
+            Err("the driver is for CUDA 12.8, the embedded kernels were made by CUDA 13.0; install a \
+                 driver for CUDA 13 or newer"
+                .to_owned())
+        );
+        for (version, release) in [
+            (13_000, Some((13, 0))),
+            (13_000, Some((13, 1))),
+            (14_020, Some((13, 0))),
+            (12_000, None),
+        ] {
+            assert_eq!(said(version, release), Ok(()), "{version}");
+        }
+        assert!(said(-1, Some((13, 0))).is_err());
+    }
 }

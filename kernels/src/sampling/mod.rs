@@ -12,13 +12,14 @@
 //!
 //! Log-probabilities are of the model's logits, before penalties and temperature.
 
+mod logarithm;
+mod outcome;
 mod params;
 mod passes;
 mod penalty;
 mod race;
 mod random;
 mod row;
-mod outcome;
 mod threshold;
 mod weight;
 

@@ -7,6 +7,12 @@
 
 namespace sampling {
 
+// logarithm.rs says what these are.
+__device__ constexpr double LG[7] = {6.666666666666735130e-01, 3.999999999940941908e-01, 2.857142874366239149e-01,
+                                     2.222219843214978396e-01, 1.818357216161805012e-01, 1.531383769920937332e-01,
+                                     1.479819860511658591e-01};
+constexpr double LN2_HIGH = 6.93147180369123816490e-01, LN2_LOW = 1.90821492927058770002e-10;
+
 // Philox4x32-10, word `index` of four.
 __device__ __forceinline__ unsigned philox(unsigned c0, unsigned c1, unsigned c2, unsigned c3, unsigned k0, unsigned k1,
                                            unsigned index) {
@@ -19,6 +25,23 @@ __device__ __forceinline__ unsigned philox(unsigned c0, unsigned c1, unsigned c2
         k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
     }
     return index == 0 ? c0 : index == 1 ? c1 : index == 2 ? c2 : c3;
+}
+
+// As `minus_ln_1m` of logarithm.rs, operation for operation; none is contracted.
+__device__ __forceinline__ double minus_ln_1m(double u) {
+    constexpr u64 ONE = 0x3ff0000000000000ull, ROOT_HALF = 0x3fe6a09e667f3bcdull;
+    const double v = __dsub_rn(1.0, u);
+    const u64 shifted = u64(__double_as_longlong(v)) + (ONE - ROOT_HALF);
+    const double power = double(int(shifted >> 52) - 1023);
+    const double mantissa = __longlong_as_double(static_cast<long long>((shifted & 0x000fffffffffffffull) + ROOT_HALF));
+    const double f = __dsub_rn(mantissa, 1.0), s = __ddiv_rn(f, __dadd_rn(2.0, f));
+    const double z = __dmul_rn(s, s), w = __dmul_rn(z, z);
+    auto step = [](double c, double x, double rest) { return __dadd_rn(c, __dmul_rn(x, rest)); };
+    const double even = __dmul_rn(w, step(LG[1], w, step(LG[3], w, LG[5])));
+    const double odd = __dmul_rn(z, step(LG[0], w, step(LG[2], w, step(LG[4], w, LG[6]))));
+    const double half = __dmul_rn(__dmul_rn(0.5, f), f);
+    const double low = __dadd_rn(__dmul_rn(s, __dadd_rn(half, __dadd_rn(odd, even))), __dmul_rn(power, LN2_LOW));
+    return -__dsub_rn(__dmul_rn(power, LN2_HIGH), __dsub_rn(__dsub_rn(half, low), f));
 }
 
 enum Heat : unsigned { OF_TOKENS = 0, OF_BLOCKS = 1 };
@@ -37,7 +60,7 @@ __device__ __forceinline__ Runner run(const Row& row, Heat heat, u64 weight, uns
     if (weight == 0) return {~0ull, place};
     const unsigned word = philox(number / 4, row.position, row.stream, heat, row.seed_low, row.seed_high, number % 4);
     const double uniform = (double(word) + 0.5) / 4294967296.0;
-    return {u64(__double_as_longlong(-log1p(-uniform) / double(weight))), place};
+    return {u64(__double_as_longlong(__ddiv_rn(minus_ln_1m(uniform), double(weight)))), place};
 }
 
 template <int LANES = 32>

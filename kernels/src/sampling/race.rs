@@ -2,6 +2,7 @@
 //! tokens of the winning block run among themselves. A token wins with probability weight / sum,
 //! and two heats need two hundred times fewer random numbers than one.
 
+use super::logarithm::minus_ln_1m;
 use super::passes::BLOCK;
 use super::random::Noise;
 use super::threshold::Kept;
@@ -70,7 +71,7 @@ fn heat(weights: impl Iterator<Item = u64>, first: u32, noise: Noise) -> Option<
         if best.is_some_and(|(time, _)| uniform >= time * weight) {
             continue;
         }
-        let time = -(-uniform).ln_1p() / weight;
+        let time = minus_ln_1m(uniform) / weight;
         if best.is_none_or(|(least, _)| time < least) {
             best = Some((time, place));
         }

@@ -23,9 +23,6 @@
 // No block waits for another of its launch. What several blocks add to is integers, by atomics, whose
 // order does not matter; all else has one writer.
 //
-// One logarithm is not to the bit: log1p of a card may differ from the host's by an ulp of f64, so two
-// runners within 2^-51 of each other could change places: less than once in 10^15 draws.
-//
 // Cost: temperature with top-p reads the logits five times and writes them once. 64 x 128,256 are
 // 33 MB, which the second cache of an H100 holds: about 9 us a pass at 4 TB/s, 15 us for weigh (45
 // instructions a logit), 2 us for each of the six kernels with a block a row: 70 us. Greedy: one pass,

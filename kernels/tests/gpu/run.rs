@@ -7,9 +7,9 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use plimsoll_kernels::gpu::Gpu;
 use plimsoll_kernels::gpu::emulator::Emulator;
-use plimsoll_kernels::gpu::trial::{self, Trial};
+use plimsoll_kernels::gpu::trial::{self, Failure, Trial};
+use plimsoll_kernels::gpu::{Gpu, GpuError};
 
 use crate::faults::{self, Fault};
 use crate::options::{Device, Mode, Options, Task};
@@ -37,12 +37,12 @@ pub(crate) fn run(options: &Options) -> Result<bool, String> {
         return Err(format!("no trial's name contains {:?}", options.filters));
     }
     let began = Instant::now();
-    let failures = match options.device {
+    let (failures, left) = match options.device {
         Device::Cuda => {
             let gpu = trial::card().map_err(|error| error.to_string())?;
             let (name, count) = (&gpu.card().name, claims.len());
             println!("{name}, {count} trials");
-            on_card(&gpu, &trials, &claims)
+            on_card(options, &gpu, &trials, &claims)
         }
         Device::Emulator => {
             let library = emulated(options)?;
@@ -57,17 +57,20 @@ pub(crate) fn run(options: &Options) -> Result<bool, String> {
                 claims.len(),
                 began.elapsed().as_secs_f64()
             );
-            on_emulator(options, &library, &claims)?
+            (on_emulator(options, &library, &claims)?, 0)
         }
     };
     for (title, failure) in &failures {
         println!("FAILED  {title}\n        {failure}");
     }
+    if left > 0 {
+        println!("{left} trials were not run after that");
+    }
     println!("{:.1} s", began.elapsed().as_secs_f64());
     println!(
         "test result: {}. {} passed; {} failed",
         if failures.is_empty() { "ok" } else { "FAILED" },
-        claims.len() - failures.len(),
+        claims.len() - failures.len() - left,
         failures.len()
     );
     Ok(failures.is_empty())
@@ -129,17 +132,31 @@ fn emulated(options: &Options) -> Result<PathBuf, String> {
     Ok(library)
 }
 
-/// As [`on_emulator`], one trial at a time: a card that failed a launch fails all that follow.
-fn on_card(gpu: &Gpu, trials: &[Trial], claims: &[Claim]) -> Vec<(String, String)> {
-    let failure = |claim: &Claim| match claim.kind {
-        Kind::Trial(at) => trials[at].prove(gpu).err(),
+/// As [`on_emulator`], one trial at a time, each named before it runs: a kernel may hang. A card that
+/// failed a launch fails all that follows in this process, so the first such failure is the last.
+/// Also: how many were not run.
+fn on_card(
+    options: &Options,
+    gpu: &Gpu,
+    trials: &[Trial],
+    claims: &[Claim],
+) -> (Vec<(String, String)>, usize) {
+    let mut failures = Vec::new();
+    for (done, claim) in claims.iter().enumerate() {
         // Claims of the emulator are not made here.
-        Kind::Plant(_) | Kind::Fault(_) => None,
-    };
-    let outcomes = claims.iter().map(|claim| (claim, failure(claim)));
-    let failed =
-        outcomes.filter_map(|(claim, failure)| Some((claim.title.clone(), failure?.to_string())));
-    failed.collect()
+        let Kind::Trial(at) = claim.kind else {
+            continue;
+        };
+        println!("{}", claim.title);
+        if let Err(failure) = trials[at].prove(gpu) {
+            let is_lost = matches!(failure, Failure::Gpu(GpuError::Driver { .. }));
+            failures.push((claim.title.clone(), failure.to_string()));
+            if is_lost || options.first {
+                return (failures, claims.len() - done - 1);
+            }
+        }
+    }
+    (failures, 0)
 }
 
 /// Every claim; the failed ones by title, with what they said.
