@@ -110,6 +110,8 @@ const ROWS: &[Row] = &[
     // One prompt does not fill the card: its keys are cut.
     ("prefill", &[(70, 700)], BF16, (1, 1), 64, 16, None, Enough),
     ("prefill", &[(20, 640)], F16, (1, 4), 128, 16, Some(560), Enough),
+    // The first tile's rows end before the second span begins.
+    ("prefill", &[(9, 257), (1, 512)], BF16, (1, 17), 64, 16, None, Enough),
     ("mixed", MIXED, BF16, (1, 4), 64, 16, None, Enough),
     ("mixed", MIXED, F16, (2, 3), 64, 10, Some(33), Nothing),
     ("mixed", MIXED, F32, (2, 3), 64, 16, None, Enough),
