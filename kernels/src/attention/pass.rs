@@ -166,7 +166,7 @@ impl Job<'_> {
         let kernel = match pass.kernel {
             Kernel::Single => "attention_f32".to_owned(),
             Kernel::Decode | Kernel::Prefill => {
-                format!("{}_{suffix}_{}", pass.kernel.image(), shape.head_dim)
+                format!("{}_{}_{suffix}", pass.kernel.image(), shape.head_dim)
             }
         };
         gpu.launch(&Launch {
