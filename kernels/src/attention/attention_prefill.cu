@@ -14,7 +14,8 @@
 // tokens or more, on sm_80 and sm_89, where reading is not the limit, 60%.
 // Shared memory at D = 128: 80 KiB, two blocks on an H100's or A100's multiprocessor.
 //
-// Registers are sm_100's, which takes most; the others take 210 to 243. 255 leave room for two blocks.
+// Registers are sm_100's, which takes most; the other targets take 210 to 243. All leave room for
+// two blocks.
 // budget: attention_prefill_64_ 240 registers, 512 bytes of shared memory
 // budget: attention_prefill_80_ 255 registers, 512 bytes of shared memory
 // budget: attention_prefill_96_ 228 registers, 512 bytes of shared memory
