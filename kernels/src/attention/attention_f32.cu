@@ -8,7 +8,7 @@
 // Cost: keys and values are read once for every row, not once for a group, and a row's dot product
 // walks along its key: expected 20% of the copy bandwidth over its own reads.
 //
-// budget: attention_f32 160 registers, 5168 bytes of shared memory
+// budget: attention_f32 160 registers, 5152 bytes of shared memory
 #include "../gpu/reduce.cuh"
 #include "call.cuh"
 

@@ -14,7 +14,13 @@
 // tokens or more, on sm_80 and sm_89, where reading is not the limit, 60%.
 // Shared memory at D = 128: 80 KiB, two blocks on an H100's or A100's multiprocessor.
 //
-// budget: attention_prefill_ 255 registers, 512 bytes of shared memory
+// Registers are sm_100's, which takes most; the other targets take 210 to 243. All leave room for
+// two blocks.
+// budget: attention_prefill_64_ 240 registers, 512 bytes of shared memory
+// budget: attention_prefill_80_ 255 registers, 512 bytes of shared memory
+// budget: attention_prefill_96_ 228 registers, 512 bytes of shared memory
+// budget: attention_prefill_128_ 255 registers, 512 bytes of shared memory
+// budget: attention_prefill_256_ 246 registers, 256 bytes of shared memory
 #include "ring.cuh"
 
 namespace attention {
@@ -110,7 +116,7 @@ template <class T, int D> __device__ __forceinline__ void prefill(const Call<T>&
 }  // namespace attention
 
 #define PREFILL(suffix, T, D)                                                                                        \
-    ATTENTION(attention_prefill_##suffix##_##D, T, attention::Prefill<D>::THREADS, attention::Prefill<D>::BLOCKS, \
+    ATTENTION(attention_prefill_##D##_##suffix, T, attention::Prefill<D>::THREADS, attention::Prefill<D>::BLOCKS, \
               (attention::prefill<T, D>))
 #define PREFILL_ALL(suffix, T) \
     PREFILL(suffix, T, 64) PREFILL(suffix, T, 80) PREFILL(suffix, T, 96) PREFILL(suffix, T, 128) PREFILL(suffix, T, 256)

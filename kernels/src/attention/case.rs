@@ -213,7 +213,7 @@ impl Case {
     }
 
     /// The first key that a row at `position` sees.
-    fn first_seen(&self, position: usize) -> usize {
+    pub(super) fn first_seen(&self, position: usize) -> usize {
         let window = self.heads.sliding_window.map_or(usize::MAX, |w| w as usize);
         (position + 1).saturating_sub(window)
     }

@@ -145,9 +145,10 @@ fn check_shape(job: &Job<'_>) -> Result<(), GpuError> {
     if !is_supported {
         return Err(unsupported("head_dim", shape.head_dim, supported));
     }
-    let rows = shape
-        .blocks
-        .saturating_mul(shape.layers * 2 * shape.heads * shape.block_size);
+    // Once this fits, so does every product of these sizes, as of a cache that has nothing.
+    let rows = [2, shape.heads.max(1), shape.block_size, shape.blocks.max(1)]
+        .into_iter()
+        .fold(shape.layers, usize::saturating_mul);
     let query_rows = extent.most_rows.saturating_mul(heads.query);
     at_least("block_size", shape.block_size, 1)?;
     at_least(
@@ -155,6 +156,7 @@ fn check_shape(job: &Job<'_>) -> Result<(), GpuError> {
         heads.sliding_window.map_or(1, |window| window as usize),
         1,
     )?;
+    at_least("layers", shape.layers, 1)?;
     at_most("layer", heads.layer, shape.layers.saturating_sub(1))?;
     at_most("KV heads", shape.heads, MOST_BLOCKS)?;
     at_most("sequences", extent.sequences, MOST_BLOCKS)?;
@@ -185,7 +187,15 @@ fn check_strides(job: &Job<'_>, query: usize, table: usize) -> Result<(u32, u32)
         extent,
         ..
     } = job;
-    at_least("query stride", query, heads.query * shape.head_dim)?;
+    let fits = |what, value: usize| {
+        u32::try_from(value).map_err(|_| unsupported(what, value, format!("at most {}", u32::MAX)))
+    };
+    let strides = (fits("query stride", query)?, fits("table_stride", table)?);
+    at_least(
+        "query stride",
+        query,
+        heads.query.saturating_mul(shape.head_dim),
+    )?;
     if !(query * shape.element_bytes()).is_multiple_of(16) {
         let supported = "rows that begin at multiples of 16 bytes".to_owned();
         return Err(unsupported("query stride", query, supported));
@@ -195,10 +205,7 @@ fn check_strides(job: &Job<'_>, query: usize, table: usize) -> Result<(u32, u32)
         table,
         extent.most_context.div_ceil(shape.block_size),
     )?;
-    let fits = |what, value: usize| {
-        u32::try_from(value).map_err(|_| unsupported(what, value, format!("at most {}", u32::MAX)))
-    };
-    Ok((fits("query stride", query)?, fits("table_stride", table)?))
+    Ok(strides)
 }
 
 fn check_tensors(
@@ -230,10 +237,13 @@ fn check_tensors(
     let (number, row) = (Kind::Number(shape.dtype), heads.query * shape.head_dim);
     let needed = match extent.tokens {
         0 => 0,
-        tokens => (tokens - 1) * queries.stride + row,
+        tokens => (tokens - 1)
+            .saturating_mul(queries.stride)
+            .saturating_add(row),
     };
     queries.data.check(OP, "queries", number, needed, 16)?;
-    out.check(OP, "out", number, extent.tokens * row, 16)?;
+    let all = extent.tokens.saturating_mul(row);
+    out.check(OP, "out", number, all, 16)?;
     cache.check(OP, "cache", Kind::U8, shape.bytes(), 16)?;
     let tables = extent.sequences * batch.table_stride;
     batch

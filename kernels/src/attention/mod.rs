@@ -26,6 +26,10 @@ mod unit;
 
 #[cfg(any(test, feature = "gpu-tests"))]
 mod case;
+#[cfg(feature = "gpu-tests")]
+mod edge_trials;
+#[cfg(feature = "gpu-tests")]
+mod refusal_trials;
 #[cfg(test)]
 mod tests;
 #[cfg(feature = "gpu-tests")]

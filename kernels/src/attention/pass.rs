@@ -36,7 +36,8 @@ enum Kernel {
     Single,
 }
 
-/// What the kernels of one call have in common.
+/// What the kernels of one call have in common. `check_shape` bounds the sizes: query heads times a
+/// sequence's rows fit 31 bits, and those times sequences, spans and numbers of a part 64.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Job<'a> {
     pub(super) card: &'a Card,
@@ -166,7 +167,7 @@ impl Job<'_> {
         let kernel = match pass.kernel {
             Kernel::Single => "attention_f32".to_owned(),
             Kernel::Decode | Kernel::Prefill => {
-                format!("{}_{suffix}_{}", pass.kernel.image(), shape.head_dim)
+                format!("{}_{}_{suffix}", pass.kernel.image(), shape.head_dim)
             }
         };
         gpu.launch(&Launch {

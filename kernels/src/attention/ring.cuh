@@ -101,6 +101,8 @@ __device__ __forceinline__ void attend(Tile<T, D, M, KEYS>& tile, Ring<T, D, KEY
             tile.weigh(keys + ring.PART);
         }
     }
+    // Without a key in the ring nothing has waited yet for what was started before it (queries).
+    dev::cp_async_wait<0>();
 }
 
 }  // namespace attention

@@ -8,8 +8,9 @@ use plimsoll_planner::Dtype;
 
 use super::case::{Case, Given};
 use super::cuda::{self, Extent};
-use crate::gpu::trial::{self, Bench, Failure, Trial, close, refused, rounded, rounding};
-use crate::gpu::{GpuError, Kind};
+use super::{edge_trials, refusal_trials};
+use crate::gpu::Kind;
+use crate::gpu::trial::{self, Bench, Failure, Trial, close, rounded, rounding};
 use crate::isa::Isa;
 use crate::kv::Part;
 
@@ -21,7 +22,7 @@ use Scratch::{Enough, Little, Nothing};
 
 /// How much scratch a trial gives.
 #[derive(Clone, Copy, Debug)]
-enum Scratch {
+pub(super) enum Scratch {
     Nothing,
     /// What two spans need.
     Little,
@@ -30,7 +31,7 @@ enum Scratch {
 }
 
 /// (new rows, context) of every sequence.
-type Sequences = &'static [(usize, usize)];
+pub(super) type Sequences = &'static [(usize, usize)];
 
 /// What is attended, type, (KV heads, query heads of each), head size, block size, window, scratch.
 type Row = (
@@ -110,6 +111,8 @@ const ROWS: &[Row] = &[
     // One prompt does not fill the card: its keys are cut.
     ("prefill", &[(70, 700)], BF16, (1, 1), 64, 16, None, Enough),
     ("prefill", &[(20, 640)], F16, (1, 4), 128, 16, Some(560), Enough),
+    // The first tile's rows end before the second span begins.
+    ("prefill", &[(9, 257), (1, 512)], BF16, (1, 17), 64, 16, None, Enough),
     ("mixed", MIXED, BF16, (1, 4), 64, 16, None, Enough),
     ("mixed", MIXED, F16, (2, 3), 64, 10, Some(33), Nothing),
     ("mixed", MIXED, F32, (2, 3), 64, 16, None, Enough),
@@ -133,30 +136,24 @@ pub(crate) fn all() -> Vec<Trial> {
              window {window:?}, scratch {scratch:?}: {sequences:?}"
         );
         trials.push(Trial::new("attention", name, move |bench| {
-            prove(bench, &given, sequences, scratch, seed)
+            prove(bench, &case(&given, sequences, seed), scratch)
         }));
     }
+    trials.extend(edge_trials::all());
     trials.push(Trial::new("attention", "a batch of nothing", nothing));
-    trials.push(Trial::new(
-        "attention",
-        "what no kernel takes is refused",
-        refusals,
-    ));
+    trials.extend(refusal_trials::all());
     trials
 }
 
 /// A case whose numbers have `dtype`, with nothing but poison where no row looks.
-fn case(given: &Given, sequences: &[(usize, usize)], seed: usize) -> Case {
+pub(super) fn case(given: &Given, sequences: &[(usize, usize)], seed: usize) -> Case {
     let mut case = Case::new(given, sequences, &mut trial::random(seed));
     for queries in &mut case.queries {
         *queries = rounded(given.dtype, queries);
     }
-    let (shape, window) = (
-        case.shape,
-        given.window.map_or(usize::MAX, |window| window as usize),
-    );
+    let shape = case.shape;
     for (s, (rows, context)) in sequences.iter().enumerate() {
-        let seen = (context - rows + 1).saturating_sub(window);
+        let seen = case.first_seen(context - rows);
         for position in 0..seen {
             let entry = &mut case.tables[s * case.stride + position / shape.block_size];
             let slot = *entry as usize * shape.block_size + position % shape.block_size;
@@ -174,25 +171,16 @@ fn case(given: &Given, sequences: &[(usize, usize)], seed: usize) -> Case {
     case
 }
 
-fn prove(
-    bench: &Bench<'_>,
-    given: &Given,
-    sequences: Sequences,
-    scratch: Scratch,
-    seed: usize,
-) -> Result<(), Failure> {
-    let case = case(given, sequences, seed);
+/// What the card gives on `case` is what the CPU gives, but for rounding.
+pub(super) fn prove(bench: &Bench<'_>, case: &Case, scratch: Scratch) -> Result<(), Failure> {
+    let dtype = case.shape.dtype;
     let wanted = case.run(Isa::Scalar, 1, &case.whole(), 0);
-    let got = on_card(bench, &case, scratch)?;
+    let got = on_card(bench, case, scratch)?;
     let exact = case.exact();
     // Weights are rounded to the type before they meet the values: half a unit of their last place,
     // and in f16 of numbers below 2^-14 half the smallest step, for every key (values are below 2).
-    let longest = sequences
-        .iter()
-        .map(|(_, context)| *context)
-        .max()
-        .unwrap_or(0) as f64;
-    let (relative, absolute) = match given.dtype {
+    let longest = extent(&case.sequences).most_context as f64;
+    let (relative, absolute) = match dtype {
         Dtype::Float32 => (0.0, 0.0),
         Dtype::Float16 => (2f64.powi(-11), longest * 2f64.powi(-24)),
         Dtype::BFloat16 => (2f64.powi(-8), 0.0),
@@ -200,11 +188,11 @@ fn prove(
     // Both sides may be off by what f32 allows; the result is rounded once more.
     close("out", &got, &wanted, |at| {
         let weights = exact.sizes[at] * relative * 1.01 + absolute;
-        (2.0 * exact.bounds[at] + weights) as f32 + rounding(given.dtype, wanted[at]) * 1.01
+        (2.0 * exact.bounds[at] + weights) as f32 + rounding(dtype, wanted[at]) * 1.01
     })
 }
 
-fn extent(sequences: &[(usize, usize)]) -> Extent {
+pub(super) fn extent(sequences: &[(usize, usize)]) -> Extent {
     Extent {
         sequences: sequences.len(),
         tokens: sequences.iter().map(|(rows, _)| rows).sum(),
@@ -272,110 +260,5 @@ fn nothing(bench: &Bench<'_>) -> Result<(), Failure> {
         let case = case(&given, sequences, 1);
         trial::same("numbers", &on_card(bench, &case, Scratch::Enough)?, &[])?;
     }
-    Ok(())
-}
-
-/// A call that is right but for what `change` makes of it.
-fn call(
-    bench: &Bench<'_>,
-    change: impl FnOnce(&mut Case, &mut Extent, &mut usize),
-) -> Result<(), GpuError> {
-    let given = Given {
-        dtype: BF16,
-        kv_heads: 2,
-        group: 2,
-        head_dim: 64,
-        block_size: 16,
-        window: None,
-    };
-    let sequences = [(2, 20), (1, 5)];
-    let mut case = case(&given, &sequences, 1);
-    let laid = case.lay(&case.whole(), 8);
-    let (mut extent, mut stride) = (extent(&sequences), laid.stride);
-    let row = case.row();
-    let queries = bench.put(BF16, &laid.data)?;
-    let starts = bench.put_raw(&laid.query_start)?;
-    let contexts = bench.put_raw(&laid.context_len)?;
-    let tables = bench.put_raw(&laid.tables)?;
-    let cache = bench.put_raw(&case.cache)?;
-    let mut out = bench.room(BF16, laid.tokens * row)?;
-    let mut scratch = bench.room(F32, 0)?;
-    change(&mut case, &mut extent, &mut stride);
-    cuda::run(
-        bench.gpu,
-        cuda::Queries {
-            data: queries.view(Kind::Number(BF16)),
-            stride,
-        },
-        &case.heads,
-        &cuda::Batch {
-            query_start: starts.view(Kind::U32),
-            context_len: contexts.view(Kind::U32),
-            block_tables: tables.view(Kind::U32),
-            table_stride: case.stride,
-            extent,
-        },
-        (cache.view(Kind::U8), &case.shape),
-        &out.view_mut(Kind::Number(BF16)),
-        &mut scratch.view_mut(Kind::F32),
-    )
-}
-
-fn refusals(bench: &Bench<'_>) -> Result<(), Failure> {
-    type Change = fn(&mut Case, &mut Extent, &mut usize);
-    let unsupported = |error: &GpuError| matches!(error, GpuError::Unsupported { .. });
-    let shape = |error: &GpuError| matches!(error, GpuError::Shape { .. });
-    let dtype = |error: &GpuError| matches!(error, GpuError::Dtype { .. });
-    call(bench, |_, _, _| ())?;
-    let changes: [(&str, Change); 14] = [
-        ("heads of 72", |case, _, _| case.shape.head_dim = 72),
-        ("heads of 32 in 16 bits", |case, _, _| {
-            case.shape.head_dim = 32
-        }),
-        ("5 heads on 2", |case, _, _| case.heads.query = 5),
-        ("4 heads on none", |case, _, _| case.shape.heads = 0),
-        ("layer 2 of 2", |case, _, _| case.heads.layer = 2),
-        ("a window of nothing", |case, _, _| {
-            case.heads.sliding_window = Some(0)
-        }),
-        ("blocks of nothing", |case, _, _| case.shape.block_size = 0),
-        ("a table shorter than the context", |case, extent, _| {
-            extent.most_context = case.stride * 16 + 1;
-        }),
-        ("more rows than the context", |_, extent, _| {
-            extent.most_rows = 21
-        }),
-        ("more tokens than rows", |_, extent, _| extent.tokens = 5),
-        ("70,000 sequences", |_, extent, _| extent.sequences = 70_000),
-        ("a cache of 2^32 rows", |case, _, _| {
-            case.shape.blocks = 1 << 25
-        }),
-        ("queries closer than their rows", |_, _, stride| {
-            *stride = 248
-        }),
-        ("queries between two chunks", |_, _, stride| *stride += 4),
-    ];
-    for (what, change) in changes {
-        refused(what, call(bench, change), unsupported)?;
-    }
-    let changes: [(&str, Change); 6] = [
-        ("a cache that ends early", |case, _, _| {
-            case.shape.blocks += 1
-        }),
-        ("queries that end early", |_, _, stride| *stride += 256),
-        ("tables that end early", |case, _, _| case.stride += 8),
-        ("starts that end early", |_, extent, _| {
-            extent.sequences += 1
-        }),
-        ("a scale of 0", |case, _, _| case.heads.scale = 0.0),
-        ("a scale that is no number", |case, _, _| {
-            case.heads.scale = f32::NAN
-        }),
-    ];
-    for (what, change) in changes {
-        refused(what, call(bench, change), shape)?;
-    }
-    let f16 = |case: &mut Case, _: &mut Extent, _: &mut usize| case.shape.dtype = F16;
-    refused("bf16 queries on a cache in f16", call(bench, f16), dtype)?;
     Ok(())
 }

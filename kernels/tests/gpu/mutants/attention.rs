@@ -6,6 +6,9 @@ use crate::options::Mode::{Plain, Race};
 const SPLIT: &str =
     "attention: decode, BFloat16 1 x 3 heads of 64, blocks of 16, window None, scratch Enough";
 const SHORT: &str = "attention: decode, BFloat16 2 x 4 heads of 128, blocks of 16";
+/// Trials in which a key on an edge counts.
+const DECODE_EDGES: &str = "attention: decode, edges that count";
+const PREFILL_EDGES: &str = "attention: prefill, edges that count";
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
@@ -60,6 +63,33 @@ pub(super) const MUTANTS: &[Mutant] = &[
         old: "dev::ldmatrix_x4_trans(b, values",
         new: "dev::ldmatrix_x4(b, values",
         filter: SHORT,
+        caught_by: &[Plain],
+    },
+    Mutant {
+        op: "attention",
+        name: "a span too few",
+        file: "attention/call.cuh",
+        old: "return (context - 1) / int(call.span) + 1",
+        new: "return (context - 2) / int(call.span) + 1",
+        filter: DECODE_EDGES,
+        caught_by: &[Plain],
+    },
+    Mutant {
+        op: "attention",
+        name: "a tile passed over whose last key opens the window",
+        file: "attention/ring.cuh",
+        old: "unsigned(low - (key + KEYS - 1)) < window);",
+        new: "unsigned(low - (key + KEYS - 1)) + 1 < window);",
+        filter: DECODE_EDGES,
+        caught_by: &[Plain],
+    },
+    Mutant {
+        op: "attention",
+        name: "a tile not masked whose first key has left the window",
+        file: "attention/ring.cuh",
+        old: "unsigned(high - key) >= window;",
+        new: "unsigned(high - key) > window;",
+        filter: PREFILL_EDGES,
         caught_by: &[Plain],
     },
 ];
