@@ -7,6 +7,7 @@ mod embedding;
 mod judge;
 mod linear;
 mod rms_norm;
+mod sampling;
 mod tree;
 
 use std::path::PathBuf;
@@ -42,6 +43,7 @@ fn all() -> Vec<Mutant> {
         attention::MUTANTS,
         linear::MUTANTS,
         embedding::MUTANTS,
+        sampling::MUTANTS,
     ]
     .concat()
 }
