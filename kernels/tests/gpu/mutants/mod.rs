@@ -7,7 +7,9 @@ mod embedding;
 mod judge;
 mod linear;
 mod rms_norm;
+mod rope_kv;
 mod sampling;
+mod small;
 mod tree;
 
 use std::path::PathBuf;
@@ -43,7 +45,9 @@ fn all() -> Vec<Mutant> {
         attention::MUTANTS,
         linear::MUTANTS,
         embedding::MUTANTS,
+        rope_kv::MUTANTS,
         sampling::MUTANTS,
+        small::MUTANTS,
     ]
     .concat()
 }
