@@ -100,6 +100,25 @@ fn only(width: usize, ids: [usize; 8], top_k: RangeInclusive<u32>, rows: usize) 
     cases
 }
 
+/// Weights of 2^40, 256 times 256, and 1: the part of their sum is a little less than 2^40 + 1, which
+/// the first token alone does not reach.
+pub(super) fn part_of_a_sum(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {
+    let mut logits = vec![-22.1807; 258];
+    (logits[100], logits[200]) = (0.0, -27.7);
+    let params = Params {
+        temperature: 1.0,
+        top_p: 0.999_999_94,
+        ..Params::default()
+    };
+    let cases = [Case::new(logits, params)];
+    match case::on_cpu(&cases)?[0].kept[..] {
+        [0, 100] => equal(bench, &cases, &[&[], &[64]]),
+        ref kept => Err(Failure::Wrong(format!(
+            "{kept:?} stay, should be 0 and 100"
+        ))),
+    }
+}
+
 pub(super) fn no_numbers(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {
     const NAN: f32 = f32::NAN;
     const INFINITE: f32 = f32::INFINITY;

@@ -44,6 +44,10 @@ pub(crate) fn all() -> Vec<Trial> {
         ("few ties at the threshold", edges::few_ties),
         ("few ties in several chunks", edges::few_ties_in_chunks),
         (
+            "a part of a sum that is no number of units",
+            edges::part_of_a_sum,
+        ),
+        (
             "numbers that are none, and infinite ones",
             edges::no_numbers,
         ),

@@ -56,6 +56,15 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         op: "sampling",
+        name: "a part of a sum is rounded down",
+        file: "sampling/weight.cuh",
+        old: " + ((low & 0xffffffffu) != 0)",
+        new: "",
+        filter: "sampling: a part of a sum",
+        caught_by: &[Plain],
+    },
+    Mutant {
+        op: "sampling",
         name: "min-p drops what lies on its edge",
         file: "sampling/sampling.cu",
         old: "key >= row.least",
