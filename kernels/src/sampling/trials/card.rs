@@ -110,7 +110,22 @@ pub(super) fn on_card(
     if records.iter().any(|other| other != &records[0]) {
         return Err(Failure::Wrong("ranks have different records".to_owned()));
     }
+    possible(cases, &records[0])?;
     collect(bench, cases, &batch, &members, &records[0])
+}
+
+/// Whether drawn rows' winners have keys that exist: the host's half takes that for granted.
+fn possible(cases: &[Case], records: &[u64]) -> Result<(), Failure> {
+    let largest = u64::from(weight::least_key(weight::WEIGHT_ONE));
+    for (at, record) in records.chunks(RECORD_WORDS).enumerate() {
+        let (row, key) = (at % cases.len(), record[3] >> 32);
+        if !cases[row].params.greedy() && record[4] == 1 && key > largest {
+            return Err(Failure::Wrong(format!(
+                "row {row}: a winner's key is {key:#x}"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// What a group of cards would do between two stages.

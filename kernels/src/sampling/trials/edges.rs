@@ -1,5 +1,7 @@
 //! Parameters, numbers and histories where something goes over an edge.
 
+use std::ops::RangeInclusive;
+
 use super::case::{self, Case, any_case};
 use super::{cases, equal};
 use crate::gpu::trial::{self, Bench, Failure};
@@ -35,13 +37,14 @@ pub(super) fn extremes(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {
 pub(super) fn ties(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {
     let mut random = trial::random(34);
     let mut cases = Vec::new();
-    for (top_k, top_p) in [
-        (0, 0.3),
-        (0, 0.9),
-        (3, 1.0),
-        (100, 1.0),
-        (200, 0.5),
-        (299, 1.0),
+    for (top_k, top_p, min_p) in [
+        (0, 0.3, 0.0),
+        (0, 0.9, 0.0),
+        (3, 1.0, 0.0),
+        (3, 1.0, 1.0), // only the largest pass, and not all of them
+        (100, 1.0, 0.0),
+        (200, 0.5, 0.0),
+        (299, 1.0, 0.0),
     ] {
         for kinds in [1, 3] {
             let logits = (0..300).map(|_| random.below(kinds) as f32).collect();
@@ -49,6 +52,7 @@ pub(super) fn ties(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {
                 temperature: 1.0,
                 top_k,
                 top_p,
+                min_p,
                 seed: random.word(),
                 ..Params::default()
             };
@@ -61,14 +65,29 @@ pub(super) fn ties(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {
 /// Eight equal tokens in both halves of two blocks, of which the first few stay: one that should not
 /// run wins soon.
 pub(super) fn few_ties(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {
+    let cases = only(130, [3, 20, 40, 60, 70, 96, 101, 127], 1..=8, 3);
+    equal(bench, &cases, &[&[], &[64]])
+}
+
+/// The same in three chunks of 1,024.
+pub(super) fn few_ties_in_chunks(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {
+    let cases = only(
+        3000,
+        [3, 1020, 1030, 1500, 2040, 2050, 2500, 2999],
+        1..=5,
+        1,
+    );
+    equal(bench, &cases, &[&[]])
+}
+
+/// Rows in which these tokens alone are likely, all alike, and `top_k` of them stay: `rows` of each.
+fn only(width: usize, ids: [usize; 8], top_k: RangeInclusive<u32>, rows: usize) -> Vec<Case> {
     let mut random = trial::random(35);
     let mut cases = Vec::new();
-    for top_k in 1..=8 {
-        for _ in 0..3 {
-            let mut logits = vec![f32::NEG_INFINITY; 130];
-            for id in [3, 20, 40, 60, 70, 96, 101, 127] {
-                logits[id] = 1.0;
-            }
+    for top_k in top_k {
+        for _ in 0..rows {
+            let mut logits = vec![f32::NEG_INFINITY; width];
+            ids.iter().for_each(|id| logits[*id] = 1.0);
             let params = Params {
                 temperature: 1.0,
                 top_k,
@@ -78,7 +97,26 @@ pub(super) fn few_ties(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {
             cases.push(Case::new(logits, params));
         }
     }
-    equal(bench, &cases, &[&[], &[64]])
+    cases
+}
+
+/// Weights of 2^40, 256 times 256, and 1: the part of their sum is a little less than 2^40 + 1, which
+/// the first token alone does not reach.
+pub(super) fn part_of_a_sum(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {
+    let mut logits = vec![-22.1807; 258];
+    (logits[100], logits[200]) = (0.0, -27.7);
+    let params = Params {
+        temperature: 1.0,
+        top_p: 0.999_999_94,
+        ..Params::default()
+    };
+    let cases = [Case::new(logits, params)];
+    match case::on_cpu(&cases)?[0].kept[..] {
+        [0, 100] => equal(bench, &cases, &[&[], &[64]]),
+        ref kept => Err(Failure::Wrong(format!(
+            "{kept:?} stay, should be 0 and 100"
+        ))),
+    }
 }
 
 pub(super) fn no_numbers(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {

@@ -42,6 +42,11 @@ pub(crate) fn all() -> Vec<Trial> {
         ("parameters at their extremes", edges::extremes),
         ("ties at the threshold", edges::ties),
         ("few ties at the threshold", edges::few_ties),
+        ("few ties in several chunks", edges::few_ties_in_chunks),
+        (
+            "a part of a sum that is no number of units",
+            edges::part_of_a_sum,
+        ),
         (
             "numbers that are none, and infinite ones",
             edges::no_numbers,
@@ -159,12 +164,14 @@ fn in_chunks(bench: &Bench<'_>, at: usize) -> Result<(), Failure> {
         return Err(Failure::Wrong(format!("chunks of {used}, not {chunk}")));
     }
     let mut cases = cases(at, rows, width);
-    // Ties in several chunks, of which some go.
+    // Ties in several chunks, of which some go; the best one is the last chunk's.
     let case = &mut cases[0];
     case.logits.iter_mut().for_each(|x| *x = x.round());
+    case.logits[width - 1] = 12.5;
     case.params = Params {
         temperature: 2.0,
         top_k: u32::try_from(width / 3).unwrap_or(u32::MAX),
+        min_p: 0.0,
         logprobs: Some(3),
         ..case.params
     };

@@ -1,7 +1,7 @@
 //! embedding.
 
 use super::Mutant;
-use crate::options::Mode::{Asan, Plain, Race};
+use crate::options::Mode::{Asan, Plain};
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
@@ -11,7 +11,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         old: "if (at < rows)",
         new: "if (at <= rows)",
         filter: "embedding: Float16, 40",
-        caught_by: &[Plain, Asan],
+        caught_by: &[Asan],
     },
     Mutant {
         op: "embedding",
@@ -20,7 +20,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         old: "if (c >= hidden) return;",
         new: "",
         filter: "embedding: Float16, 40",
-        caught_by: &[Plain, Race, Asan],
+        caught_by: &[Plain],
     },
     Mutant {
         op: "embedding",

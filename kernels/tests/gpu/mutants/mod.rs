@@ -7,6 +7,9 @@ mod embedding;
 mod judge;
 mod linear;
 mod rms_norm;
+mod rope_kv;
+mod sampling;
+mod small;
 mod tree;
 
 use std::path::PathBuf;
@@ -24,7 +27,7 @@ pub(crate) struct Mutant {
     op: &'static str,
     /// What is broken.
     name: &'static str,
-    /// Below `src`. A header counts for every `.cu` file of the op.
+    /// Below `src`. A header counts for every `.cu` file of the op that includes it.
     file: &'static str,
     /// Stands in the file exactly once.
     old: &'static str,
@@ -42,6 +45,9 @@ fn all() -> Vec<Mutant> {
         attention::MUTANTS,
         linear::MUTANTS,
         embedding::MUTANTS,
+        rope_kv::MUTANTS,
+        sampling::MUTANTS,
+        small::MUTANTS,
     ]
     .concat()
 }
@@ -90,18 +96,19 @@ pub(crate) fn run(options: &Options) -> Result<bool, String> {
         began.elapsed().as_secs_f64()
     );
     let verdicts = in_parallel(cases.len(), |at| {
-        let (case, library) = (&cases[at], &libraries[at]);
-        judge::run(library, case.mode, options.seeds, case.mutant.filter)
+        let (case, library, began) = (&cases[at], &libraries[at], Instant::now());
+        let verdict = judge::run(library, case.mode, options.seeds, case.mutant.filter);
+        (verdict, began.elapsed().as_secs_f64())
     });
     let mut wrong = 0;
-    for (case, verdict) in cases.iter().zip(&verdicts) {
+    for (case, (verdict, seconds)) in cases.iter().zip(&verdicts) {
         let is_right = matches!(
             (case.is_whole, verdict),
             (true, Verdict::Passed) | (false, Verdict::Caught(_))
         );
         wrong += usize::from(!is_right);
         println!(
-            "{:7} {:5}  {}\n               {verdict}",
+            "{:7} {:5}  {} ({seconds:.1} s)\n               {verdict}",
             if is_right { "ok" } else { "WRONG" },
             case.mode.name(),
             case.title(),

@@ -29,25 +29,44 @@ pub(super) fn units(
         true => folder.clone(),
         false => broken(mutant, &folder, cache)?,
     };
-    let is_header = !mutant.file.ends_with(".cu");
+    // Optimising would take longer than the one short run. What is broken may leave a name unused. The
+    // whole kernel is compiled alike, so that the line is all they differ in.
+    let flags = [library::kernel_flags(mode), vec!["-O0", "-w"]].concat();
     for source in sources {
         let below = source.strip_prefix(&folder).unwrap_or(&source);
-        let is_broken = !is_whole && (is_header || below.ends_with(mutant.file));
-        units.push(match is_broken {
-            false => Unit {
-                source: source.clone(),
-                flags: library::kernel_flags(mode),
-                headers,
-            },
-            true => Unit {
-                source: tree.join(below),
-                // Compiled for one short run; what is broken may leave a name unused.
-                flags: [library::kernel_flags(mode), vec!["-O1", "-w"]].concat(),
-                headers: library::headers(&tree)?,
-            },
+        let is_broken = !is_whole && needs(&source, mutant.file)?;
+        let (source, headers) = match is_broken {
+            false => (source.clone(), headers),
+            true => (tree.join(below), library::headers(&tree)?),
+        };
+        units.push(Unit {
+            source,
+            flags: flags.clone(),
+            headers,
         });
     }
     Ok(units)
+}
+
+/// Whether `source` is the file, or includes it through any number of headers.
+fn needs(source: &Path, file: &str) -> Result<bool, String> {
+    if source.ends_with(file) {
+        return Ok(true);
+    }
+    let text = String::from_utf8_lossy(&compile::read(source)?).into_owned();
+    let folder = source.parent().unwrap_or(source);
+    let includes = text.lines().filter_map(|line| {
+        let name = line.strip_prefix("#include \"")?.strip_suffix('"')?;
+        name.ends_with(".cuh").then(|| folder.join(name))
+    });
+    for header in includes {
+        // Without the `..` of an include, to be compared with.
+        let header = fs::canonicalize(&header).map_err(|e| format!("{}: {e}", header.display()))?;
+        if needs(&header, file)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn title(mutant: &Mutant) -> String {
