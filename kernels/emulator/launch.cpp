@@ -55,7 +55,8 @@ static void on_fault(int signal_number, siginfo_t* info, void*) {
     if (block && view.on) {
         char line[400];
         char* at = static_cast<char*>(info->si_addr);
-        const char* kind = at >= block->arena && at < block->arena + Block::kArena + 4096 ? "shared memory overrun"
+        const char* kind = info->si_code == SI_KERNEL ? "misaligned or impossible address, reported as"
+                           : at >= block->arena && at < block->arena + Block::kArena + 4096 ? "shared memory overrun"
                            : at >= block->current->stack - 4096 && at < block->current->stack ? "stack overflow"
                                                                                                 : "bad address";
         int n = snprintf(line, sizeof line, "kernel %s, block (%u,%u,%u), thread %u: %s %p after %s at %s:%d\n", block->kernel,

@@ -35,11 +35,11 @@ void check_gaps() {
         if (*p != char(0xFF)) return report("wrote %ld bytes in front of the dynamic shared array", long(b.regions[0].lo - p));
 }
 
-char* static_shared(const void* key, size_t bytes) {
+char* static_shared(const void* key, size_t bytes, size_t align) {
     for (auto& known : block->statics)
         if (known.first == key) return known.second;
-    char* p = block->arena + block->statics_bytes;
-    block->statics_bytes = (block->statics_bytes + bytes + Block::kGap + 127) & ~size_t(127);
+    char* p = block->arena + block->statics_bytes + align;
+    block->statics_bytes = (block->statics_bytes + align + bytes + Block::kGap + 127) & ~size_t(127);
     if (block->statics_bytes + block->dynamic_bytes > config().shared_bytes_max)
         EMU_FAIL("shared memory exceeds %zu bytes", config().shared_bytes_max);
     block->regions.push_back({p, p + bytes});

@@ -19,8 +19,9 @@ inline void mark(char* p, size_t bytes, bool usable) {
 #endif
 }
 
-// The array of one declaration; every thread of the block gets the same.
-char* static_shared(const void* key, size_t bytes);
+// The array of one declaration; every thread of the block gets the same. It lies at a multiple of
+// `align` (at most 64) that is no multiple of twice as much: more is nobody's promise.
+char* static_shared(const void* key, size_t bytes, size_t align);
 unsigned char* dynamic_shared();
 
 // Collective instructions check their addresses even without a sanitizer.

@@ -28,9 +28,10 @@ static void hook(const void* address, size_t bytes, size_t align, Access access,
     const char* p = static_cast<const char*>(address);
     if (!view.on || !(is_shared(p) || is_device(p)) || !block->error.empty()) return;
     Touch touch{p, bytes, access, place_of(code)};
+    // The thread ends here: what follows may be an instruction that ends the process.
     if (reinterpret_cast<uintptr_t>(p) % align)
-        return report("thread %u at %s %s %zu bytes at %p, which is no multiple of %zu", view.thread, where(touch.place).c_str(),
-                      verb(access), bytes, address, align);
+        EMU_FAIL("thread %u at %s %s %zu bytes at %p, which is no multiple of %zu", view.thread, where(touch.place).c_str(),
+                 verb(access), bytes, address, align);
     dispatch(touch);
 }
 

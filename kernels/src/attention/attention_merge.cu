@@ -14,8 +14,9 @@ namespace attention {
 constexpr int MERGE_THREADS = 128;
 
 template <class T> __device__ __forceinline__ void merge(const Call<T>& call) {
-    SHARED(float, sums, [MERGE_THREADS * 8]);
+    SHARED(float4, sums_of_4, [MERGE_THREADS * 2]);  // aligned for load8 and store8
     SHARED(float, weights, [MERGE_THREADS / 8]);
+    float* sums = &sums_of_4[0].x;
     const Sequence sequence(call);
     const int row = int(blockIdx.x);
     if (!sequence.is_for(call) || row >= sequence.rows) return;  // the whole block

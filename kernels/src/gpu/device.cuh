@@ -111,7 +111,7 @@ struct alignas(2) f16 {
 #define SHARED(type, name, dims)                                                                 \
     auto& name = *reinterpret_cast<type(*) dims>([] {                                            \
         static char key; /* one per declaration and per template instance */                     \
-        return emu::static_shared(&key, sizeof(type dims));                                      \
+        return emu::static_shared(&key, sizeof(type dims), alignof(type));                       \
     }())
 #define SHARED_DYNAMIC(name) unsigned char* name = emu::dynamic_shared()
 

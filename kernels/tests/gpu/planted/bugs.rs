@@ -69,6 +69,7 @@ pub(crate) const PLANTS: &[Plant] = &[
     plant("device_nobody_wrote", "a read of device memory that nobody wrote", ONE, [WRONG, "reads device memory that nobody wrote (byte 292 of", WRONG]),
     plant("misaligned_load", "a load of 16 bytes between two", ONE, [UNSEEN, "which is no multiple of 16", "misaligned address"]),
     plant("misaligned_store", "a store of 8 bytes between two", (1, 32, 0), [UNSEEN, "which is no multiple of 8", "misaligned address"]),
+    plant("shared_misaligned", "a shared array aligned less than what is stored", (1, 32, 0), [UNSEEN, "which is no multiple of 16", "misaligned address"]),
     plant("stale_cache", "a load past the cache of what was just written", ONE, [UNSEEN, "reads device memory past its cache", UNSEEN]),
 
     plant("copy_never_waited_for", "a copy that nobody waits for", ONE, always("ends with 1 cp.async that nobody waited for")),

@@ -8,6 +8,10 @@
 #define PLANTED(name) KERNEL void planted_##name(float* out, float* work, const float* in, int bug)
 #define LANE (threadIdx.x % 32)
 #define HERE (blockIdx.x * blockDim.x + threadIdx.x)
+// `count` numbers of shared memory, aligned to 16 bytes.
+#define CELLS(name, count)                 \
+    SHARED(float4, name##_of_4, [count / 4]); \
+    float* name = &name##_of_4[0].x
 constexpr unsigned ALL = 0xffffffffu;
 
 // ---- order -----------------------------------------------------------------------------------
@@ -232,6 +236,16 @@ PLANTED(stale_cache) {
 }
 EXPORT_KERNEL(planted_stale_cache)
 
+// An array is aligned as its type is, no more.
+PLANTED(shared_misaligned) {
+    SHARED(float, single, [128]);
+    CELLS(cell, 128);
+    const float4 v = reinterpret_cast<const float4*>(in)[threadIdx.x];
+    reinterpret_cast<float4*>(bug ? &single[0] : cell)[threadIdx.x] = v;
+    out[threadIdx.x] = v.x;
+}
+EXPORT_KERNEL(planted_shared_misaligned)
+
 // ---- copies and matrices ---------------------------------------------------------------------
 // 16 threads copy 16 bytes each.
 __device__ void copy_64(float* to, const float* from) {
@@ -240,7 +254,7 @@ __device__ void copy_64(float* to, const float* from) {
 }
 
 PLANTED(copy_never_waited_for) {
-    SHARED(float, cell, [64]);
+    CELLS(cell, 64);
     copy_64(cell, in);
     if (!bug) dev::cp_async_wait<0>();
     out[threadIdx.x] = in[threadIdx.x];
@@ -248,7 +262,7 @@ PLANTED(copy_never_waited_for) {
 EXPORT_KERNEL(planted_copy_never_waited_for)
 
 PLANTED(copy_read_too_early) {
-    SHARED(float, cell, [128]);
+    CELLS(cell, 128);
     copy_64(cell, in);
     copy_64(cell + 64, in + 64);
     if (bug) dev::cp_async_wait<1>();
@@ -261,7 +275,7 @@ EXPORT_KERNEL(planted_copy_read_too_early)
 
 // Waited for, but only the thread that waited may read.
 PLANTED(copy_without_a_barrier) {
-    SHARED(float, cell, [64]);
+    CELLS(cell, 64);
     copy_64(cell, in);
     dev::cp_async_wait<0>();
     if (!bug) __syncthreads();
@@ -271,7 +285,7 @@ EXPORT_KERNEL(planted_copy_without_a_barrier)
 
 // The next copy starts while a slow warp still reads the buffer.
 PLANTED(copy_into_a_buffer_in_use) {
-    SHARED(float, cell, [64]);
+    CELLS(cell, 64);
     float sum = 0.0f;
     for (int round = 0; round < 2; round++) {
         copy_64(cell, in + 64 * round);
@@ -285,7 +299,7 @@ PLANTED(copy_into_a_buffer_in_use) {
 EXPORT_KERNEL(planted_copy_into_a_buffer_in_use)
 
 PLANTED(copy_misaligned) {
-    SHARED(float, cell, [64]);
+    CELLS(cell, 64);
     if (threadIdx.x < 8) dev::cp_async16(cell + 4 * threadIdx.x, in + 4 * threadIdx.x + bug, true);
     dev::cp_async_commit();
     dev::cp_async_wait<0>();
