@@ -101,7 +101,7 @@ fn one(
                 data: queries.view(BF16),
                 stride,
             };
-            let cache = (caches[turn % caches.len()].view(Kind::U8), &shape);
+            let cache = (caches[turn % caches.len()].view(BF16), &shape);
             cuda::run(
                 &gpu,
                 queries,

@@ -50,9 +50,9 @@ pub struct Extent {
     pub most_context: usize,
 }
 
-/// Attends every row of the batch into `out` (`[tokens, query * head_dim]`). Queries, cache (its
-/// bytes, `Kind::U8`) and `out` are of one float type. `scratch` (f32, any length, none is legal)
-/// lets the keys of few rows be shared between blocks.
+/// Attends every row of the batch into `out` (`[tokens, query * head_dim]`). Queries, cache and
+/// `out` are of one float type. `scratch` (f32, any length, none is legal) lets the keys of few rows
+/// be shared between blocks.
 ///
 /// # Errors
 /// When a tensor does not fit the shapes, or no kernel takes them.
@@ -65,7 +65,7 @@ pub fn run(
     out: &TensorMut<'_>,
     scratch: &mut TensorMut<'_>,
 ) -> Result<(), GpuError> {
-    let (bytes, shape) = cache;
+    let (cache, shape) = cache;
     let job = Job {
         card: gpu.card(),
         heads,
@@ -74,12 +74,13 @@ pub fn run(
     };
     check_shape(&job)?;
     let strides = check_strides(&job, queries.stride, batch.table_stride)?;
-    check_tensors(&job, queries, batch, bytes, out)?;
+    check_tensors(&job, queries, batch, cache, out)?;
     scratch.check(OP, "scratch", Kind::F32, 0, 16)?;
     if batch.extent.tokens == 0 || heads.query == 0 {
         return Ok(());
     }
-    let layer = bytes.part(shape.head_offset(0, heads.layer, Part::Keys, 0), 0);
+    let first = shape.head_offset(0, heads.layer, Part::Keys, 0) / shape.element_bytes();
+    let layer = cache.part(first, 0);
     for pass in job.passes(scratch.as_tensor().count()) {
         let parts = job.parts(&pass);
         let values = parts * shape.head_dim;
@@ -244,7 +245,8 @@ fn check_tensors(
     queries.data.check(OP, "queries", number, needed, 16)?;
     let all = extent.tokens.saturating_mul(row);
     out.check(OP, "out", number, all, 16)?;
-    cache.check(OP, "cache", Kind::U8, shape.bytes(), 16)?;
+    let numbers = shape.bytes() / shape.element_bytes();
+    cache.check(OP, "cache", number, numbers, 16)?;
     let tables = extent.sequences * batch.table_stride;
     batch
         .query_start

@@ -61,7 +61,7 @@ fn call(
             table_stride: case.stride,
             extent,
         },
-        (cache.view(Kind::U8), &case.shape),
+        (cache.view(Kind::Number(BF16)), &case.shape),
         &out.view_mut(Kind::Number(BF16)),
         &mut scratch.view_mut(Kind::F32),
     )

@@ -239,7 +239,7 @@ fn on_card(bench: &Bench<'_>, case: &Case, scratch: Scratch) -> Result<Vec<f32>,
             table_stride: case.stride,
             extent,
         },
-        (cache.view(Kind::U8), &case.shape),
+        (cache.view(Kind::Number(dtype)), &case.shape),
         &out.view_mut(Kind::Number(dtype)),
         &mut scratch.view_mut(Kind::F32),
     )?;
