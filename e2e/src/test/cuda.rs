@@ -25,6 +25,10 @@ pub(super) const GROUP: Group = Group {
             compiled,
         ),
         test("the emulator agrees with the CPU in three schedules", plain),
+        test(
+            "and as they are cut for a card of 132 multiprocessors",
+            wide,
+        ),
         test("no race, no unwritten read, no wild address", race),
         test("AddressSanitizer and UBSan have nothing to say", asan),
         test("the emulator notices planted bugs", mutants),
@@ -69,6 +73,18 @@ fn compiled(world: &World<'_>) -> Passed {
 
 fn plain(_: &World<'_>) -> Passed {
     trials(&["--mode", "plain"])
+}
+
+/// An H100's. Launchers cut keys, columns and rows into other parts than for the few of the emulator.
+fn wide(_: &World<'_>) -> Passed {
+    trials(&[
+        "--mode",
+        "plain",
+        "--seeds",
+        "2",
+        "--multiprocessors",
+        "132",
+    ])
 }
 
 fn race(_: &World<'_>) -> Passed {

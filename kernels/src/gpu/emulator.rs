@@ -44,16 +44,17 @@ pub struct LdmatrixStatistics {
 }
 
 impl Emulator {
-    /// Loads a library that `kernels/emulator` was compiled to.
+    /// Loads a library that `kernels/emulator` was compiled to. Launchers cut their work for a card of
+    /// so many multiprocessors; blocks run one after the other all the same.
     ///
     /// # Errors
     /// When the file is no such library, in the loader's words.
-    pub fn load(path: &Path) -> Result<Rc<Emulator>, GpuError> {
+    pub fn load(path: &Path, multiprocessors: u32) -> Result<Rc<Emulator>, GpuError> {
         Ok(Rc::new(Emulator {
             card: Card {
                 name: "emulator".to_owned(),
                 capability: 80,
-                multiprocessors: 4,
+                multiprocessors,
                 shared_bytes_per_block: 163 << 10,
             },
             library: Library::load(path)?,

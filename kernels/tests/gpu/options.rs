@@ -9,6 +9,7 @@ Runs every kernel against its CPU definition, and the checks of the emulator its
   --mode plain|race|asan  how the emulated kernels are compiled: as they are, with the race checker,
                           or with AddressSanitizer and UBSan (default: plain)
   --seeds N               thread schedules: 0 in order, 1 reversed, others random (default: 3)
+  --multiprocessors N     of the emulated card: launchers cut their work by it (default: 4)
   --library FILE          emulated kernels that are compiled already
   --first                 stop at the first failure
   --mutants               instead: break kernels one line at a time; the trials must notice
@@ -54,6 +55,7 @@ pub(crate) struct Options {
     pub(crate) device: Device,
     pub(crate) mode: Mode,
     pub(crate) seeds: u64,
+    pub(crate) multiprocessors: u32,
     pub(crate) library: Option<PathBuf>,
     pub(crate) first: bool,
     pub(crate) list: bool,
@@ -70,6 +72,7 @@ impl Options {
             device: Device::Emulator,
             mode: Mode::Plain,
             seeds: 3,
+            multiprocessors: 4,
             library: None,
             first: false,
             list: false,
@@ -103,6 +106,13 @@ impl Options {
                     options.seeds = match text.parse() {
                         Ok(seeds @ 1..=1000) => seeds,
                         _ => return Err(format!("--seeds {text}: 1 to 1000")),
+                    }
+                }
+                "--multiprocessors" => {
+                    let text = value()?;
+                    options.multiprocessors = match text.parse() {
+                        Ok(count @ 1..=1000) => count,
+                        _ => return Err(format!("--multiprocessors {text}: 1 to 1000")),
                     }
                 }
                 "--library" => options.library = Some(value()?.into()),

@@ -51,7 +51,8 @@ pub(crate) fn run(options: &Options) -> Result<bool, String> {
                 return Ok(true);
             }
             println!(
-                "emulator, {}, {} schedules, {} trials, compiled after {:.1} s",
+                "emulator of {} multiprocessors, {}, {} schedules, {} trials, compiled after {:.1} s",
+                options.multiprocessors,
                 options.mode.name(),
                 options.seeds,
                 claims.len(),
@@ -165,7 +166,7 @@ fn on_emulator(
     library: &Path,
     claims: &[Claim],
 ) -> Result<Vec<(String, String)>, String> {
-    Emulator::load(library).map_err(|error| error.to_string())?;
+    Emulator::load(library, options.multiprocessors).map_err(|error| error.to_string())?;
     let over = AtomicBool::new(false);
     let outcomes = compile::in_parallel(claims.len(), |at| {
         if options.first && over.load(Ordering::Relaxed) {
@@ -182,7 +183,8 @@ fn on_emulator(
 fn prove(options: &Options, library: &Path, kind: &Kind) -> Result<(), String> {
     match kind {
         Kind::Trial(at) => {
-            let emulator = Emulator::load(library).map_err(|error| error.to_string())?;
+            let emulator = Emulator::load(library, options.multiprocessors)
+                .map_err(|error| error.to_string())?;
             prove_trial(options, &emulator, &trial::all()[*at])
         }
         Kind::Plant(plant) => plant.prove(options, library),

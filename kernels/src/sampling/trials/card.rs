@@ -2,7 +2,7 @@
 
 use super::case::{self, Case, Drawn};
 use crate::gpu::trial::{Bench, Failure};
-use crate::gpu::{GpuError, Kind, Memory};
+use crate::gpu::{Card, GpuError, Kind, Memory};
 use crate::sampling::cuda::{
     self, Batch, Buffers, CHUNK_WORDS, Place, Plan, RECORD_WORDS, SEARCH_WORDS, Segment,
 };
@@ -44,6 +44,15 @@ pub(super) fn batch(cases: &[Case]) -> Result<(Batch, Vec<u32>), GpuError> {
     Ok((Batch::new(&rows)?, tokens))
 }
 
+/// The card, cut for as if it had four multiprocessors: then these cases have chunks of every size,
+/// wherever they run.
+pub(super) fn small_card(bench: &Bench<'_>) -> Card {
+    Card {
+        multiprocessors: 4,
+        ..bench.gpu.card().clone()
+    }
+}
+
 pub(super) fn on_card(
     bench: &Bench<'_>,
     cases: &[Case],
@@ -54,7 +63,7 @@ pub(super) fn on_card(
     let (batch, tokens) = batch(cases)?;
     let (words, tokens) = (bench.put_raw(batch.words())?, bench.put_raw(&tokens)?);
     let ranks = shards.len();
-    let card = bench.gpu.card();
+    let card = &small_card(bench);
     let mut members = Vec::new();
     for shard in shards {
         let scratch = cuda::scratch_words(card, &batch, shard.rows);
@@ -183,7 +192,7 @@ fn collect(
         let width = member.shard.rows as usize;
         let keys: Vec<f32> = member.logits.download(cases.len() * width)?;
         let scratch: Vec<u64> = member.scratch.download(member.scratch.bytes() / 8)?;
-        let chunk = cuda::chunk(bench.gpu.card(), cases.len(), member.shard.rows);
+        let chunk = cuda::chunk(&small_card(bench), cases.len(), member.shard.rows);
         let chunks = member.shard.rows.div_ceil(chunk) as usize;
         let searches = &scratch[cases.len() * chunks * CHUNK_WORDS..];
         for (row, (case, drawn)) in cases.iter().zip(&mut drawn).enumerate() {

@@ -8,7 +8,7 @@ mod limits;
 
 use super::{Params, Sampled, cuda};
 use crate::gpu::trial::{self, Bench, Failure, Trial};
-use card::{Exchange, on_card};
+use card::{Exchange, on_card, small_card};
 use case::{Case, Drawn, any_case, on_cpu};
 
 const OP: &str = "sampling";
@@ -155,12 +155,9 @@ fn many_rows(bench: &Bench<'_>, rows: usize) -> Result<(), Failure> {
 
 fn in_chunks(bench: &Bench<'_>, at: usize) -> Result<(), Failure> {
     let (rows, width, chunk) = CHUNKS[at];
-    let used = cuda::chunk(
-        bench.gpu.card(),
-        rows,
-        u32::try_from(width).unwrap_or(u32::MAX),
-    );
-    if bench.gpu.card().multiprocessors == 4 && used != chunk {
+    let ids = u32::try_from(width).unwrap_or(u32::MAX);
+    let used = cuda::chunk(&small_card(bench), rows, ids);
+    if used != chunk {
         return Err(Failure::Wrong(format!("chunks of {used}, not {chunk}")));
     }
     let mut cases = cases(at, rows, width);
