@@ -131,7 +131,8 @@ use super::template::EngineTemplate;
 ]))]
 pub struct InferenceDeploymentSpec {
     /// Engine pods wanted; absent means 1. `kubectl scale` and autoscalers write it. Zero stops
-    /// the engines and keeps everything else.
+    /// the engines and keeps everything else. An autoscaler starts from a written number, so leave
+    /// replicas out of the manifest that it must not fight with, and run `kubectl scale` once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<u32>,
     /// The model to run.

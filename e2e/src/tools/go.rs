@@ -47,7 +47,7 @@ pub(crate) const ALL: [GoModule; 4] = [
         variables: "-X k8s.io/component-base/version.gitVersion=v1.36.3 \
                     -X k8s.io/component-base/version.gitMajor=1 \
                     -X k8s.io/component-base/version.gitMinor=36",
-        expect: "about 4 minutes on 2 cores, once per machine",
+        expect: "about 6 minutes on 2 cores, once per machine",
     },
     GoModule {
         folder: "containerd",
@@ -75,7 +75,7 @@ pub(crate) const ALL: [GoModule; 4] = [
         links: &[],
         tags: "",
         variables: "-X helm.sh/helm/v4/internal/version.version=v4.3.1",
-        expect: "about 90 s, once per machine",
+        expect: "about 2 minutes, once per machine",
     },
     GoModule {
         folder: "pause",

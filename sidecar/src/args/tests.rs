@@ -1,3 +1,5 @@
+//! What the command line makes of words, and its defaults.
+
 use super::*;
 use clap::CommandFactory;
 
