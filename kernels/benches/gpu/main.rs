@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use plimsoll_kernels::gpu::driver::{self, Cuda};
-use plimsoll_kernels::gpu::{GpuError, trial};
+use plimsoll_kernels::gpu::trial;
 
 use measure::Case;
 
@@ -125,7 +125,7 @@ fn agree(cuda: &Rc<Cuda>) -> bool {
             Err(failure) => {
                 println!("FAILED  {trial:?}\n        {failure}");
                 failed += 1;
-                if matches!(failure, trial::Failure::Gpu(GpuError::Driver { .. })) {
+                if failure.loses_card() {
                     break;
                 }
             }

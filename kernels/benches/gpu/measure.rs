@@ -27,7 +27,7 @@ pub(crate) type Show<'a> = dyn FnMut(&Case<'_>) -> Result<(), GpuError> + 'a;
 
 /// What a turn over all copies passes at least.
 const TURN: usize = 256 << 20;
-const WARM_UP: usize = 5;
+const WARM_UP: usize = 3;
 const BATCH: usize = 10;
 const REPEATS: usize = 21;
 
@@ -40,22 +40,16 @@ pub(crate) fn seconds(cuda: &Rc<Cuda>, case: &Case<'_>) -> Result<f64, GpuError>
         }
         Ok(())
     };
+    // What has to be put right before every call is timed call by call.
+    let size = if case.prepare.is_some() { 1 } else { BATCH };
     let mut times = Vec::with_capacity(REPEATS);
-    match &case.prepare {
-        None => {
-            cuda.time(|| batch(WARM_UP))?;
-            for _ in 0..REPEATS {
-                times.push(cuda.time(|| batch(BATCH))? / BATCH as f64);
-            }
+    for round in 0..WARM_UP + REPEATS {
+        if let Some(prepare) = &case.prepare {
+            prepare()?;
         }
-        Some(prepare) => {
-            for at in 0..WARM_UP + REPEATS {
-                prepare()?;
-                let seconds = cuda.time(|| batch(1))?;
-                if at >= WARM_UP {
-                    times.push(seconds);
-                }
-            }
+        let seconds = cuda.time(|| batch(size))? / size as f64;
+        if round >= WARM_UP {
+            times.push(seconds);
         }
     }
     times.sort_by(f64::total_cmp);

@@ -5,7 +5,7 @@ use plimsoll_planner::Dtype;
 use super::Heads;
 use super::case::{Case, Given};
 use super::cuda::{self, Extent};
-use super::trials::{case, extent};
+use super::trials::{OnCard, case, extent};
 use crate::gpu::trial::{Bench, Failure, Trial, refused};
 use crate::gpu::{GpuError, Kind};
 use crate::kv::KvCache;
@@ -39,29 +39,14 @@ fn call(
     let laid = case.lay(&case.whole(), 8);
     let (mut extent, mut stride) = (extent(&sequences), laid.stride);
     let row = case.row();
-    let queries = bench.put(BF16, &laid.data)?;
-    let starts = bench.put_raw(&laid.query_start)?;
-    let contexts = bench.put_raw(&laid.context_len)?;
-    let tables = bench.put_raw(&laid.tables)?;
-    let cache = bench.put_raw(&case.cache)?;
+    let batch = OnCard::put(bench, &case, &laid)?;
     let mut out = bench.room(BF16, laid.tokens * row)?;
     let mut scratch = bench.room(F32, 0)?;
     change(&mut case, &mut extent, &mut stride);
-    cuda::run(
-        bench.gpu,
-        cuda::Queries {
-            data: queries.view(Kind::Number(BF16)),
-            stride,
-        },
-        &case.heads,
-        &cuda::Batch {
-            query_start: starts.view(Kind::U32),
-            context_len: contexts.view(Kind::U32),
-            block_tables: tables.view(Kind::U32),
-            table_stride: case.stride,
-            extent,
-        },
-        (cache.view(Kind::Number(BF16)), &case.shape),
+    batch.run(
+        bench,
+        &case,
+        (extent, stride),
         &out.view_mut(Kind::Number(BF16)),
         &mut scratch.view_mut(Kind::F32),
     )

@@ -6,11 +6,11 @@
 
 use plimsoll_planner::Dtype;
 
-use super::case::{Case, Given};
+use super::case::{Case, Given, Laid};
 use super::cuda::{self, Extent};
 use super::{edge_trials, refusal_trials};
-use crate::gpu::Kind;
 use crate::gpu::trial::{self, Bench, Failure, Trial, close, rounded, rounding};
+use crate::gpu::{GpuError, Kind, Memory, TensorMut};
 use crate::isa::Isa;
 use crate::kv::Part;
 
@@ -205,18 +205,66 @@ pub(super) fn extent(sequences: &[(usize, usize)]) -> Extent {
     }
 }
 
+/// A batch and its cache in the memory of a card.
+pub(super) struct OnCard {
+    dtype: Dtype,
+    queries: Memory,
+    starts: Memory,
+    contexts: Memory,
+    tables: Memory,
+    cache: Memory,
+}
+
+impl OnCard {
+    pub(super) fn put(bench: &Bench<'_>, case: &Case, laid: &Laid) -> Result<OnCard, GpuError> {
+        Ok(OnCard {
+            dtype: case.shape.dtype,
+            queries: bench.put(case.shape.dtype, &laid.data)?,
+            starts: bench.put_raw(&laid.query_start)?,
+            contexts: bench.put_raw(&laid.context_len)?,
+            tables: bench.put_raw(&laid.tables)?,
+            cache: bench.put_rows(&case.cache, case.shape.row_bytes())?,
+        })
+    }
+
+    /// Launches what `case` says by now; `stride` lies between two query rows.
+    pub(super) fn run(
+        &self,
+        bench: &Bench<'_>,
+        case: &Case,
+        (extent, stride): (Extent, usize),
+        out: &TensorMut<'_>,
+        scratch: &mut TensorMut<'_>,
+    ) -> Result<(), GpuError> {
+        let kind = Kind::Number(self.dtype);
+        cuda::run(
+            bench.gpu,
+            cuda::Queries {
+                data: self.queries.view(kind),
+                stride,
+            },
+            &case.heads,
+            &cuda::Batch {
+                query_start: self.starts.view(Kind::U32),
+                context_len: self.contexts.view(Kind::U32),
+                block_tables: self.tables.view(Kind::U32),
+                table_stride: case.stride,
+                extent,
+            },
+            (self.cache.view(kind), &case.shape),
+            out,
+            scratch,
+        )
+    }
+}
+
 fn on_card(bench: &Bench<'_>, case: &Case, scratch: Scratch) -> Result<Vec<f32>, Failure> {
     let dtype = case.shape.dtype;
     // Rows begin at multiples of 16 bytes, and what lies between them is not a number.
     let gap = 8 + case.row().next_multiple_of(8) - case.row();
     let laid = case.lay(&case.whole(), gap);
     let extent = extent(&case.sequences);
-    let queries = bench.put(dtype, &laid.data)?;
-    let starts = bench.put_raw(&laid.query_start)?;
-    let contexts = bench.put_raw(&laid.context_len)?;
-    let tables = bench.put_raw(&laid.tables)?;
-    let cache_row = case.shape.head_dim * case.shape.element_bytes();
-    let cache = bench.put_rows(&case.cache, cache_row)?;
+    let batch = OnCard::put(bench, case, &laid)?;
     let useful = cuda::scratch(bench.gpu.card(), &case.heads, &case.shape, &extent)?;
     let numbers = match scratch {
         Scratch::Nothing => 0,
@@ -225,21 +273,10 @@ fn on_card(bench: &Bench<'_>, case: &Case, scratch: Scratch) -> Result<Vec<f32>,
     };
     let mut scratch = bench.room(F32, numbers)?;
     let mut out = bench.room(dtype, laid.tokens * case.row())?;
-    cuda::run(
-        bench.gpu,
-        cuda::Queries {
-            data: queries.view(Kind::Number(dtype)),
-            stride: laid.stride,
-        },
-        &case.heads,
-        &cuda::Batch {
-            query_start: starts.view(Kind::U32),
-            context_len: contexts.view(Kind::U32),
-            block_tables: tables.view(Kind::U32),
-            table_stride: case.stride,
-            extent,
-        },
-        (cache.view(Kind::Number(dtype)), &case.shape),
+    batch.run(
+        bench,
+        case,
+        (extent, laid.stride),
         &out.view_mut(Kind::Number(dtype)),
         &mut scratch.view_mut(Kind::F32),
     )?;

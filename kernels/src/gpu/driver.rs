@@ -18,6 +18,8 @@ use crate::cards::Found;
 #[derive(Debug)]
 pub struct Cuda {
     card: Card,
+    /// The driver's.
+    version: i32,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     modules: RefCell<HashMap<&'static str, CUmodule>>,
@@ -81,7 +83,7 @@ impl Cuda {
     /// # Errors
     /// When there is no driver, no such card, or it does not open.
     pub fn open(index: usize) -> Result<Rc<Cuda>, GpuError> {
-        version()?;
+        let version = version()?;
         let context = CudaContext::new(index).map_err(|error| GpuError::NoDevice {
             reason: format!("card {index}: {error}"),
         })?;
@@ -107,6 +109,7 @@ impl Cuda {
         };
         Ok(Rc::new(Cuda {
             card,
+            version,
             context,
             stream,
             modules: RefCell::default(),
@@ -136,7 +139,7 @@ impl Cuda {
     /// # Errors
     /// When `work` or the driver fails.
     pub fn time(&self, work: impl FnOnce() -> Result<(), GpuError>) -> Result<f64, GpuError> {
-        image::check_driver(version()?)?;
+        image::check_driver(self.version)?;
         let flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
         let record = || {
             self.stream
@@ -205,7 +208,7 @@ impl Cuda {
         if let Some(module) = self.modules.borrow().get(op) {
             return Ok(*module);
         }
-        image::check_driver(version()?)?;
+        image::check_driver(self.version)?;
         let bytes = image::find(op, self.card.capability)?;
         // SAFETY: the image is a whole fatbin that nvcc made (its length is in its own header).
         let loaded = unsafe { result::module::load_data(bytes.as_ptr().cast()) };

@@ -86,6 +86,13 @@ pub enum Failure {
     Wrong(String),
 }
 
+impl Failure {
+    /// Whether the card's context is lost with it: all that follows in this process would fail, too.
+    pub const fn loses_card(&self) -> bool {
+        matches!(self, Failure::Gpu(GpuError::Driver { .. }))
+    }
+}
+
 /// Where a trial works: a device, and helpers that put numbers on it.
 #[derive(Debug)]
 pub struct Bench<'a> {

@@ -8,6 +8,7 @@ use plimsoll_kernels::gpu::emulator::Emulator;
 use plimsoll_kernels::gpu::{Arguments, Launch};
 
 use crate::compile;
+use crate::options::MULTIPROCESSORS;
 
 #[derive(Debug)]
 pub(crate) struct Fault {
@@ -138,7 +139,7 @@ fn nulls(count: usize) -> Arguments {
 
 /// A launch of rms_norm, once `spoiled`, must be refused with these words.
 fn refused(library: &Path, said: &str, spoil: impl Fn(&mut Launch<'_>)) -> Result<(), String> {
-    let emulator = Emulator::load(library, 4).map_err(|error| error.to_string())?;
+    let emulator = Emulator::load(library, MULTIPROCESSORS).map_err(|error| error.to_string())?;
     let mut launch = Launch {
         op: "rms_norm",
         kernel: "rms_norm_f32_1",

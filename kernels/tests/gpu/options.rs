@@ -17,6 +17,9 @@ Runs every kernel against its CPU definition, and the checks of the emulator its
   --list                  name what would run
   FILTER                  only trials (or mutants) whose `op: name` contains one of these texts";
 
+/// Of the emulated card, where nothing else is asked for.
+pub(crate) const MULTIPROCESSORS: u32 = 4;
+
 /// How emulated kernels are compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Mode {
@@ -72,7 +75,7 @@ impl Options {
             device: Device::Emulator,
             mode: Mode::Plain,
             seeds: 3,
-            multiprocessors: 4,
+            multiprocessors: MULTIPROCESSORS,
             library: None,
             first: false,
             list: false,

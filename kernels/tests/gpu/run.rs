@@ -7,9 +7,9 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use plimsoll_kernels::gpu::Gpu;
 use plimsoll_kernels::gpu::emulator::Emulator;
-use plimsoll_kernels::gpu::trial::{self, Failure, Trial};
-use plimsoll_kernels::gpu::{Gpu, GpuError};
+use plimsoll_kernels::gpu::trial::{self, Trial};
 
 use crate::faults::{self, Fault};
 use crate::options::{Device, Mode, Options, Task};
@@ -150,9 +150,8 @@ fn on_card(
         };
         println!("{}", claim.title);
         if let Err(failure) = trials[at].prove(gpu) {
-            let is_lost = matches!(failure, Failure::Gpu(GpuError::Driver { .. }));
             failures.push((claim.title.clone(), failure.to_string()));
-            if is_lost || options.first {
+            if failure.loses_card() || options.first {
                 return (failures, claims.len() - done - 1);
             }
         }

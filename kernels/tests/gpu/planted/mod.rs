@@ -87,7 +87,8 @@ pub(crate) fn run(options: &Options, library: &Path, kernel: &str) -> Result<(),
         .iter()
         .find(|plant| plant.kernel == kernel)
         .ok_or(format!("no planted kernel {kernel}"))?;
-    let emulator = Emulator::load(library, 4).map_err(|error| error.to_string())?;
+    let emulator =
+        Emulator::load(library, options.multiprocessors).map_err(|error| error.to_string())?;
     let mut right = Vec::new();
     for seed in 0..options.seeds {
         let numbers = launch(&emulator, plant, seed, 0)
