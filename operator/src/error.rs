@@ -117,10 +117,25 @@ pub(crate) fn namespace_ends(error: &kube::Error) -> bool {
             .any(|cause| cause.reason == "NamespaceTerminating")
 }
 
-/// What the API server said, or what kept it from answering.
-fn words(error: &kube::Error) -> String {
+/// Characters that are told of somebody else's words.
+const WORDS_CHARS: usize = 1000;
+
+/// What the API server said, or what kept it from answering. Never what it sent: a decoder quotes
+/// the value it stopped at, which may be a password.
+pub(crate) fn words(error: &kube::Error) -> String {
     match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
+        kube::Error::Api(status) => bounded(&status.message),
+        kube::Error::SerdeError(error) => format!(
+            "the answer cannot be decoded ({:?} error in line {}, column {})",
+            error.classify(),
+            error.line(),
+            error.column()
+        ),
+        other => bounded(&other.to_string()),
     }
+}
+
+/// The first characters of words that others wrote.
+pub(crate) fn bounded(words: &str) -> String {
+    words.chars().take(WORDS_CHARS).collect()
 }

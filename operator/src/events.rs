@@ -47,6 +47,11 @@ impl Happening {
         Happening::warning(EventReason::RolloutReplacing, note)
     }
 
+    /// The resource cannot be read.
+    pub(crate) fn unreadable(words: &str) -> Happening {
+        Happening::warning(EventReason::InvalidSpec, words)
+    }
+
     /// Somebody changed what is the operator's in a child.
     pub(crate) fn repaired(kind: &str, name: &str, path: &str) -> Happening {
         let note = format!(

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use plimsoll_crds::v1alpha1::report::MemoryReport;
 use plimsoll_crds::v1alpha1::{InferenceDeployment, InferenceDeploymentStatus};
 
+use crate::error::Error;
 use crate::memory::Failure;
 use crate::pods::PodFacts;
 use crate::rolling::Room;
@@ -47,6 +49,22 @@ pub(crate) struct Identity {
     pub(crate) name: String,
     pub(crate) uid: String,
     pub(crate) generation: i64,
+}
+
+impl Identity {
+    /// # Errors
+    /// The object lacks what the API server gives every object.
+    pub(crate) fn of(meta: &ObjectMeta) -> Result<Identity, Error> {
+        Ok(Identity {
+            namespace: meta
+                .namespace
+                .clone()
+                .ok_or(Error::Incomplete("namespace"))?,
+            name: meta.name.clone().ok_or(Error::Incomplete("name"))?,
+            uid: meta.uid.clone().ok_or(Error::Incomplete("uid"))?,
+            generation: meta.generation.ok_or(Error::Incomplete("generation"))?,
+        })
+    }
 }
 
 /// A revision's ReplicaSet.

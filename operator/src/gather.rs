@@ -9,10 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::jiff::Timestamp;
-use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::Store;
 use kube::{Resource, ResourceExt};
 use plimsoll_crds::names;
@@ -27,18 +24,7 @@ use crate::memory::Memory;
 use crate::pods::{PodFacts, instant};
 use crate::reports::Reports;
 use crate::rolling::Room;
-
-/// The operator's copies of the cluster, of one namespace or of all.
-#[derive(Clone)]
-pub(crate) struct Stores {
-    pub(crate) deployments: Store<InferenceDeployment>,
-    pub(crate) replica_sets: Store<ReplicaSet>,
-    pub(crate) pods: Store<Pod>,
-    pub(crate) config_maps: Store<PartialObjectMeta<ConfigMap>>,
-    pub(crate) services: Store<PartialObjectMeta<Service>>,
-    pub(crate) service_accounts: Store<PartialObjectMeta<ServiceAccount>>,
-    pub(crate) budgets: Store<PartialObjectMeta<PodDisruptionBudget>>,
-}
+use crate::stores::Stores;
 
 /// Everything known about `object`.
 ///
@@ -50,8 +36,8 @@ pub(crate) fn gather(
     reports: &Reports,
     memory: &mut Memory,
 ) -> Result<Facts, Error> {
-    let identity = identity(&object)?;
-    let now = Timestamp::now();
+    let identity = Identity::of(&object.metadata)?;
+    let now = now();
     let status = match &memory.written {
         Some((status, _)) => status.clone(),
         None => object.status.clone().unwrap_or_default(),
@@ -84,21 +70,9 @@ pub(crate) fn gather(
     })
 }
 
-/// What names an object.
-///
-/// # Errors
-/// The object lacks what the API server gives every object.
-pub(crate) fn identity(object: &InferenceDeployment) -> Result<Identity, Error> {
-    let meta = &object.metadata;
-    Ok(Identity {
-        namespace: meta
-            .namespace
-            .clone()
-            .ok_or(Error::Incomplete("namespace"))?,
-        name: meta.name.clone().ok_or(Error::Incomplete("name"))?,
-        uid: meta.uid.clone().ok_or(Error::Incomplete("uid"))?,
-        generation: meta.generation.ok_or(Error::Incomplete("generation"))?,
-    })
+/// The time, for what is told outside of a pass.
+pub(crate) fn now() -> Timestamp {
+    Timestamp::now()
 }
 
 /// When work on the present spec began: when it was first seen, when the resource last stopped

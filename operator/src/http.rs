@@ -12,6 +12,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 
 use crate::metrics::Metrics;
+use crate::stores::Watches;
 
 /// What the endpoints read.
 #[derive(Clone, Debug)]
@@ -19,6 +20,8 @@ pub(crate) struct Health {
     pub(crate) metrics: Arc<Metrics>,
     /// The process has reached the API server and either leads or stands by.
     pub(crate) ready: Arc<AtomicBool>,
+    /// What a leader watches.
+    pub(crate) watches: Arc<Watches>,
 }
 
 /// Serves until `stop` resolves.
@@ -51,9 +54,37 @@ async fn metrics(State(health): State<Health>) -> Response {
     }
 }
 
+/// A restart would not open closed eyes, so `/healthz` does not ask for the watches.
 async fn readyz(State(health): State<Health>) -> Response {
-    match health.ready.load(Ordering::Relaxed) {
-        true => "ok\n".into_response(),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "not yet\n").into_response(),
+    let trouble = match health.ready.load(Ordering::Relaxed) {
+        true => health.watches.trouble(),
+        false => Some("not yet".to_owned()),
+    };
+    match trouble {
+        None => "ok\n".into_response(),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_leader_is_ready_once_its_watches_have_listed_everything() {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let health = Health {
+            metrics: Arc::clone(&metrics),
+            ready: Arc::new(AtomicBool::new(false)),
+            watches: Arc::new(Watches::new(metrics)),
+        };
+        let status = async || readyz(State(health.clone())).await.status();
+        assert_eq!(status().await, StatusCode::SERVICE_UNAVAILABLE);
+        health.ready.store(true, Ordering::Relaxed);
+        assert_eq!(status().await, StatusCode::OK);
+        let pods = health.watches.begin("Pod", None);
+        assert_eq!(status().await, StatusCode::SERVICE_UNAVAILABLE);
+        pods.listed();
+        assert_eq!(status().await, StatusCode::OK);
     }
 }

@@ -6,6 +6,7 @@
 mod args;
 mod http;
 mod leader;
+mod log;
 mod metrics;
 mod token;
 
@@ -13,6 +14,7 @@ mod token;
 mod controller;
 mod error;
 mod reconcile;
+mod stores;
 mod watch;
 
 // Gather.
@@ -45,7 +47,6 @@ mod status;
 #[cfg(test)]
 mod testing;
 
-use std::io::IsTerminal;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,12 +57,12 @@ use clap::Parser;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch as signalling;
-use tracing_subscriber::EnvFilter;
 
-use args::{Args, LogFormat};
+use args::Args;
 use controller::Shared;
 use leader::Leadership;
 use metrics::Metrics;
+use stores::Watches;
 use token::AdminKey;
 
 /// Passes that run when the process is told to stop may end within this.
@@ -72,21 +73,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(320);
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    log_to_stderr(args.log_format);
+    log::to_stderr(args.log_format);
     run(args).await
-}
-
-fn log_to_stderr(format: LogFormat) {
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube=warn"));
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    match format {
-        LogFormat::Json => lines.json().flatten_event(true).init(),
-        LogFormat::Text => lines.init(),
-    }
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
@@ -96,9 +84,11 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let client = client(&args).await?;
     let ready = Arc::new(AtomicBool::new(false));
     let stop = stop_signal()?;
+    let watches = Arc::new(Watches::new(Arc::clone(&metrics)));
     let health = http::Health {
         metrics: Arc::clone(&metrics),
         ready: Arc::clone(&ready),
+        watches: Arc::clone(&watches),
     };
     let mut stop_http = stop.clone();
     let server = tokio::spawn(http::serve(args.metrics_address, health, async move {
@@ -113,6 +103,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let shared = Shared {
         client,
         metrics,
+        watches,
         key,
         args: Arc::new(args),
     };

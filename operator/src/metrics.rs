@@ -1,6 +1,6 @@
 //! The operator's own metrics. Names are API: dashboards and alert rules read them.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use plimsoll_crds::v1alpha1::ConditionType;
@@ -32,6 +32,14 @@ pub(crate) struct Metrics {
     pub(crate) streams: IntGauge,
     /// 1 while this process holds the Lease.
     pub(crate) leader: IntGauge,
+    /// Failures of watches, by kind.
+    pub(crate) watch_failures: IntCounterVec,
+    /// 1 while a watch of the kind fails.
+    pub(crate) watch_failing: IntGaugeVec,
+    last_list: IntGaugeVec,
+    last_event: IntGaugeVec,
+    /// Objects met that could not be read, whole or in part, by kind.
+    pub(crate) unreadable: IntCounterVec,
 }
 
 impl Metrics {
@@ -58,6 +66,33 @@ impl Metrics {
             "plimsoll_operator_applies_total",
             "Objects written for resources, by kind.",
             &["kind"],
+        )?;
+        let watch_failures = counters(
+            "plimsoll_operator_watch_failures_total",
+            "Failures of a watch, each followed by a new list, by kind.",
+            &["kind"],
+        )?;
+        let unreadable = counters(
+            "plimsoll_operator_unreadable_objects_total",
+            "Objects met that this version cannot read, whole or in part, by kind.",
+            &["kind"],
+        )?;
+        let gauges = |name: &str, help: &str| {
+            let family = IntGaugeVec::new(Opts::new(name, help), &["kind"])?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
+        let watch_failing = gauges(
+            "plimsoll_operator_watch_failing",
+            "1 from a failure of a watch of the kind until its next list is whole.",
+        )?;
+        let last_list = gauges(
+            "plimsoll_operator_watch_last_list_timestamp_seconds",
+            "When the kind was last listed in full.",
+        )?;
+        let last_event = gauges(
+            "plimsoll_operator_watch_last_event_timestamp_seconds",
+            "When a change of the kind was last seen.",
         )?;
         let duration = Histogram::with_opts(
             HistogramOpts::new(
@@ -100,7 +135,22 @@ impl Metrics {
             conditions,
             streams,
             leader,
+            watch_failures,
+            watch_failing,
+            last_list,
+            last_event,
+            unreadable,
         })
+    }
+
+    pub(crate) fn saw_list(&self, kind: &str) {
+        self.last_list.with_label_values(&[kind]).set(seconds_now());
+    }
+
+    pub(crate) fn saw_event(&self, kind: &str) {
+        self.last_event
+            .with_label_values(&[kind])
+            .set(seconds_now());
     }
 
     pub(crate) fn observe_reconcile(&self, took: Duration, ok: bool) {
@@ -140,6 +190,14 @@ impl Metrics {
         TextEncoder::new().encode(&self.registry.gather(), &mut buffer)?;
         Ok(String::from_utf8_lossy(&buffer).into_owned())
     }
+}
+
+/// Seconds since 1970.
+fn seconds_now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    })
 }
 
 #[cfg(test)]

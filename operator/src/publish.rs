@@ -3,21 +3,27 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Patch, PatchParams};
+use kube::core::PartialObjectMeta;
 use kube::runtime::events::{Event, Recorder, Reporter};
 use kube::{Api, Client, Resource};
 use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::{InferenceDeployment, InferenceDeploymentStatus};
+use serde::Serialize;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
 use crate::apply::{WRITE_TIMEOUT, answered};
 use crate::changes::{Due, due};
-use crate::error::{Error, namespace_ends};
+use crate::error::{Error, namespace_ends, words};
 use crate::events::{Happening, between, of_pods};
-use crate::facts::Facts;
+use crate::facts::{Facts, Identity};
+use crate::gather::now;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
+use crate::status::unreadable;
+use crate::stores::Unreadable;
 
 /// The publishing end of a pass.
 #[derive(Clone, Copy)]
@@ -55,7 +61,7 @@ pub(crate) async fn publish(
         Due::Nothing => (None, Vec::new()),
         Due::In(wait) => (Some(wait), Vec::new()),
         Due::Now => {
-            write(client, facts, &next).await?;
+            write(client, identity, &next).await?;
             metrics.status_writes.inc();
             let between = between(&facts.status, &next);
             memory.written = Some((next, Instant::now()));
@@ -65,18 +71,39 @@ pub(crate) async fn publish(
     // What a status that could not be written was about to tell is told with the next.
     memory.told = told;
     for happening in between.into_iter().chain(of_pods) {
-        tell(publisher, &facts.object, &happening).await;
+        tell(publisher, &facts.object.object_ref(&()), &happening).await;
     }
     Ok(wait)
 }
 
-async fn write(
-    client: &Client,
-    facts: &Facts,
-    status: &InferenceDeploymentStatus,
+/// Says of a resource that it cannot be read, unless its status says so already.
+///
+/// # Errors
+/// It lacks what the API server gives every object, or the API server refused the status.
+pub(crate) async fn publish_unreadable(
+    publisher: Publisher<'_>,
+    resource: &ObjectReference,
+    what: &Unreadable,
 ) -> Result<(), Error> {
-    let identity = &facts.identity;
-    let api: Api<InferenceDeployment> = Api::namespaced(client.clone(), &identity.namespace);
+    let identity = Identity::of(&what.metadata)?;
+    let Some((status, conditions)) = unreadable::status(what, now()) else {
+        return Ok(());
+    };
+    let Publisher {
+        client, metrics, ..
+    } = publisher;
+    metrics.show_conditions(&identity.namespace, &identity.name, &conditions);
+    write(client, &identity, &status).await?;
+    metrics.status_writes.inc();
+    let happening = Happening::unreadable(&unreadable::words(what));
+    tell(publisher, resource, &happening).await;
+    Ok(())
+}
+
+async fn write(client: &Client, identity: &Identity, status: &impl Serialize) -> Result<(), Error> {
+    // Of the answer only the metadata is read: the object may be one that cannot be read whole.
+    let api: Api<PartialObjectMeta<InferenceDeployment>> =
+        Api::namespaced(client.clone(), &identity.namespace);
     let patch = json!({
         "apiVersion": InferenceDeployment::api_version(&()),
         "kind": InferenceDeployment::kind(&()),
@@ -95,7 +122,7 @@ async fn write(
 /// Writes one Event. Events are best effort: a lost one is logged and not tried again.
 pub(crate) async fn tell(
     publisher: Publisher<'_>,
-    object: &InferenceDeployment,
+    resource: &ObjectReference,
     happening: &Happening,
 ) {
     let reporter = Reporter {
@@ -109,7 +136,7 @@ pub(crate) async fn tell(
         action: happening.action().to_owned(),
         secondary: None,
     };
-    let (namespace, name) = (&object.metadata.namespace, &object.metadata.name);
+    let (namespace, name) = (&resource.namespace, &resource.name);
     tracing::info!(
         namespace = namespace.as_deref(),
         name = name.as_deref(),
@@ -119,12 +146,11 @@ pub(crate) async fn tell(
     );
     // A recorder of its own for each: one that is kept would repeat the first note for ever.
     let recorder = Recorder::new(publisher.client.clone(), reporter);
-    let reference = object.object_ref(&());
-    let error = match timeout(WRITE_TIMEOUT, recorder.publish(&event, &reference)).await {
+    let error = match timeout(WRITE_TIMEOUT, recorder.publish(&event, resource)).await {
         Ok(Ok(())) => return,
         // Nobody will look for it there.
         Ok(Err(error)) if namespace_ends(&error) => return,
-        Ok(Err(error)) => error.to_string(),
+        Ok(Err(error)) => words(&error),
         Err(_) => "the API server did not answer".to_owned(),
     };
     tracing::warn!(

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use futures::{Stream, StreamExt, stream};
-use kube::runtime::watcher::{self, Event};
+use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
 
 /// An object that changed in a way that matters.
@@ -70,24 +70,17 @@ impl<K: Resource + Clone> Filter<K> {
     }
 }
 
-/// The changes of a watch in which `relevant` differs from before. Errors of the watch pass
-/// through (it restarts by itself, with a growing pause).
+/// The changes of a watch in which `relevant` differs from before.
 pub(crate) fn changes<K: Resource + Clone + Send + 'static>(
-    events: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
+    events: impl Stream<Item = Event<K>> + Send + 'static,
     relevant: fn(&K) -> u64,
-) -> impl Stream<Item = watcher::Result<Change<K>>> + Send + 'static {
+) -> impl Stream<Item = Change<K>> + Send + 'static {
     let mut filter = Filter {
         relevant,
         seen: HashMap::new(),
         listed: None,
     };
-    events.flat_map(move |event| {
-        let items: Vec<_> = match event {
-            Ok(event) => filter.changes(event).into_iter().map(Ok).collect(),
-            Err(error) => vec![Err(error)],
-        };
-        stream::iter(items)
-    })
+    events.flat_map(move |event| stream::iter(filter.changes(event)))
 }
 
 /// A hash of what matters.

@@ -6,13 +6,12 @@ use plimsoll_crds::v1alpha1::EngineConfig;
 use plimsoll_crds::v1alpha1::convert;
 
 use super::*;
-use crate::gather::identity;
 use crate::plan::plan;
 use crate::testing::*;
 
 fn made(object: &InferenceDeployment) -> Revision {
     let accepted = plan(object, &smollm2()).unwrap();
-    let identity = identity(object).unwrap();
+    let identity = Identity::of(&object.metadata).unwrap();
     revision(
         object,
         &identity,
@@ -30,7 +29,7 @@ fn pod_spec(revision: &Revision) -> PodSpec {
 
 fn inspection(yaml: &str) -> Pod {
     let object = object(yaml);
-    let identity = identity(&object).unwrap();
+    let identity = Identity::of(&object.metadata).unwrap();
     let made = inspect_pod(&object, &identity, &settings(), "chat-inspect-1".to_owned());
     serde_json::from_value(made.object).unwrap()
 }
@@ -274,7 +273,7 @@ fn a_revision_changes_with_the_plan_and_the_template_and_with_nothing_else() {
 #[test]
 fn children_have_owner_labels_and_a_hash() {
     let object = object(SMOLLM2);
-    let identity = identity(&object).unwrap();
+    let identity = Identity::of(&object.metadata).unwrap();
     let revision = made(&object);
     let all = [
         service_account(&object, &identity),

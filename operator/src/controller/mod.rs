@@ -1,4 +1,4 @@
-//! What is watched, and what each change means: the wiring of one scope, a namespace or all.
+//! What each change of the cluster means: the wiring of one scope, a namespace or all.
 
 use std::hash::Hash;
 use std::sync::Arc;
@@ -6,28 +6,23 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt, future};
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::core::PartialObjectMeta;
 use kube::runtime::controller::{self, Controller};
-use kube::runtime::reflector::{self, ObjectRef, Store};
-use kube::runtime::utils::Backoff;
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher;
+use kube::{Client, Resource, ResourceExt};
 use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::InferenceDeployment;
-use serde::de::DeserializeOwned;
 use tokio::sync::{OnceCell, mpsc};
 
 use crate::args::Args;
 use crate::build::{HASH_ANNOTATION, PodSettings};
 use crate::drift;
-use crate::gather::Stores;
 use crate::memory::Memories;
 use crate::metrics::Metrics;
 use crate::pods;
 use crate::reconcile::{Context, Settings, reconcile, retry};
 use crate::reports::Reports;
+use crate::stores::{Decoded, Scope, Stores, Watched, Watches};
 use crate::token::AdminKey;
 use crate::watch::{Change, changes, hash_of};
 
@@ -38,13 +33,14 @@ const CONCURRENCY: u16 = 8;
 /// Changes that come together are looked at together.
 const DEBOUNCE: Duration = Duration::from_millis(20);
 
-type Ref = ObjectRef<InferenceDeployment>;
+type Ref = ObjectRef<Decoded<InferenceDeployment>>;
 
 /// What all scopes share.
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) client: Client,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) watches: Arc<Watches>,
     pub(crate) key: AdminKey,
     pub(crate) args: Arc<Args>,
 }
@@ -58,28 +54,26 @@ pub(crate) async fn run(
     let Shared {
         client,
         metrics,
+        watches,
         key,
         args,
     } = shared;
     let scope = Scope {
         client: client.clone(),
         namespace,
+        watches,
+        metrics: Arc::clone(&metrics),
     };
     let (nudges, nudged) = mpsc::channel(NUDGES);
     let reports = Arc::new(Reports::new(nudges, Arc::clone(&metrics), args.stale_after));
 
-    let ours = watcher::Config::default().labels(names::LABEL_DEPLOYMENT);
-    let (deployments, deployment_changes) = scope.deployments();
-    let (replica_sets, replica_set_changes) = scope.objects(&ours, replica_set_hash);
-    let (pods, pod_changes) = scope.objects(&ours, pods::relevant);
-    let (config_maps, config_map_changes) =
-        scope.objects::<PartialObjectMeta<ConfigMap>>(&ours, child_hash);
-    let (services, service_changes) =
-        scope.objects::<PartialObjectMeta<Service>>(&ours, child_hash);
-    let (service_accounts, account_changes) =
-        scope.objects::<PartialObjectMeta<ServiceAccount>>(&ours, child_hash);
-    let (budgets, budget_changes) =
-        scope.objects::<PartialObjectMeta<PodDisruptionBudget>>(&ours, child_hash);
+    let (deployments, deployment_events) = scope.deployments();
+    let (replica_sets, replica_set_changes) = children(&scope, replica_set_hash);
+    let (pods, pod_changes) = children(&scope, pods::relevant);
+    let (config_maps, config_map_changes) = children(&scope, child_hash);
+    let (services, service_changes) = children(&scope, child_hash);
+    let (service_accounts, account_changes) = children(&scope, child_hash);
+    let (budgets, budget_changes) = children(&scope, child_hash);
     let context = Arc::new(Context {
         client,
         stores: Stores {
@@ -107,19 +101,20 @@ pub(crate) async fn run(
         },
     });
     let forgetting = Arc::clone(&context);
-    let touched = deployment_changes.filter_map(move |change| {
+    let touched = changes(deployment_events, deployment_hash).filter_map(move |change| {
         let touched = match change {
-            Ok(Change::Touched(object)) => Some(Ok(object)),
-            Ok(Change::Gone(object)) => {
+            Change::Touched(object) => Some(Ok(object)),
+            Change::Gone(object) => {
                 forget(&forgetting, &object);
                 None
             }
-            Err(_) => None,
         };
         future::ready(touched)
     });
     let nudged = futures::stream::unfold(nudged, async |mut nudged| {
-        nudged.recv().await.map(|resource: Ref| (resource, nudged))
+        let resource: ObjectRef<InferenceDeployment> = nudged.recv().await?;
+        let namespace = resource.namespace.unwrap_or_default();
+        Some((Ref::new(&resource.name).within(&namespace), nudged))
     });
     Controller::for_stream(touched, deployments)
         .with_config(
@@ -159,7 +154,7 @@ fn log(error: &controller::Error<crate::error::Error, watcher::Error>) {
 }
 
 /// The resource is gone: nothing of it is kept.
-fn forget(context: &Context, object: &InferenceDeployment) {
+fn forget(context: &Context, object: &Decoded<InferenceDeployment>) {
     let uid = object.uid().unwrap_or_default();
     context.reports.listen(&uid, "", Vec::new());
     context.memories.forget(&uid);
@@ -170,117 +165,25 @@ fn forget(context: &Context, object: &InferenceDeployment) {
         .forget_resource(&namespace, &object.name_any());
 }
 
-impl Stores {
-    /// Waits until every store holds what the cluster has.
-    pub(crate) async fn ready(&self) {
-        let Stores {
-            deployments,
-            replica_sets,
-            pods,
-            config_maps,
-            services,
-            service_accounts,
-            budgets,
-        } = self;
-        // They fail only when the watches are dropped, and with them whoever waits here.
-        let _ = tokio::join!(
-            deployments.wait_until_ready(),
-            replica_sets.wait_until_ready(),
-            pods.wait_until_ready(),
-            config_maps.wait_until_ready(),
-            services.wait_until_ready(),
-            service_accounts.wait_until_ready(),
-            budgets.wait_until_ready(),
-        );
-    }
-}
-
-/// The part of the cluster that is watched.
-struct Scope {
-    client: Client,
-    namespace: Option<String>,
-}
-
-impl Scope {
-    fn api<K>(&self) -> Api<K>
-    where
-        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
-    {
-        match &self.namespace {
-            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
-            None => Api::all(self.client.clone()),
-        }
-    }
-
-    fn deployments(
-        &self,
-    ) -> (
-        Store<InferenceDeployment>,
-        impl Stream<Item = watcher::Result<Change<InferenceDeployment>>> + Send + 'static,
-    ) {
-        let (reader, writer) = reflector::store();
-        let events = watcher(
-            self.api::<InferenceDeployment>(),
-            watcher::Config::default(),
-        )
-        .backoff(Pause::default())
-        .modify(|object| object.managed_fields_mut().clear())
-        .reflect(writer);
-        (
-            reader,
-            changes(told(names::KIND.to_owned(), events), deployment_hash),
-        )
-    }
-
-    fn objects<K>(
-        &self,
-        config: &watcher::Config,
-        relevant: fn(&K) -> u64,
-    ) -> (Store<K>, impl Stream<Item = Ref> + Send + 'static)
-    where
-        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
-            + Clone
-            + DeserializeOwned
-            + std::fmt::Debug
-            + Send
-            + Sync
-            + 'static,
-    {
-        let (reader, writer) = reflector::store();
-        let events = watcher(self.api::<K>(), config.clone())
-            .backoff(Pause::default())
-            .modify(|object: &mut K| drift::keep_ours(object.meta_mut()))
-            .reflect(writer);
-        (
-            reader,
-            owners(changes(told(K::kind(&()).into_owned(), events), relevant)),
-        )
-    }
-}
-
-/// Logs the errors of a watch, which then restarts by itself.
-fn told<T: 'static>(
-    kind: String,
-    events: impl Stream<Item = watcher::Result<T>> + Send + 'static,
-) -> impl Stream<Item = watcher::Result<T>> + Send + 'static {
-    events.inspect(move |event| {
-        if let Err(error) = event {
-            tracing::warn!(%kind, %error, "a watch failed and starts again");
-        }
-    })
-}
-
-/// The resources whose children changed.
-fn owners<K: Resource + Send + 'static>(
-    changes: impl Stream<Item = watcher::Result<Change<K>>> + Send + 'static,
-) -> impl Stream<Item = Ref> + Send + 'static {
-    changes.filter_map(|change| {
-        let owner = match change {
-            Ok(Change::Touched(child) | Change::Gone(child)) => owner(&child),
-            Err(_) => None,
-        };
-        future::ready(owner)
-    })
+/// The children of a kind, and the resources whose children changed.
+fn children<K>(
+    scope: &Scope,
+    relevant: fn(&K) -> u64,
+) -> (Store<K>, impl Stream<Item = Ref> + Send + 'static)
+where
+    K: Watched<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+        + std::fmt::Debug
+        + Send
+        + Sync
+        + 'static,
+{
+    let ours = watcher::Config::default().labels(names::LABEL_DEPLOYMENT);
+    let (store, events) = scope.objects(ours);
+    let owners = changes(events, relevant).filter_map(|change| {
+        let (Change::Touched(child) | Change::Gone(child)) = change;
+        future::ready(owner(&child))
+    });
+    (store, owners)
 }
 
 /// Whose a child is: its owner's, or, where that is none of ours (an engine pod's is its
@@ -296,8 +199,8 @@ fn owner(child: &impl Resource) -> Option<Ref> {
 }
 
 /// Status and labels of a resource mean nothing to us.
-fn deployment_hash(object: &InferenceDeployment) -> u64 {
-    hash_of(&(object.metadata.generation, deleted(object)))
+fn deployment_hash(object: &Decoded<InferenceDeployment>) -> u64 {
+    hash_of(&(object.meta().generation, deleted(object), object.problem()))
 }
 
 fn child_hash<K: Resource>(object: &K) -> u64 {
@@ -319,33 +222,6 @@ fn replica_set_hash(set: &ReplicaSet) -> u64 {
 
 fn deleted(object: &impl Resource) -> impl Hash {
     object.meta().deletion_timestamp.is_some()
-}
-
-/// Pauses of a watch that fails: half a second, doubled up to five, so that an API server that
-/// comes back is noticed soon.
-#[derive(Debug)]
-struct Pause(Duration);
-
-impl Default for Pause {
-    fn default() -> Pause {
-        Pause(Duration::from_millis(500))
-    }
-}
-
-impl Iterator for Pause {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let pause = self.0;
-        self.0 = (pause * 2).min(Duration::from_secs(5));
-        Some(pause)
-    }
-}
-
-impl Backoff for Pause {
-    fn reset(&mut self) {
-        *self = Pause::default();
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Which changes of children wake which resource.
 
+use k8s_openapi::api::core::v1::Service;
+use kube::core::PartialObjectMeta;
 use serde_json::{Value, json};
 
 use super::*;

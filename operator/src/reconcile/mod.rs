@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kube::core::ObjectMeta;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
-use kube::{Client, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::{ConditionType, InferenceDeployment, InferenceDeploymentStatus};
 use tokio::sync::OnceCell;
@@ -17,13 +18,14 @@ use crate::desire::{Desire, desire, soonest};
 use crate::error::Error;
 use crate::events::Happening;
 use crate::facts::{ChildKind, Facts, Identity};
-use crate::gather::{Stores, gather, identity};
+use crate::gather::gather;
 use crate::inspect::Model;
 use crate::memory::{Memories, Memory};
 use crate::metrics::Metrics;
-use crate::publish::{Publisher, publish, tell};
+use crate::publish::{Publisher, publish, publish_unreadable, tell};
 use crate::reports::{Listener, Reports};
 use crate::status::status;
+use crate::stores::{Decoded, Stores};
 use crate::token::AdminKey;
 
 /// Pauses after failed passes.
@@ -59,12 +61,18 @@ pub(crate) struct Settings {
 /// # Errors
 /// Whatever kept it from its end; it is tried again, see [`retry`].
 pub(crate) async fn reconcile(
-    object: Arc<InferenceDeployment>,
+    object: Arc<Decoded<InferenceDeployment>>,
     context: Arc<Context>,
 ) -> Result<Action, Error> {
     context.filled.get_or_init(|| context.stores.ready()).await;
     let started = Instant::now();
-    let outcome = match pass(Arc::clone(&object), &context).await {
+    let outcome = match &object.object {
+        Ok(readable) => pass(Arc::clone(readable), &context).await,
+        Err(what) => publish_unreadable(context.publisher(), &object.object_ref(&()), what)
+            .await
+            .map(|()| Action::await_change()),
+    };
+    let outcome = match outcome {
         // Deleted in the middle of a pass: its next event, or none, tells.
         Err(error) if error.is_gone() => {
             let (namespace, name) = (object.namespace(), object.name_any());
@@ -79,12 +87,23 @@ pub(crate) async fn reconcile(
     outcome
 }
 
+impl Context {
+    fn publisher(&self) -> Publisher<'_> {
+        Publisher {
+            client: &self.client,
+            metrics: &self.metrics,
+            interval: self.settings.status_interval,
+            instance: self.settings.pod_name.as_deref(),
+        }
+    }
+}
+
 async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Action, Error> {
     // What goes with the resource is the garbage collector's.
     if object.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    let uid = identity(&object)?.uid;
+    let uid = Identity::of(&object.metadata)?.uid;
     let memory = context.memories.of(&uid);
     let mut memory = memory.lock().await;
     if memory.namespace_ends {
@@ -92,9 +111,9 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
     }
     let Settings {
         pods,
-        status_interval,
         unschedulable_after,
-        pod_name,
+        status_interval: _,
+        pod_name: _,
     } = &context.settings;
 
     let facts = gather(object, &context.stores, &context.reports, &mut memory)?;
@@ -131,16 +150,11 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
         Err(error) => admit(&mut desire, error),
         Ok(()) => {}
     }
-    let publisher = Publisher {
-        client: &context.client,
-        metrics: &context.metrics,
-        interval: *status_interval,
-        instance: pod_name.as_deref(),
-    };
+    let publisher = context.publisher();
     remember(publisher, &facts, &desire, &mut memory).await;
     for (kind, name, path) in &written.repaired {
         let happening = Happening::repaired(kind.name(), name, path);
-        tell(publisher, &facts.object, &happening).await;
+        tell(publisher, &facts.object.object_ref(&()), &happening).await;
     }
     let next = status(&facts, &desire.outcome);
     let deadline = deadline(&facts, &next);
@@ -183,7 +197,8 @@ async fn remember(publisher: Publisher<'_>, facts: &Facts, desire: &Desire, memo
         .is_none_or(|(known, _)| known != revision);
     memory.replacing = Some((revision.clone(), Instant::now()));
     if first {
-        tell(publisher, &facts.object, &Happening::replacing(revision)).await;
+        let resource = facts.object.object_ref(&());
+        tell(publisher, &resource, &Happening::replacing(revision)).await;
     }
 }
 
@@ -217,7 +232,7 @@ fn deadline(facts: &Facts, next: &InferenceDeploymentStatus) -> Option<Duration>
 
 /// What follows a failed pass: another, after a pause that doubles up to half a minute.
 pub(crate) fn retry(
-    object: Arc<InferenceDeployment>,
+    object: Arc<Decoded<InferenceDeployment>>,
     error: &Error,
     context: Arc<Context>,
 ) -> Action {
@@ -226,10 +241,13 @@ pub(crate) fn retry(
         .errors
         .with_label_values(&[error.label()])
         .inc();
-    let (namespace, name) = (&object.metadata.namespace, &object.metadata.name);
-    let memory = context
-        .memories
-        .of(object.metadata.uid.as_deref().unwrap_or_default());
+    let ObjectMeta {
+        namespace,
+        name,
+        uid,
+        ..
+    } = object.meta();
+    let memory = context.memories.of(uid.as_deref().unwrap_or_default());
     let failures = memory.try_lock().map_or(0, |mut memory| {
         memory.failures = memory.failures.saturating_add(1);
         memory.failures

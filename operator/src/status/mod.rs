@@ -1,5 +1,7 @@
 //! The status that should stand: told from facts and outcome. Pure.
 
+pub(crate) mod unreadable;
+
 use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::engine::PlanStatus;
 use plimsoll_crds::v1alpha1::report::{Effective, MemoryReport};

@@ -26,11 +26,11 @@ use tokio::sync::{OnceCell, mpsc};
 use super::account::account;
 use super::settings;
 use crate::drift::keep_ours;
-use crate::gather::Stores;
 use crate::memory::Memories;
 use crate::metrics::Metrics;
 use crate::reconcile::{Context, Settings};
 use crate::reports::Reports;
+use crate::stores::{Decoded, Stores};
 use crate::token::AdminKey;
 
 /// What a test refuses: the HTTP status and the `Status` object, for a request's words.
@@ -55,7 +55,7 @@ pub(crate) struct Cluster {
 }
 
 struct Writers {
-    _deployments: Writer<InferenceDeployment>,
+    _deployments: Writer<Decoded<InferenceDeployment>>,
     replica_sets: Writer<ReplicaSet>,
     pods: Writer<Pod>,
     config_maps: Writer<PartialObjectMeta<ConfigMap>>,

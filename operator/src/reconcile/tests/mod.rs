@@ -40,17 +40,14 @@ impl Story {
 
     /// A pass; then the watches bring what it wrote.
     async fn pass(&mut self) -> Result<Action, Error> {
-        let outcome = reconcile(
-            Arc::clone(&self.resource),
-            Arc::clone(&self.cluster.context),
-        )
-        .await;
+        let seen = Arc::new(Decoded {
+            object: Ok(Arc::clone(&self.resource)),
+            left_out: None,
+        });
+        let context = || Arc::clone(&self.cluster.context);
+        let outcome = reconcile(Arc::clone(&seen), context()).await;
         if let Err(error) = &outcome {
-            retry(
-                Arc::clone(&self.resource),
-                error,
-                Arc::clone(&self.cluster.context),
-            );
+            retry(seen, error, context());
         }
         self.cluster.show();
         outcome

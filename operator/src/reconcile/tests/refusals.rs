@@ -98,3 +98,29 @@ async fn pods_that_the_api_server_refuses_are_an_invalid_spec_and_what_runs_stay
     let metrics = story.cluster.context.metrics.text().unwrap();
     assert!(!metrics.contains("reconcile_errors_total{"), "{metrics}");
 }
+
+#[tokio::test]
+async fn of_a_resource_that_cannot_be_read_it_says_so_once_and_nothing_else_is_done() {
+    let story = Story::at_rest(SMOLLM2).await;
+    let mut raw = serde_json::to_value(&*story.resource).unwrap();
+    raw["metadata"]["generation"] = json!(4);
+    raw["status"] = story.cluster.status();
+    raw["spec"]["backend"] = json!("ROCm");
+    let look = async |raw: &Value| {
+        let seen = Arc::new(serde_json::from_value(raw.clone()).unwrap());
+        let action = reconcile(seen, Arc::clone(&story.cluster.context)).await;
+        assert_eq!(action.unwrap(), Action::await_change());
+        story.cluster.requests()
+    };
+    assert_eq!(look(&raw).await, ["status", "event InvalidSpec"]);
+    let stalled = story.condition("Stalled");
+    assert_eq!(stalled["reason"], "InvalidSpec");
+    let message = stalled["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("spec.backend: ") && !message.contains("ROCm"),
+        "{message}"
+    );
+    assert_eq!(story.condition("MemoryFits")["status"], "True", "it stands");
+    raw["status"] = story.cluster.status();
+    assert_eq!(look(&raw).await, [""; 0]);
+}
