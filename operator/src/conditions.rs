@@ -80,6 +80,9 @@ pub(crate) fn whole_seconds(time: Timestamp) -> Timestamp {
 /// Ready, and whether waiting will not help.
 fn ready(facts: &Facts, outcome: &Outcome) -> (Verdict, bool) {
     let stalled = |reason, message: &str| ((False, reason, message.to_owned()), true);
+    if let Some(message) = &outcome.taken {
+        return stalled(Reason::NameTaken, message);
+    }
     match &outcome.planned {
         Planned::Invalid(message) => return stalled(Reason::InvalidSpec, message),
         Planned::Refused { reason, message } => return stalled(*reason, message),

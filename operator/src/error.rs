@@ -1,6 +1,6 @@
 //! What can go wrong in a pass over one resource. A refused spec is no error: it is an outcome.
 
-use crate::facts::ChildKind;
+use crate::facts::{ChildKind, Holder};
 
 /// Why a pass over a resource ended early; it is tried again with a growing pause.
 #[derive(Debug, thiserror::Error)]
@@ -20,10 +20,13 @@ pub(crate) enum Error {
         name: String,
         seconds: u64,
     },
-    #[error(
-        "{kind} {name} belongs to somebody else: it is waited for; remove it, or use another name"
-    )]
-    Taken { kind: &'static str, name: String },
+    /// An object stands where one of ours should, and is not this resource's.
+    #[error("{kind} {name} {}", whose(*holder))]
+    Taken {
+        kind: &'static str,
+        name: String,
+        holder: Holder,
+    },
     /// The ReplicaSet of a new revision is invalid, in the API server's words.
     #[error("{0}")]
     Refused(String),
@@ -69,10 +72,13 @@ impl Error {
     pub(crate) fn is_invalid(&self) -> bool {
         // A field that its kind does not have is answered so, with a code that blames the server.
         const NO_SUCH_FIELD: &str = "failed to create typed patch object";
+        // The same when it is created.
+        const UNFIT: &str = "cannot be handled as a";
         match self {
             Error::Api { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) => {
                     status.code == 422
+                        || (status.code == 400 && status.message.contains(UNFIT))
                         || (status.code == 500 && status.message.contains(NO_SUCH_FIELD))
                 }
                 _ => false,
@@ -101,6 +107,19 @@ impl Error {
                 _ => None,
             },
             _ => None,
+        }
+    }
+}
+
+fn whose(holder: Holder) -> &'static str {
+    match holder {
+        Holder::Predecessor => {
+            "belongs to a resource of the same name that was deleted; it is waited for until it is \
+             gone, which the garbage collector sees to"
+        }
+        Holder::Stranger => {
+            "exists and was not made for this resource: it is left as it is, and nothing is built \
+             on it; delete or rename it, or create the resource under another name"
         }
     }
 }

@@ -75,7 +75,8 @@ impl Happening {
             EventReason::ModelInspected | EventReason::ModelRejected => "Inspect",
             EventReason::MemoryPlanned
             | EventReason::MemoryInsufficient
-            | EventReason::InvalidSpec => "Plan",
+            | EventReason::InvalidSpec
+            | EventReason::NameTaken => "Plan",
             EventReason::RolloutStarted
             | EventReason::RolloutReplacing
             | EventReason::RolloutFinished
@@ -139,6 +140,9 @@ pub(crate) fn between(
                     EventReason::InvalidSpec,
                     stalled.words(),
                 ));
+            }
+            Some(Reason::NameTaken) => {
+                all.push(Happening::warning(EventReason::NameTaken, stalled.words()));
             }
             Some(Reason::ProgressDeadlineExceeded) => all.push(Happening::warning(
                 EventReason::ProgressDeadlineExceeded,

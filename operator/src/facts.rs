@@ -1,11 +1,12 @@
 //! What is known about one resource at one moment: everything that the pure stages read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
+use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::report::MemoryReport;
 use plimsoll_crds::v1alpha1::{InferenceDeployment, InferenceDeploymentStatus};
 
@@ -28,9 +29,8 @@ pub(crate) struct Facts {
     pub(crate) inspect_pods: Vec<PodFacts>,
     /// Other objects made for this resource.
     pub(crate) children: BTreeMap<(ChildKind, String), ChildFacts>,
-    /// Objects with names of ours that belong to another resource: most often to one of the same
-    /// name that was just deleted.
-    pub(crate) taken: BTreeSet<(ChildKind, String)>,
+    /// Objects with names of ours that are not this resource's, and whose they are.
+    pub(crate) taken: BTreeMap<(ChildKind, String), Holder>,
     /// The newest report of each pod that ever reported or should have, by pod name.
     pub(crate) reports: BTreeMap<String, ReportFacts>,
     /// How the last inspection of this source failed, if it did.
@@ -40,6 +40,18 @@ pub(crate) struct Facts {
     /// When work on the present spec began.
     pub(crate) working_since: Timestamp,
     pub(crate) now: Timestamp,
+}
+
+impl Holder {
+    /// Who holds an object, for the resource called `name`.
+    pub(crate) fn of(found: &ObjectMeta, name: &str) -> Holder {
+        let mut owners = found.owner_references.iter().flatten();
+        let before = owners.any(|owner| owner.kind == names::KIND && owner.name == name);
+        match before {
+            true => Holder::Predecessor,
+            false => Holder::Stranger,
+        }
+    }
 }
 
 /// What names a resource.
@@ -79,9 +91,18 @@ pub(crate) struct ReplicaSetFacts {
     pub(crate) failure: Option<String>,
 }
 
+/// Whose an object is that stands where one of ours should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// It was made for a resource of the same name that was deleted: it is about to go.
+    Predecessor,
+    Stranger,
+}
+
 /// An object made for a resource, as it is in the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ChildFacts {
+    pub(crate) uid: Option<String>,
     /// Hash of what it was made from, as its annotation says.
     pub(crate) hash: String,
     pub(crate) resource_version: Option<u64>,

@@ -5,7 +5,7 @@
     reason = "the one file that reads, the time included"
 )]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::build::HASH_ANNOTATION;
 use crate::drift;
 use crate::error::Error;
-use crate::facts::{ChildFacts, ChildKind, Facts, Identity, ReplicaSetFacts};
+use crate::facts::{ChildFacts, ChildKind, Facts, Holder, Identity, ReplicaSetFacts};
 use crate::memory::Memory;
 use crate::pods::{PodFacts, instant};
 use crate::reports::Reports;
@@ -103,13 +103,14 @@ fn working_since(
     }
 }
 
-/// Whether the object was made for the resource that `identity` names.
+/// Whether the object was made for the resource that `identity` names. An owner that does not
+/// control it may be named by anybody, so that an object of theirs goes with the resource.
 fn owned<K: Resource>(object: &K, identity: &Identity) -> bool {
     object.meta().namespace.as_deref() == Some(identity.namespace.as_str())
         && object
             .owner_references()
             .iter()
-            .any(|owner| owner.uid == identity.uid)
+            .any(|owner| owner.controller == Some(true) && owner.uid == identity.uid)
 }
 
 /// As [`owned`], or known to be ours by its uid: somebody may have taken its owner off.
@@ -226,7 +227,7 @@ fn children(stores: &Stores, identity: &Identity, memory: &Memory) -> Children {
 #[derive(Default)]
 struct Children {
     ours: BTreeMap<(ChildKind, String), ChildFacts>,
-    taken: BTreeSet<(ChildKind, String)>,
+    taken: BTreeMap<(ChildKind, String), Holder>,
 }
 
 impl Children {
@@ -248,10 +249,12 @@ impl Children {
         for child in named {
             let key = (kind, child.name_any());
             if !ours(&child) {
-                self.taken.insert(key);
+                let holder = Holder::of(child.meta(), &identity.name);
+                self.taken.insert(key, holder);
             } else if child.meta().deletion_timestamp.is_none() {
                 let hash = child.annotations().get(HASH_ANNOTATION).cloned();
                 let facts = ChildFacts {
+                    uid: child.uid(),
                     hash: hash.unwrap_or_default(),
                     resource_version: resource_version(child.resource_version().as_deref()),
                     owned: drift::ours(child.meta()).to_owned(),

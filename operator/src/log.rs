@@ -58,7 +58,7 @@ mod tests {
             "info",
             "trace",
             "kube_client=trace",
-            "kube_client::client=trace",
+            "error,kube_client::client=trace",
         ] {
             let lines = Lines::default();
             let into = lines.clone();

@@ -14,6 +14,8 @@ pub(crate) struct Outcome {
     pub(crate) planned: Planned,
     /// The rolling step taken, where there is a revision to roll to.
     pub(crate) step: Option<Step>,
+    /// An object of somebody else's stands where one of ours should.
+    pub(crate) taken: Option<String>,
     /// The cluster could not be brought there in this pass; it is tried again.
     pub(crate) trouble: Option<String>,
 }

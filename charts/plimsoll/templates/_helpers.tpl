@@ -35,7 +35,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [plimsoll.dev]
   resources: [inferencedeployments/status]
   verbs: [patch]
-# Children are written by server-side apply, which is a patch that may create.
+# Children are created, and changed by server-side apply, which is a patch.
 - apiGroups: [""]
   resources: [services, serviceaccounts]
   verbs: [list, watch, create, patch]
@@ -48,7 +48,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [list, watch, create, patch, delete]
-# Admin tokens are derived from the operator's key: it writes Secrets and never reads one.
+# Admin tokens are derived from the operator's key. Secrets are created, and whose one is that exists is asked by a
+# patch that changes nothing and answers with metadata alone, so that no right to get them is needed.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [create, patch]

@@ -152,7 +152,7 @@ pub(super) fn bearer(kubernetes: &Kubernetes, pod: &Value) -> Result<String> {
     let namespace = text(&pod["metadata"]["namespace"]);
     let resource = text(&pod["metadata"]["labels"][names::LABEL_DEPLOYMENT]);
     let word = format!("jsonpath={{.data.{}}}", names::ADMIN_TOKEN_KEY);
-    let secret = format!("{resource}-admin");
+    let secret = format!("{resource}-plimsoll-admin");
     let encoded = kubernetes
         .kubectl
         .run(&[

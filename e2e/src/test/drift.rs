@@ -120,7 +120,10 @@ fn edits(resource: &Resource<'_>) -> Result<Vec<Edit>> {
             "/spec",
         ),
         edit(
-            &core("serviceaccounts", &format!("{}-engine", resource.name)),
+            &core(
+                "serviceaccounts",
+                &format!("{}-plimsoll-engine", resource.name),
+            ),
             json!({"automountServiceAccountToken": true}),
             "/automountServiceAccountToken",
         ),
@@ -155,7 +158,10 @@ fn await_back(kubernetes: &Kubernetes, edit: &Edit, before: &Value) -> Result<()
 fn secret(kubernetes: &Kubernetes, resource: &Resource<'_>, pods: &[String]) -> Result<()> {
     let space = resource.namespace;
     let edit = Edit {
-        path: format!("/api/v1/namespaces/{space}/secrets/{}-admin", resource.name),
+        path: format!(
+            "/api/v1/namespaces/{space}/secrets/{}-plimsoll-admin",
+            resource.name
+        ),
         patch: json!({"data": {(names::ADMIN_TOKEN_KEY): "bm90IHRoZSB0b2tlbiBhdCBhbGw="}}),
         pointer: "/data",
     };

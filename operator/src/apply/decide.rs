@@ -133,6 +133,7 @@ mod tests {
                 .remove("f:selector");
         }
         let known = ChildFacts {
+            uid: None,
             hash: child.hash.clone(),
             resource_version: Some(version),
             owned: owned.to_string(),

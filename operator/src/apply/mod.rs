@@ -1,11 +1,12 @@
-//! Apply: writes children by server-side apply, and only those that differ from what exists.
+//! Apply: creates children and changes them by server-side apply, only those that differ from what
+//! exists, and never one that is somebody else's.
 
 mod decide;
 mod writer;
 
 use std::time::Duration;
 
-use kube::api::DynamicObject;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -55,16 +56,16 @@ pub(crate) async fn apply(
             continue;
         };
         if set.replicas != *replicas {
-            let answer = writer.scale(name, *replicas).await?;
             let key = (ChildKind::ReplicaSet, name.clone());
+            let answer = writer.scale(name, *replicas, uid_of(facts, &key)).await?;
             let repaired = memory.applied.get(&key).map_or(0, |before| before.repairs);
             let now = as_written(&set.hash, Some(*replicas), &answer, repaired);
             memory.applied.insert(key, now);
         }
     }
-    for (kind, name) in &desire.remove {
-        writer.delete(*kind, name).await?;
-        memory.applied.remove(&(*kind, name.clone()));
+    for key in &desire.remove {
+        writer.delete(key.0, &key.1, uid_of(facts, key)).await?;
+        memory.applied.remove(key);
     }
     Ok(())
 }
@@ -78,10 +79,11 @@ async fn write(
     written: &mut Written,
 ) -> Result<(), Error> {
     let key = (child.kind, child.name.clone());
-    if facts.taken.contains(&key) {
+    if let Some(holder) = facts.taken.get(&key) {
         return Err(Error::Taken {
             kind: child.kind.name(),
             name: child.name.clone(),
+            holder: *holder,
         });
     }
     let before = memory.applied.get(&key);
@@ -99,10 +101,14 @@ async fn write(
         Some(_) => repairs(before),
         None => before.map_or(0, |before| before.repairs),
     };
-    let way = match (&repair, facts.children.contains_key(&key)) {
-        (Some(lost), _) if lost.item => Way::Reset,
-        (_, true) => Way::Ours,
-        (_, false) => Way::New {
+    let way = match (&repair, facts.children.get(&key)) {
+        (Some(lost), Some(known)) if lost.item => Way::Reset {
+            uid: known.uid.as_deref(),
+        },
+        (_, Some(known)) => Way::Ours {
+            uid: known.uid.as_deref(),
+        },
+        (_, None) => Way::New {
             uid: before.and_then(|before| before.uid.as_deref()),
         },
     };
@@ -156,12 +162,16 @@ fn refusal(child: &Prepared, error: Error, memory: &mut Memory, written: &mut Wr
     Error::Refused(words)
 }
 
-fn as_written(hash: &str, replicas: Option<u32>, answer: &DynamicObject, repairs: u32) -> Applied {
+fn uid_of<'a>(facts: &'a Facts, key: &(ChildKind, String)) -> Option<&'a str> {
+    facts.children.get(key)?.uid.as_deref()
+}
+
+fn as_written(hash: &str, replicas: Option<u32>, answer: &ObjectMeta, repairs: u32) -> Applied {
     Applied {
         hash: hash.to_owned(),
         replicas,
-        uid: answer.metadata.uid.clone(),
-        resource_version: resource_version(answer.metadata.resource_version.as_deref()),
+        uid: answer.uid.clone(),
+        resource_version: resource_version(answer.resource_version.as_deref()),
         at: Instant::now(),
         repairs,
     }

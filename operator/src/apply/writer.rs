@@ -6,18 +6,22 @@
 
 use std::time::Duration;
 
+use hyper::Request;
+use hyper::header::{ACCEPT, CONTENT_TYPE};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams};
-use kube::{Api, Client, ResourceExt};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use kube::core::PartialObjectMeta;
+use kube::{Api, Client};
 use plimsoll_crds::names;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::build::Prepared;
 use crate::error::Error;
-use crate::facts::ChildKind;
+use crate::facts::{ChildKind, Holder};
 use crate::metrics::Metrics;
 
 /// A write that is not answered by then is given up, and tried again in a later pass.
@@ -25,6 +29,8 @@ pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Field manager of replica counts, apart from that of the rest, so that a count can be written
 /// alone.
 const SCALE_MANAGER: &str = "plimsoll-operator-scale";
+/// What a request accepts that wants an object's metadata alone.
+const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 /// Field manager of dry runs; it never owns a field.
 const LOOK_MANAGER: &str = "plimsoll-operator-look";
 
@@ -37,18 +43,23 @@ pub(crate) struct Writer<'a> {
     pub(crate) name: &'a str,
 }
 
-/// How a child is written.
+/// How a child is written. The uid is that of the object which is ours: another one that has come
+/// to stand in its place is left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way<'a> {
-    /// Nothing of that name is seen. What exists and is not ours is not taken over by force; `uid`
+    /// Nothing of that name is seen, so it is created; what exists all the same is looked at. `uid`
     /// is that of the child written last, should somebody have taken its label and owner off.
     New { uid: Option<&'a str> },
     /// It exists and is ours.
-    Ours,
+    Ours { uid: Option<&'a str> },
     /// It exists and is ours, and somebody put items of their own in the place of ours: its lists
     /// are set back first.
-    Reset,
+    Reset { uid: Option<&'a str> },
 }
+
+/// Answers are read for their metadata alone, and asked for so: the operator has no business with
+/// what is in a Secret.
+type Written = PartialObjectMeta<DynamicObject>;
 
 fn api_resource(kind: ChildKind) -> ApiResource {
     match kind {
@@ -82,24 +93,22 @@ impl Writer<'_> {
         child: &Prepared,
         object: &Value,
         way: Way<'_>,
-    ) -> Result<DynamicObject, Error> {
-        let name = &child.name;
-        let error = match way {
-            Way::New { uid } => match self.apply(child, object, false).await {
+    ) -> Result<ObjectMeta, Error> {
+        let (error, uid) = match way {
+            Way::New { uid } => return self.make(child, object, uid).await,
+            Way::Ours { uid } => match self.apply(child, object, uid).await {
+                Err(error) if error.is_invalid() => (error, uid),
+                // It was deleted, and another may stand in its place.
                 Err(error) if error.code() == Some(409) => {
-                    return self.found_again(child, object, uid).await;
+                    return self.make(child, object, uid).await;
                 }
                 answer => return answer,
             },
-            Way::Ours => match self.apply(child, object, true).await {
-                Err(error) if error.is_invalid() => error,
-                answer => return answer,
-            },
-            Way::Reset => match self.reset(child).await {
-                Err(error) if error.is_invalid() => error,
+            Way::Reset { uid } => match self.reset(child, uid).await {
+                Err(error) if error.is_invalid() => (error, uid),
                 answer => {
                     answer?;
-                    return self.apply(child, object, true).await;
+                    return self.apply(child, object, uid).await;
                 }
             },
         };
@@ -107,14 +116,14 @@ impl Writer<'_> {
         match child.kind {
             // No pod notices.
             ChildKind::ConfigMap | ChildKind::PodDisruptionBudget => {
-                self.delete(child.kind, name).await?;
-                self.apply(child, object, false).await
+                self.delete(child.kind, &child.name, uid).await?;
+                self.make(child, object, None).await
             }
             ChildKind::Service | ChildKind::ServiceAccount | ChildKind::ReplicaSet
-                if way == Way::Ours =>
+                if matches!(way, Way::Ours { .. }) =>
             {
-                self.reset(child).await?;
-                self.apply(child, object, true).await
+                self.reset(child, uid).await?;
+                self.apply(child, object, uid).await
             }
             ChildKind::Service
             | ChildKind::ServiceAccount
@@ -124,50 +133,78 @@ impl Writer<'_> {
         }
     }
 
-    /// A child that conflicts with what exists and was not seen: it may be ours all the same.
-    async fn found_again(
+    /// Creates a child. One that exists and was not seen may be ours all the same: Secrets are not
+    /// watched, and of others the label may have been taken off. Then it is written; anybody
+    /// else's is not touched.
+    async fn make(
         &self,
         child: &Prepared,
         object: &Value,
         uid: Option<&str>,
-    ) -> Result<DynamicObject, Error> {
-        let taken = || Error::Taken {
+    ) -> Result<ObjectMeta, Error> {
+        match self.create(child, object).await {
+            Err(error) if error.code() == Some(409) => {}
+            answer => return answer,
+        }
+        let found = self.look(child).await?;
+        let owner = &child.object["metadata"]["ownerReferences"][0];
+        let mut owners = found.owner_references.iter().flatten();
+        let owned = owners.any(|it| it.controller == Some(true) && owner["uid"] == it.uid);
+        let remembered = uid.is_some() && found.uid.as_deref() == uid;
+        let taken = |holder| Error::Taken {
             kind: child.kind.name(),
             name: child.name.clone(),
+            holder,
         };
-        let found = self.look(child).await?;
-        let owner = child.object["metadata"]["ownerReferences"][0]["uid"].as_str();
-        let owned = |found: &DynamicObject| {
-            let mut owners = found.owner_references().iter();
-            owners.any(|reference| Some(reference.uid.as_str()) == owner)
-        };
-        let remembered = uid.is_some() && found.metadata.uid.as_deref() == uid;
-        if !owned(&found) && !remembered {
-            return Err(taken());
+        if !owned && !remembered {
+            let name = owner["name"].as_str().unwrap_or_default();
+            return Err(taken(Holder::of(&found, name)));
         }
-        let mut object = object.clone();
-        object["metadata"]["uid"] = json!(found.metadata.uid);
-        match self.apply(child, &object, true).await {
-            Err(error) if error.code() == Some(409) => Err(taken()),
+        match self.apply(child, object, found.uid.as_deref()).await {
+            // It went in between, and the next pass sees what is there then.
+            Err(error) if error.code() == Some(409) => Err(taken(Holder::Predecessor)),
             answer => answer,
         }
+    }
+
+    /// Creates a child, whole or not at all.
+    async fn create(&self, child: &Prepared, object: &Value) -> Result<ObjectMeta, Error> {
+        let collection = self.api(child.kind).resource_url().to_owned();
+        let call = async {
+            let uri = format!(
+                "{collection}?fieldManager={}&fieldValidation=Strict",
+                names::MANAGER
+            );
+            let request = Request::post(uri)
+                .header(CONTENT_TYPE, "application/json")
+                .header(ACCEPT, METADATA_ONLY)
+                .body(object.to_string().into_bytes())
+                .map_err(kube::Error::HttpError)?;
+            self.client.request::<Written>(request).await
+        };
+        let answer = answered("create", child.kind.name(), &child.name, call).await;
+        self.count(child.kind);
+        if answer.is_ok() {
+            self.log("created", child.kind, &child.name);
+        }
+        answer.map(|written| written.metadata)
     }
 
     async fn apply(
         &self,
         child: &Prepared,
         object: &Value,
-        force: bool,
-    ) -> Result<DynamicObject, Error> {
-        let mut params = PatchParams::apply(names::MANAGER);
-        params.force = force;
-        self.patch(("apply", "applied"), child, params, Patch::Apply(object))
+        uid: Option<&str>,
+    ) -> Result<ObjectMeta, Error> {
+        let object = with_uid(object, uid);
+        let params = PatchParams::apply(names::MANAGER).force();
+        self.patch(("apply", "applied"), child, params, Patch::Apply(&object))
             .await
     }
 
-    /// What exists under the child's name: the answer to a dry run that applies nothing. Children
-    /// that are not watched (Secrets) or not seen (their label was taken off) are met only here.
-    async fn look(&self, child: &Prepared) -> Result<DynamicObject, Error> {
+    /// The metadata of what exists under the child's name: the answer to a dry run that applies
+    /// nothing, so that no right to read Secrets is needed.
+    async fn look(&self, child: &Prepared) -> Result<ObjectMeta, Error> {
         let nothing = json!({
             "apiVersion": child.object["apiVersion"],
             "kind": child.object["kind"],
@@ -184,12 +221,13 @@ impl Writer<'_> {
 
     /// Sets every list that is ours back to what it was, with nothing beside it: applying alone
     /// cannot remove what is somebody else's. It must be applied afterwards, to be ours.
-    async fn reset(&self, child: &Prepared) -> Result<(), Error> {
+    async fn reset(&self, child: &Prepared, uid: Option<&str>) -> Result<(), Error> {
         let params = PatchParams {
             field_manager: Some(names::MANAGER.to_owned()),
             ..PatchParams::default()
         };
-        let patch = Patch::Merge(&child.object);
+        let object = with_uid(&child.object, uid);
+        let patch = Patch::Merge(&object);
         self.patch(("reset", "reset"), child, params, patch)
             .await
             .map(drop)
@@ -201,21 +239,23 @@ impl Writer<'_> {
         child: &Prepared,
         params: PatchParams,
         patch: Patch<&Value>,
-    ) -> Result<DynamicObject, Error> {
+    ) -> Result<ObjectMeta, Error> {
         let api = self.api(child.kind);
-        let call = api.patch(&child.name, &params, &patch);
+        let call = api.patch_metadata(&child.name, &params, &patch);
         let answer = answered(verb, child.kind.name(), &child.name, call).await;
-        self.metrics
-            .applies
-            .with_label_values(&[child.kind.name()])
-            .inc();
+        self.count(child.kind);
         if answer.is_ok() {
             self.log(done, child.kind, &child.name);
         }
-        answer
+        answer.map(|written| written.metadata)
     }
 
-    pub(super) async fn scale(&self, name: &str, replicas: u32) -> Result<DynamicObject, Error> {
+    pub(super) async fn scale(
+        &self,
+        name: &str,
+        replicas: u32,
+        uid: Option<&str>,
+    ) -> Result<ObjectMeta, Error> {
         let kind = ChildKind::ReplicaSet;
         let params = PatchParams::apply(SCALE_MANAGER).force();
         let object = json!({
@@ -224,29 +264,53 @@ impl Writer<'_> {
             "metadata": {"name": name},
             "spec": {"replicas": replicas},
         });
+        let object = with_uid(&object, uid);
         let api = self.api(kind);
         let patch = Patch::Apply(&object);
-        let written = answered("scale", kind.name(), name, api.patch(name, &params, &patch)).await;
-        self.metrics.applies.with_label_values(&[kind.name()]).inc();
-        if written.is_ok() {
+        let call = api.patch_metadata(name, &params, &patch);
+        let answer = answered("scale", kind.name(), name, call).await;
+        self.count(kind);
+        if answer.is_ok() {
             self.log(&format!("scaled to {replicas}"), kind, name);
         }
-        written
+        answer.map(|written| written.metadata)
     }
 
-    /// Deletes a child; one that is gone already is as good.
-    pub(crate) async fn delete(&self, kind: ChildKind, name: &str) -> Result<(), Error> {
+    /// Deletes a child; one that is gone already is as good, and so is one whose name another
+    /// object has by now.
+    pub(crate) async fn delete(
+        &self,
+        kind: ChildKind,
+        name: &str,
+        uid: Option<&str>,
+    ) -> Result<(), Error> {
         let api = self.api(kind);
-        let params = DeleteParams::background();
+        let params = DeleteParams::background().preconditions(Preconditions {
+            resource_version: None,
+            uid: uid.map(str::to_owned),
+        });
         let outcome = answered("delete", kind.name(), name, api.delete(name, &params)).await;
         match outcome {
-            Err(error) if !error.is_gone() => Err(error),
+            Err(error) if !error.is_gone() && error.code() != Some(409) => Err(error),
             _ => {
                 self.log("deleted", kind, name);
                 Ok(())
             }
         }
     }
+
+    fn count(&self, kind: ChildKind) {
+        self.metrics.applies.with_label_values(&[kind.name()]).inc();
+    }
+}
+
+/// The object, for the one that has this uid and no other.
+fn with_uid(object: &Value, uid: Option<&str>) -> Value {
+    let mut object = object.clone();
+    if let Some(uid) = uid {
+        object["metadata"]["uid"] = json!(uid);
+    }
+    object
 }
 
 /// Waits for the API server's answer, for as long as a write may take.

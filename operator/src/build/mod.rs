@@ -165,14 +165,15 @@ fn model_path(object: &InferenceDeployment) -> String {
     }
 }
 
-/// Name of the account that pods of a resource run as.
+/// Name of the account that pods of a resource run as; like every name that does not end in a hash,
+/// one that nobody gives to an object of theirs by chance.
 pub(crate) fn service_account_name(resource: &str) -> String {
-    format!("{resource}-engine")
+    format!("{resource}-plimsoll-engine")
 }
 
 /// Name of the Secret with the admin token.
 pub(crate) fn secret_name(resource: &str) -> String {
-    format!("{resource}-admin")
+    format!("{resource}-plimsoll-admin")
 }
 
 #[cfg(test)]

@@ -241,7 +241,10 @@ fn the_engine_is_told_what_was_planned() {
         sources[0].config_map.as_ref().unwrap().name,
         revision.config_map.name
     );
-    assert_eq!(sources[1].secret.as_ref().unwrap().name, "smollm2-admin");
+    assert_eq!(
+        sources[1].secret.as_ref().unwrap().name,
+        "smollm2-plimsoll-admin"
+    );
 }
 
 #[test]

@@ -19,14 +19,19 @@ pub(crate) struct Lost {
     pub(crate) item: bool,
 }
 
-/// Of the account, keeps what we applied, as text: a tree of maps takes ten times the memory.
+/// Of the account, keeps what we applied, or what we created where nothing was applied since, as
+/// text: a tree of maps takes ten times the memory.
 pub(crate) fn keep_ours(meta: &mut ObjectMeta) {
     let all = meta.managed_fields.take().unwrap_or_default();
-    let ours = all.into_iter().find(|entry| {
-        entry.manager.as_deref() == Some(names::MANAGER)
-            && entry.operation.as_deref() == Some("Apply")
-            && entry.subresource.is_none()
-    });
+    let by = |operation: &str| {
+        all.iter().position(|entry| {
+            entry.manager.as_deref() == Some(names::MANAGER)
+                && entry.operation.as_deref() == Some(operation)
+                && entry.subresource.is_none()
+        })
+    };
+    let ours = by("Apply").or_else(|| by("Update"));
+    let ours = ours.and_then(|at| all.into_iter().nth(at));
     meta.managed_fields = ours.map(|entry| {
         let text = entry.fields_v1.map(|fields| fields.0.to_string());
         vec![ManagedFieldsEntry {

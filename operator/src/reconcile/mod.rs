@@ -17,7 +17,7 @@ use crate::build::PodSettings;
 use crate::desire::{Desire, desire, soonest};
 use crate::error::Error;
 use crate::events::Happening;
-use crate::facts::{ChildKind, Facts, Identity};
+use crate::facts::{ChildKind, Facts, Holder, Identity};
 use crate::gather::gather;
 use crate::inspect::Model;
 use crate::memory::{Memories, Memory};
@@ -147,6 +147,17 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
             );
             return Ok(Action::await_change());
         }
+        // What is somebody else's is no event of ours: it is looked for now and then.
+        Err(
+            error @ Error::Taken {
+                holder: Holder::Stranger,
+                ..
+            },
+        ) => {
+            desire.outcome.taken = Some(error.to_string());
+            written.look_again = soonest(written.look_again, Some(LONGEST_PAUSE));
+            applied = Ok(());
+        }
         Err(error) => admit(&mut desire, error),
         Ok(()) => {}
     }
@@ -160,7 +171,9 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
     let deadline = deadline(&facts, &next);
     let wait = publish(publisher, &facts, next, &mut memory).await?;
     for pod in &desire.discard {
-        writer.delete(ChildKind::Pod, pod).await?;
+        let known = facts.inspect_pods.iter().find(|known| known.name == *pod);
+        let uid = known.map(|pod| pod.uid.as_str());
+        writer.delete(ChildKind::Pod, pod, uid).await?;
     }
     applied?;
     memory.failures = 0;

@@ -88,6 +88,7 @@ fn state(facts: &Facts, outcome: &Outcome, ready: Option<Reason>) -> State {
     let answering = facts.live_pods().filter(|pod| pod.ready).count();
     let wanted = facts.wanted() as usize;
     match &outcome.planned {
+        _ if outcome.taken.is_some() => return State::Refused,
         Planned::Refused { .. } | Planned::Invalid(_) => return State::Refused,
         Planned::Unresolved if answering == 0 => {
             return match &outcome.model {

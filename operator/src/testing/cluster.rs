@@ -3,7 +3,6 @@
 //! from it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -131,6 +130,39 @@ impl Cluster {
         self.show();
     }
 
+    /// Somebody makes an object, by its kind and name; the watches bring it.
+    pub(crate) fn put(&mut self, object: &str, content: Value) {
+        let nothing = json!({"metadata": {}});
+        let mut server = self.server.lock().unwrap();
+        let uid = format!("uid-of-{object}-{}", server.version);
+        server.objects.insert(object.to_owned(), nothing);
+        drop(server);
+        self.edit(object, |it| {
+            *it = content;
+            it["metadata"]["uid"] = json!(uid);
+        });
+    }
+
+    /// Somebody puts another object in an object's place; the watches have not seen it yet.
+    pub(crate) fn swap(&mut self, object: &str, content: Value) {
+        let mut server = self.server.lock().unwrap();
+        server.objects.insert(object.to_owned(), content);
+        let found = &mut server.objects.get_mut(object).expect("just put")["metadata"];
+        found["uid"] = json!("another");
+    }
+
+    /// The watches see everything again.
+    pub(crate) fn show_all(&mut self) {
+        self.server.lock().unwrap().hidden.clear();
+        self.show();
+    }
+
+    /// Somebody deletes an object, by its kind and name; the watches bring it.
+    pub(crate) fn remove(&mut self, object: &str) {
+        self.server.lock().unwrap().objects.remove(object);
+        self.show();
+    }
+
     /// The watches lose sight of an object, by its kind and name.
     pub(crate) fn hide(&mut self, object: &str) {
         self.server.lock().unwrap().hidden.insert(object.to_owned());
@@ -250,7 +282,7 @@ async fn answer(
     (StatusCode::from_u16(code).unwrap(), answer.to_string()).into_response()
 }
 
-/// `apply services/smollm2`, with `!` if by force and the replica count if there is one.
+/// `create services/smollm2`, `apply services/smollm2!` (by force), and the like.
 fn words((method, uri, applies): (&Method, &Uri, bool), body: &Value) -> String {
     let mut path = uri.path().rsplit('/');
     let (name, kind) = (path.next().unwrap(), path.next().unwrap());
@@ -259,6 +291,10 @@ fn words((method, uri, applies): (&Method, &Uri, bool), body: &Value) -> String 
     match (method.as_str(), name) {
         (_, "events") => format!("event {}", body["reason"].as_str().unwrap()),
         (_, "status") => "status".to_owned(),
+        ("POST", _) => format!(
+            "create {name}/{}",
+            body["metadata"]["name"].as_str().unwrap()
+        ),
         ("DELETE", _) => format!("delete {kind}/{name}"),
         _ if has("dryRun=All") => format!("look {kind}/{name}"),
         _ if has("fieldManager=plimsoll-operator-scale") => {
@@ -270,15 +306,31 @@ fn words((method, uri, applies): (&Method, &Uri, bool), body: &Value) -> String 
             if has("force=true") {
                 words.push('!');
             }
-            if let Some(uid) = body["metadata"]["uid"].as_str() {
-                let _ = write!(words, " uid {uid}");
-            }
             words
         }
     }
 }
 
+fn conflict() -> (u16, Value) {
+    let words = "the object exists, or is another one";
+    (
+        409,
+        json!({"kind": "Status", "status": "Failure", "code": 409, "message": words}),
+    )
+}
+
 impl Server {
+    /// Whether what a request takes for granted is so: that there is nothing, or this very object.
+    fn has(&self, verb: &str, key: &str, body: &Value) -> bool {
+        let found = self.objects.get(key).map(|found| &found["metadata"]["uid"]);
+        let asked = match verb {
+            "create" => return found.is_none(),
+            "delete" => &body["preconditions"]["uid"],
+            _ => &body["metadata"]["uid"],
+        };
+        asked.is_null() || found == Some(asked)
+    }
+
     fn take(&mut self, words: &str, body: Value) -> (u16, Value) {
         let mut parts = words.split(' ');
         let verb = parts.next().unwrap();
@@ -289,6 +341,7 @@ impl Server {
                 self.resource["status"] = body["status"].clone();
                 return (200, self.resource.clone());
             }
+            _ if !self.has(verb, key, &body) => return conflict(),
             "delete" => {
                 self.objects.remove(key);
                 return (200, json!({"kind": "Status", "status": "Success"}));
@@ -301,9 +354,14 @@ impl Server {
         let before = self.objects.entry(key.to_owned()).or_insert(json!({}));
         let mut after = before.clone();
         lay_over(&mut after, &body);
-        if verb == "apply" {
+        let operation = match verb {
+            "apply" => Some("Apply"),
+            "create" => Some("Update"),
+            _ => None,
+        };
+        if let Some(operation) = operation {
             after["metadata"]["managedFields"] = json!([{
-                "manager": "plimsoll-operator", "operation": "Apply", "fieldsV1": account(&body),
+                "manager": "plimsoll-operator", "operation": operation, "fieldsV1": account(&body),
             }]);
         }
         if after["metadata"].get("uid").is_none() {

@@ -1,5 +1,6 @@
 //! Whole passes against a small API server.
 
+mod foreign;
 mod refusals;
 mod repairs;
 

@@ -11,12 +11,12 @@ async fn in_a_namespace_that_ends_it_stops_at_the_first_refusal_without_an_error
             "reason": "NamespaceTerminating", "message": "namespace team is being terminated",
             "field": "metadata.namespace",
         }]});
-        words.starts_with("apply").then_some((403, refusal))
+        words.starts_with("create").then_some((403, refusal))
     });
     assert_eq!(story.pass().await.unwrap(), Action::await_change());
     assert_eq!(
         story.cluster.requests(),
-        ["apply serviceaccounts/smollm2-engine"]
+        ["create serviceaccounts/smollm2-plimsoll-engine"]
     );
     // Children go one by one, and each is an event.
     for _ in 0..3 {
@@ -48,7 +48,7 @@ async fn another_refusal_to_make_anything_is_an_error_and_is_tried_again() {
     let mut story = Story::new(SMOLLM2).await;
     story.cluster.refuse(|words| {
         let refusal = failure(403, "exceeded quota");
-        words.starts_with("apply").then_some((403, refusal))
+        words.starts_with("create").then_some((403, refusal))
     });
     assert!(story.pass().await.is_err());
     assert!(story.pass().await.is_err());
@@ -71,7 +71,7 @@ async fn pods_that_the_api_server_refuses_are_an_invalid_spec_and_what_runs_stay
     let words =
         "ReplicaSet.apps is invalid: spec.template.spec.containers[1].image: Required value";
     story.cluster.refuse(move |asked| {
-        let new = asked.starts_with("apply replicasets/") && !asked.contains(&kept);
+        let new = asked.starts_with("create replicasets/") && !asked.contains(&kept);
         new.then(|| invalid(words))
     });
     let next = story.pass().await.unwrap();
