@@ -1,6 +1,8 @@
 //! The rules of the repository that a machine can check: who imports whom, what a file may hold,
 //! under which licences the dependencies come. Needs no cluster.
 
+#[path = "tidy/circles.rs"]
+mod circles;
 #[path = "tidy/licences.rs"]
 mod licences;
 #[path = "tidy/tree.rs"]

@@ -1,18 +1,7 @@
 //! What this program and this machine have for a GPU: the kernels that are embedded, the cards that
 //! the driver finds. Always there, so that nobody else asks how the program was built.
 
-/// A card that the driver found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    pub index: usize,
-    /// As the driver names it.
-    pub name: String,
-    /// 90 for compute capability 9.0.
-    pub capability: u32,
-    pub total_bytes: u64,
-    /// Not held by anybody on the card.
-    pub free_bytes: u64,
-}
+use crate::card::Found;
 
 /// The cards of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,12 +10,18 @@
 )]
 
 pub mod isa;
+#[cfg_attr(
+    feature = "cuda",
+    expect(unsafe_code, reason = "plain numbers viewed as bytes")
+)]
+pub mod element;
 pub mod device;
 pub mod pool;
 mod cgroup;
-pub mod cards;
+pub mod card;
 #[cfg(feature = "cuda")]
 pub mod gpu;
+pub mod cards;
 
 pub mod kv;
 mod encoding;
@@ -36,6 +42,8 @@ pub mod checksum;
 
 #[cfg(feature = "gpu-tests")]
 mod probes;
+#[cfg(feature = "gpu-tests")]
+pub mod trials;
 
 #[cfg(any(test, feature = "gpu-tests"))]
 #[cfg_attr(not(test), expect(dead_code, reason = "trials use a part of it"))]

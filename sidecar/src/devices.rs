@@ -116,7 +116,7 @@ impl fmt::Display for Devices {
 
 #[cfg(test)]
 mod tests {
-    use plimsoll_kernels::cards::Found;
+    use plimsoll_kernels::card::Found;
 
     use super::*;
 

@@ -12,6 +12,7 @@ pub mod config;
 pub mod model;
 pub mod tokenizer;
 pub mod weights;
+pub mod model_error;
 
 pub mod chat;
 pub mod inspect;
@@ -22,6 +23,7 @@ pub mod boot;
 
 // The engine, from bytes up.
 pub mod memory;
+pub mod forward;
 
 pub mod cache;
 pub mod scheduler;

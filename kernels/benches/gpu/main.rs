@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use plimsoll_kernels::gpu::driver::{self, Cuda};
-use plimsoll_kernels::gpu::trial;
+use plimsoll_kernels::trials;
 
 use measure::Case;
 
@@ -117,7 +117,7 @@ fn run(options: &Options) -> Result<bool, String> {
 /// Whether every kernel agrees with its CPU definition on this card. After a failed launch a card
 /// fails everything, so that failure is the last.
 fn agree(cuda: &Rc<Cuda>) -> bool {
-    let trials = trial::all();
+    let trials = trials::all();
     let (mut passed, mut failed) = (0, 0);
     for trial in &trials {
         match trial.prove(&cuda.gpu()) {

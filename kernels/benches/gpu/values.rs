@@ -42,7 +42,7 @@ pub(crate) fn scattered(gpu: &Gpu, count: usize) -> Result<Memory, GpuError> {
     put(gpu, &values)
 }
 
-pub(crate) fn put<T: plimsoll_kernels::device::Element>(
+pub(crate) fn put<T: plimsoll_kernels::element::Element>(
     gpu: &Gpu,
     values: &[T],
 ) -> Result<Memory, GpuError> {

@@ -7,6 +7,7 @@
 
 use plimsoll_planner::Dtype;
 
+pub use super::pass::Extent;
 use super::pass::{Job, STATS};
 use super::{Heads, MAX_HEAD_DIM};
 use crate::gpu::{Arguments, Card, Gpu, GpuError, Kind, Tensor, TensorMut};
@@ -35,19 +36,6 @@ pub struct Batch<'a> {
     pub block_tables: Tensor<'a>,
     pub table_stride: usize,
     pub extent: Extent,
-}
-
-/// The size of a batch. The maxima may be larger than what the device holds, never smaller: the
-/// kernels take them for granted, as they do that the batch is what [`super::Batch`] says.
-#[derive(Clone, Copy, Debug)]
-pub struct Extent {
-    pub sequences: usize,
-    /// Rows of all sequences.
-    pub tokens: usize,
-    /// The most rows of a sequence.
-    pub most_rows: usize,
-    /// The longest context.
-    pub most_context: usize,
 }
 
 /// Attends every row of the batch into `out` (`[tokens, query * head_dim]`). Queries, cache and

@@ -28,7 +28,7 @@ const ROWS: &[Row] = &[
     ("prefill", &[(67, 193)], 128, Some(64)),
 ];
 
-pub(super) fn all() -> Vec<Trial> {
+pub(crate) fn all() -> Vec<Trial> {
     let trial = |(seed, row): (usize, &Row)| {
         let (what, sequences, head_dim, window) = *row;
         let given = Given {

@@ -3,11 +3,8 @@
 use crate::pool::{Disjoint, Pool};
 use crate::simd::{self, Simd, Work};
 
-use super::cpu::Job;
-use super::span::{SPAN, Sums};
-
-/// A part in scratch: largest score, weight, then `head_dim` values.
-pub(super) const HEADER: usize = 2;
+use super::job::Job;
+use super::span::{HEADER, SPAN, Sums};
 
 /// Parts are `[token, query head, spans]`.
 pub(super) fn run(

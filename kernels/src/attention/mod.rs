@@ -8,6 +8,7 @@
 //! decoded or prefilled, chunked in any way, in any batch, on any number of threads.
 
 mod cpu;
+mod job;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(feature = "cuda")]
@@ -27,9 +28,9 @@ mod unit;
 #[cfg(any(test, feature = "gpu-tests"))]
 mod case;
 #[cfg(feature = "gpu-tests")]
-mod edge_trials;
+pub(crate) mod edge_trials;
 #[cfg(feature = "gpu-tests")]
-mod refusal_trials;
+pub(crate) mod refusal_trials;
 #[cfg(test)]
 mod tests;
 #[cfg(feature = "gpu-tests")]

@@ -7,14 +7,25 @@ use super::cut::{Cut, Keys};
 use crate::gpu::{Arguments, Card, Gpu, GpuError, Kind, Launch};
 use crate::kv::KvCache;
 
-use super::cuda::Extent;
-
 /// Rows of a KV head up to which a batch of nothing else is decoded: four tiles of 16.
 const FEW: usize = 64;
 /// The same beside sequences with more rows: one tile, so that few blocks start for nothing.
 const FEW_OF_MIXED: usize = 16;
 /// Numbers that say how a part's sums are scaled: the largest score, the sum of weights.
 pub(super) const STATS: usize = 2;
+
+/// The size of a batch. The maxima may be larger than what the device holds, never smaller: the
+/// kernels take them for granted, as they do that the batch is what [`super::Batch`] says.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    pub sequences: usize,
+    /// Rows of all sequences.
+    pub tokens: usize,
+    /// The most rows of a sequence.
+    pub most_rows: usize,
+    /// The longest context.
+    pub most_context: usize,
+}
 
 /// One kernel, and the sequences that are its own: those with more than `more` and at most `most`
 /// rows of a KV head.

@@ -14,7 +14,7 @@ const BF16: Dtype = Dtype::BFloat16;
 const F16: Dtype = Dtype::Float16;
 const F32: Dtype = Dtype::Float32;
 
-pub(super) fn all() -> Vec<Trial> {
+pub(crate) fn all() -> Vec<Trial> {
     vec![
         Trial::new("attention", "what no kernel takes is refused", refusals),
         Trial::new("attention", "the largest sizes are counted", largest),

@@ -7,6 +7,9 @@ use crate::simd::{LANES, Simd};
 /// part of the definition of the result: a row's bits depend on it.
 pub(super) const SPAN: usize = 256;
 
+/// What a span's sums have in scratch before their `head_dim` values: largest score, weight.
+pub(super) const HEADER: usize = 2;
+
 /// One row's sums over some keys; `D` is the head size rounded up.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sums<const D: usize> {

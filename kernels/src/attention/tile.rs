@@ -10,7 +10,7 @@ use crate::encoding;
 use crate::kv::KvCache;
 use crate::simd::{LANES, Simd, array, array_mut, unroll};
 
-use super::unit::ROWS;
+use super::job::ROWS;
 
 /// Keys of a tile; divides `SPAN`.
 pub(super) const KEYS: usize = 2 * LANES;

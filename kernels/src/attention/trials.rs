@@ -8,7 +8,6 @@ use plimsoll_planner::Dtype;
 
 use super::case::{Case, Given, Laid};
 use super::cuda::{self, Extent};
-use super::{edge_trials, refusal_trials};
 use crate::gpu::trial::{self, Bench, Failure, Trial, close, rounded, rounding};
 use crate::gpu::{GpuError, Kind, Memory, TensorMut};
 use crate::isa::Isa;
@@ -139,9 +138,7 @@ pub(crate) fn all() -> Vec<Trial> {
             prove(bench, &case(&given, sequences, seed), scratch)
         }));
     }
-    trials.extend(edge_trials::all());
     trials.push(Trial::new("attention", "a batch of nothing", nothing));
-    trials.extend(refusal_trials::all());
     trials
 }
 

@@ -4,24 +4,9 @@ use crate::kv::Part;
 use crate::pool::Disjoint;
 use crate::simd::{LANES, Simd, Work};
 
-use super::cpu::Job;
-use super::merge::HEADER;
-use super::span::{SPAN, Sums};
+use super::job::{Job, ROWS, Unit};
+use super::span::{HEADER, SPAN, Sums};
 use super::tile::{KEYS, Row, Running, Tile, score_rows, soften, turn, weigh_rows, widen};
-
-/// Rows of a unit.
-pub(super) const ROWS: usize = 32;
-
-/// Rows `first_row..first_row + rows` of a sequence, counted over (token, head of the group).
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Unit {
-    pub(super) sequence: usize,
-    pub(super) kv_head: usize,
-    pub(super) first_row: usize,
-    pub(super) rows: usize,
-    /// Only these keys, if set.
-    pub(super) span: Option<usize>,
-}
 
 /// Where a unit's results go.
 #[derive(Clone, Copy, Debug)]

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::device::{Buffer, Element};
+use crate::device::Buffer;
+use crate::element::Element;
 
 use super::meeting::Meeting;
 use super::{Collective, RankFailed};

@@ -8,20 +8,9 @@ use std::sync::Arc;
 use plimsoll_planner::Bytes;
 
 use super::{DeviceError, Pages};
+use crate::element::Element;
 
 const HUGE_PAGE_BYTES: usize = 2 << 20;
-
-/// Plain numbers: every bit pattern is a value, so that poisoned or fresh memory can be viewed.
-pub trait Element: Copy + Send + Sync + sealed::Plain + 'static {}
-
-mod sealed {
-    pub trait Plain {}
-}
-
-macro_rules! elements {
-    ($($t:ty),*) => { $(impl sealed::Plain for $t {} impl Element for $t {})* };
-}
-elements!(u8, u16, u32, u64, i32, i64, f32);
 
 /// One mapping, unmapped when the last buffer cut from it is dropped.
 #[derive(Debug)]

@@ -9,9 +9,6 @@
 )]
 mod buffer;
 mod cpu;
-#[cfg(feature = "cuda")]
-#[expect(unsafe_code, reason = "plain numbers viewed as bytes")]
-mod plain;
 
 #[cfg(test)]
 mod tests;
@@ -20,10 +17,8 @@ use std::io;
 
 use plimsoll_planner::Bytes;
 
-pub use buffer::{Buffer, Element};
+pub use buffer::Buffer;
 pub use cpu::Cpu;
-#[cfg(feature = "cuda")]
-pub(crate) use plain::{bytes_of, bytes_of_mut};
 
 /// The page size asked for behind a reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

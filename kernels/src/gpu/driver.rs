@@ -12,7 +12,7 @@ use cudarc::driver::sys::{
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
 use super::{Backend, Card, Gpu, GpuError, Launch, image};
-use crate::cards::Found;
+use crate::card::Found;
 
 /// One card with its primary context and one stream. Modules stay loaded for good.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use plimsoll_planner::Dtype;
 
 use super::{Backend, GpuError};
-use crate::device::Element;
+use crate::element::Element;
 
 /// What lies in a piece of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Memory {
     /// # Panics
     /// When they do not fit.
     pub fn upload<T: Element>(&mut self, values: &[T]) -> Result<(), GpuError> {
-        let bytes = crate::device::bytes_of(values);
+        let bytes = crate::element::bytes_of(values);
         assert!(
             bytes.len() <= self.bytes,
             "{} bytes into {}",
@@ -89,7 +89,7 @@ impl Memory {
     /// When there are fewer.
     pub fn download<T: Element + Default>(&self, count: usize) -> Result<Vec<T>, GpuError> {
         let mut values = vec![T::default(); count];
-        let bytes = crate::device::bytes_of_mut(&mut values);
+        let bytes = crate::element::bytes_of_mut(&mut values);
         assert!(
             bytes.len() <= self.bytes,
             "{} bytes out of {}",

@@ -1,5 +1,6 @@
 //! Trials: one kernel on one set of sizes, against the CPU definition. Each op has its list
-//! (`<op>/trials.rs`); the test program (`tests/gpu`) runs them all on the emulator or on a card.
+//! (`<op>/trials.rs`, gathered by `trials.rs` of the crate); the test program (`tests/gpu`) runs them
+//! all on the emulator or on a card.
 
 use plimsoll_planner::Dtype;
 
@@ -45,23 +46,6 @@ impl Trial {
     pub fn prove(&self, gpu: &Gpu) -> Result<(), Failure> {
         (self.prove)(&Bench { gpu })
     }
-}
-
-/// Every op's trials, in the order of the ops.
-pub fn all() -> Vec<Trial> {
-    let mut trials = crate::probes::trials::all();
-    trials.extend(crate::embedding::trials::all());
-    trials.extend(crate::rms_norm::trials::all());
-    trials.extend(crate::attention::trials::all());
-    trials.extend(crate::linear::trials::all());
-    trials.extend(crate::rope_kv::trials::all());
-    trials.extend(crate::silu_mul::trials::all());
-    trials.extend(crate::comm::trials::all());
-    trials.extend(crate::block_copy::trials::all());
-    trials.extend(crate::poison::trials::all());
-    trials.extend(crate::checksum::trials::all());
-    trials.extend(crate::sampling::trials::all());
-    trials
 }
 
 /// Card 0, to run trials on.
@@ -111,7 +95,7 @@ impl Bench<'_> {
     }
 
     /// Integers, or bytes as they are.
-    pub(crate) fn put_raw<T: crate::device::Element>(
+    pub(crate) fn put_raw<T: crate::element::Element>(
         &self,
         values: &[T],
     ) -> Result<Memory, GpuError> {

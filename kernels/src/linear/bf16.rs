@@ -7,7 +7,7 @@ use std::mem;
 use crate::isa::Isa;
 use crate::simd::{Avx512, unroll};
 
-use super::cpu::{Chunk, Product};
+use super::product::{Chunk, Product};
 
 /// Bytes of one column pair of a panel.
 const PAIR_BYTES: usize = 64;

@@ -2,10 +2,11 @@
 
 use plimsoll_planner::Dtype;
 
-use super::cuda::unsupported;
 use super::{LinearShape, PANEL_ROWS};
 use crate::encoding;
 use crate::gpu::{Card, GpuError, Kind};
+
+pub(super) const OP: &str = "linear";
 
 /// The most rows of x for which every weight is read once and straight to registers.
 pub const SKINNY_TOKENS: usize = 16;
@@ -230,5 +231,18 @@ const fn most_tokens(dtype: Dtype, tokens: usize) -> u32 {
         (Dtype::Float32, 0..=4) => 4,
         (Dtype::Float16 | Dtype::BFloat16, 0..=8) => 8,
         _ => 16,
+    }
+}
+
+pub(super) fn unsupported(
+    what: &'static str,
+    value: usize,
+    supported: impl Into<String>,
+) -> GpuError {
+    GpuError::Unsupported {
+        op: OP,
+        what,
+        value: value as u64,
+        supported: supported.into(),
     }
 }

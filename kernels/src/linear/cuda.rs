@@ -7,11 +7,10 @@
 
 use plimsoll_planner::Dtype;
 
-use super::choice::{Kernel, choose};
+use super::choice::{Kernel, OP, choose, unsupported};
 use super::{LinearShape, card};
 use crate::gpu::{Arguments, Gpu, GpuError, Kind, Launch, Tensor, TensorMut};
 
-const OP: &str = "linear";
 /// Numbers that one read takes.
 const GROUP: usize = 8;
 /// Kernels count in 32 bits, with room for a tile more.
@@ -105,19 +104,6 @@ fn launch(
 /// Of a size that [`check`] let pass.
 fn number(size: usize) -> u32 {
     u32::try_from(size).unwrap_or(u32::MAX)
-}
-
-pub(super) fn unsupported(
-    what: &'static str,
-    value: usize,
-    supported: impl Into<String>,
-) -> GpuError {
-    GpuError::Unsupported {
-        op: OP,
-        what,
-        value: value as u64,
-        supported: supported.into(),
-    }
 }
 
 /// Everything that all kernels take for granted.

@@ -5,7 +5,7 @@ use plimsoll_planner::Dtype;
 
 use crate::simd::{LANES, Simd, Work, unroll};
 
-use super::cpu::{Chunk, Product};
+use super::product::{Chunk, Product};
 
 /// Bytes of a panel that one step reads: one column of f32, or two of 16 bits.
 const STEP_BYTES: usize = 4 * LANES;

@@ -12,7 +12,7 @@ use crate::gpu::{Card, GpuError, Kind};
 
 type Proof = fn(&Bench<'_>) -> Result<(), Failure>;
 
-pub(super) fn all() -> Vec<Trial> {
+pub(crate) fn all() -> Vec<Trial> {
     let proofs: [(&str, Proof); 3] = [
         ("rows may be packed in pieces", pieces),
         ("small and large calls get their kernels", choices),

@@ -28,13 +28,14 @@ mod cpu;
 pub mod cuda;
 mod lanes;
 #[cfg(feature = "gpu-tests")]
-mod launcher_trials;
+pub(crate) mod launcher_trials;
 #[expect(
     unsafe_code,
     reason = "concurrent chunks write different columns of one row"
 )]
 mod output;
 mod pack;
+mod product;
 #[cfg(feature = "gpu-tests")]
 pub(crate) mod trials;
 
@@ -46,8 +47,6 @@ use plimsoll_planner::Dtype;
 use crate::encoding;
 use crate::pool::Pool;
 
-#[cfg(target_arch = "x86_64")]
-pub(crate) use amx::tiles_are_permitted;
 pub use pack::{pack_rows, unpack_row};
 
 /// Output rows of one panel; rows are padded to a multiple of it.

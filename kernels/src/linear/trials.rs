@@ -46,7 +46,6 @@ pub(crate) fn all() -> Vec<Trial> {
             move |bench| same_bits(bench, dtype),
         ));
     }
-    trials.extend(super::launcher_trials::all());
     trials
 }
 

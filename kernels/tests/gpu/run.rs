@@ -10,6 +10,7 @@ use std::time::Instant;
 use plimsoll_kernels::gpu::Gpu;
 use plimsoll_kernels::gpu::emulator::Emulator;
 use plimsoll_kernels::gpu::trial::{self, Trial};
+use plimsoll_kernels::trials;
 
 use crate::faults::{self, Fault};
 use crate::options::{Device, Mode, Options, Task};
@@ -21,7 +22,7 @@ pub(crate) fn run(options: &Options) -> Result<bool, String> {
     if options.task == Task::Mutants {
         return mutants::run(options);
     }
-    let trials = trial::all();
+    let trials = trials::all();
     let mut claims: Vec<Claim> = (0..trials.len())
         .map(|at| Claim::new(format!("{:?}", trials[at]), Kind::Trial(at)))
         .collect();
@@ -184,7 +185,7 @@ fn prove(options: &Options, library: &Path, kind: &Kind) -> Result<(), String> {
         Kind::Trial(at) => {
             let emulator = Emulator::load(library, options.multiprocessors)
                 .map_err(|error| error.to_string())?;
-            prove_trial(options, &emulator, &trial::all()[*at])
+            prove_trial(options, &emulator, &trials::all()[*at])
         }
         Kind::Plant(plant) => plant.prove(options, library),
         Kind::Fault(fault) => fault.prove(library),

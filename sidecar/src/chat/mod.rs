@@ -16,11 +16,10 @@ mod template;
 mod tests;
 pub mod worker;
 
-use std::ops::Range;
 use std::path::Path;
 
 use crate::model::{Model, ModelError};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Rendered, Tokenizer};
 use confined::{Confined, NotStarted};
 use protect::Placeholders;
 use template::{NAME, Template};
@@ -31,14 +30,6 @@ pub struct ChatMessage {
     pub role: String,
     pub content: String,
     pub name: Option<String>,
-}
-
-/// A rendered prompt, for [`Tokenizer::encode_chat`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rendered {
-    pub text: String,
-    /// Byte ranges of `text` where a message holds the text of a special token: not special.
-    pub literal: Vec<Range<usize>>,
 }
 
 /// Why a chat could not be rendered.

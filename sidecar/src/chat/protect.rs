@@ -7,8 +7,8 @@
 
 use std::collections::HashMap;
 
-use super::{ChatMessage, Rendered};
-use crate::tokenizer::Tokenizer;
+use super::ChatMessage;
+use crate::tokenizer::{Rendered, Tokenizer};
 
 /// Unicode's private-use planes: the first has room for 6,400 different special tokens.
 const PRIVATE_USE: [std::ops::RangeInclusive<char>; 2] =

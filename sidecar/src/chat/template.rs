@@ -9,7 +9,7 @@ use minijinja::{Environment, Error, ErrorKind, Value};
 
 use super::environment::{self, Raised};
 use super::{ChatError, ChatMessage};
-use crate::model::error::shorten;
+use crate::model_error::shorten;
 
 /// Bytes of a rendered prompt: far more than any context holds.
 pub(super) const OUTPUT_BYTES_MAX: usize = 16 << 20;

@@ -7,9 +7,9 @@ use tokio::sync::{oneshot, watch};
 use super::inbox::Inbox;
 use super::request::{GenerateRequest, Refused};
 use super::stats::EngineStats;
+use crate::forward::WeightCheck;
 use crate::memory::ledger::Ledger;
 use crate::memory::snapshot::LedgerSnapshot;
-use crate::model::forward::WeightCheck;
 
 /// A state of the engine. `Failed` is final: the process should end.
 #[derive(Clone, Debug, PartialEq, Eq)]

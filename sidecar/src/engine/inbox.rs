@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::request::{GenerateRequest, Refused};
-use crate::model::forward::WeightCheck;
+use crate::forward::WeightCheck;
 
 /// A request and when it came.
 #[derive(Debug)]

@@ -15,9 +15,9 @@ use plimsoll_kernels::pool::Pool;
 use plimsoll_planner::{Plan, Request};
 
 use super::handle::{Shared, lock};
+use crate::forward::input::StepInput;
+use crate::forward::{Forward, StepOutput, WeightCheck};
 use crate::model::Model;
-use crate::model::forward::input::StepInput;
-use crate::model::forward::{Forward, StepOutput, WeightCheck};
 
 /// What the engine asks of a rank.
 #[derive(Debug)]

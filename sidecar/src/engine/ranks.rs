@@ -10,9 +10,9 @@ use plimsoll_planner::{Plan, Request};
 
 use super::handle::Shared;
 use super::rank::{self, Answer, Ask, RankStart};
+use crate::forward::input::StepInput;
+use crate::forward::{StepOutput, WeightCheck};
 use crate::model::Model;
-use crate::model::forward::input::StepInput;
-use crate::model::forward::{StepOutput, WeightCheck};
 
 /// The longest that one rank waits for the others in one exchange. Ranks do equal work between
 /// two exchanges; this only bounds how long a rank that hangs stays unnoticed.

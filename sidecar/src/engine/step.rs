@@ -7,8 +7,8 @@ use super::live::Live;
 use super::outbox::Outbox;
 use super::request::FinishReason;
 use crate::cache::blocks::NULL_BLOCK;
-use crate::model::forward::StepOutput;
-use crate::model::forward::input::{SampleRow, StepInput};
+use crate::forward::StepOutput;
+use crate::forward::input::{SampleRow, StepInput};
 use crate::scheduler::{Batch, Scheduler, Sequence};
 
 /// Describes the batch to the ranks.

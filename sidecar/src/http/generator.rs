@@ -6,8 +6,8 @@ use tokio::sync::{oneshot, watch};
 use crate::engine::handle::{EngineFacts, EngineHandle, EngineState, Progress};
 use crate::engine::request::{GenerateRequest, Refused};
 use crate::engine::stats::EngineStats;
+use crate::forward::WeightCheck;
 use crate::memory::snapshot::LedgerSnapshot;
-use crate::model::forward::WeightCheck;
 
 /// The engine's front door; see [`EngineHandle`] for the contract of each call.
 pub trait Generator: std::fmt::Debug + Send + Sync {

@@ -15,9 +15,9 @@ use crate::engine::request::{
     FinishReason, Finished, GenerateRequest, Refused, Timings, TokenEvent, TokenLogprobs,
 };
 use crate::engine::stats::EngineStats;
+use crate::forward::WeightCheck;
 use crate::memory::snapshot::LedgerSnapshot;
 use crate::model::ModelFolder;
-use crate::model::forward::WeightCheck;
 use crate::report::{Identity, tests::view};
 use crate::tokenizer::Tokenizer;
 

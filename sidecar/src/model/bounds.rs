@@ -2,7 +2,7 @@
 
 use plimsoll_planner::{Architecture, ModelShape};
 
-use super::error::ModelError;
+use crate::model_error::ModelError;
 
 /// A config's numbers under the names its file has for them.
 #[derive(Clone, Debug)]

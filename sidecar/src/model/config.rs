@@ -4,9 +4,9 @@ use plimsoll_planner::{Architecture, ModelShape};
 use serde_json::{Map, Value};
 
 use super::bounds::{Named, Numbers, RMS_EPS, float_within};
-use super::error::{ModelError, shorten};
 use super::params::ModelParams;
 use super::rope_config;
+use crate::model_error::{ModelError, shorten};
 
 pub(crate) const CONFIG: &str = "config.json";
 pub(crate) const CONFIG_BYTES_MAX: u64 = 4 << 20;

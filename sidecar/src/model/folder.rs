@@ -7,10 +7,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::config::{self, CONFIG, CONFIG_BYTES_MAX, Config, Object, parse_object};
-use super::error::{ModelError, shorten};
-use super::sampling::{Found, ModelSampling, Names};
+use super::sampling::{ModelSampling, Names};
+use crate::model_error::{ModelError, shorten};
 use crate::tokenizer::TOKENIZER_BYTES_MAX;
 use crate::weights::file::{read_small, read_text};
+use crate::weights::gguf::metadata::Found;
 
 const GENERATION_CONFIG: &str = "generation_config.json";
 const TOKENIZER: &str = "tokenizer.json";

@@ -4,9 +4,9 @@ use plimsoll_kernels::rope::{RopeParams, RopeScaling};
 use plimsoll_planner::{Architecture, ModelShape};
 
 use super::bounds::{Named, Numbers, RMS_EPS, ROPE_FACTOR, ROPE_THETA, float_within};
-use super::error::{ModelError, shorten};
 use super::params::ModelParams;
 use super::sampling::{ModelSampling, Names};
+use crate::model_error::{ModelError, shorten};
 use crate::weights::TensorSource;
 use crate::weights::gguf::GgufTensors;
 use crate::weights::gguf::metadata::Metadata;

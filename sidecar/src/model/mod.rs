@@ -6,10 +6,8 @@
 pub(crate) mod bounds;
 pub(crate) mod config;
 mod digest;
-pub mod error;
 mod facts;
 mod folder;
-pub mod forward;
 mod gguf_config;
 pub mod params;
 mod rope_config;
@@ -23,26 +21,17 @@ use std::sync::Arc;
 use plimsoll_crds::v1alpha1::facts::{ModelFacts, ModelFormat};
 use plimsoll_planner::{Dtype, ModelShape};
 
-pub use error::ModelError;
+pub use crate::model_error::ModelError;
 pub use params::ModelParams;
 pub use sampling::{ModelSampling, SamplingDefaults};
 
-use crate::tokenizer::{GgufTokenizer, Tokenizer, token_id};
+use crate::tokenizer::{GgufTokenizer, Tokenizer, TokenizerSource, token_id};
 use crate::weights::file::display_name;
 use crate::weights::folder::SafetensorsFolder;
 use crate::weights::gguf::GgufFile;
 use crate::weights::{TensorSource, validate};
 use config::{CONFIG, Config};
 use digest::Digest;
-
-/// Where the tokenizer comes from.
-#[derive(Clone, Debug)]
-pub enum TokenizerSource {
-    /// `tokenizer.json` of a Hugging Face folder.
-    File(PathBuf),
-    /// The metadata of a GGUF file.
-    Gguf(Arc<GgufTokenizer>),
-}
 
 /// An opened model. Cheap to keep: headers only, and the files held open.
 #[derive(Debug)]

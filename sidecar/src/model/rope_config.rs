@@ -6,7 +6,7 @@ use plimsoll_planner::ModelShape;
 
 use super::bounds::{ROPE_FACTOR, ROPE_THETA, float_within};
 use super::config::Object;
-use super::error::{ModelError, shorten};
+use crate::model_error::{ModelError, shorten};
 
 const THETA_DEFAULT: f64 = 10_000.0;
 

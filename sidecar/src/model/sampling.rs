@@ -6,7 +6,8 @@
 
 use std::ops::RangeInclusive;
 
-use super::error::shorten;
+use crate::model_error::shorten;
+use crate::weights::gguf::metadata::Found;
 
 /// What requests may ask for, and so what a model may recommend. OpenAI's range.
 pub const TEMPERATURE: RangeInclusive<f64> = 0.0..=2.0;
@@ -33,14 +34,6 @@ pub struct ModelSampling {
     pub defaults: SamplingDefaults,
     /// Values that were not taken, each with file, field, value and what was expected.
     pub ignored: Vec<String>,
-}
-
-/// A value as a file has it.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Found {
-    Number(f64),
-    /// Something else, as text.
-    Other(String),
 }
 
 /// What a file calls the five values.

@@ -12,8 +12,7 @@ use tokenizers::{AddedToken, Tokenizer};
 
 use super::gguf::{Algorithm, GgufTokenizer, Kind, PreTokenizer};
 use super::sentencepiece;
-use crate::model::ModelError;
-use crate::model::error::shorten;
+use crate::model_error::{ModelError, shorten};
 
 /// The words of Llama 3's `tokenizer.json`.
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";

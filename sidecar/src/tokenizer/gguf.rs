@@ -1,7 +1,6 @@
 //! The tokenizer a GGUF's metadata describe: checked here, built in `build`.
 
-use crate::model::ModelError;
-use crate::model::error::shorten;
+use crate::model_error::{ModelError, shorten};
 use crate::weights::gguf::metadata::Metadata;
 
 /// Token types of `tokenizer.ggml.token_type`.

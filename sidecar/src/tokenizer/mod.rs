@@ -12,22 +12,38 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use gguf::GgufTokenizer;
 pub(crate) use gguf::token_id;
 pub use stream::DecodeStream;
 
-use crate::chat::Rendered;
-use crate::model::error::shorten;
-use crate::model::{ModelError, TokenizerSource};
+use crate::model_error::{ModelError, shorten};
 use crate::weights::file::{display_name, read_small};
 use literal::AddedTokens;
 use pieces::Pieces;
 
 /// The largest published ones take about 35 MB.
 pub(crate) const TOKENIZER_BYTES_MAX: u64 = 256 << 20;
+
+/// Where the tokenizer comes from.
+#[derive(Clone, Debug)]
+pub enum TokenizerSource {
+    /// `tokenizer.json` of a Hugging Face folder.
+    File(PathBuf),
+    /// The metadata of a GGUF file.
+    Gguf(Arc<GgufTokenizer>),
+}
+
+/// A rendered prompt, for [`Tokenizer::encode_chat`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rendered {
+    pub text: String,
+    /// Byte ranges of `text` where a message holds the text of a special token: not special.
+    pub literal: Vec<Range<usize>>,
+}
 
 /// A tokenizer; cheap to clone, shared by all requests.
 #[derive(Clone, Debug)]

@@ -12,8 +12,7 @@ use tokenizers::normalizers::replace::Replace;
 use tokenizers::normalizers::{NormalizerWrapper, Prepend, Sequence as Normalizers};
 
 use super::gguf::{GgufTokenizer, Kind};
-use crate::model::ModelError;
-use crate::model::error::shorten;
+use crate::model_error::{ModelError, shorten};
 
 /// SentencePiece writes a blank so.
 const BLANK: &str = "\u{2581}";

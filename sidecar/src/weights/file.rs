@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::model::ModelError;
+use crate::model_error::ModelError;
 
 /// An open file that any thread may read.
 #[derive(Debug)]

@@ -11,8 +11,7 @@ use super::file::{WeightFile, read_small};
 use super::safetensors::{self, SafetensorsFile, UniqueMap};
 use super::stored::Stored;
 use super::{TensorInfo, TensorSource, check_block};
-use crate::model::ModelError;
-use crate::model::error::shorten;
+use crate::model_error::{ModelError, shorten};
 
 const SINGLE: &str = SafetensorsFolder::SINGLE;
 const INDEX: &str = SafetensorsFolder::INDEX;

@@ -18,8 +18,7 @@ mod validate;
 use std::fmt::Debug;
 use std::ops::Range;
 
-use crate::model::ModelError;
-use crate::model::error::shorten;
+use crate::model_error::{ModelError, shorten};
 
 pub use validate::{needed, validate};
 

@@ -15,8 +15,7 @@ use super::TensorInfo;
 use super::encoding::Encoding;
 use super::file::WeightFile;
 use super::stored::{RowOrder, Stored};
-use crate::model::ModelError;
-use crate::model::error::shorten;
+use crate::model_error::{ModelError, shorten};
 
 const LENGTH_BYTES: u64 = 8;
 /// The format's own bound.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::encoding::Encoding;
 use super::file::WeightFile;
-use crate::model::ModelError;
+use crate::model_error::ModelError;
 
 /// Bytes read at once. Larger pieces do not read faster from the page cache.
 const PIECE_BYTES: usize = 1 << 20;

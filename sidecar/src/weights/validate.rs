@@ -3,8 +3,7 @@
 use plimsoll_planner::ModelShape;
 
 use super::{TensorInfo, TensorSource};
-use crate::model::ModelError;
-use crate::model::error::shorten;
+use crate::model_error::{ModelError, shorten};
 
 const LAYERS: &str = "model.layers.";
 /// Tensors some files carry in a layer that the engine computes itself.

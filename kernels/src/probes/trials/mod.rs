@@ -46,7 +46,7 @@ fn launch(
 
 /// Runs a kernel that takes room for `count` words, words to read and how many `things` there are;
 /// the words it wrote.
-fn words<T: crate::device::Element>(
+fn words<T: crate::element::Element>(
     bench: &Bench<'_>,
     kernel: &str,
     size: Size,

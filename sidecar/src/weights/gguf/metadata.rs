@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::reader::HeaderReader;
-use crate::model::ModelError;
-use crate::model::error::shorten;
-use crate::model::sampling::Found;
+use crate::model_error::{ModelError, shorten};
 
 /// Pairs a header may have; real files have about 40.
 const PAIRS_MAX: u64 = 1 << 16;
@@ -38,6 +36,14 @@ impl Value {
             Value::Bools(_) => "a list of bools",
         }
     }
+}
+
+/// A value as a file has it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Found {
+    Number(f64),
+    /// Something else, as text.
+    Other(String),
 }
 
 /// All pairs of a file. The getters name the file and the key when a type is not as expected.

@@ -15,7 +15,7 @@ use std::path::Path;
 use super::file::WeightFile;
 use super::stored::{RowOrder, Stored};
 use super::{TensorInfo, TensorSource, check_block};
-use crate::model::ModelError;
+use crate::model_error::ModelError;
 use metadata::Metadata;
 use reader::HeaderReader;
 

@@ -1,7 +1,7 @@
 //! Reads a GGUF header front to back: every length is checked against what is left of the file
 //! before anything of that length is allocated.
 
-use crate::model::ModelError;
+use crate::model_error::ModelError;
 use crate::weights::file::WeightFile;
 
 /// Headers hold the tokenizer: a vocabulary of 256k tokens takes about 15 MB.

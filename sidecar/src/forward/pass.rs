@@ -309,7 +309,7 @@ fn project(
 
 /// Copies the step's description into the rank's own memory.
 fn copy_input(workspaces: &mut Workspaces, input: &StepInput) {
-    fn copy<T: plimsoll_kernels::device::Element>(to: &mut Buffer, from: &[T]) {
+    fn copy<T: plimsoll_kernels::element::Element>(to: &mut Buffer, from: &[T]) {
         to.range_mut(0, from.len()).copy_from_slice(from);
     }
     copy(&mut workspaces.token_ids, &input.ids);

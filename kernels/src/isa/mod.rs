@@ -1,10 +1,11 @@
 //! The instruction sets that the CPU ops know, which of them this machine has, and their names.
 
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "a system call asks for tile registers")]
+mod tiles;
+
 use std::fmt;
 use std::str::FromStr;
-
-#[cfg(target_arch = "x86_64")]
-use crate::linear;
 
 /// An instruction set, from the plainest to the fastest; each includes all before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,7 +66,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 => Isa::Avx512.is_available() && is_x86_feature_detected!("avx512bf16"),
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx => Isa::Avx512Bf16.is_available() && linear::tiles_are_permitted(),
+            Isa::Amx => Isa::Avx512Bf16.is_available() && tiles::are_permitted(),
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         }

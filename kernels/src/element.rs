@@ -1,10 +1,22 @@
-//! Plain numbers as bytes and back: what copies to and from a device take.
+//! Plain numbers, which memory holds: as bytes and back, for copies to and from a device.
 
+#[cfg(feature = "cuda")]
 use std::slice;
 
-use super::Element;
+/// Plain numbers: every bit pattern is a value, so that poisoned or fresh memory can be viewed.
+pub trait Element: Copy + Send + Sync + sealed::Plain + 'static {}
+
+mod sealed {
+    pub trait Plain {}
+}
+
+macro_rules! elements {
+    ($($t:ty),*) => { $(impl sealed::Plain for $t {} impl Element for $t {})* };
+}
+elements!(u8, u16, u32, u64, i32, i64, f32);
 
 /// The bytes of `values`.
+#[cfg(feature = "cuda")]
 pub(crate) fn bytes_of<T: Element>(values: &[T]) -> &[u8] {
     // SAFETY: an `Element` has no padding, so every byte of the slice is initialised; the view
     // borrows `values`.
@@ -12,6 +24,7 @@ pub(crate) fn bytes_of<T: Element>(values: &[T]) -> &[u8] {
 }
 
 /// The bytes of `values`, to write.
+#[cfg(feature = "cuda")]
 pub(crate) fn bytes_of_mut<T: Element>(values: &mut [T]) -> &mut [u8] {
     // SAFETY: every bit pattern is a value of an `Element`, so any bytes may be written; the view
     // borrows `values` uniquely.
