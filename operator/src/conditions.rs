@@ -152,14 +152,11 @@ fn model_resolved(outcome: &Outcome) -> Verdict {
     match (&outcome.model, &outcome.planned) {
         (Model::Known(model, _), _) => (True, Reason::Inspected, describe(model)),
         (Model::Failed(failure), _) => {
-            let next = match failure.retry_at {
-                Some(at) => format!(
-                    "; attempt {}, next at {}",
-                    failure.attempts,
-                    whole_seconds(at)
-                ),
-                None => "; it is read again when the spec changes".to_owned(),
-            };
+            let next = format!(
+                "; attempt {}, next at {}",
+                failure.attempts,
+                whole_seconds(failure.retry_at)
+            );
             let message: String = failure.message.chars().take(900).collect();
             (False, failure.reason, format!("{message}{next}"))
         }

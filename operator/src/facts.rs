@@ -11,7 +11,7 @@ use plimsoll_crds::v1alpha1::report::MemoryReport;
 use plimsoll_crds::v1alpha1::{InferenceDeployment, InferenceDeploymentStatus};
 
 use crate::error::Error;
-use crate::memory::Failure;
+use crate::memory::{Failure, Reread};
 use crate::pods::PodFacts;
 use crate::rolling::Room;
 
@@ -35,6 +35,9 @@ pub(crate) struct Facts {
     pub(crate) reports: BTreeMap<String, ReportFacts>,
     /// How the last inspection of this source failed, if it did.
     pub(crate) inspect_failure: Option<Failure>,
+    /// The inspect pod whose image cannot be pulled, by uid, and since when.
+    pub(crate) pull_trouble: Option<(String, Timestamp)>,
+    pub(crate) reread: Option<Reread>,
     /// Room for a surge pod of a revision, where that is known.
     pub(crate) room: Option<(String, Room)>,
     /// When work on the present spec began.

@@ -20,6 +20,7 @@ use crate::build::HASH_ANNOTATION;
 use crate::drift;
 use crate::error::Error;
 use crate::facts::{ChildFacts, ChildKind, Facts, Holder, Identity, ReplicaSetFacts};
+use crate::inspect;
 use crate::memory::Memory;
 use crate::pods::{PodFacts, instant};
 use crate::reports::Reports;
@@ -59,6 +60,8 @@ pub(crate) fn gather(
         taken,
         reports: reports.of(&identity.uid),
         inspect_failure: memory.inspect_failure.clone(),
+        pull_trouble: pull_trouble(&inspect_pods, memory, now),
+        reread: memory.reread,
         object,
         identity,
         status,
@@ -101,6 +104,24 @@ fn working_since(
         Some(true) => now,
         _ => not_ready_since.map_or(began, |since| since.max(began)),
     }
+}
+
+/// The inspect pod whose image cannot be pulled, and since when that is known.
+fn pull_trouble(
+    inspections: &[PodFacts],
+    memory: &mut Memory,
+    now: Timestamp,
+) -> Option<(String, Timestamp)> {
+    let mut troubled = inspections
+        .iter()
+        .filter(|pod| inspect::pull_trouble(pod).is_some());
+    let uid = troubled.next().map(|pod| pod.uid.clone());
+    let before = memory.pull_trouble.take();
+    memory.pull_trouble = uid.map(|uid| match before {
+        Some((known, since)) if known == uid => (uid, since),
+        _ => (uid, now),
+    });
+    memory.pull_trouble.clone()
 }
 
 /// Whether the object was made for the resource that `identity` names. An owner that does not

@@ -11,9 +11,10 @@ use tokio::time::Instant;
 
 use crate::facts::ChildKind;
 
-/// Attempts to inspect one source; then a change of the spec is waited for.
-const INSPECT_ATTEMPTS: u32 = 5;
+/// Pauses between two attempts to inspect one source, for as long as the resource exists: a
+/// registry comes back, a claim is filled, a tag is moved to a model that can be run.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 /// What is remembered of one resource.
 #[derive(Debug, Default)]
@@ -27,6 +28,10 @@ pub(crate) struct Memory {
     /// The namespace is being deleted, which nothing undoes.
     pub(crate) namespace_ends: bool,
     pub(crate) inspect_failure: Option<Failure>,
+    /// The inspect pod whose image cannot be pulled, by uid, and since when.
+    pub(crate) pull_trouble: Option<(String, Timestamp)>,
+    /// The model was read anew because an engine found other files, and was as before.
+    pub(crate) reread: Option<Reread>,
     /// The revision whose surge pod found no room, and when an old pod last made way for it.
     pub(crate) replacing: Option<(String, Instant)>,
     /// When work on a generation began.
@@ -81,8 +86,32 @@ pub(crate) struct Failure {
     pub(crate) reason: Reason,
     pub(crate) message: String,
     pub(crate) attempts: u32,
-    /// None: it is not tried again.
-    pub(crate) retry_at: Option<Timestamp>,
+    pub(crate) retry_at: Timestamp,
+}
+
+/// Readings in a row that found what was known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reread {
+    pub(crate) attempts: u32,
+    pub(crate) again_at: Timestamp,
+}
+
+impl Reread {
+    /// One more.
+    pub(crate) fn after(before: Option<Reread>, now: Timestamp) -> Reread {
+        let attempts = before.map_or(0, |before| before.attempts).saturating_add(1);
+        Reread {
+            attempts,
+            again_at: next_attempt(attempts, now),
+        }
+    }
+}
+
+/// When to try again what was tried this often.
+fn next_attempt(attempts: u32, now: Timestamp) -> Timestamp {
+    let pause = FIRST_PAUSE.saturating_mul(1 << attempts.saturating_sub(1).min(10));
+    now.saturating_add(pause.min(LONGEST_PAUSE))
+        .unwrap_or(Timestamp::MAX)
 }
 
 impl Failure {
@@ -91,12 +120,10 @@ impl Failure {
         before: Option<&Failure>,
         (source, generation, pod_uid): (&str, i64, &str),
         (reason, message): (Reason, String),
-        worth_retrying: bool,
         now: Timestamp,
     ) -> Failure {
         let same = before.filter(|b| b.source == source && b.generation == generation);
-        let attempts = same.map_or(0, |before| before.attempts) + 1;
-        let pause = FIRST_PAUSE.saturating_mul(1 << (attempts - 1).min(10));
+        let attempts = same.map_or(0, |before| before.attempts).saturating_add(1);
         Failure {
             source: source.to_owned(),
             generation,
@@ -104,8 +131,7 @@ impl Failure {
             reason,
             message,
             attempts,
-            retry_at: (worth_retrying && attempts < INSPECT_ATTEMPTS)
-                .then(|| now.saturating_add(pause).unwrap_or(Timestamp::MAX)),
+            retry_at: next_attempt(attempts, now),
         }
     }
 }
@@ -133,19 +159,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_inspection_is_tried_a_few_times_with_growing_pauses() {
+    fn an_inspection_is_tried_again_for_ever_with_pauses_that_grow_to_ten_minutes() {
         let now = Timestamp::UNIX_EPOCH;
         let mut failure = None;
         let mut pauses = Vec::new();
-        for _ in 0..5 {
+        for _ in 0..9 {
             let text = (Reason::InspectFailed, "boom".to_owned());
-            let next = Failure::after(failure.as_ref(), ("s", 1, "p"), text, true, now);
-            pauses.push(next.retry_at.map(Timestamp::as_second));
+            let next = Failure::after(failure.as_ref(), ("s", 1, "p"), text, now);
+            pauses.push(next.retry_at.as_second());
             failure = Some(next);
         }
-        assert_eq!(pauses, [Some(10), Some(20), Some(40), Some(80), None]);
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 600, 600, 600]);
         let text = (Reason::InspectFailed, String::new());
-        let fresh = Failure::after(failure.as_ref(), ("s", 2, "p"), text, true, now);
+        let fresh = Failure::after(failure.as_ref(), ("s", 2, "p"), text, now);
         assert_eq!(fresh.attempts, 1);
+        let many = Reread {
+            attempts: u32::MAX,
+            again_at: now,
+        };
+        assert_eq!(Reread::after(Some(many), now).again_at.as_second(), 600);
     }
 }

@@ -30,6 +30,11 @@ pub(crate) struct PodFacts {
     /// `Pending`, `Running`, `Succeeded` or `Failed`.
     pub(crate) phase: String,
     pub(crate) unschedulable: Option<Unschedulable>,
+    /// Its volumes are mounted and it has a network, so that images are what it waits for; `None`:
+    /// the kubelet does not say.
+    pub(crate) sandbox: Option<bool>,
+    /// The API server took the source out of the model's volume and kept the rest.
+    pub(crate) source_dropped: bool,
     pub(crate) engine: EngineContainer,
 }
 
@@ -46,6 +51,7 @@ pub(crate) struct EngineContainer {
     /// Its startup probe has succeeded in this life of the container.
     pub(crate) started: bool,
     pub(crate) running: bool,
+    pub(crate) running_since: Option<Timestamp>,
     pub(crate) restarts: i32,
     pub(crate) waiting: Option<Waiting>,
     /// The newest end of the container: of this life, or of the one before.
@@ -106,6 +112,11 @@ impl PodFacts {
                 since: instant(condition.last_transition_time.as_ref()),
                 message: condition.message.clone().unwrap_or_default(),
             }),
+            sandbox: conditions
+                .iter()
+                .find(|condition| condition.type_ == "PodReadyToStartContainers")
+                .map(|condition| condition.status == "True"),
+            source_dropped: source_dropped(pod),
             engine: container_status(pod, container)
                 .map(EngineContainer::read)
                 .unwrap_or_default(),
@@ -167,6 +178,9 @@ impl EngineContainer {
         EngineContainer {
             started: status.started == Some(true),
             running: state.is_some_and(|state| state.running.is_some()),
+            running_since: state
+                .and_then(|state| state.running.as_ref())
+                .and_then(|running| instant(running.started_at.as_ref())),
             restarts: status.restart_count,
             waiting,
             ended: ended(state).or_else(|| ended(status.last_state.as_ref())),
@@ -189,6 +203,19 @@ fn container_status<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus>
     let plain = status.container_statuses.iter().flatten();
     let init = status.init_container_statuses.iter().flatten();
     plain.chain(init).find(|status| status.name == name)
+}
+
+/// What the API server does with a field of a volume that it knows and does not offer.
+fn source_dropped(pod: &Pod) -> bool {
+    let volumes = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.volumes.iter().flatten());
+    let mut models = volumes.filter(|volume| volume.name == names::VOLUME_MODEL);
+    models.any(|volume| {
+        let claim = volume.persistent_volume_claim.is_some();
+        volume.image.is_none() && !claim && volume.host_path.is_none()
+    })
 }
 
 pub(crate) fn instant(time: Option<&Time>) -> Option<Timestamp> {
@@ -217,11 +244,14 @@ pub(crate) fn relevant(pod: &Pod) -> u64 {
             ready,
             phase,
             unschedulable,
+            sandbox,
+            source_dropped: _,
             engine,
         } = PodFacts::read(pod, name);
         let EngineContainer {
             started,
             running,
+            running_since: _,
             restarts,
             waiting,
             ended,
@@ -239,7 +269,7 @@ pub(crate) fn relevant(pod: &Pod) -> u64 {
         let unschedulable = unschedulable.map(|waits| waits.message);
         hash_of(&(
             pod,
-            (ready, phase, unschedulable),
+            (ready, phase, unschedulable, sandbox),
             (started, running, restarts, waiting, ended),
         ))
     };
@@ -286,6 +316,34 @@ mod tests {
                 for_: Duration::from_secs(50)
             })
         );
+    }
+
+    #[test]
+    fn a_model_volume_without_a_source_was_dropped_by_the_api_server() {
+        for (volume, dropped) in [
+            (
+                json!({"name": "plimsoll-model", "image": {"reference": "x"}}),
+                false,
+            ),
+            (
+                json!({"name": "plimsoll-model", "hostPath": {"path": "/x"}}),
+                false,
+            ),
+            // The API server makes an empty folder of a volume that has nothing.
+            (json!({"name": "plimsoll-model", "emptyDir": {}}), true),
+            (json!({"name": "plimsoll-model"}), true),
+            (json!({"name": "tmp", "emptyDir": {}}), false),
+        ] {
+            let pod = json!({
+                "metadata": {"name": "a"}, "spec": {"containers": [], "volumes": [volume]},
+                "status": {"conditions": [
+                    {"type": "PodReadyToStartContainers", "status": "True"},
+                ]},
+            });
+            let pod = PodFacts::read(&serde_json::from_value(pod).unwrap(), "inspect");
+            assert_eq!(pod.source_dropped, dropped);
+            assert_eq!(pod.sandbox, Some(true));
+        }
     }
 
     #[test]

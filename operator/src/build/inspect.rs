@@ -1,18 +1,16 @@
 //! The pod that reads a model's facts: the same source, no GPU, little memory, and its answer in
-//! the termination message.
+//! the termination message. It has no deadline: the kubelet's clock would run while an image of
+//! many gigabytes is pulled. The operator's runs from the container's start, see `inspect`.
 
 use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::InferenceDeployment;
 use serde_json::{Value, json};
 
 use super::{
-    PodSettings, Prepared, container_security, model_mount, model_path, model_volume, pod_security,
-    service_account_name,
+    PodSettings, Prepared, account_of_pods, container_security, model_mount, model_path,
+    model_volume, pod_security,
 };
 use crate::facts::{ChildKind, Identity};
-
-/// Reading headers takes seconds; a source that hangs is given up after this.
-const DEADLINE_SECONDS: u32 = 600;
 
 /// The inspect pod called `name`.
 pub(crate) fn inspect_pod(
@@ -23,9 +21,9 @@ pub(crate) fn inspect_pod(
 ) -> Prepared {
     let mut spec = json!({
         "restartPolicy": "Never",
-        "activeDeadlineSeconds": DEADLINE_SECONDS,
         "terminationGracePeriodSeconds": 1,
-        "serviceAccountName": service_account_name(&identity.name),
+        // Its pull secrets are those of the engines' account too.
+        "serviceAccountName": account_of_pods(object, identity),
         "automountServiceAccountToken": false,
         "enableServiceLinks": false,
         "securityContext": pod_security(),

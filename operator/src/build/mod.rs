@@ -171,6 +171,14 @@ pub(crate) fn service_account_name(resource: &str) -> String {
     format!("{resource}-plimsoll-engine")
 }
 
+/// Name of the account of a resource's pods, engines and inspections alike: the user's, or ours.
+fn account_of_pods(object: &InferenceDeployment, identity: &Identity) -> String {
+    let template = object.spec.template.as_ref();
+    let pods = template.and_then(|template| template.spec.as_ref());
+    let own = pods.and_then(|pods| pods.service_account_name.clone());
+    own.unwrap_or_else(|| service_account_name(&identity.name))
+}
+
 /// Name of the Secret with the admin token.
 pub(crate) fn secret_name(resource: &str) -> String {
     format!("{resource}-plimsoll-admin")

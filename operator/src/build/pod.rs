@@ -6,8 +6,8 @@ use plimsoll_crds::v1alpha1::template::{EngineResources, EngineTemplate, Templat
 use serde_json::{Value, json};
 
 use super::{
-    CONFIG_VOLUME, PodSettings, common_labels, container_security, merged, model_mount,
-    model_volume, pod_security, secret_name, service_account_name,
+    CONFIG_VOLUME, PodSettings, account_of_pods, common_labels, container_security, merged,
+    model_mount, model_volume, pod_security, secret_name,
 };
 use crate::facts::Identity;
 
@@ -54,7 +54,7 @@ pub(super) fn engine_template(
     let mut pod = json!({
         "automountServiceAccountToken": own_account.is_some(),
         "serviceAccountName":
-            own_account.unwrap_or_else(|| service_account_name(&identity.name)),
+            account_of_pods(object, identity),
         "enableServiceLinks": false,
         "terminationGracePeriodSeconds": DRAIN_SECONDS,
         "securityContext": pod_security(),

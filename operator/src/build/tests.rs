@@ -313,3 +313,22 @@ fn children_have_owner_labels_and_a_hash() {
         "engine"
     );
 }
+
+#[test]
+fn an_inspection_runs_as_the_engines_do_and_for_as_long_as_a_pull_takes() {
+    let mut object = object(SMOLLM2);
+    let template = object.spec.template.get_or_insert_default();
+    let pods = template.spec.get_or_insert_default();
+    pods.service_account_name = Some("puller".to_owned());
+    let identity = Identity::of(&object.metadata).unwrap();
+    let pod = inspect_pod(&object, &identity, &settings(), "i".to_owned()).object;
+    assert_eq!(pod["spec"]["serviceAccountName"], "puller");
+    assert_eq!(pod["spec"]["automountServiceAccountToken"], false);
+    assert_eq!(pod["spec"]["activeDeadlineSeconds"], Value::Null);
+    let engine = made(&object).replica_set.object;
+    let engine = &engine["spec"]["template"]["spec"];
+    assert_eq!(
+        engine["serviceAccountName"],
+        pod["spec"]["serviceAccountName"]
+    );
+}

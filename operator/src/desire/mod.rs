@@ -10,6 +10,7 @@ use crate::build::{
 use crate::error::Error;
 use crate::facts::{ChildKind, Facts, ReplicaSetFacts};
 use crate::inspect::{self, Model};
+use crate::memory::Reread;
 use crate::outcome::{Outcome, Planned};
 use crate::plan::{self, Rejected};
 use crate::pods::PodFacts;
@@ -27,6 +28,8 @@ pub(crate) struct Desire {
     pub(crate) remove: Vec<(ChildKind, String)>,
     /// Inspect pods to be deleted once the status is written.
     pub(crate) discard: Vec<String>,
+    /// Readings of a model that an engine found changed.
+    pub(crate) reread: Option<Reread>,
     /// When to look again although nothing changed.
     pub(crate) look_again: Option<Duration>,
     /// An old pod was told to make way for this revision in this step.
@@ -75,6 +78,7 @@ pub(crate) fn desire(
         replicas: Vec::new(),
         remove,
         discard: inspection.discard,
+        reread: inspection.reread,
         look_again: inspection.look_again,
         made_way: None,
     };
@@ -99,6 +103,7 @@ fn nothing_for(message: String) -> Desire {
         replicas: Vec::new(),
         remove: Vec::new(),
         discard: Vec::new(),
+        reread: None,
         look_again: None,
         made_way: None,
     }

@@ -1,6 +1,9 @@
 //! The inspection of a model: what is known of the source, and what to do to know more. Pure;
 //! the pod itself is built in `build::inspect`.
 
+mod again;
+mod waiting;
+
 use std::time::Duration;
 
 use plimsoll_crds::v1alpha1::status::Inspection;
@@ -8,21 +11,12 @@ use plimsoll_crds::v1alpha1::{InferenceDeploymentSpec, InspectResult, ModelFacts
 use sha2::{Digest, Sha256};
 
 use crate::facts::Facts;
-use crate::memory::Failure;
+use crate::memory::{Failure, Reread};
 use crate::pods::{Ended, PodFacts, age};
 use crate::token::hex;
-
-/// A volume that is not mounted after this long is reported as unavailable.
-const MOUNT_PATIENCE: Duration = Duration::from_secs(30);
-/// Reasons of a waiting container that come from its images.
-const IMAGE_TROUBLE: [&str; 6] = [
-    "ErrImagePull",
-    "ImagePullBackOff",
-    "ErrImageNeverPull",
-    "InvalidImageName",
-    "ImageInspectError",
-    "RegistryUnavailable",
-];
+use again::reread;
+pub(crate) use waiting::pull_trouble;
+use waiting::{READING_PATIENCE, waits};
 
 /// What is known of the model.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +37,8 @@ pub(crate) struct Decision {
     pub(crate) start: Option<String>,
     /// Inspect pods that have served their purpose; to be deleted once the status is written.
     pub(crate) discard: Vec<String>,
+    /// Readings in a row that found what was known, though an engine found something else.
+    pub(crate) reread: Option<Reread>,
     pub(crate) look_again: Option<Duration>,
 }
 
@@ -64,15 +60,25 @@ pub(crate) fn source_key(spec: &InferenceDeploymentSpec) -> String {
     hex(&hash.finalize()[..8])
 }
 
-/// Name of the pod that inspects a source.
-pub(crate) fn pod_name(resource: &str, key: &str) -> String {
-    format!("{resource}-inspect-{}", &key[..key.len().min(8)])
+/// Name of the pod that inspects a source: another one where another pod is needed to read it,
+/// such as one with the pull secret that was missing.
+pub(crate) fn pod_name(resource: &str, spec: &InferenceDeploymentSpec) -> String {
+    let mut hash = Sha256::new();
+    hash.update(source_key(spec));
+    let template = spec.template.as_ref();
+    if let Some(pods) = template.and_then(|template| template.spec.as_ref()) {
+        let place = (&pods.node_selector, &pods.tolerations, &pods.affinity);
+        let means = (&pods.service_account_name, &pods.image_pull_secrets);
+        // They come from JSON.
+        hash.update(serde_json::to_vec(&(place, means)).unwrap_or_default());
+    }
+    format!("{resource}-inspect-{}", hex(&hash.finalize()[..4]))
 }
 
 /// What is known, and what to do.
 pub(crate) fn decide(facts: &Facts) -> Decision {
     let key = source_key(&facts.object.spec);
-    let name = pod_name(&facts.identity.name, &key);
+    let name = pod_name(&facts.identity.name, &facts.object.spec);
     let (ours, others): (Vec<&PodFacts>, Vec<&PodFacts>) =
         facts.inspect_pods.iter().partition(|pod| pod.name == name);
     let discard: Vec<String> = others
@@ -84,19 +90,14 @@ pub(crate) fn decide(facts: &Facts) -> Decision {
         model,
         start: None,
         discard,
+        reread: None,
         look_again: None,
     };
-
     if let (Some(model), Some(inspection)) = (&facts.status.model, &facts.status.inspection)
         && inspection.source == key
     {
-        let mut known = decision(Model::Known(Box::new(model.clone()), inspection.clone()));
-        known.discard.extend(
-            ours.iter()
-                .filter(|pod| !pod.leaving())
-                .map(|pod| pod.name.clone()),
-        );
-        return known;
+        let known = Model::Known(Box::new(model.clone()), inspection.clone());
+        return reread(facts, &key, name, &ours, decision(known));
     }
     match ours.first() {
         Some(pod) if !pod.leaving() => look_at(facts, &key, pod, decision),
@@ -118,10 +119,10 @@ fn start_or_wait(
     let generation = facts.identity.generation;
     let failure = facts.inspect_failure.as_ref();
     match failure.filter(|f| f.source == key && f.generation == generation) {
-        Some(failure) if failure.retry_at.is_none_or(|at| at > facts.now) => {
-            let rest = failure.retry_at.map(|at| age(Some(facts.now), at));
+        Some(failure) if failure.retry_at > facts.now => {
+            let rest = age(Some(facts.now), failure.retry_at);
             Decision {
-                look_again: rest,
+                look_again: Some(rest),
                 ..decision(Model::Failed(failure.clone()))
             }
         }
@@ -151,8 +152,15 @@ fn look_at(
         .ended
         .as_ref()
         .filter(|_| pod.finished() || !pod.engine.running);
-    if answer.is_none() && !pod.finished() {
-        return still_running(facts, pod, decision);
+    let image = facts.object.spec.model.source.image.is_some();
+    let hangs = pod.engine.running && age(pod.engine.running_since, facts.now) >= READING_PATIENCE;
+    let lost = pod.source_dropped && image;
+    if answer.is_none() && !pod.finished() && !hangs && !lost {
+        let (model, look_again) = waits(facts, pod);
+        return Decision {
+            look_again,
+            ..decision(model)
+        };
     }
     let done = |model| {
         let mut done = decision(model);
@@ -160,6 +168,8 @@ fn look_at(
         done
     };
     let problem = match answer.map(read_answer) {
+        // What it read was an empty folder.
+        _ if lost => dropped_volume(),
         Some(Ok(model)) => {
             // Only a folder of the node depends on the node.
             let on_node = facts.object.spec.model.source.host_path.is_some();
@@ -173,10 +183,17 @@ fn look_at(
         Some(Err(problem)) => problem,
         None => {
             let text = format!("pod {} ended without an answer ({})", pod.name, pod.phase);
+            let text = match hangs {
+                true => format!(
+                    "pod {} has read the source for {} s without an answer",
+                    pod.name,
+                    READING_PATIENCE.as_secs()
+                ),
+                false => text,
+            };
             Problem {
                 reason: Reason::InspectFailed,
                 message: text,
-                answered: false,
             }
         }
     };
@@ -185,18 +202,15 @@ fn look_at(
     {
         return done(Model::Failed(known.clone()));
     }
-    // The files of an image never change: what they are was said.
-    let settled = problem.answered && facts.object.spec.model.source.image.is_some();
     let failure = Failure::after(
         facts.inspect_failure.as_ref(),
         (key, facts.identity.generation, &pod.uid),
         (problem.reason, problem.message),
-        !settled,
         facts.now,
     );
-    let rest = failure.retry_at.map(|at| age(Some(facts.now), at));
+    let rest = age(Some(facts.now), failure.retry_at);
     Decision {
-        look_again: rest,
+        look_again: Some(rest),
         ..done(Model::Failed(failure))
     }
 }
@@ -204,8 +218,18 @@ fn look_at(
 struct Problem {
     reason: Reason,
     message: String,
-    /// The inspection itself said so.
-    answered: bool,
+}
+
+/// The API server kept the pod and dropped what it does not offer.
+fn dropped_volume() -> Problem {
+    Problem {
+        reason: Reason::SourceUnavailable,
+        message: "spec.model.source.image: the API server dropped the image volume of the inspect \
+                  pod, as Kubernetes 1.33 and 1.34 do by default; turn the feature gate ImageVolume \
+                  on in the API server and the kubelets (1.35 has it on), or put the model into a \
+                  claim and name that in spec.model.source.persistentVolumeClaim"
+            .to_owned(),
+    }
 }
 
 /// The termination message as facts, or what is wrong.
@@ -213,7 +237,6 @@ fn read_answer(ended: &Ended) -> Result<Box<ModelFacts>, Problem> {
     let failed = |message| Problem {
         reason: Reason::InspectFailed,
         message,
-        answered: false,
     };
     let last_words: String = ended.message.chars().take(400).collect();
     let result: InspectResult = serde_json::from_str(&ended.message).map_err(|_| {
@@ -230,7 +253,6 @@ fn read_answer(ended: &Ended) -> Result<Box<ModelFacts>, Problem> {
                 .filter(|reason| crate::conditions::refuses_model(*reason))
                 .unwrap_or(Reason::ModelInvalid),
             message: error.message,
-            answered: true,
         }),
         InspectResult {
             facts: Some(facts),
@@ -242,42 +264,6 @@ fn read_answer(ended: &Ended) -> Result<Box<ModelFacts>, Problem> {
         } => Err(failed(
             "the inspection answered neither facts nor an error".to_owned(),
         )),
-    }
-}
-
-fn still_running(
-    facts: &Facts,
-    pod: &PodFacts,
-    decision: impl FnOnce(Model) -> Decision,
-) -> Decision {
-    if let Some(waits) = &pod.unschedulable {
-        return decision(Model::Inspecting(format!(
-            "pod {}: {}",
-            pod.name, waits.message
-        )));
-    }
-    let waiting = pod.engine.waiting.as_ref();
-    if let Some(waiting) = waiting.filter(|w| IMAGE_TROUBLE.contains(&w.reason.as_str())) {
-        let text = format!("pod {}: {}: {}", pod.name, waiting.reason, waiting.message);
-        return decision(Model::Unavailable(text));
-    }
-    let running = pod.engine.running;
-    let waited = age(pod.created, facts.now);
-    if !running && pod.node.is_some() && waited >= MOUNT_PATIENCE {
-        return decision(Model::Unavailable(format!(
-            "pod {} does not start, so its source may not be mounted; see `kubectl describe pod`",
-            pod.name
-        )));
-    }
-    let rest = MOUNT_PATIENCE.saturating_sub(waited);
-    let look_again = (!running && pod.node.is_some()).then_some(rest);
-    let text = match running {
-        true => format!("pod {} reads the model's headers", pod.name),
-        false => format!("pod {} is starting", pod.name),
-    };
-    Decision {
-        look_again,
-        ..decision(Model::Inspecting(text))
     }
 }
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::testing::*;
 
 fn name(facts: &Facts) -> String {
-    pod_name("smollm2", &source_key(&facts.object.spec))
+    pod_name("smollm2", &facts.object.spec)
 }
 
 /// What is decided when the inspect pod's status is as given.
@@ -110,12 +110,7 @@ fn answers_that_refuse_a_model_name_the_reason() {
             panic!("{message}")
         };
         assert_eq!(failure.reason.as_str(), reason, "{message}");
-        // An image that was read does not change; what nobody could read may be read next time.
-        assert_eq!(
-            failure.retry_at.is_some(),
-            reason == "InspectFailed",
-            "{message}"
-        );
+        assert_eq!(failure.retry_at, at(20), "{message}");
     }
 }
 
@@ -142,20 +137,177 @@ fn a_failure_is_counted_once_and_tried_again_after_a_pause() {
     assert_eq!(decide(&facts).start, Some(name(&facts)));
 }
 
+/// A container that waits, in a pod whose volumes are mounted or not.
+fn waits(reason: &str, sandbox: Option<bool>) -> Value {
+    let mut status = waiting(reason);
+    if let Some(there) = sandbox {
+        let there = if there { "True" } else { "False" };
+        status["conditions"] = json!([{"type": "PodReadyToStartContainers", "status": there}]);
+    }
+    status
+}
+
 #[test]
-fn what_keeps_the_pod_from_starting_is_told() {
-    let (_, pull) = with_pod(waiting("ErrImagePull"));
-    assert!(matches!(pull.model, Model::Unavailable(ref text) if text.contains("ErrImagePull")));
-
-    let (_, fresh) = with_pod(waiting("ContainerCreating"));
-    assert!(matches!(fresh.model, Model::Inspecting(_)));
-    assert_eq!(fresh.look_again, Some(Duration::from_secs(20)));
-
-    let mut facts = facts(SMOLLM2);
-    facts.now = at(60);
-    facts.inspect_pods = vec![inspection(&name(&facts), waiting("ContainerCreating"))];
-    assert!(matches!(decide(&facts).model, Model::Unavailable(_)));
-
+fn a_pull_may_take_as_long_as_it_takes_and_a_mount_may_not() {
+    for (yaml, sandbox, seconds, available) in [
+        (SMOLLM2, Some(true), 100_000, true),
+        (SMOLLM2, None, 100_000, true),
+        (SMOLLM2, Some(false), 59, true),
+        (SMOLLM2, Some(false), 61, false),
+        // The sidecar's own image is pulled too.
+        (CLAIM, Some(true), 100_000, true),
+        (CLAIM, Some(false), 61, false),
+        (CLAIM, None, 59, true),
+        (CLAIM, None, 61, false),
+    ] {
+        let mut facts = facts(yaml);
+        facts.now = at(seconds);
+        let name = pod_name(&facts.identity.name, &facts.object.spec);
+        facts.inspect_pods = vec![inspection(&name, waits("ContainerCreating", sandbox))];
+        let decision = decide(&facts);
+        let inspecting = matches!(decision.model, Model::Inspecting(_));
+        assert_eq!(inspecting, available, "{sandbox:?} after {seconds} s");
+        if inspecting && sandbox == Some(false) {
+            assert_eq!(decision.look_again, Some(Duration::from_secs(1)));
+        }
+    }
     let (_, waits) = with_pod(unschedulable(0));
     assert!(matches!(waits.model, Model::Inspecting(ref text) if text.contains("0/2 nodes")));
+}
+
+#[test]
+fn a_pull_that_fails_is_tried_again_for_a_while_before_it_is_said() {
+    for (reason, failing, available) in [
+        ("ErrImagePull", 0, true),
+        ("ImagePullBackOff", 29, true),
+        ("ImagePullBackOff", 30, false),
+        ("ErrImagePull", 9_999, false),
+        // The kubelet does not even try.
+        ("ErrImageNeverPull", 0, false),
+        ("InvalidImageName", 0, false),
+    ] {
+        let mut facts = facts(SMOLLM2);
+        facts.inspect_pods = vec![inspection(&name(&facts), waiting(reason))];
+        facts.now = at(10_000);
+        facts.pull_trouble = Some((facts.inspect_pods[0].uid.clone(), at(10_000 - failing)));
+        let decision = decide(&facts);
+        let words = match &decision.model {
+            Model::Inspecting(words) if available => words,
+            Model::Unavailable(words) if !available => words,
+            other => panic!("{reason} for {failing} s: {other:?}"),
+        };
+        assert!(
+            words.contains(reason) && words.contains("localhost/x"),
+            "{words}"
+        );
+        let left = u64::try_from(30 - failing).unwrap_or(0);
+        let look = available.then_some(Duration::from_secs(left));
+        assert_eq!(decision.look_again, look, "{reason} for {failing} s");
+    }
+}
+
+#[test]
+fn a_source_that_hangs_while_it_is_read_is_given_up_and_read_again() {
+    let running = |since: i64| {
+        let state = json!({"running": {"startedAt": at(since).to_string()}});
+        json!({"phase": "Running", "containerStatuses": [container("inspect", state, true)]})
+    };
+    // An hour of pulling came before.
+    let mut facts = facts(SMOLLM2);
+    facts.now = at(4_000);
+    facts.inspect_pods = vec![inspection(&name(&facts), running(3_500))];
+    let decision = decide(&facts);
+    assert!(matches!(decision.model, Model::Inspecting(_)));
+    assert_eq!(decision.look_again, Some(Duration::from_secs(100)));
+    facts.now = at(4_100);
+    let decision = decide(&facts);
+    assert!(matches!(decision.model, Model::Failed(ref it) if it.message.contains("600 s")));
+    assert_eq!(decision.discard, [name(&facts)]);
+}
+
+#[test]
+fn a_dropped_image_volume_is_said_with_the_way_out() {
+    let mut facts = facts(SMOLLM2);
+    let empty = r#"{"error":{"reason":"ModelNotFound","message":"no such file"}}"#;
+    for status in [waiting("ContainerCreating"), ended(empty, 1)] {
+        let mut pod = inspection(&name(&facts), status);
+        pod.source_dropped = true;
+        facts.inspect_pods = vec![pod];
+        let decision = decide(&facts);
+        let Model::Failed(failure) = decision.model else {
+            panic!()
+        };
+        assert_eq!(failure.reason, Reason::SourceUnavailable);
+        for word in ["1.33", "ImageVolume", "persistentVolumeClaim"] {
+            assert!(failure.message.contains(word), "{}", failure.message);
+        }
+        assert_eq!(decision.discard, [name(&facts)]);
+    }
+}
+
+#[test]
+fn another_pull_secret_is_another_pod_and_the_same_source() {
+    let one = object(SMOLLM2);
+    let mut two = one.clone();
+    let template = two.spec.template.get_or_insert_default();
+    let pods = template.spec.get_or_insert_default();
+    pods.service_account_name = Some("puller".to_owned());
+    assert_eq!(source_key(&one.spec), source_key(&two.spec));
+    assert_ne!(pod_name("a", &one.spec), pod_name("a", &two.spec));
+}
+
+/// Facts of a model that was inspected, and of an engine that ended with these words.
+fn refused_by_engine(words: &str, revision: &str) -> Facts {
+    let mut facts = inspected(SMOLLM2);
+    facts.status.update_revision = Some("new".to_owned());
+    facts.pods = vec![engine("a", revision, crashed(1, words))];
+    facts
+}
+
+#[test]
+fn a_moved_tag_is_read_again_when_an_engine_says_so() {
+    let words = "the model's digest is sha256:def, the configuration was made for sha256:abc; x";
+    for (words, revision, again) in [
+        (words, "new", true),
+        // It was made for what is known no longer.
+        (words, "old", false),
+        ("the model's digest is sha256:abc", "new", false),
+        ("cannot allocate", "new", false),
+    ] {
+        let decision = decide(&refused_by_engine(words, revision));
+        assert!(
+            matches!(decision.model, Model::Known(..)),
+            "what runs goes on"
+        );
+        assert_eq!(decision.start.is_some(), again, "{words} of {revision}");
+    }
+    // What is read then is what is known.
+    let mut facts = refused_by_engine(words, "new");
+    let answer = |digest: &str| {
+        let mut model = smollm2();
+        model.digest = digest.to_owned();
+        ended(&json!({"facts": model}).to_string(), 0)
+    };
+    facts.inspect_pods = vec![inspection(&name(&facts), waiting("ContainerCreating"))];
+    let reading = decide(&facts);
+    assert_eq!((reading.start, reading.discard), (None, Vec::new()));
+    facts.inspect_pods = vec![inspection(&name(&facts), answer("sha256:def"))];
+    let read = decide(&facts);
+    assert!(matches!(read.model, Model::Known(ref model, _) if model.digest == "sha256:def"));
+    assert_eq!(read.reread, None);
+    // The inspect pod's node has the old image still: again, with growing pauses.
+    facts.inspect_pods = vec![inspection(&name(&facts), answer("sha256:abc"))];
+    let same = decide(&facts);
+    assert!(matches!(same.model, Model::Known(ref model, _) if model.digest == "sha256:abc"));
+    assert_eq!(same.discard, [name(&facts)]);
+    assert_eq!(same.look_again, Some(Duration::from_secs(10)));
+    facts.reread = same.reread;
+    facts.inspect_pods.clear();
+    let rest = decide(&facts);
+    assert_eq!(
+        (rest.start, rest.look_again),
+        (None, Some(Duration::from_secs(10)))
+    );
+    facts.now = at(20);
+    assert_eq!(decide(&facts).start, Some(name(&facts)));
 }

@@ -196,6 +196,7 @@ fn admit(desire: &mut Desire, error: &Error) {
 }
 
 async fn remember(publisher: Publisher<'_>, facts: &Facts, desire: &Desire, memory: &mut Memory) {
+    memory.reread = desire.reread;
     memory.inspect_failure = match &desire.outcome.model {
         Model::Failed(failure) => Some(failure.clone()),
         Model::Known(..) => None,

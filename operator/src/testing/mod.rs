@@ -72,6 +72,8 @@ pub(crate) fn facts(yaml: &str) -> Facts {
         taken: Default::default(),
         reports: BTreeMap::new(),
         inspect_failure: None,
+        pull_trouble: None,
+        reread: None,
         room: None,
         working_since: at(0),
         now: at(10),

@@ -1,0 +1,89 @@
+//! What an inspect pod that has not answered waits for: whether it is on its way or in trouble. Pure.
+//!
+//! The kubelet mounts volumes, then makes the pod's network (condition PodReadyToStartContainers),
+//! then pulls images, those of image volumes included, and says `ContainerCreating` all the while.
+
+use std::time::Duration;
+
+use super::Model;
+use crate::facts::Facts;
+use crate::pods::{PodFacts, Waiting, age};
+
+/// A volume that is not mounted after this long is reported as unavailable; attaching one over a
+/// network takes tens of seconds.
+const MOUNT_PATIENCE: Duration = Duration::from_secs(60);
+/// An image that cannot be pulled for this long is reported as unavailable: registries have hiccups.
+const PULL_PATIENCE: Duration = Duration::from_secs(30);
+/// Reading headers takes seconds; a source that hangs is given up after this, and read again later.
+pub(super) const READING_PATIENCE: Duration = Duration::from_secs(600);
+/// Reasons of a waiting container whose image was not pulled; the kubelet tries again.
+const PULL_TROUBLE: [&str; 4] = [
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "ImageInspectError",
+    "RegistryUnavailable",
+];
+/// Reasons that trying again does not help.
+const NO_IMAGE: [&str; 2] = ["InvalidImageName", "ErrImageNeverPull"];
+
+/// Why the image of a pod is not there, if it was tried to pull it.
+pub(crate) fn pull_trouble(pod: &PodFacts) -> Option<&Waiting> {
+    let waiting = pod.engine.waiting.as_ref()?;
+    let reason = waiting.reason.as_str();
+    (PULL_TROUBLE.contains(&reason) || NO_IMAGE.contains(&reason)).then_some(waiting)
+}
+
+/// What the pod waits for, and when that may have changed without a word.
+pub(super) fn waits(facts: &Facts, pod: &PodFacts) -> (Model, Option<Duration>) {
+    let name = &pod.name;
+    if let Some(waits) = &pod.unschedulable {
+        let text = format!("pod {name}: {}", waits.message);
+        return (Model::Inspecting(text), None);
+    }
+    if pod.engine.running {
+        let read_for = age(pod.engine.running_since, facts.now);
+        let text = format!("pod {name} reads the model's headers");
+        let rest = READING_PATIENCE.saturating_sub(read_for);
+        return (Model::Inspecting(text), Some(rest));
+    }
+    if let Some(trouble) = pull_trouble(pod) {
+        return not_pulled(facts, pod, trouble);
+    }
+    if pod.node.is_none() {
+        return (Model::Inspecting(format!("pod {name} is starting")), None);
+    }
+    // An image is pulled after the volumes are mounted, and may take as long as it takes.
+    let image = facts.object.spec.model.source.image.is_some();
+    if pod.sandbox.unwrap_or(image) {
+        let text = format!("pod {name} waits for its images, which are being pulled");
+        return (Model::Inspecting(text), None);
+    }
+    let rest = MOUNT_PATIENCE.saturating_sub(age(pod.created, facts.now));
+    if rest.is_zero() {
+        let text = format!(
+            "pod {name} does not start, since its volumes are not mounted or it has no network; see \
+             `kubectl describe pod`"
+        );
+        return (Model::Unavailable(text), None);
+    }
+    (
+        Model::Inspecting(format!("pod {name} is starting")),
+        Some(rest),
+    )
+}
+
+fn not_pulled(facts: &Facts, pod: &PodFacts, trouble: &Waiting) -> (Model, Option<Duration>) {
+    let (name, Waiting { reason, message }) = (&pod.name, trouble);
+    let known = facts
+        .pull_trouble
+        .as_ref()
+        .filter(|(uid, _)| *uid == pod.uid);
+    let failing = known.map_or(Duration::ZERO, |(_, since)| age(Some(*since), facts.now));
+    let rest = PULL_PATIENCE.saturating_sub(failing);
+    if rest.is_zero() || NO_IMAGE.contains(&reason.as_str()) {
+        let text = format!("pod {name}: {reason}: {message}");
+        return (Model::Unavailable(text), None);
+    }
+    let text = format!("pod {name}: a pull failed and is tried again: {reason}: {message}");
+    (Model::Inspecting(text), Some(rest))
+}
