@@ -1,157 +1,174 @@
-//! The places of a decoder's tensors, resolved once. What architectures differ in is data: a bias
+//! The places and numbers of a decoder, resolved once. What architectures differ in is data: a bias
 //! or a head norm is there or not.
 
-use plimsoll_kernels::device::Buffer;
-use plimsoll_kernels::linear::{LinearShape, Weight};
-use plimsoll_planner::Dtype;
+use plimsoll_kernels::sampling::VocabShard;
+use plimsoll_planner::scratch::Region;
 use plimsoll_planner::weights::{Form, Tensor, TensorPlace, WeightLayout};
+use plimsoll_planner::{Account, Dtype, ModelShape, Shard};
 
-/// A vector of f32.
+use super::handle::{Format, Handle};
+use crate::model::ModelParams;
+
+/// An RMS norm.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Vector {
-    offset: usize,
-    len: usize,
-}
-
-impl Vector {
-    fn of(layout: &WeightLayout, tensor: Tensor) -> Option<Vector> {
-        let place = layout.get(tensor)?;
-        let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        Some(Vector {
-            offset: size(place.offset),
-            len: size(place.rows),
-        })
-    }
-
-    pub(super) fn values(self, weights: &Buffer) -> &[f32] {
-        weights.range(self.offset, self.len)
-    }
+pub struct Norm {
+    pub weight: Handle,
+    pub eps: f32,
 }
 
 /// A packed matrix with its bias.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Matrix {
-    pub(super) shape: LinearShape,
-    offset: usize,
-    bytes: usize,
-    bias: Option<Vector>,
+pub struct Matrix {
+    pub weight: Handle,
+    pub rows: usize,
+    pub cols: usize,
+    pub dtype: Dtype,
+    pub bias: Option<Handle>,
 }
 
-impl Matrix {
-    fn of(layout: &WeightLayout, tensor: Tensor, bias: Option<Tensor>) -> Matrix {
-        let Some(place) = layout.get(tensor) else {
-            unreachable!("every layout has {tensor:?}");
-        };
-        let bias = bias.and_then(|bias| Vector::of(layout, bias));
-        Matrix {
-            bias,
-            ..Matrix::at(place)
-        }
-    }
-
-    pub(super) fn at(place: &TensorPlace) -> Matrix {
-        let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        let dtype = dtype(place);
-        Matrix {
-            shape: LinearShape {
-                rows: size(place.rows),
-                cols: size(place.cols),
-                dtype,
-            },
-            offset: size(place.offset),
-            bytes: size(place.bytes),
-            bias: None,
-        }
-    }
-
-    pub(super) fn bytes(self, weights: &Buffer) -> &[u8] {
-        weights.range(self.offset, self.bytes)
-    }
-
-    pub(super) fn weight(self, weights: &Buffer) -> Weight<'_> {
-        let bias = self.bias.map(|bias| bias.values(weights));
-        Weight {
-            shape: self.shape,
-            packed: self.bytes(weights),
-            bias,
-        }
-    }
+/// Where tokens become rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Embedding {
+    /// Packed where it is the head too, row after row otherwise.
+    pub table: Matrix,
+    /// The vocabulary id of its first row.
+    pub first_row: usize,
 }
 
-fn dtype(place: &TensorPlace) -> Dtype {
-    match place.form {
-        Form::RowMajor(dtype) | Form::Panels(dtype) => dtype,
-        Form::Vector => Dtype::Float32,
-    }
+/// What a layer's attention needs to know beside its inputs.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    /// Index of the layer in the cache.
+    pub layer: usize,
+    pub query_heads: usize,
+    /// Numbers of one row of qkv.
+    pub width: usize,
+    /// Norms of each q and k head.
+    pub head_norms: Option<(Norm, Norm)>,
+    pub scale: f32,
+    pub sliding_window: Option<u32>,
 }
 
 /// One decoder layer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Layer {
-    pub(super) input_norm: Vector,
-    pub(super) qkv: Matrix,
-    /// Norms of each q and k head.
-    pub(super) head_norms: Option<(Vector, Vector)>,
-    pub(super) output: Matrix,
-    pub(super) post_norm: Vector,
-    pub(super) gate_up: Matrix,
-    pub(super) down: Matrix,
+pub struct Layer {
+    pub input_norm: Norm,
+    pub qkv: Matrix,
+    pub attention: Attention,
+    pub output: Matrix,
+    pub post_norm: Norm,
+    pub gate_up: Matrix,
+    pub down: Matrix,
 }
 
-/// A whole decoder.
+/// A whole decoder, as one rank has it.
 #[derive(Clone, Debug)]
-pub(super) struct Decoder {
-    pub(super) embedding: Matrix,
-    /// The embedding is the head too, and packed like one.
-    pub(super) tied: bool,
-    pub(super) layers: Vec<Layer>,
-    pub(super) final_norm: Vector,
-    pub(super) head: Matrix,
+pub struct Decoder {
+    /// Numbers of one row of the residual stream.
+    pub hidden: usize,
+    pub embedding: Embedding,
+    pub layers: Vec<Layer>,
+    pub final_norm: Norm,
+    pub head: Matrix,
+    /// The vocabulary rows of this rank.
+    pub vocabulary: VocabShard,
 }
 
 impl Decoder {
-    pub(super) fn of(layout: &WeightLayout, layers: u32) -> Decoder {
-        let vector = |tensor: Tensor| {
-            Vector::of(layout, tensor).unwrap_or_else(|| unreachable!("no {tensor:?} in a layout"))
+    pub(super) fn of(
+        layout: &WeightLayout,
+        shape: &ModelShape,
+        shard: &Shard,
+        params: &ModelParams,
+    ) -> Decoder {
+        let place = |tensor: Tensor| {
+            layout
+                .get(tensor)
+                .unwrap_or_else(|| unreachable!("no {tensor:?} in a layout"))
         };
-        let layer = |layer: u32| Layer {
-            input_norm: vector(Tensor::InputNorm { layer }),
-            qkv: Matrix::of(
-                layout,
-                Tensor::Qkv { layer },
-                Some(Tensor::QkvBias { layer }),
-            ),
-            head_norms: Vector::of(layout, Tensor::QNorm { layer })
-                .zip(Vector::of(layout, Tensor::KNorm { layer })),
-            output: Matrix::of(
-                layout,
-                Tensor::Output { layer },
-                Some(Tensor::OutputBias { layer }),
-            ),
-            post_norm: vector(Tensor::PostNorm { layer }),
-            gate_up: Matrix::of(
-                layout,
-                Tensor::GateUp { layer },
-                Some(Tensor::GateUpBias { layer }),
-            ),
-            down: Matrix::of(
-                layout,
-                Tensor::Down { layer },
-                Some(Tensor::DownBias { layer }),
-            ),
+        let eps = params.rms_eps;
+        let norm_at = |place: &TensorPlace| Norm {
+            weight: handle(place),
+            eps,
         };
-        let tied = layout.get(Tensor::Head).is_none();
-        let head = if tied {
-            Tensor::Embedding
-        } else {
-            Tensor::Head
+        let norm = |tensor: Tensor| norm_at(place(tensor));
+        let matrix = |tensor: Tensor, bias: Option<Tensor>| Matrix {
+            bias: bias.and_then(|bias| layout.get(bias)).map(handle),
+            ..matrix(place(tensor))
+        };
+        let query_heads = shard.query_head_count() as usize;
+        #[expect(clippy::cast_precision_loss, reason = "head sizes are small")]
+        let scale = 1.0 / (shape.head_dim as f32).sqrt();
+        let layer = |layer: u32| {
+            let qkv = matrix(Tensor::Qkv { layer }, Some(Tensor::QkvBias { layer }));
+            Layer {
+                input_norm: norm(Tensor::InputNorm { layer }),
+                qkv,
+                attention: Attention {
+                    layer: layer as usize,
+                    query_heads,
+                    width: qkv.rows,
+                    head_norms: layout
+                        .get(Tensor::QNorm { layer })
+                        .map(norm_at)
+                        .zip(layout.get(Tensor::KNorm { layer }).map(norm_at)),
+                    scale,
+                    sliding_window: params.window(layer),
+                },
+                output: matrix(Tensor::Output { layer }, Some(Tensor::OutputBias { layer })),
+                post_norm: norm(Tensor::PostNorm { layer }),
+                gate_up: matrix(Tensor::GateUp { layer }, Some(Tensor::GateUpBias { layer })),
+                down: matrix(Tensor::Down { layer }, Some(Tensor::DownBias { layer })),
+            }
+        };
+        let head = match layout.get(Tensor::Head) {
+            Some(_) => Tensor::Head,
+            None => Tensor::Embedding,
         };
         Decoder {
-            embedding: Matrix::of(layout, Tensor::Embedding, None),
-            tied,
-            layers: (0..layers).map(layer).collect(),
-            final_norm: vector(Tensor::FinalNorm),
-            head: Matrix::of(layout, head, None),
+            hidden: shape.hidden as usize,
+            embedding: Embedding {
+                table: matrix(Tensor::Embedding, None),
+                first_row: shard.vocab_rows.start as usize,
+            },
+            layers: (0..shape.layers).map(layer).collect(),
+            final_norm: norm(Tensor::FinalNorm),
+            head: matrix(head, None),
+            vocabulary: VocabShard {
+                first: shard.vocab_rows.start,
+                rows: shard.vocab_row_count(),
+            },
         }
+    }
+}
+
+/// Weights are one region: their handles name parts of it.
+fn handle(place: &TensorPlace) -> Handle {
+    Handle {
+        arena: Account::Weights,
+        region: Region {
+            offset: place.offset,
+            bytes: place.bytes,
+        },
+        format: match place.form {
+            Form::RowMajor(dtype) => Format::RowMajor(dtype),
+            Form::Panels(dtype) => Format::Panels(dtype),
+            Form::Vector => Format::F32,
+        },
+        index: 0,
+    }
+}
+
+fn matrix(place: &TensorPlace) -> Matrix {
+    let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    Matrix {
+        weight: handle(place),
+        rows: size(place.rows),
+        cols: size(place.cols),
+        dtype: match place.form {
+            Form::RowMajor(dtype) | Form::Panels(dtype) => dtype,
+            Form::Vector => Dtype::Float32,
+        },
+        bias: None,
     }
 }

@@ -1,45 +1,46 @@
-//! One rank's part of the model: its memory, its weights, and the pass from tokens to logits.
+//! One rank's part of the model: its memory, its weights, and the pass from tokens to drawn tokens.
 //!
-//! ```text
-//! embedding ─ sum ─► residual
-//! layer:  norm ─► qkv ─► rope + KV write ─► attention ─► output ─ sum ─► residual +=
-//!         norm ─► gate, up ─► SiLU(gate) x up ─► down ─ sum ─► residual +=
-//! rows that are sampled:  norm ─► head ─► logits of this rank's vocabulary ─► sampling
-//! ```
-//! "sum" is the sum over ranks. All ranks run the same steps in the same order.
+//! The pass (`pass`) is a list of ops on handles; a backend carries them out. The first is `cpu`.
 
+pub mod backend;
+pub mod cpu;
+pub mod handle;
 pub mod input;
-mod layers;
+pub mod layers;
 mod load;
 mod pass;
-mod tensors;
+pub mod places;
 mod verify;
 
-use plimsoll_kernels::comm::{Collective, Member, RankFailed};
+use plimsoll_kernels::comm::RankFailed;
 use plimsoll_kernels::device::{Buffer, Device};
 use plimsoll_kernels::pool::Pool;
-use plimsoll_kernels::sampling::{self, Sampled, Sampler, VocabShard};
+use plimsoll_kernels::sampling::Sampled;
+use plimsoll_planner::weights::WeightLayout;
 use plimsoll_planner::{ModelShape, Plan, Request, Shard};
 
 use crate::memory::arena::{ArenaError, Registry};
 use crate::memory::ledger::Ledger;
 use crate::model::{Model, ModelError, ModelParams};
+use backend::Backend;
+use cpu::CpuRank;
 use input::StepInput;
 use layers::Decoder;
-use tensors::Tensors;
+use places::{Activations, Inputs};
 
 pub use verify::WeightCheck;
 
 /// A rank with its memory, before and after its weights are read.
 #[derive(Debug)]
-pub struct Forward {
+pub struct Forward<B> {
     shape: ModelShape,
-    params: ModelParams,
     shard: Shard,
+    layout: WeightLayout,
     decoder: Decoder,
-    tensors: Tensors,
-    pool: Pool,
-    sampler: Sampler,
+    activations: Activations,
+    inputs: Inputs,
+    registry: Registry,
+    backend: B,
     /// Checksums of the lasting tensors when their load ended.
     loaded: Vec<u64>,
 }
@@ -52,7 +53,34 @@ pub struct StepOutput {
     pub logits: Vec<f32>,
 }
 
-impl Forward {
+impl<B: Backend> Forward<B> {
+    /// Computes the step's tokens and draws the next token of every sampled row.
+    ///
+    /// # Errors
+    /// When a rank failed.
+    pub fn step(
+        &mut self,
+        comm: &mut B::Comm,
+        input: &StepInput,
+        output: &mut StepOutput,
+    ) -> Result<(), RankFailed> {
+        let places = (&self.inputs, &self.activations);
+        pass::run(
+            &mut self.backend,
+            comm,
+            &self.decoder,
+            places,
+            input,
+            output,
+        )
+    }
+
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+}
+
+impl Forward<CpuRank> {
     /// Reserves, commits and poisons the rank's memory. The second value is the rank's exchange
     /// buffer, for the group.
     ///
@@ -66,19 +94,21 @@ impl Forward {
         rank: usize,
         params: &ModelParams,
         pool: Pool,
-    ) -> Result<(Forward, Buffer), ArenaError> {
-        let (tensors, exchange) = Tensors::reserve(device, ledger, request, plan, rank, params)?;
+    ) -> Result<(Forward<CpuRank>, Buffer), ArenaError> {
+        let reserved = CpuRank::reserve(device, ledger, request, plan, rank, params, pool)?;
+        let shard = plan.ranks[rank].shard.clone();
         let forward = Forward {
+            decoder: Decoder::of(&reserved.layout, &request.shape, &shard, params),
             shape: request.shape.clone(),
-            params: params.clone(),
-            shard: plan.ranks[rank].shard.clone(),
-            decoder: Decoder::of(&tensors.layout, request.shape.layers),
-            tensors,
-            pool,
-            sampler: Sampler::default(),
+            shard,
+            layout: reserved.layout,
+            activations: reserved.activations,
+            inputs: reserved.inputs,
+            registry: reserved.registry,
+            backend: reserved.rank,
             loaded: Vec::new(),
         };
-        Ok((forward, exchange))
+        Ok((forward, reserved.exchange))
     }
 
     /// Reads the rank's weights into place, see `load::load`, and remembers their checksums.
@@ -90,77 +120,17 @@ impl Forward {
         model: &Model,
         progress: impl FnMut(u64) -> bool,
     ) -> Result<bool, ModelError> {
-        let Tensors {
-            weights, layout, ..
-        } = &mut self.tensors;
         let whole = load::load(
             &*model.tensors,
             &self.shape,
             &self.shard,
-            layout,
-            weights,
+            &self.layout,
+            &mut self.backend.weights,
             progress,
         )?;
         if whole {
             self.remember_weights();
         }
         Ok(whole)
-    }
-
-    pub fn registry(&self) -> &Registry {
-        &self.tensors.registry
-    }
-
-    /// Computes the step's tokens and draws the next token of every sampled row.
-    ///
-    /// # Errors
-    /// When a rank failed.
-    pub fn step(
-        &mut self,
-        comm: &mut Member,
-        input: &StepInput,
-        output: &mut StepOutput,
-    ) -> Result<(), RankFailed> {
-        self.pass(comm, input)?;
-        let width = self.shard.vocab_row_count() as usize;
-        let Tensors {
-            activations,
-            workspaces,
-            ..
-        } = &mut self.tensors;
-        let logits = activations
-            .logits
-            .range_mut::<f32>(0, input.samples.len() * width);
-        output.logits.clear();
-        if input.keep_logits {
-            output.logits.extend_from_slice(logits);
-        }
-        let shard = VocabShard {
-            first: self.shard.vocab_rows.start,
-            rows: self.shard.vocab_row_count(),
-        };
-        let rows: Vec<sampling::Row<'_>> = input
-            .samples
-            .iter()
-            .map(|sample| {
-                let [start, output, end] = sample.history;
-                sampling::Row {
-                    params: &sample.params,
-                    prompt: &input.history[start..output],
-                    output: &input.history[output..end],
-                    position: sample.position,
-                }
-            })
-            .collect();
-        sampling::run(
-            &self.pool,
-            comm as &mut dyn Collective,
-            &mut self.sampler,
-            shard,
-            &rows,
-            logits,
-            workspaces.sampling.as_mut_slice(),
-            &mut output.sampled,
-        )
     }
 }

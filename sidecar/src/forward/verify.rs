@@ -4,7 +4,7 @@
 use plimsoll_kernels::checksum;
 
 use super::Forward;
-use super::tensors::Tensors;
+use super::cpu::CpuRank;
 use crate::memory::arena::{Owner, TensorEntry};
 
 /// What a rank's weights are now, beside what they were when their load ended.
@@ -18,7 +18,7 @@ pub struct WeightCheck {
     pub changed: Vec<String>,
 }
 
-impl Forward {
+impl Forward<CpuRank> {
     /// Remembers what was loaded; the figures of [`Forward::check_weights`] are compared to it.
     pub(super) fn remember_weights(&mut self) {
         self.loaded = self.checksums();
@@ -29,10 +29,10 @@ impl Forward {
         let sums = self.checksums();
         let together: Vec<u8> = sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
         let loaded = self.loaded.iter().map(Some).chain(std::iter::repeat(None));
-        let changed = self.tensors.lasting().zip(sums.iter().zip(loaded));
+        let changed = self.lasting().zip(sums.iter().zip(loaded));
         WeightCheck {
             tensors: sums.len(),
-            bytes: self.tensors.lasting().map(|entry| entry.bytes).sum(),
+            bytes: self.lasting().map(|entry| entry.bytes).sum(),
             checksum: checksum::run(&together),
             changed: changed
                 .filter(|(_, (now, loaded))| Some(*now) != *loaded)
@@ -43,20 +43,18 @@ impl Forward {
 
     /// One per lasting tensor, in the registry's order.
     fn checksums(&self) -> Vec<u64> {
+        let backend = &self.backend;
         let tensors: Vec<&[u8]> = self
-            .tensors
             .lasting()
-            .map(|entry| self.tensors.bytes_of(entry))
+            .map(|entry| backend.lasting_bytes(entry))
             .collect();
         let mut sums = vec![0; tensors.len()];
-        self.pool.run_rows(&mut sums, 1, 1, |at, sum| {
+        backend.pool.run_rows(&mut sums, 1, 1, |at, sum| {
             sum[0] = checksum::run(tensors[at]);
         });
         sums
     }
-}
 
-impl Tensors {
     /// The tensors that no step may change.
     fn lasting(&self) -> impl Iterator<Item = &TensorEntry> {
         let lasts = |entry: &&TensorEntry| match entry.owner {
@@ -64,18 +62,6 @@ impl Tensors {
             Owner::State | Owner::Scratch | Owner::Kv => false,
         };
         self.registry.entries().iter().filter(lasts)
-    }
-
-    fn bytes_of(&self, entry: &TensorEntry) -> &[u8] {
-        let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        match (&entry.owner, entry.name.as_str()) {
-            (Owner::Weight(_), _) => self
-                .weights
-                .range(number(entry.offset), number(entry.bytes)),
-            (_, "rope_cos") => self.workspaces.rope_cos.as_slice(),
-            (_, "rope_sin") => self.workspaces.rope_sin.as_slice(),
-            (owner, name) => unreachable!("{name} of {owner:?} has no buffer here"),
-        }
     }
 }
 
@@ -94,7 +80,7 @@ mod tests {
     use crate::memory::ledger::Ledger;
     use crate::model::ModelFolder;
 
-    fn loaded(threads: usize) -> Forward {
+    fn loaded(threads: usize) -> Forward<CpuRank> {
         let folder = "tests/fixtures/models/tiny-llama";
         let model = ModelFolder::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
         let line = "x plan m --max-num-seqs 2 --max-num-batched-tokens 32 --kv-cache-size 1Mi";
@@ -116,25 +102,12 @@ mod tests {
         let mut forward = loaded(2);
         let whole = forward.check_weights();
         assert_eq!(whole.changed, [""; 0]);
-        let entries: Vec<TensorEntry> = forward.tensors.lasting().cloned().collect();
+        let entries: Vec<TensorEntry> = forward.lasting().cloned().collect();
         assert_eq!(whole.tensors, entries.len());
-        for entry in entries.iter().filter(|entry| entry.bytes > 0) {
+        for entry in entries.into_iter().filter(|entry| entry.bytes > 0) {
             let last = usize::try_from(entry.bytes).unwrap() - 1;
-            let flip = |forward: &mut Forward| {
-                let Tensors {
-                    weights,
-                    workspaces,
-                    ..
-                } = &mut forward.tensors;
-                let bytes: &mut [u8] = match entry.name.as_str() {
-                    "rope_cos" => workspaces.rope_cos.as_mut_slice(),
-                    "rope_sin" => workspaces.rope_sin.as_mut_slice(),
-                    _ => {
-                        let offset = usize::try_from(entry.offset).unwrap();
-                        weights.range_mut(offset, last + 1)
-                    }
-                };
-                bytes[last] ^= 1;
+            let flip = |forward: &mut Forward<CpuRank>| {
+                forward.backend.lasting_bytes_mut(&entry)[last] ^= 1;
             };
             flip(&mut forward);
             let check = forward.check_weights();

@@ -1,0 +1,28 @@
+//! The backend that defines all results: a rank on the processor. Its ops are those of `kernels`,
+//! its memory are buffers cut from arenas.
+
+mod memory;
+mod ops;
+mod views;
+
+use plimsoll_kernels::device::Buffer;
+use plimsoll_kernels::kv::KvCache;
+use plimsoll_kernels::pool::Pool;
+use plimsoll_kernels::sampling::Sampler;
+
+use super::places::Scratch;
+
+/// One rank's memory and threads.
+#[derive(Debug)]
+pub struct CpuRank {
+    /// Addressed by offset: tensors lie where the planner's layout says.
+    pub(super) weights: Buffer,
+    kv: Buffer,
+    kv_shape: KvCache,
+    /// By handle, in the order in which they were carved.
+    activations: Vec<Buffer>,
+    workspaces: Vec<Buffer>,
+    scratch: Scratch,
+    pub(super) pool: Pool,
+    sampler: Sampler,
+}
