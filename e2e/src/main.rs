@@ -18,6 +18,7 @@ mod model;
 mod paths;
 mod process;
 mod progress;
+mod registry;
 mod session;
 mod table;
 mod test;

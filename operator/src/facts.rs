@@ -10,7 +10,6 @@ use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::report::MemoryReport;
 use plimsoll_crds::v1alpha1::{InferenceDeployment, InferenceDeploymentStatus};
 
-use crate::error::Error;
 use crate::memory::{Failure, Reread};
 use crate::pods::PodFacts;
 use crate::rolling::Room;
@@ -64,22 +63,6 @@ pub(crate) struct Identity {
     pub(crate) name: String,
     pub(crate) uid: String,
     pub(crate) generation: i64,
-}
-
-impl Identity {
-    /// # Errors
-    /// The object lacks what the API server gives every object.
-    pub(crate) fn of(meta: &ObjectMeta) -> Result<Identity, Error> {
-        Ok(Identity {
-            namespace: meta
-                .namespace
-                .clone()
-                .ok_or(Error::Incomplete("namespace"))?,
-            name: meta.name.clone().ok_or(Error::Incomplete("name"))?,
-            uid: meta.uid.clone().ok_or(Error::Incomplete("uid"))?,
-            generation: meta.generation.ok_or(Error::Incomplete("generation"))?,
-        })
-    }
 }
 
 /// A revision's ReplicaSet.

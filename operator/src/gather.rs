@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::Store;
 use kube::{Resource, ResourceExt};
@@ -37,7 +38,7 @@ pub(crate) fn gather(
     reports: &Reports,
     memory: &mut Memory,
 ) -> Result<Facts, Error> {
-    let identity = Identity::of(&object.metadata)?;
+    let identity = identity(&object.metadata)?;
     let now = now();
     let status = match &memory.written {
         Some((status, _)) => status.clone(),
@@ -70,6 +71,20 @@ pub(crate) fn gather(
         room,
         working_since,
         now,
+    })
+}
+
+/// What names an object.
+///
+/// # Errors
+/// The object lacks what the API server gives every object.
+pub(crate) fn identity(meta: &ObjectMeta) -> Result<Identity, Error> {
+    let namespace = meta.namespace.clone();
+    Ok(Identity {
+        namespace: namespace.ok_or(Error::Incomplete("namespace"))?,
+        name: meta.name.clone().ok_or(Error::Incomplete("name"))?,
+        uid: meta.uid.clone().ok_or(Error::Incomplete("uid"))?,
+        generation: meta.generation.ok_or(Error::Incomplete("generation"))?,
     })
 }
 

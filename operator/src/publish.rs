@@ -19,7 +19,7 @@ use crate::changes::{Due, due};
 use crate::error::{Error, namespace_ends, words};
 use crate::events::{Happening, between, of_pods};
 use crate::facts::{Facts, Identity};
-use crate::gather::now;
+use crate::gather::{identity, now};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::status::unreadable;
@@ -85,7 +85,7 @@ pub(crate) async fn publish_unreadable(
     resource: &ObjectReference,
     what: &Unreadable,
 ) -> Result<(), Error> {
-    let identity = Identity::of(&what.metadata)?;
+    let identity = identity(&what.metadata)?;
     let Some((status, conditions)) = unreadable::status(what, now()) else {
         return Ok(());
     };

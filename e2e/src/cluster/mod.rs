@@ -10,6 +10,7 @@ pub(crate) mod pki;
 pub(crate) mod records;
 pub(crate) mod sysctls;
 
+pub(crate) use network::{REGISTRY, REGISTRY_NAME};
 pub(crate) use node::Node;
 
 use std::fs;

@@ -7,6 +7,9 @@ use crate::process;
 
 /// The host's address on the test bridge: the API server listens here.
 pub(crate) const HOST: &str = "10.99.0.1";
+/// Where a registry of a test's own listens, and what images of it are called.
+pub(crate) const REGISTRY: &str = "10.99.0.1:5005";
+pub(crate) const REGISTRY_NAME: &str = "registry.test";
 /// The service address of the API server.
 pub(crate) const FIRST_SERVICE: &str = "10.96.0.1";
 /// Services of the test cluster.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use crate::cluster::daemon::{Daemon, expect_alive};
-use crate::cluster::network::{self, PODS};
+use crate::cluster::network::{self, PODS, REGISTRY, REGISTRY_NAME};
 use crate::cluster::records::{self, Process};
 use crate::cluster::{cgroup, pki};
 use crate::paths;
@@ -39,6 +39,7 @@ impl Node {
             "lib/kubelet",
             "lib/plimsoll-e2e",
             "lib/cni",
+            "hosts",
         ] {
             fs::create_dir_all(folder.join(name))?;
         }
@@ -233,12 +234,20 @@ impl Node {
         fs::write(folder.join("containerd.toml"), self.containerd_toml())?;
         fs::write(folder.join("kubelet.yaml"), self.kubelet_yaml())?;
         fs::write(folder.join("cni/10-pods.conflist"), self.cni_conflist())?;
+        let registry = folder.join("hosts").join(REGISTRY_NAME);
+        fs::create_dir_all(&registry)?;
+        // Plain HTTP, and nobody answers names.
+        fs::write(
+            registry.join("hosts.toml"),
+            format!("server = \"http://{REGISTRY}\"\n"),
+        )?;
         Ok(())
     }
 
     fn containerd_toml(self) -> String {
         let folder = self.folder().join("containerd");
         let (folder, cni) = (folder.display(), self.folder().join("cni"));
+        let hosts = self.folder().join("hosts");
         format!(
             r#"version = 2
 root = "{folder}/root"
@@ -264,11 +273,14 @@ oom_score = 0
       runtime_type = "io.containerd.runc.v2"
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
         SystemdCgroup = false
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "{hosts}"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
     conf_dir = "{cni}"
 "#,
-            cni = cni.display()
+            cni = cni.display(),
+            hosts = hosts.display()
         )
     }
 

@@ -201,7 +201,7 @@ fn await_row(
 }
 
 /// SIGKILL to every process of a container, from outside.
-fn kill_container(pod: &Value, container: &str) -> Result<()> {
+pub(super) fn kill_container(pod: &Value, container: &str) -> Result<()> {
     let processes = processes_of(pod, container)?;
     expect(!processes.is_empty(), || {
         format!("{container} has no process")

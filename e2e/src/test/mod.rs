@@ -11,6 +11,7 @@ mod drift;
 mod engine;
 mod faults;
 mod figures;
+mod foreign;
 mod lifecycle;
 mod observe;
 mod reconcile;
@@ -52,7 +53,7 @@ struct Group {
     tests: &'static [Test],
 }
 
-const GROUPS: [&Group; 10] = [
+const GROUPS: [&Group; 11] = [
     &unit::GROUP,
     &engine::GROUP,
     &cuda::GROUP,
@@ -61,6 +62,7 @@ const GROUPS: [&Group; 10] = [
     &serve::GROUP,
     &reconcile::GROUP,
     &bad_models::GROUP,
+    &foreign::GROUP,
     &faults::GROUP,
     &rest::GROUP,
 ];

@@ -6,12 +6,13 @@ use plimsoll_crds::v1alpha1::EngineConfig;
 use plimsoll_crds::v1alpha1::convert;
 
 use super::*;
+use crate::gather::identity;
 use crate::plan::plan;
 use crate::testing::*;
 
 fn made(object: &InferenceDeployment) -> Revision {
     let accepted = plan(object, &smollm2()).unwrap();
-    let identity = Identity::of(&object.metadata).unwrap();
+    let identity = identity(&object.metadata).unwrap();
     revision(
         object,
         &identity,
@@ -29,7 +30,7 @@ fn pod_spec(revision: &Revision) -> PodSpec {
 
 fn inspection(yaml: &str) -> Pod {
     let object = object(yaml);
-    let identity = Identity::of(&object.metadata).unwrap();
+    let identity = identity(&object.metadata).unwrap();
     let made = inspect_pod(&object, &identity, &settings(), "chat-inspect-1".to_owned());
     serde_json::from_value(made.object).unwrap()
 }
@@ -276,7 +277,7 @@ fn a_revision_changes_with_the_plan_and_the_template_and_with_nothing_else() {
 #[test]
 fn children_have_owner_labels_and_a_hash() {
     let object = object(SMOLLM2);
-    let identity = Identity::of(&object.metadata).unwrap();
+    let identity = identity(&object.metadata).unwrap();
     let revision = made(&object);
     let all = [
         service_account(&object, &identity),
@@ -320,7 +321,7 @@ fn an_inspection_runs_as_the_engines_do_and_for_as_long_as_a_pull_takes() {
     let template = object.spec.template.get_or_insert_default();
     let pods = template.spec.get_or_insert_default();
     pods.service_account_name = Some("puller".to_owned());
-    let identity = Identity::of(&object.metadata).unwrap();
+    let identity = identity(&object.metadata).unwrap();
     let pod = inspect_pod(&object, &identity, &settings(), "i".to_owned()).object;
     assert_eq!(pod["spec"]["serviceAccountName"], "puller");
     assert_eq!(pod["spec"]["automountServiceAccountToken"], false);

@@ -18,7 +18,7 @@ use crate::desire::{Desire, desire, soonest};
 use crate::error::Error;
 use crate::events::Happening;
 use crate::facts::{ChildKind, Facts, Holder, Identity};
-use crate::gather::gather;
+use crate::gather::{gather, identity};
 use crate::inspect::Model;
 use crate::memory::{Memories, Memory};
 use crate::metrics::Metrics;
@@ -103,7 +103,7 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
     if object.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    let uid = Identity::of(&object.metadata)?.uid;
+    let uid = identity(&object.metadata)?.uid;
     let memory = context.memories.of(&uid);
     let mut memory = memory.lock().await;
     if memory.namespace_ends {

@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 
 use crate::args::PullPolicy;
 use crate::build::PodSettings;
-use crate::facts::{Facts, Identity, ReplicaSetFacts, ReportFacts};
+use crate::facts::{Facts, ReplicaSetFacts, ReportFacts};
+use crate::gather::identity;
 use crate::pods::PodFacts;
 
 pub(crate) const SMOLLM2: &str = include_str!("../../../examples/smollm2.yaml");
@@ -62,7 +63,7 @@ pub(crate) fn at(seconds: i64) -> Timestamp {
 pub(crate) fn facts(yaml: &str) -> Facts {
     let object = object(yaml);
     Facts {
-        identity: Identity::of(&object.metadata).unwrap(),
+        identity: identity(&object.metadata).unwrap(),
         object: Arc::new(object),
         status: Default::default(),
         replica_sets: Vec::new(),
