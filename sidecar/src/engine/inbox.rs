@@ -48,6 +48,8 @@ struct Inner {
     mean_service: Duration,
     draining: bool,
     stopping: bool,
+    /// The loop has ended: nobody will ever look in here again.
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -69,6 +71,7 @@ impl Inbox {
             mean_service: Duration::from_secs(1),
             draining: false,
             stopping: false,
+            closed: false,
         };
         Inbox {
             inner: Mutex::new(inner),
@@ -137,9 +140,14 @@ impl Inbox {
     }
 
     /// Asks for a check of the weights between two steps. An earlier asker that still waits sees
-    /// its channel close.
+    /// its channel close, and so does one that comes when the loop has ended.
     pub(crate) fn check_weights(&self, asker: CheckAsker) {
-        self.lock().check = Some(asker);
+        let mut inner = self.lock();
+        if inner.closed {
+            return;
+        }
+        inner.check = Some(asker);
+        drop(inner);
         self.bell.notify_one();
     }
 
@@ -154,6 +162,16 @@ impl Inbox {
         inner.stopping = true;
         drop(inner);
         self.bell.notify_one();
+    }
+
+    /// The loop's farewell: who waits for it sees a channel close, whoever comes later at once.
+    pub(crate) fn close(&self) {
+        let mut inner = self.lock();
+        inner.draining = true;
+        inner.stopping = true;
+        inner.closed = true;
+        inner.check = None;
+        inner.submitted.clear();
     }
 
     /// Everything that came since; blocks until there is something when `idle`.
@@ -202,5 +220,32 @@ impl Inbox {
     pub(crate) fn waiting(&self) -> usize {
         let inner = self.lock();
         inner.submitted.len() + inner.waiting_in_engine
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both sides of the loop's end: who asked before it and who asks after it hear of it.
+    #[test]
+    fn a_check_that_nobody_will_make_is_answered() {
+        let inbox = Inbox::new(1, 1);
+        let ask = || {
+            let (asker, answer) = oneshot::channel();
+            inbox.check_weights(asker);
+            answer
+        };
+        let mut before = ask();
+        assert!(
+            before
+                .try_recv()
+                .is_err_and(|e| e == oneshot::error::TryRecvError::Empty)
+        );
+        inbox.close();
+        let mut after = ask();
+        for answer in [&mut before, &mut after] {
+            assert_eq!(answer.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        }
     }
 }

@@ -33,11 +33,25 @@ pub(super) enum Ask {
 /// What a rank answers.
 #[derive(Debug)]
 pub(super) enum Answer {
-    Reserved { rank: usize, exchange: Buffer },
+    Reserved {
+        rank: usize,
+        exchange: Buffer,
+    },
     Loaded,
-    Stepped { rank: usize, output: StepOutput },
-    Checked { rank: usize, check: WeightCheck },
-    Failed { rank: usize, message: String },
+    Stepped {
+        rank: usize,
+        output: StepOutput,
+    },
+    Checked {
+        rank: usize,
+        check: WeightCheck,
+    },
+    /// It stopped loading and left, because the engine is told to end.
+    Left,
+    Failed {
+        rank: usize,
+        message: String,
+    },
 }
 
 /// What a rank thread is started with.
@@ -115,7 +129,8 @@ fn live(start: RankStart) {
     last_word.say(message);
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+/// What a panic says.
+pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("no message")
@@ -165,7 +180,7 @@ fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
                     .load(model, progress)
                     .map_err(|e| with_sources(&e))?;
                 if !whole {
-                    return Ok(());
+                    return tell(Answer::Left);
                 }
                 tell(Answer::Loaded)?;
             }

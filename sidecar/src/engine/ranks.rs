@@ -75,16 +75,21 @@ impl Ranks {
             Ok(Answer::Failed { rank, message }) => {
                 Err(Failure(format!("rank {rank} failed: {message}")))
             }
+            // Others may have loaded and wait to be asked: they would be waited for in vain.
+            Ok(Answer::Left) => Err(Failure("a rank left while loading".to_owned())),
             Ok(answer) => Ok(answer),
             Err(_) => Err(Failure("all rank threads are gone".to_owned())),
         }
     }
 
     fn ask(&self, rank: usize, ask: Ask) -> Result<(), Failure> {
-        // A rank that hung up has left its last word in the answers.
-        self.asks[rank]
-            .send(ask)
-            .or_else(|_| self.hear().map(|_| ()))
+        let Err(_) = self.asks[rank].send(ask) else {
+            return Ok(());
+        };
+        // A rank that hung up has left its last word in the answers, behind those of others.
+        loop {
+            self.hear()?;
+        }
     }
 
     /// Waits for the memory, makes the group, and has the weights read.

@@ -1,6 +1,7 @@
 //! The loop: receive, schedule, forward, process. One thread; asleep when there is nothing to do.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use super::handle::{EngineState, Shared, lock};
 use super::inbox::{Mail, Submitted};
 use super::live::Live;
 use super::outbox::Outbox;
+use super::rank::panic_text;
 use super::ranks::{Failure, Ranks};
 use super::request::FinishReason;
 use super::stats::EngineStats;
@@ -42,8 +44,21 @@ impl Loop {
         }
     }
 
-    /// Loads, serves, and ends: drained, stopped or failed.
+    /// Loads, serves, and ends: drained, stopped or failed. Whatever ends it, a bug included,
+    /// nobody is left waiting, and a state says why.
     pub(super) fn run(mut self) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.live())) {
+            let message = format!("the engine's own thread panicked: {}", panic_text(&*panic));
+            // What is left may be broken, too; then requests end with their channels, unsaid.
+            let told = catch_unwind(AssertUnwindSafe(|| self.fail(&message)));
+            if told.is_err() {
+                tracing::error!("not every request could be told");
+            }
+        }
+        self.shared.inbox.close();
+    }
+
+    fn live(&mut self) {
         let loaded = self.load();
         match loaded.and_then(|()| self.serve()) {
             Ok(()) => {}
