@@ -15,6 +15,10 @@ pub struct EngineConfig {
     pub isa: Option<String>,
     /// Reuse the KV blocks of equal prefixes.
     pub prefix_cache: bool,
+    /// 2: the next step is planned and sent while ranks compute one, so that they need not wait for
+    /// the loop; 1: each step waits for the one before it (to compare with). The tokens are the
+    /// same.
+    pub steps_under_way: usize,
 }
 
 impl EngineConfig {
@@ -27,6 +31,7 @@ impl EngineConfig {
             threads_per_rank: None,
             isa: None,
             prefix_cache: true,
+            steps_under_way: 2,
         }
     }
 }

@@ -59,6 +59,7 @@ impl Engine {
             threads_per_rank,
             isa,
             prefix_cache,
+            steps_under_way,
         } = config;
         check(&request, &model, &plan)?;
         let isa = match isa {
@@ -114,7 +115,7 @@ impl Engine {
         });
         let (request, plan) = (Arc::new(request), Arc::new(plan));
         let ranks = Ranks::start(&request, &plan, &model, &shared, threads, isa)?;
-        let engine = Loop::new(Arc::clone(&shared), ranks, scheduler);
+        let engine = Loop::new(Arc::clone(&shared), ranks, scheduler, steps_under_way);
         thread::Builder::new()
             .name("engine".to_owned())
             .spawn(move || engine.run())?;

@@ -24,8 +24,8 @@ use crate::model::Model;
 pub(super) enum Ask {
     /// Join the group, then read the weights.
     Load(Member),
-    /// Run the shared step input; `output` comes back with the answer.
-    Step { output: StepOutput },
+    /// Run the step whose input lies in `slot`; `output` comes back with the answer.
+    Step { slot: usize, output: StepOutput },
     /// Compare the weights with what was loaded.
     CheckWeights,
 }
@@ -40,6 +40,7 @@ pub(super) enum Answer {
     Loaded,
     Stepped {
         rank: usize,
+        slot: usize,
         output: StepOutput,
     },
     Checked {
@@ -54,6 +55,12 @@ pub(super) enum Answer {
     },
 }
 
+/// The inputs of the steps under way, each filled while no rank reads it.
+pub(super) type Inputs = [RwLock<StepInput>; STEPS_UNDER_WAY_MAX];
+
+/// Steps that ranks may have before them: one that they compute, one that they go on with.
+pub(super) const STEPS_UNDER_WAY_MAX: usize = 2;
+
 /// What a rank thread is started with.
 #[derive(Debug)]
 pub(super) struct RankStart {
@@ -63,7 +70,7 @@ pub(super) struct RankStart {
     pub(super) request: Arc<Request>,
     pub(super) plan: Arc<Plan>,
     pub(super) model: Arc<Model>,
-    pub(super) input: Arc<RwLock<StepInput>>,
+    pub(super) inputs: Arc<Inputs>,
     pub(super) shared: Arc<Shared>,
     pub(super) asks: Receiver<Ask>,
     pub(super) answers: SyncSender<Answer>,
@@ -145,7 +152,7 @@ fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
         request,
         plan,
         model,
-        input,
+        inputs,
         shared,
         asks,
         answers,
@@ -184,16 +191,16 @@ fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
                 }
                 tell(Answer::Loaded)?;
             }
-            Ask::Step { mut output } => {
+            Ask::Step { slot, mut output } => {
                 let Some(member) = member else {
                     return Err("a step before the load".into());
                 };
-                let input = input.read().unwrap_or_else(PoisonError::into_inner);
+                let input = inputs[slot].read().unwrap_or_else(PoisonError::into_inner);
                 forward
                     .step(member, &input, &mut output)
                     .map_err(|error| error.to_string())?;
                 drop(input);
-                tell(Answer::Stepped { rank, output })?;
+                tell(Answer::Stepped { rank, slot, output })?;
             }
             Ask::CheckWeights => {
                 let check = forward.check_weights();

@@ -1,7 +1,7 @@
 //! All ranks as the engine sees them: started together, asked together, failing together.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use plimsoll_kernels::comm;
@@ -9,7 +9,7 @@ use plimsoll_kernels::isa::Isa;
 use plimsoll_planner::{Plan, Request};
 
 use super::handle::Shared;
-use super::rank::{self, Answer, Ask, RankStart};
+use super::rank::{self, Answer, Ask, Inputs, RankStart, STEPS_UNDER_WAY_MAX};
 use crate::forward::input::StepInput;
 use crate::forward::{StepOutput, WeightCheck};
 use crate::model::Model;
@@ -22,9 +22,14 @@ const EXCHANGE_LIMIT: Duration = Duration::from_secs(60);
 pub(super) struct Ranks {
     asks: Vec<SyncSender<Ask>>,
     answers: Receiver<Answer>,
-    pub(super) input: Arc<RwLock<StepInput>>,
-    /// Kept between steps, so that steps do not allocate.
-    outputs: Vec<StepOutput>,
+    inputs: Arc<Inputs>,
+    /// Per slot and rank. Kept between steps, so that steps do not allocate.
+    outputs: [Vec<StepOutput>; STEPS_UNDER_WAY_MAX],
+    /// Per slot: ranks that have answered.
+    answered: [usize; STEPS_UNDER_WAY_MAX],
+    /// The slot of the next step to be submitted, and steps under way.
+    next: usize,
+    under_way: usize,
 }
 
 /// A rank failed; the message names it.
@@ -42,12 +47,12 @@ impl Ranks {
         isa: Isa,
     ) -> std::io::Result<Ranks> {
         let count = plan.ranks.len();
-        // Each rank has at most one answer and one last word under way.
-        let (answers_in, answers) = sync_channel(2 * count);
-        let input = Arc::new(RwLock::new(StepInput::default()));
+        // Each rank has at most an answer per step and one last word under way.
+        let (answers_in, answers) = sync_channel((STEPS_UNDER_WAY_MAX + 1) * count);
+        let inputs = Arc::new(Inputs::default());
         let mut asks = Vec::with_capacity(count);
         for rank in 0..count {
-            let (ask, from_engine) = sync_channel(1);
+            let (ask, from_engine) = sync_channel(STEPS_UNDER_WAY_MAX);
             asks.push(ask);
             rank::spawn(RankStart {
                 rank,
@@ -56,7 +61,7 @@ impl Ranks {
                 request: Arc::clone(request),
                 plan: Arc::clone(plan),
                 model: Arc::clone(model),
-                input: Arc::clone(&input),
+                inputs: Arc::clone(&inputs),
                 shared: Arc::clone(shared),
                 asks: from_engine,
                 answers: answers_in.clone(),
@@ -65,8 +70,11 @@ impl Ranks {
         Ok(Ranks {
             asks,
             answers,
-            input,
-            outputs: Vec::new(),
+            inputs,
+            outputs: Default::default(),
+            answered: Default::default(),
+            next: 0,
+            under_way: 0,
         })
     }
 
@@ -110,31 +118,53 @@ impl Ranks {
         for _ in 0..count {
             self.hear()?;
         }
-        self.outputs.resize_with(count, StepOutput::default);
+        for outputs in &mut self.outputs {
+            outputs.resize_with(count, StepOutput::default);
+        }
         Ok(())
     }
 
-    /// Fills the step's input while no rank reads it.
-    pub(super) fn fill(&self, fill: impl FnOnce(&mut StepInput)) {
-        fill(&mut self.input.write().unwrap_or_else(PoisonError::into_inner));
+    /// Fills a step's input and sends it off: every rank goes on with it when it is done with the
+    /// step before.
+    pub(super) fn submit(&mut self, fill: impl FnOnce(&mut StepInput)) -> Result<(), Failure> {
+        assert!(
+            self.under_way < STEPS_UNDER_WAY_MAX,
+            "{} steps are under way",
+            self.under_way
+        );
+        let slot = self.next;
+        // Its last step was collected, so every rank has let go of it.
+        let input = &self.inputs[slot];
+        fill(&mut input.write().unwrap_or_else(PoisonError::into_inner));
+        self.next = (slot + 1) % STEPS_UNDER_WAY_MAX;
+        self.under_way += 1;
+        self.answered[slot] = 0;
+        for rank in 0..self.asks.len() {
+            let output = std::mem::take(&mut self.outputs[slot][rank]);
+            self.ask(rank, Ask::Step { slot, output })?;
+        }
+        Ok(())
     }
 
-    /// Runs the filled input on every rank; the outputs in rank order.
-    pub(super) fn step(&mut self) -> Result<&[StepOutput], Failure> {
-        for rank in 0..self.asks.len() {
-            let output = std::mem::take(&mut self.outputs[rank]);
-            self.ask(rank, Ask::Step { output })?;
-        }
-        for _ in 0..self.asks.len() {
-            if let Answer::Stepped { rank, output } = self.hear()? {
-                self.outputs[rank] = output;
+    /// Waits for the oldest step under way; the outputs in rank order.
+    pub(super) fn collect(&mut self) -> Result<&[StepOutput], Failure> {
+        assert!(self.under_way > 0, "no step is under way");
+        let slot = (self.next + STEPS_UNDER_WAY_MAX - self.under_way) % STEPS_UNDER_WAY_MAX;
+        while self.answered[slot] < self.asks.len() {
+            // A rank that is ahead may have answered the step after this one, too.
+            if let Answer::Stepped { rank, slot, output } = self.hear()? {
+                self.outputs[slot][rank] = output;
+                self.answered[slot] += 1;
             }
         }
-        Ok(&self.outputs)
+        self.under_way -= 1;
+        Ok(&self.outputs[slot])
     }
 
-    /// Has every rank compare its weights with what it loaded; in rank order.
+    /// Has every rank compare its weights with what it loaded; in rank order. No step may be under
+    /// way.
     pub(super) fn check_weights(&mut self) -> Result<Vec<WeightCheck>, Failure> {
+        assert_eq!(self.under_way, 0, "steps are under way");
         let count = self.asks.len();
         for rank in 0..count {
             self.ask(rank, Ask::CheckWeights)?;

@@ -1,6 +1,11 @@
 //! The loop: receive, schedule, forward, process. One thread; asleep when there is nothing to do.
+//!
+//! The next step is sent off before the last one's tokens are known (a rank fills them in, see
+//! `forward::input::Carried`), so that ranks go on computing while tokens are handed out and the
+//! step after that is planned. A sequence that turns out to have ended meanwhile has computed one
+//! row in vain; nobody sees it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,19 +14,37 @@ use super::handle::{EngineState, Shared, lock};
 use super::inbox::{Mail, Submitted};
 use super::live::Live;
 use super::outbox::Outbox;
-use super::rank::panic_text;
+use super::rank::{STEPS_UNDER_WAY_MAX, panic_text};
 use super::ranks::{Failure, Ranks};
 use super::request::FinishReason;
 use super::stats::EngineStats;
 use super::step;
 use crate::scheduler::{Batch, NewSequence, Scheduler};
 
+/// A step of more tokens takes so long that nothing is gained by planning the next one beside it,
+/// while requests that come meanwhile would have to wait for that one, too.
+const AHEAD_OF_TOKENS_MAX: usize = 256;
+
+/// A step that ranks compute, or will when they are done with the one before.
+#[derive(Debug, Default)]
+struct Flight {
+    batch: Batch,
+    tokens: usize,
+    sent: Option<Instant>,
+}
+
 #[derive(Debug)]
 pub(super) struct Loop {
     pub(super) shared: Arc<Shared>,
     pub(super) ranks: Ranks,
     pub(super) scheduler: Scheduler,
-    pub(super) batch: Batch,
+    /// Oldest first; at most `steps_under_way`.
+    flying: VecDeque<Flight>,
+    steps_under_way: usize,
+    /// Kept between steps, so that steps do not allocate.
+    spare: Vec<Flight>,
+    /// When the last step came back.
+    landed: Instant,
     pub(super) live: HashMap<u64, Live>,
     /// Requests that ended in this step, and why.
     pub(super) ended: Vec<(u64, FinishReason)>,
@@ -31,12 +54,21 @@ pub(super) struct Loop {
 }
 
 impl Loop {
-    pub(super) fn new(shared: Arc<Shared>, ranks: Ranks, scheduler: Scheduler) -> Loop {
+    /// `steps_under_way`: 1 or 2, see `EngineConfig`.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        ranks: Ranks,
+        scheduler: Scheduler,
+        steps_under_way: usize,
+    ) -> Loop {
         Loop {
             shared,
             ranks,
             scheduler,
-            batch: Batch::default(),
+            flying: VecDeque::new(),
+            steps_under_way: steps_under_way.clamp(1, STEPS_UNDER_WAY_MAX),
+            spare: Vec::new(),
+            landed: Instant::now(),
             live: HashMap::new(),
             ended: Vec::new(),
             outbox: Outbox::default(),
@@ -84,27 +116,34 @@ impl Loop {
 
     fn serve(&mut self) -> Result<(), Failure> {
         loop {
-            let mut mail = self.shared.inbox.take(self.scheduler.is_empty());
+            let idle = self.scheduler.is_empty() && self.flying.is_empty();
+            let mut mail = self.shared.inbox.take(idle);
             let check = mail.check.take();
             if mail.draining {
                 self.set_state(EngineState::Draining);
             }
             if self.receive(mail) {
+                // What is left under way is for nobody; ranks are let go of between two steps.
+                self.land_all()?;
+                self.set_state(EngineState::Drained);
                 return Ok(());
             }
             if let Some(asker) = check {
+                self.land_all()?;
                 // Whoever asked may be gone.
                 let _ = asker.send(self.ranks.check_weights()?);
             }
-            let started = Instant::now();
-            self.scheduler.schedule(&mut self.batch);
-            if !self.batch.chunks.is_empty() {
-                let computing = self.forward()?;
-                self.count_step(started, computing);
+            let launched = self.may_launch() && self.launch()?;
+            if !launched || self.flying.len() >= self.steps_under_way {
+                self.land()?;
             }
-            self.publish();
-            self.outbox.send();
         }
+    }
+
+    /// Whether a step may be planned beside the one under way.
+    fn may_launch(&self) -> bool {
+        let ahead = |flight: &Flight| flight.tokens <= AHEAD_OF_TOKENS_MAX;
+        self.flying.len() < self.steps_under_way && self.flying.iter().all(ahead)
     }
 
     fn set_state(&self, state: EngineState) {
@@ -139,9 +178,6 @@ impl Loop {
         if over || !self.outbox.is_empty() {
             self.publish();
             self.outbox.send();
-        }
-        if over {
-            self.set_state(EngineState::Drained);
         }
         over
     }
@@ -179,35 +215,58 @@ impl Loop {
         });
     }
 
-    /// Runs the batch on the ranks; returns how long they computed.
-    fn forward(&mut self) -> Result<Duration, Failure> {
+    /// Plans a step and sends it to the ranks. False when there is nothing to compute now.
+    fn launch(&mut self) -> Result<bool, Failure> {
+        let mut flight = self.spare.pop().unwrap_or_default();
         let now = Instant::now();
-        for id in &self.batch.admitted {
+        self.scheduler.schedule(&mut flight.batch);
+        if flight.batch.chunks.is_empty() {
+            self.spare.push(flight);
+            return Ok(false);
+        }
+        flight.sent = Some(now);
+        flight.tokens = flight.batch.chunks.iter().map(|chunk| chunk.count).sum();
+        for id in &flight.batch.admitted {
             if let Some(live) = self.live.get_mut(id) {
                 live.first_turn.get_or_insert(now);
             }
         }
-        let Loop {
-            scheduler,
-            batch,
-            live,
-            ranks,
-            ..
-        } = self;
-        ranks.fill(|input| step::fill(input, batch, scheduler, live));
-        let started = Instant::now();
-        let outputs = self.ranks.step()?;
-        let computing = started.elapsed();
-        step::process(
-            outputs,
-            &self.batch,
-            &mut self.scheduler,
-            &mut self.live,
-            &mut self.ended,
-            &mut self.outbox,
-        );
-        self.end_requests(Some("the model's logits are not numbers"));
-        Ok(computing)
+        let (scheduler, live) = (&self.scheduler, &self.live);
+        self.ranks
+            .submit(|input| step::fill(input, &flight.batch, scheduler, live))?;
+        self.scheduler.sent(&flight.batch);
+        self.flying.push_back(flight);
+        Ok(true)
+    }
+
+    /// Waits for the oldest step under way, if there is one, and hands out its tokens.
+    fn land(&mut self) -> Result<(), Failure> {
+        if let Some(flight) = self.flying.pop_front() {
+            let outputs = self.ranks.collect()?;
+            let computing = outputs.iter().map(|output| output.computing).max();
+            let generated = step::process(
+                outputs,
+                &flight.batch,
+                &mut self.scheduler,
+                &mut self.live,
+                &mut self.ended,
+                &mut self.outbox,
+            );
+            self.end_requests(Some("the model's logits are not numbers"));
+            self.stats.generation_tokens += generated;
+            self.count_step(&flight, computing.unwrap_or_default());
+            self.spare.push(flight);
+        }
+        self.publish();
+        self.outbox.send();
+        Ok(())
+    }
+
+    fn land_all(&mut self) -> Result<(), Failure> {
+        while !self.flying.is_empty() {
+            self.land()?;
+        }
+        Ok(())
     }
 
     /// Takes ended requests out of the scheduler and says why; `error` explains an `Error`.
@@ -234,13 +293,13 @@ impl Loop {
         }
     }
 
-    fn count_step(&mut self, started: Instant, computing: Duration) {
-        let chunks = &self.batch.chunks;
-        let tokens: usize = chunks.iter().map(|chunk| chunk.count).sum();
-        let generated = chunks.iter().filter(|chunk| chunk.samples).count();
-        self.stats.generation_tokens += generated as u64;
+    /// A step's time begins when it was planned, or when the one before it came back.
+    fn count_step(&mut self, flight: &Flight, computing: Duration) {
+        let now = Instant::now();
+        let began = flight.sent.unwrap_or(now).max(self.landed);
+        self.landed = now;
         self.stats
-            .count_step(tokens as u64, started.elapsed(), computing);
+            .count_step(flight.tokens as u64, now - began, computing);
     }
 
     /// Makes the step's figures visible to readers, before the events that tell of it leave.

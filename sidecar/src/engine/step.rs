@@ -8,8 +8,8 @@ use super::outbox::Outbox;
 use super::request::FinishReason;
 use crate::cache::blocks::NULL_BLOCK;
 use crate::forward::StepOutput;
-use crate::forward::input::{SampleRow, StepInput};
-use crate::scheduler::{Batch, Scheduler, Sequence};
+use crate::forward::input::{Carried, SampleRow, StepInput};
+use crate::scheduler::{Batch, Scheduler, Sequence, Settled};
 
 /// Describes the batch to the ranks.
 pub(super) fn fill(
@@ -35,6 +35,9 @@ pub(super) fn fill(
         input
             .ids
             .extend_from_slice(&sequence.tokens[chunk.start..end]);
+        input
+            .carried_ids
+            .extend(carried(sequence, end, input.ids.len()));
         input.positions.extend(number(chunk.start)..number(end));
         input
             .slots
@@ -45,7 +48,10 @@ pub(super) fn fill(
         input.block_tables.extend_from_slice(blocks);
         let padded = input.context_len.len() * input.table_stride;
         input.block_tables.resize(padded, NULL_BLOCK);
-        if let Some(live) = live.get(&chunk.id).filter(|_| chunk.samples) {
+        if chunk.samples {
+            let Some(live) = live.get(&chunk.id) else {
+                unreachable!("sequence {} is scheduled and not alive", chunk.id);
+            };
             let history = history(input, sequence, live);
             input.samples.push(SampleRow {
                 params: live.sampling,
@@ -58,18 +64,30 @@ pub(super) fn fill(
     }
 }
 
+/// The token that is not known yet, if it is among the first `count` of the sequence: it goes
+/// before `end`.
+fn carried(sequence: &Sequence, count: usize, end: usize) -> Option<Carried> {
+    (count > sequence.known).then(|| Carried {
+        at: end - 1,
+        sample: sequence.drawn_at as usize,
+    })
+}
+
 /// Puts a penalised sequence's tokens into the input; where they begin, turn to output, and end.
 fn history(input: &mut StepInput, sequence: &Sequence, live: &Live) -> [usize; 3] {
     let start = input.history.len();
     if live.sampling.penalised() {
         input.history.extend_from_slice(&sequence.tokens);
+        let (count, end) = (sequence.tokens.len(), input.history.len());
+        input.carried_history.extend(carried(sequence, count, end));
         [start, start + sequence.prompt_len, input.history.len()]
     } else {
         [start; 3]
     }
 }
 
-/// Moves the sequences on, with their tokens in the outbox; those that end go into `ended`.
+/// Moves the sequences on, with their tokens in the outbox; those that end go into `ended`. Returns
+/// how many tokens were handed out.
 pub(super) fn process(
     outputs: &[StepOutput],
     batch: &Batch,
@@ -77,34 +95,37 @@ pub(super) fn process(
     live: &mut HashMap<u64, Live>,
     ended: &mut Vec<(u64, FinishReason)>,
     outbox: &mut Outbox,
-) {
+) -> u64 {
     let now = Instant::now();
     // Every rank drew the same tokens.
-    let mut sampled = outputs
+    let all = outputs
         .first()
         .map(|output| &output.sampled[..])
-        .unwrap_or_default()
-        .iter();
-    let samples = sampled.len();
+        .unwrap_or_default();
+    let mut samples = all.iter().enumerate();
+    let mut generated = 0;
     for chunk in &batch.chunks {
-        scheduler.computed(chunk);
-        if !chunk.samples {
-            continue;
-        }
-        let index = samples - sampled.len();
-        let (Some(sampled), Some(live)) = (sampled.next(), live.get_mut(&chunk.id)) else {
+        let sample = chunk.samples.then(|| samples.next()).flatten();
+        let settled = scheduler.settle(chunk, sample.map(|(_, sampled)| sampled.id));
+        // A sequence that ended before this step's turn has no reader for it.
+        let alive = Some(()).filter(|()| settled != Settled::Gone);
+        let (Some((index, sampled)), Some(live)) =
+            (sample, alive.and_then(|()| live.get_mut(&chunk.id)))
+        else {
             continue;
         };
         if let Some(sink) = &live.logits {
             // A reader that is gone does not matter.
-            let _ = sink.send(gather_logits(outputs, index, samples));
+            let _ = sink.send(gather_logits(outputs, index, all.len()));
         }
-        let full = scheduler.append(chunk, sampled.id);
+        generated += 1;
+        let full = settled == Settled::Full;
         let reason = live
             .token(sampled, now, outbox)
             .or(full.then_some(FinishReason::Length));
         ended.extend(reason.map(|reason| (chunk.id, reason)));
     }
+    generated
 }
 
 /// One row of logits over the whole vocabulary, from the shards of all ranks.

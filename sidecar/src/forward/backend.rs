@@ -29,7 +29,8 @@ pub trait Backend {
     /// The rank's place in its group.
     type Comm;
 
-    /// Brings the step's description into the rank's memory.
+    /// Brings the step's description into the rank's memory, with what `sample` drew last in the
+    /// place of the tokens that are carried over.
     fn describe(&mut self, inputs: &Inputs, input: &StepInput);
 
     /// One row of the table per token id; rows of other ranks are zeros.

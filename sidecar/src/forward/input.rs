@@ -15,6 +15,16 @@ pub struct SampleRow {
     pub history: [usize; 3],
 }
 
+/// A token that the step before draws: what stands in its place is replaced on the rank, which
+/// knows it first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Carried {
+    /// Index in `StepInput::ids` or `StepInput::history`.
+    pub at: usize,
+    /// Which of that step's samples it is.
+    pub sample: usize,
+}
+
 /// Rows are tokens. Vectors are filled again every step and keep their memory.
 #[derive(Debug, Default)]
 pub struct StepInput {
@@ -32,6 +42,8 @@ pub struct StepInput {
     pub samples: Vec<SampleRow>,
     /// Tokens of penalised sequences.
     pub history: Vec<u32>,
+    pub carried_ids: Vec<Carried>,
+    pub carried_history: Vec<Carried>,
     /// Return the logits of the sampled rows too (tests and validation).
     pub keep_logits: bool,
 }
@@ -48,6 +60,8 @@ impl StepInput {
             table_stride,
             samples,
             history,
+            carried_ids,
+            carried_history,
             keep_logits,
         } = self;
         ids.clear();
@@ -60,6 +74,8 @@ impl StepInput {
         *table_stride = 0;
         samples.clear();
         history.clear();
+        carried_ids.clear();
+        carried_history.clear();
         *keep_logits = false;
     }
 

@@ -12,6 +12,8 @@ mod pass;
 pub mod places;
 mod verify;
 
+use std::time::{Duration, Instant};
+
 use plimsoll_kernels::comm::RankFailed;
 use plimsoll_kernels::device::{Buffer, Device};
 use plimsoll_kernels::pool::Pool;
@@ -51,6 +53,8 @@ pub struct StepOutput {
     pub sampled: Vec<Sampled>,
     /// `[samples, rows of this rank's vocabulary]`, when they were asked for.
     pub logits: Vec<f32>,
+    /// How long the rank computed.
+    pub computing: Duration,
 }
 
 impl<B: Backend> Forward<B> {
@@ -64,15 +68,18 @@ impl<B: Backend> Forward<B> {
         input: &StepInput,
         output: &mut StepOutput,
     ) -> Result<(), RankFailed> {
+        let started = Instant::now();
         let places = (&self.inputs, &self.activations);
-        pass::run(
+        let ended = pass::run(
             &mut self.backend,
             comm,
             &self.decoder,
             places,
             input,
             output,
-        )
+        );
+        output.computing = started.elapsed();
+        ended
     }
 
     pub fn registry(&self) -> &Registry {

@@ -5,6 +5,10 @@
 //! newest sequence gives its blocks up and is computed again later; a sequence that finds no newer
 //! one waits. The first in turn can take every block, and the cache holds the longest sequence,
 //! so there is always progress.
+//!
+//! A step may be planned while the one before it is under way ([`Scheduler::sent`], then
+//! [`Scheduler::settle`]): what that one samples is a token that is there and not known yet. Blocks
+//! may change hands meanwhile, since steps are computed in the order in which they are sent.
 
 mod sequence;
 #[cfg(test)]
@@ -15,7 +19,7 @@ use std::collections::VecDeque;
 use crate::cache::blocks::{BlockId, BlockPool};
 use crate::cache::table::BlockTable;
 
-pub use sequence::{NewSequence, Sequence};
+pub use sequence::{NewSequence, PENDING, Sequence, Settled};
 
 /// Preemptions after which a sequence goes before all that had fewer.
 pub const PREEMPTIONS_BEFORE_AGEING: u32 = 3;
@@ -36,6 +40,8 @@ pub struct SchedulerConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chunk {
     pub id: u64,
+    /// Tells the sequence from a later one of the same id.
+    arrival: u64,
     /// Index in [`Scheduler::running`], valid until the scheduler is asked to change anything.
     pub index: usize,
     /// First token to compute.
@@ -141,6 +147,8 @@ impl Scheduler {
         self.waiting.push_back(Sequence {
             id,
             prompt_len: prompt.len(),
+            known: prompt.len(),
+            drawn_at: 0,
             tokens: prompt,
             max_len,
             computed: 0,
@@ -163,7 +171,8 @@ impl Scheduler {
         Some(sequence)
     }
 
-    /// Fills `batch` with the next step. It is empty only when there is nothing to do.
+    /// Fills `batch` with the next step. It is empty only when there is nothing to do, or nothing
+    /// before the step under way is settled.
     pub fn schedule(&mut self, batch: &mut Batch) {
         batch.chunks.clear();
         batch.preempted.clear();
@@ -172,7 +181,8 @@ impl Scheduler {
         for decodes in [true, false] {
             let mut index = 0;
             while index < self.running.len() && budget > 0 {
-                if (self.running[index].remaining() == 1) == decodes {
+                let sequence = &self.running[index];
+                if !sequence.is_full() && (sequence.remaining() == 1) == decodes {
                     budget -= self.schedule_running(index, budget, batch);
                 }
                 index += 1;
@@ -206,6 +216,7 @@ impl Scheduler {
         let samples = count == sequence.remaining();
         batch.chunks.push(Chunk {
             id,
+            arrival: sequence.arrival,
             index,
             start,
             count,
@@ -244,6 +255,7 @@ impl Scheduler {
             ..
         } = self;
         let first = waiting.front_mut()?;
+        debug_assert_eq!(first.known, first.tokens.len(), "steps settle before that");
         let prefix = match config.prefix_cache {
             true => first.table.find_prefix(pool, &first.tokens),
             false => Vec::new(),
@@ -308,35 +320,60 @@ impl Scheduler {
         revived + own + owed + watermark <= self.pool.available() as usize
     }
 
-    /// A chunk is computed: its tokens are in the cache, full blocks get their names.
-    pub fn computed(&mut self, chunk: &Chunk) {
+    /// The batch just planned is on its way: its tokens count as computed, and what it samples as
+    /// there.
+    pub fn sent(&mut self, batch: &Batch) {
+        let mut samples = 0;
+        for chunk in &batch.chunks {
+            let sequence = &mut self.running[chunk.index];
+            debug_assert_eq!(
+                (sequence.arrival, sequence.computed),
+                (chunk.arrival, chunk.start)
+            );
+            sequence.computed += chunk.count;
+            if chunk.samples {
+                sequence.tokens.push(PENDING);
+                sequence.drawn_at = samples;
+                samples += 1;
+            }
+        }
+    }
+
+    /// A chunk is computed: its tokens are in the cache, full blocks get their names, and the token
+    /// sampled after it, if there is one, is known. Chunks come in the order in which they were
+    /// sent.
+    pub fn settle(&mut self, chunk: &Chunk, token: Option<u32>) -> Settled {
         let Scheduler {
             running,
+            waiting,
             pool,
             config,
             ..
         } = self;
-        let sequence = &mut running[chunk.index];
-        debug_assert_eq!((sequence.id, sequence.computed), (chunk.id, chunk.start));
-        sequence.computed += chunk.count;
-        if config.prefix_cache {
-            let Sequence {
-                tokens,
-                computed,
-                table,
-                ..
-            } = sequence;
-            table.name_computed(pool, tokens, *computed);
+        let is_it = |sequence: &Sequence| sequence.arrival == chunk.arrival;
+        let at = Some(chunk.index)
+            .filter(|index| running.get(*index).is_some_and(is_it))
+            .or_else(|| running.iter().position(is_it));
+        let sequence = match at {
+            Some(at) => &mut running[at],
+            // It lost its blocks after the step was sent.
+            None => match waiting.iter_mut().find(|sequence| is_it(sequence)) {
+                Some(sequence) => sequence,
+                None => return Settled::Gone,
+            },
+        };
+        let end = chunk.start + chunk.count;
+        if config.prefix_cache && sequence.computed >= end {
+            sequence.table.name_computed(pool, &sequence.tokens, end);
         }
-    }
-
-    /// The token sampled after a chunk that reached its sequence's end. True when the sequence is
-    /// as long as it may be.
-    pub fn append(&mut self, chunk: &Chunk, token: u32) -> bool {
-        let sequence = &mut self.running[chunk.index];
-        debug_assert_eq!(sequence.id, chunk.id);
-        sequence.tokens.push(token);
-        sequence.tokens.len() >= sequence.max_len
+        if let Some(token) = token {
+            sequence.tokens[sequence.known] = token;
+            sequence.known += 1;
+        }
+        match sequence.known >= sequence.max_len {
+            true => Settled::Full,
+            false => Settled::Goes,
+        }
     }
 
     /// Forgets all cached prefixes.

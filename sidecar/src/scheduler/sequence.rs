@@ -12,27 +12,49 @@ pub struct NewSequence {
     pub cache_salt: String,
 }
 
+/// Stands for a token that is drawn by a step still under way.
+pub const PENDING: u32 = u32::MAX;
+
 #[derive(Debug)]
 pub struct Sequence {
     pub id: u64,
-    /// Prompt, then output.
+    /// Prompt, then output; [`PENDING`] from `known` on.
     pub tokens: Vec<u32>,
     pub prompt_len: usize,
     pub max_len: usize,
-    /// Tokens whose keys and values are in the cache.
+    /// Tokens that are known. At most one more than that when a step is planned.
+    pub known: usize,
+    /// Which of its step's samples the last token was.
+    pub drawn_at: u32,
+    /// Tokens whose keys and values are in the cache, or will be when the steps under way are done.
     pub computed: usize,
     pub table: BlockTable,
     pub preemptions: u32,
     /// Tokens found in the prefix cache at the first admission; None before it.
     pub cached_at_first: Option<usize>,
-    /// Order of arrival.
+    /// Order of arrival: no two sequences have the same, though they may have one id in turn.
     pub(super) arrival: u64,
+}
+
+/// What became of the sequence of a chunk that is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// Removed meanwhile: what was computed for it means nothing.
+    Gone,
+    Goes,
+    /// As long as it may be.
+    Full,
 }
 
 impl Sequence {
     /// Tokens still to be computed before the next one can be sampled; at least one.
     pub fn remaining(&self) -> usize {
         self.tokens.len() - self.computed
+    }
+
+    /// As long as it may be: nothing is left to compute.
+    pub(super) fn is_full(&self) -> bool {
+        self.tokens.len() >= self.max_len
     }
 
     pub fn output(&self) -> &[u32] {

@@ -37,6 +37,7 @@ pub struct Run {
     pub prefix_cache: bool,
     pub max_waiting: usize,
     pub threads: usize,
+    pub steps_under_way: usize,
 }
 
 impl Run {
@@ -55,6 +56,7 @@ impl Run {
             prefix_cache: true,
             max_waiting: 256,
             threads: 1,
+            steps_under_way: 2,
         }
     }
 }
@@ -159,6 +161,7 @@ pub fn start_planned(model: &Arc<Model>, run: &Run, request: Request, plan: Plan
     config.prefix_cache = run.prefix_cache;
     config.max_waiting = run.max_waiting;
     config.threads_per_rank = Some(run.threads);
+    config.steps_under_way = run.steps_under_way;
     Engine::start(config, Arc::clone(model), plan).unwrap()
 }
 

@@ -122,6 +122,8 @@ impl CpuRank {
             scratch: kept,
             pool,
             sampler: Sampler::default(),
+            drawn: Vec::new(),
+            history: Vec::new(),
         };
         rank.fill_derived(params);
         Ok(Reserved {

@@ -25,4 +25,8 @@ pub struct CpuRank {
     scratch: Scratch,
     pub(super) pool: Pool,
     sampler: Sampler,
+    /// What the last step drew: tokens of the next.
+    drawn: Vec<u32>,
+    /// A step's history with the drawn tokens in it.
+    history: Vec<u32>,
 }

@@ -24,6 +24,10 @@ impl Backend for CpuRank {
 
     fn describe(&mut self, inputs: &Inputs, input: &StepInput) {
         self.fill(inputs.token_ids, &input.ids);
+        let ids = self.workspaces[inputs.token_ids.index].as_mut_slice::<u32>();
+        for carried in &input.carried_ids {
+            ids[carried.at] = self.drawn[carried.sample];
+        }
         self.fill(inputs.positions, &input.positions);
         self.fill(inputs.slots, &input.slots);
         self.fill(inputs.query_start, &input.query_start);
@@ -187,6 +191,11 @@ impl Backend for CpuRank {
         if input.keep_logits {
             output.logits.extend_from_slice(logits);
         }
+        self.history.clone_from(&input.history);
+        for carried in &input.carried_history {
+            self.history[carried.at] = self.drawn[carried.sample];
+        }
+        let history = &self.history;
         let rows: Vec<sampling::Row<'_>> = input
             .samples
             .iter()
@@ -194,8 +203,8 @@ impl Backend for CpuRank {
                 let [start, generated, end] = sample.history;
                 sampling::Row {
                     params: &sample.params,
-                    prompt: &input.history[start..generated],
-                    output: &input.history[generated..end],
+                    prompt: &history[start..generated],
+                    output: &history[generated..end],
                     position: sample.position,
                 }
             })
@@ -209,7 +218,11 @@ impl Backend for CpuRank {
             logits,
             self.workspaces[self.scratch.sampling.index].as_mut_slice(),
             &mut output.sampled,
-        )
+        )?;
+        self.drawn.clear();
+        self.drawn
+            .extend(output.sampled.iter().map(|sampled| sampled.id));
+        Ok(())
     }
 }
 
