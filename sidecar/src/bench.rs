@@ -73,15 +73,87 @@ pub enum BenchError {
 /// # Errors
 /// Whatever keeps the engine from starting, or a case from running.
 pub fn run(args: &BenchArgs, mut tell: impl FnMut(&Measured)) -> anyhow::Result<()> {
+    let (engine, vocabulary) = start(args, None)?;
+    let mut bench = Bench::new(&engine, vocabulary);
+    let prefill = Case::Prefill {
+        tokens: args.prefill,
+    };
+    for case in [prefill].into_iter().chain(decoding(args)) {
+        tell(&bench.measure(case, args.repetitions)?);
+    }
+    engine.stop();
+    Ok(())
+}
+
+/// A case with one step under way and with two.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Overlap {
+    pub one: Measured,
+    pub two: Measured,
+}
+
+impl Overlap {
+    /// How much faster two are: the middle of the ratios of runs that followed each other, so that
+    /// a machine that is slow for a while is so for both.
+    pub fn ratio(&self) -> f64 {
+        let pairs = self.two.runs.iter().zip(&self.one.runs);
+        let runs = pairs.map(|(two, one)| two / one).collect();
+        let case = self.one.case;
+        Measured { case, runs }.median()
+    }
+}
+
+/// Measures the decoding cases on two engines that differ in the steps under way, in turn.
+///
+/// # Errors
+/// As [`run`]; there must be memory for both engines.
+pub fn overlap(args: &BenchArgs, mut tell: impl FnMut(&Overlap)) -> anyhow::Result<()> {
+    let (one, vocabulary) = start(args, Some(1))?;
+    let (two, _) = start(args, Some(2))?;
+    let mut benches = [&one, &two].map(|engine| Bench::new(engine, vocabulary));
+    for case in decoding(args) {
+        let mut runs = [Vec::new(), Vec::new()];
+        for counted in (0..=args.repetitions).map(|run| run > 0) {
+            for (bench, runs) in benches.iter_mut().zip(&mut runs) {
+                let rate = bench.once(case)?;
+                runs.extend(counted.then_some(rate));
+            }
+        }
+        let [one, two] = runs.map(|runs| Measured { case, runs });
+        tell(&Overlap { one, two });
+    }
+    one.stop();
+    two.stop();
+    Ok(())
+}
+
+/// The cases in which every step is a small one.
+fn decoding(args: &BenchArgs) -> [Case; 2] {
+    [
+        Case::Decode {
+            tokens: args.decode,
+        },
+        Case::Batch {
+            sequences: args.batch,
+            prompt: args.batch_prompt,
+            tokens: args.batch_generate,
+        },
+    ]
+}
+
+/// An engine that has loaded, and the size of its vocabulary.
+fn start(args: &BenchArgs, steps_under_way: Option<usize>) -> anyhow::Result<(EngineHandle, u32)> {
     let model = Arc::new(crate::model::ModelFolder::open(&args.model)?);
     let planned = config::plan_flags(&args.memory, &model)?;
     let vocabulary = model.shape.vocab;
+    let defaults = EngineConfig::new(planned.request);
     let config = EngineConfig {
         threads_per_rank: args.engine.threads.map(usize::from),
         isa: args.engine.isa.clone(),
         prefix_cache: !args.engine.no_prefix_cache,
         max_waiting: args.engine.max_waiting,
-        ..EngineConfig::new(planned.request)
+        steps_under_way: steps_under_way.unwrap_or(defaults.steps_under_way),
+        ..defaults
     };
     let engine = Engine::start(config, model, planned.plan)?;
     let mut states = engine.subscribe();
@@ -96,24 +168,7 @@ pub fn run(args: &BenchArgs, mut tell: impl FnMut(&Measured)) -> anyhow::Result<
         threads_per_rank = facts.threads_per_rank,
         "loaded"
     );
-    let mut bench = Bench::new(&engine, vocabulary);
-    for case in [
-        Case::Prefill {
-            tokens: args.prefill,
-        },
-        Case::Decode {
-            tokens: args.decode,
-        },
-        Case::Batch {
-            sequences: args.batch,
-            prompt: args.batch_prompt,
-            tokens: args.batch_generate,
-        },
-    ] {
-        tell(&bench.measure(case, args.repetitions)?);
-    }
-    engine.stop();
-    Ok(())
+    Ok((engine, vocabulary))
 }
 
 /// A source of requests that share no prefix.
@@ -272,5 +327,20 @@ mod tests {
     fn a_rate_of_nothing_is_not_a_number() {
         assert!(rate(&[]).is_nan());
         assert!(rate(&[vec![Instant::now()]]).is_nan());
+    }
+
+    #[test]
+    fn a_ratio_is_of_runs_that_followed_each_other() {
+        let case = Case::Decode { tokens: 1 };
+        let measured = |runs: &[f64]| Measured {
+            case,
+            runs: runs.to_vec(),
+        };
+        // The machine was four times as slow in the second pair.
+        let (one, two) = (
+            measured(&[100.0, 25.0, 80.0]),
+            measured(&[110.0, 30.0, 80.0]),
+        );
+        assert!((Overlap { one, two }.ratio() - 1.1).abs() < 1e-9);
     }
 }

@@ -129,6 +129,9 @@ fn list_devices(args: &DevicesArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn bench_model(args: &BenchArgs) -> anyhow::Result<ExitCode> {
+    if args.overlap {
+        return bench_overlap(args);
+    }
     bench::run(args, |measured| {
         let (case, rate) = (measured.case.name(), measured.median());
         match args.output {
@@ -136,6 +139,28 @@ fn bench_model(args: &BenchArgs) -> anyhow::Result<ExitCode> {
             Output::Json => println!(
                 "{}",
                 serde_json::json!({"case": case, "tokensPerSecond": rate, "runs": measured.runs})
+            ),
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn bench_overlap(args: &BenchArgs) -> anyhow::Result<ExitCode> {
+    bench::overlap(args, |measured| {
+        let (case, ratio) = (measured.one.case.name(), measured.ratio());
+        let (one, two) = (measured.one.median(), measured.two.median());
+        match args.output {
+            Output::Text => println!(
+                "{case:<14} one step under way {one:>9.1}, two {two:>9.1} tokens/s: ratio {ratio:.3}"
+            ),
+            Output::Json => println!(
+                "{}",
+                serde_json::json!({
+                    "case": case,
+                    "oneTokensPerSecond": one,
+                    "twoTokensPerSecond": two,
+                    "ratio": ratio
+                })
             ),
         }
     })?;

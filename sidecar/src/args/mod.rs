@@ -266,6 +266,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 5,
           value_parser = clap::value_parser!(u32).range(1..=100))]
     pub repetitions: u32,
+    /// Measure what it gains that the next step is sent while ranks compute one: the decoding cases
+    /// with one step under way and with two, in turn, and their ratio.
+    #[arg(long)]
+    pub overlap: bool,
     /// What is printed.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
