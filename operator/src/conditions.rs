@@ -108,6 +108,7 @@ fn ready(facts: &Facts, outcome: &Outcome) -> (Verdict, bool) {
             ((True, Reason::Serving, text), false)
         }
         Progress::Waits(reason, message) => late(facts, (reason, message)),
+        Progress::Stuck(reason, message) => ((False, reason, message), true),
     }
 }
 

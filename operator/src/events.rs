@@ -79,10 +79,12 @@ impl Happening {
             | EventReason::NameTaken => "Plan",
             EventReason::RolloutStarted
             | EventReason::RolloutReplacing
+            | EventReason::RolloutStuck
             | EventReason::RolloutFinished
             | EventReason::ProgressDeadlineExceeded => "Roll",
             EventReason::ChildRepaired => "Repair",
             EventReason::EngineLoaded
+            | EventReason::EngineSilent
             | EventReason::EngineFailed
             | EventReason::PlanDrift
             | EventReason::OverBudget
@@ -148,6 +150,12 @@ pub(crate) fn between(
                 EventReason::ProgressDeadlineExceeded,
                 stalled.words(),
             )),
+            Some(Reason::Unschedulable | Reason::PodsRefused) => {
+                all.push(Happening::warning(
+                    EventReason::RolloutStuck,
+                    stalled.words(),
+                ));
+            }
             _ => {}
         }
     }
@@ -238,6 +246,7 @@ pub(crate) fn of_pods(
         stale: names(facts, |pod| {
             facts.reports.get(&pod.name).is_some_and(|r| r.stale)
         }),
+        silent: names(facts, PodFacts::went_silent),
     };
     let Some(before) = told.replace(now) else {
         return Vec::new();
@@ -265,6 +274,10 @@ pub(crate) fn of_pods(
         if let Some(pod) = facts.pods.iter().find(|pod| pod.name == *name) {
             all.push(engine_failed(facts, pod, *restarts));
         }
+    }
+    for name in now.silent.difference(&before.silent) {
+        let note = format!("pod {name}: its engine answered and does not any more; it still runs");
+        all.push(Happening::warning(EventReason::EngineSilent, note));
     }
     for name in now.stale.difference(&before.stale) {
         let note = format!("pod {name} has been silent for too long; its rows are its last");

@@ -73,8 +73,11 @@ pub(crate) struct ReplicaSetFacts {
     pub(crate) replicas: u32,
     pub(crate) created: Option<Timestamp>,
     pub(crate) hash: String,
-    /// Why it cannot make its pods, if it cannot.
+    /// Why it cannot make its pods, if it cannot, and since when.
     pub(crate) failure: Option<String>,
+    pub(crate) failing_since: Option<Timestamp>,
+    /// A pod of it answered once: noted at the ReplicaSet, since pods come and go.
+    pub(crate) answered: bool,
 }
 
 /// Whose an object is that stands where one of ours should.

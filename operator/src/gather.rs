@@ -15,9 +15,8 @@ use kube::runtime::reflector::Store;
 use kube::{Resource, ResourceExt};
 use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::{ConditionType, InferenceDeployment};
-use tokio::time::Instant;
 
-use crate::build::HASH_ANNOTATION;
+use crate::build::{ANSWERED_ANNOTATION, HASH_ANNOTATION};
 use crate::drift;
 use crate::error::Error;
 use crate::facts::{ChildFacts, ChildKind, Facts, Holder, Identity, ReplicaSetFacts};
@@ -25,7 +24,6 @@ use crate::inspect;
 use crate::memory::Memory;
 use crate::pods::{PodFacts, instant};
 use crate::reports::Reports;
-use crate::rolling::Room;
 use crate::stores::Stores;
 
 /// Everything known about `object`.
@@ -45,14 +43,7 @@ pub(crate) fn gather(
         None => object.status.clone().unwrap_or_default(),
     };
     let working_since = working_since(&status, memory, identity.generation, now);
-    let room = memory.replacing.as_ref().map(|(revision, at)| {
-        (
-            revision.clone(),
-            Room::None {
-                since_last: Instant::now().duration_since(*at),
-            },
-        )
-    });
+    let room = memory.replacing.clone();
     let (pods, inspect_pods) = pods(stores, &identity);
     let Children { ours, taken } = children(stores, &identity, memory);
     Ok(Facts {
@@ -216,7 +207,9 @@ fn replica_sets(stores: &Stores, identity: &Identity, memory: &Memory) -> Vec<Re
                 .get(HASH_ANNOTATION)
                 .cloned()
                 .unwrap_or_default(),
-            failure: replica_failure(set),
+            failure: replica_failure(set).map(|(_, words)| words),
+            failing_since: replica_failure(set).and_then(|(since, _)| since),
+            answered: set.annotations().contains_key(ANSWERED_ANNOTATION),
             name,
         }
     };
@@ -225,13 +218,14 @@ fn replica_sets(stores: &Stores, identity: &Identity, memory: &Memory) -> Vec<Re
     sets
 }
 
-/// Why a ReplicaSet cannot make its pods, if it says so (quota, admission).
-pub(crate) fn replica_failure(set: &ReplicaSet) -> Option<String> {
+/// Since when, and why, a ReplicaSet cannot make its pods, if it says so (quota, admission).
+pub(crate) fn replica_failure(set: &ReplicaSet) -> Option<(Option<Timestamp>, String)> {
     let conditions = set.status.as_ref()?.conditions.as_ref()?;
     let failure = conditions
         .iter()
         .find(|c| c.type_ == "ReplicaFailure" && c.status == "True")?;
-    failure.message.clone()
+    let since = instant(failure.last_transition_time.as_ref());
+    Some((since, failure.message.clone()?))
 }
 
 /// A resource version as the number it is. Those that are not compare as unknown.

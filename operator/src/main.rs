@@ -30,6 +30,7 @@ mod desire;
 mod inspect;
 mod plan;
 mod rolling;
+mod room;
 
 // Apply.
 mod apply;

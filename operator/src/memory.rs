@@ -10,6 +10,7 @@ use plimsoll_crds::v1alpha1::{InferenceDeploymentStatus, Reason};
 use tokio::time::Instant;
 
 use crate::facts::ChildKind;
+use crate::rolling::Room;
 
 /// Pauses between two attempts to inspect one source, for as long as the resource exists: a
 /// registry comes back, a claim is filled, a tag is moved to a model that can be run.
@@ -32,8 +33,8 @@ pub(crate) struct Memory {
     pub(crate) pull_trouble: Option<(String, Timestamp)>,
     /// The model was read anew because an engine found other files, and was as before.
     pub(crate) reread: Option<Reread>,
-    /// The revision whose surge pod found no room, and when an old pod last made way for it.
-    pub(crate) replacing: Option<(String, Instant)>,
+    /// The revision that old pods made way for, and what was short.
+    pub(crate) replacing: Option<(String, Room)>,
     /// When work on a generation began.
     pub(crate) working: Option<(i64, Timestamp)>,
     /// Pods whose readiness, and ends of engines that were told about by an Event already;
@@ -50,6 +51,8 @@ pub(crate) struct Told {
     /// With the restart count at the time.
     pub(crate) failed: BTreeSet<(String, i32)>,
     pub(crate) stale: BTreeSet<String>,
+    /// Engines that answered, run and do not answer.
+    pub(crate) silent: BTreeSet<String>,
     /// A rollout is under way, and its end has not been told.
     pub(crate) rolling: bool,
 }

@@ -3,9 +3,11 @@
 use plimsoll_crds::v1alpha1::Reason;
 use plimsoll_crds::v1alpha1::report::{EngineState, LoadProgress};
 
+use crate::conditions::whole_seconds;
 use crate::facts::Facts;
 use crate::outcome::Outcome;
-use crate::pods::PodFacts;
+use crate::pods::{PodFacts, Unschedulable};
+use crate::rolling::Room;
 
 /// Load progress is told in steps of this many percent, so that it writes little.
 const PERCENT_STEP: u64 = 10;
@@ -17,6 +19,8 @@ pub(crate) enum Progress {
     Done,
     /// What it waits for.
     Waits(Reason, String),
+    /// What waiting will not help.
+    Stuck(Reason, String),
 }
 
 /// Where the pods of an accepted spec stand.
@@ -44,22 +48,17 @@ pub(crate) fn progress(facts: &Facts, outcome: &Outcome) -> Progress {
             false => Progress::Done,
         };
     }
-    let set = facts
-        .replica_sets
-        .iter()
-        .find(|set| set.revision == revision);
-    if let Some(failure) = set
-        .and_then(|set| set.failure.as_ref())
-        .filter(|_| live.len() < wanted)
-    {
-        return Progress::Waits(Reason::WaitingForPods, failure.clone());
-    }
-    if let Some((reason, message)) = hold_up(facts, &live) {
-        return Progress::Waits(reason, message);
+    if let Some((reason, message)) = hold_up(facts, outcome, (&live, old_live > 0)) {
+        return match stuck(outcome, reason) {
+            true => Progress::Stuck(reason, message),
+            false => Progress::Waits(reason, message),
+        };
     }
     if old_live > 0 {
-        let how = match &outcome.step {
-            Some(step) if step.replacing => "; no room for a pod more, so old ones make way first",
+        let how = match &facts.room {
+            Some((of, Room::Full | Room::Rationed)) if *of == revision => {
+                "; no room for a pod more, so old ones make way first"
+            }
             _ => "",
         };
         return Progress::Waits(
@@ -86,13 +85,61 @@ pub(crate) fn progress(facts: &Facts, outcome: &Outcome) -> Progress {
     )
 }
 
-/// The worst that holds up one of the wanted revision's pods.
-fn hold_up(facts: &Facts, live: &[&PodFacts]) -> Option<(Reason, String)> {
+/// Whether waiting will not help a rollout that a pod without a place holds up. Who sets gates
+/// opens them when it suits, so they are waited for.
+fn stuck(outcome: &Outcome, reason: Reason) -> bool {
+    let lacks = matches!(reason, Reason::Unschedulable | Reason::PodsRefused);
+    lacks && outcome.step.as_ref().is_some_and(|step| step.stuck)
+}
+
+/// The worst that holds up one of the wanted revision's pods. `rolls`: pods of an older one live.
+fn hold_up(
+    facts: &Facts,
+    outcome: &Outcome,
+    (live, rolls): (&[&PodFacts], bool),
+) -> Option<(Reason, String)> {
     let waiting: Vec<&PodFacts> = live.iter().copied().filter(|pod| !pod.ready).collect();
-    failed(facts, &waiting)
-        .or_else(|| unschedulable(&waiting))
+    refused(facts, outcome, (live, rolls))
+        .or_else(|| failed(facts, &waiting))
+        .or_else(|| unschedulable(&waiting, outcome, rolls))
+        .or_else(|| silent(&waiting))
         .or_else(|| not_started(&waiting))
         .or_else(|| loading(facts, &waiting))
+}
+
+/// What becomes of the old pods while a new one has no place.
+fn meanwhile(outcome: &Outcome, rolls: bool, remedy: &str) -> String {
+    let step = outcome.step.as_ref();
+    match step {
+        _ if !rolls => format!("; {remedy}"),
+        Some(step) if step.making_way.is_some() => "; an old pod makes way for it".to_owned(),
+        Some(step) if step.stuck => format!(
+            "; pods of the revision before serve on, and none makes way, since that would not help \
+             or leave too few; {remedy}"
+        ),
+        _ => format!("; pods of the revision before serve on; {remedy}"),
+    }
+}
+
+/// Pods that nobody made, in the words of who refused them.
+fn refused(
+    facts: &Facts,
+    outcome: &Outcome,
+    (live, rolls): (&[&PodFacts], bool),
+) -> Option<(Reason, String)> {
+    let revision = outcome.revision().unwrap_or_default();
+    let mut sets = facts.replica_sets.iter();
+    let set = sets.find(|set| set.revision == revision)?;
+    let words = set
+        .failure
+        .as_ref()
+        .filter(|_| live.len() < set.replicas as usize)?;
+    let remedy = match words.contains("exceeded quota") {
+        true => "raise the ResourceQuota, free what it counts, or ask for less",
+        false => "change what it names, in spec.template or in the cluster",
+    };
+    let meanwhile = meanwhile(outcome, rolls, remedy);
+    Some((Reason::PodsRefused, format!("{words}{meanwhile}")))
 }
 
 fn failed(facts: &Facts, waiting: &[&PodFacts]) -> Option<(Reason, String)> {
@@ -114,13 +161,50 @@ fn failed(facts: &Facts, waiting: &[&PodFacts]) -> Option<(Reason, String)> {
         .map(|message| (Reason::PodFailed, message))
 }
 
-fn unschedulable(waiting: &[&PodFacts]) -> Option<(Reason, String)> {
+fn unschedulable(
+    waiting: &[&PodFacts],
+    outcome: &Outcome,
+    rolls: bool,
+) -> Option<(Reason, String)> {
     let (pod, waits) = waiting
         .iter()
         .find_map(|pod| Some((pod, pod.unschedulable.as_ref()?)))?;
+    let Unschedulable {
+        message,
+        gates,
+        since: _,
+    } = waits;
+    let (reason, remedy) = match gates.is_empty() {
+        true => (
+            Reason::Unschedulable,
+            "change what it names in spec.template, or give the cluster room".to_owned(),
+        ),
+        false => (
+            Reason::SchedulingGated,
+            format!(
+                "who set its gates ({}) has to take them off",
+                gates.join(", ")
+            ),
+        ),
+    };
+    let meanwhile = meanwhile(outcome, rolls, &remedy);
+    Some((reason, format!("pod {}: {message}{meanwhile}", pod.name)))
+}
+
+/// An engine that answered, runs and does not answer: hung, or its node is out of reach.
+fn silent(waiting: &[&PodFacts]) -> Option<(Reason, String)> {
+    let pod = waiting.iter().find(|pod| pod.went_silent())?;
+    let since = pod.readiness_since.map_or_else(String::new, |since| {
+        format!(" since {}", whole_seconds(since))
+    });
+    let node = pod.node.as_deref().unwrap_or("unknown");
     Some((
-        Reason::Unschedulable,
-        format!("pod {}: {}", pod.name, waits.message),
+        Reason::EngineSilent,
+        format!(
+            "pod {} on node {node} answered and does not{since}, though its engine runs; it gets no \
+             requests, and is started anew once /livez fails too",
+            pod.name
+        ),
     ))
 }
 

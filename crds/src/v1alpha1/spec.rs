@@ -154,7 +154,8 @@ pub struct InferenceDeploymentSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<EngineTemplate>,
     /// Seconds that a change may take before the resource counts as stalled (condition Stalled,
-    /// reason ProgressDeadlineExceeded). Nothing is stopped when they are over.
+    /// reason ProgressDeadlineExceeded). An engine that takes longer to start (and longer than 60
+    /// seconds) is started anew; what answers is left alone.
     #[serde(default = "progress_deadline_seconds")]
     #[schemars(range(min = 1, max = 86400))]
     pub progress_deadline_seconds: u32,

@@ -16,7 +16,7 @@ pub struct InferenceDeploymentStatus {
     /// Generation of the spec that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Where it stands, in a word, for display: Pending, Inspecting, Refused, Loading, Serving,
+    /// Where it stands, in a word, for display: Pending, Inspecting, Refused, Loading, Silent, Serving,
     /// Degraded, Failed or Stopped. Programs read the conditions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<State>,
@@ -82,6 +82,8 @@ pub enum State {
     Refused,
     /// Engines are starting, none answers.
     Loading,
+    /// Engines run that answered before, and none answers now.
+    Silent,
     /// As many engines answer as the spec asks for.
     Serving,
     /// Some engines answer, but fewer than asked for.

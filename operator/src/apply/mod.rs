@@ -51,13 +51,19 @@ pub(crate) async fn apply(
             .map(|(_, n)| *n);
         write(writer, facts, (child, replicas), memory, written).await?;
     }
-    for (name, replicas) in &desire.replicas {
+    // That a revision answered is noted before another is given up for it.
+    let mut counts: Vec<&(String, u32)> = desire.replicas.iter().collect();
+    counts.sort_by_key(|(name, _)| !desire.answered.contains(name));
+    for (name, replicas) in counts {
         let Some(set) = facts.replica_sets.iter().find(|set| set.name == *name) else {
             continue;
         };
-        if set.replicas != *replicas {
+        let answered = set.answered || desire.answered.contains(name);
+        if set.replicas != *replicas || answered != set.answered {
             let key = (ChildKind::ReplicaSet, name.clone());
-            let answer = writer.scale(name, *replicas, uid_of(facts, &key)).await?;
+            let answer = writer
+                .scale(name, (*replicas, answered), uid_of(facts, &key))
+                .await?;
             let repaired = memory.applied.get(&key).map_or(0, |before| before.repairs);
             let now = as_written(&set.hash, Some(*replicas), &answer, repaired);
             memory.applied.insert(key, now);

@@ -19,7 +19,7 @@ use plimsoll_crds::names;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::build::Prepared;
+use crate::build::{ANSWERED_ANNOTATION, Prepared};
 use crate::error::Error;
 use crate::facts::{ChildKind, Holder};
 use crate::metrics::Metrics;
@@ -250,20 +250,24 @@ impl Writer<'_> {
         answer.map(|written| written.metadata)
     }
 
+    /// Writes a ReplicaSet's count and, if a pod of it has answered, that.
     pub(super) async fn scale(
         &self,
         name: &str,
-        replicas: u32,
+        (replicas, has_answered): (u32, bool),
         uid: Option<&str>,
     ) -> Result<ObjectMeta, Error> {
         let kind = ChildKind::ReplicaSet;
         let params = PatchParams::apply(SCALE_MANAGER).force();
-        let object = json!({
+        let mut object = json!({
             "apiVersion": "apps/v1",
             "kind": kind.name(),
             "metadata": {"name": name},
             "spec": {"replicas": replicas},
         });
+        if has_answered {
+            object["metadata"]["annotations"] = json!({ANSWERED_ANNOTATION: "true"});
+        }
         let object = with_uid(&object, uid);
         let api = self.api(kind);
         let patch = Patch::Apply(&object);

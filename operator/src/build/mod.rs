@@ -24,6 +24,8 @@ use crate::token::hex;
 
 /// Hash of the object that a child was made from; equal hashes need no write.
 pub(crate) const HASH_ANNOTATION: &str = "plimsoll.dev/hash";
+/// On a ReplicaSet a pod of which has answered.
+pub(crate) const ANSWERED_ANNOTATION: &str = "plimsoll.dev/answered";
 /// User volumes cannot have this prefix.
 const MODEL_VOLUME: &str = "plimsoll-model";
 const CONFIG_VOLUME: &str = "plimsoll-config";

@@ -11,8 +11,9 @@ use super::{
 };
 use crate::facts::Identity;
 
-/// Loading may take this long before the kubelet gives up on a container.
-const STARTUP_SECONDS: u32 = 3600;
+/// Loading may take this long at least before the kubelet gives up on a container; beyond it, as
+/// long as the spec's patience for a change.
+const LEAST_STARTUP_SECONDS: u32 = 60;
 /// Requests in flight may take this long after SIGTERM.
 const DRAIN_SECONDS: u32 = 60;
 /// A pod that is told to go still gets requests until every node's proxy knows: it goes on
@@ -50,7 +51,11 @@ pub(super) fn engine_template(
         image_pull_secrets,
     } = spec.unwrap_or_default();
 
-    let mut engine = engine_container(settings, resources, memory_limit);
+    let startup_seconds = object
+        .spec
+        .progress_deadline_seconds
+        .max(LEAST_STARTUP_SECONDS);
+    let mut engine = engine_container(settings, resources, (memory_limit, startup_seconds));
     let mut pod = json!({
         "automountServiceAccountToken": own_account.is_some(),
         "serviceAccountName":
@@ -106,7 +111,11 @@ pub(super) fn engine_template(
     json!({"metadata": {"labels": labels, "annotations": annotations}, "spec": pod})
 }
 
-fn engine_container(settings: &PodSettings, wish: EngineResources, memory_limit: u64) -> Value {
+fn engine_container(
+    settings: &PodSettings,
+    wish: EngineResources,
+    (memory_limit, startup_seconds): (u64, u32),
+) -> Value {
     let probe = |path: &str, period_seconds: u32, failures: u32| {
         json!({
             "httpGet": {"path": path, "port": names::PORT_HTTP_NAME},
@@ -130,7 +139,7 @@ fn engine_container(settings: &PodSettings, wish: EngineResources, memory_limit:
             {"name": names::PORT_ADMIN_NAME, "containerPort": names::PORT_ADMIN, "protocol": "TCP"},
         ],
         "resources": resources(wish, memory_limit),
-        "startupProbe": probe("/readyz", 1, STARTUP_SECONDS),
+        "startupProbe": probe("/readyz", 1, startup_seconds),
         "readinessProbe": probe("/readyz", 2, 2),
         "livenessProbe": probe("/livez", 10, 3),
         "lifecycle": {"preStop": {"sleep": {"seconds": LAST_REQUESTS_SECONDS}}},

@@ -41,7 +41,15 @@ pub(crate) fn revision(
         revision: String::new(),
         ..config.clone()
     })?;
-    let template = engine_template(object, identity, settings, memory_limit, "");
+    let mut template = engine_template(object, identity, settings, memory_limit, "");
+    // How long a start may take says nothing of what runs: pods that run are not replaced for it.
+    for list in ["containers", "initContainers"] {
+        for container in template["spec"][list].as_array_mut().into_iter().flatten() {
+            if container["name"] == names::CONTAINER_ENGINE {
+                container["startupProbe"]["failureThreshold"] = json!(3600);
+            }
+        }
+    }
     let name = short_hash(&json!({"config": unnamed, "template": template}));
     let object_name = format!("{}-{name}", identity.name);
 

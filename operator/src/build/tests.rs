@@ -91,6 +91,14 @@ fn the_engine_is_the_only_container_and_passes_restricted() {
     assert_eq!(probe(&engine.startup_probe), "/readyz");
     assert_eq!(probe(&engine.readiness_probe), "/readyz");
     assert_eq!(probe(&engine.liveness_probe), "/livez");
+    // A start may take as long as a change may; a new patience is for pods to come.
+    let allowed = |seconds| {
+        let mut object = object(SMOLLM2);
+        object.spec.progress_deadline_seconds = seconds;
+        let probe = pod_spec(&made(&object)).containers[0].startup_probe.clone();
+        probe.unwrap().failure_threshold.unwrap()
+    };
+    assert_eq!([600, 7200, 5].map(allowed), [600, 7200, 60]);
     // Traffic stops before the engine does.
     let goodbye = engine
         .lifecycle

@@ -1,6 +1,8 @@
 //! From facts to what should exist: inspection, plan, revision and rolling step, put together.
 //! Pure: the whole decision of a pass, without a client.
 
+mod revisions;
+
 use std::time::Duration;
 
 use crate::build::{
@@ -14,7 +16,7 @@ use crate::memory::Reread;
 use crate::outcome::{Outcome, Planned};
 use crate::plan::{self, Rejected};
 use crate::pods::PodFacts;
-use crate::rolling::{self, PodPhase, RevisionPods, Room};
+use crate::rolling::{self, RevisionPods, Room};
 
 /// What should exist, and what a pass came to.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,8 +34,10 @@ pub(crate) struct Desire {
     pub(crate) reread: Option<Reread>,
     /// When to look again although nothing changed.
     pub(crate) look_again: Option<Duration>,
-    /// An old pod was told to make way for this revision in this step.
-    pub(crate) made_way: Option<String>,
+    /// An old pod was told to make way for this revision in this step, for lack of this.
+    pub(crate) made_way: Option<(String, Room)>,
+    /// ReplicaSets to note at that a pod of them has answered.
+    pub(crate) answered: Vec<String>,
 }
 
 /// Decides a pass.
@@ -81,10 +85,11 @@ pub(crate) fn desire(
         reread: inspection.reread,
         look_again: inspection.look_again,
         made_way: None,
+        answered: revisions::to_note(facts),
     };
     match made {
         Some(made) => roll(facts, made, patience, &mut desire),
-        None => desire.replicas = leave_alone(facts),
+        None => desire.replicas = revisions::leave_alone(facts),
     }
     Ok(desire)
 }
@@ -106,6 +111,7 @@ fn nothing_for(message: String) -> Desire {
         reread: None,
         look_again: None,
         made_way: None,
+        answered: Vec::new(),
     }
 }
 
@@ -164,23 +170,7 @@ impl Desire {
             |kind: ChildKind| matches!(kind, ChildKind::ConfigMap | ChildKind::ReplicaSet);
         self.children.retain(|child| !of_a_revision(child.kind));
         self.remove.retain(|(kind, _)| !of_a_revision(*kind));
-        self.replicas = leave_alone(facts);
-    }
-}
-
-/// Running pods stay as they are; only their number follows the spec, where there is no doubt
-/// which revision it means.
-fn leave_alone(facts: &Facts) -> Vec<(String, u32)> {
-    let wanted = facts.wanted();
-    let alive: Vec<&ReplicaSetFacts> = facts
-        .replica_sets
-        .iter()
-        .filter(|set| set.replicas > 0)
-        .collect();
-    match (wanted, alive.as_slice()) {
-        (0, sets) => sets.iter().map(|set| (set.name.clone(), 0)).collect(),
-        (_, [set]) => vec![(set.name.clone(), wanted)],
-        _ => Vec::new(),
+        self.replicas = revisions::leave_alone(facts);
     }
 }
 
@@ -191,16 +181,7 @@ fn roll(facts: &Facts, made: Revision, patience: Duration, desire: &mut Desire) 
         config_map,
         replica_set,
     } = made;
-    let pods = |revision: &str| -> Vec<PodPhase> {
-        let pods = facts.pods.iter().filter(|pod| pod.revision == revision);
-        pods.filter_map(|pod: &PodFacts| pod.rolling(facts.now))
-            .collect()
-    };
-    let of = |set: &ReplicaSetFacts| RevisionPods {
-        revision: set.revision.clone(),
-        replicas: set.replicas,
-        pods: pods(&set.revision),
-    };
+    let of = |set: &ReplicaSetFacts| revisions::of_set(facts, set, &name);
     let (new, old): (Vec<&ReplicaSetFacts>, Vec<&ReplicaSetFacts>) = facts
         .replica_sets
         .iter()
@@ -209,6 +190,7 @@ fn roll(facts: &Facts, made: Revision, patience: Duration, desire: &mut Desire) 
         || RevisionPods {
             revision: name.clone(),
             replicas: 0,
+            answered: false,
             pods: Vec::new(),
         },
         |set| of(set),
@@ -220,11 +202,7 @@ fn roll(facts: &Facts, made: Revision, patience: Duration, desire: &mut Desire) 
     };
     let step = rolling::step(facts.wanted(), &olds, &new, room, patience);
 
-    let shrinks = |(set, (_, replicas)): (&RevisionPods, &(String, u32))| *replicas < set.replicas;
-    let shrunk = olds.iter().zip(&step.replicas).any(shrinks);
-    if step.replacing && (shrunk || room == Room::Assumed) {
-        desire.made_way = Some(name.clone());
-    }
+    desire.made_way = step.making_way.map(|lack| (name.clone(), lack));
     let set_name = replica_set.name.clone();
     desire.replicas = old
         .iter()
@@ -237,7 +215,7 @@ fn roll(facts: &Facts, made: Revision, patience: Duration, desire: &mut Desire) 
     desire.children.push(config_map);
     desire.children.push(replica_set);
     desire.look_again = soonest(desire.look_again, step.look_again);
-    if step.replacing && facts.pods.iter().any(PodFacts::leaving) {
+    if room != Room::Assumed && facts.pods.iter().any(PodFacts::leaving) {
         // A pod whose node is gone leaves without an event.
         desire.look_again = soonest(desire.look_again, Some(patience));
     }

@@ -114,15 +114,10 @@ fn without_room_an_old_pod_makes_way_and_it_is_said_once() {
     assert_eq!(early.made_way, None);
     facts.now = at(60);
     let late = desired(&facts);
-    assert_eq!(late.made_way, Some(revision.clone()));
+    assert_eq!(late.made_way, Some((revision.clone(), Room::Full)));
     assert_eq!(late.replicas[0], ("smollm2-old".to_owned(), 0));
     // The next pass knows.
-    facts.room = Some((
-        revision,
-        Room::None {
-            since_last: Duration::ZERO,
-        },
-    ));
+    facts.room = Some((revision, Room::Full));
     facts.replica_sets[0].replicas = 0;
     assert_eq!(desired(&facts).made_way, None);
 }
@@ -190,4 +185,117 @@ fn a_name_that_no_service_can_carry_makes_nothing() {
     let desire = desired(&facts);
     assert!(desire.children.is_empty());
     assert!(matches!(desire.outcome.planned, Planned::Invalid(_)));
+}
+
+/// One old pod that answers, and one of the wanted revision with the status given.
+fn rolling(replicas: u32, status: serde_json::Value) -> (Facts, String) {
+    let mut facts = with_replicas(inspected(SMOLLM2), replicas);
+    let revision = desired(&facts).outcome.revision().unwrap().to_owned();
+    facts.replica_sets = vec![
+        replica_set("smollm2-old", "old", replicas),
+        replica_set(&format!("smollm2-{revision}"), &revision, 1),
+    ];
+    let old = |index| engine(&format!("a{index}"), "old", ready());
+    facts.pods = (0..replicas).map(old).collect();
+    facts.pods.push(engine("b", &revision, status));
+    (facts, revision)
+}
+
+#[test]
+fn a_typo_in_a_selector_costs_no_pod_and_is_stalled_with_the_schedulers_words() {
+    let words = "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector.";
+    let mut status = unschedulable(0);
+    status["conditions"][0]["message"] = serde_json::json!(words);
+    for replicas in [1, 3] {
+        let (mut facts, _) = rolling(replicas, status.clone());
+        for (seconds, stalled) in [(10, false), (60, true), (600, true)] {
+            facts.now = at(seconds);
+            let desire = desired(&facts);
+            assert_eq!(desire.replicas[0].1, replicas, "after {seconds} s");
+            let told = crate::status::status(&facts, &desire.outcome);
+            let find = |kind: &str| told.conditions.iter().find(|c| c.type_ == kind);
+            let ready = find("Ready").unwrap();
+            assert_eq!(ready.reason, "Unschedulable");
+            assert!(ready.message.contains(words), "{}", ready.message);
+            assert!(
+                ready.message.contains("change what it names"),
+                "{}",
+                ready.message
+            );
+            assert_eq!(find("Stalled").is_some(), stalled, "after {seconds} s");
+            assert_eq!(told.ready_replicas, replicas);
+        }
+    }
+}
+
+#[test]
+fn a_gated_pod_names_its_gates_at_once_and_nothing_makes_way() {
+    let (mut facts, _) = rolling(1, unschedulable(0));
+    facts.pods[1].unschedulable.as_mut().unwrap().gates = vec!["team/queue".to_owned()];
+    facts.now = at(600);
+    let desire = desired(&facts);
+    assert_eq!(desire.replicas[0].1, 1);
+    let told = crate::status::status(&facts, &desire.outcome);
+    let ready = told.conditions.first().unwrap();
+    assert_eq!(ready.reason, "SchedulingGated");
+    assert!(ready.message.contains("(team/queue)"), "{}", ready.message);
+}
+
+#[test]
+fn a_quota_without_room_for_a_pod_more_is_told_at_once_and_an_old_pod_makes_way() {
+    let (mut facts, revision) = rolling(2, unschedulable(0));
+    facts.pods.pop();
+    let words = "pods \"b\" is forbidden: exceeded quota: team, requested: pods=1, used: pods=2, \
+                 limited: pods=2";
+    facts.replica_sets[1].failure = Some(words.to_owned());
+    facts.replica_sets[1].failing_since = Some(at(0));
+    facts.now = at(1);
+    let early = desired(&facts);
+    assert_eq!(early.replicas[0].1, 2);
+    assert_eq!(early.look_again, Some(Duration::from_secs(59)));
+    let told = crate::status::status(&facts, &early.outcome);
+    assert_eq!(told.conditions[0].reason, "PodsRefused");
+    let message = &told.conditions[0].message;
+    assert!(
+        message.contains(words) && message.contains("raise the ResourceQuota"),
+        "{message}"
+    );
+    facts.now = at(60);
+    let late = desired(&facts);
+    assert_eq!(late.made_way, Some((revision, Room::Rationed)));
+    assert_eq!((late.replicas[0].1, late.replicas[1].1), (1, 0));
+    // What no old pod's share is enough for is said to be stuck.
+    facts.replica_sets[1].failure = Some(words.replace("limited: pods=2", "limited: pods=1"));
+    let stuck = desired(&facts);
+    assert_eq!(stuck.replicas[0].1, 2);
+    let told = crate::status::status(&facts, &stuck.outcome);
+    let stalled = told
+        .conditions
+        .iter()
+        .find(|c| c.type_ == "Stalled")
+        .unwrap();
+    assert_eq!(stalled.reason, "PodsRefused");
+}
+
+#[test]
+fn that_a_revision_answered_is_noted_once() {
+    let (mut facts, _) = rolling(1, running(false));
+    assert_eq!(desired(&facts).answered, ["smollm2-old"]);
+    facts.replica_sets[0].answered = true;
+    assert!(desired(&facts).answered.is_empty());
+}
+
+#[test]
+fn a_spec_refused_in_the_middle_of_a_rollout_does_not_freeze_the_number_of_pods() {
+    let (facts, _) = rolling(2, running(false));
+    let quotas = object(REFUSED).spec.memory.gpu_quotas;
+    for (wanted, old) in [(1, 1), (2, 2), (5, 5), (0, 0)] {
+        let mut facts = with_replicas(facts.clone(), wanted);
+        let mut refused = (*facts.object).clone();
+        refused.spec.memory.gpu_quotas = quotas.clone();
+        facts.object = refused.into();
+        let desire = desired(&facts);
+        assert!(matches!(desire.outcome.planned, Planned::Refused { .. }));
+        assert_eq!(desire.replicas[0], ("smollm2-old".to_owned(), old));
+    }
 }

@@ -202,14 +202,14 @@ async fn remember(publisher: Publisher<'_>, facts: &Facts, desire: &Desire, memo
         Model::Known(..) => None,
         Model::Inspecting(_) | Model::Unavailable(_) => memory.inspect_failure.take(),
     };
-    let Some(revision) = &desire.made_way else {
+    let Some((revision, lack)) = &desire.made_way else {
         return;
     };
     let first = memory
         .replacing
         .as_ref()
         .is_none_or(|(known, _)| known != revision);
-    memory.replacing = Some((revision.clone(), Instant::now()));
+    memory.replacing = Some((revision.clone(), *lack));
     if first {
         let resource = facts.object.object_ref(&());
         tell(publisher, &resource, &Happening::replacing(revision)).await;

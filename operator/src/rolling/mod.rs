@@ -1,35 +1,52 @@
 //! Rolling: how many pods each revision should have. A pure function from (revisions, pods,
 //! room) to replica counts; it knows nothing of Kubernetes and remembers nothing.
 //!
-//! One pod more than wanted may exist (surge), and as many as wanted keep answering. Where the
-//! cluster has no room for the additional pod, an old one makes way first, one at a time.
+//! A new revision shows with one pod that it answers before it takes anything away: one pod more
+//! than wanted may exist (surge), and as many as wanted keep answering. Where that pod has no
+//! place, and an old one holds what it lacks, an old one makes way; the next one only once a new
+//! pod answers in the place of the last. What no old pod's leaving would cure is waited for, and
+//! said. `model.rs` walks every state of it.
 
 use std::time::Duration;
 
 /// Empty ReplicaSets of old revisions that are kept, so that a rollback finds its history.
 pub(crate) const KEPT_REVISIONS: usize = 2;
 
-/// Whether the cluster has room for a pod more than wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whether there is room for a pod more than wanted, as far as is remembered of this revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Room {
     /// Not known to be short: try a surge.
     Assumed,
-    /// A surge pod of this revision stayed unschedulable: old pods make way first. The last one
-    /// was told to go this long ago.
-    None { since_last: Duration },
+    /// The nodes were full: old pods made way.
+    Full,
+    /// A quota was used up: old pods made way, and have to be gone before new ones are made.
+    Rationed,
+}
+
+/// What an old pod's leaving would do for a pod that has no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Cure {
+    /// Nothing: it lacks what no old pod holds, or fits nowhere at all.
+    Nothing,
+    /// An old pod holds what it lacks; whether that is enough shows only afterwards.
+    Perhaps,
+    /// An old pod holds what it lacks, and enough of it.
+    Sure,
 }
 
 /// One engine pod, as far as rolling cares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum PodPhase {
-    /// Answers requests.
-    Ready,
-    /// Answered once and does not now: it may come back.
-    Unready,
+    /// Wanted, and its ReplicaSet is not allowed to make it, for this long.
+    Unmade { for_: Duration, cure: Cure },
+    /// Made, and without a place to run, for this long.
+    Blocked { for_: Duration, cure: Cure },
     /// Never answered: being made, pulled, loaded, or failing before it was ready.
     Starting,
-    /// The scheduler finds no node, for this long.
-    Unschedulable { for_: Duration },
+    /// Answered once and does not now: it may come back.
+    Unready,
+    /// Answers requests.
+    Ready,
     /// Being deleted: no longer one of the ReplicaSet's, but it still holds its room.
     Leaving,
 }
@@ -40,6 +57,8 @@ pub(crate) struct RevisionPods {
     pub(crate) revision: String,
     /// `spec.replicas` of its ReplicaSet.
     pub(crate) replicas: u32,
+    /// Known to have answered, whatever its pods do now.
+    pub(crate) answered: bool,
     pub(crate) pods: Vec<PodPhase>,
 }
 
@@ -48,9 +67,11 @@ pub(crate) struct RevisionPods {
 pub(crate) struct Step {
     /// Replica counts, in the order of the revisions given; the wanted revision is last.
     pub(crate) replicas: Vec<(String, u32)>,
-    /// The surge pod has had no room for too long: an old pod makes way.
-    pub(crate) replacing: bool,
-    /// When to look again although nothing moved: an unschedulable pod's patience runs out.
+    /// An old pod makes way with this step, for lack of this room.
+    pub(crate) making_way: Option<Room>,
+    /// A new pod has had no place for too long, and no old one makes way for it.
+    pub(crate) stuck: bool,
+    /// When to look again although nothing moved: a pod's patience runs out.
     pub(crate) look_again: Option<Duration>,
 }
 
@@ -58,23 +79,27 @@ impl RevisionPods {
     /// Pods of this revision that answer, if it had `replicas` pods: a ReplicaSet gives up those
     /// that do not answer first.
     fn ready_within(&self, replicas: u32) -> u32 {
-        count(&self.pods, |pod| pod == PodPhase::Ready).min(replicas)
+        self.count(|pod| pod == PodPhase::Ready).min(replicas)
     }
 
-    fn unready(&self) -> u32 {
-        count(&self.pods, |pod| pod == PodPhase::Unready)
+    fn count(&self, which: impl Fn(PodPhase) -> bool) -> u32 {
+        u32::try_from(self.pods.iter().filter(|pod| which(**pod)).count()).unwrap_or(u32::MAX)
     }
-}
 
-fn count(pods: &[PodPhase], which: impl Fn(PodPhase) -> bool) -> u32 {
-    u32::try_from(pods.iter().filter(|pod| which(**pod)).count()).unwrap_or(u32::MAX)
+    /// Whether a pod of it ever answered. What never did gives no service.
+    fn proved(&self) -> bool {
+        self.answered || self.count(|pod| matches!(pod, PodPhase::Ready | PodPhase::Unready)) > 0
+    }
 }
 
 /// The next replica counts.
 ///
 /// `old` are the other revisions, oldest first; `new` is the wanted one (zero replicas before it
-/// exists). Calling it again with the same arguments gives the same answer, and following its
-/// answers ends with `wanted` pods of `new` alone.
+/// exists). Calling it again with the same arguments gives the same answer.
+///
+/// Promises, while `new` has never answered: of the old revisions that did, as many pods stay as
+/// are wanted, but for one where its leaving makes room; with one wanted, that one goes only where
+/// its room is known to do. It never costs an answer to give up what never answered.
 pub(crate) fn step(
     wanted: u32,
     old: &[RevisionPods],
@@ -82,118 +107,202 @@ pub(crate) fn step(
     room: Room,
     patience: Duration,
 ) -> Step {
-    if wanted == 0 {
-        let all = old.iter().chain([new]);
-        let replicas = all.map(|revision| (revision.revision.clone(), 0)).collect();
-        return Step {
-            replicas,
-            replacing: false,
-            look_again: None,
-        };
-    }
-    let waited = longest_unschedulable(new);
-    let old_replicas: u32 = old.iter().map(|revision| revision.replicas).sum();
-    let rolling = old_replicas > 0;
-    let short = matches!(room, Room::None { .. });
-    let replacing = rolling && (short || waited.is_some_and(|waited| waited >= patience));
-
-    let new_now = new.replicas.min(wanted);
-    let new_ready = new.ready_within(new_now);
-    let old_ready: u32 = old.iter().map(|old| old.ready_within(old.replicas)).sum();
-    let pause = replacing_pause(old, new, room, patience);
-    let (surge, floor) = match replacing {
-        false => (1, wanted),
-        // Fewer than that answer where not even the wanted count has room. Then, too, one makes
-        // way, but only once the place of the one before it is taken.
-        true if waited.is_some() && pause == Pause::Over => (
-            0,
-            (wanted - 1).min((old_ready + new_ready).saturating_sub(1)),
-        ),
-        true => (0, wanted - 1),
-    };
-    let targets = shrink_old(old, new_ready, floor);
-    let old_targets: u32 = targets.iter().sum();
-    let new_target = new_now.max(wanted.min((wanted + surge).saturating_sub(old_targets)));
-
-    let names = old
+    let mut targets: Vec<u32> = old
         .iter()
-        .chain([new])
-        .map(|revision| revision.revision.clone());
+        .map(|old| if old.proved() { old.replicas } else { 0 })
+        .collect();
+    let rolling = wanted > 0 && targets.iter().sum::<u32>() > 0;
+    let ready: u32 = old.iter().map(|old| old.ready_within(old.replicas)).sum();
+    let way = match rolling {
+        true => way(wanted, new, ready, room, patience),
+        false => Way::NotNeeded,
+    };
+    let making_way = shrink(wanted, old, new, &mut targets, way);
+    let new_target = grow(wanted, old, new, &mut targets, (room, making_way));
+
+    let before = old.iter().map(|old| old.replicas).chain([new.replicas]);
+    let after: Vec<u32> = targets.into_iter().chain([new_target]).collect();
+    let rests = before.eq(after.iter().copied())
+        && new.count(|pod| pod == PodPhase::Starting) == 0
+        && old
+            .iter()
+            .chain([new])
+            .all(|of| of.count(|pod| pod == PodPhase::Leaving) == 0);
+    let names = old.iter().chain([new]).map(|of| of.revision.clone());
     Step {
-        replicas: names.zip(targets.into_iter().chain([new_target])).collect(),
-        replacing,
-        look_again: match (waited, pause) {
-            (Some(waited), _) if rolling && !replacing => Some(patience.saturating_sub(waited)),
-            (Some(_), Pause::For(rest)) if replacing => Some(rest),
-            _ => None,
+        replicas: names.zip(after).collect(),
+        making_way,
+        stuck: rests && matches!(way, Way::Clear(_) | Way::Closed) && longest_wait(new).is_some(),
+        look_again: match way {
+            Way::Wait(rest) => Some(rest),
+            Way::NotNeeded | Way::Clear(_) | Way::Closed => None,
         },
     }
 }
 
-/// Whether the pod that last made way has been replaced.
+/// Whether an old pod may make way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pause {
-    Over,
-    /// A pod is leaving or starting: its events will tell.
-    Moving,
-    For(Duration),
+enum Way {
+    /// Every new pod has its place.
+    NotNeeded,
+    /// Not before this long.
+    Wait(Duration),
+    /// Yes, for lack of this room.
+    Clear(Room),
+    /// It would not help, or cost the only pod that answers for a hope.
+    Closed,
 }
 
-fn replacing_pause(
-    old: &[RevisionPods],
-    new: &RevisionPods,
-    room: Room,
-    patience: Duration,
-) -> Pause {
-    let leaving = old
-        .iter()
-        .chain([new])
-        .any(|revision| revision.pods.contains(&PodPhase::Leaving));
-    if leaving || new.pods.contains(&PodPhase::Starting) {
-        return Pause::Moving;
-    }
-    match room {
-        Room::None { since_last } if since_last < patience => Pause::For(patience - since_last),
-        Room::None { .. } | Room::Assumed => Pause::Over,
+fn way(wanted: u32, new: &RevisionPods, ready: u32, room: Room, patience: Duration) -> Way {
+    let Some((waited, cure, lack)) = longest_wait(new) else {
+        return match room {
+            // The next one at once: it is known what the last one's place was good for.
+            Room::Full | Room::Rationed if wanted > 1 => Way::Clear(room),
+            Room::Assumed | Room::Full | Room::Rationed => Way::NotNeeded,
+        };
+    };
+    let helps = match cure {
+        Cure::Nothing => false,
+        Cure::Perhaps => wanted > 1 || ready == 0,
+        Cure::Sure => true,
+    };
+    match helps {
+        true if room != Room::Assumed => Way::Clear(lack),
+        _ if waited < patience => Way::Wait(patience - waited),
+        true => Way::Clear(lack),
+        false => Way::Closed,
     }
 }
 
-fn longest_unschedulable(revision: &RevisionPods) -> Option<Duration> {
-    let waits = revision.pods.iter().filter_map(|pod| match pod {
-        PodPhase::Unschedulable { for_ } => Some(*for_),
+/// How long the new pods without a place have waited, what would cure the worst of them, and what
+/// is short.
+fn longest_wait(new: &RevisionPods) -> Option<(Duration, Cure, Room)> {
+    let waits = new.pods.iter().filter_map(|pod| match *pod {
+        PodPhase::Blocked { for_, cure } => Some((for_, cure, Room::Full)),
+        PodPhase::Unmade { for_, cure } => Some((for_, cure, Room::Rationed)),
         PodPhase::Ready | PodPhase::Unready | PodPhase::Starting | PodPhase::Leaving => None,
     });
-    waits.max()
+    waits.reduce(|(a_for, a_cure, a), (b_for, b_cure, b)| {
+        let lack = if a == Room::Rationed { a } else { b };
+        (a_for.max(b_for), a_cure.min(b_cure), lack)
+    })
 }
 
-/// Replica counts of the old revisions, such that `floor` pods keep answering.
-fn shrink_old(old: &[RevisionPods], new_ready: u32, floor: u32) -> Vec<u32> {
-    // Pods that never answered give no service: they go first, and make room.
-    let answered = old.iter().map(|revision| {
-        let kept = revision.ready_within(revision.replicas) + revision.unready();
-        kept.min(revision.replicas)
-    });
-    let mut targets: Vec<u32> = answered.collect();
-    let old_ready: u32 = old
-        .iter()
-        .zip(&targets)
-        .map(|(revision, target)| revision.ready_within(*target))
-        .sum();
-    // Those that answered once count as capacity that may come back; those that answer now are
-    // given up only where enough others answer.
-    let mut removable = (targets.iter().sum::<u32>() + new_ready).saturating_sub(floor);
-    let mut spare = (old_ready + new_ready).saturating_sub(floor);
-    for (revision, target) in old.iter().zip(&mut targets) {
-        let ready = revision.ready_within(*target);
-        let unready = *target - ready;
-        let dropped = unready.min(removable);
+/// Takes from the old revisions what the new one has replaced, and the one pod that makes way.
+fn shrink(
+    wanted: u32,
+    old: &[RevisionPods],
+    new: &RevisionPods,
+    targets: &mut [u32],
+    way: Way,
+) -> Option<Room> {
+    let new_ready = new.ready_within(new.replicas.min(wanted));
+    let kept: u32 = targets.iter().sum();
+    let replaced = (kept + new_ready).saturating_sub(wanted);
+    let (mut removable, floor, making_way) = match way {
+        // Every place that was given up answers again: the next one.
+        Way::Clear(lack) if replaced == 0 && kept > 0 && kept + new_ready == wanted => {
+            (1, wanted.saturating_sub(1), Some(lack))
+        }
+        _ => (replaced, wanted, None),
+    };
+    let ready = old.iter().zip(&*targets);
+    let ready: u32 = ready.map(|(old, target)| old.ready_within(*target)).sum();
+    let mut spare = (ready + new_ready).saturating_sub(floor);
+    // Those that do not answer count as capacity that may come back; they go first all the same,
+    // as in their ReplicaSets.
+    for (old, target) in old.iter().zip(&mut *targets) {
+        let silent = *target - old.ready_within(*target);
+        let dropped = silent.min(removable);
         removable -= dropped;
         *target -= dropped;
-        if dropped == unready {
-            let given_up = ready.min(spare).min(removable);
-            removable -= given_up;
-            spare -= given_up;
-            *target -= given_up;
+    }
+    for target in &mut *targets {
+        let dropped = (*target).min(removable).min(spare);
+        removable -= dropped;
+        spare -= dropped;
+        *target -= dropped;
+    }
+    making_way.filter(|_| targets.iter().sum::<u32>() < kept)
+}
+
+/// The new revision's count. While it has never answered it is one pod, and the old revision
+/// follows the wanted count in its stead.
+fn grow(
+    wanted: u32,
+    old: &[RevisionPods],
+    new: &RevisionPods,
+    targets: &mut [u32],
+    (room, making_way): (Room, Option<Room>),
+) -> u32 {
+    let now = new.replicas.min(wanted);
+    let kept: u32 = targets.iter().sum();
+    let unmade = new.count(|pod| matches!(pod, PodPhase::Unmade { .. }));
+    let leaving: u32 = old
+        .iter()
+        .chain([new])
+        .map(|of| of.count(|pod| pod == PodPhase::Leaving))
+        .sum();
+    // A ReplicaSet that was refused asks again ever more seldom, but at once when its count grows:
+    // so it asks for nothing until the room is there.
+    let made = new.replicas.saturating_sub(unmade).min(wanted);
+    if making_way == Some(Room::Rationed) {
+        return made;
+    }
+    let short = room != Room::Assumed || making_way.is_some();
+    let surge = if short { 0 } else { 1 };
+    let target = match kept > 0 && !new.proved() {
+        // It holds the place of one that would answer.
+        true if crowds_out(wanted, old) => return 0,
+        true => 1,
+        false => (wanted + surge).saturating_sub(kept).max(1),
+    };
+    let target = target.min(wanted).max(now);
+    if !new.proved()
+        && kept > 0
+        && let Some(missing) = wanted.checked_sub(kept + target)
+        && let Some((_, keeper)) = old.iter().zip(targets).rfind(|(old, _)| old.proved())
+    {
+        *keeper += missing;
+    }
+    match room == Room::Rationed && leaving > 0 {
+        true => target.min(now),
+        false => target,
+    }
+}
+
+/// Whether a pod of an old revision has no place although too few answer.
+fn crowds_out(wanted: u32, old: &[RevisionPods]) -> bool {
+    let without_place = |pod| matches!(pod, PodPhase::Blocked { .. } | PodPhase::Unmade { .. });
+    let proved = || old.iter().filter(|old| old.proved());
+    let ready: u32 = proved().map(|old| old.ready_within(old.replicas)).sum();
+    ready + 1 < wanted && proved().any(|old| old.count(without_place) > 0)
+}
+
+/// Counts for revisions whose rollout is suspended (the newest spec was refused, or its turn has
+/// not come): what runs stays, and its number follows the spec. `revisions` are oldest first.
+pub(crate) fn rescale(wanted: u32, revisions: &[RevisionPods]) -> Vec<u32> {
+    let mut targets: Vec<u32> = revisions.iter().map(|of| of.replicas).collect();
+    if wanted == 0 {
+        return vec![0; targets.len()];
+    }
+    let proved = revisions.iter().any(RevisionPods::proved);
+    let serves = |of: &RevisionPods| of.replicas > 0 && (of.proved() || !proved);
+    let serving = || revisions.iter().enumerate().filter(|(_, of)| serves(of));
+    let total: u32 = serving().map(|(_, of)| of.replicas).sum();
+    // The one that answers most grows; of two that are alike the newer.
+    let keeper = serving().max_by_key(|(_, of)| of.ready_within(of.replicas));
+    if let (Some(missing), Some((keeper, _))) = (wanted.checked_sub(total), keeper) {
+        targets[keeper] += missing;
+    }
+    let mut excess = total.saturating_sub(wanted);
+    for silent_only in [true, false] {
+        for (index, of) in serving() {
+            let ready = of.ready_within(targets[index]);
+            let most = targets[index] - if silent_only { ready } else { 0 };
+            let dropped = most.min(excess);
+            targets[index] -= dropped;
+            excess -= dropped;
         }
     }
     targets
@@ -204,6 +313,8 @@ pub(crate) fn expired<T>(empty: &[T]) -> &[T] {
     &empty[..empty.len().saturating_sub(KEPT_REVISIONS)]
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod stories;
 #[cfg(test)]

@@ -103,6 +103,7 @@ fn state(facts: &Facts, outcome: &Outcome, ready: Option<Reason>) -> State {
         (0, _) if wanted == 0 => State::Stopped,
         (0, Some(Reason::PodFailed | Reason::ProgressDeadlineExceeded)) => State::Failed,
         (0, Some(Reason::Loading)) => State::Loading,
+        (0, Some(Reason::EngineSilent)) => State::Silent,
         (0, _) if facts.live_pods().any(|pod| pod.engine.running) => State::Loading,
         (0, _) => State::Pending,
         _ if answering < wanted => State::Degraded,

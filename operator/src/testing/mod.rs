@@ -100,6 +100,20 @@ pub(crate) fn engine(name: &str, revision: &str, status: Value) -> PodFacts {
     )
 }
 
+/// An engine pod with a spec and a status.
+pub(crate) fn engine_asking(name: &str, mut spec: Value, status: Value) -> PodFacts {
+    spec["nodeName"] = json!("n1");
+    let pod = json!({
+        "metadata": {"name": name, "uid": format!("uid-{name}")},
+        "spec": spec,
+        "status": status,
+    });
+    PodFacts::read(
+        &serde_json::from_value(pod).unwrap(),
+        names::CONTAINER_ENGINE,
+    )
+}
+
 /// A pod whose inspection is as given.
 pub(crate) fn inspection(name: &str, status: Value) -> PodFacts {
     pod(name, json!({}), status, names::CONTAINER_INSPECT)
@@ -111,7 +125,9 @@ fn pod(name: &str, labels: Value, status: Value, container: &str) -> PodFacts {
             "name": name, "uid": format!("uid-{name}"), "labels": labels,
             "creationTimestamp": at(0).to_string(),
         },
-        "spec": {"nodeName": "n1", "containers": []},
+        "spec": {"nodeName": "n1", "containers": [{
+            "name": container, "resources": {"requests": {"memory": "400Mi"}},
+        }]},
         "status": status,
     });
     PodFacts::read(&serde_json::from_value(pod).unwrap(), container)
@@ -169,6 +185,8 @@ pub(crate) fn replica_set(name: &str, revision: &str, replicas: u32) -> ReplicaS
         created: Some(at(0)),
         hash: String::new(),
         failure: None,
+        failing_since: None,
+        answered: false,
     }
 }
 

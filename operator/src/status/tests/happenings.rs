@@ -87,6 +87,11 @@ fn ends_of_engines_are_told_once_each_and_not_from_before_the_operator_began() {
     facts.pods[0] = engine("a", "r", ready());
     let happened = look(&facts, &mut told);
     assert_eq!(happened[0].reason, EventReason::EngineLoaded);
+    facts.pods[0].ready = false;
+    let happened = look(&facts, &mut told);
+    assert_eq!(happened[0].reason, EventReason::EngineSilent);
+    assert_eq!(look(&facts, &mut told), []);
+    facts.pods[0].ready = true;
     facts.reports.insert(
         "b".to_owned(),
         ReportFacts {

@@ -58,6 +58,8 @@ fn short(status: &InferenceDeploymentStatus) -> (String, String, &'static str) {
 fn every_stage_has_its_state_and_reason() {
     let mut late = with_pods([running(false), running(false)]);
     late.now = at(4000);
+    let mut hung = ready();
+    hung["conditions"][0]["status"] = json!("False");
     let mut zero = inspected(SMOLLM2);
     let mut object = (*zero.object).clone();
     object.spec.replicas = Some(0);
@@ -93,6 +95,16 @@ fn every_stage_has_its_state_and_reason() {
             ("False", "Loading", "Reconciling"),
         ),
         (
+            with_pods([hung.clone(), running(false)]),
+            State::Silent,
+            ("False", "EngineSilent", "Reconciling"),
+        ),
+        (
+            with_pods([hung, ready()]),
+            State::Degraded,
+            ("False", "EngineSilent", "Reconciling"),
+        ),
+        (
             with_pods([crashed(3, "boom"), running(false)]),
             State::Failed,
             ("False", "PodFailed", "Reconciling"),
@@ -110,7 +122,7 @@ fn every_stage_has_its_state_and_reason() {
         (
             refused_set,
             State::Pending,
-            ("False", "WaitingForPods", "Reconciling"),
+            ("False", "PodsRefused", "Reconciling"),
         ),
     ];
     for (facts, state, (status, reason, kstatus)) in table {

@@ -8,11 +8,17 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use plimsoll_crds::names;
 
-use crate::rolling::PodPhase;
+use crate::rolling::{Cure, PodPhase};
+use crate::room::Asks;
 use crate::watch::hash_of;
 
 /// A pod that should be gone by now, and whose node does not answer, holds no room for ever.
 const LEAVING_GRACE: Duration = Duration::from_secs(30);
+
+/// The kubelet's first word on readiness comes within this of the pod's start.
+const FIRST_READINESS: Duration = Duration::from_secs(2);
+/// `reason` of a pod that the scheduler is not to look at.
+const GATED: &str = "SchedulingGated";
 
 /// One engine or inspect pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,20 +35,29 @@ pub(crate) struct PodFacts {
     pub(crate) ready: bool,
     /// `Pending`, `Running`, `Succeeded` or `Failed`.
     pub(crate) phase: String,
+    /// It answered once, in this life of its engine or one before.
+    pub(crate) answered: bool,
+    /// Since when its readiness is what it is.
+    pub(crate) readiness_since: Option<Timestamp>,
     pub(crate) unschedulable: Option<Unschedulable>,
     /// Its volumes are mounted and it has a network, so that images are what it waits for; `None`:
     /// the kubelet does not say.
     pub(crate) sandbox: Option<bool>,
     /// The API server took the source out of the model's volume and kept the rest.
     pub(crate) source_dropped: bool,
+    /// On a node, and its volumes are not mounted there (or nothing else of it is).
+    pub(crate) unmounted_since: Option<Timestamp>,
+    pub(crate) asks: Asks,
     pub(crate) engine: EngineContainer,
 }
 
-/// The scheduler finds no node.
+/// The scheduler finds no node, or is not to look for one yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Unschedulable {
     pub(crate) since: Option<Timestamp>,
     pub(crate) message: String,
+    /// The gates that keep the scheduler from looking, where there are some.
+    pub(crate) gates: Vec<String>,
 }
 
 /// The state of the container that matters: the engine, or the inspection.
@@ -82,14 +97,27 @@ impl PodFacts {
         let conditions = status
             .and_then(|status| status.conditions.as_deref())
             .unwrap_or(&[]);
-        let ready = conditions
-            .iter()
-            .any(|c| c.type_ == "Ready" && c.status == "True");
-        let unscheduled = conditions.iter().find(|c| {
-            c.type_ == "PodScheduled"
-                && c.status == "False"
-                && c.reason.as_deref() == Some("Unschedulable")
+        let find = |kind: &str| conditions.iter().find(|c| c.type_ == kind);
+        let since = |kind: &str| instant(find(kind)?.last_transition_time.as_ref());
+        let no = |kind: &str| find(kind).filter(|c| c.status == "False");
+        let ready = find("Ready").is_some_and(|c| c.status == "True");
+        let engine = container_status(pod, container)
+            .map(EngineContainer::read)
+            .unwrap_or_default();
+        let readiness_since = since("Ready");
+        // The kubelet first calls a pod unready as it starts it: a later change was one from ready.
+        let began = instant(status.and_then(|status| status.start_time.as_ref()));
+        let turned = began
+            .zip(readiness_since)
+            .is_some_and(|(began, turned)| age(Some(began), turned) > FIRST_READINESS);
+        let unscheduled = no("PodScheduled").filter(|c| {
+            let reason = c.reason.as_deref();
+            reason == Some("Unschedulable") || reason == Some(GATED)
         });
+        let gates = pod
+            .spec
+            .iter()
+            .flat_map(|spec| spec.scheduling_gates.iter().flatten());
         PodFacts {
             name: pod.name_any(),
             uid: pod.uid().unwrap_or_default(),
@@ -111,15 +139,22 @@ impl PodFacts {
             unschedulable: unscheduled.map(|condition| Unschedulable {
                 since: instant(condition.last_transition_time.as_ref()),
                 message: condition.message.clone().unwrap_or_default(),
+                gates: match condition.reason.as_deref() == Some(GATED) {
+                    true => gates.map(|gate| gate.name.clone()).collect(),
+                    false => Vec::new(),
+                },
             }),
-            sandbox: conditions
-                .iter()
-                .find(|condition| condition.type_ == "PodReadyToStartContainers")
-                .map(|condition| condition.status == "True"),
+            sandbox: find("PodReadyToStartContainers").map(|c| c.status == "True"),
             source_dropped: source_dropped(pod),
-            engine: container_status(pod, container)
-                .map(EngineContainer::read)
-                .unwrap_or_default(),
+            answered: ready || engine.started || turned,
+            readiness_since,
+            // A sandbox comes after the volumes.
+            unmounted_since: no("PodReadyToStartContainers").and_then(|_| {
+                since("PodScheduled")
+                    .filter(|_| status.is_some_and(|s| s.phase.as_deref() == Some("Pending")))
+            }),
+            asks: Asks::read(pod),
+            engine,
         }
     }
 
@@ -137,8 +172,9 @@ impl PodFacts {
         !self.leaving() && !self.finished()
     }
 
-    /// What rolling sees of it; `None` when it no longer counts in any way.
-    pub(crate) fn rolling(&self, now: Timestamp) -> Option<PodPhase> {
+    /// What rolling sees of it; `None` when it no longer counts in any way. `cure` says what the
+    /// leaving of a pod of another revision would do for it, where it has no place.
+    pub(crate) fn rolling(&self, now: Timestamp, cure: Option<Cure>) -> Option<PodPhase> {
         if let Some(leaves_at) = self.leaves_at {
             let overdue = age(Some(leaves_at), now) > LEAVING_GRACE;
             return (!overdue && !self.finished()).then_some(PodPhase::Leaving);
@@ -146,14 +182,22 @@ impl PodFacts {
         if self.finished() {
             return None;
         }
-        Some(match &self.unschedulable {
+        let waits = self.unschedulable.as_ref();
+        let since = waits.map(|waits| waits.since.or(self.created));
+        Some(match (cure, since.or(self.unmounted_since.map(Some))) {
             _ if self.ready => PodPhase::Ready,
-            Some(waits) => PodPhase::Unschedulable {
-                for_: age(waits.since.or(self.created), now),
+            _ if self.answered => PodPhase::Unready,
+            (Some(cure), Some(since)) => PodPhase::Blocked {
+                for_: age(since, now),
+                cure,
             },
-            None if self.engine.started => PodPhase::Unready,
-            None => PodPhase::Starting,
+            (None, _) | (_, None) => PodPhase::Starting,
         })
+    }
+
+    /// Answered in this life of its engine, which runs, and does not now.
+    pub(crate) fn went_silent(&self) -> bool {
+        !self.ready && self.engine.started && self.engine.running && self.counts()
     }
 
     /// The engine stopped and is not back: how it ended last.
@@ -243,9 +287,13 @@ pub(crate) fn relevant(pod: &Pod) -> u64 {
             leaves_at,
             ready,
             phase,
+            answered,
+            readiness_since,
             unschedulable,
             sandbox,
             source_dropped: _,
+            unmounted_since,
+            asks: _,
             engine,
         } = PodFacts::read(pod, name);
         let EngineContainer {
@@ -266,10 +314,12 @@ pub(crate) fn relevant(pod: &Pod) -> u64 {
         );
         let waiting = waiting.map(|waiting| (waiting.reason, waiting.message));
         let ended = ended.map(|ended| (ended.exit_code, ended.reason, ended.message));
-        let unschedulable = unschedulable.map(|waits| waits.message);
+        let unschedulable = unschedulable.map(|waits| (waits.message, waits.gates));
+        let second = |at: Option<Timestamp>| at.map(Timestamp::as_second);
+        let since = (second(readiness_since), second(unmounted_since));
         hash_of(&(
             pod,
-            (ready, phase, unschedulable, sandbox),
+            (ready, phase, answered, since, unschedulable, sandbox),
             (started, running, restarts, waiting, ended),
         ))
     };
@@ -280,100 +330,4 @@ pub(crate) fn relevant(pod: &Pod) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn read(status: serde_json::Value) -> PodFacts {
-        let pod = json!({
-            "metadata": {
-                "name": "chat-1-x", "uid": "u",
-                "labels": {"plimsoll.dev/revision": "1"},
-                "creationTimestamp": "2026-01-01T00:00:00Z",
-            },
-            "status": status,
-        });
-        PodFacts::read(
-            &serde_json::from_value(pod).unwrap(),
-            names::CONTAINER_ENGINE,
-        )
-    }
-
-    fn at(text: &str) -> Timestamp {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn a_pod_without_a_node_waits_since_the_scheduler_said_so() {
-        let pod = read(json!({"phase": "Pending", "conditions": [{
-            "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
-            "message": "0/2 nodes are available", "lastTransitionTime": "2026-01-01T00:00:10Z",
-        }]}));
-        assert_eq!(
-            pod.rolling(at("2026-01-01T00:01:00Z")),
-            Some(PodPhase::Unschedulable {
-                for_: Duration::from_secs(50)
-            })
-        );
-    }
-
-    #[test]
-    fn a_model_volume_without_a_source_was_dropped_by_the_api_server() {
-        for (volume, dropped) in [
-            (
-                json!({"name": "plimsoll-model", "image": {"reference": "x"}}),
-                false,
-            ),
-            (
-                json!({"name": "plimsoll-model", "hostPath": {"path": "/x"}}),
-                false,
-            ),
-            // The API server makes an empty folder of a volume that has nothing.
-            (json!({"name": "plimsoll-model", "emptyDir": {}}), true),
-            (json!({"name": "plimsoll-model"}), true),
-            (json!({"name": "tmp", "emptyDir": {}}), false),
-        ] {
-            let pod = json!({
-                "metadata": {"name": "a"}, "spec": {"containers": [], "volumes": [volume]},
-                "status": {"conditions": [
-                    {"type": "PodReadyToStartContainers", "status": "True"},
-                ]},
-            });
-            let pod = PodFacts::read(&serde_json::from_value(pod).unwrap(), "inspect");
-            assert_eq!(pod.source_dropped, dropped);
-            assert_eq!(pod.sandbox, Some(true));
-        }
-    }
-
-    #[test]
-    fn a_native_sidecar_is_found_among_the_init_containers() {
-        let pod = read(json!({"phase": "Pending", "initContainerStatuses": [{
-            "name": "engine", "image": "i", "imageID": "", "ready": false, "restartCount": 2,
-            "started": false,
-            "state": {"waiting": {"reason": "CrashLoopBackOff"}},
-            "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
-        }]}));
-        assert_eq!(pod.engine.restarts, 2);
-        assert_eq!(pod.failure().map(|ended| ended.exit_code), Some(137));
-        assert_eq!(
-            pod.rolling(at("2026-01-01T00:01:00Z")),
-            Some(PodPhase::Starting)
-        );
-    }
-
-    #[test]
-    fn an_engine_that_answered_once_is_unready_and_one_that_runs_again_has_not_failed() {
-        let running = json!({
-            "name": "engine", "image": "i", "imageID": "", "ready": false, "restartCount": 1,
-            "started": true, "state": {"running": {}},
-            "lastState": {"terminated": {"exitCode": 1}},
-        });
-        let pod = read(json!({"phase": "Running", "containerStatuses": [running]}));
-        assert_eq!(
-            pod.rolling(at("2026-01-01T00:01:00Z")),
-            Some(PodPhase::Unready)
-        );
-        assert_eq!(pod.failure(), None);
-    }
-}
+mod tests;

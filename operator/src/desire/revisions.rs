@@ -1,0 +1,84 @@
+//! Revisions as rolling sees them: ReplicaSets and pods from the facts, each pod without a place
+//! with what an old one's leaving would do for it.
+
+use crate::facts::{Facts, ReplicaSetFacts};
+use crate::pods::{PodFacts, age};
+use crate::rolling::{self, Cure, PodPhase, RevisionPods};
+use crate::room;
+
+/// The revision of a ReplicaSet. `wanted` is the revision that the spec asks for: its pods are
+/// those that old ones may make way for.
+pub(super) fn of_set(facts: &Facts, set: &ReplicaSetFacts, wanted: &str) -> RevisionPods {
+    let mut pods = pods(facts, &set.revision, wanted);
+    if let Some(words) = &set.failure {
+        let old = others(facts, wanted);
+        let made = pods.iter().filter(|pod| **pod != PodPhase::Leaving).count();
+        let missing = (set.replicas as usize).saturating_sub(made);
+        let unmade = PodPhase::Unmade {
+            for_: age(set.failing_since, facts.now),
+            cure: match set.revision == wanted {
+                true => room::in_quota(words, &old),
+                false => Cure::Nothing,
+            },
+        };
+        pods.extend(std::iter::repeat_n(unmade, missing));
+    }
+    RevisionPods {
+        revision: set.revision.clone(),
+        replicas: set.replicas,
+        answered: set.answered || answers(facts, &set.revision),
+        pods,
+    }
+}
+
+/// Whether a pod of the revision is known to have answered.
+pub(super) fn answers(facts: &Facts, revision: &str) -> bool {
+    let mut pods = facts.pods.iter().filter(|pod| pod.revision == revision);
+    pods.any(|pod| pod.answered)
+}
+
+fn pods(facts: &Facts, revision: &str, wanted: &str) -> Vec<PodPhase> {
+    let old = others(facts, wanted);
+    let pods = facts.pods.iter().filter(|pod| pod.revision == revision);
+    pods.filter_map(|pod| pod.rolling(facts.now, cure(pod, (revision == wanted).then_some(&old))))
+        .collect()
+}
+
+/// What would cure a pod that has no place; `None` where it has one. `old` are the pods that may
+/// make way for it.
+fn cure(pod: &PodFacts, old: Option<&Vec<&PodFacts>>) -> Option<Cure> {
+    let waits = pod.unschedulable.as_ref()?;
+    Some(match old {
+        // Who put the gates there knows what they wait for; we do not.
+        Some(old) if waits.gates.is_empty() => room::on_nodes(&waits.message, &pod.asks, old),
+        Some(_) | None => Cure::Nothing,
+    })
+}
+
+/// Pods of other revisions than `wanted`.
+fn others<'a>(facts: &'a Facts, wanted: &str) -> Vec<&'a PodFacts> {
+    facts
+        .pods
+        .iter()
+        .filter(|pod| pod.revision != wanted)
+        .collect()
+}
+
+/// What runs stays, and its number follows the spec: counts by name of the ReplicaSet.
+pub(super) fn leave_alone(facts: &Facts) -> Vec<(String, u32)> {
+    let alive = facts.replica_sets.iter().filter(|set| set.replicas > 0);
+    let (names, revisions): (Vec<String>, Vec<RevisionPods>) = alive
+        .map(|set| (set.name.clone(), of_set(facts, set, "")))
+        .unzip();
+    names
+        .into_iter()
+        .zip(rolling::rescale(facts.wanted(), &revisions))
+        .collect()
+}
+
+/// ReplicaSets that pods have answered of, and that do not say so yet.
+pub(super) fn to_note(facts: &Facts) -> Vec<String> {
+    let sets = facts.replica_sets.iter();
+    let new = sets.filter(|set| !set.answered && answers(facts, &set.revision));
+    new.map(|set| set.name.clone()).collect()
+}

@@ -1,0 +1,316 @@
+//! What an old pod's leaving would do for a pod that has no place: read off the words of whoever
+//! refuses it one (the scheduler, a quota), and off what the old pods hold. Pure.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use plimsoll_crds::v1alpha1::quantity::billionths;
+
+use crate::pods::PodFacts;
+use crate::rolling::Cure;
+use crate::watch::hash_of;
+
+/// What a pod asks of a node and of a quota, in billionths by resource name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Asks {
+    pub(crate) requests: BTreeMap<String, u128>,
+    pub(crate) limits: BTreeMap<String, u128>,
+    /// Hash of what decides which nodes it may run on at all.
+    pub(crate) placement: u64,
+}
+
+impl Asks {
+    pub(crate) fn read(pod: &Pod) -> Asks {
+        pod.spec.as_ref().map(Asks::of).unwrap_or_default()
+    }
+
+    /// Of containers that run side by side: the plain ones, and init containers that stay.
+    fn of(spec: &PodSpec) -> Asks {
+        let stays = spec.init_containers.iter().flatten();
+        let stays = stays.filter(|init| init.restart_policy.as_deref() == Some("Always"));
+        let mut asks = Asks {
+            placement: hash_of(&placement(spec)),
+            ..Asks::default()
+        };
+        for container in spec.containers.iter().chain(stays) {
+            let Some(resources) = &container.resources else {
+                continue;
+            };
+            for (of, into) in [
+                (&resources.requests, &mut asks.requests),
+                (&resources.limits, &mut asks.limits),
+            ] {
+                for (name, quantity) in of.iter().flatten() {
+                    let amount = billionths(&quantity.0).unwrap_or(0);
+                    *into.entry(name.clone()).or_default() += amount;
+                }
+            }
+        }
+        asks
+    }
+
+    /// How much it holds of what a quota, or the scheduler, calls by this name.
+    fn of_resource(&self, name: &str) -> u128 {
+        const ONE: u128 = 1_000_000_000;
+        let amount = match name {
+            "pods" | "count/pods" => return ONE,
+            _ => match (name.strip_prefix("limits."), name.strip_prefix("requests.")) {
+                (Some(name), _) => self.limits.get(name),
+                (None, Some(name)) => self.requests.get(name),
+                (None, None) => self.requests.get(name),
+            },
+        };
+        amount.copied().unwrap_or(0)
+    }
+}
+
+fn placement(spec: &PodSpec) -> String {
+    let ports = spec
+        .containers
+        .iter()
+        .flat_map(|container| container.ports.iter().flatten());
+    let ports: Vec<_> = ports.filter_map(|port| port.host_port).collect();
+    let parts = serde_json::to_string(&(
+        &spec.node_selector,
+        &spec.affinity,
+        &spec.tolerations,
+        ports,
+    ));
+    parts.unwrap_or_default()
+}
+
+/// What the scheduler's words say of all nodes together.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Verdict<'a> {
+    nodes: u32,
+    /// Resources that some node has too little of.
+    lacks: Vec<&'a str>,
+    /// Nodes that nothing else speaks against.
+    full: u32,
+    /// Something stands where the pod would, and it may be one of ours: a port, another replica.
+    occupied: bool,
+    /// Some node is out of service for now, and may be that of an old pod.
+    ailing: bool,
+    /// The pod is larger than every node: nobody's leaving helps.
+    too_large: bool,
+}
+
+/// Such as `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) didn't match Pod's node
+/// affinity/selector. preemption: 0/3 nodes are available: 1 No preemption victims found for
+/// incoming pod, 2 Preemption is not helpful for scheduling.`
+fn verdict(words: &str) -> Verdict<'_> {
+    let (filters, preemption) = words.split_once("preemption:").unwrap_or((words, ""));
+    let mut verdict = Verdict::default();
+    let Some((head, reasons)) = filters.split_once("nodes are available:") else {
+        return verdict;
+    };
+    let nodes = head
+        .trim()
+        .rsplit('/')
+        .next()
+        .and_then(|count| count.trim().parse().ok());
+    verdict.nodes = nodes.unwrap_or(0);
+    for reason in reasons.split(". ").next().unwrap_or("").split(", ") {
+        let reason = reason.trim().trim_end_matches('.');
+        let Some((count, reason)) = reason.split_once(' ') else {
+            continue;
+        };
+        let Ok(count) = count.parse::<u32>() else {
+            continue;
+        };
+        let lacks = match reason {
+            "Too many pods" => Some("pods"),
+            _ => reason.strip_prefix("Insufficient "),
+        };
+        if let Some(resource) = lacks {
+            verdict.lacks.push(resource);
+            verdict.full = verdict.full.max(count);
+        } else if reason.contains("pod anti-affinity") || reason.contains("free ports") {
+            verdict.occupied = true;
+            verdict.full = verdict.full.max(count);
+        } else if reason.contains("were unschedulable")
+            || reason.contains("taint {node.kubernetes.io/")
+        {
+            verdict.ailing = true;
+        }
+    }
+    // Since Kubernetes 1.33 the scheduler says for a pod that is larger than a node that clearing
+    // the node would not help either.
+    verdict.too_large = preemption.contains("Preemption is not helpful")
+        && !preemption.contains("No preemption victims found");
+    verdict
+}
+
+/// What the leaving of one of the `old` pods would do for a pod that `asks` for a node and gets
+/// none, in the scheduler's `words`.
+pub(crate) fn on_nodes(words: &str, asks: &Asks, old: &[&PodFacts]) -> Cure {
+    let found = verdict(words);
+    if found.too_large || (found.lacks.is_empty() && !found.occupied) {
+        return Cure::Nothing;
+    }
+    // Which of them leaves is its ReplicaSet's choice: the worst counts.
+    let placed = old.iter().filter(|pod| pod.node.is_some() && pod.counts());
+    let cures = placed.map(|pod| {
+        let held = &pod.asks;
+        let same = held.placement == asks.placement;
+        // A node that neither selector nor taint speaks against is the old pod's, if any is.
+        if !same && found.full < found.nodes {
+            return Cure::Nothing;
+        }
+        if found.lacks.iter().any(|name| held.of_resource(name) == 0) {
+            return Cure::Nothing;
+        }
+        let enough = found
+            .lacks
+            .iter()
+            .all(|name| asks.of_resource(name) <= held.of_resource(name));
+        match enough && !found.occupied && !(found.ailing && found.full < found.nodes) {
+            true => Cure::Sure,
+            false => Cure::Perhaps,
+        }
+    });
+    cures.min().unwrap_or(Cure::Nothing)
+}
+
+/// The same for a pod that was not made, in the words of whoever refused it.
+///
+/// Such as `exceeded quota: team, requested: limits.memory=400Mi, used: limits.memory=400Mi,
+/// limited: limits.memory=400Mi`.
+pub(crate) fn in_quota(words: &str, old: &[&PodFacts]) -> Cure {
+    let Some((_, quota)) = words.split_once("exceeded quota:") else {
+        return Cure::Nothing;
+    };
+    let part = |name: &str, end: &str| -> BTreeMap<&str, u128> {
+        let rest = quota.split_once(name).map_or("", |(_, rest)| rest);
+        let rest = if end.is_empty() {
+            rest
+        } else {
+            rest.split(end).next().unwrap_or("")
+        };
+        let pairs = rest
+            .split(',')
+            .filter_map(|pair| pair.trim().split_once('='));
+        pairs
+            .filter_map(|(name, amount)| Some((name, billionths(amount.trim()).ok()?)))
+            .collect()
+    };
+    let requested = part("requested: ", ", used:");
+    let (used, limited) = (part("used: ", ", limited:"), part("limited: ", ""));
+    let fits = |pod: &&PodFacts| {
+        requested.iter().all(|(name, asked)| {
+            let (Some(used), Some(limit)) = (used.get(name), limited.get(name)) else {
+                return false;
+            };
+            used.saturating_sub(pod.asks.of_resource(name)) + asked <= *limit
+        })
+    };
+    let mut holders = old.iter().filter(|pod| pod.counts()).peekable();
+    match !requested.is_empty() && holders.peek().is_some() && holders.all(fits) {
+        true => Cure::Sure,
+        false => Cure::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{engine_asking, ready};
+
+    const OTHERS: &str = "0/3 nodes are available: 1 Insufficient memory, 2 node(s) didn't match \
+        Pod's node affinity/selector. preemption: 0/3 nodes are available: 1 No preemption victims \
+        found for incoming pod, 2 Preemption is not helpful for scheduling.";
+
+    fn cure(words: &str, new: serde_json::Value, old: serde_json::Value) -> Cure {
+        let (new, old) = (
+            engine_asking("new", new, json!({})),
+            engine_asking("old", old, ready()),
+        );
+        on_nodes(words, &new.asks, &[&old])
+    }
+
+    fn asks(memory: &str) -> serde_json::Value {
+        json!({"containers": [{"name": "engine", "resources": {"requests": {"memory": memory}}}]})
+    }
+
+    #[test]
+    fn an_old_pod_makes_way_only_for_what_it_holds() {
+        let all = "0/1 nodes are available: 1 Insufficient memory.";
+        let gpu = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu. no new claims to \
+            deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found.";
+        let mut elsewhere = asks("400Mi");
+        elsewhere["nodeSelector"] = json!({"disk": "ssd"});
+        let mut with_gpu = asks("400Mi");
+        with_gpu["containers"][0]["resources"]["requests"]["nvidia.com/gpu"] = json!("1");
+        let large = "0/1 nodes are available: 1 Insufficient memory. preemption: 0/1 nodes are \
+            available: 1 Preemption is not helpful for scheduling.";
+        let cordoned =
+            "0/2 nodes are available: 1 Insufficient memory, 1 node(s) were unschedulable.";
+        let spread = "0/2 nodes are available: 2 node(s) didn't match pod anti-affinity rules.";
+        for (words, new, old, wanted) in [
+            (all, asks("400Mi"), asks("400Mi"), Cure::Sure),
+            (all, asks("500Mi"), asks("400Mi"), Cure::Perhaps),
+            (all, asks("400Mi"), elsewhere.clone(), Cure::Sure),
+            (OTHERS, asks("400Mi"), asks("0.4Gi"), Cure::Sure),
+            (OTHERS, elsewhere, asks("400Mi"), Cure::Nothing),
+            (large, asks("9Ti"), asks("400Mi"), Cure::Nothing),
+            (gpu, with_gpu.clone(), asks("400Mi"), Cure::Nothing),
+            (gpu, with_gpu.clone(), with_gpu, Cure::Sure),
+            (cordoned, asks("400Mi"), asks("400Mi"), Cure::Perhaps),
+            (spread, asks("400Mi"), asks("400Mi"), Cure::Perhaps),
+        ] {
+            assert_eq!(cure(words, new, old), wanted, "{words}");
+        }
+        for words in [
+            "",
+            "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector. \
+             preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.",
+            "0/1 nodes are available: 1 node(s) had untolerated taint {gpu: only}.",
+            "0/1 nodes are available: 1 node(s) had volume node affinity conflict.",
+            "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.",
+            "Scheduling is blocked due to non-empty scheduling gates",
+        ] {
+            assert_eq!(
+                cure(words, asks("1Mi"), asks("1Mi")),
+                Cure::Nothing,
+                "{words}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_quota_is_room_where_an_old_pods_share_is_enough() {
+        let mut spec = asks("400Mi");
+        spec["containers"][0]["resources"]["limits"] = json!({"memory": "400Mi"});
+        let old = engine_asking("old", spec, ready());
+        let words = |asked: &str, used: &str, hard: &str| {
+            format!(
+                "pods \"chat-1-x\" is forbidden: exceeded quota: team, requested: \
+                 limits.memory={asked},pods=1, used: limits.memory={used},pods=1, limited: \
+                 limits.memory={hard},pods=1"
+            )
+        };
+        for (words, wanted) in [
+            (words("419430400", "419430400", "400Mi"), Cure::Sure),
+            (words("500Mi", "400Mi", "500Mi"), Cure::Sure),
+            (words("500Mi", "400Mi", "400Mi"), Cure::Nothing),
+            (words("400Mi", "900Mi", "800Mi"), Cure::Nothing),
+            (
+                "pods \"x\" is forbidden: violates PodSecurity".to_owned(),
+                Cure::Nothing,
+            ),
+            (
+                "exceeded quota: team, requested: , used: , limited: ".to_owned(),
+                Cure::Nothing,
+            ),
+            (
+                "exceeded quota: team, requested: a=b".to_owned(),
+                Cure::Nothing,
+            ),
+        ] {
+            assert_eq!(in_quota(&words, &[&old]), wanted, "{words}");
+        }
+        assert_eq!(in_quota(&words("1", "1", "1"), &[]), Cure::Nothing);
+    }
+}
