@@ -33,6 +33,24 @@ pub(crate) fn command<S: AsRef<OsStr>>(
     command
 }
 
+/// Closes every descriptor but the standard three, then becomes the program that its arguments name.
+const CLOSE_AND_RUN: &str = r#"for fd in /proc/$$/fd/*; do
+  fd=${fd##*/}
+  if [ "$fd" -gt 2 ]; then eval "exec $fd>&-"; fi
+done
+exec "$@""#;
+
+/// A program that outlives us: in a session of its own, and without the descriptors that our
+/// caller left open for us. A lock that a script holds must end with the script.
+pub(crate) fn detached<S: AsRef<OsStr>>(words: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new("setsid");
+    // A shell, since the standard library closes only what it has opened itself; bash, since
+    // others know descriptors of one digit alone.
+    command.args(["bash", "-c", CLOSE_AND_RUN, "detached"]);
+    command.args(words);
+    command
+}
+
 /// Runs a program to its end and returns what it said, whatever its exit status.
 pub(crate) fn outcome(command: &mut Command, input: Option<&str>) -> Result<Outcome> {
     let name = describe(command);
@@ -168,4 +186,36 @@ fn drain(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<String> {
         let _ = pipe.read_to_end(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test")]
+
+    use super::*;
+
+    /// A script takes a lock on a descriptor of two digits, starts something that stays, and ends.
+    #[test]
+    fn what_stays_does_not_hold_the_locks_of_its_caller() {
+        let lock = std::env::temp_dir().join(format!("plimsoll-lock-{}", std::process::id()));
+        let stays = detached(["sleep", "30"]);
+        let script =
+            r#"exec 17>"$1"; flock -n 17 || exit 9; shift; "$@" >/dev/null 2>&1 & echo $!"#;
+        let mut caller = command("bash", ["-c", script, "caller"]);
+        caller.arg(&lock).arg(stays.get_program());
+        caller.args(stays.get_args());
+        let pid = stdout_of(&mut caller).unwrap();
+        let pid = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+        let began = Instant::now();
+        let name = format!("/proc/{}/comm", pid.as_raw_nonzero());
+        // Bash closes before it becomes the program: from then on the lock is free.
+        while std::fs::read_to_string(&name).unwrap().trim() != "sleep" {
+            assert!(began.elapsed() < GRACE, "it never became its program");
+            thread::sleep(Duration::from_millis(5));
+        }
+        let free = outcome(command("flock", ["-n"]).arg(&lock).arg("true"), None);
+        kill_process(pid, Signal::KILL).unwrap();
+        std::fs::remove_file(&lock).unwrap();
+        assert!(free.unwrap().status.success(), "the lock is still held");
+    }
 }

@@ -1,8 +1,9 @@
-//! Starts a long-running program: a session of its own, a log file, a line in the records.
+//! Starts a long-running program: a session and descriptors of its own, a log file, a line in the
+//! records.
 
 use std::fs::OpenOptions;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -50,12 +51,12 @@ impl Daemon {
         self
     }
 
-    /// Starts it. `setsid` and `nsenter` replace themselves, so the id is the program's own.
+    /// Starts it. `setsid`, `bash` and `nsenter` replace themselves, so the id is the program's own.
     pub(crate) fn start(&self) -> Result<Process> {
         let path = log(&self.name);
         let file = OpenOptions::new().create(true).append(true).open(&path)?;
-        let mut command = Command::new("setsid");
-        command.args(&self.words).current_dir("/");
+        let mut command = process::detached(&self.words);
+        command.current_dir("/");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
             .stdin(Stdio::null())
