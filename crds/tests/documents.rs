@@ -169,7 +169,7 @@ fn report(ranks: u32) -> MemoryReport {
         quota_bytes: Some(u64::MAX >> 20),
         budget_bytes: u64::MAX >> 20,
         driver_bytes: u64::MAX >> 20,
-        other_bytes: 0,
+        other_bytes: -(1 << 43),
         accounts: plimsoll_planner::Account::ALL
             .map(|a| account(a.name()))
             .to_vec(),
@@ -200,7 +200,7 @@ fn report(ranks: u32) -> MemoryReport {
         host: HostMemory {
             limit_bytes: Some(1 << 30),
             cgroup_bytes: 1 << 29,
-            other_bytes: 17,
+            other_bytes: -17,
             accounts: vec![HostAccount {
                 name: "Process".to_owned(),
                 used_bytes: 5,

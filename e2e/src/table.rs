@@ -46,7 +46,7 @@ pub(crate) fn memory(object: &InferenceDeployment) -> String {
             String::new(),
             line,
             mebibytes(gpu.driver_bytes),
-            format!("other {}", mebibytes(gpu.other_bytes)),
+            format!("other {}", signed_mebibytes(gpu.other_bytes)),
         ]);
     }
     for host in &memory.hosts {
@@ -68,7 +68,7 @@ pub(crate) fn memory(object: &InferenceDeployment) -> String {
             String::new(),
             limit,
             mebibytes(host.cgroup_bytes),
-            format!("other {}", mebibytes(host.other_bytes)),
+            format!("other {}", signed_mebibytes(host.other_bytes)),
         ]);
     }
     aligned(&rows)
@@ -95,4 +95,10 @@ pub(crate) fn mebibytes(bytes: u64) -> String {
     const TENTH: u64 = (1 << 20) / 10;
     let tenths = bytes / TENTH;
     format!("{}.{} MiB", tenths / 10, tenths % 10)
+}
+
+/// Of a difference, which may be below zero.
+fn signed_mebibytes(bytes: i64) -> String {
+    let sign = if bytes < 0 { "-" } else { "" };
+    format!("{sign}{}", mebibytes(bytes.unsigned_abs()))
 }

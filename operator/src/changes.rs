@@ -58,7 +58,7 @@ fn states(status: &InferenceDeploymentStatus) -> InferenceDeploymentStatus {
         for row in gpus {
             row.reported_at.0 = epoch;
             row.driver_bytes = none;
-            row.other_bytes = none;
+            row.other_bytes = 0;
             row.kv_wasted_bytes = none;
             for account in &mut row.accounts {
                 account.reserved_bytes = none;
@@ -69,7 +69,7 @@ fn states(status: &InferenceDeploymentStatus) -> InferenceDeploymentStatus {
         for row in hosts {
             row.reported_at.0 = epoch;
             row.cgroup_bytes = none;
-            row.other_bytes = none;
+            row.other_bytes = 0;
             row.accounts.clear();
         }
     }
@@ -103,7 +103,8 @@ fn figures_moved(written: &InferenceDeploymentStatus, next: &InferenceDeployment
         .any(|(a, b)| row_moved(a, b));
     let hosts = written.hosts.iter().zip(&next.hosts).any(|(a, b)| {
         let scale = b.limit_bytes.unwrap_or(b.cgroup_bytes);
-        moved(a.cgroup_bytes, b.cgroup_bytes, scale) || moved(a.other_bytes, b.other_bytes, scale)
+        let other = a.other_bytes.abs_diff(b.other_bytes);
+        moved(a.cgroup_bytes, b.cgroup_bytes, scale) || moved(0, other, scale)
     });
     // Rows beyond the cap show in the totals alone.
     let capped = next.gpus.len() >= plimsoll_crds::names::STATUS_ROWS;

@@ -169,8 +169,9 @@ pub struct GpuRow {
     pub budget_bytes: u64,
     /// What the driver says is in use; on the CPU, the resident size of the rank's mappings.
     pub driver_bytes: u64,
-    /// The driver's figure minus the reserved bytes of all accounts (never below zero).
-    pub other_bytes: u64,
+    /// The driver's figure minus the reserved bytes of all accounts. Negative where less is
+    /// resident than is reserved, such as after pages were swapped out.
+    pub other_bytes: i64,
     /// Who holds which bytes.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub accounts: Vec<AccountMemory>,
@@ -196,8 +197,9 @@ pub struct HostRow {
     pub limit_bytes: Option<u64>,
     /// What the container's cgroup says is in use, ranks of the CPU backend included.
     pub cgroup_bytes: u64,
-    /// The cgroup's figure minus every account and, on the CPU backend, every rank.
-    pub other_bytes: u64,
+    /// The cgroup's figure minus every account and, on the CPU backend, every rank. Negative where
+    /// another cgroup was charged for pages of this one.
+    pub other_bytes: i64,
     /// Who holds which bytes.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub accounts: Vec<HostAccount>,

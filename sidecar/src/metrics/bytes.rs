@@ -75,7 +75,7 @@ impl Bytes {
         );
         let other = vec(
             "gpu_memory_other_bytes",
-            "Driver figure minus all accounts.",
+            "Driver figure minus all accounts; may be negative.",
             by_gpu,
         );
         let kv_wasted = vec(
@@ -117,7 +117,7 @@ impl Bytes {
             ),
             host_other: gauge(
                 "host_memory_other_bytes",
-                "Cgroup figure minus every account and every rank.",
+                "Cgroup figure minus every account and every rank; may be negative.",
             ),
             load_done: gauge("load_done_bytes", "Bytes of weights in place."),
             load_total: gauge("load_total_bytes", "Bytes of weights to load."),
@@ -151,7 +151,7 @@ impl Bytes {
                 .set(signed(limit));
         }
         self.host_cgroup.set(signed(report.host.cgroup_bytes));
-        self.host_other.set(signed(report.host.other_bytes));
+        self.host_other.set(report.host.other_bytes);
     }
 
     fn set_rank(&self, rank: &RankMemory) {
@@ -181,9 +181,7 @@ impl Bytes {
         self.driver
             .with_label_values(&[gpu])
             .set(signed(rank.driver_bytes));
-        self.other
-            .with_label_values(&[gpu])
-            .set(signed(rank.other_bytes));
+        self.other.with_label_values(&[gpu]).set(rank.other_bytes);
         self.kv_wasted
             .with_label_values(&[gpu])
             .set(signed(rank.kv_wasted_bytes));

@@ -30,7 +30,8 @@ fn rendered() -> String {
         revision: "r".into(),
         backend: Backend::Cpu,
     };
-    let view = view(EngineState::Serving);
+    let mut view = view(EngineState::Serving);
+    view.ledger.ranks[0].other = -4;
     let mut stats = EngineStats {
         running: 3,
         waiting: 1,
@@ -81,7 +82,7 @@ fn names_labels_and_values_are_those_that_dashboards_read() {
             .into(),
         "plimsoll_gpu_memory_quota_bytes{gpu=\"0\",model_name=\"tiny\"} 1000".into(),
         "plimsoll_gpu_memory_driver_bytes{gpu=\"0\",model_name=\"tiny\"} 904".into(),
-        "plimsoll_gpu_memory_other_bytes{gpu=\"0\",model_name=\"tiny\"} 4".into(),
+        "plimsoll_gpu_memory_other_bytes{gpu=\"0\",model_name=\"tiny\"} -4".into(),
         "plimsoll_engine_state{model_name=\"tiny\",state=\"serving\"} 1".into(),
         "plimsoll_requests_refused_total{model_name=\"tiny\",status=\"429\"} 1".into(),
     ] {

@@ -34,7 +34,7 @@ fn rank_moved(old: &RankMemory, new: &RankMemory) -> bool {
     old.quota_bytes != new.quota_bytes
         || old.budget_bytes != budget
         || moved(old.driver_bytes, new.driver_bytes, budget)
-        || moved(old.other_bytes, new.other_bytes, budget)
+        || other_moved(old.other_bytes, new.other_bytes, budget)
         || moved(old.kv_wasted_bytes, new.kv_wasted_bytes, budget)
         || old.accounts.len() != new.accounts.len()
         || old
@@ -63,7 +63,7 @@ fn host_moved(old: &HostMemory, new: &HostMemory) -> bool {
     };
     old.limit_bytes != new.limit_bytes
         || moved(old.cgroup_bytes, new.cgroup_bytes, budget)
-        || moved(old.other_bytes, new.other_bytes, budget)
+        || other_moved(old.other_bytes, new.other_bytes, budget)
         || new
             .accounts
             .iter()
@@ -71,7 +71,16 @@ fn host_moved(old: &HostMemory, new: &HostMemory) -> bool {
 }
 
 fn moved(old: u64, new: u64, budget: u64) -> bool {
-    old.abs_diff(new).saturating_mul(100) > budget.saturating_mul(THRESHOLD_PERCENT)
+    is_news(old.abs_diff(new), budget)
+}
+
+/// As [`moved`], for the figure that may be below zero.
+fn other_moved(old: i64, new: i64, budget: u64) -> bool {
+    is_news(old.abs_diff(new), budget)
+}
+
+fn is_news(difference: u64, budget: u64) -> bool {
+    difference.saturating_mul(100) > budget.saturating_mul(THRESHOLD_PERCENT)
 }
 
 #[cfg(test)]
@@ -115,7 +124,8 @@ mod tests {
         new.ranks[0].quota_bytes = None;
         assert!(worth_sending(&old, &new));
         let mut new = old.clone();
-        new.host.other_bytes += new.host.limit_bytes.unwrap_or(new.host.cgroup_bytes) / 10 + 1;
+        let budget = new.host.limit_bytes.unwrap_or(new.host.cgroup_bytes);
+        new.host.other_bytes -= (budget / 10 + 1).cast_signed();
         assert!(worth_sending(&old, &new));
     }
 }

@@ -58,7 +58,7 @@ fn ledger(status: &str, cgroup: Option<Figures>, ranks: u64) -> HostMemory {
     HostMemory {
         limit_bytes: figures.limit,
         cgroup_bytes: figures.usage,
-        other_bytes: figures.usage.saturating_sub(known),
+        other_bytes: figures.usage.cast_signed() - known.cast_signed(),
         accounts: rows
             .into_iter()
             .map(|(name, used_bytes)| HostAccount {
@@ -97,7 +97,20 @@ mod tests {
             40 * 1024,
             "anonymous minus the ranks"
         );
-        assert_eq!(60 * 1024 + sum + host.other_bytes, host.cgroup_bytes);
+        let known = (60 * 1024 + sum).cast_signed();
+        assert_eq!(known + host.other_bytes, host.cgroup_bytes.cast_signed());
+    }
+
+    #[test]
+    fn what_the_cgroup_does_not_count_is_shown_as_less_than_nothing() {
+        let figures = Figures {
+            usage: 70 * 1024,
+            limit: None,
+            page_cache: 0,
+            kernel: 0,
+        };
+        let host = ledger(STATUS, Some(figures), 60 * 1024);
+        assert_eq!(host.other_bytes, -30 * 1024);
     }
 
     #[test]

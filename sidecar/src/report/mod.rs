@@ -124,7 +124,7 @@ fn rank_memory(ledger: RankLedger, backend: Backend) -> RankMemory {
         quota_bytes: quota.map(Bytes::get),
         budget_bytes: budget.get(),
         driver_bytes: driver.get(),
-        other_bytes: u64::try_from(other).unwrap_or(0),
+        other_bytes: other,
         accounts: accounts.into_iter().map(account_memory).collect(),
         kv_wasted_bytes: kv_wasted.get(),
     }
@@ -239,6 +239,16 @@ pub(crate) mod tests {
         let json = serde_json::to_value(&report).unwrap();
         let time = json["time"].as_str().unwrap();
         assert_eq!(time.len(), "2026-01-01T00:00:00Z".len(), "{time}");
+    }
+
+    #[test]
+    fn what_is_reserved_and_not_resident_is_shown_as_less_than_nothing() {
+        let mut view = view(EngineState::Serving);
+        view.ledger.ranks[0].other = -7;
+        let report = build(&identity(), Some(view), false, &HostReader::new());
+        assert_eq!(report.ranks[0].other_bytes, -7);
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["ranks"][0]["otherBytes"], -7);
     }
 
     #[test]
