@@ -202,12 +202,31 @@ fn quota_enforced(facts: &Facts) -> Verdict {
             let text = "spec.memory.gpuQuotas has no rows; budgets follow the utilization";
             (False, Reason::NoQuotas, text.to_owned())
         }
-        false => {
-            let text = "the engine refuses what was not planned, and the container's memory limit \
-                        is the sum of the budgets and the host reserve";
-            (True, Reason::EngineAndMemoryLimit, text.to_owned())
-        }
+        false => (True, Reason::EngineAndMemoryLimit, enforcers(facts)),
     }
+}
+
+/// Who holds the ranks to their lines, and the kernel's limit as it is in force.
+fn enforcers(facts: &Facts) -> String {
+    const WRITTEN: &str = "spec.template.engine.resources.limits.memory";
+    let template = facts.object.spec.template.as_ref();
+    let resources = template.and_then(|it| it.engine.as_ref()?.resources.as_ref());
+    if let Some(limit) = resources.and_then(|resources| resources.limits.get("memory")) {
+        let limit = &limit.0;
+        return format!(
+            "the engine refuses what was not planned; the kernel holds the container to {WRITTEN} \
+             {limit}, whatever the sum of the budgets: a rank's own line is the engine's alone"
+        );
+    }
+    let reports = facts.live_pods().filter_map(|pod| facts.report(pod));
+    let in_force = reports.filter_map(|report| report.host.limit_bytes).max();
+    let value = in_force.map_or(String::new(), |limit| {
+        format!(", {}", plimsoll_planner::Bytes::measured(limit))
+    });
+    format!(
+        "the engine refuses what was not planned, and the kernel holds the container to the sum of \
+         the budgets and the host reserve{value}"
+    )
 }
 
 fn memory_pressure(facts: &Facts) -> Verdict {

@@ -339,3 +339,19 @@ fn quantities_are_short() {
         assert_eq!(quantity(bytes), text);
     }
 }
+
+#[test]
+fn quota_enforced_says_whose_limit_is_in_force() {
+    let message = |yaml: &str| {
+        let status = told(&inspected(yaml));
+        find(&status, "QuotaEnforced").unwrap().message.clone()
+    };
+    assert!(message(SMOLLM2).ends_with("the budgets and the host reserve"));
+    let written = SMOLLM2.replace(
+        "spec:\n",
+        "spec:\n  template: {engine: {resources: {limits: {memory: 64Gi}}}}\n",
+    );
+    let message = message(&written);
+    assert!(message.contains("limits.memory 64Gi"), "{message}");
+    assert!(message.contains("the engine's alone"), "{message}");
+}
