@@ -44,7 +44,7 @@ pub const CONTAINER_INSPECT: &str = "inspect";
 /// The sidecar's entrypoint in its image.
 pub const SIDECAR_ENTRYPOINT: &str = "/plimsoll-sidecar";
 
-/// Port of the OpenAI API, probes and metrics.
+/// Port of the OpenAI API.
 pub const PORT_HTTP: u16 = 8000;
 /// Name of [`PORT_HTTP`] in containers and Services.
 pub const PORT_HTTP_NAME: &str = "http";
@@ -52,6 +52,10 @@ pub const PORT_HTTP_NAME: &str = "http";
 pub const PORT_ADMIN: u16 = 8001;
 /// Name of [`PORT_ADMIN`] in containers and Services.
 pub const PORT_ADMIN_NAME: &str = "admin";
+/// Port of probes and metrics: whatever the API's clients do, this one answers.
+pub const PORT_PROBES: u16 = 8002;
+/// Name of [`PORT_PROBES`] in containers.
+pub const PORT_PROBES_NAME: &str = "probes";
 
 /// Folder of the engine's configuration (a ConfigMap).
 pub const CONFIG_DIR: &str = "/etc/plimsoll";

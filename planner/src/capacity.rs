@@ -2,7 +2,7 @@
 
 use crate::bytes::Bytes;
 use crate::check::{check, invalid};
-use crate::host::host_reserve;
+use crate::host::{budgets_within, host_reserve};
 use crate::kv_cache::bytes_per_head;
 use crate::plan::{rank_accounts, total};
 use crate::refusal::{Refusal, whole_model};
@@ -16,7 +16,8 @@ pub const KV_WITHOUT_LIMIT: Bytes = Bytes(4 << 30);
 /// totals. `limit`: the container's memory limit, if there is one.
 ///
 /// - A rank with a quota keeps it.
-/// - With a limit, ranks without a quota share limit - host reserve - sum of quotas equally;
+/// - With a limit, ranks without a quota share limit - host reserve (which grows with what they
+///   get) - sum of quotas equally;
 ///   utilization applies to each part.
 /// - Without a limit they get what weights and scratch take plus their part of
 ///   min([`KV_WITHOUT_LIMIT`], KV cache wanted), in the best split of unbounded memory.
@@ -34,8 +35,8 @@ pub fn cpu_capacity(
         .count() as u64;
     let ranks = match limit {
         Some(limit) => {
-            let reserve = host_reserve(&request.shape, request.rank_count()).total();
             let quotas: Bytes = request.ranks.iter().filter_map(|rank| rank.quota).sum();
+            let reserve = host_reserve(request, quotas).total();
             let taken = quotas + reserve;
             if limit < taken || (without_quota > 0 && limit == taken) {
                 let detail = format!(
@@ -44,7 +45,8 @@ pub fn cpu_capacity(
                 );
                 return Err(invalid("the engine container's memory limit", detail));
             }
-            let part = Bytes(limit.saturating_sub(taken).get() / without_quota.max(1));
+            let rest = budgets_within(request, limit).saturating_sub(quotas);
+            let part = Bytes(rest.get() / without_quota.max(1));
             with_totals(request, |_| part)
         }
         None if without_quota == 0 => request.ranks.clone(),
@@ -61,7 +63,7 @@ pub fn cpu_capacity(
 pub fn cpu_memory_limit(request: &Request) -> Option<Bytes> {
     let budgets = (0..request.ranks.len()).map(|rank| Some(request.budget(rank)?.bytes));
     let budgets: Bytes = budgets.collect::<Option<Vec<_>>>()?.into_iter().sum();
-    Some(budgets + host_reserve(&request.shape, request.rank_count()).total())
+    Some(budgets + host_reserve(request, budgets).total())
 }
 
 fn with_totals(request: &Request, total: impl Fn(usize) -> Bytes) -> Vec<RankCapacity> {
@@ -176,7 +178,7 @@ mod tests {
     #[test]
     fn ranks_without_quota_share_what_limit_reserve_and_quotas_leave() {
         let request = smollm2(&[Some(300 * MIB), None, None]);
-        let reserve = host_reserve(&request.shape, 3).total().get();
+        let reserve = host_reserve(&request, Bytes(1300 * MIB)).total().get();
         let ranks = cpu_capacity(&request, Some(Bytes(reserve + 1300 * MIB))).unwrap();
         assert_eq!(ranks[0], request.ranks[0]);
         for rank in &ranks[1..] {
@@ -189,7 +191,7 @@ mod tests {
     #[test]
     fn a_limit_below_quotas_and_reserve_is_refused_with_the_numbers() {
         let request = smollm2(&[Some(300 * MIB), Some(700 * MIB)]);
-        let reserve = host_reserve(&request.shape, 2).total().get();
+        let reserve = host_reserve(&request, Bytes(1000 * MIB)).total().get();
         let refusal = cpu_capacity(&request, Some(Bytes(1000 * MIB))).unwrap_err();
         let message = refusal.message();
         assert!(message.contains("memory limit: 1000.00 MiB"), "{message}");
@@ -203,6 +205,42 @@ mod tests {
             cpu_memory_limit(&request),
             Some(Bytes(1000 * MIB + reserve))
         );
+    }
+
+    /// 64 GiB of ranks need 128 MiB of page tables alone.
+    #[test]
+    fn the_reserve_grows_with_the_budgets_and_the_context() {
+        let request = smollm2(&[None, None]);
+        let part = |gib: u64| host_reserve(&request, Bytes(gib << 30));
+        assert_eq!(part(64).page_tables, Bytes(128 * MIB));
+        assert_eq!(part(1).page_tables, Bytes(2 * MIB));
+        // 16 tokens x 30 layers x 3 heads x 64 x 2 x 2 bytes are 360 KiB of every rank's sum.
+        assert_eq!(part(64).blocks, Bytes((64 << 30) / (360 << 10) * 128));
+        let mut long = request.clone();
+        long.shape.context = 131_072;
+        let serving = |request: &Request| host_reserve(request, Bytes(64 << 30));
+        assert!(serving(&long).work > serving(&request).work);
+        assert!(serving(&long).sequences.get() >= 16 * serving(&request).sequences.get());
+        long.limits.max_model_len = Some(8192);
+        assert_eq!(
+            serving(&long),
+            serving(&request),
+            "what is asked for counts"
+        );
+    }
+
+    /// Whatever the limit, ranks and host have it together, and nobody could have a page more.
+    #[test]
+    fn budgets_and_their_reserve_fill_the_limit() {
+        for mib in (400..40_000).step_by(1_237) {
+            let request = smollm2(&[None, None, None]);
+            let limit = Bytes(mib * MIB);
+            let ranks = cpu_capacity(&request, Some(limit)).unwrap();
+            let parts: Bytes = ranks.iter().filter_map(|rank| rank.total).sum();
+            let all = parts + host_reserve(&request, parts).total();
+            assert!(all <= limit, "{mib} MiB: {all}");
+            assert!(limit.saturating_sub(all) < Bytes(4096), "{mib} MiB: {all}");
+        }
     }
 
     #[test]

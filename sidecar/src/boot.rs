@@ -1,6 +1,6 @@
 //! The life of `serve`: listen, open the model, plan, start the engine, serve, drain, end.
 //!
-//! Both ports answer from the first moment on (probes, metrics and reports say `Loading`), so a
+//! All ports answer from the first moment on (probes, metrics and reports say `Loading`), so a
 //! slow load is seen and not killed. A failure ends the process with one line that says why.
 
 use std::fs;
@@ -158,7 +158,7 @@ fn load(
         eos,
         sampling,
         effective,
-    );
+    )?;
     app.set_loaded(loaded);
     Ok(engine)
 }

@@ -237,6 +237,8 @@ fn what_cannot_be_served_ends_with_one_line_that_says_why() {
                 "0",
                 "--admin-port",
                 "0",
+                "--probe-port",
+                "0",
                 "--termination-message",
             ])
             .arg(&message)
@@ -307,7 +309,8 @@ fn the_operators_file_is_served_or_refused_with_both_numbers() {
     *mlp = json!(ours + 128);
     fs::write(&file, document.to_string()).unwrap();
     let output = binary()
-        .args(["serve", "--port", "0", "--admin-port", "0", "--config"])
+        .args(["serve", "--port", "0", "--admin-port", "0"])
+        .args(["--probe-port", "0", "--config"])
         .arg(&file)
         .output()
         .unwrap();

@@ -144,7 +144,7 @@ fn same_account(metric: &str, account: &str) -> bool {
 }
 
 /// The body of a pod's `/memory`, with the token of its Secret.
-fn memory_of(kubernetes: &Kubernetes, pod: &Value) -> Result<Value> {
+pub(super) fn memory_of(kubernetes: &Kubernetes, pod: &Value) -> Result<Value> {
     let answer = Request::new("GET", "/memory")
         .header("authorization", bearer(kubernetes, pod)?)
         .timeout(Duration::from_secs(10))

@@ -12,6 +12,7 @@ mod engine;
 mod faults;
 mod figures;
 mod foreign;
+mod hostile;
 mod lifecycle;
 mod observe;
 mod reconcile;
@@ -53,7 +54,7 @@ struct Group {
     tests: &'static [Test],
 }
 
-const GROUPS: [&Group; 11] = [
+const GROUPS: [&Group; 12] = [
     &unit::GROUP,
     &engine::GROUP,
     &cuda::GROUP,
@@ -64,6 +65,7 @@ const GROUPS: [&Group; 11] = [
     &bad_models::GROUP,
     &foreign::GROUP,
     &faults::GROUP,
+    &hostile::GROUP,
     &rest::GROUP,
 ];
 

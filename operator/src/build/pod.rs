@@ -118,7 +118,7 @@ fn engine_container(
 ) -> Value {
     let probe = |path: &str, period_seconds: u32, failures: u32| {
         json!({
-            "httpGet": {"path": path, "port": names::PORT_HTTP_NAME},
+            "httpGet": {"path": path, "port": names::PORT_PROBES_NAME},
             "periodSeconds": period_seconds,
             "timeoutSeconds": 5,
             "failureThreshold": failures,
@@ -137,6 +137,7 @@ fn engine_container(
         "ports": [
             {"name": names::PORT_HTTP_NAME, "containerPort": names::PORT_HTTP, "protocol": "TCP"},
             {"name": names::PORT_ADMIN_NAME, "containerPort": names::PORT_ADMIN, "protocol": "TCP"},
+            {"name": names::PORT_PROBES_NAME, "containerPort": names::PORT_PROBES, "protocol": "TCP"},
         ],
         "resources": resources(wish, memory_limit),
         "startupProbe": probe("/readyz", 1, startup_seconds),

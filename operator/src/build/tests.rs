@@ -2,8 +2,10 @@
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Secret};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use plimsoll_crds::v1alpha1::EngineConfig;
 use plimsoll_crds::v1alpha1::convert;
+use plimsoll_planner::Bytes;
 
 use super::*;
 use crate::gather::identity;
@@ -77,15 +79,11 @@ fn the_engine_is_the_only_container_and_passes_restricted() {
          --admin-token-file /etc/plimsoll/admin/token"
     );
     let probe = |probe: &Option<k8s_openapi::api::core::v1::Probe>| {
-        probe
-            .as_ref()
-            .unwrap()
-            .http_get
-            .as_ref()
-            .unwrap()
-            .path
-            .clone()
-            .unwrap()
+        let get = probe.as_ref().unwrap().http_get.as_ref().unwrap();
+        // Never the API's port: its clients decide how long that takes.
+        let port = IntOrString::String("probes".to_owned());
+        assert_eq!(get.port, port);
+        get.path.clone().unwrap()
     };
     let engine = &pod.containers[0];
     assert_eq!(probe(&engine.startup_probe), "/readyz");
@@ -122,8 +120,9 @@ fn the_memory_limit_is_the_budgets_and_the_host_reserve() {
         .iter()
         .map(|rank| rank.budget_bytes)
         .sum();
-    let shape = convert::model_shape(&smollm2()).unwrap();
-    let reserve = plimsoll_planner::host_reserve(&shape, 2).total().get();
+    let request = convert::request(&object.spec, &smollm2()).unwrap();
+    let reserve = plimsoll_planner::host_reserve(&request, Bytes::measured(budgets));
+    let reserve = reserve.total().get();
     let pod = pod_spec(&made(&object));
     let resources = pod.containers[0].resources.as_ref().unwrap();
     let limit = resources.limits.as_ref().unwrap()["memory"].0.clone();

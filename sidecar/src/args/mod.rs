@@ -8,13 +8,15 @@ mod tests;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+use axum::http::HeaderValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use plimsoll_planner::host::CONNECTIONS;
 use plimsoll_planner::{Bytes, Limits};
 
 use crate::engine::config::EngineConfig;
 
 pub use values::{DtypeArg, GenerationConfig, Output, RankQuota};
-use values::{quantity_bytes, rank_quota};
+use values::{origin, quantity_bytes, rank_quota};
 
 /// Runs a language model and shows who holds which bytes.
 #[derive(Debug, Parser)]
@@ -203,23 +205,32 @@ pub struct EngineArgs {
 
 #[derive(Clone, Debug, Args)]
 pub struct HttpArgs {
-    /// Address of both ports. Anything but a loopback address needs --admin-token-file.
+    /// Address of all ports. Anything but a loopback address needs --admin-token-file.
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     pub host: IpAddr,
-    /// Port of the OpenAI API, probes and metrics; 0 picks a free one.
+    /// Port of the OpenAI API; it answers probes and metrics too, while it has room for them. 0
+    /// picks a free one.
     #[arg(long, default_value_t = 8000)]
     pub port: u16,
     /// Port of the admin API (/memory, /memory/watch, /weight_checker); 0 picks a free one.
     #[arg(long, default_value_t = 8001)]
     pub admin_port: u16,
+    /// Port of probes and metrics (/livez, /readyz, /health, /metrics), which answers whatever the
+    /// API's clients do; 0 picks a free one.
+    #[arg(long, default_value_t = 8002)]
+    pub probe_port: u16,
+    /// Origins whose pages may call the API from a browser, e.g. https://chat.example.org; repeat
+    /// for more, `*` is any. Without it: none, and browsers keep pages away.
+    #[arg(long, value_name = "ORIGIN", value_parser = origin)]
+    pub cors_allow_origin: Vec<HeaderValue>,
     /// File with the bearer token that the admin API wants.
     #[arg(long, value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,
     /// Largest request body, e.g. 4Mi.
     #[arg(long, value_name = "QUANTITY", default_value = "4Mi", value_parser = quantity_bytes)]
     pub max_body_size: Bytes,
-    /// Connections of each port.
-    #[arg(long, value_name = "N", default_value_t = 1024,
+    /// Connections of the API port. One more takes the place of one that is idle.
+    #[arg(long, value_name = "N", default_value_t = CONNECTIONS,
           value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub max_connections: u32,
     /// Seconds that running requests get after SIGTERM.

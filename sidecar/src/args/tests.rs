@@ -62,7 +62,13 @@ fn defaults_are_those_of_the_resource() {
     assert_eq!(args.memory.max_num_batched_tokens, 2048);
     assert_eq!(args.memory.block_size, 16);
     assert!(args.http.host.is_loopback());
-    assert_eq!((args.http.port, args.http.admin_port), (8000, 8001));
+    let HttpArgs {
+        port,
+        admin_port,
+        probe_port,
+        ..
+    } = args.http;
+    assert_eq!((port, admin_port, probe_port), (8000, 8001, 8002));
     assert_eq!(args.http.max_body_size.get(), 4 << 20);
     assert_eq!(args.generation_config, GenerationConfig::Auto);
     let line = "x serve --config f --generation-config vllm";

@@ -1,5 +1,6 @@
 //! Values of flags: what is chosen from a list, and quotas.
 
+use axum::http::HeaderValue;
 use clap::ValueEnum;
 use plimsoll_crds::v1alpha1::quantity;
 use plimsoll_planner::{Bytes, Dtype};
@@ -61,4 +62,15 @@ pub(super) fn rank_quota(text: &str) -> Result<RankQuota, String> {
 
 pub(super) fn quantity_bytes(text: &str) -> Result<Bytes, String> {
     quantity::bytes(text).map_err(|error| error.to_string())
+}
+
+/// `*`, or an origin as browsers send it: a scheme, a host, a port if it is not the usual one.
+pub(super) fn origin(text: &str) -> Result<HeaderValue, String> {
+    const FORM: &str = "write an origin such as https://chat.example.org, or *";
+    let host = text.split_once("://").map_or("", |(_, host)| host);
+    let is_origin = text == "*" || (!host.is_empty() && !host.contains(['/', '?', '#', '*']));
+    if !is_origin {
+        return Err(format!("{text:?} is no origin; {FORM}"));
+    }
+    HeaderValue::from_str(text).map_err(|_| FORM.to_owned())
 }

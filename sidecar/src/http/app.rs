@@ -6,8 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use plimsoll_crds::v1alpha1::MemoryReport;
 use plimsoll_crds::v1alpha1::report::Effective;
-use tokio::sync::Semaphore;
+use plimsoll_planner::host;
 
+use super::bodies::Bodies;
+use super::encoders::Encoders;
 use super::error::ApiError;
 use super::generator::Generator;
 use super::params::Bounds;
@@ -23,7 +25,7 @@ use crate::tokenizer::Tokenizer;
 pub struct HttpLimits {
     /// Bytes of one request body.
     pub body_bytes: usize,
-    /// Connections per port.
+    /// Connections of the API port.
     pub connections: usize,
     /// For the headers of a request, idle keep-alive included.
     pub header_timeout: Duration,
@@ -39,7 +41,7 @@ impl Default for HttpLimits {
     fn default() -> Self {
         HttpLimits {
             body_bytes: 4 << 20,
-            connections: 1024,
+            connections: host::CONNECTIONS as usize,
             header_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(30),
@@ -61,14 +63,12 @@ pub struct Loaded {
     pub bounds: Bounds,
     /// The limits and types in force, for reports.
     pub effective: Effective,
-    /// A text of more bytes has more tokens than the context, whatever it says.
+    /// A text of more bytes has more tokens than the context, or takes more memory to tokenize
+    /// than the host's reserve holds.
     pub longest_text: usize,
-    /// Texts that are tokenized at once: a long one takes a hundred times its size meanwhile.
-    pub encoders: Semaphore,
+    /// Where texts are tokenized: a long one takes more than a hundred times its size meanwhile.
+    pub encoders: Encoders,
 }
-
-/// See [`Loaded::encoders`].
-const ENCODERS: usize = 2;
 
 impl Loaded {
     pub fn new(
@@ -78,7 +78,7 @@ impl Loaded {
         eos: Vec<u32>,
         sampling: SamplingDefaults,
         effective: Effective,
-    ) -> Loaded {
+    ) -> std::io::Result<Loaded> {
         let EngineFacts {
             max_model_len,
             vocabulary,
@@ -89,14 +89,14 @@ impl Loaded {
             .max();
         let longest_text = longest_token
             .unwrap_or(1)
-            .saturating_mul(max_model_len as usize);
+            .saturating_mul(max_model_len as usize)
+            .min(usize::try_from(host::largest_text(max_model_len)).unwrap_or(usize::MAX));
         let bounds = Bounds {
             max_model_len,
             max_num_seqs: effective.max_num_seqs,
             vocabulary,
         };
-        let encoders = Semaphore::new(ENCODERS);
-        Loaded {
+        Ok(Loaded {
             engine,
             tokenizer,
             template,
@@ -105,8 +105,8 @@ impl Loaded {
             bounds,
             effective,
             longest_text,
-            encoders,
-        }
+            encoders: Encoders::start()?,
+        })
     }
 }
 
@@ -117,6 +117,8 @@ pub struct App {
     /// Where the model was read from, for `root` in `/v1/models`.
     pub root: String,
     pub limits: HttpLimits,
+    /// What request bodies may hold together.
+    pub bodies: Bodies,
     pub metrics: Arc<Metrics>,
     pub identity: Identity,
     host: HostReader,
@@ -134,6 +136,7 @@ impl App {
             metrics: Arc::new(Metrics::new(model)),
             served,
             root,
+            bodies: Bodies::new(limits.body_bytes),
             limits,
             identity,
             host: HostReader::new(),

@@ -1,15 +1,16 @@
-//! Reads a request's body: bounded in size and time, then as a JSON object.
+//! Reads a request's body: JSON by its own word, bounded in size, bytes held and time.
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use futures::StreamExt;
 
 use super::app::App;
-use super::error::ApiError;
+use super::bodies::{Held, parsed_bytes};
+use super::error::{ApiError, shown};
 use super::fields::Fields;
+use super::places::Place;
 
 /// A JSON object as the body.
 #[derive(Debug)]
@@ -19,49 +20,74 @@ impl FromRequest<Arc<App>> for JsonBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<JsonBody, ApiError> {
+        expect_json(request.headers())?;
+        let place = request.extensions().get::<Arc<Place>>().cloned();
+        let _reading = place.as_ref().map(Place::reading);
         let timeout = app.limits.body_timeout;
-        let bytes = tokio::time::timeout(timeout, read(request, app.limits.body_bytes))
-            .await
-            .map_err(|_| ApiError::body_timeout(timeout.as_secs()))??;
-        Ok(JsonBody(Fields::parse(&bytes)?))
+        let give_up = async {
+            match &place {
+                Some(place) => place.told_to_give_up().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            read = tokio::time::timeout(timeout, read(request, app, place.as_deref())) => {
+                read.map_err(|_| ApiError::body_timeout(timeout.as_secs()))?
+            }
+            () = give_up => Err(ApiError::busy("others wait, and this body takes long")),
+        }
     }
 }
 
-async fn read(request: Request, limit: usize) -> Result<Bytes, ApiError> {
+/// A browser asks before it sends this type to another site; any other it would send at once, and
+/// any page could spend a local server's time.
+fn expect_json(headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(kind) = headers.get(header::CONTENT_TYPE) else {
+        return Err(ApiError::not_json("none"));
+    };
+    let kind = String::from_utf8_lossy(kind.as_bytes());
+    let essence = kind.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    Err(ApiError::not_json(&shown(essence)))
+}
+
+async fn read(request: Request, app: &App, place: Option<&Place>) -> Result<JsonBody, ApiError> {
+    let limit = app.limits.body_bytes;
+    let places = place.map(Place::places);
     let announced = request
         .headers()
         .get(header::CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    let mut chunks = request.into_body().into_data_stream();
-    if announced.is_some_and(|length| length > limit as u64) {
-        discard(chunks, limit).await;
+        .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    // The answer does not wait for the rest: the connection takes and drops it afterwards.
+    if announced.is_some_and(|length| length > limit) {
         return Err(ApiError::too_large(limit));
     }
-    let mut bytes = Vec::new();
+    let mut held = Held::default();
+    let mut room = announced.unwrap_or(0);
+    // The text stands there twice while it is parsed; taken at once, so that bodies which have
+    // begun do not wait for each other.
+    let text = room;
+    app.bodies.take(&mut held, room + text, places).await?;
+    let mut bytes = Vec::with_capacity(room);
+    let mut chunks = request.into_body().into_data_stream();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|error| {
             ApiError::invalid(None, format!("the request body could not be read: {error}"))
         })?;
-        if bytes.len() + chunk.len() > limit {
-            discard(chunks, limit).await;
+        let length = bytes.len() + chunk.len();
+        if length > limit {
             return Err(ApiError::too_large(limit));
+        }
+        if length > room {
+            app.bodies.take(&mut held, length - room, places).await?;
+            room = length;
         }
         bytes.extend_from_slice(&chunk);
     }
-    Ok(Bytes::from(bytes))
-}
-
-/// Reads on without keeping anything: a client that is still sending when the connection closes
-/// would see a reset instead of the 413. Bounded, so that it is no way to keep us busy.
-async fn discard(
-    mut chunks: impl StreamExt<Item = Result<Bytes, axum::Error>> + Unpin,
-    limit: usize,
-) {
-    let mut left = limit.saturating_mul(8);
-    while let Some(Ok(chunk)) = chunks.next().await {
-        let Some(rest) = left.checked_sub(chunk.len()) else {
-            return;
-        };
-        left = rest;
-    }
+    let more = parsed_bytes(&bytes).saturating_sub(text);
+    app.bodies.take(&mut held, more, places).await?;
+    Ok(JsonBody(Fields::parse(&bytes)?.holding(held)))
 }

@@ -26,6 +26,8 @@ pub struct ApiError {
 
 /// Seconds a client is asked to wait while the model loads or the server drains.
 const RETRY_AFTER_UNAVAILABLE_SECONDS: u32 = 5;
+/// Seconds a client is asked to wait while others fill what there is for all.
+const RETRY_AFTER_BUSY_SECONDS: u32 = 2;
 
 impl ApiError {
     /// 400: the request as a whole, or the field `param`, cannot be used.
@@ -80,6 +82,38 @@ impl ApiError {
         ApiError {
             status: StatusCode::PAYLOAD_TOO_LARGE,
             ..ApiError::invalid(None, message).with_code("request_too_large")
+        }
+    }
+
+    /// 413: the body has so many values that they would take `bytes` of memory.
+    pub fn too_many_values(bytes: usize, limit: usize) -> ApiError {
+        let message = format!(
+            "the values of the request body would take {bytes} bytes, at most {limit} are there \
+             for all requests; send fewer at a time"
+        );
+        ApiError {
+            status: StatusCode::PAYLOAD_TOO_LARGE,
+            ..ApiError::invalid(None, message).with_code("request_too_large")
+        }
+    }
+
+    /// 415: the body is not announced as JSON.
+    pub fn not_json(announced: &str) -> ApiError {
+        let message = format!(
+            "the request's content type is {announced}, this endpoint takes application/json: \
+             send the header `Content-Type: application/json`"
+        );
+        ApiError {
+            status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            ..ApiError::invalid(None, message).with_code("unsupported_media_type")
+        }
+    }
+
+    /// 503: there is no room for this request now, for the reason `why`.
+    pub fn busy(why: &str) -> ApiError {
+        ApiError {
+            retry_after: Some(RETRY_AFTER_BUSY_SECONDS),
+            ..ApiError::unavailable("busy", format!("{why}; retry"))
         }
     }
 
@@ -139,6 +173,16 @@ impl ApiError {
         }
     }
 
+    /// A refusal that may come before the body has: the connection cannot be used further.
+    fn leaves_body(&self) -> bool {
+        let early = [
+            StatusCode::PAYLOAD_TOO_LARGE,
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            StatusCode::REQUEST_TIMEOUT,
+        ];
+        early.contains(&self.status) || self.code == Some("busy")
+    }
+
     /// The JSON body, also sent as the last event of a stream that fails midway.
     pub fn body(&self) -> Value {
         json!({"error": {
@@ -165,6 +209,10 @@ impl IntoResponse for ApiError {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.leaves_body() {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
         }
         if self.status == StatusCode::UNAUTHORIZED {
             let scheme = HeaderValue::from_static("Bearer");

@@ -7,11 +7,13 @@ use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 
+use super::bodies::Held;
 use super::error::{ApiError, shown};
 
-/// The fields of a request that were not taken yet. `null` counts as absent everywhere.
+/// The fields of a request that were not taken yet, and the bytes that they were granted. `null`
+/// counts as absent everywhere.
 #[derive(Debug)]
-pub struct Fields(Map<String, Value>);
+pub struct Fields(Map<String, Value>, Held);
 
 impl Fields {
     /// # Errors
@@ -24,7 +26,7 @@ impl Fields {
             ));
         }
         match serde_json::from_slice(body) {
-            Ok(Value::Object(fields)) => Ok(Fields(fields)),
+            Ok(Value::Object(fields)) => Ok(Fields(fields, Held::default())),
             Ok(other) => {
                 let message = format!("the request body must be an object, not {}", kind(&other));
                 Err(ApiError::invalid(None, message))
@@ -34,6 +36,12 @@ impl Fields {
                 Err(ApiError::invalid(None, message).with_code("invalid_json"))
             }
         }
+    }
+
+    /// Keeps `held` as long as the fields.
+    #[must_use]
+    pub fn holding(self, held: Held) -> Fields {
+        Fields(self.0, held)
     }
 
     pub fn take(&mut self, name: &str) -> Option<Value> {
@@ -142,7 +150,8 @@ impl Fields {
     /// # Errors
     /// 400 that names the first field nobody took (nulls aside).
     pub fn finish(self) -> Result<(), ApiError> {
-        match self.0.iter().find(|(_, value)| !value.is_null()) {
+        let Fields(left, _held) = self;
+        match left.iter().find(|(_, value)| !value.is_null()) {
             None => Ok(()),
             Some((name, _)) => Err(ApiError::invalid(
                 Some(&name.chars().take(64).collect::<String>()),

@@ -1,15 +1,18 @@
 //! The HTTP APIs: OpenAI's on one port, admin on another. The only place that knows JSON of
 //! requests; it never names a device.
 //!
-//! A request's way: `server` (connection) → `body` (bounded JSON) → `fields` and `params` (every
-//! parameter honoured or refused by name) → `prompt` (token ids) → `generation` (sequences in the
-//! engine) → `choice` (ids to text, stop strings) → `answers` and `sse` (OpenAI's objects).
+//! A request's way: `server` (connection, with one of the `places`) → `body` (JSON, within the bytes
+//! of all `bodies`) → `fields` and `params` (every parameter honoured or refused by name) → `prompt`
+//! (token ids, by the threads of `encoders`) → `generation` (sequences in the engine) → `choice`
+//! (ids to text, stop strings) → `answers` and `sse` (OpenAI's objects).
 
 pub mod admin;
 pub mod answers;
 pub mod app;
+pub mod bodies;
 pub mod body;
 pub mod choice;
+pub mod encoders;
 pub mod error;
 pub mod fields;
 pub mod generation;
@@ -17,6 +20,7 @@ pub mod generator;
 pub mod health;
 pub mod openai;
 pub mod params;
+pub mod places;
 pub mod ports;
 pub mod prompt;
 pub mod server;
@@ -31,20 +35,22 @@ pub(crate) mod testing;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
+use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 
 use app::App;
 use error::{ApiError, shown};
 
-/// The API port.
-pub fn router(app: Arc<App>) -> Router {
-    Router::new()
+/// The API port. `origins`: whose pages may call it from a browser.
+pub fn router(app: Arc<App>, origins: &[HeaderValue]) -> Router {
+    let routes = probes()
         .route("/v1/models", get(openai::models))
         // Names may contain slashes, as `org/model` does.
         .route("/v1/models/{*id}", get(openai::model))
@@ -52,18 +58,51 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/chat/completions", post(openai::chat))
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
-        .route("/health", get(health::health))
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
-        .route("/version", get(health::version))
-        .route("/metrics", get(health::metrics))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(
             Arc::clone(&app),
             count_refusals,
         ))
+        .with_state(app);
+    match origins {
+        [] => routes,
+        origins => routes.layer(cors(origins)),
+    }
+}
+
+/// The port of probes and metrics.
+pub fn probe_router(app: Arc<App>) -> Router {
+    probes()
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
         .with_state(app)
+}
+
+/// The API port answers these too, for gateways that know no other port.
+fn probes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/health", get(health::health))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/version", get(health::version))
+        .route("/metrics", get(health::metrics))
+}
+
+/// What a browser is told about pages of other origins.
+fn cors(origins: &[HeaderValue]) -> CorsLayer {
+    const A_DAY: Duration = Duration::from_secs(86_400);
+    let layer = CorsLayer::new()
+        .allow_methods([Method::GET, Method::POST])
+        // Clients send headers of their own (authorization, x-stainless-lang); none is a secret
+        // here.
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([header::RETRY_AFTER])
+        .max_age(A_DAY);
+    match origins.iter().any(|origin| origin == "*") {
+        true => layer.allow_origin(Any),
+        false => layer.allow_origin(origins.to_vec()),
+    }
 }
 
 pub(crate) async fn not_found(uri: Uri) -> ApiError {

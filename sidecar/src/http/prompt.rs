@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::app::Loaded;
+use super::encoders::Task;
 use super::error::{ApiError, shown};
 use super::fields::{Fields, kind, wrong};
 use crate::chat::{ChatError, ChatMessage};
@@ -14,6 +15,16 @@ use crate::chat::{ChatError, ChatMessage};
 pub enum Prompt {
     Text(String),
     Ids(Vec<u32>),
+}
+
+impl Prompt {
+    /// Bytes of memory that it holds.
+    fn bytes(&self) -> usize {
+        match self {
+            Prompt::Text(text) => text.len(),
+            Prompt::Ids(ids) => size_of_val(ids.as_slice()),
+        }
+    }
 }
 
 /// `prompt`: a string, a list of strings, a list of ids, or a list of lists of ids.
@@ -177,19 +188,19 @@ pub async fn encode_prompts(
             check_text("prompt", text.len(), &loaded)?;
         }
     }
-    let encoder = Arc::clone(&loaded);
-    let _turn = encoder.encoders.acquire().await;
-    blocking(move || {
+    let bytes = prompts.iter().map(Prompt::bytes).sum();
+    let encoders = Arc::clone(&loaded);
+    let work = move |task: &Task<'_, _>| {
         let encode = |prompt| match prompt {
             Prompt::Ids(ids) => Ok(ids),
-            Prompt::Text(text) => loaded
-                .tokenizer
-                .encode(&text, add_special)
+            Prompt::Text(_) if task.abandoned() => Err(ApiError::engine("the client has left")),
+            Prompt::Text(text) => task
+                .on_text(text.len(), || loaded.tokenizer.encode(&text, add_special))
                 .map_err(|error| ApiError::invalid(Some("prompt"), format!("prompt: {error}"))),
         };
         prompts.into_iter().map(encode).collect()
-    })
-    .await
+    };
+    encoders.encoders.run(bytes, work).await
 }
 
 /// Refuses a text that cannot fit the context before its tokenization takes time and memory.
@@ -205,6 +216,9 @@ fn check_text(field: &str, bytes: usize, loaded: &Loaded) -> Result<(), ApiError
     Err(ApiError::invalid(Some(field), message).with_code("context_length_exceeded"))
 }
 
+/// Bytes of a message beside its text.
+const MESSAGE_BYTES: usize = 128;
+
 /// Renders and tokenizes a chat.
 pub async fn encode_chat(
     loaded: Arc<Loaded>,
@@ -213,9 +227,9 @@ pub async fn encode_chat(
 ) -> Result<Vec<u32>, ApiError> {
     let bytes = messages.iter().map(|message| message.content.len()).sum();
     check_text("messages", bytes, &loaded)?;
-    let encoder = Arc::clone(&loaded);
-    let _turn = encoder.encoders.acquire().await;
-    blocking(move || {
+    let held = bytes + messages.len() * MESSAGE_BYTES;
+    let encoders = Arc::clone(&loaded);
+    let work = move |task: &Task<'_, _>| {
         let Some(template) = &loaded.template else {
             let message = "messages: this model has no chat template; use /v1/completions";
             return Err(ApiError::invalid(Some("messages"), message).with_code("no_chat_template"));
@@ -229,16 +243,16 @@ pub async fn encode_chat(
                 };
                 ApiError::invalid(Some("messages"), format!("messages: {error}")).with_code(code)
             })?;
-        loaded
-            .tokenizer
-            .encode_chat(&rendered)
-            .map_err(|error| ApiError::invalid(Some("messages"), format!("messages: {error}")))
-    })
-    .await
+        check_text("messages", rendered.text.len(), &loaded)?;
+        task.on_text(rendered.text.len(), || {
+            loaded.tokenizer.encode_chat(&rendered)
+        })
+        .map_err(|error| ApiError::invalid(Some("messages"), format!("messages: {error}")))
+    };
+    encoders.encoders.run(held, work).await
 }
 
-/// Runs what may take milliseconds (tokenizing megabytes, reading `/proc`) off the threads that
-/// answer requests.
+/// Runs what may take milliseconds (reading `/proc`) off the threads that answer requests.
 pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {

@@ -236,14 +236,15 @@ pub(crate) fn app_with(script: Script, limits: HttpLimits) -> (Arc<App>, Arc<Scr
     let mut effective = view(EngineState::Serving).effective;
     effective.max_num_seqs = 8;
     let generator = Arc::clone(&engine) as Arc<dyn Generator>;
-    app.set_loaded(Loaded::new(
+    let loaded = Loaded::new(
         generator,
         tokenizer,
         template,
         vec![EOS],
         model.sampling.defaults,
         effective,
-    ));
+    );
+    app.set_loaded(loaded.unwrap());
     (app, engine)
 }
 

@@ -8,10 +8,14 @@ use serde_json::Value;
 
 use super::app::App;
 use super::body::JsonBody;
+use super::encoders::Task;
 use super::error::ApiError;
 use super::fields::wrong;
 use super::prompt::{self, Prompt};
 use super::types::{Detokenized, Tokenized};
+
+/// Bytes that decoding takes for an id: a string with its allocation, and the text.
+const DECODING_BYTES: usize = 96;
 
 /// `{"prompt": …}` or `{"messages": […]}` to ids.
 pub async fn tokenize(
@@ -72,6 +76,10 @@ pub async fn detokenize(
         }
     };
     fields.finish()?;
-    let prompt = prompt::blocking(move || Ok(loaded.tokenizer.decode(&ids, false))).await?;
+    // Decoding makes a string of each id.
+    let bytes = ids.len().saturating_mul(DECODING_BYTES);
+    let encoders = Arc::clone(&loaded);
+    let decode = move |_: &Task<'_, _>| Ok(loaded.tokenizer.decode(&ids, false));
+    let prompt = encoders.encoders.run(bytes, decode).await?;
     Ok(Json(Detokenized { prompt }))
 }

@@ -55,6 +55,7 @@ pub(crate) struct Served {
     child: Child,
     pub(crate) api: SocketAddr,
     pub(crate) admin: SocketAddr,
+    pub(crate) probes: SocketAddr,
     log: Receiver<String>,
 }
 
@@ -88,6 +89,19 @@ impl Served {
         )
     }
 
+    /// As [`Served::start`], with the command changed by `around` before it is run.
+    pub(crate) fn start_inside(
+        model: &str,
+        flags: &[&str],
+        around: impl FnOnce(&Command) -> Command,
+    ) -> Served {
+        let mut command = Served::command();
+        command.arg(model).args(SMALL).args(flags);
+        let served = Served::launch(&mut around(&command));
+        served.wait_for("\"message\":\"ready\"");
+        served
+    }
+
     /// `serve --config FILE`, once it is ready.
     pub(crate) fn start_config(file: &Path) -> Served {
         let served = Served::launch(Served::command().arg("--config").arg(file));
@@ -104,6 +118,8 @@ impl Served {
             "--port",
             "0",
             "--admin-port",
+            "0",
+            "--probe-port",
             "0",
         ]);
         command
@@ -127,12 +143,14 @@ impl Served {
             child,
             api: nowhere,
             admin: nowhere,
+            probes: nowhere,
             log,
         };
         let line: Value =
             serde_json::from_str(&served.wait_for("\"message\":\"listening\"")).unwrap();
         served.api = line["api"].as_str().unwrap().parse().unwrap();
         served.admin = line["admin"].as_str().unwrap().parse().unwrap();
+        served.probes = line["probes"].as_str().unwrap().parse().unwrap();
         served
     }
 
@@ -167,6 +185,10 @@ impl Served {
 
     pub(crate) fn post(&self, path: &str, body: &str) -> Answer {
         call(self.api, &post_text(path, body))
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn terminate(&self) {

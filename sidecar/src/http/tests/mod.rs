@@ -2,7 +2,9 @@
 
 mod admin;
 mod answers;
+mod browsers;
 mod connections;
+mod hostile;
 mod refusals;
 
 use std::sync::Arc;
@@ -18,8 +20,10 @@ use super::app::App;
 async fn send(app: &Arc<App>, method: &str, path: &str, body: &str) -> Response {
     use hyper::service::Service;
     let request = Request::builder().method(method).uri(path);
+    let request = request.header("content-type", "application/json");
     let request = request.body(Body::from(body.to_owned())).unwrap();
-    let service = hyper_util::service::TowerToHyperService::new(super::router(Arc::clone(app)));
+    let service =
+        hyper_util::service::TowerToHyperService::new(super::router(Arc::clone(app), &[]));
     service.call(request).await.unwrap()
 }
 
