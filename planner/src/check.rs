@@ -1,18 +1,12 @@
 //! Requests that make no sense, refused before anything is computed.
 
+use crate::limits;
 use crate::model::ModelShape;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Budget, Request};
 
 /// Most ranks of one group.
 pub const MOST_RANKS: usize = 16;
-/// No figure of a model or limit may pass this, so that no product of them wraps.
-const MOST: u32 = 1 << 26;
-/// The search is over heads and MLP units; no known model has as many.
-const MOST_WIDTH: u32 = 1 << 17;
-const MOST_HEADS: u32 = 512;
-/// Weights of a model, as f32; a config that claims more is wrong.
-const MOST_WEIGHT_BYTES: u128 = 1 << 50;
 
 /// The budgets of a request that makes sense.
 ///
@@ -57,43 +51,14 @@ fn budget(request: &Request, rank: usize) -> Result<Budget, Box<Refusal>> {
 }
 
 fn model(shape: &ModelShape) -> Result<(), Box<Refusal>> {
-    let ModelShape {
-        layers,
-        hidden,
-        query_heads,
-        kv_heads,
-        head_dim,
-        ffn,
-        vocab,
-        context,
-        ..
-    } = *shape;
-    for (field, value, most) in [
-        ("num_hidden_layers", layers, 1 << 16),
-        ("hidden_size", hidden, MOST_WIDTH),
-        ("num_attention_heads", query_heads, MOST_HEADS),
-        ("num_key_value_heads", kv_heads, MOST_HEADS),
-        ("head_dim", head_dim, 1 << 16),
-        ("intermediate_size", ffn, MOST_WIDTH),
-        ("vocab_size", vocab, 1 << 22),
-        ("max_position_embeddings", context, MOST),
-    ] {
-        between(&format!("model {field}"), value, most)?;
+    for (limit, value) in limits::of(shape) {
+        between(&format!("model {}", limit.field), value, limit.most)?;
     }
+    let (query_heads, kv_heads) = (shape.query_heads, shape.kv_heads);
     if !query_heads.is_multiple_of(kv_heads) {
         return Err(invalid(
             "model num_key_value_heads",
             format!("{kv_heads} does not divide num_attention_heads {query_heads}"),
-        ));
-    }
-    let wide = |a: u32| u128::from(a);
-    let head_rows = 2 * (wide(query_heads) + wide(kv_heads)) * wide(head_dim);
-    let layer = wide(hidden) * (head_rows + 3 * wide(ffn));
-    let bytes = 4 * (wide(layers) * layer + 2 * wide(vocab) * wide(hidden));
-    if bytes > MOST_WEIGHT_BYTES {
-        return Err(invalid(
-            "model",
-            format!("its shape takes {bytes} bytes of weights as f32"),
         ));
     }
     Ok(())
@@ -109,7 +74,7 @@ fn sizes(request: &Request) -> Result<(), Box<Refusal>> {
         1 << 20,
     )?;
     if let Some(tokens) = limits.max_model_len {
-        between("spec.limits.maxModelLen", tokens, MOST)?;
+        between("spec.limits.maxModelLen", tokens, limits::CONTEXT.most)?;
         let own = request.shape.context;
         if tokens > own {
             return Err(invalid(

@@ -7,6 +7,7 @@
 // The vocabulary.
 pub mod account;
 pub mod bytes;
+pub mod limits;
 pub mod model;
 pub mod request;
 pub mod shard;

@@ -12,7 +12,7 @@ use samples::{MIB, request, smollm2};
 /// One wrong change to a request that fits, the field it is about, and a number that is told.
 type Case = (fn(&mut Request), &'static str, &'static str);
 
-const CASES: [Case; 24] = [
+const CASES: [Case; 26] = [
     (
         |r| r.ranks.clear(),
         "spec.parallelism.tensorParallelSize",
@@ -112,15 +112,9 @@ const CASES: [Case; 24] = [
         "max_position_embeddings",
         "0 is not",
     ),
-    (
-        |r| {
-            r.shape.hidden = 1 << 17;
-            r.shape.ffn = 1 << 17;
-            r.shape.layers = 1 << 16;
-        },
-        "model: its shape",
-        "bytes of weights",
-    ),
+    (|r| r.shape.head_dim = 257, "model head_dim", "257"),
+    (|r| r.shape.vocab = (1 << 18) + 1, "vocab_size", "262145"),
+    (|r| r.shape.layers = 1025, "num_hidden_layers", "1025"),
 ];
 
 #[test]

@@ -3,6 +3,7 @@
 use crate::pool::{Disjoint, Pool};
 use crate::simd::{self, Simd, Work};
 
+use super::MAX_HEAD_DIM;
 use super::job::Job;
 use super::span::{HEADER, SPAN, Sums};
 
@@ -43,7 +44,7 @@ impl Work for Merge<'_> {
         match self.job.shape.head_dim {
             0..=64 => self.all::<S, 64>(s),
             65..=128 => self.all::<S, 128>(s),
-            _ => self.all::<S, 256>(s),
+            _ => self.all::<S, MAX_HEAD_DIM>(s),
         }
     }
 }

@@ -36,11 +36,13 @@ mod tests;
 #[cfg(feature = "gpu-tests")]
 pub(crate) mod trials;
 
+use plimsoll_planner::limits;
+
 use crate::kv::KvCache;
 use crate::pool::Pool;
 
-/// The largest head size.
-pub const MAX_HEAD_DIM: usize = 256;
+/// The largest head size, as the planner's table has it.
+pub const MAX_HEAD_DIM: usize = limits::HEAD_DIM.most as usize;
 
 /// Query heads of this rank. KV heads and head size are the cache's; `query_heads` is a multiple
 /// of its heads (the group may be part of the model's, where ranks share a KV head).
@@ -124,6 +126,11 @@ pub fn run(
     );
     assert_eq!(out.len(), tokens * row, "out is not [{tokens}, {row}]");
     check_batch(batch, shape);
+    assert!(
+        shape.head_dim <= MAX_HEAD_DIM,
+        "heads of {}, at most {MAX_HEAD_DIM}",
+        shape.head_dim
+    );
     if tokens == 0 || heads.query == 0 {
         return;
     }

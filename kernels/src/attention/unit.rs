@@ -4,6 +4,7 @@ use crate::kv::Part;
 use crate::pool::Disjoint;
 use crate::simd::{LANES, Simd, Work};
 
+use super::MAX_HEAD_DIM;
 use super::job::{Job, ROWS, Unit};
 use super::span::{HEADER, SPAN, Sums};
 use super::tile::{KEYS, Row, Running, Tile, score_rows, soften, turn, weigh_rows, widen};
@@ -32,7 +33,7 @@ impl Work for Attend<'_> {
         match self.job.shape.head_dim {
             0..=64 => self.attend::<S, 64>(s),
             65..=128 => self.attend::<S, 128>(s),
-            _ => self.attend::<S, 256>(s),
+            _ => self.attend::<S, MAX_HEAD_DIM>(s),
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! cos[p, i] = cos(p * f_i), f_i = theta^(-2i / head_dim), scaled as the model says. Frequencies
 //! and angles are rounded to f32 as the reference implementation of these models rounds them, so
-//! that long contexts see the angles that the model was trained with.
+//! that long contexts see the angles that the model was trained with. YaRN also scales cos and sin
+//! by its attention factor.
 
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,30 @@ pub enum RopeScaling {
         high_freq_factor: f64,
         original_context: u32,
     },
+    /// YaRN: pairs that turn at least `beta_fast` times over the original context keep their
+    /// frequency, those that turn at most `beta_slow` times have it divided, a ramp between.
+    Yarn {
+        factor: f64,
+        original_context: u32,
+        beta_fast: f64,
+        beta_slow: f64,
+        /// cos and sin times this, so scores times its square.
+        attention_factor: f64,
+        /// The ramp begins and ends at whole pairs.
+        truncate: bool,
+    },
+}
+
+impl RopeScaling {
+    /// What cos and sin are multiplied by.
+    pub const fn attention_factor(&self) -> f64 {
+        match self {
+            RopeScaling::Yarn {
+                attention_factor, ..
+            } => *attention_factor,
+            RopeScaling::Default | RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } => 1.0,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -54,6 +79,7 @@ pub fn table(params: &RopeParams, head_dim: usize, cos: &mut [f32], sin: &mut [f
         "head_dim {head_dim} has no halves"
     );
     let half = head_dim / 2;
+    let factor = params.scaling.attention_factor() as f32;
     assert!(
         cos.len().is_multiple_of(half) && cos.len() == sin.len(),
         "tables of {half} columns"
@@ -62,8 +88,8 @@ pub fn table(params: &RopeParams, head_dim: usize, cos: &mut [f32], sin: &mut [f
         let frequency = frequency(params, i, head_dim);
         for position in 0..cos.len() / half {
             let angle = f64::from(position as f32 * frequency);
-            cos[position * half + i] = angle.cos() as f32;
-            sin[position * half + i] = angle.sin() as f32;
+            cos[position * half + i] = angle.cos() as f32 * factor;
+            sin[position * half + i] = angle.sin() as f32 * factor;
         }
     }
 }
@@ -74,7 +100,7 @@ pub fn table(params: &RopeParams, head_dim: usize, cos: &mut [f32], sin: &mut [f
     reason = "rounding to f32 is the point"
 )]
 #[expect(clippy::cast_precision_loss, reason = "head sizes are small")]
-fn frequency(params: &RopeParams, i: usize, head_dim: usize) -> f32 {
+pub fn frequency(params: &RopeParams, i: usize, head_dim: usize) -> f32 {
     let exponent = f64::from((2 * i) as f32 / head_dim as f32);
     let plain = 1.0 / params.theta.powf(exponent) as f32;
     match params.scaling {
@@ -98,6 +124,29 @@ fn frequency(params: &RopeParams, i: usize, head_dim: usize) -> f32 {
                 let plain = f64::from(plain);
                 ((1.0 - kept) * plain / factor + kept * plain) as f32
             }
+        }
+        RopeScaling::Yarn {
+            factor,
+            original_context,
+            beta_fast,
+            beta_slow,
+            truncate,
+            ..
+        } => {
+            // The pair that turns this often over the original context.
+            let pair = |turns: f64| {
+                let context = f64::from(original_context);
+                head_dim as f64 * (context / (turns * 2.0 * PI)).ln() / (2.0 * params.theta.ln())
+            };
+            let (low, high) = match truncate {
+                true => (pair(beta_fast).floor(), pair(beta_slow).ceil()),
+                false => (pair(beta_fast), pair(beta_slow)),
+            };
+            let (low, high) = (low.max(0.0), high.min(head_dim as f64 - 1.0));
+            let width = if low == high { 0.001 } else { high - low };
+            let divided = ((i as f32 - low as f32) / width as f32).clamp(0.0, 1.0);
+            let kept = 1.0 - divided;
+            plain / factor as f32 * (1.0 - kept) + plain * kept
         }
     }
 }

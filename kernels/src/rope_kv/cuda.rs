@@ -6,7 +6,7 @@ use crate::kv::KvCache;
 const OP: &str = "rope_kv";
 /// As in rope_kv.cu.
 const THREADS: usize = 128;
-const MOST_DIM: usize = 256;
+const MOST_DIM: usize = plimsoll_planner::limits::HEAD_DIM.most as usize;
 const MOST_HEADS: usize = 65_535;
 /// Pairs that a thread of the fast kernel takes.
 const GROUP: usize = 8;

@@ -39,9 +39,9 @@ use row::Work;
 use threshold::{Found, Goal, HISTOGRAM_WORDS, Kept, Search};
 
 /// Words of scratch per row.
-pub const SCRATCH_WORDS: usize = 4096;
+pub const SCRATCH_WORDS: usize = SHARD_ROWS_MAX / 64;
 /// Rows of vocabulary that one shard may have: the scratch holds a bit for each.
-pub const SHARD_ROWS_MAX: usize = SCRATCH_WORDS * 64;
+pub const SHARD_ROWS_MAX: usize = plimsoll_planner::limits::VOCABULARY.most as usize;
 
 /// Words of the last exchange: score, token, its logit, sum of weights; then candidates.
 const RECORD_WORDS: usize = 4;

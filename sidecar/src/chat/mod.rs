@@ -70,7 +70,8 @@ impl ChatTemplate {
         let Some(source) = &model.chat_template else {
             return Ok(None);
         };
-        let tokens = [model.bos_token.clone(), model.eos_token.clone()];
+        let token = |name| model.special_tokens.get(name).map(str::to_owned);
+        let tokens = [token("bos_token"), token("eos_token")];
         ChatTemplate::parse(source, tokenizer, tokens).map(Some)
     }
 
@@ -87,7 +88,8 @@ impl ChatTemplate {
         let Some(source) = &model.chat_template else {
             return Ok(None);
         };
-        let (bos_token, eos_token) = (model.bos_token.clone(), model.eos_token.clone());
+        let token = |name| model.special_tokens.get(name).map(str::to_owned);
+        let (bos_token, eos_token) = (token("bos_token"), token("eos_token"));
         let setup = [Some(source.clone()), bos_token.clone(), eos_token.clone()];
         match Confined::start(program, setup) {
             Ok(confined) => Ok(Some(ChatTemplate {

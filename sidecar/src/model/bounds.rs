@@ -1,5 +1,6 @@
 //! The numbers of a config before they are believed, and the checks that make them a shape.
 
+use plimsoll_planner::limits::{self, Limit};
 use plimsoll_planner::{Architecture, ModelShape};
 
 use crate::model_error::ModelError;
@@ -31,22 +32,17 @@ pub(crate) struct Named {
     pub(crate) number: u64,
 }
 
-const LAYERS_MAX: u64 = 1024;
-const HIDDEN_MAX: u64 = 1 << 17;
-const HEADS_MAX: u64 = 1024;
-const HEAD_DIM_MAX: u64 = 1024;
-const FFN_MAX: u64 = 1 << 20;
-const VOCAB_MAX: u64 = 1 << 22;
-const CONTEXT_MAX: u64 = 1 << 26;
+/// Tokens of any context.
+pub(crate) const CONTEXT_MAX: u64 = limits::CONTEXT.most as u64;
 
 impl Numbers {
     /// # Errors
     /// [`ModelError::InvalidConfig`], naming the field and the numbers.
     pub(crate) fn shape(self, file: &str) -> Result<ModelShape, ModelError> {
-        let layers = within(file, &self.layers, LAYERS_MAX)?;
-        let hidden = within(file, &self.hidden, HIDDEN_MAX)?;
-        let query_heads = within(file, &self.query_heads, HEADS_MAX)?;
-        let kv_heads = within(file, &self.kv_heads, HEADS_MAX)?;
+        let layers = within(file, &self.layers, limits::LAYERS)?;
+        let hidden = within(file, &self.hidden, limits::HIDDEN)?;
+        let query_heads = within(file, &self.query_heads, limits::QUERY_HEADS)?;
+        let kv_heads = within(file, &self.kv_heads, limits::KV_HEADS)?;
         if query_heads % kv_heads != 0 {
             let message = format!(
                 "{} is {query_heads} and {} is {kv_heads}; the second must divide the first",
@@ -55,7 +51,7 @@ impl Numbers {
             return Err(ModelError::config(file, message));
         }
         let head_dim = match &self.head_dim {
-            Some(named) => within(file, named, HEAD_DIM_MAX)?,
+            Some(named) => within(file, named, limits::HEAD_DIM)?,
             None if hidden % query_heads != 0 => {
                 let message = format!(
                     "{} is {hidden} and {} is {query_heads}; without a head_dim the second must \
@@ -66,10 +62,12 @@ impl Numbers {
             }
             None => hidden / query_heads,
         };
-        if head_dim % 2 != 0 || u64::from(head_dim) > HEAD_DIM_MAX {
+        let most = limits::HEAD_DIM.most;
+        if head_dim % 2 != 0 || head_dim > most {
             let message = format!(
-                "head_dim is {head_dim}; expected an even number up to {HEAD_DIM_MAX}, rotary \
-                 embedding turns pairs"
+                "head_dim is {head_dim}; expected an even number up to {most}: rotary embedding \
+                 turns pairs, and {}",
+                limits::HEAD_DIM.why
             );
             return Err(ModelError::config(file, message));
         }
@@ -80,23 +78,27 @@ impl Numbers {
             query_heads,
             kv_heads,
             head_dim,
-            ffn: within(file, &self.ffn, FFN_MAX)?,
-            vocab: within(file, &self.vocab, VOCAB_MAX)?,
+            ffn: within(file, &self.ffn, limits::FFN)?,
+            vocab: within(file, &self.vocab, limits::VOCABULARY)?,
             tied: self.tied,
             qkv_bias: self.qkv_bias,
             output_bias: self.output_bias,
             mlp_bias: self.mlp_bias,
             qk_norm: self.qk_norm,
-            context: within(file, &self.context, CONTEXT_MAX)?,
+            context: within(file, &self.context, limits::CONTEXT)?,
         })
     }
 }
 
-fn within(file: &str, named: &Named, max: u64) -> Result<u32, ModelError> {
+fn within(file: &str, named: &Named, limit: Limit) -> Result<u32, ModelError> {
     match u32::try_from(named.number) {
-        Ok(number) if number > 0 && named.number <= max => Ok(number),
+        Ok(number) if number > 0 && number <= limit.most => Ok(number),
         _ => {
-            let message = format!("{} is {}, expected 1 to {max}", named.field, named.number);
+            let Limit { most, why, .. } = limit;
+            let message = format!(
+                "{} is {}, expected 1 to {most}: {why}",
+                named.field, named.number
+            );
             Err(ModelError::config(file, message))
         }
     }

@@ -1,9 +1,12 @@
 //! `config.json` of a Hugging Face folder: shape, parameters, token ids.
 
 use plimsoll_planner::{Architecture, ModelShape};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::bounds::{Named, Numbers, RMS_EPS, float_within};
+use super::defaults::{self, Defaults};
+use super::known;
+use super::object::{Object, parse_object};
 use super::params::ModelParams;
 use super::rope_config;
 use crate::model_error::{ModelError, shorten};
@@ -17,7 +20,6 @@ const ARCHITECTURES: [(&str, &str, Architecture); 4] = [
     ("Qwen2ForCausalLM", "qwen2", Architecture::Qwen2),
     ("Qwen3ForCausalLM", "qwen3", Architecture::Qwen3),
 ];
-const EOS_IDS_MAX: usize = 64;
 
 /// What a `config.json` says.
 #[derive(Clone, Debug)]
@@ -26,110 +28,6 @@ pub(crate) struct Config {
     pub(crate) params: ModelParams,
     pub(crate) eos_ids: Vec<u32>,
     pub(crate) bos_id: Option<u32>,
-}
-
-/// A JSON object of a model folder, with getters that name file and field.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Object<'a> {
-    pub(crate) file: &'a str,
-    pub(crate) fields: &'a Map<String, Value>,
-}
-
-impl<'a> Object<'a> {
-    /// The field, unless it is absent or null.
-    pub(crate) fn get(self, field: &str) -> Option<&'a Value> {
-        self.fields.get(field).filter(|value| !value.is_null())
-    }
-
-    fn mismatch<T>(self, field: &str, value: &Value, expected: &str) -> Result<T, ModelError> {
-        let value = shorten(&value.to_string());
-        Err(ModelError::config(
-            self.file,
-            format!("{field} is {value}, expected {expected}"),
-        ))
-    }
-
-    pub(crate) fn number(self, field: &str) -> Result<Option<Named>, ModelError> {
-        match self.get(field) {
-            None => Ok(None),
-            Some(value) => match value.as_u64() {
-                Some(number) => Ok(Some(Named {
-                    field: field.to_owned(),
-                    number,
-                })),
-                None => self.mismatch(field, value, "a whole number"),
-            },
-        }
-    }
-
-    pub(crate) fn needed(self, field: &str) -> Result<Named, ModelError> {
-        self.number(field)?
-            .ok_or_else(|| ModelError::config(self.file, format!("{field} is missing")))
-    }
-
-    pub(crate) fn float(self, field: &str) -> Result<Option<f64>, ModelError> {
-        match self.get(field) {
-            None => Ok(None),
-            Some(value) => match value.as_f64() {
-                Some(number) => Ok(Some(number)),
-                None => self.mismatch(field, value, "a number"),
-            },
-        }
-    }
-
-    pub(crate) fn flag(self, field: &str) -> Result<bool, ModelError> {
-        match self.get(field) {
-            None => Ok(false),
-            Some(Value::Bool(flag)) => Ok(*flag),
-            Some(value) => self.mismatch(field, value, "true or false"),
-        }
-    }
-
-    pub(crate) fn text(self, field: &str) -> Result<Option<&'a str>, ModelError> {
-        match self.get(field) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(value) => self.mismatch(field, value, "a string"),
-        }
-    }
-
-    pub(crate) fn object(self, field: &str) -> Result<Option<Object<'a>>, ModelError> {
-        match self.get(field) {
-            None => Ok(None),
-            Some(Value::Object(fields)) => Ok(Some(Object {
-                file: self.file,
-                fields,
-            })),
-            Some(value) => self.mismatch(field, value, "an object"),
-        }
-    }
-
-    /// One token id or a list of them.
-    pub(crate) fn ids(self, field: &str) -> Result<Vec<u32>, ModelError> {
-        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        let ids = match self.get(field) {
-            None => Some(Vec::new()),
-            Some(Value::Array(list)) if list.len() <= EOS_IDS_MAX => list.iter().map(id).collect(),
-            Some(value) => id(value).map(|id| vec![id]),
-        };
-        match ids {
-            Some(ids) => Ok(ids),
-            None => self.mismatch(
-                field,
-                &self.fields[field],
-                "a token id or a list of up to 64",
-            ),
-        }
-    }
-}
-
-/// Parses a JSON file whose top is an object.
-pub(crate) fn parse_object(file: &str, bytes: &[u8]) -> Result<Map<String, Value>, ModelError> {
-    match serde_json::from_slice(bytes) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        Ok(_) => Err(ModelError::config(file, "is not a JSON object")),
-        Err(e) => Err(ModelError::config(file, format!("is not valid JSON: {e}"))),
-    }
 }
 
 /// Reads a `config.json`.
@@ -144,40 +42,93 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Config, ModelError> {
     };
     let architecture = architecture(config)?;
     refuse_unsupported(config)?;
-    let query_heads = config.needed("num_attention_heads")?;
-    let kv_heads = config.number("num_key_value_heads")?;
-    // Qwen2 always has biases on q, k, v; its config does not say so.
-    let attention_bias = config.flag("attention_bias")?;
+    known::check(config, architecture)?;
+    let defaults = defaults::of(architecture);
+    let number = |field: &str, default| config.number_or(field, default);
+    let query_heads = number("num_attention_heads", defaults.num_attention_heads)?;
     let (qkv_bias, output_bias) = match architecture {
+        // Always, and its config does not say so.
         Architecture::Qwen2 => (true, false),
-        Architecture::Llama | Architecture::Qwen3 => (attention_bias, attention_bias),
+        Architecture::Llama | Architecture::Qwen3 => {
+            let bias = config.flag_of_its_own("attention_bias")?;
+            (bias, bias)
+        }
         Architecture::Mistral => (false, false),
     };
-    let shape = Numbers {
+    let mut shape = Numbers {
         architecture,
-        layers: config.needed("num_hidden_layers")?,
-        hidden: config.needed("hidden_size")?,
-        kv_heads: kv_heads.unwrap_or_else(|| query_heads.clone()),
+        layers: number("num_hidden_layers", defaults.num_hidden_layers)?,
+        hidden: number("hidden_size", defaults.hidden_size)?,
+        kv_heads: kv_heads(config, &query_heads, defaults)?,
         query_heads,
-        head_dim: config.number("head_dim")?,
-        ffn: config.needed("intermediate_size")?,
-        vocab: config.needed("vocab_size")?,
-        context: config.needed("max_position_embeddings")?,
-        tied: config.flag("tie_word_embeddings")?,
+        head_dim: head_dim(config, architecture, defaults)?,
+        ffn: number("intermediate_size", defaults.intermediate_size)?,
+        vocab: number("vocab_size", defaults.vocab_size)?,
+        context: number("max_position_embeddings", defaults.max_position_embeddings)?,
+        tied: config.flag_of_its_own("tie_word_embeddings")?,
         qkv_bias,
         output_bias,
-        mlp_bias: architecture == Architecture::Llama && config.flag("mlp_bias")?,
+        mlp_bias: architecture == Architecture::Llama && config.flag_of_its_own("mlp_bias")?,
         qk_norm: architecture == Architecture::Qwen3,
     }
     .shape(CONFIG)?;
-    let params = params(config, &shape)?;
-    let bos_id = config.ids("bos_token_id")?.first().copied();
+    let (params, context) = params(config, &shape)?;
+    shape.context = context;
+    let absent = |field: &str| !config.fields.contains_key(field);
+    let or = |ids: Vec<u32>, field: &str, default: Option<u32>| match absent(field) {
+        true => default.into_iter().filter(|id| *id < shape.vocab).collect(),
+        false => ids,
+    };
+    let bos = or(
+        config.ids("bos_token_id")?,
+        "bos_token_id",
+        defaults.bos_token_id,
+    );
     Ok(Config {
+        eos_ids: or(
+            config.ids("eos_token_id")?,
+            "eos_token_id",
+            defaults.eos_token_id,
+        ),
+        bos_id: bos.first().copied(),
         shape,
         params,
-        eos_ids: config.ids("eos_token_id")?,
-        bos_id,
     })
+}
+
+fn kv_heads(
+    config: Object<'_>,
+    query_heads: &Named,
+    defaults: &Defaults,
+) -> Result<Named, ModelError> {
+    const FIELD: &str = "num_key_value_heads";
+    if !defaults.null_key_value_heads {
+        config.refuse_null(FIELD, "a whole number")?;
+    }
+    let default = match defaults.num_key_value_heads {
+        Some(number) if !config.is_null(FIELD) => Named {
+            field: format!("{FIELD} (by default)"),
+            number,
+        },
+        _ => query_heads.clone(),
+    };
+    Ok(config.number(FIELD)?.unwrap_or(default))
+}
+
+fn head_dim(
+    config: Object<'_>,
+    architecture: Architecture,
+    defaults: &Defaults,
+) -> Result<Option<Named>, ModelError> {
+    const FIELD: &str = "head_dim";
+    let Some(number) = defaults.head_dim else {
+        // Its class knows no head_dim, and takes what the file has, null too.
+        if architecture == Architecture::Qwen2 {
+            config.refuse_null(FIELD, "a whole number")?;
+        }
+        return config.number(FIELD);
+    };
+    config.number_or(FIELD, number).map(Some)
 }
 
 fn architecture(config: Object<'_>) -> Result<Architecture, ModelError> {
@@ -214,6 +165,7 @@ fn refuse_unsupported(config: Object<'_>) -> Result<(), ModelError> {
         );
         return Err(ModelError::quantization(CONFIG, message));
     }
+    config.refuse_null("hidden_act", "an activation")?;
     if let Some(activation) = config.text("hidden_act")?
         && !["silu", "swish"].contains(&activation)
     {
@@ -223,17 +175,15 @@ fn refuse_unsupported(config: Object<'_>) -> Result<(), ModelError> {
         );
         return Err(ModelError::architecture(CONFIG, message));
     }
-    if let Some(factor) = config.float("partial_rotary_factor")?
-        && factor != 1.0
-    {
-        let message = format!("partial_rotary_factor is {factor}; supported: 1");
-        return Err(ModelError::architecture(CONFIG, message));
-    }
     Ok(())
 }
 
-fn params(config: Object<'_>, shape: &ModelShape) -> Result<ModelParams, ModelError> {
-    let rms_eps = config.float("rms_norm_eps")?.unwrap_or(1e-6);
+/// The parameters, and the context that the rotary embedding reaches.
+fn params(config: Object<'_>, shape: &ModelShape) -> Result<(ModelParams, u32), ModelError> {
+    config.refuse_null("rms_norm_eps", "a number")?;
+    let rms_eps = config
+        .float("rms_norm_eps")?
+        .unwrap_or(defaults::RMS_NORM_EPS);
     let rms_eps = float_within(CONFIG, "rms_norm_eps", rms_eps, RMS_EPS)?;
     let (sliding_window, first_sliding_layer) = sliding_window(config, shape)?;
     #[expect(
@@ -241,13 +191,14 @@ fn params(config: Object<'_>, shape: &ModelShape) -> Result<ModelParams, ModelEr
         reason = "the forward pass computes in f32"
     )]
     let rms_eps = rms_eps as f32;
-    let rope = rope_config::parse(config, shape)?;
-    Ok(ModelParams {
+    let (rope, context) = rope_config::parse(config, shape)?;
+    let params = ModelParams {
         rms_eps,
         rope,
         sliding_window,
         first_sliding_layer,
-    })
+    };
+    Ok((params, context))
 }
 
 /// The window and the first layer that has it, as transformers' configurations derive them.
@@ -260,7 +211,16 @@ fn sliding_window(
         Architecture::Mistral => true,
         Architecture::Qwen2 | Architecture::Qwen3 => config.flag("use_sliding_window")?,
     };
-    let Some(window) = config.number("sliding_window")?.filter(|_| used) else {
+    let defaults = defaults::of(shape.architecture);
+    let window = match config.number("sliding_window")? {
+        None if config.is_null("sliding_window") => None,
+        None => defaults.sliding_window.map(|number| Named {
+            field: "sliding_window".to_owned(),
+            number,
+        }),
+        some => some,
+    };
+    let Some(window) = window.filter(|_| used) else {
         return Ok((None, 0));
     };
     let window = match u32::try_from(window.number) {
@@ -274,10 +234,8 @@ fn sliding_window(
         Some(Value::Array(kinds)) => first_sliding(kinds, shape.layers)?,
         _ if shape.architecture == Architecture::Mistral => 0,
         _ => {
-            let layers = config
-                .number("max_window_layers")?
-                .map_or(28, |named| named.number);
-            u32::try_from(layers).unwrap_or(u32::MAX)
+            let layers = config.number_or("max_window_layers", defaults.max_window_layers)?;
+            u32::try_from(layers.number).unwrap_or(u32::MAX)
         }
     };
     Ok((Some(window), first))

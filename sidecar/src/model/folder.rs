@@ -1,21 +1,27 @@
 //! The small files of a Hugging Face folder beside `config.json`: generation config, tokenizer
 //! config, chat template.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
-use super::config::{self, CONFIG, CONFIG_BYTES_MAX, Config, Object, parse_object};
+use super::config::{self, CONFIG, CONFIG_BYTES_MAX, Config};
+use super::object::{Object, parse_object};
 use super::sampling::{ModelSampling, Names};
+use super::special::{self, Merged};
 use crate::model_error::{ModelError, shorten};
-use crate::tokenizer::TOKENIZER_BYTES_MAX;
+use crate::tokenizer::{DeclaredToken, TOKENIZER_BYTES_MAX};
 use crate::weights::file::{read_small, read_text};
 use crate::weights::gguf::metadata::Found;
 
 const GENERATION_CONFIG: &str = "generation_config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
+const ADDED_TOKENS: &str = "added_tokens.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
 const SAMPLING: Names = Names {
     temperature: "temperature",
@@ -39,8 +45,7 @@ pub(crate) struct Folder {
     /// Ends of sequence: of the generation config where it has any, else of the config; and the
     /// tokenizer's own, which chat fine-tunes change first.
     pub(crate) eos_ids: Vec<u32>,
-    pub(crate) bos_token: Option<String>,
-    pub(crate) eos_token: Option<String>,
+    pub(crate) special: Merged,
     pub(crate) sampling: ModelSampling,
 }
 
@@ -82,9 +87,18 @@ pub(crate) fn open(folder: &Path) -> Result<Folder, ModelError> {
     } else {
         template_of(tokenizer_config)?
     };
-    let eos_token = token(tokenizer_config, "eos_token")?;
-    if let Some(token) = &eos_token {
-        eos_ids.extend(added_token_id(&tokenizer, token)?);
+    let map = optional(folder, SPECIAL_TOKENS_MAP)?.unwrap_or_default();
+    let added = optional(folder, ADDED_TOKENS)?.unwrap_or_default();
+    let object = |file, fields| Object { file, fields };
+    let files = special::Files {
+        config: tokenizer_config,
+        map: object(SPECIAL_TOKENS_MAP, &map),
+        added: object(ADDED_TOKENS, &added),
+    };
+    let vocabulary = Vocabulary::read(&tokenizer)?;
+    let special = special::merge(files, &vocabulary.added())?;
+    if let Some(eos) = special.names.get("eos_token") {
+        eos_ids.push(vocabulary.id_among(&special.declared, eos));
     }
     Ok(Folder {
         config,
@@ -92,8 +106,7 @@ pub(crate) fn open(folder: &Path) -> Result<Folder, ModelError> {
         tokenizer,
         chat_template,
         eos_ids,
-        bos_token: token(tokenizer_config, "bos_token")?,
-        eos_token,
+        special,
         sampling,
     })
 }
@@ -140,46 +153,99 @@ fn template_of(config: Object<'_>) -> Result<Option<String>, ModelError> {
     }
 }
 
-/// A token: its text, or an object with its `content`.
-fn token(config: Object<'_>, field: &str) -> Result<Option<String>, ModelError> {
-    match config.get(field) {
-        None => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(Value::Object(token)) => Ok(token
-            .get("content")
-            .and_then(Value::as_str)
-            .map(str::to_owned)),
-        Some(value) => {
-            let value = shorten(&value.to_string());
-            Err(ModelError::config(
-                config.file,
-                format!("{field} is {value}, expected a token"),
-            ))
+/// The ids of a `tokenizer.json`, without building the tokenizer.
+#[derive(Deserialize)]
+struct Vocabulary {
+    #[serde(default)]
+    added_tokens: Vec<Added>,
+    #[serde(default)]
+    model: Pieces,
+}
+
+#[derive(Deserialize)]
+struct Added {
+    id: u32,
+    content: String,
+}
+
+#[derive(Default, Deserialize)]
+struct Pieces {
+    #[serde(default)]
+    vocab: Ids,
+}
+
+/// Ids by text, or texts in the order of their ids with a score.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Ids {
+    Given(HashMap<String, u32>),
+    Counted(Vec<(String, f64)>),
+    Other(IgnoredAny),
+}
+
+impl Default for Ids {
+    fn default() -> Ids {
+        Ids::Other(IgnoredAny)
+    }
+}
+
+impl Ids {
+    fn size(&self) -> Option<u32> {
+        match self {
+            Ids::Given(ids) => ids.values().max().and_then(|id| id.checked_add(1)),
+            Ids::Counted(pieces) => u32::try_from(pieces.len()).ok(),
+            Ids::Other(_) => None,
         }
     }
 }
 
-/// The id of an added token of a `tokenizer.json`, without building the tokenizer.
-fn added_token_id(tokenizer: &Path, content: &str) -> Result<Option<u32>, ModelError> {
-    #[derive(Deserialize)]
-    struct Added {
-        id: u32,
-        content: String,
+impl Vocabulary {
+    fn read(tokenizer: &Path) -> Result<Vocabulary, ModelError> {
+        let bytes = read_small(tokenizer, TOKENIZER_BYTES_MAX)?;
+        serde_json::from_slice(&bytes).map_err(|e| {
+            let message = format!("is not valid: {}", shorten(&e.to_string()));
+            ModelError::tokenizer(TOKENIZER, message)
+        })
     }
-    #[derive(Deserialize)]
-    struct Tokenizer {
-        #[serde(default)]
-        added_tokens: Vec<Added>,
+
+    fn added(&self) -> HashMap<String, u32> {
+        let added = self.added_tokens.iter();
+        added
+            .map(|token| (token.content.clone(), token.id))
+            .collect()
     }
-    let bytes = read_small(tokenizer, TOKENIZER_BYTES_MAX)?;
-    let Tokenizer { added_tokens } = serde_json::from_slice(&bytes).map_err(|e| {
-        ModelError::tokenizer(
-            TOKENIZER,
-            format!("is not valid: {}", shorten(&e.to_string())),
-        )
-    })?;
-    Ok(added_tokens
-        .into_iter()
-        .find(|token| token.content == content)
-        .map(|token| token.id))
+
+    /// The id that a named token gets: the library gives those that are nowhere the next free ones.
+    fn id_among(&self, declared: &[DeclaredToken], content: &str) -> u32 {
+        let mut next = self
+            .added_tokens
+            .iter()
+            .filter_map(|token| token.id.checked_add(1))
+            .max();
+        next = next.max(self.model.vocab.size());
+        for token in declared {
+            let id = token.id.or_else(|| self.id(&token.content));
+            let id = id.or(next).unwrap_or(0);
+            if token.content == content {
+                return id;
+            }
+            next = next.max(id.checked_add(1));
+        }
+        self.id(content).or(next).unwrap_or(0)
+    }
+
+    fn id(&self, content: &str) -> Option<u32> {
+        let mut added = self.added_tokens.iter();
+        if let Some(token) = added.find(|token| token.content == content) {
+            return Some(token.id);
+        }
+        match &self.model.vocab {
+            Ids::Given(ids) => ids.get(content).copied(),
+            Ids::Counted(pieces) => pieces
+                .iter()
+                .position(|(piece, _)| piece == content)
+                .and_then(|id| u32::try_from(id).ok()),
+            Ids::Other(_) => None,
+        }
+    }
 }

@@ -1,15 +1,17 @@
 //! A GGUF's metadata as shape and parameters.
 
-use plimsoll_kernels::rope::{RopeParams, RopeScaling};
+use plimsoll_kernels::rope::RopeParams;
 use plimsoll_planner::{Architecture, ModelShape};
 
-use super::bounds::{Named, Numbers, RMS_EPS, ROPE_FACTOR, ROPE_THETA, float_within};
+use super::bounds::{Named, Numbers, RMS_EPS, ROPE_THETA, float_within};
+use super::gguf_keys::Keys;
+use super::gguf_rope;
 use super::params::ModelParams;
 use super::sampling::{ModelSampling, Names};
 use crate::model_error::{ModelError, shorten};
 use crate::weights::TensorSource;
 use crate::weights::gguf::GgufTensors;
-use crate::weights::gguf::metadata::Metadata;
+use crate::weights::gguf::metadata::{Found, Metadata};
 
 /// Mistral's files say `llama`.
 const ARCHITECTURES: [(&str, Architecture); 3] = [
@@ -17,8 +19,6 @@ const ARCHITECTURES: [(&str, Architecture); 3] = [
     ("qwen2", Architecture::Qwen2),
     ("qwen3", Architecture::Qwen3),
 ];
-/// One divisor per rotary frequency: how Llama 3.x files carry their scaling.
-const ROPE_FACTORS: &str = "rope_freqs.weight";
 /// As llama.cpp writes and reads them.
 const SAMPLING: Names = Names {
     temperature: "general.sampling.temp",
@@ -39,11 +39,12 @@ pub(crate) fn parse(
     let (prefix, architecture) = architecture(metadata)?;
     let keys = Keys { metadata, prefix };
     refuse_unsupported(&keys)?;
+    refuse_unknown(&keys)?;
     let has = |name: &str| tensors.info(name).is_some();
     let layer = |module: &str| has(&format!("model.layers.0.{module}"));
     let query_heads = keys.needed("attention.head_count")?;
     let kv_heads = keys.number("attention.head_count_kv")?;
-    let shape = Numbers {
+    let mut shape = Numbers {
         architecture,
         layers: keys.needed("block_count")?,
         hidden: keys.needed("embedding_length")?,
@@ -60,7 +61,8 @@ pub(crate) fn parse(
         qk_norm: architecture == Architecture::Qwen3,
     }
     .shape(file)?;
-    let params = params(&keys, &shape, tensors)?;
+    let (params, context) = params(&keys, &shape, tensors)?;
+    shape.context = context;
     Ok((shape, params))
 }
 
@@ -69,34 +71,6 @@ pub(crate) fn sampling(metadata: &Metadata, vocabulary: u32) -> ModelSampling {
     ModelSampling::read(&metadata.file, &SAMPLING, vocabulary, |key| {
         metadata.found(key)
     })
-}
-
-struct Keys<'a> {
-    metadata: &'a Metadata,
-    prefix: &'static str,
-}
-
-impl Keys<'_> {
-    fn key(&self, name: &str) -> String {
-        format!("{}.{name}", self.prefix)
-    }
-
-    fn number(&self, name: &str) -> Result<Option<Named>, ModelError> {
-        let field = self.key(name);
-        Ok(self
-            .metadata
-            .integer(&field)?
-            .map(|number| Named { field, number }))
-    }
-
-    fn needed(&self, name: &str) -> Result<Named, ModelError> {
-        self.number(name)?
-            .ok_or_else(|| self.metadata.missing(&self.key(name)))
-    }
-
-    fn float(&self, name: &str) -> Result<Option<f64>, ModelError> {
-        self.metadata.float(&self.key(name))
-    }
 }
 
 fn architecture(metadata: &Metadata) -> Result<(&'static str, Architecture), ModelError> {
@@ -144,6 +118,65 @@ fn refuse_unsupported(keys: &Keys<'_>) -> Result<(), ModelError> {
     Ok(())
 }
 
+/// What the file may say about its architecture: an allow-list, as `known` is for a `config.json`.
+const KNOWN: [&str; 24] = [
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "feed_forward_length",
+    "vocab_size",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+    "attention.layer_norm_rms_epsilon",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "rope.scale_linear",
+    "rope.scaling.original_context_length",
+    "rope.scaling.attn_factor",
+    "rope.scaling.yarn_ext_factor",
+    "rope.scaling.yarn_attn_factor",
+    "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow",
+    "rope.scaling.finetuned",
+    "expert_count",
+    "tensor_data_layout",
+];
+/// Numbers that say nothing where they are 0.
+const ZERO: [&str; 7] = [
+    "expert_used_count",
+    "expert_shared_count",
+    "expert_feed_forward_length",
+    "attention.sliding_window",
+    "attention.layer_norm_epsilon",
+    "leading_dense_block_count",
+    "pooling_type",
+];
+
+fn refuse_unknown(keys: &Keys<'_>) -> Result<(), ModelError> {
+    let prefix = format!("{}.", keys.prefix);
+    let names = keys
+        .metadata
+        .keys()
+        .filter_map(|key| key.strip_prefix(&prefix));
+    for name in names.filter(|name| !KNOWN.contains(name)) {
+        let found = keys.metadata.found(&keys.key(name));
+        if ZERO.contains(&name) && found == Some(Found::Number(0.0)) {
+            continue;
+        }
+        let message = format!(
+            "metadata `{}` is not known here, so what it does to answers is not either; supported \
+             are models without it",
+            shorten(&keys.key(name))
+        );
+        return Err(ModelError::architecture(&keys.metadata.file, message));
+    }
+    Ok(())
+}
+
 /// Rows of the embedding; `vocab_size` may say it too, and must then agree.
 fn vocabulary(keys: &Keys<'_>, tensors: &GgufTensors) -> Result<Named, ModelError> {
     let embedding = tensors.info("model.embed_tokens.weight").ok_or_else(|| {
@@ -163,11 +196,12 @@ fn vocabulary(keys: &Keys<'_>, tensors: &GgufTensors) -> Result<Named, ModelErro
     })
 }
 
+/// The parameters, and the context that the rotary embedding reaches.
 fn params(
     keys: &Keys<'_>,
     shape: &ModelShape,
     tensors: &GgufTensors,
-) -> Result<ModelParams, ModelError> {
+) -> Result<(ModelParams, u32), ModelError> {
     let file = keys.metadata.file.as_str();
     let head_dim = u64::from(shape.head_dim);
     for name in ["rope.dimension_count", "attention.value_length"] {
@@ -191,96 +225,12 @@ fn params(
     let rms_eps = rms_eps as f32;
     let theta = keys.float("rope.freq_base")?.unwrap_or(10_000.0);
     let theta = float_within(file, &keys.key("rope.freq_base"), theta, ROPE_THETA)?;
-    let rope = RopeParams {
-        theta,
-        scaling: scaling(keys, shape, theta, tensors)?,
-    };
-    Ok(ModelParams {
+    let (scaling, context) = gguf_rope::scaling(keys, shape, theta, tensors)?;
+    let params = ModelParams {
         rms_eps,
-        rope,
+        rope: RopeParams { theta, scaling },
         sliding_window: None,
         first_sliding_layer: 0,
-    })
-}
-
-fn scaling(
-    keys: &Keys<'_>,
-    shape: &ModelShape,
-    theta: f64,
-    tensors: &GgufTensors,
-) -> Result<RopeScaling, ModelError> {
-    let file = keys.metadata.file.as_str();
-    if let Some(info) = tensors.info(ROPE_FACTORS) {
-        let pairs = shape.head_dim as usize / 2;
-        if info.shape != [pairs] {
-            let message = format!(
-                "tensor `{ROPE_FACTORS}` has the shape {:?}, expected [{pairs}]",
-                info.shape
-            );
-            return Err(ModelError::weights(file, message));
-        }
-        let mut factors = vec![0.0; pairs];
-        tensors.read_rows(ROPE_FACTORS, 0..pairs, &mut factors)?;
-        return llama3_scaling(file, shape, theta, &factors);
-    }
-    match keys.metadata.string(&keys.key("rope.scaling.type"))? {
-        None | Some("none") => Ok(RopeScaling::Default),
-        Some("linear") => {
-            let key = keys.key("rope.scaling.factor");
-            let factor = keys
-                .float("rope.scaling.factor")?
-                .ok_or_else(|| keys.metadata.missing(&key))?;
-            Ok(RopeScaling::Linear {
-                factor: float_within(file, &key, factor, ROPE_FACTOR)?,
-            })
-        }
-        Some(other) => {
-            let message = format!(
-                "rope scaling `{}` is not supported; supported: none, linear, llama3",
-                shorten(other)
-            );
-            Err(ModelError::architecture(file, message))
-        }
-    }
-}
-
-/// Llama 3.1 and later: all of them use these numbers, only the factor differs.
-const LLAMA3_LOW_FREQ_FACTOR: f64 = 1.0;
-const LLAMA3_HIGH_FREQ_FACTOR: f64 = 4.0;
-const LLAMA3_ORIGINAL_CONTEXT: u32 = 8192;
-
-/// The scaling whose divisors a file carries: computed again and compared, so that a file with
-/// other divisors is refused instead of misread.
-fn llama3_scaling(
-    file: &str,
-    shape: &ModelShape,
-    theta: f64,
-    divisors: &[f32],
-) -> Result<RopeScaling, ModelError> {
-    let factor = divisors.iter().copied().fold(1.0f32, f32::max);
-    let factor = float_within(file, ROPE_FACTORS, f64::from(factor), ROPE_FACTOR)?;
-    let context = f64::from(LLAMA3_ORIGINAL_CONTEXT);
-    let equal = (0u32..).zip(divisors).all(|(i, divisor)| {
-        let frequency = theta.powf(-2.0 * f64::from(i) / f64::from(shape.head_dim));
-        // Turns that this pair makes over the original context.
-        let turns = context * frequency / std::f64::consts::TAU;
-        let kept =
-            (turns - LLAMA3_LOW_FREQ_FACTOR) / (LLAMA3_HIGH_FREQ_FACTOR - LLAMA3_LOW_FREQ_FACTOR);
-        let kept = kept.clamp(0.0, 1.0);
-        let expected = 1.0 / ((1.0 - kept) / factor + kept);
-        (f64::from(*divisor) - expected).abs() <= 1e-3 * expected
-    });
-    if !equal {
-        let message = format!(
-            "tensor `{ROPE_FACTORS}` holds divisors that are not those of llama3 scaling with \
-             factor {factor}; such a rope type is not supported"
-        );
-        return Err(ModelError::architecture(file, message));
-    }
-    Ok(RopeScaling::Llama3 {
-        factor,
-        low_freq_factor: LLAMA3_LOW_FREQ_FACTOR,
-        high_freq_factor: LLAMA3_HIGH_FREQ_FACTOR,
-        original_context: LLAMA3_ORIGINAL_CONTEXT,
-    })
+    };
+    Ok((params, context))
 }

@@ -5,13 +5,19 @@
 
 pub(crate) mod bounds;
 pub(crate) mod config;
+pub(crate) mod defaults;
 mod digest;
 mod facts;
 mod folder;
 mod gguf_config;
+mod gguf_keys;
+mod gguf_rope;
+pub(crate) mod known;
+mod object;
 pub mod params;
 mod rope_config;
 pub mod sampling;
+mod special;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +31,7 @@ pub use crate::model_error::ModelError;
 pub use params::ModelParams;
 pub use sampling::{ModelSampling, SamplingDefaults};
 
-use crate::tokenizer::{GgufTokenizer, Tokenizer, TokenizerSource, token_id};
+use crate::tokenizer::{GgufTokenizer, SpecialTokens, Tokenizer, TokenizerSource, token_id};
 use crate::weights::file::display_name;
 use crate::weights::folder::SafetensorsFolder;
 use crate::weights::gguf::GgufFile;
@@ -49,9 +55,8 @@ pub struct Model {
     /// Tokens that end a sequence, ascending.
     pub eos_ids: Vec<u32>,
     pub bos_id: Option<u32>,
-    /// The text of the bos and eos tokens, as chat templates name them.
-    pub bos_token: Option<String>,
-    pub eos_token: Option<String>,
+    /// The texts of special tokens, as chat templates name them.
+    pub special_tokens: SpecialTokens,
     /// What the publisher recommends for requests that leave sampling open.
     pub sampling: ModelSampling,
     /// `sha256:<hex>` over config and tensor headers.
@@ -129,12 +134,14 @@ fn open_folder(path: &Path) -> Result<Model, ModelError> {
         shape,
         params,
         tensors: Box::new(tensors),
-        tokenizer_source: TokenizerSource::File(folder.tokenizer),
+        tokenizer_source: TokenizerSource::File {
+            path: folder.tokenizer,
+            declared: folder.special.declared,
+        },
         chat_template: folder.chat_template,
         eos_ids: folder.eos_ids,
         bos_id,
-        bos_token: folder.bos_token,
-        eos_token: folder.eos_token,
+        special_tokens: folder.special.names,
         sampling: folder.sampling,
         digest: digest.finish(),
     };
@@ -161,12 +168,10 @@ fn open_gguf(path: &Path) -> Result<Model, ModelError> {
         )
     };
     let (bos_id, eos_id) = (id("bos")?, id("eos")?);
-    let eos_ids = [eos_id, id("eot")?, id("eom")?]
-        .into_iter()
-        .flatten()
-        .collect();
+    let eos_ids = [eos_id, id("eot")?, id("eom")?].into_iter().flatten();
+    let eos_ids = eos_ids.chain(tokenizer.ends()).collect();
     let sampling = gguf_config::sampling(&metadata, shape.vocab);
-    let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).map(str::to_owned);
+    let special_tokens = tokenizer.special_tokens(&metadata, bos_id, eos_id);
     let opened = Opened {
         file: &metadata.file,
         format: ModelFormat::Gguf,
@@ -179,8 +184,7 @@ fn open_gguf(path: &Path) -> Result<Model, ModelError> {
         eos_ids,
         bos_id,
         sampling,
-        bos_token: text(bos_id),
-        eos_token: text(eos_id),
+        special_tokens,
         tokenizer_source: TokenizerSource::Gguf(Arc::new(tokenizer)),
         digest: digest.finish(),
     };
@@ -199,8 +203,7 @@ struct Opened<'a> {
     chat_template: Option<String>,
     eos_ids: Vec<u32>,
     bos_id: Option<u32>,
-    bos_token: Option<String>,
-    eos_token: Option<String>,
+    special_tokens: SpecialTokens,
     sampling: ModelSampling,
     digest: String,
 }
@@ -229,8 +232,7 @@ impl Opened<'_> {
             chat_template: self.chat_template,
             eos_ids,
             bos_id: self.bos_id,
-            bos_token: self.bos_token,
-            eos_token: self.eos_token,
+            special_tokens: self.special_tokens,
             sampling: self.sampling,
             digest: self.digest,
         })

@@ -19,19 +19,25 @@ const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{
 /// The words of Qwen 2's `tokenizer.json`.
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+/// The words of Mistral's `tokenizer.json` (Nemo and later).
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// llama.cpp's cuts for a file that names none, one after the other.
+const DEFAULT: [&str; 4] = [
+    r"[\p{P}\$\+<=>\^~\|]+",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+    r"\p{N}+",
+    r"[0-9][0-9][0-9]",
+];
+
 /// # Errors
-/// [`ModelError::InvalidTokenizer`]: a token given twice, a merge of unknown tokens.
+/// [`ModelError::InvalidTokenizer`]: a merge of unknown tokens.
 pub(super) fn build(metadata: &GgufTokenizer) -> Result<Tokenizer, ModelError> {
     let file = metadata.file.as_str();
     let refuse = |message: String| ModelError::tokenizer(file, message);
     let mut vocabulary = Vocab::default();
+    // Of equal texts the last is what a text becomes, as in llama.cpp (`GgufTokenizer::twins`).
     for (id, token) in (0u32..).zip(&metadata.tokens) {
-        if let Some(other) = vocabulary.insert(token.clone(), id) {
-            let token = shorten(token);
-            return Err(refuse(format!(
-                "token `{token}` is given twice, as {other} and {id}"
-            )));
-        }
+        vocabulary.insert(token.clone(), id);
     }
     let mut tokenizer = match &metadata.algorithm {
         Algorithm::ByteLevel { pre, merges } => byte_level(file, vocabulary, *pre, merges)?,
@@ -76,7 +82,7 @@ fn byte_level(
     }
     let model = BPE::builder()
         .vocab_and_merges(vocabulary, merges)
-        .ignore_merges(pre == PreTokenizer::Llama3)
+        .ignore_merges(pre.is_whole_words())
         .build()
         .map_err(|e| refuse(format!("tokenizer.ggml.merges: {e}")))?;
     let mut tokenizer = Tokenizer::new(model);
@@ -104,8 +110,19 @@ fn words(pre: PreTokenizer) -> tokenizers::Result<Vec<PreTokenizerWrapper>> {
     Ok(match pre {
         PreTokenizer::Gpt2 => vec![bytes(true).into()],
         PreTokenizer::DigitsGpt2 => vec![Digits::new(true).into(), bytes(true).into()],
-        PreTokenizer::Llama3 => vec![pattern(LLAMA3)?.into(), bytes(false).into()],
+        PreTokenizer::Llama3 | PreTokenizer::Smaug => {
+            vec![pattern(LLAMA3)?.into(), bytes(false).into()]
+        }
         PreTokenizer::Qwen2 => vec![pattern(QWEN2)?.into(), bytes(false).into()],
+        PreTokenizer::Tekken => vec![pattern(TEKKEN)?.into(), bytes(false).into()],
+        PreTokenizer::Default => {
+            let mut steps = Vec::new();
+            for cut in DEFAULT {
+                steps.push(pattern(cut)?.into());
+            }
+            steps.push(bytes(false).into());
+            steps
+        }
     })
 }
 

@@ -1,5 +1,8 @@
 //! The tokenizer a GGUF's metadata describe: checked here, built in `build`.
 
+use std::collections::HashMap;
+
+use super::SpecialTokens;
 use crate::model_error::{ModelError, shorten};
 use crate::weights::gguf::metadata::Metadata;
 
@@ -25,11 +28,22 @@ pub(super) enum PreTokenizer {
     DigitsGpt2,
     /// Llama 3: up to three digits together, contractions of any case.
     Llama3,
+    /// The words of Llama 3, merged by the list alone (Smaug).
+    Smaug,
     /// Qwen 2: as Llama 3 with single digits, text in NFC.
     Qwen2,
+    /// Mistral's: capitals begin words, single digits.
+    Tekken,
+    /// What llama.cpp does for files that do not say: punctuation, GPT-2, digits in threes.
+    Default,
 }
 
-const PRE_TOKENIZERS: [(&str, PreTokenizer); 9] = [
+const PRE_TOKENIZERS: [(&str, PreTokenizer); 14] = [
+    ("default", PreTokenizer::Default),
+    ("tekken", PreTokenizer::Tekken),
+    ("smaug-bpe", PreTokenizer::Smaug),
+    ("pixtral", PreTokenizer::Llama3),
+    ("falcon3", PreTokenizer::Llama3),
     ("gpt-2", PreTokenizer::Gpt2),
     ("smollm", PreTokenizer::DigitsGpt2),
     ("starcoder", PreTokenizer::DigitsGpt2),
@@ -40,6 +54,13 @@ const PRE_TOKENIZERS: [(&str, PreTokenizer); 9] = [
     ("qwen2", PreTokenizer::Qwen2),
     ("deepseek-r1-qwen", PreTokenizer::Qwen2),
 ];
+
+impl PreTokenizer {
+    /// A word that is a token is not merged, and a text begins with bos unless the file says no.
+    pub(super) const fn is_whole_words(self) -> bool {
+        matches!(self, PreTokenizer::Llama3 | PreTokenizer::Tekken)
+    }
+}
 
 /// How tokens are found in a text (`tokenizer.ggml.model`).
 #[derive(Clone, Debug, PartialEq)]
@@ -125,7 +146,7 @@ impl GgufTokenizer {
         };
         // What llama.cpp does unless the file says otherwise.
         let by_default = match &algorithm {
-            Algorithm::ByteLevel { pre, .. } => *pre == PreTokenizer::Llama3,
+            Algorithm::ByteLevel { pre, .. } => pre.is_whole_words(),
             Algorithm::SentencePiece { .. } => true,
         };
         let add_bos = metadata
@@ -143,10 +164,81 @@ impl GgufTokenizer {
     }
 
     /// The text of one token.
-    pub(crate) fn token(&self, id: u32) -> Option<&str> {
+    fn token(&self, id: u32) -> Option<&str> {
         self.tokens.get(id as usize).map(String::as_str)
     }
+
+    /// Tokens whose text a later token has too, with that one: a text becomes the last, and the
+    /// others are read as it.
+    pub(super) fn twins(&self) -> HashMap<u32, u32> {
+        let ids = || (0u32..).zip(&self.tokens);
+        let last: HashMap<&str, u32> = ids().map(|(id, text)| (text.as_str(), id)).collect();
+        let twin = |(id, text): (u32, &String)| Some((id, *last.get(text.as_str())?));
+        ids()
+            .filter_map(twin)
+            .filter(|(id, last)| id != last)
+            .collect()
+    }
+
+    /// The tokens that end a text by what they are called, as llama.cpp knows them: files of many
+    /// converters name one end and leave out the others. A normal token `</s>` is HTML.
+    pub(crate) fn ends(&self) -> Vec<u32> {
+        let tokens = (0u32..).zip(self.tokens.iter().zip(&self.kinds));
+        tokens
+            .filter(|(_, (text, kind))| {
+                ENDS.contains(&text.as_str())
+                    || (LOOSE_ENDS.contains(&text.as_str()) && **kind != Kind::Normal)
+            })
+            .map(|(id, _)| id)
+            .collect()
+    }
+
+    /// The special tokens by the names that templates use.
+    pub(crate) fn special_tokens(
+        &self,
+        metadata: &Metadata,
+        bos: Option<u32>,
+        eos: Option<u32>,
+    ) -> SpecialTokens {
+        // Of these, llama.cpp passes over ids that are none.
+        let id = |key: &str| {
+            let key = format!("tokenizer.ggml.{key}_token_id");
+            let id = metadata.integer(&key).ok().flatten()?;
+            u32::try_from(id).ok()
+        };
+        let ids = [
+            ("bos_token", bos),
+            ("eos_token", eos),
+            ("unk_token", id("unknown")),
+            ("sep_token", id("seperator")),
+            ("pad_token", id("padding")),
+            ("cls_token", id("cls")),
+            ("mask_token", id("mask")),
+        ];
+        ids.into_iter()
+            .filter_map(|(name, id)| Some((name, self.token(id?)?)))
+            .collect()
+    }
 }
+
+/// Nothing but an end is called so.
+const ENDS: [&str; 13] = [
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|eot|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<end_of_turn>",
+    "<end_of_utterance>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "<\u{ff5c}end\u{2581}of\u{2581}sentence\u{ff5c}>",
+];
+/// An end, unless it is a piece of text.
+const LOOSE_ENDS: [&str; 3] = ["</s>", "<eos>", "[EOS]"];
 
 const MODEL: &str = "tokenizer.ggml.model";
 const TOKENS: &str = "tokenizer.ggml.tokens";
@@ -180,7 +272,8 @@ fn scores(metadata: &mut Metadata, tokens: usize) -> Result<Vec<f32>, ModelError
 
 fn pre_tokenizer(metadata: &Metadata) -> Result<PreTokenizer, ModelError> {
     const KEY: &str = "tokenizer.ggml.pre";
-    let found = metadata.string(KEY)?.unwrap_or("");
+    let found = metadata.string(KEY)?.filter(|name| !name.is_empty());
+    let found = found.unwrap_or("default");
     PRE_TOKENIZERS
         .iter()
         .find(|(name, _)| *name == found)

@@ -4,24 +4,28 @@
 //! into special tokens in a chat.
 
 mod build;
+mod folder;
 mod gguf;
 mod literal;
 mod pieces;
 mod sentencepiece;
+mod special;
 mod stream;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use gguf::GgufTokenizer;
 pub(crate) use gguf::token_id;
+pub use special::{DeclaredToken, SpecialTokens};
 pub use stream::DecodeStream;
 
 use crate::model_error::{ModelError, shorten};
-use crate::weights::file::{display_name, read_small};
+use crate::weights::file::display_name;
 use literal::AddedTokens;
 use pieces::Pieces;
 
@@ -31,8 +35,11 @@ pub(crate) const TOKENIZER_BYTES_MAX: u64 = 256 << 20;
 /// Where the tokenizer comes from.
 #[derive(Clone, Debug)]
 pub enum TokenizerSource {
-    /// `tokenizer.json` of a Hugging Face folder.
-    File(PathBuf),
+    /// `tokenizer.json` of a Hugging Face folder, and what its other files add to it.
+    File {
+        path: PathBuf,
+        declared: Vec<DeclaredToken>,
+    },
     /// The metadata of a GGUF file.
     Gguf(Arc<GgufTokenizer>),
 }
@@ -58,6 +65,8 @@ struct Inner {
     pieces: Pieces,
     /// Put before a prompt that asks for special tokens (GGUF; a `tokenizer.json` says it itself).
     prefix: Option<u32>,
+    /// Ids that are read as another one, which has the same text (GGUF).
+    twins: HashMap<u32, u32>,
     vocab_size: u32,
 }
 
@@ -70,13 +79,20 @@ pub struct EncodeError {
 
 impl Tokenizer {
     /// Builds a tokenizer for a model with `vocab` rows of embedding. A smaller tokenizer is
-    /// fine: models pad their vocabulary.
+    /// fine: models pad their vocabulary. Of a larger one, tokens that only pad are left out.
     ///
     /// # Errors
     /// [`ModelError::InvalidTokenizer`].
     pub fn load(source: &TokenizerSource, vocab: u32) -> Result<Tokenizer, ModelError> {
         let (tokenizer, file) = match source {
-            TokenizerSource::File(path) => (Tokenizer::from_file(path)?, display_name(path)),
+            TokenizerSource::File { path, declared } => {
+                let file = display_name(path);
+                let tokenizer = folder::read(path, declared, vocab)?;
+                (
+                    Tokenizer::new(tokenizer, &file, None, HashMap::new())?,
+                    file,
+                )
+            }
             TokenizerSource::Gguf(metadata) => {
                 (Tokenizer::from_gguf(metadata)?, metadata.file.clone())
             }
@@ -96,30 +112,25 @@ impl Tokenizer {
             );
             return Err(ModelError::tokenizer(&file, message));
         }
+        // Padding that was left out may still be what the post-processor adds.
+        let added = tokenizer.encode("", true).unwrap_or_default();
+        if let Some(id) = added.into_iter().find(|id| *id >= vocab) {
+            let message = format!(
+                "adds the token {id} to every prompt, the model's vocabulary has {vocab}; they are \
+                 not of the same model"
+            );
+            return Err(ModelError::tokenizer(&file, message));
+        }
         Ok(tokenizer)
     }
 
-    /// Reads a `tokenizer.json`.
+    /// Reads a `tokenizer.json` alone.
     ///
     /// # Errors
     /// [`ModelError::InvalidTokenizer`].
     pub fn from_file(path: &Path) -> Result<Tokenizer, ModelError> {
-        let file = display_name(path);
-        let bytes = read_small(path, TOKENIZER_BYTES_MAX)?;
-        let refuse =
-            |why: &str| ModelError::tokenizer(&file, format!("is not valid: {}", shorten(why)));
-        // The library indexes with lengths it has not checked (merges longer than any token).
-        let parsed = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes));
-        let mut tokenizer = match parsed {
-            Ok(parsed) => parsed.map_err(|e| refuse(&e.to_string()))?,
-            Err(_) => return Err(refuse("its vocabulary and merges contradict each other")),
-        };
-        // Settings of a training run that would cut or pad prompts.
-        tokenizer.with_padding(None);
-        tokenizer
-            .with_truncation(None)
-            .map_err(|e| ModelError::tokenizer(&file, shorten(&e.to_string())))?;
-        Tokenizer::new(tokenizer, &file, None)
+        let tokenizer = folder::parse(path, None)?;
+        Tokenizer::new(tokenizer, &display_name(path), None, HashMap::new())
     }
 
     /// Builds the tokenizer that a GGUF's metadata describe.
@@ -127,13 +138,15 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::InvalidTokenizer`].
     pub fn from_gguf(metadata: &GgufTokenizer) -> Result<Tokenizer, ModelError> {
-        Tokenizer::new(build::build(metadata)?, &metadata.file, metadata.prefix)
+        let (file, prefix) = (&metadata.file, metadata.prefix);
+        Tokenizer::new(build::build(metadata)?, file, prefix, metadata.twins())
     }
 
     fn new(
         tokenizer: tokenizers::Tokenizer,
         file: &str,
         prefix: Option<u32>,
+        twins: HashMap<u32, u32>,
     ) -> Result<Tokenizer, ModelError> {
         let decoder = serde_json::to_value(tokenizer.get_decoder()).unwrap_or_default();
         let Some(pieces) = Pieces::of(&decoder) else {
@@ -154,6 +167,7 @@ impl Tokenizer {
                 added,
                 pieces,
                 prefix,
+                twins,
                 vocab_size,
             }),
         })
@@ -191,10 +205,11 @@ impl Tokenizer {
 
     /// The text of ids. Ids the tokenizer does not know are left out.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
+        let ids: Vec<u32> = ids.iter().map(|id| self.known(*id)).collect();
         // Byte-level and SentencePiece decoders, the only ones accepted, do not fail.
         self.inner
             .tokenizer
-            .decode(ids, skip_special)
+            .decode(&ids, skip_special)
             .unwrap_or_default()
     }
 
@@ -206,7 +221,7 @@ impl Tokenizer {
     /// The bytes one token stands for inside a text (`logprobs.content[].bytes`); empty for an
     /// unknown id.
     pub fn token_bytes(&self, id: u32) -> Vec<u8> {
-        let tokenizer = &self.inner.tokenizer;
+        let (tokenizer, id) = (&self.inner.tokenizer, self.known(id));
         let added = tokenizer.get_added_vocabulary().get_added_tokens_decoder();
         if let Some(token) = added.get(&id) {
             return token.content.clone().into_bytes();
@@ -227,7 +242,14 @@ impl Tokenizer {
             .tokenizer
             .get_added_vocabulary()
             .get_added_tokens_decoder();
-        added.get(&id).is_some_and(|token| token.special)
+        added
+            .get(&self.known(id))
+            .is_some_and(|token| token.special)
+    }
+
+    /// The id under which the library knows a token.
+    fn known(&self, id: u32) -> u32 {
+        self.inner.twins.get(&id).copied().unwrap_or(id)
     }
 
     pub fn token_id(&self, token: &str) -> Option<u32> {

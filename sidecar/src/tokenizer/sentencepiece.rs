@@ -72,7 +72,7 @@ fn merges(metadata: &GgufTokenizer, vocabulary: &Vocab, scores: &[f32]) -> Resul
         .tokens
         .iter()
         .enumerate()
-        .filter(|(id, _)| is_text(*id))
+        .filter(|(id, piece)| is_text(*id) && text_id(piece) == Some(*id))
     {
         if piece.len() > PIECE_BYTES_MAX {
             let shown = shorten(piece);

@@ -53,7 +53,10 @@ fn a_vocabulary_smaller_than_the_tokenizer_is_refused() {
         env!("CARGO_MANIFEST_DIR"),
         "/tests/fixtures/models/tiny-llama/tokenizer.json"
     );
-    let source = TokenizerSource::File(path.into());
+    let source = TokenizerSource::File {
+        path: path.into(),
+        declared: Vec::new(),
+    };
     let size = fixture().vocab_size();
     assert!(Tokenizer::load(&source, size).is_ok());
     assert!(

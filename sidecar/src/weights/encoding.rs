@@ -2,15 +2,20 @@
 //!
 //! Block types follow ggml: 32 numbers share a scale `d` (and a minimum `m`), both f16.
 //! Q8_0: `d * q`, q signed 8 bits. Q4_0: `d * (q - 8)`. Q4_1: `d * q + m`. A 4-bit block holds
-//! numbers 0..16 in the low halves of its 16 bytes and 16..32 in the high halves.
+//! numbers 0..16 in the low halves of its 16 bytes and 16..32 in the high halves; Q5_0 and Q5_1 have
+//! a fifth bit of each number in four bytes of their own. `k_quants` has the types of 256 numbers.
 
 use half::f16;
+
+use super::k_quants::{self, Q2_K_BYTES, Q3_K_BYTES, Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES, scale};
 
 /// Numbers in a block of the quantised types.
 const BLOCK: usize = 32;
 const Q8_0_BYTES: usize = 2 + BLOCK;
 const Q4_0_BYTES: usize = 2 + BLOCK / 2;
 const Q4_1_BYTES: usize = 4 + BLOCK / 2;
+const Q5_0_BYTES: usize = 2 + BLOCK / 8 + BLOCK / 2;
+const Q5_1_BYTES: usize = 4 + BLOCK / 8 + BLOCK / 2;
 
 /// A type that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,16 +26,30 @@ pub(crate) enum Encoding {
     Q8_0,
     Q4_0,
     Q4_1,
+    Q5_0,
+    Q5_1,
+    Q2K,
+    Q3K,
+    Q4K,
+    Q5K,
+    Q6K,
 }
 
 impl Encoding {
-    pub(crate) const ALL: [Encoding; 6] = [
+    pub(crate) const ALL: [Encoding; 13] = [
         Encoding::F32,
         Encoding::F16,
         Encoding::Bf16,
         Encoding::Q8_0,
         Encoding::Q4_0,
         Encoding::Q4_1,
+        Encoding::Q5_0,
+        Encoding::Q5_1,
+        Encoding::Q2K,
+        Encoding::Q3K,
+        Encoding::Q4K,
+        Encoding::Q5K,
+        Encoding::Q6K,
     ];
 
     pub(crate) const fn label(self) -> &'static str {
@@ -41,6 +60,13 @@ impl Encoding {
             Encoding::Q8_0 => "Q8_0",
             Encoding::Q4_0 => "Q4_0",
             Encoding::Q4_1 => "Q4_1",
+            Encoding::Q5_0 => "Q5_0",
+            Encoding::Q5_1 => "Q5_1",
+            Encoding::Q2K => "Q2_K",
+            Encoding::Q3K => "Q3_K",
+            Encoding::Q4K => "Q4_K",
+            Encoding::Q5K => "Q5_K",
+            Encoding::Q6K => "Q6_K",
         }
     }
 
@@ -48,7 +74,12 @@ impl Encoding {
     pub(crate) const fn block_numbers(self) -> usize {
         match self {
             Encoding::F32 | Encoding::F16 | Encoding::Bf16 => 1,
-            Encoding::Q8_0 | Encoding::Q4_0 | Encoding::Q4_1 => BLOCK,
+            Encoding::Q8_0 | Encoding::Q4_0 | Encoding::Q4_1 | Encoding::Q5_0 | Encoding::Q5_1 => {
+                BLOCK
+            }
+            Encoding::Q2K | Encoding::Q3K | Encoding::Q4K | Encoding::Q5K | Encoding::Q6K => {
+                k_quants::NUMBERS
+            }
         }
     }
 
@@ -59,6 +90,13 @@ impl Encoding {
             Encoding::Q8_0 => Q8_0_BYTES,
             Encoding::Q4_0 => Q4_0_BYTES,
             Encoding::Q4_1 => Q4_1_BYTES,
+            Encoding::Q5_0 => Q5_0_BYTES,
+            Encoding::Q5_1 => Q5_1_BYTES,
+            Encoding::Q2K => Q2_K_BYTES,
+            Encoding::Q3K => Q3_K_BYTES,
+            Encoding::Q4K => Q4_K_BYTES,
+            Encoding::Q5K => Q5_K_BYTES,
+            Encoding::Q6K => Q6_K_BYTES,
         }
     }
 
@@ -74,9 +112,16 @@ impl Encoding {
             Encoding::F32 => decode_f32(&bytes[skip * 4..], out),
             Encoding::F16 => decode_f16(&bytes[skip * 2..], out),
             Encoding::Bf16 => decode_bf16(&bytes[skip * 2..], out),
-            Encoding::Q8_0 => decode_blocks::<Q8_0_BYTES>(bytes, skip, out, q8_0),
-            Encoding::Q4_0 => decode_blocks::<Q4_0_BYTES>(bytes, skip, out, q4_0),
-            Encoding::Q4_1 => decode_blocks::<Q4_1_BYTES>(bytes, skip, out, q4_1),
+            Encoding::Q8_0 => decode_blocks(bytes, skip, out, q8_0),
+            Encoding::Q4_0 => decode_blocks(bytes, skip, out, q4_0),
+            Encoding::Q4_1 => decode_blocks(bytes, skip, out, q4_1),
+            Encoding::Q5_0 => decode_blocks(bytes, skip, out, q5_0),
+            Encoding::Q5_1 => decode_blocks(bytes, skip, out, q5_1),
+            Encoding::Q2K => decode_blocks(bytes, skip, out, k_quants::q2_k),
+            Encoding::Q3K => decode_blocks(bytes, skip, out, k_quants::q3_k),
+            Encoding::Q4K => decode_blocks(bytes, skip, out, k_quants::q4_k),
+            Encoding::Q5K => decode_blocks(bytes, skip, out, k_quants::q5_k),
+            Encoding::Q6K => decode_blocks(bytes, skip, out, k_quants::q6_k),
         }
     }
 }
@@ -106,39 +151,36 @@ fn decode_f16(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// `BYTES`: of one block. Blocks cut by `skip` or by the end of `out` go through a copy.
-fn decode_blocks<const BYTES: usize>(
+/// `BYTES` and `NUMBERS`: of one block. Blocks cut by `skip` or by the end of `out` go through a
+/// copy.
+fn decode_blocks<const BYTES: usize, const NUMBERS: usize>(
     bytes: &[u8],
     skip: usize,
     out: &mut [f32],
-    block: impl Fn(&[u8; BYTES], &mut [f32; BLOCK]),
+    block: impl Fn(&[u8; BYTES], &mut [f32; NUMBERS]),
 ) {
-    let blocks = &bytes.as_chunks::<BYTES>().0[skip / BLOCK..];
-    let head = (BLOCK - skip % BLOCK) % BLOCK;
+    let blocks = &bytes.as_chunks::<BYTES>().0[skip / NUMBERS..];
+    let head = (NUMBERS - skip % NUMBERS) % NUMBERS;
     let head = head.min(out.len());
     let (first, rest) = out.split_at_mut(head);
     let blocks = if first.is_empty() {
         blocks
     } else {
-        let mut numbers = [0.0; BLOCK];
+        let mut numbers = [0.0; NUMBERS];
         block(&blocks[0], &mut numbers);
-        let from = skip % BLOCK;
+        let from = skip % NUMBERS;
         first.copy_from_slice(&numbers[from..from + first.len()]);
         &blocks[1..]
     };
-    let (whole, tail) = rest.as_chunks_mut::<BLOCK>();
+    let (whole, tail) = rest.as_chunks_mut::<NUMBERS>();
     for (to, from) in whole.iter_mut().zip(blocks) {
         block(from, to);
     }
     if !tail.is_empty() {
-        let mut numbers = [0.0; BLOCK];
+        let mut numbers = [0.0; NUMBERS];
         block(&blocks[whole.len()], &mut numbers);
         tail.copy_from_slice(&numbers[..tail.len()]);
     }
-}
-
-fn scale(low: u8, high: u8) -> f32 {
-    f16::from_le_bytes([low, high]).to_f32()
 }
 
 fn q8_0(from: &[u8; Q8_0_BYTES], to: &mut [f32; BLOCK]) {
@@ -165,6 +207,28 @@ fn q4_1(from: &[u8; Q4_1_BYTES], to: &mut [f32; BLOCK]) {
         *low = d * f32::from(q & 15) + m;
         *high = d * f32::from(q >> 4) + m;
     }
+}
+
+fn q5_0(from: &[u8; Q5_0_BYTES], to: &mut [f32; BLOCK]) {
+    let d = scale(from[0], from[1]);
+    for (i, to) in to.iter_mut().enumerate() {
+        *to = d * (f32::from(five_bits(&from[2..], i)) - 16.0);
+    }
+}
+
+fn q5_1(from: &[u8; Q5_1_BYTES], to: &mut [f32; BLOCK]) {
+    let d = scale(from[0], from[1]);
+    let m = scale(from[2], from[3]);
+    for (i, to) in to.iter_mut().enumerate() {
+        *to = d * f32::from(five_bits(&from[4..], i)) + m;
+    }
+}
+
+/// Number `i` of 32: its fifth bit in four bytes, the four others as in Q4_0 behind them.
+fn five_bits(block: &[u8], i: usize) -> u8 {
+    let (high, low) = block.split_at(BLOCK / 8);
+    let bit = high[i / 8] >> (i % 8) & 1;
+    low[i % 16] >> (i / 16 * 4) & 15 | bit << 4
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ pub(crate) mod encoding;
 pub(crate) mod file;
 pub(crate) mod folder;
 pub(crate) mod gguf;
+mod k_quants;
 pub(crate) mod safetensors;
 pub(crate) mod stored;
 #[cfg(test)]
@@ -29,7 +30,7 @@ pub struct TensorInfo {
     pub name: String,
     /// Row-major; a linear weight is `[out, in]`.
     pub shape: Vec<usize>,
-    /// The file's type: `F32`, `F16`, `BF16`, `Q8_0`, `Q4_0`, `Q4_1`.
+    /// The file's type: `F32`, `BF16`, `Q8_0`, `Q4_K`, ...
     pub dtype: String,
     /// Bytes in the file.
     pub bytes: u64,

@@ -2,13 +2,13 @@
 
 use plimsoll_planner::ModelShape;
 
+use super::encoding::Encoding;
 use super::{TensorInfo, TensorSource};
 use crate::model_error::{ModelError, shorten};
 
 const LAYERS: &str = "model.layers.";
 /// Tensors some files carry in a layer that the engine computes itself.
 const IGNORED: &str = ".self_attn.rotary_emb.inv_freq";
-const READ: [&str; 6] = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"];
 
 /// Every tensor the engine reads, with its shape: `(name, [out, in])` or `(name, [n])`.
 pub fn needed(shape: &ModelShape) -> Vec<(String, Vec<usize>)> {
@@ -108,11 +108,12 @@ fn check(info: &TensorInfo, dims: &[usize]) -> Result<(), ModelError> {
         );
         return Err(ModelError::weights("weights", message));
     }
-    if !READ.contains(&info.dtype.as_str()) {
+    let read = Encoding::ALL.map(Encoding::label);
+    if !read.contains(&info.dtype.as_str()) {
         let message = format!(
             "tensor `{name}` is {}; read are {}",
             info.dtype,
-            READ.join(", ")
+            read.join(", ")
         );
         return Err(ModelError::quantization("weights", message));
     }

@@ -18,7 +18,7 @@ fn llama() -> Value {
 }
 
 /// The config with fields set (null removes a value as the format has it).
-fn with(changes: Value) -> Result<Config, ModelError> {
+pub(super) fn with(changes: Value) -> Result<Config, ModelError> {
     let mut config = llama();
     for (field, value) in changes.as_object().unwrap() {
         config[field] = value.clone();
@@ -35,12 +35,12 @@ fn refused(changes: Value, reason: &str, expected: &str) {
 }
 
 #[track_caller]
-fn invalid(changes: Value, expected: &str) {
+pub(super) fn invalid(changes: Value, expected: &str) {
     refused(changes, "ModelInvalid", expected);
 }
 
 #[track_caller]
-fn unsupported(changes: Value, expected: &str) {
+pub(super) fn unsupported(changes: Value, expected: &str) {
     refused(changes, "UnsupportedArchitecture", expected);
 }
 
@@ -61,15 +61,11 @@ fn a_llama_is_read() {
 #[test]
 fn defaults_are_those_of_transformers() {
     let config = with(json!({
-        "num_key_value_heads": null, "rms_norm_eps": null, "rope_theta": null,
-        "eos_token_id": 3, "bos_token_id": null, "head_dim": null, "sliding_window": null,
+        "num_key_value_heads": null, "rope_theta": null, "eos_token_id": 3, "bos_token_id": null, "head_dim": null, "sliding_window": null,
     }));
     let config = config.unwrap();
     assert_eq!(config.shape.kv_heads, 4);
-    assert_eq!(
-        (config.params.rms_eps, config.params.rope.theta),
-        (1e-6, 10_000.0)
-    );
+    assert_eq!(config.params.rope.theta, 10_000.0);
     assert_eq!((config.eos_ids, config.bos_id), (vec![3], None));
 }
 
@@ -178,7 +174,10 @@ fn numbers_that_make_no_shape_are_refused() {
         "vocab_size",
         "intermediate_size",
     ] {
-        invalid(json!({field: null}), &format!("{field} is missing"));
+        invalid(
+            json!({field: null}),
+            &format!("{field} is null, expected a whole number"),
+        );
     }
 }
 
@@ -229,68 +228,24 @@ fn fields_of_other_types_are_refused() {
 }
 
 #[test]
-fn rope_scalings_are_read() {
-    let scaling = |field: &str, value: Value| with(json!({field: value})).unwrap().params.rope;
-    let linear = RopeScaling::Linear { factor: 4.0 };
-    assert_eq!(
-        scaling("rope_scaling", json!({"type": "linear", "factor": 4.0})).scaling,
-        linear
-    );
-    let llama3 = json!({
-        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    });
-    let expected = RopeScaling::Llama3 {
-        factor: 8.0,
-        low_freq_factor: 1.0,
-        high_freq_factor: 4.0,
-        original_context: 8192,
-    };
-    assert_eq!(scaling("rope_scaling", llama3).scaling, expected);
-    assert_eq!(
-        scaling("rope_scaling", json!({"rope_type": "default"})).scaling,
-        RopeScaling::Default
-    );
-    // Newer versions of transformers keep theta beside the type.
-    let rope = scaling(
-        "rope_parameters",
-        json!({"rope_type": "linear", "factor": 4, "rope_theta": 7.0}),
-    );
-    assert_eq!((rope.theta, rope.scaling), (7.0, linear));
-}
-
-#[test]
-fn rope_scalings_that_are_not_there_are_refused() {
-    for kind in ["yarn", "dynamic", "longrope", "su"] {
-        let expected =
-            format!("rope type `{kind}` is not supported; supported: default, linear, llama3");
-        unsupported(
-            json!({"rope_scaling": {"rope_type": kind, "factor": 2.0}}),
-            &expected,
-        );
-    }
-    invalid(
-        json!({"rope_scaling": {"type": "linear"}}),
-        "rope_scaling.factor is missing",
-    );
-    invalid(
-        json!({"rope_scaling": {"type": "linear", "factor": 0}}),
-        "rope_scaling.factor is 0",
-    );
-    let equal =
-        json!({"rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 4});
-    invalid(
-        json!({"rope_scaling": equal}),
-        "high_freq_factor is 4 and low_freq_factor is 4",
-    );
-}
-
-#[test]
 fn arithmetic_the_engine_lacks_is_refused() {
     unsupported(json!({"hidden_act": "gelu"}), "hidden_act `gelu`");
     unsupported(
         json!({"partial_rotary_factor": 0.5}),
         "partial_rotary_factor is 0.5",
+    );
+    for (field, value) in [
+        ("frobnicate", json!(1)),
+        ("embedding_multiplier", json!(12.0)),
+        ("logits_scaling", json!(8)),
+        ("dual_chunk_attention_config", json!({"chunk_size": 8192})),
+    ] {
+        unsupported(json!({field: value}), &format!("{field} is {value}"));
+    }
+    with(json!({"embedding_multiplier": 1.0, "frobnicate": null, "unsloth_version": "1"})).unwrap();
+    unsupported(
+        json!({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}),
+        "rope_parameters.partial_rotary_factor is 0.5",
     );
     let gptq = json!({"quantization_config": {"quant_method": "gptq", "bits": 4}});
     refused(
@@ -311,11 +266,12 @@ fn sliding_windows_follow_the_architecture() {
         |window: Value| json!({"architectures": ["MistralForCausalLM"], "sliding_window": window});
     assert_eq!(windows(mistral(json!(24))), [some, some]);
     assert_eq!(windows(mistral(json!(null))), [None, None]);
-    assert_eq!(
-        windows(json!({"sliding_window": 24})),
-        [None, None],
-        "llama has none"
+    unsupported(
+        json!({"sliding_window": 24}),
+        "sliding_window is 24: no layer of a Llama has a window",
     );
+    let absent = json!({"architectures": ["MistralForCausalLM"]});
+    assert_eq!(windows(absent), [Some(4096); 2], "by default");
     let qwen2 = |more: Value| {
         let mut changes = json!({"architectures": ["Qwen2ForCausalLM"], "sliding_window": 24});
         for (field, value) in more.as_object().unwrap() {

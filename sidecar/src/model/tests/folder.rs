@@ -9,7 +9,7 @@ use crate::weights::testing::{Gguf, TempFolder, safetensors};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/models");
 
-fn config() -> Value {
+pub(super) fn config() -> Value {
     json!({
         "architectures": ["Qwen2ForCausalLM"],
         "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -20,7 +20,7 @@ fn config() -> Value {
 }
 
 /// A folder with everything a model needs.
-fn model(config: &Value) -> TempFolder {
+pub(super) fn model(config: &Value) -> TempFolder {
     let folder = TempFolder::new();
     folder.write("config.json", config.to_string());
     let shape = crate::model::config::parse(config.to_string().as_bytes())
@@ -37,12 +37,12 @@ fn model(config: &Value) -> TempFolder {
     folder
 }
 
-fn open(folder: &TempFolder) -> Result<Model, String> {
+pub(super) fn open(folder: &TempFolder) -> Result<Model, String> {
     ModelFolder::open(folder.path()).map_err(|e| e.to_string())
 }
 
 #[track_caller]
-fn refused(folder: &TempFolder, expected: &str) {
+pub(super) fn refused(folder: &TempFolder, expected: &str) {
     let message = open(folder).unwrap_err();
     assert!(message.contains(expected), "{message}");
 }
@@ -131,7 +131,7 @@ fn the_tokenizers_end_of_sequence_counts_too() {
     );
     let model = open(&folder).unwrap();
     assert_eq!(
-        (model.eos_ids, model.eos_token.as_deref()),
+        (model.eos_ids, model.special_tokens.get("eos_token")),
         (vec![0, 2], Some("<|im_end|>"))
     );
 }

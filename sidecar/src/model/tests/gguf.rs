@@ -75,7 +75,7 @@ fn a_llama_is_read() {
     );
     assert_eq!((model.params.rms_eps, model.params.rope.theta), (1e-5, 5e5));
     assert_eq!((model.eos_ids.clone(), model.bos_id), (vec![0], Some(1)));
-    assert_eq!(model.bos_token.as_deref(), Some("<start>"));
+    assert_eq!(model.special_tokens.get("bos_token"), Some("<start>"));
     assert_eq!(
         model.chat_template.as_deref(),
         Some("{{ messages[0].content }}")
@@ -203,11 +203,51 @@ fn rope_scaling_in_the_metadata() {
     let linear = tensors(scaled("linear").float("llama.rope.scaling.factor", 2.0));
     let expected = RopeScaling::Linear { factor: 2.0 };
     assert_eq!(open(&linear).unwrap().params.rope.scaling, expected);
-    refused(
-        &tensors(scaled("yarn")),
-        "UnsupportedArchitecture",
-        "rope scaling `yarn`",
+    let yarn = |gguf: Gguf| tensors(gguf.float("llama.rope.scaling.factor", 4.0));
+    let model = open(&yarn(scaled("yarn"))).unwrap();
+    let expected = RopeScaling::Yarn {
+        factor: 4.0,
+        original_context: 64,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        attention_factor: 0.1 * 4f64.ln() + 1.0,
+        truncate: true,
+    };
+    assert_eq!(
+        (model.params.rope.scaling, model.shape.context),
+        (expected, 256)
     );
+    let stretched = scaled("yarn").float("llama.rope.scaling.yarn_ext_factor", 0.5);
+    refused(
+        &yarn(stretched),
+        "UnsupportedArchitecture",
+        "`llama.rope.scaling.yarn_ext_factor` is 0.5",
+    );
+    refused(
+        &tensors(scaled("longrope")),
+        "UnsupportedArchitecture",
+        "rope scaling `longrope`",
+    );
+    // As llama.cpp: a factor alone is linear, under its old name too.
+    for key in ["rope.scaling.factor", "rope.scale_linear"] {
+        let gguf = metadata("llama", "smollm").float(&format!("llama.{key}"), 2.0);
+        let model = open(&tensors(gguf)).unwrap();
+        let linear = RopeScaling::Linear { factor: 2.0 };
+        assert_eq!(
+            (model.params.rope.scaling, model.shape.context),
+            (linear, 128),
+            "{key}"
+        );
+    }
+    let both = scaled("linear").float("llama.rope.scaling.factor", 2.0);
+    refused(
+        &tensors(both.float("llama.rope.scale_linear", 4.0)),
+        "ModelInvalid",
+        "`llama.rope.scaling.factor` is 2 and `llama.rope.scale_linear` is 4",
+    );
+    let none = scaled("none").float("llama.rope.scaling.factor", 2.0);
+    let model = open(&tensors(none)).unwrap();
+    assert_eq!(model.params.rope.scaling, RopeScaling::Default);
     refused(
         &tensors(scaled("linear")),
         "ModelInvalid",
@@ -262,6 +302,21 @@ fn metadata_that_contradict_are_refused() {
     );
     let second = llama().tensor("blk.1.attn_norm.weight", &[8]);
     assert!(open(&second).unwrap_err().contains("has no place"));
+}
+
+#[test]
+fn keys_that_nobody_knows_are_refused() {
+    let with = |key: &str, number: f32| tensors(metadata("llama", "smollm").float(key, number));
+    for key in ["logit_scale", "attention.scale", "attention.sliding_window"] {
+        let key = format!("llama.{key}");
+        refused(
+            &with(&key, 4.0),
+            "UnsupportedArchitecture",
+            &format!("metadata `{key}` is not known here"),
+        );
+    }
+    open(&with("llama.attention.sliding_window", 0.0)).unwrap();
+    open(&with("general.some_note", 4.0)).unwrap();
 }
 
 #[test]

@@ -14,11 +14,11 @@ fn tokenizer(change: impl Fn(Gguf) -> Gguf, without: &str) -> Gguf {
 #[test]
 fn tokenizers_that_make_no_sense_are_refused() {
     let key = "tokenizer.ggml.pre";
-    let other = tokenizer(|g| g.text(key, "tekken"), key);
+    let other = tokenizer(|g| g.text(key, "viking"), key);
     refused(
         &other,
         "ModelInvalid",
-        "metadata `tokenizer.ggml.pre` is `tekken`; supported: gpt-2",
+        "metadata `tokenizer.ggml.pre` is `viking`; supported: default, tekken",
     );
     let key = "tokenizer.ggml.model";
     let other = tokenizer(|g| g.text(key, "bert"), key);
@@ -78,8 +78,6 @@ fn vocabularies_that_cannot_be_built_are_refused() {
     assert!(built(&merges(&["b b"])).contains("merges `b` and `b` to a token that is not there"));
     assert!(built(&merges(&["<start> <start>"])).contains("that is not there"));
     let key = "tokenizer.ggml.tokens";
-    let twice = tokenizer(|g| g.texts(key, &["a", "b", "a", "c", "ab", "d", "e"]), key);
-    assert!(built(&twice).contains("token `a` is given twice, as 0 and 2"));
     let more = tokenizer(
         |g| g.texts(key, &["a", "b", "c", "d", "ab", "e", "f", "g"]),
         key,
@@ -126,7 +124,17 @@ fn words_are_cut_as_each_model_cuts_them() {
     let ids = |pre: &str, text: &str| {
         let key = "tokenizer.ggml.tokens";
         let mut gguf = metadata("llama", pre);
-        for key in [key, "tokenizer.ggml.merges", "tokenizer.ggml.token_type"] {
+        let named = if pre.is_empty() {
+            "tokenizer.ggml.pre"
+        } else {
+            "nothing"
+        };
+        for key in [
+            named,
+            key,
+            "tokenizer.ggml.merges",
+            "tokenizer.ggml.token_type",
+        ] {
             gguf.pairs
                 .retain(|pair| !pair[8..].starts_with(key.as_bytes()));
         }
@@ -147,4 +155,77 @@ fn words_are_cut_as_each_model_cuts_them() {
         [1, 0, 0],
         "three digits, then one"
     );
+    assert_eq!(ids("smaug-bpe", "1111"), [1, 0, 0], "as llama 3");
+    assert_eq!(ids("tekken", "1111"), [0, 0, 0, 0]);
+    for pre in ["default", ""] {
+        assert_eq!(ids(pre, "1111"), [1, 0, 0], "threes of digits");
+        assert_eq!(ids(pre, "a'a"), [3, 5, 3], "punctuation is a word");
+    }
+    assert_eq!(ids("tekken", "aA"), [3, 4], "a capital begins a word");
+}
+
+#[test]
+fn equal_texts_are_the_last_of_them_and_all_are_read() {
+    let key = "tokenizer.ggml.tokens";
+    let twice = tokenizer(
+        |g| g.texts(key, &["a", "b", "a", "\u{120}", "ab", "", ""]),
+        key,
+    );
+    let model = open(&twice).unwrap().tokenizer().unwrap();
+    let kinds = [(0, "a"), (2, "a"), (4, "ab"), (5, "")];
+    for (id, text) in kinds {
+        assert_eq!(model.decode(&[id], false), text);
+        assert_eq!(model.token_text(id), text);
+    }
+    assert_eq!(model.encode(" ab", false).unwrap().first(), Some(&3));
+    assert_eq!(model.encode("a", false).unwrap(), [2]);
+    assert_eq!(model.vocab_size(), 7);
+}
+
+#[test]
+fn ends_are_known_by_their_text() {
+    let key = "tokenizer.ggml.tokens";
+    let ends = |tokens: &[&str], kinds: &[i32]| {
+        let mut gguf = metadata("llama", "llama-bpe");
+        for key in [key, "tokenizer.ggml.token_type", "tokenizer.ggml.merges"] {
+            gguf.pairs
+                .retain(|pair| !pair[8..].starts_with(key.as_bytes()));
+        }
+        let gguf = gguf
+            .texts(key, tokens)
+            .numbers("tokenizer.ggml.token_type", kinds);
+        let gguf = gguf.texts("tokenizer.ggml.merges", &[]);
+        open(&tensors(gguf)).unwrap().eos_ids
+    };
+    // Token 0 is the one that the metadata name.
+    let tokens = [
+        "<|end_of_text|>",
+        "<s>",
+        "<|eot_id|>",
+        "<|eom_id|>",
+        "a",
+        "</s>",
+        "<|im_start|>",
+    ];
+    assert_eq!(ends(&tokens, &[3, 3, 3, 3, 1, 3, 3]), [0, 2, 3, 5]);
+    assert_eq!(
+        ends(&tokens, &[3, 3, 3, 3, 1, 1, 3]),
+        [0, 2, 3],
+        "`</s>` as text"
+    );
+}
+
+#[test]
+fn special_tokens_have_their_names() {
+    let gguf = metadata("llama", "smollm")
+        .number("tokenizer.ggml.padding_token_id", 4)
+        .number("tokenizer.ggml.unknown_token_id", 900);
+    let names = open(&tensors(gguf)).unwrap().special_tokens;
+    let names: Vec<(&str, &str)> = names.iter().collect();
+    let expected = [
+        ("bos_token", "<start>"),
+        ("eos_token", "<end>"),
+        ("pad_token", "ab"),
+    ];
+    assert_eq!(names, expected);
 }

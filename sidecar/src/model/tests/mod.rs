@@ -4,3 +4,6 @@ mod config;
 mod folder;
 mod gguf;
 mod gguf_tokenizer;
+mod rope;
+mod special;
+mod transformers;

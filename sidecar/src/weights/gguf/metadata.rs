@@ -87,6 +87,10 @@ impl Metadata {
         Err(ModelError::config(&self.file, message))
     }
 
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.pairs.keys().map(String::as_str)
+    }
+
     pub(crate) fn missing(&self, key: &str) -> ModelError {
         ModelError::config(&self.file, format!("metadata `{key}` is missing"))
     }
