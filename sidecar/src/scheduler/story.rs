@@ -291,3 +291,21 @@ fn a_repeated_prompt_computes_its_last_token_only() {
     assert_eq!(step(&mut scheduler).chunks[0].count, 4);
     assert_eq!(scheduler.counters().prefix_hits, 8 + 4);
 }
+
+#[test]
+fn a_step_of_a_sequence_that_is_gone_is_not_taken_for_one_of_a_later_of_the_same_id() {
+    let mut scheduler = scheduler(64, 20);
+    let launch = |scheduler: &mut Scheduler, prompt: u32| {
+        add(scheduler, 1, vec![prompt; 6], 4);
+        let mut batch = Batch::default();
+        scheduler.schedule(&mut batch);
+        scheduler.sent(&batch);
+        batch.chunks[0]
+    };
+    let old = launch(&mut scheduler, 5);
+    assert!(scheduler.remove(1).is_some());
+    let new = launch(&mut scheduler, 6);
+    assert_eq!(scheduler.settle(&old, Some(7)), Settled::Gone);
+    assert_eq!(scheduler.settle(&new, Some(8)), Settled::Goes);
+    assert_eq!(scheduler.running()[0].output(), [8]);
+}
