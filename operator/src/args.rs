@@ -92,6 +92,16 @@ pub(crate) struct Args {
     )]
     pub(crate) unschedulable_after: Duration,
 
+    /// Rollouts at once of resources whose spec did not change: where this operator makes pods
+    /// differently, the next one begins when the one before is Ready.
+    #[arg(
+        long,
+        env = "PLIMSOLL_MAX_CONCURRENT_ROLLOUTS",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
+    pub(crate) max_concurrent_rollouts: u16,
+
     /// Name of this pod: candidate of the election, and reporter of Events.
     #[arg(long, env = "POD_NAME")]
     pub(crate) pod_name: Option<String>,
@@ -211,6 +221,8 @@ mod tests {
         assert_eq!(args.stale_after, Duration::from_secs(90));
         assert_eq!(args.unschedulable_after, Duration::from_secs(60));
         assert_eq!(args.image_pull_policy, PullPolicy::IfNotPresent);
+        assert_eq!(args.max_concurrent_rollouts, 1);
+        assert!(parse(&["--max-concurrent-rollouts=0"]).is_err());
         assert!(args.watch_namespaces.is_empty());
     }
 

@@ -26,7 +26,10 @@ type Verdict = (ConditionStatus, Reason, String);
 pub(crate) fn conditions(facts: &Facts, outcome: &Outcome) -> Vec<Condition> {
     let (ready, stalled) = ready(facts, outcome);
     let waits = ready.0 != True;
-    let reconciling = (waits && !stalled).then(|| (True, ready.1, ready.2.clone()));
+    let reconciling = match &outcome.waits {
+        Some(words) if !waits => Some((True, Reason::WaitingForTurn, words.clone())),
+        _ => (waits && !stalled).then(|| (True, ready.1, ready.2.clone())),
+    };
     let stalled = (waits && stalled).then(|| (True, ready.1, ready.2.clone()));
     let verdicts = [
         (ConditionType::Ready, Some(ready)),
@@ -103,6 +106,15 @@ fn ready(facts: &Facts, outcome: &Outcome) -> (Verdict, bool) {
             (True, Reason::ScaledToZero, "spec.replicas is 0".to_owned()),
             false,
         ),
+        Progress::Done if outcome.contested.is_some() => {
+            let name = outcome.contested.as_deref().unwrap_or_default();
+            let text = format!(
+                "Service {name}: somebody changes it again and again, so that requests may reach no \
+                 engine although all replicas answer; it is put back after ever longer pauses: stop \
+                 whoever writes it (kubectl get service {name} -o yaml --show-managed-fields)"
+            );
+            ((False, Reason::ServiceContested, text), false)
+        }
         Progress::Done => {
             let text = format!("{} of {} replicas answer", facts.wanted(), facts.wanted());
             ((True, Reason::Serving, text), false)

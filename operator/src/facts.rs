@@ -13,6 +13,7 @@ use plimsoll_crds::v1alpha1::{InferenceDeployment, InferenceDeploymentStatus};
 use crate::memory::{Failure, Reread};
 use crate::pods::PodFacts;
 use crate::rolling::Room;
+use crate::turns::Turn;
 
 /// Everything known about one resource.
 #[derive(Clone, Debug)]
@@ -39,6 +40,8 @@ pub(crate) struct Facts {
     pub(crate) reread: Option<Reread>,
     /// Room for a surge pod of a revision, where that is known.
     pub(crate) room: Option<(String, Room)>,
+    /// Whether a rollout that the spec did not ask for may begin.
+    pub(crate) turn: Turn,
     /// When work on the present spec began.
     pub(crate) working_since: Timestamp,
     pub(crate) now: Timestamp,
@@ -76,6 +79,9 @@ pub(crate) struct ReplicaSetFacts {
     /// Why it cannot make its pods, if it cannot, and since when.
     pub(crate) failure: Option<String>,
     pub(crate) failing_since: Option<Timestamp>,
+    /// Hash of the spec that it was made for, but for the number of replicas; empty where an older
+    /// operator made it.
+    pub(crate) spec: String,
     /// A pod of it answered once: noted at the ReplicaSet, since pods come and go.
     pub(crate) answered: bool,
 }

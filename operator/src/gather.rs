@@ -16,7 +16,7 @@ use kube::{Resource, ResourceExt};
 use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::{ConditionType, InferenceDeployment};
 
-use crate::build::{ANSWERED_ANNOTATION, HASH_ANNOTATION};
+use crate::build::{ANSWERED_ANNOTATION, HASH_ANNOTATION, SPEC_ANNOTATION};
 use crate::drift;
 use crate::error::Error;
 use crate::facts::{ChildFacts, ChildKind, Facts, Holder, Identity, ReplicaSetFacts};
@@ -25,6 +25,7 @@ use crate::memory::Memory;
 use crate::pods::{PodFacts, instant};
 use crate::reports::Reports;
 use crate::stores::Stores;
+use crate::turns::Turn;
 
 /// Everything known about `object`.
 ///
@@ -60,6 +61,7 @@ pub(crate) fn gather(
         pods,
         inspect_pods,
         room,
+        turn: Turn::Yours,
         working_since,
         now,
     })
@@ -209,6 +211,11 @@ fn replica_sets(stores: &Stores, identity: &Identity, memory: &Memory) -> Vec<Re
                 .unwrap_or_default(),
             failure: replica_failure(set).map(|(_, words)| words),
             failing_since: replica_failure(set).and_then(|(since, _)| since),
+            spec: set
+                .annotations()
+                .get(SPEC_ANNOTATION)
+                .cloned()
+                .unwrap_or_default(),
             answered: set.annotations().contains_key(ANSWERED_ANNOTATION),
             name,
         }

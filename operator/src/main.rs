@@ -31,6 +31,7 @@ mod inspect;
 mod plan;
 mod rolling;
 mod room;
+mod turns;
 
 // Apply.
 mod apply;
@@ -65,6 +66,7 @@ use leader::Leadership;
 use metrics::Metrics;
 use stores::Watches;
 use token::AdminKey;
+use turns::Turns;
 
 /// Passes that run when the process is told to stop may end within this.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(8);
@@ -105,6 +107,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         client,
         metrics,
         watches,
+        turns: Arc::new(Turns::new(args.max_concurrent_rollouts.into())),
         key,
         args: Arc::new(args),
     };
@@ -205,6 +208,7 @@ async fn work(shared: &Shared, leadership: &Leadership, stop: &signalling::Recei
         [] => vec![None],
         names => names.iter().map(|name| Some((*name).clone())).collect(),
     };
+    shared.turns.begin(scopes.len());
     let mut controllers = tokio::task::JoinSet::new();
     for scope in scopes {
         let (mut leads, mut stop) = (leadership.observer(), stop.clone());

@@ -16,6 +16,10 @@ pub(crate) struct Outcome {
     pub(crate) step: Option<Step>,
     /// An object of somebody else's stands where one of ours should.
     pub(crate) taken: Option<String>,
+    /// The Service, where somebody keeps changing it.
+    pub(crate) contested: Option<String>,
+    /// For whom the next rollout waits, if its turn has not come.
+    pub(crate) waits: Option<String>,
     /// The cluster could not be brought there in this pass; it is tried again.
     pub(crate) trouble: Option<String>,
 }

@@ -32,31 +32,37 @@ pub(crate) fn pause(tools: &Tools) -> Result<PathBuf> {
 
 /// The images of the operator and of the sidecar.
 pub(crate) fn programs(programs: &Programs) -> Result<Vec<PathBuf>> {
-    let one = |name: &str, program: &Path| -> Result<PathBuf> {
-        let file = program
-            .file_name()
-            .context("a program has a name")?
-            .to_string_lossy();
-        let mut entries = vec![
-            Entry::folder("etc", 0o755),
-            Entry::text("etc/passwd", PASSWD),
-            Entry::text("etc/group", GROUP),
-            Entry::folder("tmp", 0o1777),
-            Entry::program(&file, program.to_path_buf()),
-        ];
-        entries.extend(libraries::of(program)?);
-        let image = Image {
-            name: name.to_owned(),
-            entrypoint: vec![format!("/{file}")],
-            user: NONROOT.to_owned(),
-            entries,
-        };
-        image.write(&folder()?)
-    };
     Ok(vec![
-        one("localhost/plimsoll-operator:dev", &programs.operator)?,
-        one("localhost/plimsoll-sidecar:dev", &programs.sidecar)?,
+        program("localhost/plimsoll-operator:dev", &programs.operator)?,
+        sidecar("localhost/plimsoll-sidecar:dev", programs)?,
     ])
+}
+
+/// The sidecar's image under a name.
+pub(crate) fn sidecar(name: &str, programs: &Programs) -> Result<PathBuf> {
+    program(name, &programs.sidecar)
+}
+
+fn program(name: &str, program: &Path) -> Result<PathBuf> {
+    let file = program
+        .file_name()
+        .context("a program has a name")?
+        .to_string_lossy();
+    let mut entries = vec![
+        Entry::folder("etc", 0o755),
+        Entry::text("etc/passwd", PASSWD),
+        Entry::text("etc/group", GROUP),
+        Entry::folder("tmp", 0o1777),
+        Entry::program(&file, program.to_path_buf()),
+    ];
+    entries.extend(libraries::of(program)?);
+    let image = Image {
+        name: name.to_owned(),
+        entrypoint: vec![format!("/{file}")],
+        user: NONROOT.to_owned(),
+        entries,
+    };
+    image.write(&folder()?)
 }
 
 /// The model of the demo as an image: one GGUF file in one uncompressed layer.

@@ -18,6 +18,7 @@ mod observe;
 mod reconcile;
 mod refusal;
 mod rest;
+mod rollouts;
 mod serve;
 mod sources;
 mod tiny;
@@ -62,6 +63,7 @@ const GROUPS: [&Group; 12] = [
     &api::GROUP,
     &serve::GROUP,
     &reconcile::GROUP,
+    &rollouts::GROUP,
     &bad_models::GROUP,
     &foreign::GROUP,
     &faults::GROUP,

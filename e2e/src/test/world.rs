@@ -166,7 +166,7 @@ impl<'p> World<'p> {
 
 /// Less patience than in production, but more than the 30 s between two heartbeats, and the
 /// operator away from the node that is killed: what it says while it lives is what is tested.
-const VALUES: &[&str] = &[
+pub(super) const VALUES: &[&str] = &[
     "imagePullPolicy=IfNotPresent",
     "operator.args={--stale-after=40s,--unschedulable-after=5s}",
     "operator.nodeSelector.kubernetes\\.io/hostname=node-1",

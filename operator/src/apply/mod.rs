@@ -24,11 +24,20 @@ pub(crate) use writer::{WRITE_TIMEOUT, Writer, answered};
 /// it may be a rule of the cluster, and those change.
 const REFUSED_PAUSE: Duration = Duration::from_secs(300);
 
+/// Repairs in a row that are no accident, and how long after the last the fight counts as over.
+const CONTESTED_REPAIRS: u32 = 3;
+const CONTESTED_FOR: Duration = Duration::from_secs(60);
+const CONTESTED_LOOK: Duration = Duration::from_secs(1);
+
 /// What a pass wrote.
 #[derive(Debug, Default)]
 pub(crate) struct Written {
     /// Children that somebody had changed: kind, name, and the field that told.
     pub(crate) repaired: Vec<(ChildKind, String, String)>,
+    /// The Service is not as it should be, and is put back later.
+    pub(crate) later: bool,
+    /// The Service, by name, where somebody keeps changing it.
+    pub(crate) contested: Option<String>,
     /// When to look again although nothing changed.
     pub(crate) look_again: Option<Duration>,
 }
@@ -44,12 +53,19 @@ pub(crate) async fn apply(
     memory: &mut Memory,
     written: &mut Written,
 ) -> Result<(), Error> {
+    let mut taken = None;
     for child in &desire.children {
         let replicas = desire.replicas.iter().find(|(name, _)| *name == child.name);
         let replicas = replicas
             .filter(|_| child.kind == ChildKind::ReplicaSet)
             .map(|(_, n)| *n);
-        write(writer, facts, (child, replicas), memory, written).await?;
+        match write(writer, facts, (child, replicas), memory, written).await {
+            // No pod needs a budget: somebody else's of that name keeps none from being made.
+            Err(error @ Error::Taken { .. }) if child.kind == ChildKind::PodDisruptionBudget => {
+                taken = Some(error);
+            }
+            outcome => outcome?,
+        }
     }
     // That a revision answered is noted before another is given up for it.
     let mut counts: Vec<&(String, u32)> = desire.replicas.iter().collect();
@@ -73,7 +89,25 @@ pub(crate) async fn apply(
         writer.delete(key.0, &key.1, uid_of(facts, key)).await?;
         memory.applied.remove(key);
     }
-    Ok(())
+    written.contested = contested(memory, written);
+    taken.map_or(Ok(()), Err)
+}
+
+/// The Service, if somebody changes it again and again: between two repairs requests may reach no
+/// engine.
+fn contested(memory: &Memory, written: &mut Written) -> Option<String> {
+    let of_service = |(kind, _): &&(ChildKind, String)| *kind == ChildKind::Service;
+    let (key, applied) = memory.applied.iter().find(|(key, _)| of_service(key))?;
+    if applied.repairs < CONTESTED_REPAIRS {
+        return None;
+    }
+    // A pause that is not over means that it is as somebody else wants it, until then.
+    let rest = CONTESTED_FOR.saturating_sub(applied.at.elapsed());
+    if !written.later && rest.is_zero() {
+        return None;
+    }
+    written.look_again = soonest(written.look_again, Some(rest.max(CONTESTED_LOOK)));
+    Some(key.1.clone())
 }
 
 /// Writes a child if it must be; a ReplicaSet with its count.
@@ -96,6 +130,7 @@ async fn write(
     let repair = match decide(child, facts, before) {
         Write::No => return Ok(()),
         Write::Later(rest) => {
+            written.later |= child.kind == ChildKind::Service && facts.children.contains_key(&key);
             written.look_again = soonest(written.look_again, Some(rest));
             return Ok(());
         }

@@ -24,6 +24,9 @@ use crate::token::hex;
 
 /// Hash of the object that a child was made from; equal hashes need no write.
 pub(crate) const HASH_ANNOTATION: &str = "plimsoll.dev/hash";
+/// Hash of the spec that a ReplicaSet was made for: another revision for the same spec is one that
+/// nobody asked for.
+pub(crate) const SPEC_ANNOTATION: &str = "plimsoll.dev/spec";
 /// On a ReplicaSet a pod of which has answered.
 pub(crate) const ANSWERED_ANNOTATION: &str = "plimsoll.dev/answered";
 /// User volumes cannot have this prefix.
@@ -117,6 +120,16 @@ fn merged(mut base: Value, over: Value) -> Value {
 /// Ten hexadecimal digits over an object's canonical JSON (maps are sorted).
 fn short_hash(object: &Value) -> String {
     hex(&Sha256::digest(object.to_string())[..5])
+}
+
+/// Hash of all of a spec that says what runs; how many, and how long a change may take, does not.
+pub(crate) fn spec_hash(object: &InferenceDeployment) -> String {
+    let mut spec = json!(object.spec);
+    if let Some(fields) = spec.as_object_mut() {
+        fields.remove("replicas");
+        fields.remove("progressDeadlineSeconds");
+    }
+    short_hash(&spec)
 }
 
 /// Pod Security `restricted`, for the pod.

@@ -6,7 +6,7 @@ use plimsoll_crds::v1alpha1::engine::EngineConfig;
 use serde_json::{Value, json};
 
 use super::pod::engine_template;
-use super::{PodSettings, Prepared, short_hash};
+use super::{PodSettings, Prepared, SPEC_ANNOTATION, merged, short_hash, spec_hash};
 use crate::error::Error;
 use crate::facts::{ChildKind, Identity};
 
@@ -80,7 +80,10 @@ pub(crate) fn revision(
         object,
         identity,
         json!({
-            "metadata": labels,
+            "metadata": merged(
+                labels,
+                json!({"annotations": {SPEC_ANNOTATION: spec_hash(object)}}),
+            ),
             "spec": {
                 "selector": {"matchLabels": {
                     names::LABEL_DEPLOYMENT: identity.name,

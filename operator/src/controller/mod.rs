@@ -20,10 +20,11 @@ use crate::drift;
 use crate::memory::Memories;
 use crate::metrics::Metrics;
 use crate::pods;
-use crate::reconcile::{Context, Settings, reconcile, retry};
+use crate::reconcile::{Context, Settings, key_of, reconcile, retry};
 use crate::reports::Reports;
 use crate::stores::{Decoded, Scope, Stores, Watched, Watches};
 use crate::token::AdminKey;
+use crate::turns::Turns;
 use crate::watch::{Change, changes, hash_of};
 
 /// Nudges that wait for the controller; senders wait when it is full.
@@ -41,6 +42,7 @@ pub(crate) struct Shared {
     pub(crate) client: Client,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) watches: Arc<Watches>,
+    pub(crate) turns: Arc<Turns>,
     pub(crate) key: AdminKey,
     pub(crate) args: Arc<Args>,
 }
@@ -55,6 +57,7 @@ pub(crate) async fn run(
         client,
         metrics,
         watches,
+        turns,
         key,
         args,
     } = shared;
@@ -88,6 +91,7 @@ pub(crate) async fn run(
         filled: OnceCell::new(),
         reports,
         memories: Memories::default(),
+        turns,
         metrics,
         key,
         settings: Settings {
@@ -99,6 +103,15 @@ pub(crate) async fn run(
             unschedulable_after: args.unschedulable_after,
             pod_name: args.pod_name.clone(),
         },
+    });
+    let listing = Arc::clone(&context);
+    // It ends when the stores are filled, or with the watches that fill them.
+    tokio::spawn(async move {
+        listing.filled.get_or_init(|| listing.stores.ready()).await;
+        let all = listing.stores.deployments.state();
+        let live = all.iter().filter(|it| it.object.is_ok());
+        let live = live.filter(|it| it.meta().deletion_timestamp.is_none());
+        listing.turns.listed(live.map(|it| key_of(&**it)));
     });
     let forgetting = Arc::clone(&context);
     let touched = changes(deployment_events, deployment_hash).filter_map(move |change| {
@@ -158,6 +171,7 @@ fn forget(context: &Context, object: &Decoded<InferenceDeployment>) {
     let uid = object.uid().unwrap_or_default();
     context.reports.listen(&uid, "", Vec::new());
     context.memories.forget(&uid);
+    context.turns.forget(&key_of(object));
     let namespace = object.namespace().unwrap_or_default();
     // A resource made anew under the same name shows its conditions with its first pass.
     context

@@ -17,6 +17,10 @@ use crate::outcome::{Outcome, Planned};
 use crate::plan::{self, Rejected};
 use crate::pods::PodFacts;
 use crate::rolling::{self, RevisionPods, Room};
+use crate::turns::{Stand, Turn};
+
+/// Who waits for a turn looks this often whether it has come.
+const TURN_PAUSE: Duration = Duration::from_secs(5);
 
 /// What should exist, and what a pass came to.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +40,8 @@ pub(crate) struct Desire {
     pub(crate) look_again: Option<Duration>,
     /// An old pod was told to make way for this revision in this step, for lack of this.
     pub(crate) made_way: Option<(String, Room)>,
+    /// How the resource stands to its turn to roll.
+    pub(crate) stand: Stand,
     /// ReplicaSets to note at that a pod of them has answered.
     pub(crate) answered: Vec<String>,
 }
@@ -75,6 +81,8 @@ pub(crate) fn desire(
             model: inspection.model,
             planned,
             step: None,
+            contested: None,
+            waits: None,
             taken: None,
             trouble: None,
         },
@@ -86,6 +94,7 @@ pub(crate) fn desire(
         look_again: inspection.look_again,
         made_way: None,
         answered: revisions::to_note(facts),
+        stand: Stand::Idle,
     };
     match made {
         Some(made) => roll(facts, made, patience, &mut desire),
@@ -101,6 +110,8 @@ fn nothing_for(message: String) -> Desire {
             model: Model::Inspecting("the spec is refused".to_owned()),
             planned: Planned::Invalid(message),
             step: None,
+            contested: None,
+            waits: None,
             taken: None,
             trouble: None,
         },
@@ -112,6 +123,7 @@ fn nothing_for(message: String) -> Desire {
         look_again: None,
         made_way: None,
         answered: Vec::new(),
+        stand: Stand::Idle,
     }
 }
 
@@ -181,6 +193,10 @@ fn roll(facts: &Facts, made: Revision, patience: Duration, desire: &mut Desire) 
         config_map,
         replica_set,
     } = made;
+    desire.stand = revisions::stand(facts, &name);
+    if let (Stand::Wants, Turn::Waits(words)) = (desire.stand, &facts.turn) {
+        return wait(facts, words, desire);
+    }
     let of = |set: &ReplicaSetFacts| revisions::of_set(facts, set, &name);
     let (new, old): (Vec<&ReplicaSetFacts>, Vec<&ReplicaSetFacts>) = facts
         .replica_sets
@@ -222,6 +238,18 @@ fn roll(facts: &Facts, made: Revision, patience: Duration, desire: &mut Desire) 
     desire.outcome.step = Some(step);
 }
 
+/// The next revision's turn has not come: what runs stays, and counts as what is wanted.
+fn wait(facts: &Facts, words: &str, desire: &mut Desire) {
+    desire.replicas = revisions::leave_alone(facts);
+    desire.look_again = soonest(desire.look_again, Some(TURN_PAUSE));
+    desire.outcome.waits = Some(words.to_owned());
+    if let (Planned::Fits { revision, .. }, Some(running)) =
+        (&mut desire.outcome.planned, revisions::running(facts))
+    {
+        *revision = running;
+    }
+}
+
 /// Empty ReplicaSets that nobody will go back to, and ConfigMaps without a ReplicaSet.
 fn forget_old(facts: &Facts, old: &[&ReplicaSetFacts], new: &str, desire: &mut Desire) {
     let has_pods = |set: &ReplicaSetFacts| facts.pods.iter().any(|p| p.revision == set.revision);
@@ -260,3 +288,5 @@ pub(crate) fn soonest(a: Option<Duration>, b: Option<Duration>) -> Option<Durati
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod turns_tests;

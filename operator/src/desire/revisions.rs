@@ -1,10 +1,12 @@
 //! Revisions as rolling sees them: ReplicaSets and pods from the facts, each pod without a place
 //! with what an old one's leaving would do for it.
 
+use crate::build::spec_hash;
 use crate::facts::{Facts, ReplicaSetFacts};
 use crate::pods::{PodFacts, age};
 use crate::rolling::{self, Cure, PodPhase, RevisionPods};
 use crate::room;
+use crate::turns::Stand;
 
 /// The revision of a ReplicaSet. `wanted` is the revision that the spec asks for: its pods are
 /// those that old ones may make way for.
@@ -53,6 +55,56 @@ fn cure(pod: &PodFacts, old: Option<&Vec<&PodFacts>>) -> Option<Cure> {
         Some(old) if waits.gates.is_empty() => room::on_nodes(&waits.message, &pod.asks, old),
         Some(_) | None => Cure::Nothing,
     })
+}
+
+/// How the resource stands to its turn: whether going on to the revision `wanted` is a rollout that
+/// the spec did not ask for, and whether it is under way.
+pub(super) fn stand(facts: &Facts, wanted: &str) -> Stand {
+    let spec = spec_hash(&facts.object);
+    let status = &facts.status;
+    let settled = status.observed_generation == Some(facts.identity.generation);
+    let (new, old): (Vec<&ReplicaSetFacts>, Vec<&ReplicaSetFacts>) = facts
+        .replica_sets
+        .iter()
+        .partition(|set| set.revision == wanted);
+    let runs = || old.iter().filter(|set| set.replicas > 0);
+    let begun = new.iter().any(|set| set.replicas > 0);
+    if !begun {
+        // Of a set that does not say so, the status tells whether it is what this spec led to.
+        let unasked = |set: &&&ReplicaSetFacts| match set.spec.is_empty() {
+            true => settled && status.update_revision.as_ref() == Some(&set.revision),
+            false => set.spec == spec,
+        };
+        return match runs().any(|set| unasked(&set)) {
+            true => Stand::Wants,
+            false => Stand::Idle,
+        };
+    }
+    let same = |set: &&ReplicaSetFacts| match set.spec.is_empty() {
+        true => set.replicas > 0,
+        false => set.spec == spec,
+    };
+    let live = |wanted_one: bool| {
+        let pods = facts.live_pods();
+        pods.filter(move |pod| (pod.revision == wanted) == wanted_one)
+    };
+    let ready = live(true).filter(|pod| pod.ready).count();
+    let finished = ready >= facts.wanted() as usize && live(false).next().is_none();
+    match old.iter().any(same) && !finished {
+        true => Stand::Rolls,
+        false => Stand::Idle,
+    }
+}
+
+/// The revision that runs while the next one waits for its turn.
+pub(super) fn running(facts: &Facts) -> Option<String> {
+    let runs = |revision: &String| {
+        let mut sets = facts.replica_sets.iter();
+        sets.any(|set| set.revision == *revision && set.replicas > 0)
+    };
+    let told = facts.status.update_revision.clone().filter(runs);
+    let newest = || facts.replica_sets.iter().rfind(|set| set.replicas > 0);
+    told.or_else(|| Some(newest()?.revision.clone()))
 }
 
 /// Pods of other revisions than `wanted`.

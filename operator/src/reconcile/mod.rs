@@ -27,6 +27,7 @@ use crate::reports::{Listener, Reports};
 use crate::status::status;
 use crate::stores::{Decoded, Stores};
 use crate::token::AdminKey;
+use crate::turns::{Turn, Turns};
 
 /// Pauses after failed passes.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -42,6 +43,7 @@ pub(crate) struct Context {
     pub(crate) reports: Arc<Reports>,
     pub(crate) memories: Memories,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) turns: Arc<Turns>,
     pub(crate) key: AdminKey,
     pub(crate) settings: Settings,
 }
@@ -101,12 +103,14 @@ impl Context {
 async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Action, Error> {
     // What goes with the resource is the garbage collector's.
     if object.metadata.deletion_timestamp.is_some() {
+        context.turns.forget(&key_of(&*object));
         return Ok(Action::await_change());
     }
     let uid = identity(&object.metadata)?.uid;
     let memory = context.memories.of(&uid);
     let mut memory = memory.lock().await;
     if memory.namespace_ends {
+        context.turns.forget(&key_of(&*object));
         return Ok(Action::await_change());
     }
     let Settings {
@@ -116,10 +120,15 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
         pod_name: _,
     } = &context.settings;
 
-    let facts = gather(object, &context.stores, &context.reports, &mut memory)?;
+    let mut facts = gather(object, &context.stores, &context.reports, &mut memory)?;
     let token = context.key.token(&uid);
     context.reports.listen(&uid, &token, listeners(&facts));
-    let mut desire = desire(&facts, pods, &token, *unschedulable_after)?;
+    let decide = |facts: &Facts| desire(facts, pods, &token, *unschedulable_after);
+    let mut desire = decide(&facts)?;
+    facts.turn = context.turns.stand(&key_of(&*facts.object), desire.stand);
+    if facts.turn != Turn::Yours {
+        desire = decide(&facts)?;
+    }
 
     let writer = Writer {
         client: &context.client,
@@ -167,6 +176,7 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
         let happening = Happening::repaired(kind.name(), name, path);
         tell(publisher, &facts.object.object_ref(&()), &happening).await;
     }
+    desire.outcome.contested = written.contested.take();
     let next = status(&facts, &desire.outcome);
     let deadline = deadline(&facts, &next);
     let wait = publish(publisher, &facts, next, &mut memory).await?;
@@ -180,6 +190,15 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
     let again = [wait, desire.look_again, written.look_again, deadline];
     let again = again.into_iter().fold(None, soonest);
     Ok(again.map_or_else(Action::await_change, Action::requeue))
+}
+
+/// What a resource is called among others.
+pub(crate) fn key_of(object: &impl ResourceExt) -> String {
+    format!(
+        "{}/{}",
+        object.namespace().unwrap_or_default(),
+        object.name_any()
+    )
 }
 
 /// A pass that could not be brought to its end says so in the status.

@@ -31,6 +31,7 @@ use crate::reconcile::{Context, Settings};
 use crate::reports::Reports;
 use crate::stores::{Decoded, Stores};
 use crate::token::AdminKey;
+use crate::turns::Turns;
 
 /// What a test refuses: the HTTP status and the `Status` object, for a request's words.
 type Refuse = Box<dyn Fn(&str) -> Option<(u16, Value)> + Send>;
@@ -226,6 +227,7 @@ fn operator(client: Client) -> (Arc<Context>, Writers) {
             Duration::from_secs(90),
         )),
         memories: Memories::default(),
+        turns: Arc::new(Turns::new(1)),
         metrics,
         key: AdminKey::new(b"0123456789abcdef".to_vec()).unwrap(),
         settings: Settings {

@@ -18,6 +18,7 @@ use crate::build::PodSettings;
 use crate::facts::{Facts, ReplicaSetFacts, ReportFacts};
 use crate::gather::identity;
 use crate::pods::PodFacts;
+use crate::turns::Turn;
 
 pub(crate) const SMOLLM2: &str = include_str!("../../../examples/smollm2.yaml");
 pub(crate) const BESIDE: &str = include_str!("../../../examples/beside-a-container.yaml");
@@ -76,6 +77,7 @@ pub(crate) fn facts(yaml: &str) -> Facts {
         pull_trouble: None,
         reread: None,
         room: None,
+        turn: Turn::Yours,
         working_since: at(0),
         now: at(10),
     }
@@ -186,6 +188,7 @@ pub(crate) fn replica_set(name: &str, revision: &str, replicas: u32) -> ReplicaS
         hash: String::new(),
         failure: None,
         failing_since: None,
+        spec: String::new(),
         answered: false,
     }
 }

@@ -136,3 +136,28 @@ async fn what_has_come_to_stand_in_the_place_of_a_child_is_not_deleted_in_its_st
         json!({"of": "poddisruptionbudgets"})
     );
 }
+
+#[tokio::test]
+async fn a_budget_of_somebody_else_keeps_no_pod_from_being_made() {
+    let mut one = (*resource(SMOLLM2)).clone();
+    one.spec.replicas = Some(1);
+    let mut story = Story::new(SMOLLM2).await;
+    story.resource = Arc::new(one);
+    for _ in 0..3 {
+        story.pass().await.unwrap();
+    }
+    let revision = story.revision();
+    let budget = "poddisruptionbudgets/smollm2";
+    story.cluster.put(budget, theirs(budget));
+    let mut two = (*story.resource).clone();
+    two.spec.replicas = Some(2);
+    story.resource = Arc::new(two);
+    story.cluster.requests();
+    story.pass().await.unwrap();
+    let asked = story.cluster.requests();
+    assert!(
+        asked.contains(&format!("scale replicasets/{revision} to 2")),
+        "{asked:?}"
+    );
+    assert_eq!(story.condition("Stalled")["reason"], "NameTaken");
+}

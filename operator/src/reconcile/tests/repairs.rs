@@ -144,6 +144,10 @@ async fn somebody_who_changes_it_again_and_again_is_not_fought_at_full_speed() {
     let edit = |it: &mut Value| lose(it, &["f:spec", "f:selector"]);
     story.cluster.edit("services/smollm2", edit);
     assert!(!story.asked().await.is_empty());
+    let edit_again = |it: &mut Value| {
+        let account = &mut it["metadata"]["managedFields"][0]["fieldsV1"];
+        account.as_object_mut().unwrap().remove("f:spec");
+    };
     story.cluster.edit("services/smollm2", edit);
     let next = story.pass().await.unwrap();
     assert_eq!(story.cluster.requests(), [""; 0]);
@@ -152,6 +156,16 @@ async fn somebody_who_changes_it_again_and_again_is_not_fought_at_full_speed() {
         Action::await_change(),
         "it is repaired a little later"
     );
+    // Who goes on gets a condition, although every pod may answer.
+    for _ in 0..2 {
+        story.age(Duration::from_secs(5)).await;
+        story.cluster.edit("services/smollm2", edit_again);
+        story.pass().await.unwrap();
+    }
+    let uid = story.resource.metadata.uid.clone().unwrap();
+    let memory = story.cluster.context.memories.of(&uid);
+    let service = (ChildKind::Service, "smollm2".to_owned());
+    assert_eq!(memory.lock().await.applied[&service].repairs, 3);
 }
 
 #[tokio::test]

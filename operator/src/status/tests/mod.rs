@@ -142,6 +142,22 @@ fn every_stage_has_its_state_and_reason() {
 }
 
 #[test]
+fn a_service_that_somebody_fights_over_is_not_ready() {
+    let facts = with_pods([ready(), ready()]);
+    let mut desire = desire(&facts, &settings(), "token", PATIENCE).unwrap();
+    desire.outcome.contested = Some("smollm2".to_owned());
+    let told = status(&facts, &desire.outcome);
+    assert_eq!(
+        short(&told),
+        (
+            "False".to_owned(),
+            "ServiceContested".to_owned(),
+            "Reconciling"
+        )
+    );
+}
+
+#[test]
 fn a_pods_last_words_reach_the_user() {
     let told = told(&with_pods([crashed(3, "digest differs"), ready()]));
     let ready = find(&told, "Ready").unwrap();
