@@ -3,7 +3,6 @@
 use plimsoll_crds::v1alpha1::Reason;
 use plimsoll_crds::v1alpha1::report::{EngineState, LoadProgress};
 
-use crate::conditions::whole_seconds;
 use crate::facts::Facts;
 use crate::outcome::Outcome;
 use crate::pods::{PodFacts, Unschedulable};
@@ -194,9 +193,8 @@ fn unschedulable(
 /// An engine that answered, runs and does not answer: hung, or its node is out of reach.
 fn silent(waiting: &[&PodFacts]) -> Option<(Reason, String)> {
     let pod = waiting.iter().find(|pod| pod.went_silent())?;
-    let since = pod.readiness_since.map_or_else(String::new, |since| {
-        format!(" since {}", whole_seconds(since))
-    });
+    let since = pod.readiness_since;
+    let since = since.map_or_else(String::new, |since| format!(" since {since:.0}"));
     let node = pod.node.as_deref().unwrap_or("unknown");
     Some((
         Reason::EngineSilent,

@@ -1,5 +1,7 @@
 //! What matters of a pod: parsed once from the API's object, then carried as a type.
 
+pub(crate) mod asks;
+
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
@@ -9,8 +11,8 @@ use kube::ResourceExt;
 use plimsoll_crds::names;
 
 use crate::rolling::{Cure, PodPhase};
-use crate::room::Asks;
 use crate::watch::hash_of;
+use asks::Asks;
 
 /// A pod that should be gone by now, and whose node does not answer, holds no room for ever.
 const LEAVING_GRACE: Duration = Duration::from_secs(30);
