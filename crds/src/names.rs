@@ -41,8 +41,6 @@ pub const ENGINE_TYPE: &str = "vllm";
 pub const CONTAINER_ENGINE: &str = "engine";
 /// Name of the inspect pod's container.
 pub const CONTAINER_INSPECT: &str = "inspect";
-/// The sidecar's entrypoint in its image.
-pub const SIDECAR_ENTRYPOINT: &str = "/plimsoll-sidecar";
 
 /// Port of the OpenAI API.
 pub const PORT_HTTP: u16 = 8000;
@@ -63,30 +61,26 @@ pub const CONFIG_DIR: &str = "/etc/plimsoll";
 pub const CONFIG_KEY: &str = "engine.json";
 /// Path of the engine's configuration in the container.
 pub const CONFIG_PATH: &str = "/etc/plimsoll/engine.json";
-/// Folder of the admin token (a Secret).
-pub const ADMIN_TOKEN_DIR: &str = "/etc/plimsoll/admin";
 /// Key of the admin token in its Secret.
 pub const ADMIN_TOKEN_KEY: &str = "token";
 /// Path of the admin token in the container.
 pub const ADMIN_TOKEN_PATH: &str = "/etc/plimsoll/admin/token";
 /// Where a model source is mounted, read-only.
 pub const MODEL_DIR: &str = "/models";
-/// Names of the volumes that the operator adds; users may not take names with this prefix.
-pub const VOLUME_PREFIX: &str = "plimsoll-";
-/// Volume of the model source.
-pub const VOLUME_MODEL: &str = "plimsoll-model";
-/// Volume of the engine's configuration.
-pub const VOLUME_CONFIG: &str = "plimsoll-config";
-/// Volume of the admin token.
-pub const VOLUME_ADMIN: &str = "plimsoll-admin";
 /// Where an inspect pod leaves its answer (at most [`TERMINATION_MESSAGE_BYTES`]).
 pub const TERMINATION_MESSAGE_PATH: &str = "/dev/termination-log";
 /// What Kubernetes keeps of a termination message.
 pub const TERMINATION_MESSAGE_BYTES: usize = 4096;
 
+/// The engine's exit code when its own plan is another than that in its configuration.
+pub const EXIT_PLAN_DIFFERS: u8 = 4;
+
 /// User and group of every process of ours.
 pub const RUN_AS: i64 = 65532;
 
+/// Characters of a resource's name: with a suffix of 11 it names a ReplicaSet, whose pods carry that
+/// name in a label of at most 63.
+pub const NAME_CHARS: usize = 52;
 /// Rows kept in `status.memory.gpus` and `status.memory.hosts`; totals count every row.
 pub const STATUS_ROWS: usize = 64;
 /// Characters a refusal may take (an Event's note holds 1,024).

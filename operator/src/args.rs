@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use plimsoll_crds::v1alpha1::model::PullPolicy;
 
 /// Engines report at least this often; a pod that is stale sooner is stale between two reports.
 const REPORTS_EVERY: Duration = Duration::from_secs(30);
@@ -26,8 +27,7 @@ pub(crate) struct Args {
         long,
         env = "PLIMSOLL_IMAGE_PULL_POLICY",
         default_value = "IfNotPresent",
-        value_enum,
-        ignore_case = true
+        value_parser = pull_policy
     )]
     pub(crate) image_pull_policy: PullPolicy,
 
@@ -50,7 +50,7 @@ pub(crate) struct Args {
     #[arg(long, env = "PLIMSOLL_LEASE_NAME", default_value = "plimsoll-operator")]
     pub(crate) lease_name: String,
 
-    /// Namespace of the Lease; the operator's own namespace in a cluster.
+    /// Namespace of the Lease and of the key; the operator's own namespace in a cluster.
     #[arg(long, env = "PLIMSOLL_LEASE_NAMESPACE")]
     pub(crate) lease_namespace: Option<String>,
 
@@ -58,13 +58,29 @@ pub(crate) struct Args {
     #[arg(long, env = "PLIMSOLL_WATCH_NAMESPACES", value_delimiter = ',')]
     pub(crate) watch_namespaces: Vec<String>,
 
-    /// File with the key that admin tokens are derived from (any bytes, at least 16).
+    /// Secret with the key that admin tokens are derived from (field `key`, at least 16 bytes), in
+    /// the namespace of the Lease. A process that finds it replaced ends, and begins with the new.
     #[arg(
         long,
-        env = "PLIMSOLL_HMAC_KEY_FILE",
-        default_value = "/etc/plimsoll-operator/key"
+        env = "PLIMSOLL_KEY_SECRET",
+        default_value = "plimsoll-operator-key"
     )]
-    pub(crate) hmac_key_file: PathBuf,
+    pub(crate) key_secret: String,
+
+    /// Make that Secret where it is not there.
+    #[arg(
+        long,
+        env = "PLIMSOLL_MAKE_KEY",
+        default_value_t = true,
+        action = clap::ArgAction::Set,
+        num_args = 0..=1,
+        default_missing_value = "true"
+    )]
+    pub(crate) make_key: bool,
+
+    /// File with the key, instead of a Secret: for a run by hand.
+    #[arg(long, env = "PLIMSOLL_HMAC_KEY_FILE")]
+    pub(crate) hmac_key_file: Option<PathBuf>,
 
     /// How log lines are written.
     #[arg(long, env = "PLIMSOLL_LOG_FORMAT", default_value = "text", value_enum)]
@@ -78,6 +94,11 @@ pub(crate) struct Args {
         value_parser = duration
     )]
     pub(crate) status_interval: Duration,
+
+    /// Time after which the rows of a status are written again although nothing moved, give or take
+    /// a fifth: nobody need guess whether rows are old or merely unchanged.
+    #[arg(long, env = "PLIMSOLL_RENEW_EVERY", default_value = "5m", value_parser = duration)]
+    pub(crate) renew_every: Duration,
 
     /// Silence after which a pod's last report is marked stale.
     #[arg(long, env = "PLIMSOLL_STALE_AFTER", default_value = "90s", value_parser = duration)]
@@ -111,28 +132,24 @@ pub(crate) struct Args {
     pub(crate) kubeconfig: Option<PathBuf>,
 }
 
-/// `imagePullPolicy` of a container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum PullPolicy {
-    #[value(name = "Always")]
-    Always,
-    #[value(name = "IfNotPresent")]
-    IfNotPresent,
-    #[value(name = "Never")]
-    Never,
-}
+impl Args {
+    /// The namespace of the operator's own objects.
+    pub(crate) fn own_namespace(&self, client: &kube::Client) -> String {
+        self.lease_namespace
+            .clone()
+            .unwrap_or_else(|| client.default_namespace().to_owned())
+    }
 
-impl PullPolicy {
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            PullPolicy::Always => "Always",
-            PullPolicy::IfNotPresent => "IfNotPresent",
-            PullPolicy::Never => "Never",
+    /// What is watched: each namespace named, or all (`None`).
+    pub(crate) fn scopes(&self) -> Vec<Option<String>> {
+        let named = self.watch_namespaces.iter().filter(|name| !name.is_empty());
+        let named: Vec<Option<String>> = named.cloned().map(Some).collect();
+        match named.is_empty() {
+            true => vec![None],
+            false => named,
         }
     }
-}
 
-impl Args {
     /// Refuses what each flag allows for itself and makes no sense in a running operator.
     ///
     /// # Errors
@@ -158,6 +175,15 @@ impl Args {
                 seconds(&LEAST_STATUS_INTERVAL),
             ));
         }
+        if self.renew_every < REPORTS_EVERY {
+            return Err(format!(
+                "--renew-every: {} s is less than the {} s between two reports of an engine: there \
+                 would be nothing newer to write; write {}s or more, or leave it at 5m",
+                seconds(&self.renew_every),
+                seconds(&REPORTS_EVERY),
+                seconds(&REPORTS_EVERY),
+            ));
+        }
         if self.unschedulable_after < LEAST_PATIENCE {
             return Err(format!(
                 "--unschedulable-after: {} s is less than the {} s that a scheduler may take, so \
@@ -175,6 +201,18 @@ impl Args {
 pub(crate) enum LogFormat {
     Json,
     Text,
+}
+
+/// `imagePullPolicy` of a container, in whatever case.
+fn pull_policy(text: &str) -> Result<PullPolicy, String> {
+    let same = |policy: &PullPolicy| policy.as_str().eq_ignore_ascii_case(text);
+    let all = [
+        PullPolicy::Always,
+        PullPolicy::IfNotPresent,
+        PullPolicy::Never,
+    ];
+    let found = all.into_iter().find(same);
+    found.ok_or_else(|| format!("{text:?} is none: write Always, IfNotPresent or Never"))
 }
 
 /// `250ms`, `30s`, `2m`: a whole number and a unit.
@@ -219,26 +257,31 @@ mod tests {
         assert_eq!(args.metrics_address.port(), 8080);
         assert_eq!(args.status_interval, Duration::from_secs(30));
         assert_eq!(args.stale_after, Duration::from_secs(90));
+        assert_eq!(args.renew_every, Duration::from_secs(300));
         assert_eq!(args.unschedulable_after, Duration::from_secs(60));
         assert_eq!(args.image_pull_policy, PullPolicy::IfNotPresent);
         assert_eq!(args.max_concurrent_rollouts, 1);
         assert!(parse(&["--max-concurrent-rollouts=0"]).is_err());
-        assert!(args.watch_namespaces.is_empty());
+        assert_eq!(args.scopes(), [None]);
+        assert_eq!(args.key_secret, "plimsoll-operator-key");
+        assert!(args.make_key && args.hmac_key_file.is_none());
     }
 
     #[test]
     fn flags_take_the_forms_that_the_chart_writes() {
         let args = parse(&[
             "--leader-election=false",
-            "--image-pull-policy=Never",
+            "--image-pull-policy=never",
             "--watch-namespaces=a,b",
+            "--make-key=false",
             "--log-format=json",
             "--stale-after=31500ms",
         ])
         .unwrap();
         assert!(!args.leader_election);
-        assert_eq!(args.image_pull_policy.name(), "Never");
-        assert_eq!(args.watch_namespaces, ["a", "b"]);
+        assert_eq!(args.image_pull_policy, PullPolicy::Never);
+        assert_eq!(args.scopes(), [Some("a".to_owned()), Some("b".to_owned())]);
+        assert!(!args.make_key);
         assert_eq!(args.log_format, LogFormat::Json);
         assert_eq!(args.stale_after, Duration::from_millis(31_500));
     }
@@ -255,6 +298,7 @@ mod tests {
             ),
             ("--status-interval=999ms", "0.999 s between"),
             ("--unschedulable-after=0ms", "0 s is less than the 1 s"),
+            ("--renew-every=29s", "29 s is less than the 30 s between"),
         ] {
             let refusal = parse(&[flag]).unwrap().check().unwrap_err();
             let name = flag.split('=').next().unwrap();

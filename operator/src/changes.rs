@@ -17,6 +17,8 @@ pub(crate) enum Due {
     /// Nothing that matters differs from what is written.
     Nothing,
     Now,
+    /// Only the age of rows is to be renewed, see `renewal`.
+    Renewal,
     /// Only figures moved, and the last write is too recent.
     In(Duration),
 }

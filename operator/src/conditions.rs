@@ -7,10 +7,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use plimsoll_crds::v1alpha1::conditions::ConditionStatus::{self, False, True, Unknown};
 use plimsoll_crds::v1alpha1::{ConditionType, ModelFacts, Reason};
+use plimsoll_planner::Bytes;
 
 use crate::facts::Facts;
 use crate::inspect::Model;
-use crate::outcome::{Outcome, Planned};
+use crate::outcome::{ContainerMemory, Outcome, Planned};
 use crate::plan::short;
 use crate::progress::{Progress, progress};
 
@@ -36,7 +37,10 @@ pub(crate) fn conditions(facts: &Facts, outcome: &Outcome) -> Vec<Condition> {
         (ConditionType::Available, Some(available(facts))),
         (ConditionType::ModelResolved, Some(model_resolved(outcome))),
         (ConditionType::MemoryFits, Some(memory_fits(outcome))),
-        (ConditionType::QuotaEnforced, Some(quota_enforced(facts))),
+        (
+            ConditionType::QuotaEnforced,
+            Some(quota_enforced(facts, outcome)),
+        ),
         (ConditionType::MemoryPressure, Some(memory_pressure(facts))),
         (ConditionType::Reconciling, reconciling),
         (ConditionType::Stalled, stalled),
@@ -208,37 +212,54 @@ fn memory_fits(outcome: &Outcome) -> Verdict {
     }
 }
 
-fn quota_enforced(facts: &Facts) -> Verdict {
-    match facts.object.spec.memory.gpu_quotas.is_empty() {
-        true => {
-            let text = "spec.memory.gpuQuotas has no rows; budgets follow the utilization";
-            (False, Reason::NoQuotas, text.to_owned())
-        }
-        false => (True, Reason::EngineAndMemoryLimit, enforcers(facts)),
+/// Who sees to what, with the values.
+fn quota_enforced(facts: &Facts, outcome: &Outcome) -> Verdict {
+    let quotas = &facts.object.spec.memory.gpu_quotas;
+    if quotas.is_empty() {
+        let text = "spec.memory.gpuQuotas has no rows; budgets follow the utilization";
+        return (False, Reason::NoQuotas, text.to_owned());
     }
-}
-
-/// Who holds the ranks to their lines, and the kernel's limit as it is in force.
-fn enforcers(facts: &Facts) -> String {
-    const WRITTEN: &str = "spec.template.engine.resources.limits.memory";
-    let template = facts.object.spec.template.as_ref();
-    let resources = template.and_then(|it| it.engine.as_ref()?.resources.as_ref());
-    if let Some(limit) = resources.and_then(|resources| resources.limits.get("memory")) {
-        let limit = &limit.0;
-        return format!(
-            "the engine refuses what was not planned; the kernel holds the container to {WRITTEN} \
-             {limit}, whatever the sum of the budgets: a rank's own line is the engine's alone"
-        );
+    let quotas = quotas
+        .iter()
+        .map(|row| format!("rank {}: {}", row.rank, row.limit.0));
+    let engine = format!(
+        "the engine keeps each rank within its quota ({})",
+        quotas.collect::<Vec<_>>().join(", ")
+    );
+    let bytes = Bytes::measured;
+    let Planned::Fits {
+        container: ContainerMemory { limit, needed },
+        ..
+    } = outcome.planned
+    else {
+        let text =
+            format!("{engine}; the container's limit follows from a plan, and none fits yet");
+        return (True, Reason::EngineAlone, text);
+    };
+    let (limit, needed, above) = (
+        bytes(limit),
+        bytes(needed),
+        bytes(limit.saturating_sub(needed)),
+    );
+    match above {
+        Bytes::ZERO => (
+            True,
+            Reason::EngineAndMemoryLimit,
+            format!(
+                "{engine}; the kernel keeps the engine's container within its memory limit of \
+                 {limit}, the sum of the budgets and the host's reserve"
+            ),
+        ),
+        above => (
+            True,
+            Reason::EngineAlone,
+            format!(
+                "{engine}, and nobody else does: the kernel keeps the engine's container within \
+                 its memory limit of {limit}, which is {above} above the sum of the budgets and \
+                 the host's reserve, {needed}"
+            ),
+        ),
     }
-    let reports = facts.live_pods().filter_map(|pod| facts.report(pod));
-    let in_force = reports.filter_map(|report| report.host.limit_bytes).max();
-    let value = in_force.map_or(String::new(), |limit| {
-        format!(", {}", plimsoll_planner::Bytes::measured(limit))
-    });
-    format!(
-        "the engine refuses what was not planned, and the kernel holds the container to the sum of \
-         the budgets and the host reserve{value}"
-    )
 }
 
 fn memory_pressure(facts: &Facts) -> Verdict {
@@ -253,7 +274,7 @@ fn memory_pressure(facts: &Facts) -> Verdict {
             .iter()
             .find(|rank| rank.driver_bytes > rank.budget_bytes)
         {
-            let bytes = plimsoll_planner::Bytes::measured;
+            let bytes = Bytes::measured;
             let text = format!(
                 "pod {} rank {} holds {} of its {}",
                 pod.name,
@@ -263,6 +284,14 @@ fn memory_pressure(facts: &Facts) -> Verdict {
             );
             return (True, Reason::OverBudget, text);
         }
+    }
+    if let Some(pod) = facts.refusing_pod() {
+        let text = format!(
+            "pod {} refuses the operator's token (401), so what it holds is not known; its Secret \
+             is written again and reaches it within minutes; if it does not, delete the pod",
+            pod.name
+        );
+        return (Unknown, Reason::ReportsRefused, text);
     }
     match seen {
         true => (

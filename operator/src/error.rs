@@ -27,7 +27,7 @@ pub(crate) enum Error {
         name: String,
         holder: Holder,
     },
-    /// The ReplicaSet of a new revision is invalid, in the API server's words.
+    /// The ReplicaSet of a new revision, or the inspect pod, is invalid, in the API server's words.
     #[error("{0}")]
     Refused(String),
     #[error("the resource has no {0}")]
@@ -85,6 +85,20 @@ impl Error {
             },
             _ => false,
         }
+    }
+
+    /// Whether the API server blames a field below `path`.
+    pub(crate) fn blames(&self, path: &str) -> bool {
+        let Error::Api { source, .. } = self else {
+            return false;
+        };
+        let kube::Error::Api(status) = source.as_ref() else {
+            return false;
+        };
+        let causes = status.details.iter().flat_map(|details| &details.causes);
+        causes
+            .into_iter()
+            .any(|cause| cause.field.starts_with(path))
     }
 
     /// Whether the namespace is being deleted, so that nothing new can be made in it ever again.

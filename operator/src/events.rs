@@ -3,16 +3,13 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::EventType;
-use plimsoll_crds::names::KIND;
+use plimsoll_crds::names::{EXIT_PLAN_DIFFERS, KIND};
 use plimsoll_crds::v1alpha1::{ConditionType, EventReason, InferenceDeploymentStatus, Reason};
 
 use crate::facts::Facts;
 use crate::memory::Told;
 use crate::plan::short;
 use crate::pods::PodFacts;
-
-/// What an engine says, last in its log and its report, when its own plan is another one.
-const PLAN_DRIFT: &str = "the plan in the configuration differs";
 
 /// An Event to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +85,8 @@ impl Happening {
             | EventReason::EngineFailed
             | EventReason::PlanDrift
             | EventReason::OverBudget
-            | EventReason::ReportStale => "Report",
+            | EventReason::ReportStale
+            | EventReason::ReportRefused => "Report",
         }
     }
 }
@@ -247,6 +245,9 @@ pub(crate) fn of_pods(
             facts.reports.get(&pod.name).is_some_and(|r| r.stale)
         }),
         silent: names(facts, PodFacts::went_silent),
+        refused: names(facts, |pod| {
+            facts.reports.get(&pod.name).is_some_and(|r| r.refused)
+        }),
     };
     let Some(before) = told.replace(now) else {
         return Vec::new();
@@ -272,7 +273,7 @@ pub(crate) fn of_pods(
     }
     for (name, restarts) in now.failed.difference(&before.failed) {
         if let Some(pod) = facts.pods.iter().find(|pod| pod.name == *name) {
-            all.push(engine_failed(facts, pod, *restarts));
+            all.push(engine_failed(pod, *restarts));
         }
     }
     for name in now.silent.difference(&before.silent) {
@@ -282,6 +283,11 @@ pub(crate) fn of_pods(
     for name in now.stale.difference(&before.stale) {
         let note = format!("pod {name} has been silent for too long; its rows are its last");
         all.push(Happening::warning(EventReason::ReportStale, note));
+    }
+    for name in now.refused.difference(&before.refused) {
+        let note =
+            format!("pod {name} refuses the operator's token (401); its Secret is rewritten");
+        all.push(Happening::warning(EventReason::ReportRefused, note));
     }
     if before.rolling && serves(next) {
         let revision = next.update_revision.as_deref().unwrap_or_default();
@@ -309,7 +315,7 @@ fn serves(status: &InferenceDeploymentStatus) -> bool {
     ready.is_some_and(|c| c.status == "True" && c.reason == Reason::Serving.as_str())
 }
 
-fn engine_failed(facts: &Facts, pod: &PodFacts, restarts: i32) -> Happening {
+fn engine_failed(pod: &PodFacts, restarts: i32) -> Happening {
     let (code, reason, words) = match pod.failure() {
         Some(ended) => (ended.exit_code, ended.reason.as_str(), ended.message.trim()),
         None => (0, "", ""),
@@ -318,15 +324,9 @@ fn engine_failed(facts: &Facts, pod: &PodFacts, restarts: i32) -> Happening {
         "pod {}: exit code {code} ({reason}), {restarts} restarts: {words}",
         pod.name
     );
-    let reported = facts.report(pod).map(|report| report.message.as_str());
-    let drift = [Some(words), reported]
-        .iter()
-        .flatten()
-        .any(|text| text.contains(PLAN_DRIFT));
-    let reason = if drift {
-        EventReason::PlanDrift
-    } else {
-        EventReason::EngineFailed
+    let reason = match code == i32::from(EXIT_PLAN_DIFFERS) {
+        true => EventReason::PlanDrift,
+        false => EventReason::EngineFailed,
     };
     Happening::warning(reason, note)
 }

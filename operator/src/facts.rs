@@ -112,6 +112,8 @@ pub(crate) struct ReportFacts {
     pub(crate) report: Option<Arc<MemoryReport>>,
     /// Silent for too long.
     pub(crate) stale: bool,
+    /// The pod answered that it does not know our token.
+    pub(crate) refused: bool,
 }
 
 /// Kinds of objects that are made for a resource.
@@ -149,6 +151,12 @@ impl Facts {
     /// Pods that are neither being deleted nor finished.
     pub(crate) fn live_pods(&self) -> impl Iterator<Item = &PodFacts> {
         self.pods.iter().filter(|pod| pod.counts())
+    }
+
+    /// The first pod by name that refuses our token, if one does.
+    pub(crate) fn refusing_pod(&self) -> Option<&PodFacts> {
+        let refused = |pod: &&PodFacts| self.reports.get(&pod.name).is_some_and(|it| it.refused);
+        self.live_pods().find(refused)
     }
 
     pub(crate) fn report(&self, pod: &PodFacts) -> Option<&MemoryReport> {

@@ -5,8 +5,11 @@
 // The process.
 mod args;
 mod http;
+mod key;
+mod lead;
 mod leader;
 mod log;
+mod mandate;
 mod metrics;
 mod token;
 
@@ -44,6 +47,7 @@ mod events;
 mod outcome;
 mod progress;
 mod publish;
+mod renewal;
 mod status;
 
 #[cfg(test)]
@@ -51,27 +55,26 @@ mod testing;
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
+use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch as signalling;
 
 use args::Args;
-use controller::Shared;
-use leader::Leadership;
+use lead::Leader;
+use mandate::Mandate;
 use metrics::Metrics;
 use stores::Watches;
-use token::AdminKey;
-use turns::Turns;
 
-/// Passes that run when the process is told to stop may end within this.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(8);
 /// A watch without an answer for longer is made anew; the API server ends each sooner than that.
 const READ_TIMEOUT: Duration = Duration::from_secs(320);
+/// A renewal of the Lease that is not answered by then is tried again while there is time.
+const ELECTION_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -82,9 +85,12 @@ async fn main() -> anyhow::Result<()> {
 
 async fn run(args: Args) -> anyhow::Result<()> {
     args.check().map_err(anyhow::Error::msg)?;
-    let key = AdminKey::read(&args.hmac_key_file).map_err(anyhow::Error::msg)?;
     let metrics = Arc::new(Metrics::new()?);
-    let client = client(&args).await?;
+    let mandate = match args.leader_election {
+        true => Mandate::none(),
+        false => Mandate::forever(),
+    };
+    let config = config(&args).await?;
     let ready = Arc::new(AtomicBool::new(false));
     let stop = stop_signal()?;
     let watches = Arc::new(Watches::new(Arc::clone(&metrics)));
@@ -103,40 +109,53 @@ async fn run(args: Args) -> anyhow::Result<()> {
         "plimsoll-operator starts"
     );
 
-    let shared = Shared {
-        client,
+    let leader = Leader {
+        client: client(config.clone(), READ_TIMEOUT, Some(&mandate))?,
+        election: client(config, ELECTION_TIMEOUT, None)?,
+        mandate,
         metrics,
         watches,
-        turns: Arc::new(Turns::new(args.max_concurrent_rollouts.into())),
-        key,
         args: Arc::new(args),
+        ready,
     };
-    let mut work = pin!(lead(shared, ready, stop));
+    let mut work = pin!(leader.run(stop));
     tokio::select! {
         outcome = server => {
             outcome?.context("serve --metrics-address")?;
             // Told to stop: the endpoints are gone first, the Lease is given back last.
-            work.await;
+            work.await?;
         }
-        () = &mut work => {}
+        outcome = &mut work => outcome?,
     }
     tracing::info!("plimsoll-operator ends");
     Ok(())
 }
 
-async fn client(args: &Args) -> anyhow::Result<kube::Client> {
-    let mut config = match &args.kubeconfig {
+async fn config(args: &Args) -> anyhow::Result<kube::Config> {
+    match &args.kubeconfig {
         Some(path) => {
             let kubeconfig = Kubeconfig::read_from(path)
                 .with_context(|| format!("--kubeconfig {}", path.display()))?;
             let options = KubeConfigOptions::default();
-            kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?
+            Ok(kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?)
         }
-        None => kube::Config::infer().await.context("find the API server")?,
-    };
-    config.connect_timeout = Some(Duration::from_secs(5));
-    config.read_timeout = Some(READ_TIMEOUT);
-    Ok(kube::Client::try_from(config)?)
+        None => kube::Config::infer().await.context("find the API server"),
+    }
+}
+
+/// A client that waits so long for an answer, and writes with the mandate only.
+fn client(
+    mut config: kube::Config,
+    read_timeout: Duration,
+    mandate: Option<&Mandate>,
+) -> anyhow::Result<kube::Client> {
+    config.connect_timeout = Some(Duration::from_secs(5).min(read_timeout));
+    config.read_timeout = Some(read_timeout);
+    let builder = ClientBuilder::try_from(config)?;
+    Ok(match mandate {
+        Some(mandate) => builder.with_layer(&mandate.layer()).build(),
+        None => builder.build(),
+    })
 }
 
 /// Turns true at SIGTERM or Ctrl-C.
@@ -154,79 +173,4 @@ fn stop_signal() -> anyhow::Result<signalling::Receiver<bool>> {
         sender.closed().await;
     });
     Ok(receiver)
-}
-
-/// Reconciles whenever this process leads, until it is told to stop.
-async fn lead(shared: Shared, ready: Arc<AtomicBool>, mut stop: signalling::Receiver<bool>) {
-    let args = Arc::clone(&shared.args);
-    let mut stopped = stop.clone();
-    let (mut leadership, _alone) = match args.leader_election {
-        true => {
-            let namespace = args
-                .lease_namespace
-                .clone()
-                .unwrap_or_else(|| shared.client.default_namespace().to_owned());
-            let election = Leadership::elect(
-                shared.client.clone(),
-                &args.lease_name,
-                &namespace,
-                args.pod_name.as_deref(),
-            );
-            tokio::select! {
-                leadership = election => (leadership, None),
-                _ = stopped.wait_for(|stop| *stop) => return,
-            }
-        }
-        false => {
-            let (leadership, sender) = Leadership::alone();
-            (leadership, Some(sender))
-        }
-    };
-    ready.store(true, Ordering::Relaxed);
-    while !*stop.borrow() {
-        tokio::select! {
-            () = leadership.wait_for(true) => {}
-            _ = stop.wait_for(|stop| *stop) => break,
-        }
-        tracing::info!("this process leads");
-        shared.metrics.leader.set(1);
-        work(&shared, &leadership, &stop).await;
-        shared.metrics.leader.set(0);
-    }
-    leadership.release().await;
-}
-
-/// Runs the controllers until the Lease is lost or the process is told to stop.
-async fn work(shared: &Shared, leadership: &Leadership, stop: &signalling::Receiver<bool>) {
-    let namespaces: Vec<&String> = shared
-        .args
-        .watch_namespaces
-        .iter()
-        .filter(|name| !name.is_empty())
-        .collect();
-    let scopes: Vec<Option<String>> = match namespaces.as_slice() {
-        [] => vec![None],
-        names => names.iter().map(|name| Some((*name).clone())).collect(),
-    };
-    shared.turns.begin(scopes.len());
-    let mut controllers = tokio::task::JoinSet::new();
-    for scope in scopes {
-        let (mut leads, mut stop) = (leadership.observer(), stop.clone());
-        let end = async move {
-            tokio::select! {
-                _ = leads.wait_for(|leads| !*leads) => tracing::warn!("the Lease is lost"),
-                _ = stop.wait_for(|stop| *stop) => {}
-            }
-        };
-        controllers.spawn(controller::run(shared.clone(), scope, end));
-    }
-    let mut stopped = stop.clone();
-    tokio::select! {
-        () = async { while controllers.join_next().await.is_some() {} } => return,
-        _ = stopped.wait_for(|stop| *stop) => {}
-    }
-    let all = async { while controllers.join_next().await.is_some() {} };
-    if tokio::time::timeout(SHUTDOWN_TIMEOUT, all).await.is_err() {
-        tracing::warn!("passes were cut short");
-    }
 }

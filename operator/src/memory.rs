@@ -53,6 +53,7 @@ pub(crate) struct Told {
     pub(crate) stale: BTreeSet<String>,
     /// Engines that answered, run and do not answer.
     pub(crate) silent: BTreeSet<String>,
+    pub(crate) refused: BTreeSet<String>,
     /// A rollout is under way, and its end has not been told.
     pub(crate) rolling: bool,
 }

@@ -40,6 +40,12 @@ pub(crate) struct Metrics {
     last_event: IntGaugeVec,
     /// Objects met that could not be read, whole or in part, by kind.
     pub(crate) unreadable: IntCounterVec,
+    /// When the Lease was last renewed, in seconds since 1970: the operator's heartbeat.
+    pub(crate) lease_renewed: IntGauge,
+    /// Report streams that a pod refused because of the token.
+    pub(crate) refused_streams: IntCounter,
+    /// Status writes that only renewed the age of rows.
+    pub(crate) status_renewals: IntCounter,
 }
 
 impl Metrics {
@@ -122,6 +128,21 @@ impl Metrics {
         registry.register(Box::new(streams.clone()))?;
         let leader = IntGauge::new("plimsoll_operator_leader", "1 while this process leads.")?;
         registry.register(Box::new(leader.clone()))?;
+        let lease_renewed = IntGauge::new(
+            "plimsoll_operator_lease_renewed_timestamp_seconds",
+            "When this process last saw its Lease renewed: its heartbeat.",
+        )?;
+        registry.register(Box::new(lease_renewed.clone()))?;
+        let refused_streams = IntCounter::new(
+            "plimsoll_operator_report_refusals_total",
+            "Report streams that an engine pod refused because of the token.",
+        )?;
+        registry.register(Box::new(refused_streams.clone()))?;
+        let status_renewals = IntCounter::new(
+            "plimsoll_operator_status_renewals_total",
+            "Writes of a resource's status that only renewed the age of its rows.",
+        )?;
+        registry.register(Box::new(status_renewals.clone()))?;
         for result in ["ok", "error"] {
             reconciles.with_label_values(&[result]).inc_by(0);
         }
@@ -140,6 +161,9 @@ impl Metrics {
             last_list,
             last_event,
             unreadable,
+            lease_renewed,
+            refused_streams,
+            status_renewals,
         })
     }
 
@@ -251,6 +275,9 @@ mod tests {
             "plimsoll_operator_status_writes_total 0",
             "plimsoll_operator_applies_total{kind=\"Service\"} 1",
             "plimsoll_operator_leader 0",
+            "plimsoll_operator_lease_renewed_timestamp_seconds 0",
+            "plimsoll_operator_report_refusals_total 0",
+            "plimsoll_operator_status_renewals_total 0",
         ] {
             assert!(text.contains(name), "{name} is missing in\n{text}");
         }

@@ -39,7 +39,17 @@ pub(crate) enum Planned {
         plan: PlanStatus,
         revision: String,
         summary: String,
+        container: ContainerMemory,
     },
+}
+
+/// What bounds an engine's container as a whole, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ContainerMemory {
+    /// Its memory limit, which the kernel enforces.
+    pub(crate) limit: u64,
+    /// The ranks' budgets and the host's reserve.
+    pub(crate) needed: u64,
 }
 
 impl Outcome {

@@ -22,6 +22,7 @@ use crate::facts::{Facts, Identity};
 use crate::gather::{identity, now};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
+use crate::renewal::{self, renewal};
 use crate::status::unreadable;
 use crate::stores::Unreadable;
 
@@ -32,6 +33,8 @@ pub(crate) struct Publisher<'a> {
     pub(crate) metrics: &'a Metrics,
     /// Least time between two writes that only move figures.
     pub(crate) interval: Duration,
+    /// After which rows are renewed although nothing moved, roughly.
+    pub(crate) renew_every: Duration,
     /// Name of the operator's own pod, if it runs in one.
     pub(crate) instance: Option<&'a str>,
 }
@@ -50,6 +53,7 @@ pub(crate) async fn publish(
         client,
         metrics,
         interval,
+        renew_every,
         instance: _,
     } = publisher;
     let identity = &facts.identity;
@@ -57,15 +61,28 @@ pub(crate) async fn publish(
     let since_last = memory.written.as_ref().map(|(_, at)| at.elapsed());
     let mut told = memory.told.clone();
     let of_pods = of_pods(facts, &next, &mut told);
-    let (wait, between) = match due(&facts.status, &next, since_last, interval) {
+    let pause = renewal::pause(renew_every, &identity.uid);
+    let decided = match due(&facts.status, &next, since_last, interval) {
+        Due::Nothing => renewal(&facts.status, &next, since_last, pause, facts.now),
+        decided => decided,
+    };
+    let (wait, between) = match decided {
         Due::Nothing => (None, Vec::new()),
         Due::In(wait) => (Some(wait), Vec::new()),
-        Due::Now => {
+        Due::Now | Due::Renewal => {
             write(client, identity, &next).await?;
             metrics.status_writes.inc();
+            if decided == Due::Renewal {
+                metrics.status_renewals.inc();
+            }
             let between = between(&facts.status, &next);
+            // Rows that were written just now are due again after a whole pause.
+            let wait = match renewal(&next, &next, Some(Duration::ZERO), pause, facts.now) {
+                Due::In(wait) => Some(wait),
+                Due::Nothing | Due::Now | Due::Renewal => None,
+            };
             memory.written = Some((next, Instant::now()));
-            (None, between)
+            (wait, between)
         }
     };
     // What a status that could not be written was about to tell is told with the next.

@@ -1,9 +1,8 @@
 //! Admin tokens: an HMAC of the resource's uid under the operator's own key. The operator can
-//! compute every token, so it writes Secrets and never reads one.
+//! compute every token, so it need not read a Secret but that of its key.
 
 use std::fmt;
 use std::fmt::Write as _;
-use std::path::Path;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -23,13 +22,7 @@ impl fmt::Debug for AdminKey {
 
 impl AdminKey {
     /// # Errors
-    /// The file cannot be read, or holds too little to be a key.
-    pub(crate) fn read(path: &Path) -> Result<AdminKey, String> {
-        let key = std::fs::read(path)
-            .map_err(|error| format!("--hmac-key-file {}: {error}", path.display()))?;
-        AdminKey::new(key).map_err(|error| format!("--hmac-key-file {}: {error}", path.display()))
-    }
-
+    /// Too little to be a key.
     pub(crate) fn new(key: Vec<u8>) -> Result<AdminKey, String> {
         match key.len() {
             0..LEAST_KEY_BYTES => Err(format!(

@@ -1,11 +1,11 @@
 //! The CPU backend's capacities: how a container's memory becomes budgets of ranks, and back.
 
 use crate::bytes::Bytes;
-use crate::check::{check, invalid};
+use crate::check::check;
 use crate::host::{budgets_within, host_reserve};
 use crate::kv_cache::bytes_per_head;
 use crate::plan::{rank_accounts, total};
-use crate::refusal::{Refusal, whole_model};
+use crate::refusal::{Reason, Refusal, whole_model};
 use crate::request::{RankCapacity, Request};
 use crate::split::{Problem, fewest_blocks};
 
@@ -39,11 +39,15 @@ pub fn cpu_capacity(
             let reserve = host_reserve(request, quotas).total();
             let taken = quotas + reserve;
             if limit < taken || (without_quota > 0 && limit == taken) {
-                let detail = format!(
-                    "{limit} is less than the quotas ({quotas}) and the host reserve ({reserve}); \
-                     use at least {taken}, or smaller spec.memory.gpuQuotas"
-                );
-                return Err(invalid("the engine container's memory limit", detail));
+                return Err(Box::new(Refusal {
+                    reason: Reason::HostMemoryTooSmall {
+                        limit,
+                        quotas,
+                        reserve,
+                    },
+                    ranks: Vec::new(),
+                    remedies: Vec::new(),
+                }));
             }
             let rest = budgets_within(request, limit).saturating_sub(quotas);
             let part = Bytes(rest.get() / without_quota.max(1));
@@ -195,10 +199,7 @@ mod tests {
         let refusal = cpu_capacity(&request, Some(Bytes(1000 * MIB))).unwrap_err();
         let message = refusal.message();
         assert!(message.contains("memory limit: 1000.00 MiB"), "{message}");
-        assert!(
-            message.contains(&Bytes(reserve + 1000 * MIB).to_string()),
-            "{message}"
-        );
+        assert!(message.contains(&Bytes(reserve).to_string()), "{message}");
         let exact = cpu_capacity(&request, Some(Bytes(1000 * MIB + reserve))).unwrap();
         assert_eq!(exact, request.ranks);
         assert_eq!(

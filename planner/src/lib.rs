@@ -29,14 +29,16 @@ pub mod remedy;
 
 // The CPU backend's memory; a plan as text.
 pub mod capacity;
+pub mod container;
 pub mod table;
 
 pub use account::Account;
 pub use bytes::Bytes;
 pub use capacity::{cpu_capacity, cpu_memory_limit};
 pub use check::MOST_RANKS;
+pub use container::plan_within;
 pub use host::{HostReserve, host_reserve};
-pub use message::MOST_CHARACTERS;
+pub use message::{MEMORY_LIMIT, MOST_CHARACTERS};
 pub use model::{Architecture, Dtype, ModelShape};
 pub use plan::{Plan, RankPlan, plan};
 pub use refusal::{RankRefusal, Reason, Refusal};

@@ -9,6 +9,8 @@ use crate::request::Bound;
 
 /// Characters of a message at most (an Event's note holds 1,024).
 pub const MOST_CHARACTERS: usize = 1000;
+/// The limit's name where it is no field of the request; who knows its field may put it there.
+pub const MEMORY_LIMIT: &str = "the engine container's memory limit";
 /// Ranks told in full; the others are counted.
 const RANKS_TOLD: usize = 3;
 
@@ -34,14 +36,32 @@ impl Refusal {
 
     fn numbers(&self, ranks_told: usize) -> String {
         let mut text = String::new();
-        let head = match self.reason {
-            Reason::Invalid { .. } => "",
-            Reason::ContextTooLong => "spec.limits.maxModelLen needs more KV cache than fits: ",
-            Reason::KvCacheTooSmall => "spec.memory.kvCache.size is too small for one request: ",
-            Reason::QuotaTooSmall => "the quotas are too small: ",
-            Reason::MemoryTooSmall => "the memory is too small: ",
-        };
-        text.push_str(head);
+        match &self.reason {
+            Reason::Invalid { .. } => {}
+            Reason::ContextTooLong => {
+                text.push_str("spec.limits.maxModelLen needs more KV cache than fits: ");
+            }
+            Reason::KvCacheTooSmall => {
+                text.push_str("spec.memory.kvCache.size is too small for one request: ");
+            }
+            Reason::QuotaTooSmall => text.push_str("the quotas are too small: "),
+            Reason::MemoryTooSmall => text.push_str("the memory is too small: "),
+            Reason::HostMemoryTooSmall {
+                limit,
+                quotas,
+                reserve,
+            } => {
+                text.push_str(&format!(
+                    "{MEMORY_LIMIT}: {limit} is less than the quotas ({quotas}) and the host \
+                     reserve ({reserve})"
+                ));
+                if self.ranks.is_empty() {
+                    text.push_str(&self.ways_out());
+                    return text;
+                }
+                text.push_str(", and the quotas are too small too: ");
+            }
+        }
         let mut ranks: Vec<&RankRefusal> = self.ranks.iter().collect();
         ranks.sort_by_key(|rank| std::cmp::Reverse(rank.shortfall));
         // Ranks are alike more often than not: then what is fixed is said once.
@@ -49,6 +69,7 @@ impl Refusal {
         for rank in ranks.iter().take(ranks_told) {
             rank.tell(&mut text);
             if !alike {
+                text.push_str(" and");
                 rank.tell_fixed(&mut text);
             }
             text.push_str("; ");
@@ -68,15 +89,18 @@ impl Refusal {
         if self.shortfall() > Bytes::ZERO {
             text.push_str(&format!(", short by {}", self.shortfall()));
         }
+        text.push_str(&self.ways_out());
+        text
+    }
+
+    fn ways_out(&self) -> String {
         match self.remedies.as_slice() {
-            [] => text.push_str(". Use a smaller model or more memory"),
+            [] => ". Use a smaller model or more memory".to_owned(),
             remedies => {
                 let remedies: Vec<String> = remedies.iter().map(Remedy::to_string).collect();
-                text.push_str(". This fits: ");
-                text.push_str(&remedies.join("; or "));
+                format!(". This fits: {}", remedies.join("; or "))
             }
         }
-        text
     }
 }
 
@@ -111,7 +135,7 @@ impl RankRefusal {
     }
 
     fn tell_fixed(&self, text: &mut String) {
-        let _ = write!(text, " has {} fixed (", self.floor_total());
+        let _ = write!(text, " takes {} before any share (", self.floor_total());
         for (index, (account, bytes)) in self.floor.iter().enumerate() {
             let _ = write!(
                 text,
@@ -182,6 +206,9 @@ impl fmt::Display for Remedy {
             }
             Remedy::TensorParallelSize { ranks } => {
                 write!(f, "spec.parallelism.tensorParallelSize {ranks}")
+            }
+            Remedy::MemoryLimit { bytes } => {
+                write!(f, "{MEMORY_LIMIT} at least {}", quantity(*bytes))
             }
         }
     }

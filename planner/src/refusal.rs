@@ -33,6 +33,13 @@ pub enum Reason {
     QuotaTooSmall,
     /// The devices (or the container's limit) are too small.
     MemoryTooSmall,
+    /// The container's memory limit does not hold the quotas and the host's reserve. Where ranks
+    /// are told too, their quotas would not do even without the limit.
+    HostMemoryTooSmall {
+        limit: Bytes,
+        quotas: Bytes,
+        reserve: Bytes,
+    },
 }
 
 impl Reason {
@@ -44,6 +51,7 @@ impl Reason {
             Reason::KvCacheTooSmall => "KVCacheTooSmall",
             Reason::QuotaTooSmall => "QuotaTooSmall",
             Reason::MemoryTooSmall => "MemoryTooSmall",
+            Reason::HostMemoryTooSmall { .. } => "HostMemoryInsufficient",
         }
     }
 }

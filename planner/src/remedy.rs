@@ -9,7 +9,7 @@ use crate::split::{Problem, fewest_blocks, largest, smallest};
 /// Remedies that a refusal names at most.
 pub const MOST_REMEDIES: usize = 3;
 /// Quotas and sizes are raised to a multiple of this, so that they are easy to write.
-const STEP: Bytes = Bytes(1 << 20);
+pub(crate) const STEP: Bytes = Bytes(1 << 20);
 /// Ranks whose quota is tried alone: those that lack the most.
 const RANKS_TRIED: usize = 4;
 
@@ -39,6 +39,9 @@ pub enum Remedy {
     Sequences { sequences: u32 },
     /// `spec.parallelism.tensorParallelSize`
     TensorParallelSize { ranks: u32 },
+    /// the engine container's memory limit of at least this (CPU): no part of a [`Request`], see
+    /// [`crate::plan_within`]
+    MemoryLimit { bytes: Bytes },
     /// all of these together
     All(Vec<Remedy>),
 }
@@ -75,6 +78,7 @@ impl Remedy {
             Remedy::TensorParallelSize { ranks } => {
                 changed.ranks = other_size(request, *ranks).unwrap_or_default();
             }
+            Remedy::MemoryLimit { .. } => {}
         }
         changed
     }
@@ -91,7 +95,7 @@ pub(crate) fn remedies(request: &Request, reason: &Reason, ranks: &[RankRefusal]
         Reason::Invalid { .. } => return found,
         Reason::KvCacheTooSmall => found.extend(kv_cache_size(request, ranks)),
         Reason::ContextTooLong => found.extend(max_model_len(request, ranks)),
-        Reason::QuotaTooSmall | Reason::MemoryTooSmall => {}
+        Reason::QuotaTooSmall | Reason::MemoryTooSmall | Reason::HostMemoryTooSmall { .. } => {}
     }
     found.extend(more_memory(request, ranks));
     for remedy in [smaller_numbers, other_limits, other_ranks] {

@@ -49,7 +49,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   resources: [poddisruptionbudgets]
   verbs: [list, watch, create, patch, delete]
 # Admin tokens are derived from the operator's key. Secrets are created, and whose one is that exists is asked by a
-# patch that changes nothing and answers with metadata alone, so that no right to get them is needed.
+# patch that changes nothing, so that no right to get them is needed. A patch could answer with more, and a new Secret
+# could ask for an account's token: policy.yaml holds both to the operator's own.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [create, patch]

@@ -88,9 +88,11 @@ Reason {
     MemoryTooSmall = "the devices, or the container's memory limit, do not hold the model",
     NoQuotas = "no rank has a quota",
     EngineAndMemoryLimit = "the engine keeps each rank inside its line, the kernel keeps the container inside the sum",
+    EngineAlone = "the engine keeps each rank inside its line; the container's memory limit is above their sum, or not planned yet",
     WithinBudget = "no rank holds more than its budget",
     OverBudget = "a rank's driver figure is above its budget",
     NoReports = "no engine has reported yet",
+    ReportsRefused = "an engine pod refuses the operator's token, so what it holds is not known",
 }}
 
 words! {
@@ -112,6 +114,7 @@ EventReason {
     EngineFailed = "an engine pod stopped; the note has its exit code and last words",
     PlanDrift = "an engine computed another plan than the operator and refused to serve",
     OverBudget = "a rank holds more than its budget",
+    ReportRefused = "a pod refuses the operator's token; it is brought the new one",
     ReportStale = "a pod has been silent for 90 seconds; its rows are its last",
     ProgressDeadlineExceeded = "spec.progressDeadlineSeconds passed without success",
 }}
@@ -159,13 +162,13 @@ impl ConditionType {
                 (Unknown, &[Reason::ModelUnresolved, Reason::InvalidSpec]),
             ],
             ConditionType::QuotaEnforced => &[
-                (True, &[Reason::EngineAndMemoryLimit]),
+                (True, &[Reason::EngineAndMemoryLimit, Reason::EngineAlone]),
                 (False, &[Reason::NoQuotas]),
             ],
             ConditionType::MemoryPressure => &[
                 (True, &[Reason::OverBudget]),
                 (False, &[Reason::WithinBudget]),
-                (Unknown, &[Reason::NoReports]),
+                (Unknown, &[Reason::NoReports, Reason::ReportsRefused]),
             ],
             ConditionType::Reconciling => &[(True, WORKING)],
             ConditionType::Stalled => &[(True, STALLED)],

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::spec::InferenceDeployment;
+use crate::names;
 
 /// One validation rule and what it says when it does not hold.
 #[derive(Debug, Serialize)]
@@ -71,6 +72,8 @@ pub fn crd() -> Value {
         let root = &mut version["schema"]["openAPIV3Schema"];
         tidy(root);
         root["properties"]["metadata"] = name_schema();
+        // Who waits for `observedGeneration` must not take what nobody looked at for current.
+        root["properties"]["status"]["default"] = json!({"observedGeneration": -1});
     }
     crd
 }
@@ -78,6 +81,7 @@ pub fn crd() -> Value {
 /// Children take the resource's name: a Service's is a DNS label that begins with a letter, and a
 /// ReplicaSet's gets a suffix of 11 characters.
 fn name_schema() -> Value {
+    let most = names::NAME_CHARS;
     let rule = rule("self.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .says("must be lower-case letters, digits and '-', begin with a letter and not end in '-'");
     json!({
@@ -85,9 +89,9 @@ fn name_schema() -> Value {
         "properties": {
             "name": {
                 "type": "string",
-                "description": "Name of the resource, of its Service and of the model unless \
-                    servedNames says otherwise: at most 52 characters.",
-                "maxLength": 52,
+                "description": format!("Name of the resource, of its Service and of the model \
+                    unless servedNames says otherwise: at most {most} characters."),
+                "maxLength": most,
                 "x-kubernetes-validations": [rule],
             },
         },

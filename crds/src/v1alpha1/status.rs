@@ -13,8 +13,9 @@ use super::report::{AccountMemory, Effective, HostAccount, LoadProgress, RankMem
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct InferenceDeploymentStatus {
-    /// Generation of the spec that this status speaks of.
+    /// Generation of the spec that this status speaks of; -1 before the operator first looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = -1))]
     pub observed_generation: Option<i64>,
     /// Where it stands, in a word, for display: Pending, Inspecting, Refused, Loading, Silent, Serving,
     /// Degraded, Failed or Stopped. Programs read the conditions.
@@ -177,9 +178,12 @@ pub struct GpuRow {
     pub accounts: Vec<AccountMemory>,
     /// KV cache bytes held by blocks but not by tokens.
     pub kv_wasted_bytes: u64,
-    /// When the pod reported these figures.
+    /// When the pod reported these figures. While operator and pod work this is never older than
+    /// seven minutes; older, and not `stale`, means that the operator does not work.
     pub reported_at: Time,
-    /// The pod has been silent for 90 seconds: the figures are its last.
+    /// The operator has not heard the pod for 90 seconds: the figures are its last. It is the
+    /// operator's word: that the operator lives, its Lease tells (`renewTime`, every 6 s, of the
+    /// Lease named as its Deployment).
     pub stale: bool,
 }
 
@@ -203,9 +207,12 @@ pub struct HostRow {
     /// Who holds which bytes.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub accounts: Vec<HostAccount>,
-    /// When the pod reported these figures.
+    /// When the pod reported these figures. While operator and pod work this is never older than
+    /// seven minutes; older, and not `stale`, means that the operator does not work.
     pub reported_at: Time,
-    /// The pod has been silent for 90 seconds: the figures are its last.
+    /// The operator has not heard the pod for 90 seconds: the figures are its last. It is the
+    /// operator's word: that the operator lives, its Lease tells (`renewTime`, every 6 s, of the
+    /// Lease named as its Deployment).
     pub stale: bool,
 }
 

@@ -126,10 +126,15 @@ pub struct TemplateSpec {
     #[schemars(length(min = 1, max = 253))]
     pub priority_class_name: Option<String>,
     /// Service account of the pod, for the containers beside the engine; absent means one of its
-    /// own, without a token.
+    /// own, which may do nothing. Its token is mounted only with automountServiceAccountToken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub service_account_name: Option<String>,
+    /// Mount the service account's token into every container of the pod, the engine's included.
+    /// Absent means no. To give it to one container alone, leave this out, and mount a projected
+    /// volume of type serviceAccountToken there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub automount_service_account_token: Option<bool>,
     /// Secrets to pull images with, the model's image included.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
@@ -189,7 +194,7 @@ fn quantities(_: &mut SchemaGenerator) -> Schema {
         "type": "object",
         "maxProperties": 16,
         "additionalProperties": {
-            "description": "A quantity such as 2, 500m or 700Mi.",
+            "description": "A quantity such as 2, 500m or 700Mi; quote what has a point: \"0.5\".",
             "maxLength": 32,
             "x-kubernetes-int-or-string": true,
             "x-kubernetes-validations": [

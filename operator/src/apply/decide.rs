@@ -15,6 +15,9 @@ const RECENT: Duration = Duration::from_secs(5);
 /// first, then this long, doubled up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// A Secret that a pod does not accept is written again after this long: a kubelet takes up to two
+/// minutes to bring it into the pod.
+const REFUSED_PAUSE: Duration = Duration::from_secs(180);
 /// A child that was left alone for this long is repaired at once again.
 const CALM: Duration = Duration::from_secs(600);
 
@@ -38,10 +41,7 @@ pub(crate) fn decide(child: &Prepared, facts: &Facts, applied: Option<&Applied>)
     match (known, applied) {
         (Some(known), applied) => compare(child, known, applied),
         (None, None) => Write::Anew,
-        (None, Some(applied)) if child.kind == ChildKind::Secret => match wanted(facts, applied) {
-            true => Write::Anew,
-            false => Write::No,
-        },
+        (None, Some(applied)) if child.kind == ChildKind::Secret => of_secret(facts, applied),
         (None, Some(applied)) => match RECENT.checked_sub(applied.at.elapsed()) {
             Some(rest) if !rest.is_zero() => Write::Later(rest),
             _ => Write::Anew,
@@ -86,10 +86,24 @@ fn pause_left(applied: &Applied) -> Duration {
     pause.min(LONGEST_PAUSE).saturating_sub(since)
 }
 
-/// Secrets are never read back, so one that somebody changed or deleted is not noticed. It is
-/// written again before it matters: when a pod is about to mount it that is newer than the last
-/// write (pods that come of that write's own pass aside).
-fn wanted(facts: &Facts, applied: &Applied) -> bool {
+/// Secrets are never read back, so one that somebody changed or deleted is not noticed at once. It
+/// is written again when it matters: a pod asks for another token than ours, or is about to mount
+/// it and is newer than the last write.
+fn of_secret(facts: &Facts, applied: &Applied) -> Write {
+    if mounted_soon(facts, applied) {
+        return Write::Anew;
+    }
+    match facts.refusing_pod() {
+        None => Write::No,
+        Some(_) => match REFUSED_PAUSE.saturating_sub(applied.at.elapsed()) {
+            Duration::ZERO => Write::Anew,
+            rest => Write::Later(rest),
+        },
+    }
+}
+
+/// Pods that come of the last write's own pass aside.
+fn mounted_soon(facts: &Facts, applied: &Applied) -> bool {
     let since = applied.at.elapsed();
     facts
         .live_pods()
@@ -235,5 +249,23 @@ mod tests {
             );
         }
         assert_eq!(decide(&child, &facts, None), Write::Anew);
+    }
+
+    #[test]
+    fn a_secret_whose_token_a_pod_refuses_is_written_again_in_time() {
+        let mut facts = inspected(SMOLLM2);
+        let child = secret(&facts.object, &facts.identity, "token");
+        facts.pods = vec![engine("a", "r", ready())];
+        let look = |facts: &Facts, ago| decide(&child, facts, Some(&written(&child.hash, ago, 0)));
+        let mut known = heard(report(500));
+        facts.reports.insert("a".to_owned(), known.clone());
+        assert_eq!(look(&facts, 9_999), Write::No);
+        known.refused = true;
+        facts.reports.insert("a".to_owned(), known);
+        assert_eq!(look(&facts, 9_999), Write::Anew);
+        assert!(
+            matches!(look(&facts, 60), Write::Later(_)),
+            "the kubelet is on its way"
+        );
     }
 }

@@ -187,10 +187,15 @@ fn still_refused(child: &Prepared, memory: &Memory, written: &mut Written) -> Re
     Err(Error::Refused(refused.words.clone()))
 }
 
-/// A new ReplicaSet that the API server finds invalid is so because of what the user put into its
-/// pods: an answer to the spec, and no trouble of the cluster's.
+/// Pods that the API server finds invalid are so because of what the user put into them: an answer
+/// to the spec, and no trouble of the cluster's, nor of the source where no volume is blamed.
 fn refusal(child: &Prepared, error: Error, memory: &mut Memory, written: &mut Written) -> Error {
-    if child.kind != ChildKind::ReplicaSet || !error.is_invalid() {
+    let of_the_template = match child.kind {
+        ChildKind::ReplicaSet => true,
+        ChildKind::Pod => !error.blames("spec.volumes"),
+        _ => false,
+    };
+    if !of_the_template || !error.is_invalid() {
         return error;
     }
     let words = error.to_string();

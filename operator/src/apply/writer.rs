@@ -146,16 +146,22 @@ impl Writer<'_> {
             Err(error) if error.code() == Some(409) => {}
             answer => return answer,
         }
-        let found = self.look(child).await?;
-        let owner = &child.object["metadata"]["ownerReferences"][0];
-        let mut owners = found.owner_references.iter().flatten();
-        let owned = owners.any(|it| it.controller == Some(true) && owner["uid"] == it.uid);
-        let remembered = uid.is_some() && found.uid.as_deref() == uid;
         let taken = |holder| Error::Taken {
             kind: child.kind.name(),
             name: child.name.clone(),
             holder,
         };
+        let found = match self.look(child).await {
+            // The chart's policy closes Secrets that belong to no InferenceDeployment.
+            Err(error) if child.kind == ChildKind::Secret && error.code() == Some(403) => {
+                return Err(taken(Holder::Stranger));
+            }
+            found => found?,
+        };
+        let owner = &child.object["metadata"]["ownerReferences"][0];
+        let mut owners = found.owner_references.iter().flatten();
+        let owned = owners.any(|it| it.controller == Some(true) && owner["uid"] == it.uid);
+        let remembered = uid.is_some() && found.uid.as_deref() == uid;
         if !owned && !remembered {
             let name = owner["name"].as_str().unwrap_or_default();
             return Err(taken(Holder::of(&found, name)));

@@ -30,7 +30,7 @@ pub(crate) fn inspect_pod(
         "containers": [{
             "name": names::CONTAINER_INSPECT,
             "image": settings.sidecar_image,
-            "imagePullPolicy": settings.pull_policy.name(),
+            "imagePullPolicy": settings.pull_policy.as_str(),
             "args": [
                 "inspect",
                 "--termination-message",

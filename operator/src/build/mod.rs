@@ -10,6 +10,7 @@ mod shared;
 
 use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::InferenceDeployment;
+use plimsoll_crds::v1alpha1::model::PullPolicy;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -18,7 +19,6 @@ pub(crate) use inspect::inspect_pod;
 pub(crate) use replica_set::{Revision, revision};
 pub(crate) use shared::{disruption_budget, secret, service, service_account};
 
-use crate::args::PullPolicy;
 use crate::facts::{ChildKind, Identity};
 use crate::token::hex;
 
@@ -30,7 +30,7 @@ pub(crate) const SPEC_ANNOTATION: &str = "plimsoll.dev/spec";
 /// On a ReplicaSet a pod of which has answered.
 pub(crate) const ANSWERED_ANNOTATION: &str = "plimsoll.dev/answered";
 /// User volumes cannot have this prefix.
-const MODEL_VOLUME: &str = "plimsoll-model";
+pub(crate) const MODEL_VOLUME: &str = "plimsoll-model";
 const CONFIG_VOLUME: &str = "plimsoll-config";
 
 /// What the operator's flags say of pods.
@@ -50,8 +50,7 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    /// Stamps an object with its owner, its labels and the hash of all of it. `hashed` is what
-    /// the hash is made of (the object, or what a secret part of it is derived from).
+    /// Stamps an object with its owner, its labels and the hash of all of it.
     fn new(
         kind: ChildKind,
         api_version: &str,

@@ -47,7 +47,8 @@ pub(super) fn engine_template(
         tolerations,
         affinity,
         priority_class_name,
-        service_account_name: own_account,
+        service_account_name: _,
+        automount_service_account_token: automount,
         image_pull_secrets,
     } = spec.unwrap_or_default();
 
@@ -57,9 +58,9 @@ pub(super) fn engine_template(
         .max(LEAST_STARTUP_SECONDS);
     let mut engine = engine_container(settings, resources, (memory_limit, startup_seconds));
     let mut pod = json!({
-        "automountServiceAccountToken": own_account.is_some(),
-        "serviceAccountName":
-            account_of_pods(object, identity),
+        // A token of the user's in the engine's container is the user's to allow.
+        "automountServiceAccountToken": automount == Some(true),
+        "serviceAccountName": account_of_pods(object, identity),
         "enableServiceLinks": false,
         "terminationGracePeriodSeconds": DRAIN_SECONDS,
         "securityContext": pod_security(),
@@ -127,7 +128,7 @@ fn engine_container(
     json!({
         "name": names::CONTAINER_ENGINE,
         "image": settings.sidecar_image,
-        "imagePullPolicy": settings.pull_policy.name(),
+        "imagePullPolicy": settings.pull_policy.as_str(),
         "args": [
             "serve",
             "--config", names::CONFIG_PATH,

@@ -20,7 +20,7 @@ fn made(object: &InferenceDeployment) -> Revision {
         &identity,
         &settings(),
         accepted.config,
-        accepted.memory_limit,
+        accepted.container.limit,
     )
     .unwrap()
 }
@@ -339,4 +339,28 @@ fn an_inspection_runs_as_the_engines_do_and_for_as_long_as_a_pull_takes() {
         engine["serviceAccountName"],
         pod["spec"]["serviceAccountName"]
     );
+}
+
+#[test]
+fn a_token_of_the_users_account_reaches_the_engine_only_with_their_say() {
+    for (account, mounted) in [
+        ("{serviceAccountName: app}", false),
+        (
+            "{serviceAccountName: app, automountServiceAccountToken: false}",
+            false,
+        ),
+        (
+            "{serviceAccountName: app, automountServiceAccountToken: true}",
+            true,
+        ),
+    ] {
+        let template = format!("spec:\n  template: {{spec: {account}}}\n");
+        let pod = pod_spec(&made(&object(&SMOLLM2.replace("spec:\n", &template))));
+        assert_eq!(pod.service_account_name.as_deref(), Some("app"));
+        assert_eq!(
+            pod.automount_service_account_token,
+            Some(mounted),
+            "{account}"
+        );
+    }
 }

@@ -100,6 +100,7 @@ pub(crate) async fn run(
                 pull_policy: args.image_pull_policy,
             },
             status_interval: args.status_interval,
+            renew_every: args.renew_every,
             unschedulable_after: args.unschedulable_after,
             pod_name: args.pod_name.clone(),
         },

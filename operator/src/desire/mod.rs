@@ -147,16 +147,17 @@ fn plan_of(
     match plan::plan(&facts.object, model) {
         Ok(plan::Accepted {
             config,
-            memory_limit,
+            container,
             summary,
         }) => {
             let plan = config.plan.clone();
             let (object, identity) = (&facts.object, &facts.identity);
-            let made = revision(object, identity, settings, config, memory_limit)?;
+            let made = revision(object, identity, settings, config, container.limit)?;
             let planned = Planned::Fits {
                 plan,
                 revision: made.name.clone(),
                 summary,
+                container,
             };
             Ok((planned, Some(made)))
         }
@@ -178,10 +179,15 @@ impl Desire {
         self.outcome.planned = Planned::Invalid(plan::short(&message));
         self.outcome.step = None;
         self.made_way = None;
-        let of_a_revision =
-            |kind: ChildKind| matches!(kind, ChildKind::ConfigMap | ChildKind::ReplicaSet);
-        self.children.retain(|child| !of_a_revision(child.kind));
-        self.remove.retain(|(kind, _)| !of_a_revision(*kind));
+        // A revision's objects, and the pod that was to read the model.
+        let pods = |kind| {
+            matches!(
+                kind,
+                ChildKind::ConfigMap | ChildKind::ReplicaSet | ChildKind::Pod
+            )
+        };
+        self.children.retain(|child| !pods(child.kind));
+        self.remove.retain(|(kind, _)| !pods(*kind));
         self.replicas = revisions::leave_alone(facts);
     }
 }

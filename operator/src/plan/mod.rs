@@ -3,24 +3,27 @@
 
 mod requests;
 
-use plimsoll_crds::names::MESSAGE_CHARS;
+use plimsoll_crds::names::{MESSAGE_CHARS, NAME_CHARS};
 use plimsoll_crds::v1alpha1::convert::{self, ConvertError};
 use plimsoll_crds::v1alpha1::engine::EngineConfig;
 use plimsoll_crds::v1alpha1::{InferenceDeployment, ModelFacts, Reason};
 use plimsoll_planner::refusal::Reason as RefusalReason;
-use plimsoll_planner::{Bytes, Plan, Refusal, Request, cpu_capacity, cpu_memory_limit};
+use plimsoll_planner::{
+    Bytes, MEMORY_LIMIT, Plan, Refusal, Request, cpu_memory_limit, plan_within,
+};
 
 use crate::build::engine_config;
+use crate::outcome::ContainerMemory;
 
-/// The Service carries the resource's name, and Service names are DNS labels.
-const NAME_CHARS: usize = 63;
+/// Where a user writes the container's memory limit.
+const LIMIT_FIELD: &str = "spec.template.engine.resources.limits.memory";
 
 /// A plan that fits, and what follows from it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Accepted {
     pub(crate) config: EngineConfig,
-    /// Memory limit of the engine's container: the ranks' budgets and the host reserve.
-    pub(crate) memory_limit: u64,
+    /// Memory of the engine's container.
+    pub(crate) container: ContainerMemory,
     /// The plan's figures in a sentence, for a condition and an Event.
     pub(crate) summary: String,
 }
@@ -60,20 +63,20 @@ pub(crate) fn check_name(object: &InferenceDeployment) -> Result<(), Rejected> {
 /// # Errors
 /// [`Rejected`], in words for the user of at most 1,000 characters.
 pub(crate) fn plan(object: &InferenceDeployment, model: &ModelFacts) -> Result<Accepted, Rejected> {
-    let mut request = convert::request(&object.spec, model).map_err(|error| invalid(&error))?;
+    let request = convert::request(&object.spec, model).map_err(|error| invalid(&error))?;
     let limit = written_limit(object).map_err(|error| invalid(&error))?;
-    request.ranks = cpu_capacity(&request, limit).map_err(|refusal| match refusal.reason {
-        RefusalReason::Invalid { .. } if limit.is_some() => host_memory(&refusal),
-        _ => refused(&refusal),
-    })?;
-    let plan = plimsoll_planner::plan(&request).map_err(|refusal| refused(&refusal))?;
+    let (request, plan) = plan_within(&request, limit).map_err(|refusal| refused(&refusal))?;
     let needed = cpu_memory_limit(&request).unwrap_or(Bytes::ZERO);
-    let memory_limit = limit.unwrap_or(needed).max(needed).get();
-    requests::check(object, memory_limit).map_err(|message| Rejected::Invalid(short(&message)))?;
+    let container = ContainerMemory {
+        limit: limit.unwrap_or(needed).max(needed).get(),
+        needed: needed.get(),
+    };
+    requests::check(object, container.limit)
+        .map_err(|message| Rejected::Invalid(short(&message)))?;
     Ok(Accepted {
         summary: summary(&request, &plan),
         config: engine_config(object, model, &request, convert::plan_status(&plan)),
-        memory_limit,
+        container,
     })
 }
 
@@ -88,33 +91,24 @@ fn written_limit(object: &InferenceDeployment) -> Result<Option<Bytes>, ConvertE
     let Some(limit) = resources.and_then(|resources| resources.limits.get("memory")) else {
         return Ok(None);
     };
-    convert::quantity_bytes("spec.template.engine.resources.limits.memory", &limit.0).map(Some)
+    convert::quantity_bytes(LIMIT_FIELD, &limit.0).map(Some)
 }
 
 fn invalid(error: &ConvertError) -> Rejected {
     Rejected::Invalid(short(&error.to_string()))
 }
 
-/// The planner does not know where in the spec the container's limit is written.
-fn host_memory(refusal: &Refusal) -> Rejected {
-    let message = refusal.message().replace(
-        "the engine container's memory limit",
-        "spec.template.engine.resources.limits.memory",
-    );
-    Rejected::Refused {
-        reason: Reason::HostMemoryInsufficient,
-        message: short(&message),
-    }
-}
-
 fn refused(refusal: &Refusal) -> Rejected {
-    let message = short(&refusal.message());
+    // The planner does not know where in the spec the container's limit is written.
+    let message = refusal.message().replace(MEMORY_LIMIT, LIMIT_FIELD);
+    let message = short(&message);
     let reason = match &refusal.reason {
         RefusalReason::Invalid { .. } => return Rejected::Invalid(message),
         RefusalReason::ContextTooLong => Reason::ContextTooLong,
         RefusalReason::KvCacheTooSmall => Reason::KVCacheTooSmall,
         RefusalReason::QuotaTooSmall => Reason::QuotaTooSmall,
         RefusalReason::MemoryTooSmall => Reason::MemoryTooSmall,
+        RefusalReason::HostMemoryTooSmall { .. } => Reason::HostMemoryInsufficient,
     };
     Rejected::Refused { reason, message }
 }

@@ -44,7 +44,38 @@ fn a_memory_limit_below_what_is_needed_is_refused_with_the_numbers() {
     };
     assert_eq!(reason, Reason::HostMemoryInsufficient);
     assert!(message.starts_with("spec.template.engine.resources.limits.memory: 500.00 MiB"));
-    assert!(message.contains("use at least"), "{message}");
+    let (_, limit) = message
+        .split_once("This fits: spec.template.engine.resources.limits.memory at least ")
+        .unwrap_or_else(|| panic!("{message}"));
+    assert!(plan(&object(&yaml.replace("500Mi", limit)), &smollm2()).is_ok());
+}
+
+#[test]
+fn quotas_and_a_memory_limit_that_are_both_too_small_are_refused_once() {
+    let yaml = SMOLLM2
+        .replace("300Mi", "60Mi")
+        .replace("700Mi", "120Mi")
+        .replace(
+            "spec:\n",
+            "spec:\n  template: {engine: {resources: {limits: {memory: 100Mi}}}}\n",
+        );
+    let Rejected::Refused { reason, message } = plan(&object(&yaml), &smollm2()).unwrap_err()
+    else {
+        panic!("not refused")
+    };
+    assert_eq!(reason, Reason::HostMemoryInsufficient);
+    assert!(
+        message.contains("memory: 100.00 MiB is less than the quotas"),
+        "{message}"
+    );
+    assert!(
+        message.contains("the quotas are too small too"),
+        "{message}"
+    );
+    assert!(
+        message.contains(" with spec.template.engine.resources.limits.memory at least "),
+        "{message}"
+    );
 }
 
 #[test]
@@ -54,7 +85,7 @@ fn a_larger_memory_limit_is_kept() {
         "spec:\n  template: {engine: {resources: {limits: {memory: 64Gi}}}}\n",
     );
     assert_eq!(
-        plan(&object(&yaml), &smollm2()).unwrap().memory_limit,
+        plan(&object(&yaml), &smollm2()).unwrap().container.limit,
         64 << 30
     );
 }
@@ -80,8 +111,8 @@ fn a_name_that_no_service_can_carry_is_refused_before_anything_is_made() {
         ("chat", true),
         ("a.b", false),
         ("1a", false),
-        (&"a".repeat(63), true),
-        (&"a".repeat(64), false),
+        (&"a".repeat(52), true),
+        (&"a".repeat(53), false),
     ] {
         let mut object = object(SMOLLM2);
         object.metadata.name = Some(name.to_owned());
@@ -101,7 +132,7 @@ fn refused_resources(resources: &str) -> Option<String> {
 
 #[test]
 fn a_memory_request_above_the_computed_limit_is_refused_with_both_numbers_and_a_way_out() {
-    let computed = plan(&object(SMOLLM2), &smollm2()).unwrap().memory_limit;
+    let computed = plan(&object(SMOLLM2), &smollm2()).unwrap().container.limit;
     let message = refused_resources("{requests: {memory: 64Gi}}").unwrap();
     assert!(
         message.starts_with("spec.template.engine.resources.requests.memory: 64Gi is above"),

@@ -10,6 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use plimsoll_crds::names;
 
+use crate::build::MODEL_VOLUME;
 use crate::rolling::{Cure, PodPhase};
 use crate::watch::hash_of;
 use asks::Asks;
@@ -257,7 +258,7 @@ fn source_dropped(pod: &Pod) -> bool {
         .spec
         .iter()
         .flat_map(|spec| spec.volumes.iter().flatten());
-    let mut models = volumes.filter(|volume| volume.name == names::VOLUME_MODEL);
+    let mut models = volumes.filter(|volume| volume.name == MODEL_VOLUME);
     models.any(|volume| {
         let claim = volume.persistent_volume_claim.is_some();
         volume.image.is_none() && !claim && volume.host_path.is_none()

@@ -53,6 +53,7 @@ pub(crate) struct Context {
 pub(crate) struct Settings {
     pub(crate) pods: PodSettings,
     pub(crate) status_interval: Duration,
+    pub(crate) renew_every: Duration,
     pub(crate) unschedulable_after: Duration,
     /// Name of the operator's own pod, if it runs in one.
     pub(crate) pod_name: Option<String>,
@@ -95,6 +96,7 @@ impl Context {
             client: &self.client,
             metrics: &self.metrics,
             interval: self.settings.status_interval,
+            renew_every: self.settings.renew_every,
             instance: self.settings.pod_name.as_deref(),
         }
     }
@@ -117,6 +119,7 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
         pods,
         unschedulable_after,
         status_interval: _,
+        renew_every: _,
         pod_name: _,
     } = &context.settings;
 

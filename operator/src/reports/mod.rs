@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hyper::StatusCode;
 use kube::runtime::reflector::ObjectRef;
 use plimsoll_crds::v1alpha1::InferenceDeployment;
 use plimsoll_crds::v1alpha1::report::{MemoryReport, RankMemory};
@@ -62,6 +63,7 @@ impl Drop for Tracked {
 struct Last {
     report: Option<Arc<MemoryReport>>,
     stale: bool,
+    refused: bool,
 }
 
 impl Reports {
@@ -121,6 +123,7 @@ impl Reports {
             let facts = ReportFacts {
                 report: last.report.clone(),
                 stale: last.stale,
+                refused: last.refused,
             };
             (tracked.pod.clone(), facts)
         })
@@ -149,6 +152,9 @@ impl Task {
         loop {
             let before = self.heard;
             let error = self.listen().await;
+            if let StreamError::Status(StatusCode::UNAUTHORIZED) = &error {
+                self.mark_refused().await;
+            }
             tracing::debug!(
                 namespace = self.listener.resource.namespace,
                 name = self.listener.resource.name,
@@ -201,16 +207,17 @@ impl Task {
 
     async fn take(&mut self, report: Arc<MemoryReport>) {
         self.heard = Instant::now();
-        let was_stale = {
+        let was_lost = {
             let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
             last.report = Some(Arc::clone(&report));
-            std::mem::take(&mut last.stale)
+            let refused = std::mem::take(&mut last.refused);
+            std::mem::take(&mut last.stale) || refused
         };
         let news = self
             .nudged
             .as_deref()
             .is_none_or(|before| says_more(before, &report));
-        if was_stale || news {
+        if was_lost || news {
             self.nudged = Some(report);
             self.nudge().await;
         }
@@ -222,6 +229,24 @@ impl Task {
             !std::mem::replace(&mut last.stale, true)
         };
         if turned {
+            self.nudge().await;
+        }
+    }
+
+    /// The pod does not know our token: told once, counted each time.
+    async fn mark_refused(&self) {
+        self.metrics.refused_streams.inc();
+        let turned = {
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            !std::mem::replace(&mut last.refused, true)
+        };
+        if turned {
+            tracing::warn!(
+                namespace = self.listener.resource.namespace,
+                name = self.listener.resource.name,
+                pod = self.listener.pod,
+                "the pod refuses the operator's token (401): its memory is not known"
+            );
             self.nudge().await;
         }
     }

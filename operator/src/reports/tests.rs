@@ -152,10 +152,26 @@ async fn silence_makes_the_last_report_stale_and_a_word_makes_it_fresh() {
 #[tokio::test]
 async fn a_pod_that_never_answers_turns_stale_too() {
     let mut setup = Setup::new(0, Duration::from_millis(300)).await;
-    setup.listen("wrong");
+    setup.listen("secret");
     assert!(setup.nudge().await);
     let last = setup.last();
-    assert!(last.stale && last.report.is_none());
+    assert!(last.stale && last.report.is_none() && !last.refused);
+}
+
+#[tokio::test]
+async fn a_pod_that_refuses_the_token_says_so_at_once_and_is_asked_again() {
+    let mut setup = Setup::new(1, LONG).await;
+    setup.listen("wrong");
+    assert!(setup.nudge().await, "a refusal is news");
+    assert!(setup.last().refused && !setup.last().stale);
+    assert!(setup.metrics.refused_streams.get() >= 1);
+    assert_eq!(setup.metrics.streams.get(), 0);
+    // It was brought the token: the next attempt is let in.
+    setup.reports.listen("uid", "wrong", Vec::new());
+    setup.listen("secret");
+    setup.send(0, &report(500)).await;
+    assert!(setup.nudge().await);
+    assert!(!setup.last().refused);
 }
 
 #[tokio::test]

@@ -233,6 +233,7 @@ fn operator(client: Client) -> (Arc<Context>, Writers) {
         settings: Settings {
             pods: settings(),
             status_interval: Duration::from_secs(30),
+            renew_every: Duration::from_secs(300),
             unschedulable_after: Duration::from_secs(60),
             pod_name: None,
         },

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
 use plimsoll_crds::names;
+use plimsoll_crds::v1alpha1::model::PullPolicy;
 use plimsoll_crds::v1alpha1::report::MemoryReport;
 use plimsoll_crds::v1alpha1::status::Inspection;
 use plimsoll_crds::v1alpha1::{InferenceDeployment, ModelFacts};
 use serde_json::{Value, json};
 
-use crate::args::PullPolicy;
 use crate::build::PodSettings;
 use crate::facts::{Facts, ReplicaSetFacts, ReportFacts};
 use crate::gather::identity;
@@ -219,5 +219,6 @@ pub(crate) fn heard(report: MemoryReport) -> ReportFacts {
     ReportFacts {
         report: Some(Arc::new(report)),
         stale: false,
+        refused: false,
     }
 }

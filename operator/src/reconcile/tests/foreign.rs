@@ -78,6 +78,21 @@ async fn an_object_of_somebody_else_of_whatever_kind_is_left_alone_and_named() {
 }
 
 #[tokio::test]
+async fn a_secret_that_the_operator_may_not_look_into_is_somebody_elses() {
+    let secret = "secrets/smollm2-plimsoll-admin";
+    let mut story = Story::new(SMOLLM2).await;
+    story.cluster.put(secret, theirs(secret));
+    // The chart's admission policy: even a patch that changes nothing would answer with it.
+    story.cluster.refuse(|words| {
+        let refusal = failure(403, "this Secret belongs to somebody else");
+        (words.starts_with("look") && words.contains("secrets/")).then_some((403, refusal))
+    });
+    story.pass().await.unwrap();
+    let stalled = story.condition("Stalled");
+    assert_eq!(stalled["reason"], "NameTaken", "{stalled}");
+}
+
+#[tokio::test]
 async fn what_a_deleted_resource_of_the_same_name_left_is_waited_for() {
     let mut story = Story::new(SMOLLM2).await;
     let mut content = theirs("secrets/smollm2-plimsoll-admin");

@@ -124,3 +124,37 @@ async fn of_a_resource_that_cannot_be_read_it_says_so_once_and_nothing_else_is_d
     raw["status"] = story.cluster.status();
     assert_eq!(look(&raw).await, [""; 0]);
 }
+
+#[tokio::test]
+async fn an_inspect_pod_with_a_wrong_toleration_is_an_invalid_spec_and_with_a_wrong_volume_a_source()
+ {
+    for (field, reason) in [
+        ("spec.tolerations[0].operator", "InvalidSpec"),
+        (
+            "spec.volumes[0].persistentVolumeClaim.claimName",
+            "SourceUnavailable",
+        ),
+    ] {
+        let resource = Arc::new(object(SMOLLM2));
+        let cluster = Cluster::new(&resource).await;
+        let mut story = Story { cluster, resource };
+        let words =
+            format!("Pod \"smollm2-inspect\" is invalid: {field}: Unsupported value: \"x\"");
+        let told = words.clone();
+        story.cluster.refuse(move |asked| {
+            let mut refusal = failure(422, &told);
+            refusal["details"] = json!({"causes": [{
+                "reason": "FieldValueNotSupported", "message": "Unsupported value", "field": field,
+            }]});
+            asked.starts_with("create pods/").then_some((422, refusal))
+        });
+        let passed = story.pass().await;
+        assert_eq!(passed.is_ok(), reason == "InvalidSpec", "{passed:?}");
+        let stalled = story.condition("Stalled");
+        assert_eq!(stalled["reason"], reason);
+        assert!(
+            stalled["message"].as_str().unwrap().contains(&words),
+            "{stalled}"
+        );
+    }
+}

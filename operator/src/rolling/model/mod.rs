@@ -92,7 +92,7 @@ impl World {
         if counts > u32::from(state.wanted.max(self.places)) + 1 {
             return Err(format!("{counts} pods"));
         }
-        if !state.new().answered {
+        if !state.newest().answered {
             let end = self.end(state, false, bad)?;
             let least = match self.cure() {
                 // What cannot help costs nothing.
@@ -114,10 +114,12 @@ impl World {
             Ground::Plenty | Ground::Full | Ground::Rationed if end.wanted <= self.places => {
                 Err(format!("there is room, and yet it ends with {end:?}"))
             }
-            _ if end.new().fresh + end.new().weary == 0 && end.new().unmade == 0 => {
+            _ if end.newest().fresh + end.newest().weary == 0 && end.newest().unmade == 0 => {
                 Err(format!("it waits for nothing: {end:?}"))
             }
-            _ if self.step(&end).stuck || end.new().pods() == end.ready() + end.new().weary => {
+            _ if self.step(&end).stuck
+                || end.newest().pods() == end.ready() + end.newest().weary =>
+            {
                 Ok(())
             }
             _ => Err(format!("it waits in silence: {end:?}")),

@@ -102,13 +102,14 @@ impl State {
         self.revisions.iter().map(|it| it.ready).sum()
     }
 
-    pub(super) fn new(&self) -> &Revision {
+    pub(super) fn newest(&self) -> &Revision {
         &self.revisions[usize::from(self.newest)]
     }
 
     pub(super) fn settled(&self) -> bool {
-        let others: u8 = self.revisions.iter().map(Revision::pods).sum::<u8>() - self.new().pods();
-        others == 0 && self.new().ready == self.wanted && self.new().pods() == self.wanted
+        let others: u8 =
+            self.revisions.iter().map(Revision::pods).sum::<u8>() - self.newest().pods();
+        others == 0 && self.newest().ready == self.wanted && self.newest().pods() == self.wanted
     }
 }
 

@@ -75,6 +75,24 @@ fn a_rollout_is_told_from_start_to_end() {
 }
 
 #[test]
+fn another_plan_is_known_by_its_exit_code_whatever_the_words() {
+    let code = i32::from(plimsoll_crds::names::EXIT_PLAN_DIFFERS);
+    for (code, reason) in [
+        (code, EventReason::PlanDrift),
+        (1, EventReason::EngineFailed),
+    ] {
+        let mut facts = with_pods([
+            crashed(code, "the plan in the configuration differs"),
+            ready(),
+        ]);
+        let mut told = None;
+        look(&facts, &mut told);
+        facts.pods[0].engine.restarts += 1;
+        assert_eq!(look(&facts, &mut told)[0].reason, reason);
+    }
+}
+
+#[test]
 fn ends_of_engines_are_told_once_each_and_not_from_before_the_operator_began() {
     let mut facts = with_pods([crashed(3, "boom"), ready()]);
     let mut told = None;
@@ -97,6 +115,7 @@ fn ends_of_engines_are_told_once_each_and_not_from_before_the_operator_began() {
         ReportFacts {
             report: None,
             stale: true,
+            refused: false,
         },
     );
     assert_eq!(look(&facts, &mut told)[0].reason, EventReason::ReportStale);

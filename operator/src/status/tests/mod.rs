@@ -229,6 +229,7 @@ fn rows_come_from_reports_and_a_silent_pod_keeps_its_last() {
         ReportFacts {
             report: None,
             stale: true,
+            refused: false,
         },
     );
     facts.pods.pop();
@@ -251,6 +252,55 @@ fn rows_are_capped_and_totals_are_not() {
     assert_eq!(memory.gpus.len(), 64);
     assert_eq!(memory.hosts.len(), 64);
     assert_eq!(memory.summary.unwrap().used.as_deref(), Some("70Ki"));
+}
+
+#[test]
+fn who_enforces_the_quotas_is_told_with_the_values() {
+    let words = |yaml: &str| {
+        let told = told(&inspected(yaml));
+        let found = find(&told, "QuotaEnforced").unwrap();
+        (found.reason.clone(), found.message.clone())
+    };
+    let (reason, message) = words(SMOLLM2);
+    assert_eq!(reason, "EngineAndMemoryLimit");
+    assert!(
+        message.contains("quota (rank 0: 300Mi, rank 1: 700Mi)"),
+        "{message}"
+    );
+    let bytes = plimsoll_planner::Bytes::measured;
+    let needed = crate::plan::plan(&object(SMOLLM2), &smollm2())
+        .unwrap()
+        .container
+        .needed;
+    let sum = format!("memory limit of {}, the sum", bytes(needed));
+    assert!(message.contains(&sum), "{message}");
+    let limit = "spec:\n  template: {engine: {resources: {limits: {memory: 64Gi}}}}\n";
+    let (reason, message) = words(&SMOLLM2.replace("spec:\n", limit));
+    assert_eq!(reason, "EngineAlone");
+    let above = bytes((64 << 30) - needed);
+    let words = format!("memory limit of 64.00 GiB, which is {above} above");
+    assert!(message.contains(&words), "{message}");
+}
+
+#[test]
+fn a_pod_that_refuses_the_token_leaves_the_pressure_unknown_and_is_named() {
+    let mut facts = inspected(SMOLLM2);
+    let revision = wanted_revision(&facts);
+    facts.pods = vec![engine("a", &revision, ready())];
+    let mut known = heard(report(500));
+    known.refused = true;
+    facts.reports.insert("a".to_owned(), known);
+    let status = told(&facts);
+    let pressure = find(&status, "MemoryPressure").unwrap();
+    assert_eq!(
+        (pressure.status.as_str(), pressure.reason.as_str()),
+        ("Unknown", "ReportsRefused")
+    );
+    assert!(
+        pressure
+            .message
+            .contains("pod a refuses the operator's token (401)")
+    );
 }
 
 #[test]

@@ -1,0 +1,129 @@
+//! A plan inside a container: quotas and the container's memory limit are solved together, so that
+//! one refusal tells of both, and what it recommends holds with both in force.
+
+use crate::bytes::Bytes;
+use crate::capacity::cpu_capacity;
+use crate::host::host_reserve;
+use crate::plan::{Plan, fits, plan};
+use crate::refusal::{Reason, Refusal, whole_model};
+use crate::remedy::{MOST_REMEDIES, Remedy, STEP};
+use crate::request::{RankCapacity, Request};
+use crate::split::{fewest_blocks, smallest};
+
+/// Solves a request of the CPU backend, whose `ranks` carry the quotas and no totals, in a container
+/// with this memory limit (none: as much as it takes). With the plan comes the request with its
+/// totals.
+///
+/// # Errors
+/// A [`Refusal`] with all that stands in the way, and remedies that were solved with the limit in
+/// force, or together with a larger one.
+pub fn plan_within(
+    request: &Request,
+    limit: Option<Bytes>,
+) -> Result<(Request, Plan), Box<Refusal>> {
+    let refusal = match filled(request, limit) {
+        Ok(filled) => match plan(&filled) {
+            Ok(plan) => return Ok((filled, plan)),
+            Err(refusal) => refusal,
+        },
+        Err(refusal) => refusal,
+    };
+    match limit {
+        None => Err(refusal),
+        Some(limit) => Err(Box::new(with_limit(request, limit, *refusal))),
+    }
+}
+
+fn filled(request: &Request, limit: Option<Bytes>) -> Result<Request, Box<Refusal>> {
+    Ok(Request {
+        ranks: cpu_capacity(request, limit)?,
+        ..request.clone()
+    })
+}
+
+/// The refusal with remedies that hold in a container of this `limit`.
+fn with_limit(request: &Request, limit: Bytes, refusal: Refusal) -> Refusal {
+    let Refusal {
+        reason,
+        mut ranks,
+        mut remedies,
+    } = refusal;
+    let alone = match reason {
+        Reason::Invalid { .. } => None,
+        _ => least_limit(request, limit),
+    };
+    if let (Reason::HostMemoryTooSmall { .. }, None) = (&reason, &alone) {
+        // No limit would do: the quotas are too small as well, and are told with their numbers.
+        if let Err(quotas) = plan_within(request, None) {
+            if let Reason::Invalid { .. } = quotas.reason {
+                return *quotas;
+            }
+            (ranks, remedies) = (quotas.ranks, quotas.remedies);
+        }
+    }
+    let together = remedies.iter().filter_map(|remedy| {
+        let changed = changed(request, remedy)?;
+        match works(&changed, limit) {
+            true => Some(remedy.clone()),
+            // Where a larger limit does by itself, more with it is no remedy.
+            false if alone.is_some() => None,
+            false => Some(joined(remedy.clone(), least_limit(&changed, limit)?)),
+        }
+    });
+    let limit = alone.map(|bytes| Remedy::MemoryLimit { bytes });
+    Refusal {
+        remedies: limit
+            .into_iter()
+            .chain(together)
+            .take(MOST_REMEDIES)
+            .collect(),
+        reason,
+        ranks,
+    }
+}
+
+fn works(request: &Request, limit: Bytes) -> bool {
+    filled(request, Some(limit)).is_ok_and(|filled| fits(&filled))
+}
+
+/// The smallest limit above `limit`, easy to write, in which the request fits.
+fn least_limit(request: &Request, limit: Bytes) -> Option<Bytes> {
+    let quotas: Bytes = request.ranks.iter().filter_map(|rank| rank.quota).sum();
+    let reserve = host_reserve(request, quotas).total();
+    let whole = request.unshare(whole_model(request, fewest_blocks(request)));
+    let most = quotas + reserve + whole.saturating_mul(request.rank_count().into());
+    // Twice that, should the reserve grow with what it is the reserve of.
+    let most = most.saturating_mul(2).get() / STEP.get() + 1;
+    let now = limit.get() / STEP.get();
+    let steps = smallest(now + 1..=most.max(now + 1), |steps| {
+        works(request, STEP.saturating_mul(steps))
+    })?;
+    Some(STEP.saturating_mul(steps))
+}
+
+/// The request with a remedy's change made, its totals left open: the limit decides them.
+fn changed(request: &Request, remedy: &Remedy) -> Option<Request> {
+    let Remedy::TensorParallelSize { ranks } = remedy else {
+        return Some(remedy.apply(request));
+    };
+    let open = RankCapacity {
+        quota: None,
+        total: None,
+    };
+    let without = request.ranks.iter().all(|rank| rank.quota.is_none());
+    without.then(|| Request {
+        ranks: vec![open; *ranks as usize],
+        ..request.clone()
+    })
+}
+
+fn joined(remedy: Remedy, limit: Bytes) -> Remedy {
+    let limit = Remedy::MemoryLimit { bytes: limit };
+    match remedy {
+        Remedy::All(mut all) => {
+            all.push(limit);
+            Remedy::All(all)
+        }
+        one => Remedy::All(vec![one, limit]),
+    }
+}
