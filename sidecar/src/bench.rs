@@ -238,6 +238,9 @@ impl<'a> Bench<'a> {
                 prompt: (0..prompt).map(|_| self.token()).collect(),
                 sampling: SamplingParams::default(),
                 eos: Vec::new(),
+                min_tokens: 0,
+                bias: Vec::new(),
+                prompt_logprobs: None,
                 max_tokens: tokens,
                 cache_salt: None,
                 events,
@@ -274,6 +277,7 @@ fn collect(mut reader: mpsc::Receiver<TokenEvent>) -> Result<Vec<Instant>, Bench
     while let Some(event) = reader.blocking_recv() {
         match event {
             TokenEvent::Token { .. } => times.push(Instant::now()),
+            TokenEvent::Prompt(_) => {}
             TokenEvent::Finished(end) if end.reason == FinishReason::Length => return Ok(times),
             TokenEvent::Finished(end) => {
                 let why = end.message.unwrap_or_else(|| format!("{:?}", end.reason));

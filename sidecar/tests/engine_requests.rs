@@ -9,7 +9,9 @@ use std::time::Duration;
 use harness::{Run, ask, ask_ids, eventually, halves, request, start, tiny, wait_for};
 use plimsoll_planner::{Account, Bytes};
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
-use plimsoll_sidecar::engine::request::{FinishReason, Refused, SamplingParams, TokenEvent};
+use plimsoll_sidecar::engine::request::{
+    FinishReason, GenerateRequest, Refused, SamplingParams, TokenEvent,
+};
 
 #[test]
 fn bad_requests_are_refused_by_name_and_leave_nothing_behind() {
@@ -177,6 +179,7 @@ fn an_end_of_sequence_id_is_told_and_ends_the_request() {
     let finished = loop {
         match events.blocking_recv().unwrap() {
             TokenEvent::Token { id, .. } => got.push(id),
+            TokenEvent::Prompt(_) => {}
             TokenEvent::Finished(finished) => break finished,
         }
     };
@@ -202,7 +205,7 @@ fn sampled(handle: &EngineHandle, id: u64, sampling: SamplingParams) -> Vec<Toke
 fn ids_of(events: &[TokenEvent]) -> Vec<u32> {
     let id = |event: &TokenEvent| match event {
         TokenEvent::Token { id, .. } => *id,
-        TokenEvent::Finished(_) => u32::MAX,
+        TokenEvent::Finished(_) | TokenEvent::Prompt(_) => u32::MAX,
     };
     events.iter().map(id).collect()
 }
@@ -344,4 +347,42 @@ fn an_idle_engine_takes_no_steps() {
     let steps = handle.stats().steps;
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(handle.stats().steps, steps);
+}
+
+#[test]
+fn a_bias_decides_and_the_end_waits_for_the_least_number_of_tokens() {
+    let model = tiny();
+    let handle = start(&model, &Run::whole(&model.shape));
+    let greedy = ask_ids(&handle, 1, &[3, 4, 5], 8).wait().ids;
+    let ask = |id, change: &dyn Fn(&mut GenerateRequest)| {
+        let (mut request, mut events) = request(id, &[3, 4, 5], 8);
+        change(&mut request);
+        handle.submit(request).unwrap();
+        let events: Vec<_> = std::iter::from_fn(|| events.blocking_recv()).collect();
+        let (end, tokens) = events.split_last().unwrap();
+        let TokenEvent::Finished(end) = end else {
+            panic!("{end:?}")
+        };
+        (ids_of(tokens), end.reason)
+    };
+    let (ids, _) = ask(2, &|request| request.bias = vec![(9, 100.0)]);
+    assert_eq!(ids, [9; 8]);
+    let (ids, _) = ask(3, &|request| request.bias = vec![(greedy[0], -100.0)]);
+    assert_ne!(ids[0], greedy[0]);
+    // Without a least number the first token ends it.
+    let (ids, reason) = ask(4, &|request| request.eos = vec![greedy[0]]);
+    assert_eq!((&ids[..], reason), (&greedy[..1], FinishReason::Stop));
+    let (ids, _) = ask(5, &|request| {
+        request.eos = vec![greedy[0]];
+        request.min_tokens = 3;
+    });
+    assert!(ids.len() > 3 && !ids[..3].contains(&greedy[0]), "{ids:?}");
+    // The end is forbidden for three tokens, whatever the bias says, and comes at once then.
+    let (ids, reason) = ask(6, &|request| {
+        request.eos = vec![7, 2];
+        request.bias = vec![(7, 100.0)];
+        request.min_tokens = 3;
+    });
+    assert_eq!((ids.len(), ids[3], reason), (4, 7, FinishReason::Stop));
+    assert!(!ids[..3].contains(&7) && !ids[..3].contains(&2), "{ids:?}");
 }

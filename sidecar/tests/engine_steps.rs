@@ -33,6 +33,7 @@ fn wait(mut events: tokio::sync::mpsc::Receiver<TokenEvent>) -> (Vec<u32>, Finis
     let mut ids = Vec::new();
     while let Some(event) = events.blocking_recv() {
         match event {
+            TokenEvent::Prompt(_) => {}
             TokenEvent::Token { id, .. } => ids.push(id),
             TokenEvent::Finished(finished) => return (ids, finished),
         }

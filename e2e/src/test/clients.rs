@@ -20,14 +20,19 @@ pub(super) fn official(world: &World<'_>) -> Passed {
     else {
         bail!("a service has an address")
     };
-    let script = paths::repository().join("e2e/src/ask.py");
     let base = format!("http://{address}/v1");
-    let mut ask = process::command(world.python()?, [&script]);
-    let answer = process::stdout_of(ask.args([base.as_str(), NAME, QUESTION]))?;
+    let run = |script: &str, arguments: &[&str]| {
+        let script = paths::repository().join("e2e/src").join(script);
+        let mut client = process::command(world.python()?, [&script]);
+        process::stdout_of(client.args([base.as_str(), NAME]).args(arguments))
+    };
+    let answer = run("ask.py", &[QUESTION])?;
     expect(answer.contains("Paris"), || {
         format!("the model says: {answer}")
     })?;
-    Ok(1)
+    let scored = run("score.py", &[])?;
+    expect(scored.contains("ok"), || format!("score.py: {scored}"))?;
+    Ok(2)
 }
 
 /// The lines of `demo --keep`, word for word, in a shell whose KUBECONFIG leads nowhere.

@@ -194,6 +194,8 @@ fn draw(cuda: &Rc<Cuda>, show: &mut Show<'_>) -> Result<(), GpuError> {
         let row = sampling::cuda::Row {
             params: &params,
             history: [0; 3],
+            bias: [0; 2],
+            target: None,
             position: 5,
         };
         let batch = sampling::cuda::Batch::new(&[row; ROWS])?;

@@ -12,11 +12,12 @@ constexpr unsigned CANDIDATES_MAX = 20;  // the most alternatives that a row can
 
 enum Flag : unsigned {
     DRAWS = 1,      // else greedy
-    PENALISED = 2,
+    CHANGED = 2,    // by biases or penalties, before a token is chosen
     LOGPROBS = 4,
     TOP_K = 8,
     TOP_P = 16,
-    SAVES = 32,     // keeps the logits of seen tokens: keys take their place, log-probabilities need them
+    SAVES = 32,     // keeps the logits of changed tokens: keys take their place, log-probabilities need them
+    GIVEN = 64,     // the token is `target`: only its log-probability is wanted
 };
 
 struct Row {
@@ -27,8 +28,12 @@ struct Row {
     float repetition, presence, frequency;
     unsigned seed_low, seed_high, stream, position;
     unsigned prompt, output, end;         // where in `tokens` prompt and output begin, and the end
-    unsigned saved;                       // where its seen logits are kept
+    unsigned saved;                       // where its changed logits are kept: the history's, then the biased
     unsigned candidates;                  // alternatives wanted
+    unsigned bias, bias_end;              // where in `tokens` its biases are: ids that ascend, each with bits of a float
+    unsigned target;
+
+    __device__ unsigned biases() const { return (bias_end - bias) / 2; }
 
     // The first search is for top-k, or for top-p where there is no top-k; the second for top-p after it.
     __device__ bool searches(unsigned second) const {
@@ -66,7 +71,7 @@ struct Record {
     u64 candidates[CANDIDATES_MAX];
 };
 
-static_assert(sizeof(Row) == 17 * 4 && sizeof(Chunk) == 26 * 8 && sizeof(Search) == 5 * 8 && sizeof(Record) == 26 * 8,
+static_assert(sizeof(Row) == 20 * 4 && sizeof(Chunk) == 26 * 8 && sizeof(Search) == 5 * 8 && sizeof(Record) == 26 * 8,
               "layout.rs has these sizes");
 
 // Keys are searched digit by digit: 10, 10 and 9 bits. The upper digit of the largest key is 640.
@@ -114,6 +119,7 @@ struct Call {
         Chunk* end = reinterpret_cast<Chunk*>(scratch) + size_t(row_count) * chunks();
         return reinterpret_cast<Search*>(end)[row];
     }
+    __device__ unsigned biased(const Row& row, unsigned b) const { return tokens[row.bias + 2 * b]; }
     __device__ float* saved_of(const Row& row) const {
         return reinterpret_cast<float*>(&search_of(row_count)) + row.saved;
     }

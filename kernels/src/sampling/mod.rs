@@ -3,14 +3,15 @@
 //! Every split of the vocabulary draws the same token: what shards exchange is a maximum or an
 //! integer sum, which do not depend on how the vocabulary is cut. For each row:
 //!
-//! 1. penalties; the largest logit over all shards (greedy rows end here; ties: the lowest id);
+//! 1. biases, then penalties; the largest logit over all shards (greedy rows end here; ties: the lowest id);
 //! 2. weights exp((x - max) / temperature) as integers; thresholds: min-p on the weight itself, then
 //!    top-k, then top-p of what top-k left (`threshold`);
 //! 3. an exponential race (`race`): every runner needs E / weight with E exponentially distributed
 //!    from its own random number, the smallest wins, with probability weight / sum. (It is the
 //!    Gumbel-max trick, without its logarithm of a logarithm.)
 //!
-//! Log-probabilities are of the model's logits, before penalties and temperature.
+//! Log-probabilities are of the model's logits, before biases, penalties and temperature. A row whose
+//! token is given (a prompt that is scored) has them alone.
 
 mod logarithm;
 mod outcome;
@@ -68,8 +69,20 @@ pub struct Row<'a> {
     /// Read only when the row has penalties.
     pub prompt: &'a [u32],
     pub output: &'a [u32],
+    /// Added to the logits of these tokens before penalties: ids ascend, each is there once, and
+    /// minus infinity keeps a token from being drawn.
+    pub bias: &'a [(u32, f32)],
+    /// The token is given, not drawn: only its log-probability is wanted. Needs greedy parameters.
+    pub target: Option<u32>,
     /// The token's index in its sequence: the counter of the random numbers.
     pub position: u32,
+}
+
+impl Row<'_> {
+    /// Whether logits change before a token is chosen.
+    fn changes(&self) -> bool {
+        self.params.penalised() || !self.bias.is_empty()
+    }
 }
 
 /// A drawn token.
@@ -162,6 +175,12 @@ pub fn run(
         scratch.len() >= rows.len() * SCRATCH_WORDS,
         "scratch is too short"
     );
+    for row in rows {
+        let ascends = row.bias.is_sorted_by(|a, b| a.0 < b.0);
+        assert!(ascends, "the ids of a bias do not ascend");
+        let given = row.target.is_some();
+        assert!(!given || row.params.greedy(), "a row is given and drawn");
+    }
     out.clear();
     if rows.is_empty() {
         return Ok(());

@@ -18,15 +18,17 @@ pub(super) struct Record<'a> {
     pub(super) candidates: &'a [u64],
 }
 
-/// The token of a row. `largest` are the best candidates of all ranks after and before penalties;
+/// The token of a row; `target` where it is given. `largest` are the best candidates of all ranks after and before penalties;
 /// `records` are None where greedy rows want no log-probabilities.
 pub(super) fn sampled<'r>(
     params: &Params,
+    target: Option<u32>,
     largest: [u64; 2],
     records: Option<impl Iterator<Item = Record<'r>> + Clone>,
 ) -> Sampled {
     let finite = largest[0] >> 32 > u64::from(weight::ordered(f32::NEG_INFINITY));
-    let (_, greedy) = weight::candidate_parts(largest[0]);
+    let (_, best) = weight::candidate_parts(largest[0]);
+    let greedy = target.unwrap_or(best);
     let Some(records) = records.filter(|_| finite) else {
         return Sampled {
             id: if finite { greedy } else { 0 },

@@ -1,12 +1,12 @@
 // penalty.cuh: penalty.rs on the card. A thread block counts the tokens of its chunk in shared
-// memory, then every logit is changed by one thread, so that nothing depends on an order.
+// memory and marks those with a bias, then every logit is changed by one thread, so that nothing depends on an order.
 #pragma once
 #include "call.cuh"
 
 namespace sampling {
 
-// Of a seen token: how often in the output, and whether in the prompt.
-constexpr unsigned IN_PROMPT = 1u << 31;
+// Of a token: how often in the output, and whether in the prompt and among the biases.
+constexpr unsigned IN_PROMPT = 1u << 31, BIASED = 1u << 30;
 
 // `seen` has a word an id of the span. Walks the row's whole history, which costs 4 bytes a token and
 // chunk out of the second cache. `saved`, if any, gets the logit of every token of the history.
@@ -21,13 +21,31 @@ __device__ __forceinline__ void count_seen(const Call& call, const Row& row, con
         else atomicAdd(&seen[at], 1u);
         if (saved) saved[t - row.prompt] = span.logits[at];
     }
+    for (unsigned b = threadIdx.x; b < row.biases(); b += THREADS) {
+        const unsigned at = call.biased(row, b) - (call.first + span.start);
+        if (at >= span.count) continue;
+        atomicOr(&seen[at], BIASED);
+        if (saved) saved[row.end - row.prompt + b] = span.logits[at];
+    }
     __syncthreads();
 }
 
-__device__ __forceinline__ float penalise(float x, unsigned seen, const Row& row) {
-    if (seen == 0) return x;
+// The bias of an id that has one.
+__device__ __forceinline__ float bias_of(const Call& call, const Row& row, unsigned id) {
+    unsigned low = 0, high = row.biases() - 1;
+    while (low < high) {
+        const unsigned middle = (low + high) / 2;
+        if (call.biased(row, middle) < id) low = middle + 1;
+        else high = middle;
+    }
+    return __uint_as_float(call.tokens[row.bias + 2 * low + 1]);
+}
+
+__device__ __forceinline__ float changed(const Call& call, const Row& row, float x, unsigned seen, unsigned id) {
+    if (seen & BIASED) x = __fadd_rn(x, bias_of(call, row, id));
+    unsigned times = seen & ~(IN_PROMPT | BIASED);
+    if ((seen & ~BIASED) == 0) return x;
     x = x > 0.0f ? __fdiv_rn(x, row.repetition) : __fmul_rn(x, row.repetition);
-    unsigned times = seen & ~IN_PROMPT;
     if (times > 0) x = __fsub_rn(x, row.presence);
     for (; times > 0; times--) {
         const float less = __fsub_rn(x, row.frequency);

@@ -1,9 +1,11 @@
-//! Penalties for tokens that were seen: the repetition penalty once per token of prompt or output,
+//! What changes logits before a token is chosen: the row's biases, then
+//! penalties for tokens that were seen: the repetition penalty once per token of prompt or output,
 //! the presence penalty once and the frequency penalty every time for a token of the output.
 
 use super::{Row, VocabShard};
 
-/// Changes the logits of seen tokens of this shard and notes what they were: `(row, logit)`.
+/// Changes the logits of biased and seen tokens of this shard and notes what they were:
+/// `(row, logit)`, every row once.
 ///
 /// `seen` has a bit per row of the shard, all clear before and after.
 pub(super) fn apply(
@@ -17,10 +19,24 @@ pub(super) fn apply(
     let rows_of =
         |tokens: &[u32]| -> Vec<usize> { tokens.iter().filter_map(|id| shard.row(*id)).collect() };
     before.clear();
+    for (id, bias) in row.bias {
+        let Some(at) = shard.row(*id) else { continue };
+        before.push((u32::try_from(at).unwrap_or(u32::MAX), logits[at]));
+        logits[at] += bias;
+    }
+    if !params.penalised() {
+        return;
+    }
+    let biased = |at: usize| {
+        let id = |entry: &(u32, f32)| shard.row(entry.0);
+        row.bias.binary_search_by_key(&Some(at), id).is_ok()
+    };
     let (prompt, output) = (rows_of(row.prompt), rows_of(row.output));
     for at in prompt.iter().chain(&output) {
         if first_time(seen, *at) {
-            before.push((u32::try_from(*at).unwrap_or(u32::MAX), logits[*at]));
+            if !biased(*at) {
+                before.push((u32::try_from(*at).unwrap_or(u32::MAX), logits[*at]));
+            }
             let x = &mut logits[*at];
             *x = if *x > 0.0 {
                 *x / params.repetition_penalty

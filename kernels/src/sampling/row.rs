@@ -21,7 +21,7 @@ pub(super) struct Work<'a> {
     /// Logits; for rows that are drawn, keys in their place after [`Work::weigh`].
     logits: &'a mut [f32],
     pub(super) scratch: &'a mut [u64],
-    /// Logits before penalties, where they changed: `(row of the shard, logit)`.
+    /// Logits before biases and penalties, where they changed: `(row of the shard, logit)`.
     before: &'a mut Vec<(u32, f32)>,
     /// The best candidates after and before penalties: of this shard, then of all.
     pub(super) largest: [u64; 2],
@@ -76,7 +76,7 @@ impl<'a> Work<'a> {
             best.truncate(self.candidates_wanted());
             self.candidates = best;
         }
-        if params.penalised() {
+        if self.row.changes() {
             self.scratch.fill(0);
             penalty::apply(
                 &self.row,
@@ -184,7 +184,8 @@ impl<'a> Work<'a> {
 
     /// What the last exchange carries, `words` long.
     pub(super) fn record(&self, words: usize) -> impl Iterator<Item = u64> {
-        let greedy = || self.shard.row(weight::candidate_parts(self.largest[0]).1);
+        let largest = || weight::candidate_parts(self.largest[0]).1;
+        let greedy = || self.shard.row(self.row.target.unwrap_or_else(largest));
         let winner = match self.draws() {
             true => self.winner.map(|winner| (winner.time, winner.row)),
             false => greedy().map(|at| (0.0, at)),
@@ -215,6 +216,6 @@ impl<'a> Work<'a> {
             candidates: &record[RECORD_WORDS..],
         };
         let records = records.map(|records| records.map(read));
-        outcome::sampled(self.row.params, self.largest, records)
+        outcome::sampled(self.row.params, self.row.target, self.largest, records)
     }
 }

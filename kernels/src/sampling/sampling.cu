@@ -3,7 +3,7 @@
 // for every cut of the vocabulary over ranks.
 //
 // logits (rows, width) in f32, of this rank's shard; keys take the place of the logits of drawn rows.
-// rows (rows) of Row; tokens: every row's prompt and output; exchange: six segments (ranks, rows,
+// rows (rows) of Row; tokens: every row's prompt and output, and its biases; exchange: six segments (ranks, rows,
 // words); scratch: (rows, chunks) of Chunk, (rows) of Search, saved logits. See call.cuh.
 //
 //   kernel        grid             reads                       leaves
@@ -29,9 +29,9 @@
 // 12 us. Top-k with top-p: two passes and five launches more, 95 us. Estimates, not measured.
 //
 // The launcher guarantees 256 threads; chunk a multiple of 64 up to 8,192; dynamic shared memory of 4
-// bytes an id of a chunk where a row is penalised; width up to 2^18; first a multiple of 64 (where
+// bytes an id of a chunk where a row is changed; width up to 2^18; first a multiple of 64 (where
 // width > 0), first + width below 2^32; ranks from 1 on, rank below it; at most 20 candidates; history
-// within tokens and below 2^31; for every row the same flags on all ranks.
+// and biases within tokens and below 2^30; for every row the same flags on all ranks.
 //
 // budget: sampling_ 48 registers, 256 bytes of shared memory
 // budget: sampling_weigh 48 registers, 8320 bytes of shared memory
@@ -47,14 +47,14 @@ namespace sampling {
 __device__ void largest(const Call& call, unsigned* seen) {
     const Row row = call.rows[blockIdx.y];
     const Span span = call.span();
-    const bool penalised = row.flags & PENALISED;
-    if (penalised) count_seen(call, row, span, seen, nullptr);
+    const bool changes = row.flags & CHANGED;
+    if (changes) count_seen(call, row, span, seen, nullptr);
+    const unsigned first = call.first + span.start;
     unsigned best = 0, best_at = 0;
     each(span, [&](unsigned at, float x) {
-        const unsigned place = ordered(penalised ? penalise(x, seen[at], row) : x);
+        const unsigned place = ordered(changes ? changed(call, row, x, seen[at], first + at) : x);
         if (place > best) best = place, best_at = at;  // places ascend: equal ones later on are no better
     });
-    const unsigned first = call.first + span.start;
     const u64 after = block_join<Max>(best == 0 ? 0 : u64(best) << 32 | unsigned(~(first + best_at)));
     Chunk& chunk = call.chunk_of(blockIdx.y, blockIdx.x);
     u64 before = 0;
@@ -89,16 +89,16 @@ __device__ void weigh(const Call& call, unsigned* seen) {
     const Histogram histogram = {&counts[0], &rests[0]};
     const Span span = call.span();
     const bool draws = row.flags & DRAWS, logprobs = row.flags & LOGPROBS, searches = row.searches(0);
-    const bool penalised = draws && (row.flags & PENALISED);
+    const bool changes = draws && (row.flags & CHANGED);
     if (searches) histogram.clear(0);
-    if (penalised) count_seen(call, row, span, seen, row.flags & SAVES ? call.saved_of(row) : nullptr);
+    if (changes) count_seen(call, row, span, seen, row.flags & SAVES ? call.saved_of(row) : nullptr);
     __syncthreads();
     const float max_after = logit_of(call.largest(blockIdx.y, 0)), max_before = logit_of(call.largest(blockIdx.y, 1));
     u64 own = 0;
     each(span, [&](unsigned at, float x) {
         if (logprobs) own += weight_of(key_of(__fsub_rn(x, max_before)));
         if (!draws) return;
-        if (penalised) x = penalise(x, seen[at], row);
+        if (changes) x = changed(call, row, x, seen[at], call.first + span.start + at);
         const unsigned key = key_of(__fmul_rn(__fsub_rn(x, max_after), row.scale));
         span.logits[at] = __uint_as_float(key);
         if (searches && key >= row.least) histogram.add(0, key);
@@ -112,11 +112,14 @@ __device__ void weigh(const Call& call, unsigned* seen) {
     histogram.flush(0, 0, call.segment(segment_of(0, 0), call.rank, blockIdx.y));
 }
 
-// The own logit of `id`, if it was seen: bit 32, and the logit's bits below.
+// The own logit of `id`, if it was seen or biased: bit 32, and the logit's bits below.
 __device__ u64 saved_logit(const Call& call, const Row& row, unsigned id) {
     u64 found = 0;
     for (unsigned t = row.prompt + threadIdx.x; t < row.end; t += THREADS)
         if (call.tokens[t] == id) found = 1ull << 32 | __float_as_uint(call.saved_of(row)[t - row.prompt]);
+    for (unsigned b = threadIdx.x; b < row.biases(); b += THREADS)
+        if (call.biased(row, b) == id)
+            found = 1ull << 32 | __float_as_uint(call.saved_of(row)[row.end - row.prompt + b]);
     return block_join<Max>(found);  // all that were found are the same
 }
 
@@ -144,8 +147,8 @@ __device__ void finish(const Call& call) {
     u64 time = best.time;
     unsigned at = 0, value = 0;
     bool is_key = false;
-    if (!(row.flags & DRAWS)) {  // greedy: the largest, if it is this rank's
-        at = ~unsigned(call.largest(blockIdx.x, 0)) - call.first;
+    if (!(row.flags & DRAWS)) {  // greedy: the largest, or the given, if it is this rank's
+        at = (row.flags & GIVEN ? row.target : ~unsigned(call.largest(blockIdx.x, 0))) - call.first;
         if (at < call.width) time = 0, value = __float_as_uint(call.logits[size_t(blockIdx.x) * call.width + at]);
     } else if (time != ~0ull) {
         const Chunk& chunk = call.chunk_of(blockIdx.x, best.place);
@@ -162,7 +165,7 @@ __device__ void finish(const Call& call) {
 
 }  // namespace sampling
 
-// All kernels have the parameters of a call. `seen`: a word an id, given where a row is penalised.
+// All kernels have the parameters of a call. `seen`: a word an id, given where a row is changed.
 #define SAMPLING(name, body)                                                                                             \
     KERNEL void __launch_bounds__(sampling::THREADS) sampling_##name(                                                    \
         float* logits, const sampling::Row* rows, const unsigned* tokens, sampling::u64* exchange,                       \

@@ -135,7 +135,8 @@ impl EngineHandle {
         if request.prompt.is_empty() {
             return Err(Refused::EmptyPrompt);
         }
-        if request.prompt.len() >= max_model_len as usize {
+        let least = request.prompt.len() + request.max_tokens.min(1) as usize;
+        if least > max_model_len as usize {
             return Err(Refused::TooLong {
                 prompt: request.prompt.len(),
                 limit: max_model_len,

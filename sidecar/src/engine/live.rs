@@ -1,5 +1,6 @@
 //! A live request: what the scheduler does not need to know of it, and what its reader is told.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,11 @@ use crate::scheduler::Sequence;
 pub(super) struct Live {
     pub(super) sampling: SamplingParams,
     pub(super) eos: Vec<u32>,
+    /// Added to logits; and the same with what ends the sequence forbidden.
+    pub(super) bias: Vec<(u32, f32)>,
+    pub(super) masked: Vec<(u32, f32)>,
+    pub(super) min_tokens: u32,
+    pub(super) prompt_logprobs: Option<u8>,
     pub(super) events: Sender<TokenEvent>,
     /// Where logits go, for tests and validation.
     pub(super) logits: Option<mpsc::Sender<Vec<f32>>>,
@@ -24,7 +30,39 @@ pub(super) struct Live {
     pub(super) generated: u32,
 }
 
+/// `bias` with minus infinity for the ids of `eos`, in ascending order.
+pub(super) fn masked(bias: &[(u32, f32)], eos: &[u32]) -> Vec<(u32, f32)> {
+    let mut all: BTreeMap<u32, f32> = bias.iter().copied().collect();
+    all.extend(eos.iter().map(|id| (*id, f32::NEG_INFINITY)));
+    all.into_iter().collect()
+}
+
 impl Live {
+    /// What is added to the logits that the token `generated` (from 0 on) is drawn from.
+    pub(super) fn bias(&self, generated: usize) -> &[(u32, f32)] {
+        match generated < self.min_tokens as usize {
+            true => &self.masked,
+            false => &self.bias,
+        }
+    }
+
+    /// Hands scores of the prompt out, as [`Live::token`] does tokens.
+    pub(super) fn scored(
+        &mut self,
+        scores: &[Sampled],
+        outbox: &mut Outbox,
+    ) -> Option<FinishReason> {
+        if scores.iter().any(|score| !score.finite) {
+            return Some(FinishReason::Error);
+        }
+        if self.events.is_closed() || self.events.capacity() == 0 {
+            return Some(FinishReason::Abort);
+        }
+        let logprobs = scores.iter().filter_map(reported).collect();
+        outbox.push(self.events.clone(), TokenEvent::Prompt(logprobs));
+        None
+    }
+
     /// Hands a token out. Some(reason) when the request ends for a cause of its own: the token is
     /// an end of sequence, or nobody reads (gone, or too slow for its channel).
     pub(super) fn token(
@@ -36,10 +74,7 @@ impl Live {
         if !sampled.finite {
             return Some(FinishReason::Error);
         }
-        let logprob = sampled.logprobs.as_ref().map(|logprobs| TokenLogprobs {
-            logprob: logprobs.logprob,
-            top: logprobs.top.clone(),
-        });
+        let logprob = reported(sampled);
         let index = self.generated;
         self.generated += 1;
         self.first_token.get_or_insert(now);
@@ -93,4 +128,12 @@ impl Live {
         outbox.push(self.events, TokenEvent::Finished(finished));
         now - started
     }
+}
+
+fn reported(sampled: &Sampled) -> Option<TokenLogprobs> {
+    let logprobs = sampled.logprobs.as_ref()?;
+    Some(TokenLogprobs {
+        logprob: logprobs.logprob,
+        top: logprobs.top.clone(),
+    })
 }

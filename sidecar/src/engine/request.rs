@@ -18,19 +18,30 @@ pub struct GenerateRequest {
     pub sampling: SamplingParams,
     /// Ids that end the sequence (reported as a token, then `Finished{Stop}`); empty to ignore.
     pub eos: Vec<u32>,
-    /// Tokens to generate at most; the engine lowers it to what the context leaves.
+    /// Tokens to generate at most; the engine lowers it to what the context leaves. 0: the prompt is
+    /// computed, nothing is generated.
     pub max_tokens: u32,
+    /// Before so many tokens no id of `eos` is drawn.
+    pub min_tokens: u32,
+    /// Added to the logits of these tokens: ids ascend, each is there once.
+    pub bias: Vec<(u32, f32)>,
+    /// Some(n): report the log-probability of every prompt token but the first, with the `n` most
+    /// likely ones in its place.
+    pub prompt_logprobs: Option<u8>,
     /// Mixed into the prefix cache's hashes: requests share blocks only with an equal salt.
     pub cache_salt: Option<String>,
     /// Where tokens go. The engine never waits for a reader: it aborts a request whose channel is
     /// full (and drops this sender, so the reader sees the end without `Finished`). A capacity of
-    /// `max_tokens + 2` can never be full.
+    /// `max_tokens + 2` can never be full; a scored prompt may take one more for each of its tokens.
     pub events: mpsc::Sender<TokenEvent>,
 }
 
-/// What the engine says about one request, in order: any number of tokens, then `Finished`.
+/// What the engine says about one request, in order: the scores of its prompt in parts, if they were
+/// asked for; any number of tokens; then `Finished`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TokenEvent {
+    /// Of the next prompt tokens, from the second one on.
+    Prompt(Vec<TokenLogprobs>),
     Token {
         /// 0 for the first generated token.
         index: u32,

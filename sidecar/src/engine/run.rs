@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::handle::{EngineState, Shared, lock};
 use super::inbox::{Mail, Submitted};
-use super::live::Live;
+use super::live::{self, Live};
 use super::outbox::Outbox;
 use super::rank::{STEPS_UNDER_WAY_MAX, panic_text};
 use super::ranks::{Failure, Ranks};
@@ -192,11 +192,16 @@ impl Loop {
         let max_len = request
             .prompt
             .len()
-            .saturating_add(request.max_tokens.max(1) as usize);
+            .saturating_add(request.max_tokens as usize);
+        let scores = request.prompt_logprobs.is_some();
         self.live.insert(
             request.id,
             Live {
                 sampling: request.sampling,
+                masked: live::masked(&request.bias, &request.eos),
+                bias: request.bias,
+                min_tokens: request.min_tokens,
+                prompt_logprobs: request.prompt_logprobs,
                 eos: request.eos,
                 events: request.events,
                 logits,
@@ -212,6 +217,7 @@ impl Loop {
             prompt: request.prompt,
             max_len: max_len.min(room),
             cache_salt: request.cache_salt.unwrap_or_default(),
+            scores,
         });
     }
 

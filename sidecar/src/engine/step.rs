@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::live::Live;
 use super::outbox::Outbox;
-use super::request::FinishReason;
+use super::request::{FinishReason, SamplingParams};
 use crate::cache::blocks::NULL_BLOCK;
 use crate::forward::StepOutput;
 use crate::forward::input::{Carried, SampleRow, StepInput};
@@ -48,19 +48,44 @@ pub(super) fn fill(
         input.block_tables.extend_from_slice(blocks);
         let padded = input.context_len.len() * input.table_stride;
         input.block_tables.resize(padded, NULL_BLOCK);
+        let Some(live) = live.get(&chunk.id) else {
+            unreachable!("sequence {} is scheduled and not alive", chunk.id);
+        };
+        let first_row = input.ids.len() - chunk.count;
+        for token in chunk.scored[0]..chunk.scored[1] {
+            input.samples.push(SampleRow {
+                params: scoring(live),
+                row: number(first_row + token - chunk.start),
+                position: number(token + 1),
+                history: [input.history.len(); 3],
+                bias: [input.bias.len(); 2],
+                target: Some(sequence.tokens[token + 1]),
+            });
+        }
         if chunk.samples {
-            let Some(live) = live.get(&chunk.id) else {
-                unreachable!("sequence {} is scheduled and not alive", chunk.id);
-            };
             let history = history(input, sequence, live);
+            let first_bias = input.bias.len();
+            input
+                .bias
+                .extend_from_slice(live.bias(end - sequence.prompt_len));
             input.samples.push(SampleRow {
                 params: live.sampling,
                 row: number(input.ids.len() - 1),
                 position: number(end),
                 history,
+                bias: [first_bias, input.bias.len()],
+                target: None,
             });
             input.keep_logits |= live.logits.is_some();
         }
+    }
+}
+
+/// A row that scores a given token.
+fn scoring(live: &Live) -> SamplingParams {
+    SamplingParams {
+        logprobs: live.prompt_logprobs,
+        ..SamplingParams::default()
     }
 }
 
@@ -102,16 +127,30 @@ pub(super) fn process(
         .first()
         .map(|output| &output.sampled[..])
         .unwrap_or_default();
-    let mut samples = all.iter().enumerate();
+    let mut left = all;
     let mut generated = 0;
     for chunk in &batch.chunks {
-        let sample = chunk.samples.then(|| samples.next()).flatten();
-        let settled = scheduler.settle(chunk, sample.map(|(_, sampled)| sampled.id));
+        let scores;
+        (scores, left) = left.split_at((chunk.scored[1] - chunk.scored[0]).min(left.len()));
+        let index = all.len() - left.len();
+        let sample = left.first().filter(|_| chunk.samples);
+        left = &left[usize::from(sample.is_some())..];
+        let settled = scheduler.settle(chunk, sample.map(|sampled| sampled.id));
         // A sequence that ended before this step's turn has no reader for it.
         let alive = Some(()).filter(|()| settled != Settled::Gone);
-        let (Some((index, sampled)), Some(live)) =
-            (sample, alive.and_then(|()| live.get_mut(&chunk.id)))
-        else {
+        let Some(live) = alive.and_then(|()| live.get_mut(&chunk.id)) else {
+            continue;
+        };
+        if !scores.is_empty()
+            && let Some(reason) = live.scored(scores, outbox)
+        {
+            ended.push((chunk.id, reason));
+            continue;
+        }
+        let Some(sampled) = sample else {
+            // A prompt of which nothing is drawn is over when it is computed.
+            let over = (settled == Settled::Full).then_some((chunk.id, FinishReason::Length));
+            ended.extend(over);
             continue;
         };
         if let Some(sink) = &live.logits {

@@ -13,6 +13,10 @@ pub struct SampleRow {
     /// The sequence's tokens in `StepInput::history` (empty unless penalties need them): where
     /// they begin, where the output begins, and where they end.
     pub history: [usize; 3],
+    /// Its biases in `StepInput::bias`: where they begin and end.
+    pub bias: [usize; 2],
+    /// The next token, where a prompt is scored and nothing is drawn.
+    pub target: Option<u32>,
 }
 
 /// A token that the step before draws: what stands in its place is replaced on the rank, which
@@ -44,6 +48,8 @@ pub struct StepInput {
     pub history: Vec<u32>,
     pub carried_ids: Vec<Carried>,
     pub carried_history: Vec<Carried>,
+    /// What is added to the logits of which tokens.
+    pub bias: Vec<(u32, f32)>,
     /// Return the logits of the sampled rows too (tests and validation).
     pub keep_logits: bool,
 }
@@ -62,6 +68,7 @@ impl StepInput {
             history,
             carried_ids,
             carried_history,
+            bias,
             keep_logits,
         } = self;
         ids.clear();
@@ -76,6 +83,7 @@ impl StepInput {
         history.clear();
         carried_ids.clear();
         carried_history.clear();
+        bias.clear();
         *keep_logits = false;
     }
 

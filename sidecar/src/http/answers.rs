@@ -17,11 +17,50 @@ pub struct Head {
     pub model: String,
     /// The request asked for log-probabilities.
     pub logprobs: bool,
+    /// Tokens are named by their ids there.
+    pub tokens_as_ids: bool,
     /// Chunks carry `usage` (null but in the last one).
     pub include_usage: bool,
 }
 
+/// How log-probabilities name tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct Naming<'a> {
+    tokenizer: &'a Tokenizer,
+    as_ids: bool,
+}
+
+impl Naming<'_> {
+    /// Every token its own: one that is a part of a character has no text, so it is named by its
+    /// bytes, as OpenAI's completions do. (In a chat `bytes` says it, and `token` is for people.)
+    fn key(&self, id: u32) -> String {
+        if self.as_ids {
+            return self.text(id);
+        }
+        let hex = |byte: &u8| format!("\\x{byte:02x}");
+        String::from_utf8(self.tokenizer.token_bytes(id)).unwrap_or_else(|error| {
+            let bytes: String = error.as_bytes().iter().map(hex).collect();
+            format!("bytes:{bytes}")
+        })
+    }
+
+    fn text(&self, id: u32) -> String {
+        if self.as_ids {
+            return format!("token_id:{id}");
+        }
+        self.tokenizer.token_text(id)
+    }
+}
+
 impl Head {
+    /// None where log-probabilities are not asked for.
+    pub fn naming<'a>(&self, tokenizer: &'a Tokenizer) -> Option<Naming<'a>> {
+        self.logprobs.then_some(Naming {
+            tokenizer,
+            as_ids: self.tokens_as_ids,
+        })
+    }
+
     pub fn chat(&self, choices: Vec<ChatChoice>, usage: Usage) -> Envelope<ChatChoice> {
         self.envelope("chat.completion", choices, Some(Some(usage)))
     }
@@ -90,12 +129,7 @@ pub fn role_chunk(index: u32) -> ChatChunkChoice {
 }
 
 /// The chunks that one piece makes: its text, then its end.
-pub fn chat_chunks(
-    index: u32,
-    piece: Piece,
-    logprobs: bool,
-    tokenizer: &Tokenizer,
-) -> Vec<ChatChunkChoice> {
+pub fn chat_chunks(index: u32, piece: Piece, naming: Option<Naming<'_>>) -> Vec<ChatChunkChoice> {
     let mut chunks = Vec::with_capacity(2);
     if !piece.text.is_empty() || !piece.scored.is_empty() {
         chunks.push(ChatChunkChoice {
@@ -104,7 +138,7 @@ pub fn chat_chunks(
                 role: None,
                 content: Some(piece.text),
             },
-            logprobs: logprobs.then(|| chat_logprobs(&piece.scored, tokenizer)),
+            logprobs: chat_logprobs(&piece.scored, naming),
             finish_reason: None,
         });
     }
@@ -123,8 +157,7 @@ pub fn chat_chunks(
 pub fn completion_chunks(
     index: u32,
     piece: Piece,
-    logprobs: bool,
-    tokenizer: &Tokenizer,
+    naming: Option<Naming<'_>>,
 ) -> Vec<CompletionChoice> {
     if piece == Piece::default() {
         return Vec::new();
@@ -132,7 +165,7 @@ pub fn completion_chunks(
     vec![CompletionChoice {
         index,
         text: piece.text,
-        logprobs: logprobs.then(|| completion_logprobs(&piece.scored, tokenizer)),
+        logprobs: completion_logprobs(&piece.scored, naming),
         finish_reason: piece.end,
     }]
 }
@@ -152,10 +185,10 @@ impl Whole {
         self.end = self.end.or(piece.end);
     }
 
-    pub fn into_chat(self, index: u32, logprobs: bool, tokenizer: &Tokenizer) -> ChatChoice {
+    pub fn into_chat(self, index: u32, naming: Option<Naming<'_>>) -> ChatChoice {
         ChatChoice {
             index,
-            logprobs: logprobs.then(|| chat_logprobs(&self.scored, tokenizer)),
+            logprobs: chat_logprobs(&self.scored, naming),
             message: ChatMessage {
                 role: "assistant",
                 content: self.text,
@@ -165,44 +198,44 @@ impl Whole {
         }
     }
 
-    pub fn into_completion(
-        self,
-        index: u32,
-        logprobs: bool,
-        tokenizer: &Tokenizer,
-        echo: Option<&str>,
-    ) -> CompletionChoice {
+    pub fn into_completion(self, index: u32, naming: Option<Naming<'_>>) -> CompletionChoice {
         CompletionChoice {
             index,
-            logprobs: logprobs.then(|| completion_logprobs(&self.scored, tokenizer)),
-            text: format!("{}{}", echo.unwrap_or_default(), self.text),
+            logprobs: completion_logprobs(&self.scored, naming),
+            text: self.text,
             finish_reason: self.end,
         }
     }
 }
 
-fn chat_logprobs(scored: &[Scored], tokenizer: &Tokenizer) -> ChatLogprobs {
+/// None where nobody asks, and in a chunk that tells of no token.
+fn chat_logprobs(scored: &[Scored], naming: Option<Naming<'_>>) -> Option<ChatLogprobs> {
+    let naming = naming.filter(|_| !scored.is_empty())?;
     let entry = |id: u32, logprob: f32| TokenLogprob {
-        token: tokenizer.token_text(id),
+        token: naming.text(id),
         logprob: finite(logprob),
-        bytes: tokenizer.token_bytes(id),
+        bytes: naming.tokenizer.token_bytes(id),
     };
-    let content = scored.iter().map(|scored| ChatLogprob {
-        token: entry(scored.id, scored.logprobs.logprob),
-        top_logprobs: scored
-            .logprobs
-            .top
-            .iter()
-            .map(|(id, p)| entry(*id, *p))
-            .collect(),
+    // Prompts of chats are not echoed, so every token has its own.
+    let content = scored.iter().filter_map(|scored| {
+        let logprobs = scored.logprobs.as_ref()?;
+        Some(ChatLogprob {
+            token: entry(scored.id, logprobs.logprob),
+            top_logprobs: logprobs.top.iter().map(|(id, p)| entry(*id, *p)).collect(),
+        })
     });
-    ChatLogprobs {
+    Some(ChatLogprobs {
         content: content.collect(),
         refusal: None,
-    }
+    })
 }
 
-fn completion_logprobs(scored: &[Scored], tokenizer: &Tokenizer) -> CompletionLogprobs {
+/// As [`chat_logprobs`].
+fn completion_logprobs(
+    scored: &[Scored],
+    naming: Option<Naming<'_>>,
+) -> Option<CompletionLogprobs> {
+    let naming = naming.filter(|_| !scored.is_empty())?;
     let mut lists = CompletionLogprobs::default();
     for Scored {
         id,
@@ -210,20 +243,24 @@ fn completion_logprobs(scored: &[Scored], tokenizer: &Tokenizer) -> CompletionLo
         offset,
     } in scored
     {
-        let text = tokenizer.token_text(*id);
-        let mut top: Map<String, Value> = logprobs
-            .top
-            .iter()
-            .map(|(id, p)| (tokenizer.token_text(*id), Value::from(finite(*p))))
-            .collect();
-        // The chosen token is always among them, as in OpenAI's answers.
-        top.insert(text.clone(), Value::from(finite(logprobs.logprob)));
-        lists.tokens.push(text);
-        lists.token_logprobs.push(finite(logprobs.logprob));
+        lists.tokens.push(naming.key(*id));
+        let own = logprobs.as_ref().map(|logprobs| finite(logprobs.logprob));
+        lists.token_logprobs.push(own);
+        let top = logprobs.as_ref().map(|logprobs| {
+            let mut top = Map::new();
+            // The chosen token is always among them, as in OpenAI's answers. Of two tokens with one
+            // text the likelier stays.
+            let chosen = [(*id, logprobs.logprob)];
+            for (id, logprob) in logprobs.top.iter().chain(&chosen) {
+                top.entry(naming.key(*id))
+                    .or_insert_with(|| Value::from(finite(*logprob)));
+            }
+            top
+        });
         lists.top_logprobs.push(top);
         lists.text_offset.push(*offset);
     }
-    lists
+    Some(lists)
 }
 
 /// JSON has no infinity; clients expect a number.

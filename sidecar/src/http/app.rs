@@ -11,6 +11,7 @@ use plimsoll_planner::host;
 use super::bodies::Bodies;
 use super::encoders::Encoders;
 use super::error::ApiError;
+use super::fields::Fields;
 use super::generator::Generator;
 use super::params::Bounds;
 use crate::chat::ChatTemplate;
@@ -216,6 +217,21 @@ impl App {
             return Ok(());
         }
         Err(ApiError::model_not_found(asked, &self.served))
+    }
+
+    /// The model that a request names; one that names none means the first, as with vLLM.
+    ///
+    /// # Errors
+    /// As [`App::check_model`].
+    pub fn model_of(&self, fields: &mut Fields) -> Result<String, ApiError> {
+        let named = fields.string("model")?.filter(|name| !name.is_empty());
+        match (named, self.served.first()) {
+            (None, Some(first)) => Ok(first.clone()),
+            (named, _) => {
+                let named = named.unwrap_or_default();
+                self.check_model(&named).map(|()| named)
+            }
+        }
     }
 
     /// The memory report of this moment. Reads `/proc`: call it where blocking is allowed.

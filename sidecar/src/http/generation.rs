@@ -12,7 +12,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::app::{App, Loaded};
-use super::choice::{Choice, Piece};
+use super::choice::{Choice, Echo, Piece};
 use super::error::ApiError;
 use super::params::Params;
 use super::types::{EndReason, PromptTokensDetails, Usage};
@@ -79,7 +79,8 @@ impl Generation {
             return Err(ApiError::invalid(Some(field), message));
         }
         for prompt in &prompts {
-            check_length(prompt.len(), params.max_tokens, limit, field)?;
+            let least = params.max_tokens.unwrap_or(1).min(1);
+            check_length(prompt.len(), least, limit, field)?;
         }
         let mut generation = Generation {
             loaded,
@@ -101,19 +102,13 @@ impl Generation {
                 .min(room);
             generation.prompt_tokens = generation.prompt_tokens.saturating_add(length);
             generation.max_tokens = generation.max_tokens.max(max_tokens);
-            for stream in 0..params.n {
+            for _ in 0..params.n {
                 // On an error the sequences so far are cancelled by the drop.
-                generation.submit(
-                    app.next_id(),
-                    prompt.clone(),
-                    params,
-                    stream,
-                    max_tokens,
-                    field,
-                )?;
+                generation.submit(app.next_id(), prompt.clone(), params, max_tokens, field)?;
             }
         }
-        generation.metrics.accepted(params.n, params.max_tokens);
+        let asked = params.max_tokens.map(|most| most.min(limit));
+        generation.metrics.accepted(params.n, asked);
         Ok(generation)
     }
 
@@ -122,25 +117,35 @@ impl Generation {
         id: u64,
         prompt: Vec<u32>,
         params: &Params,
-        stream: u32,
         max_tokens: u32,
         field: &str,
     ) -> Result<(), ApiError> {
         // All tokens and the end fit, so a slow reader never makes the engine wait or drop.
-        let (sender, events) = mpsc::channel(max_tokens as usize + 2);
-        let eos = if params.ignore_eos {
-            Vec::new()
-        } else {
-            self.loaded.eos.clone()
-        };
+        // (Scores of a prompt come a part a step, a token or more each.)
+        let prompt_logprobs = params.sampling.logprobs.filter(|_| params.echo);
+        let parts = prompt_logprobs.map_or(0, |_| prompt.len());
+        let (sender, events) = mpsc::channel(max_tokens as usize + parts + 2);
+        let mut ending = params.ending.clone();
+        if !params.ignore_eos {
+            ending.ids.extend(&self.loaded.eos);
+        }
         let mut sampling = params.sampling;
-        sampling.stream = stream;
+        // Numbered across the whole request: equal prompts draw different numbers, too.
+        sampling.stream = u32::try_from(self.sequences.len()).unwrap_or(u32::MAX);
+        let tokenizer = &self.loaded.tokenizer;
+        let echo = params
+            .echo
+            .then(|| Echo::new(tokenizer, prompt.clone(), prompt_logprobs.is_some()));
+        let choice = Choice::new(tokenizer, ending.clone(), echo);
         let request = GenerateRequest {
             id,
             prompt,
             sampling,
-            eos: eos.clone(),
+            eos: ending.ids,
             max_tokens,
+            min_tokens: params.ending.min_tokens,
+            bias: params.bias.clone(),
+            prompt_logprobs,
             cache_salt: params.cache_salt.clone(),
             events: sender,
         };
@@ -148,7 +153,6 @@ impl Generation {
             .engine
             .submit(request)
             .map_err(|refused| refusal(refused, field))?;
-        let choice = Choice::new(&self.loaded.tokenizer, params.stop.clone(), eos);
         self.sequences.push(Running {
             id,
             events,
@@ -200,6 +204,10 @@ impl Generation {
     fn take(&mut self, at: usize, event: Option<TokenEvent>) -> Result<Piece, ApiError> {
         let sequence = &mut self.sequences[at];
         match event {
+            Some(TokenEvent::Prompt(scores)) => {
+                sequence.choice.push_prompt(scores);
+                Ok(Piece::default())
+            }
             Some(TokenEvent::Token { id, logprob, .. }) => {
                 if sequence.choice.stopped() {
                     return Ok(Piece::default());
@@ -303,19 +311,14 @@ impl Drop for Generation {
     }
 }
 
-fn check_length(
-    prompt: usize,
-    max_tokens: Option<u32>,
-    limit: u32,
-    field: &str,
-) -> Result<(), ApiError> {
+/// `max_tokens` is cut to what the prompt leaves; `least` tokens must be left.
+fn check_length(prompt: usize, least: u32, limit: u32, field: &str) -> Result<(), ApiError> {
     if prompt == 0 {
         let message = format!("{field}: the prompt has no tokens, at least one is needed");
         return Err(ApiError::invalid(Some(field), message));
     }
-    let completion = max_tokens.unwrap_or(1);
-    if prompt as u64 + u64::from(completion) > u64::from(limit) {
-        return Err(ApiError::context_length(field, limit, prompt, completion));
+    if prompt as u64 + u64::from(least) > u64::from(limit) {
+        return Err(ApiError::context_length(field, limit, prompt, least));
     }
     Ok(())
 }

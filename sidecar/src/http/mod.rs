@@ -2,16 +2,18 @@
 //! requests; it never names a device.
 //!
 //! A request's way: `server` (connection, with one of the `places`) → `body` (JSON, within the bytes
-//! of all `bodies`) → `fields` and `params` (every parameter honoured or refused by name) → `prompt`
-//! (token ids, by the threads of `encoders`) → `generation` (sequences in the engine) → `choice`
-//! (ids to text, stop strings) → `answers` and `sse` (OpenAI's objects).
+//! of all `bodies`) → `fields`, `decisions` and `params` (every parameter honoured or refused by
+//! name) → `prompt` (token ids, by the threads of `encoders`) → `generation` (sequences in the
+//! engine) → `choice` (ids to text, stop strings) → `answers` and `sse` (OpenAI's objects).
 
 pub mod admin;
 pub mod answers;
 pub mod app;
 pub mod bodies;
 pub mod body;
+pub mod chat_options;
 pub mod choice;
+pub mod decisions;
 pub mod encoders;
 pub mod error;
 pub mod fields;

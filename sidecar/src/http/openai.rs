@@ -9,8 +9,10 @@ use axum::response::{IntoResponse, Response};
 use futures::Stream;
 
 use super::answers::{Head, Whole, chat_chunks, completion_chunks, role_chunk};
-use super::app::{App, Loaded, unix_seconds};
+use super::app::{App, unix_seconds};
 use super::body::JsonBody;
+use super::chat_options::ChatOptions;
+use super::decisions;
 use super::error::ApiError;
 use super::fields::Fields;
 use super::generation::{Generation, Update};
@@ -62,16 +64,17 @@ pub async fn chat(
     JsonBody(mut fields): JsonBody,
 ) -> Result<Response, ApiError> {
     let loaded = app.ready()?;
-    let model = model_of(&app, &mut fields)?;
+    fields.settle(decisions::CHAT)?;
+    let model = app.model_of(&mut fields)?;
     let messages = prompt::messages(&mut fields)?;
     let names = ["max_completion_tokens", "max_tokens"];
     let mut params = params::take(&mut fields, &loaded.bounds, &loaded.sampling, &names)?;
     params.sampling.logprobs = chat_logprobs(&mut fields)?;
-    fields.refuse(&["echo"], &[])?;
+    let options = ChatOptions::take(&mut fields)?;
     fields.finish()?;
-    let ids = prompt::encode_chat(Arc::clone(&loaded), messages, true).await?;
+    let ids = prompt::encode_chat(Arc::clone(&loaded), messages, options).await?;
     let generation = Generation::start(&app, loaded, vec![ids], &params, None, "messages")?;
-    answer(Kind::Chat, model, generation, &params, Vec::new()).await
+    answer(Kind::Chat, model, generation, &params).await
 }
 
 pub async fn completions(
@@ -79,7 +82,8 @@ pub async fn completions(
     JsonBody(mut fields): JsonBody,
 ) -> Result<Response, ApiError> {
     let loaded = app.ready()?;
-    let model = model_of(&app, &mut fields)?;
+    fields.settle(decisions::COMPLETION)?;
+    let model = app.model_of(&mut fields)?;
     let prompts = prompt::prompts(&mut fields, loaded.bounds.vocabulary)?;
     let mut params = params::take(
         &mut fields,
@@ -89,30 +93,11 @@ pub async fn completions(
     )?;
     params.sampling.logprobs = params::logprob_count(&mut fields, "logprobs")?;
     let add_special = fields.boolean("add_special_tokens")?.unwrap_or(true);
-    let echo = fields.boolean("echo")?.unwrap_or(false);
-    if echo && params.sampling.logprobs.is_some() {
-        let why = "log-probabilities of the prompt are not supported; drop echo or logprobs";
-        return Err(ApiError::unsupported("echo", why));
-    }
     fields.finish()?;
     let prompts = prompt::encode_prompts(Arc::clone(&loaded), prompts, add_special).await?;
-    let echoes = if echo {
-        echoes(&loaded, &prompts, params.n)
-    } else {
-        Vec::new()
-    };
     let default = Some(DEFAULT_COMPLETION_TOKENS);
     let generation = Generation::start(&app, loaded, prompts, &params, default, "prompt")?;
-    answer(Kind::Completion, model, generation, &params, echoes).await
-}
-
-fn model_of(app: &App, fields: &mut Fields) -> Result<String, ApiError> {
-    let Some(model) = fields.string("model")? else {
-        let message = format!("model: missing; served: {}", app.served.join(", "));
-        return Err(ApiError::invalid(Some("model"), message));
-    };
-    app.check_model(&model)?;
-    Ok(model)
+    answer(Kind::Completion, model, generation, &params).await
 }
 
 /// Chat has a switch and a count; the count alone is an error, as with OpenAI.
@@ -128,22 +113,11 @@ fn chat_logprobs(fields: &mut Fields) -> Result<Option<u8>, ApiError> {
     Ok(wanted.then_some(top.unwrap_or(0)))
 }
 
-/// The text of each choice's prompt.
-fn echoes(loaded: &Loaded, prompts: &[Vec<u32>], n: u32) -> Vec<String> {
-    let texts = prompts
-        .iter()
-        .map(|ids| loaded.tokenizer.decode(ids, false));
-    texts
-        .flat_map(|text| std::iter::repeat_n(text, n as usize))
-        .collect()
-}
-
 async fn answer(
     kind: Kind,
     model: String,
     generation: Generation,
     params: &Params,
-    echoes: Vec<String>,
 ) -> Result<Response, ApiError> {
     let prefix = match kind {
         Kind::Chat => "chatcmpl",
@@ -154,6 +128,7 @@ async fn answer(
         created: unix_seconds(),
         model,
         logprobs: params.sampling.logprobs.is_some(),
+        tokens_as_ids: params.tokens_as_ids,
         include_usage: params.include_usage,
     };
     let choices = generation.choices();
@@ -164,35 +139,28 @@ async fn answer(
         "request accepted"
     );
     if params.stream {
-        return Ok(sse::response(events(kind, head, generation, echoes)));
+        let continuous = params.continuous_usage;
+        return Ok(sse::response(events(kind, head, generation, continuous)));
     }
-    whole(kind, &head, generation, &echoes).await
+    whole(kind, &head, generation).await
 }
 
-async fn whole(
-    kind: Kind,
-    head: &Head,
-    mut generation: Generation,
-    echoes: &[String],
-) -> Result<Response, ApiError> {
+async fn whole(kind: Kind, head: &Head, mut generation: Generation) -> Result<Response, ApiError> {
     let mut choices = vec![Whole::default(); generation.choices()];
     while let Some(update) = generation.next().await {
         let Update { index, piece } = update?;
         choices[index as usize].add(piece);
     }
     let usage = generation.usage();
-    let tokenizer = &generation.loaded().tokenizer;
+    let naming = head.naming(&generation.loaded().tokenizer);
     let indexed = (0..).zip(choices);
     Ok(match kind {
         Kind::Chat => {
-            let choices = indexed.map(|(i, choice)| choice.into_chat(i, head.logprobs, tokenizer));
+            let choices = indexed.map(|(i, choice)| choice.into_chat(i, naming));
             Json(head.chat(choices.collect(), usage)).into_response()
         }
         Kind::Completion => {
-            let choices = indexed.map(|(index, choice)| {
-                let echo = echoes.get(index as usize).map(String::as_str);
-                choice.into_completion(index, head.logprobs, tokenizer, echo)
-            });
+            let choices = indexed.map(|(i, choice)| choice.into_completion(i, naming));
             Json(head.completion(choices.collect(), usage)).into_response()
         }
     })
@@ -203,8 +171,8 @@ struct Streaming {
     kind: Kind,
     head: Head,
     generation: Generation,
-    echoes: Vec<String>,
-    /// Choices whose first chunk (role, echo) is out.
+    continuous_usage: bool,
+    /// Choices whose first chunk (a chat's role) is out.
     begun: Vec<bool>,
     over: bool,
 }
@@ -214,14 +182,14 @@ fn events(
     kind: Kind,
     head: Head,
     generation: Generation,
-    echoes: Vec<String>,
+    continuous_usage: bool,
 ) -> impl Stream<Item = Bytes> + Send + 'static {
     let begun = vec![false; generation.choices()];
     let start = Streaming {
         kind,
         head,
         generation,
-        echoes,
+        continuous_usage,
         begun,
         over: false,
     };
@@ -248,24 +216,21 @@ impl Streaming {
     fn update(&mut self, Update { index, piece }: Update) -> Bytes {
         let first = !std::mem::replace(&mut self.begun[index as usize], true);
         let mut bytes = Vec::new();
-        let tokenizer = &self.generation.loaded().tokenizer;
+        let naming = self.head.naming(&self.generation.loaded().tokenizer);
+        let usage = self.continuous_usage.then(|| self.generation.usage());
         match self.kind {
             Kind::Chat => {
-                let mut chunks = chat_chunks(index, piece, self.head.logprobs, tokenizer);
+                let mut chunks = chat_chunks(index, piece, naming);
                 if first {
                     chunks.insert(0, role_chunk(index));
                 }
                 for chunk in chunks {
-                    bytes.extend(sse::event(&self.head.chat_chunk(vec![chunk], None)));
+                    bytes.extend(sse::event(&self.head.chat_chunk(vec![chunk], usage)));
                 }
             }
             Kind::Completion => {
-                let mut piece = piece;
-                if let (true, Some(echo)) = (first, self.echoes.get(index as usize)) {
-                    piece.text.insert_str(0, echo);
-                }
-                for chunk in completion_chunks(index, piece, self.head.logprobs, tokenizer) {
-                    bytes.extend(sse::event(&self.head.completion_chunk(vec![chunk], None)));
+                for chunk in completion_chunks(index, piece, naming) {
+                    bytes.extend(sse::event(&self.head.completion_chunk(vec![chunk], usage)));
                 }
             }
         }

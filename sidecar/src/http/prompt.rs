@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::app::Loaded;
+use super::chat_options::ChatOptions;
 use super::encoders::Task;
 use super::error::{ApiError, shown};
 use super::fields::{Fields, kind, wrong};
@@ -223,8 +224,12 @@ const MESSAGE_BYTES: usize = 128;
 pub async fn encode_chat(
     loaded: Arc<Loaded>,
     messages: Vec<ChatMessage>,
-    add_generation_prompt: bool,
+    options: ChatOptions,
 ) -> Result<Vec<u32>, ApiError> {
+    if let Some(name) = options.template_kwargs.keys().next() {
+        let why = format!("{}: templates take no variables yet", shown(name));
+        return Err(ApiError::unsupported("chat_template_kwargs", &why));
+    }
     let bytes = messages.iter().map(|message| message.content.len()).sum();
     check_text("messages", bytes, &loaded)?;
     let held = bytes + messages.len() * MESSAGE_BYTES;
@@ -235,7 +240,7 @@ pub async fn encode_chat(
             return Err(ApiError::invalid(Some("messages"), message).with_code("no_chat_template"));
         };
         let rendered = template
-            .render(&messages, add_generation_prompt)
+            .render(&messages, options.add_generation_prompt)
             .map_err(|error| {
                 let code = match error {
                     ChatError::Refused { .. } => "messages_refused",
@@ -245,7 +250,12 @@ pub async fn encode_chat(
             })?;
         check_text("messages", rendered.text.len(), &loaded)?;
         task.on_text(rendered.text.len(), || {
-            loaded.tokenizer.encode_chat(&rendered)
+            let tokenizer = &loaded.tokenizer;
+            let ids = tokenizer.encode_chat(&rendered)?;
+            match options.add_special_tokens {
+                true => tokenizer.surrounded(ids),
+                false => Ok(ids),
+            }
         })
         .map_err(|error| ApiError::invalid(Some("messages"), format!("messages: {error}")))
     };

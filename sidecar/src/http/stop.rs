@@ -2,15 +2,15 @@
 //!
 //! The match is the one that is complete first in the text (the longest, where several end
 //! together), so the result does not depend on where tokens cut. Text that may still become a
-//! stop string is held back; a stop string itself is never emitted.
+//! stop string is held back; a stop string itself is told apart from the text.
 
 /// What one piece of text led to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Emitted {
     /// Text that is safe to send.
     pub text: String,
-    /// A stop string was completed: nothing more will come.
-    pub stopped: bool,
+    /// A stop string was completed: this one. Nothing more will come.
+    pub stop: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -33,10 +33,7 @@ impl StopMatcher {
 
     pub fn push(&mut self, piece: &str) -> Emitted {
         if self.stopped {
-            return Emitted {
-                text: String::new(),
-                stopped: true,
-            };
+            return Emitted::default();
         }
         self.held.push_str(piece);
         let first_complete = self
@@ -48,19 +45,17 @@ impl StopMatcher {
                     .map(|start| (start + stop.len(), start))
             })
             .min();
-        if let Some((_, start)) = first_complete {
+        if let Some((end, start)) = first_complete {
             self.stopped = true;
             let mut text = std::mem::take(&mut self.held);
-            text.truncate(start);
-            return Emitted {
-                text,
-                stopped: true,
-            };
+            text.truncate(end);
+            let stop = Some(text.split_off(start));
+            return Emitted { text, stop };
         }
         let kept = self.held.split_off(self.undecided());
         Emitted {
             text: std::mem::replace(&mut self.held, kept),
-            stopped: false,
+            stop: None,
         }
     }
 
@@ -97,7 +92,8 @@ mod tests {
         for piece in pieces {
             let emitted = matcher.push(piece);
             text.push_str(&emitted.text);
-            if emitted.stopped {
+            if let Some(stop) = emitted.stop {
+                assert!(stops.contains(&stop.as_str()), "{stop:?}");
                 return (text, true);
             }
         }

@@ -115,6 +115,19 @@ pub(crate) fn finished(reason: FinishReason, prompt: usize, tokens: usize) -> To
 }
 
 fn speak(request: &GenerateRequest, text: &str, fails: bool) {
+    if let Some(count) = request.prompt_logprobs {
+        // In two parts, each token half as likely as the one before.
+        let score = |(id, rank): (&u32, u8)| TokenLogprobs {
+            logprob: -f32::from(rank),
+            top: vec![(*id, -f32::from(rank)); usize::from(count)],
+        };
+        let scores: Vec<_> = request.prompt[1..].iter().zip(1..).map(score).collect();
+        let (first, rest) = scores.split_at(scores.len() / 2);
+        for part in [first, rest] {
+            let part = TokenEvent::Prompt(part.to_vec());
+            request.events.try_send(part).unwrap();
+        }
+    }
     let mut ids = tokenizer().encode(text, false).unwrap();
     let mut reason = FinishReason::Length;
     if ids.len() < request.max_tokens as usize {

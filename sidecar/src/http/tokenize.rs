@@ -8,6 +8,8 @@ use serde_json::Value;
 
 use super::app::App;
 use super::body::JsonBody;
+use super::chat_options::ChatOptions;
+use super::decisions;
 use super::encoders::Task;
 use super::error::ApiError;
 use super::fields::wrong;
@@ -23,24 +25,28 @@ pub async fn tokenize(
     JsonBody(mut fields): JsonBody,
 ) -> Result<Json<Tokenized>, ApiError> {
     let loaded = app.tokenizing()?;
-    if let Some(model) = fields.string("model")? {
-        app.check_model(&model)?;
-    }
+    let chat = fields.has("messages");
+    fields.settle(match chat {
+        true => decisions::TOKENIZE_MESSAGES,
+        false => decisions::TOKENIZE_PROMPT,
+    })?;
+    app.model_of(&mut fields)?;
     let with_text = fields.boolean("return_token_strs")?.unwrap_or(false);
-    let tokens = match fields.string("prompt")? {
-        Some(text) => {
-            let add_special = fields.boolean("add_special_tokens")?.unwrap_or(true);
-            fields.finish()?;
-            let prompts = vec![Prompt::Text(text)];
-            let encoded = prompt::encode_prompts(Arc::clone(&loaded), prompts, add_special).await?;
-            encoded.into_iter().flatten().collect()
-        }
-        None => {
-            let messages = prompt::messages(&mut fields)?;
-            let generation = fields.boolean("add_generation_prompt")?.unwrap_or(true);
-            fields.finish()?;
-            prompt::encode_chat(Arc::clone(&loaded), messages, generation).await?
-        }
+    let tokens = if chat {
+        let messages = prompt::messages(&mut fields)?;
+        let options = ChatOptions::take(&mut fields)?;
+        fields.finish()?;
+        prompt::encode_chat(Arc::clone(&loaded), messages, options).await?
+    } else {
+        let Some(text) = fields.string("prompt")? else {
+            let message = "prompt: missing, and so is messages; one of them is needed";
+            return Err(ApiError::invalid(Some("prompt"), message));
+        };
+        let add_special = fields.boolean("add_special_tokens")?.unwrap_or(true);
+        fields.finish()?;
+        let prompts = vec![Prompt::Text(text)];
+        let encoded = prompt::encode_prompts(Arc::clone(&loaded), prompts, add_special).await?;
+        encoded.into_iter().flatten().collect()
     };
     let strings = || {
         tokens
@@ -62,9 +68,8 @@ pub async fn detokenize(
     JsonBody(mut fields): JsonBody,
 ) -> Result<Json<Detokenized>, ApiError> {
     let loaded = app.tokenizing()?;
-    if let Some(model) = fields.string("model")? {
-        app.check_model(&model)?;
-    }
+    fields.settle(decisions::DETOKENIZE)?;
+    app.model_of(&mut fields)?;
     let ids = match fields.take("tokens") {
         Some(Value::Array(items)) => prompt::ids("tokens", &items, loaded.bounds.vocabulary)?,
         other => {

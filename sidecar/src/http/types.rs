@@ -125,8 +125,9 @@ pub struct CompletionChoice {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct CompletionLogprobs {
     pub tokens: Vec<String>,
-    pub token_logprobs: Vec<f32>,
-    pub top_logprobs: Vec<serde_json::Map<String, serde_json::Value>>,
+    /// Null where nothing is known: of the first token of a prompt.
+    pub token_logprobs: Vec<Option<f32>>,
+    pub top_logprobs: Vec<Option<serde_json::Map<String, serde_json::Value>>>,
     /// Characters (not bytes) before the token in the choice's text.
     pub text_offset: Vec<usize>,
 }

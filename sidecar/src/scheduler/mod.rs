@@ -1,6 +1,9 @@
 //! The scheduler: which tokens of which sequences the next step computes. Pure: no clock, no IO.
 //!
-//! One token budget per step; prefill and decode are the same thing, a run of tokens not computed
+//! One token budget per step, and one of rows whose logits are read (there is room for as many as
+//! sequences run): a prompt that is scored comes in chunks of that many.
+//!
+//! The token budget: prefill and decode are the same thing, a run of tokens not computed
 //! yet. Decodes go first, then prefills in chunks, then new sequences. When blocks run out, the
 //! newest sequence gives its blocks up and is computed again later; a sequence that finds no newer
 //! one waits. The first in turn can take every block, and the cache holds the longest sequence,
@@ -10,6 +13,7 @@
 //! [`Scheduler::settle`]): what that one samples is a token that is there and not known yet. Blocks
 //! may change hands meanwhile, since steps are computed in the order in which they are sent.
 
+mod batch;
 mod sequence;
 #[cfg(test)]
 mod story;
@@ -19,6 +23,8 @@ use std::collections::VecDeque;
 use crate::cache::blocks::{BlockId, BlockPool};
 use crate::cache::table::BlockTable;
 
+use batch::Budget;
+pub use batch::{Batch, Chunk};
 pub use sequence::{NewSequence, PENDING, Sequence, Settled};
 
 /// Preemptions after which a sequence goes before all that had fewer.
@@ -34,31 +40,6 @@ pub struct SchedulerConfig {
     /// Blocks of the KV cache, the null block included.
     pub kv_blocks: u32,
     pub prefix_cache: bool,
-}
-
-/// A run of tokens of one running sequence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Chunk {
-    pub id: u64,
-    /// Tells the sequence from a later one of the same id.
-    arrival: u64,
-    /// Index in [`Scheduler::running`], valid until the scheduler is asked to change anything.
-    pub index: usize,
-    /// First token to compute.
-    pub start: usize,
-    pub count: usize,
-    /// The chunk reaches the sequence's end: a token is sampled after it.
-    pub samples: bool,
-}
-
-/// One step's work. Kept by the caller and filled again, so that steps do not allocate.
-#[derive(Debug, Default)]
-pub struct Batch {
-    pub chunks: Vec<Chunk>,
-    /// Sequences that lost their blocks in this step.
-    pub preempted: Vec<u64>,
-    /// Sequences that got their first (or next) turn in this step.
-    pub admitted: Vec<u64>,
 }
 
 /// Counters since the start.
@@ -138,9 +119,10 @@ impl Scheduler {
             prompt,
             max_len,
             cache_salt,
+            scores,
         } = new;
         assert!(
-            !prompt.is_empty() && prompt.len() < max_len,
+            !prompt.is_empty() && prompt.len() <= max_len,
             "sequence {id} has no room"
         );
         self.arrivals += 1;
@@ -154,6 +136,7 @@ impl Scheduler {
             computed: 0,
             table: BlockTable::new(self.config.block_size, &cache_salt),
             preemptions: 0,
+            scored: scores.then_some(0),
             cached_at_first: None,
             arrival: self.arrivals,
         });
@@ -177,51 +160,59 @@ impl Scheduler {
         batch.chunks.clear();
         batch.preempted.clear();
         batch.admitted.clear();
-        let mut budget = self.config.max_num_batched_tokens;
+        let mut budget = Budget {
+            tokens: self.config.max_num_batched_tokens,
+            rows: self.config.max_num_seqs,
+        };
         for decodes in [true, false] {
             let mut index = 0;
-            while index < self.running.len() && budget > 0 {
+            while index < self.running.len() && budget.tokens > 0 {
                 let sequence = &self.running[index];
                 if !sequence.is_full() && (sequence.remaining() == 1) == decodes {
-                    budget -= self.schedule_running(index, budget, batch);
+                    self.schedule_running(index, &mut budget, batch);
                 }
                 index += 1;
             }
         }
-        while budget > 0 && batch.preempted.is_empty() {
-            let Some(count) = self.admit(budget, batch) else {
+        while budget.tokens > 0 && batch.preempted.is_empty() {
+            if !self.admit(&mut budget, batch) {
                 break;
-            };
-            budget -= count;
+            }
         }
     }
 
-    /// Plans up to `budget` tokens of one running sequence; later ones make room if they must.
-    fn schedule_running(&mut self, index: usize, budget: usize, batch: &mut Batch) -> usize {
-        let count = self.running[index].remaining().min(budget);
+    /// Plans tokens of one running sequence; later ones make room if they must.
+    fn schedule_running(&mut self, index: usize, budget: &mut Budget, batch: &mut Batch) {
+        let count = budget.of(&self.running[index]);
+        if count == 0 {
+            return; // its turn comes when fewer rows are read
+        }
         let end = self.running[index].computed + count;
         while !self.running[index].table.grow(&mut self.pool, end) {
             if index + 1 == self.running.len() {
-                return 0; // earlier ones go on; this one keeps its blocks and waits
+                return; // earlier ones go on; this one keeps its blocks and waits
             }
             self.preempt_last(batch);
         }
-        self.push_chunk(index, count, batch);
-        count
+        self.push_chunk(index, count, budget, batch);
     }
 
-    fn push_chunk(&mut self, index: usize, count: usize, batch: &mut Batch) {
+    fn push_chunk(&mut self, index: usize, count: usize, budget: &mut Budget, batch: &mut Batch) {
         let sequence = &self.running[index];
         let (id, start) = (sequence.id, sequence.computed);
-        let samples = count == sequence.remaining();
+        let samples = count == sequence.remaining() && sequence.draws();
+        let scores = sequence.scores(count);
         batch.chunks.push(Chunk {
             id,
             arrival: sequence.arrival,
             index,
             start,
             count,
+            scored: [scores.start, scores.end],
             samples,
         });
+        budget.tokens -= count;
+        budget.rows -= scores.len() + usize::from(samples);
     }
 
     /// The last in turn gives up its blocks and goes back to the queue, ahead of later ones.
@@ -243,10 +234,10 @@ impl Scheduler {
         self.waiting.insert(at, sequence);
     }
 
-    /// Gives the first waiting sequence its turn, if it fits; returns the tokens planned.
-    fn admit(&mut self, budget: usize, batch: &mut Batch) -> Option<usize> {
+    /// Gives the first waiting sequence its turn, if it fits.
+    fn admit(&mut self, budget: &mut Budget, batch: &mut Batch) -> bool {
         if self.running.len() >= self.config.max_num_seqs {
-            return None;
+            return false;
         }
         let Scheduler {
             waiting,
@@ -254,19 +245,24 @@ impl Scheduler {
             config,
             ..
         } = self;
-        let first = waiting.front_mut()?;
+        let Some(first) = waiting.front_mut() else {
+            return false;
+        };
         debug_assert_eq!(first.known, first.tokens.len(), "steps settle before that");
-        let prefix = match config.prefix_cache {
+        let mut prefix = match config.prefix_cache {
             true => first.table.find_prefix(pool, &first.tokens),
             false => Vec::new(),
         };
-        if !self.running.is_empty() && !self.fits(&prefix) {
-            return None;
+        prefix.truncate(first.skippable() / config.block_size);
+        if budget.rows == 0 || !self.running.is_empty() && !self.fits(&prefix) {
+            return false;
         }
-        let mut sequence = self.waiting.pop_front()?;
+        let Some(mut sequence) = self.waiting.pop_front() else {
+            return false;
+        };
         sequence.table.adopt(&mut self.pool, &prefix);
         sequence.computed = prefix.len() * self.config.block_size;
-        let count = sequence.remaining().min(budget);
+        let count = budget.of(&sequence);
         let grown = sequence
             .table
             .grow(&mut self.pool, sequence.computed + count);
@@ -293,8 +289,8 @@ impl Scheduler {
             .iter_mut()
             .filter(|c| c.index >= at)
             .for_each(|c| c.index += 1);
-        self.push_chunk(at, count, batch);
-        Some(count)
+        self.push_chunk(at, count, budget, batch);
+        true
     }
 
     /// Whether the first waiting sequence has room for all its tokens beside what running ones
@@ -331,6 +327,10 @@ impl Scheduler {
                 (chunk.arrival, chunk.start)
             );
             sequence.computed += chunk.count;
+            if let Some(scored) = &mut sequence.scored {
+                *scored = (*scored).max(chunk.scored[1]);
+            }
+            samples += u32::try_from(chunk.scored[1] - chunk.scored[0]).unwrap_or(u32::MAX);
             if chunk.samples {
                 sequence.tokens.push(PENDING);
                 sequence.drawn_at = samples;
@@ -370,7 +370,11 @@ impl Scheduler {
             sequence.tokens[sequence.known] = token;
             sequence.known += 1;
         }
-        match sequence.known >= sequence.max_len {
+        let over = match sequence.only_prompt() {
+            true => end >= sequence.prompt_len,
+            false => sequence.known >= sequence.max_len,
+        };
+        match over {
             true => Settled::Full,
             false => Settled::Goes,
         }

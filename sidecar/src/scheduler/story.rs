@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use super::{Batch, NewSequence, Scheduler, SchedulerConfig, Settled};
+use super::{Batch, Chunk, NewSequence, Scheduler, SchedulerConfig, Settled};
 use crate::cache::blocks::BlockId;
 use crate::cache::story::Dice;
 
@@ -49,6 +49,8 @@ fn check(scheduler: &Scheduler, batch: &Batch, config: &SchedulerConfig) {
     assert!(scheduler.running().len() <= config.max_num_seqs);
     let tokens: usize = batch.chunks.iter().map(|chunk| chunk.count).sum();
     assert!(tokens <= config.max_num_batched_tokens);
+    let rows: usize = batch.chunks.iter().map(Chunk::rows).sum();
+    assert!(rows <= config.max_num_seqs, "{rows} rows are read");
     let turns: Vec<_> = scheduler.running().iter().map(|s| s.turn(3)).collect();
     assert!(turns.is_sorted(), "running sequences are not in turn order");
 }
@@ -83,7 +85,8 @@ impl Device {
                 let slot = sequence.table.slot(at);
                 assert_eq!(self.slots[&slot], *token, "slot {slot} is stale");
             }
-            assert_eq!(chunk.samples, chunk.start + chunk.count == tokens.len());
+            let at_end = chunk.start + chunk.count == tokens.len();
+            assert_eq!(chunk.samples, at_end && sequence.draws());
             drawn.push(chunk.samples.then(|| next_token(tokens)));
             tokens.extend(drawn.last().copied().flatten());
         }
@@ -112,7 +115,7 @@ fn random_stories_with_two_steps_under_way_end_with_the_same_tokens() {
 }
 
 fn stories(most_under_way: usize) {
-    let (mut preemptions, mut hits) = (0, 0);
+    let (mut preemptions, mut hits, mut again) = (0, 0, 0);
     for seed in 0..60 {
         let mut dice = Dice(seed);
         let config = SchedulerConfig {
@@ -127,6 +130,8 @@ fn stories(most_under_way: usize) {
         let mut device = Device::default();
         let mut expected: HashMap<u64, Vec<u32>> = HashMap::new();
         let mut under_way: VecDeque<(Batch, Vec<Option<u32>>)> = VecDeque::new();
+        // Of prompts that are scored: the tokens whose scores came, in order.
+        let mut scored: HashMap<u64, Vec<u32>> = HashMap::new();
         let mut next_id = 0;
         let mut steps_left = 100_000;
         while next_id < 40 || !scheduler.is_empty() || !under_way.is_empty() {
@@ -136,7 +141,12 @@ fn stories(most_under_way: usize) {
                 let prompt: Vec<u32> = (0..1 + dice.roll(longest - 1))
                     .map(|_| dice.roll(2) as u32)
                     .collect();
-                let max_len = (prompt.len() + 1 + dice.roll(20)).min(longest);
+                let scores = dice.roll(3) == 0;
+                let least = if scores { dice.roll(2) } else { 1 };
+                let max_len = (prompt.len() + least + dice.roll(20) * least).min(longest);
+                if scores {
+                    scored.insert(next_id, Vec::new());
+                }
                 expected.insert(next_id, oracle(&prompt, max_len));
                 device.tokens.insert(next_id, prompt.clone());
                 let cache_salt = String::new();
@@ -145,6 +155,7 @@ fn stories(most_under_way: usize) {
                     prompt,
                     max_len,
                     cache_salt,
+                    scores,
                 });
                 next_id += 1;
             }
@@ -174,12 +185,27 @@ fn stories(most_under_way: usize) {
             let mut done = Vec::new();
             let (batch, drawn) = under_way.pop_front().unwrap_or_default();
             for (chunk, token) in batch.chunks.iter().zip(drawn) {
+                let [from, to] = chunk.scored;
+                let inside = from >= chunk.start && to <= chunk.start + chunk.count;
+                assert!(from == to || inside);
+                match scored.get_mut(&chunk.id) {
+                    Some(scored) => {
+                        let tokens = &device.tokens[&chunk.id];
+                        scored.extend(&tokens[from + 1..to + 1]);
+                        again += usize::from(from < to && chunk.start < from);
+                    }
+                    None => assert_eq!(from, to),
+                }
                 if scheduler.settle(chunk, token) == Settled::Full {
                     done.push(chunk.id);
                 }
             }
             for id in done {
                 let sequence = scheduler.remove(id).unwrap();
+                if let Some(scored) = scored.remove(&id) {
+                    let prompt = &sequence.tokens[1..sequence.prompt_len];
+                    assert_eq!(scored, prompt, "seed {seed}: scored once, in order");
+                }
                 assert_eq!(
                     Some(sequence.tokens),
                     expected.remove(&id),
@@ -204,10 +230,43 @@ fn stories(most_under_way: usize) {
         preemptions > 100,
         "the stories preempted only {preemptions} times"
     );
+    assert!(again > 0, "no scored prompt went on after a preemption");
     assert!(
         hits > 100,
         "the stories found only {hits} tokens in the prefix cache"
     );
+}
+
+#[test]
+fn a_scored_prompt_comes_in_chunks_of_the_rows_there_are_and_from_no_cache() {
+    let mut scheduler = scheduler(64, 30);
+    let ask = |scheduler: &mut Scheduler, id: u64, output: usize| {
+        scheduler.add(NewSequence {
+            id,
+            prompt: (0..20).collect(),
+            max_len: 20 + output,
+            cache_salt: String::new(),
+            scores: true,
+        });
+    };
+    ask(&mut scheduler, 1, 0);
+    let chunks = |scheduler: &mut Scheduler| -> Vec<_> {
+        let chunks = step(scheduler).chunks;
+        let shape = |c: &Chunk| (c.id, c.count, c.scored, c.samples);
+        chunks.iter().map(shape).collect()
+    };
+    assert_eq!(chunks(&mut scheduler), [(1, 8, [0, 8], false)]);
+    // Eight rows a step: the next one waits, though there are tokens and blocks for it.
+    ask(&mut scheduler, 2, 1);
+    assert_eq!(chunks(&mut scheduler), [(1, 8, [8, 16], false)]);
+    assert_eq!(
+        chunks(&mut scheduler),
+        [(1, 4, [16, 19], false), (2, 5, [0, 5], false)],
+        "the row of the last token is not read: nothing is drawn"
+    );
+    scheduler.remove(1);
+    assert_eq!(chunks(&mut scheduler), [(2, 8, [5, 13], false)]);
+    assert_eq!(chunks(&mut scheduler), [(2, 7, [13, 19], true)]);
 }
 
 fn scheduler(max_num_batched_tokens: usize, kv_blocks: u32) -> Scheduler {
@@ -227,6 +286,7 @@ fn add(scheduler: &mut Scheduler, id: u64, prompt: Vec<u32>, output: usize) {
         prompt,
         max_len,
         cache_salt: String::new(),
+        scores: false,
     });
 }
 

@@ -203,6 +203,19 @@ impl Tokenizer {
             .map_err(EncodeError::of)
     }
 
+    /// Ids between the special tokens that [`Tokenizer::encode`] puts around a text.
+    ///
+    /// # Errors
+    /// [`EncodeError`].
+    pub fn surrounded(&self, ids: Vec<u32>) -> Result<Vec<u32>, EncodeError> {
+        let (bare, whole) = (self.encode("a", false)?, self.encode("a", true)?);
+        let Some(at) = whole.windows(bare.len()).position(|part| part == bare) else {
+            return Ok(ids);
+        };
+        let (before, after) = (&whole[..at], &whole[at + bare.len()..]);
+        Ok([before, &ids, after].concat())
+    }
+
     /// The text of ids. Ids the tokenizer does not know are left out.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
         let ids: Vec<u32> = ids.iter().map(|id| self.known(*id)).collect();

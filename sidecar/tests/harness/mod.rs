@@ -18,7 +18,9 @@ use plimsoll_planner::{
 use plimsoll_sidecar::engine::Engine;
 use plimsoll_sidecar::engine::config::EngineConfig;
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
-use plimsoll_sidecar::engine::request::{Finished, GenerateRequest, SamplingParams, TokenEvent};
+use plimsoll_sidecar::engine::request::{
+    Finished, GenerateRequest, SamplingParams, TokenEvent, TokenLogprobs,
+};
 use plimsoll_sidecar::model::{Model, ModelFolder};
 
 /// What differs between two runs of one model.
@@ -190,6 +192,8 @@ pub struct Answered {
     pub ids: Vec<u32>,
     /// Per token, the logits it was drawn from.
     pub logits: Vec<Vec<f32>>,
+    /// Of the prompt's tokens from the second on, where they were asked for.
+    pub prompt: Vec<TokenLogprobs>,
     /// None when the engine dropped the channel without a word.
     pub finished: Option<Finished>,
 }
@@ -205,6 +209,9 @@ pub fn request(
         prompt: prompt.to_vec(),
         sampling: SamplingParams::default(),
         eos: vec![],
+        min_tokens: 0,
+        bias: vec![],
+        prompt_logprobs: None,
         max_tokens,
         cache_salt: None,
         events,
@@ -230,16 +237,31 @@ pub fn ask_ids(handle: &EngineHandle, id: u64, prompt: &[u32], max_tokens: u32) 
     }
 }
 
+/// Asks how likely every token of the prompt is, and for `max_tokens` greedy tokens after it.
+pub fn score(handle: &EngineHandle, id: u64, prompt: &[u32], max_tokens: u32) -> Answer {
+    let (events, received) = tokio::sync::mpsc::channel(max_tokens as usize + prompt.len() + 2);
+    let (mut request, _) = request(id, prompt, max_tokens);
+    request.events = events;
+    request.prompt_logprobs = Some(2);
+    handle.submit(request).unwrap();
+    Answer {
+        events: received,
+        logits: mpsc::channel().1,
+    }
+}
+
 impl Answer {
     /// Waits for the end.
     pub fn wait(mut self) -> Answered {
         let mut answered = Answered {
             ids: vec![],
             logits: vec![],
+            prompt: vec![],
             finished: None,
         };
         while let Some(event) = self.events.blocking_recv() {
             match event {
+                TokenEvent::Prompt(scores) => answered.prompt.extend(scores),
                 TokenEvent::Token { id, .. } => answered.ids.push(id),
                 TokenEvent::Finished(finished) => answered.finished = Some(finished),
             }

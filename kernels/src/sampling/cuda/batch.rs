@@ -8,8 +8,8 @@ use crate::sampling::{MAX_LOGPROBS, Params, Sampled, weight};
 
 /// The most rows of one batch: a grid has no more.
 const ROWS_MAX: usize = 65_535;
-/// The most tokens of all histories.
-const TOKENS_MAX: u32 = 1 << 31;
+/// The most words of all histories and biases: a token's count has two flags beside it.
+const TOKENS_MAX: u32 = 1 << 30;
 
 /// One sequence whose next token is drawn.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +18,10 @@ pub struct Row<'a> {
     /// Where its prompt begins, its output begins and its output ends among the tokens on the card.
     /// Read only when the row has penalties.
     pub history: [u32; 3],
+    /// Where its biases begin and end there: ids that ascend, each followed by the bits of its bias.
+    pub bias: [u32; 2],
+    /// As [`super::super::Row::target`].
+    pub target: Option<u32>,
     /// The token's index in its sequence: the counter of the random numbers.
     pub position: u32,
 }
@@ -25,17 +29,19 @@ pub struct Row<'a> {
 /// As in call.cuh.
 mod flag {
     pub(super) const DRAWS: u32 = 1;
-    pub(super) const PENALISED: u32 = 2;
+    pub(super) const CHANGED: u32 = 2;
     pub(super) const LOGPROBS: u32 = 4;
     pub(super) const TOP_K: u32 = 8;
     pub(super) const TOP_P: u32 = 16;
     pub(super) const SAVES: u32 = 32;
+    pub(super) const GIVEN: u32 = 64;
 }
 
 /// Rows that are drawn together.
 #[derive(Clone, Debug)]
 pub struct Batch {
     params: Vec<Params>,
+    targets: Vec<Option<u32>>,
     words: Vec<u32>,
     /// Tokens that the card must have.
     pub(super) tokens: usize,
@@ -60,6 +66,7 @@ impl Batch {
         }
         let mut batch = Batch {
             params: rows.iter().map(|row| *row.params).collect(),
+            targets: rows.iter().map(|row| row.target).collect(),
             words: Vec::with_capacity(rows.len() * ROW_WORDS),
             tokens: 0,
             saved: 0,
@@ -90,16 +97,24 @@ impl Batch {
             let supported = format!("at most {MAX_LOGPROBS}");
             return Err(unsupported("logprobs", candidates.into(), supported));
         }
-        let flags = flags_of(row.params);
-        let [prompt, output, end] = match flags & flag::PENALISED {
-            0 => [0; 3],
-            _ => checked(row.history)?,
+        if row.target.is_some() && !row.params.greedy() {
+            return Err(shape(
+                "target",
+                "one for a row that is drawn",
+                "greedy parameters",
+            ));
+        }
+        let [bias, bias_end] = checked_bias(row.bias)?;
+        let flags = flags_of(row.params, bias < bias_end, row.target);
+        let [prompt, output, end] = match row.params.penalised() {
+            false => [0; 3],
+            true => checked(row.history)?,
         };
         let saved = u32::try_from(self.saved).unwrap_or(u32::MAX);
         if flags & flag::SAVES != 0 {
-            self.saved += (end - prompt) as usize;
+            self.saved += (end - prompt + (bias_end - bias) / 2) as usize;
         }
-        self.tokens = self.tokens.max(end as usize);
+        self.tokens = self.tokens.max(end.max(bias_end) as usize);
         self.flags |= flags;
         self.searches_twice |= flags & flag::TOP_K != 0 && flags & flag::TOP_P != 0;
         let least = weight::least_key(weight::part_of(weight::WEIGHT_ONE, min_p));
@@ -124,6 +139,9 @@ impl Batch {
             end,
             saved,
             candidates.into(),
+            bias,
+            bias_end,
+            row.target.unwrap_or(0),
         ];
         self.words.extend(words);
         Ok(())
@@ -143,8 +161,9 @@ impl Batch {
         self.flags & flag::DRAWS != 0
     }
 
-    pub(super) fn penalised(&self) -> bool {
-        self.flags & flag::PENALISED != 0
+    /// Whether logits of a row change before a token is chosen.
+    pub(super) fn changes(&self) -> bool {
+        self.flags & flag::CHANGED != 0
     }
 
     /// Whether a row needs a threshold.
@@ -178,45 +197,65 @@ impl Batch {
             let largest = row_of_ranks(row).fold([0; 2], |best: [u64; 2], record| {
                 [best[0].max(record[0]), best[1].max(record[1])]
             });
-            let is_written = flags_of(params) & (flag::DRAWS | flag::LOGPROBS) != 0;
+            let is_written = !params.greedy() || params.logprobs.is_some();
             let records = row_of_ranks(row).map(|record| read(record, params, largest[0]));
-            outcome::sampled(params, largest, is_written.then_some(records))
+            let target = self.targets[row];
+            outcome::sampled(params, target, largest, is_written.then_some(records))
         })
         .collect()
     }
 }
 
-fn flags_of(params: &Params) -> u32 {
+fn flags_of(params: &Params, biased: bool, target: Option<u32>) -> u32 {
     let draws = !params.greedy();
-    let (penalised, logprobs) = (params.penalised(), params.logprobs.is_some());
+    let (changes, logprobs) = (params.penalised() || biased, params.logprobs.is_some());
     [
         (draws, flag::DRAWS),
-        (penalised, flag::PENALISED),
+        (changes, flag::CHANGED),
         (logprobs, flag::LOGPROBS),
         (draws && params.top_k > 0, flag::TOP_K),
         (draws && params.top_p < 1.0, flag::TOP_P),
-        (draws && penalised && logprobs, flag::SAVES),
+        (draws && changes && logprobs, flag::SAVES),
+        (target.is_some(), flag::GIVEN),
     ]
     .into_iter()
     .map(|(holds, flag)| if holds { flag } else { 0 })
     .sum()
 }
 
+fn shape(what: &'static str, has: impl Into<String>, needs: &str) -> GpuError {
+    GpuError::Shape {
+        op: super::OP,
+        what,
+        has: has.into(),
+        needs: needs.to_owned(),
+    }
+}
+
 fn checked(history: [u32; 3]) -> Result<[u32; 3], GpuError> {
     let [prompt, output, end] = history;
     if prompt > output || output > end {
-        return Err(GpuError::Shape {
-            op: super::OP,
-            what: "history",
-            has: format!("a prompt from {prompt}, an output from {output}, an end at {end}"),
-            needs: "that order".to_owned(),
-        });
+        let has = format!("a prompt from {prompt}, an output from {output}, an end at {end}");
+        return Err(shape("history", has, "that order"));
     }
+    bounded(end).map(|()| history)
+}
+
+fn checked_bias(bias: [u32; 2]) -> Result<[u32; 2], GpuError> {
+    let [start, end] = bias;
+    if start > end || !(end - start).is_multiple_of(2) {
+        let has = format!("words from {start} to {end}");
+        return Err(shape("bias", has, "pairs of them"));
+    }
+    bounded(end).map(|()| bias)
+}
+
+fn bounded(end: u32) -> Result<(), GpuError> {
     if end > TOKENS_MAX {
         let supported = format!("at most {TOKENS_MAX}");
         return Err(unsupported("tokens", end as usize, supported));
     }
-    Ok(history)
+    Ok(())
 }
 
 /// One record, as call.cuh has it.

@@ -4,7 +4,7 @@ use super::Batch;
 use crate::gpu::Card;
 
 /// Words of 4 bytes that a row's parameters take.
-pub const ROW_WORDS: usize = 17;
+pub const ROW_WORDS: usize = 20;
 /// Words of 8 bytes that a rank's record of a row takes.
 pub const RECORD_WORDS: usize = 26;
 /// Words of 8 bytes of a chunk, and of a search.

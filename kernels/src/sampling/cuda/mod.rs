@@ -45,7 +45,7 @@ pub struct Buffers<'a> {
     pub logits: TensorMut<'a>,
     /// [`Batch::words`].
     pub rows: Tensor<'a>,
-    /// Every row's prompt and output, u32.
+    /// Every row's prompt and output, and its biases, u32.
     pub tokens: Tensor<'a>,
     /// [`scratch_words`] of u64; what it holds means nothing before and after.
     pub scratch: TensorMut<'a>,
@@ -174,7 +174,7 @@ impl<'a> Plan<'a> {
             .u32(number(rank));
         let chunks = shard.rows.div_ceil(self.chunk);
         for step in &self.stages[stage].steps {
-            let counts_seen = self.batch.penalised() && ["largest", "weigh"].contains(&step.kernel);
+            let counts_seen = self.batch.changes() && ["largest", "weigh"].contains(&step.kernel);
             gpu.launch(&Launch {
                 op: OP,
                 kernel: &format!("{OP}_{}", step.kernel),

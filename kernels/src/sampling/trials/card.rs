@@ -34,9 +34,16 @@ pub(super) fn batch(cases: &[Case]) -> Result<(Batch, Vec<u32>), GpuError> {
         tokens.extend(&case.prompt);
         let output = number(tokens.len());
         tokens.extend(&case.output);
+        let end = number(tokens.len());
+        tokens.extend([7, 8]);
+        let bias = number(tokens.len());
+        let words = case.bias.iter().map(|(id, bias)| [*id, bias.to_bits()]);
+        tokens.extend(words.flatten());
         rows.push(cuda::Row {
             params: &case.params,
-            history: [start, output, number(tokens.len())],
+            history: [start, output, end],
+            bias: [bias, number(tokens.len())],
+            target: case.target,
             position: case.position,
         });
         tokens.push(3);

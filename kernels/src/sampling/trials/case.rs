@@ -19,6 +19,8 @@ pub(super) struct Case {
     pub(super) params: Params,
     pub(super) prompt: Vec<u32>,
     pub(super) output: Vec<u32>,
+    pub(super) bias: Vec<(u32, f32)>,
+    pub(super) target: Option<u32>,
     pub(super) logits: Vec<f32>,
     pub(super) position: u32,
 }
@@ -37,6 +39,8 @@ impl Case {
             params: &self.params,
             prompt: &self.prompt,
             output: &self.output,
+            bias: &self.bias,
+            target: self.target,
             position: self.position,
         }
     }
@@ -216,11 +220,23 @@ pub(super) fn any_case(random: &mut Random, vocabulary: usize) -> Case {
         (0..count).map(id).collect()
     };
     let (prompt, output) = (tokens(40, vocabulary), tokens(40, 30));
+    // Ids below 30 are often in the output, too.
+    let (mut biased, often) = (tokens(12, vocabulary), tokens(3, 30));
+    biased.extend(often);
+    biased.sort_unstable();
+    biased.dedup();
+    if random.below(2) == 0 {
+        biased.clear();
+    }
+    let bias = |id: &u32| (*id, pick(random, &[-100.0, 1.5, 0.3, f32::NEG_INFINITY]));
+    let bias = biased.iter().map(bias).collect();
     let position = 5 + random.below(1000);
     Case {
         params,
         prompt,
         output,
+        bias,
+        target: None,
         logits: logits(random, vocabulary),
         position: u32::try_from(position).unwrap_or(0),
     }

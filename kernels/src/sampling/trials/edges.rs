@@ -187,3 +187,53 @@ pub(super) fn top_of_a_bin(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {
     let cases = vec![Case::new(logits, params); 8];
     equal(bench, &cases[..], &[&[]])
 }
+
+/// Every id, ids that no vocabulary has, one id alone, and what must never be drawn.
+pub(super) fn biases(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {
+    let mut cases = cases(56, 8, 200);
+    for (at, case) in cases.iter_mut().enumerate() {
+        case.params = Params {
+            temperature: if at % 2 == 0 { 1.0 } else { 0.0 },
+            repetition_penalty: [1.0, 1.7][at / 2 % 2],
+            presence_penalty: [0.0, 0.5][at / 4],
+            frequency_penalty: 0.0,
+            logprobs: [Some(2), None][at / 3 % 2],
+            ..case.params
+        };
+        case.bias = match at % 4 {
+            0 => (0..200).map(|id| (id, id as f32 * 0.031 - 3.0)).collect(),
+            1 => vec![
+                (64, 30.0),
+                (150, -30.0),
+                (199, 29.9),
+                (200, 100.0),
+                (u32::MAX, 100.0),
+            ],
+            2 => vec![(63, 100.0)],
+            _ => (0..200)
+                .map(|id| (id, if id == 77 { 0.0 } else { f32::NEG_INFINITY }))
+                .collect(),
+        };
+        (case.prompt, case.output) = (vec![63, 77, 5], vec![63, 63, 64, 77]);
+    }
+    let wanted = case::on_cpu(&cases)?;
+    if wanted[3].sampled.id != 77 || wanted[7].sampled.id != 77 {
+        return Err(Failure::Wrong("a forbidden token was drawn".to_owned()));
+    }
+    equal(bench, &cases, &[&[], &[64], &[64, 128]])
+}
+
+/// Tokens of every shard, likely ones and others, beside rows that are drawn.
+pub(super) fn given(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {
+    let mut cases = cases(57, 8, 200);
+    for (case, target) in cases.iter_mut().zip([0, 63, 64, 127, 199, 5]) {
+        case.params = Params {
+            logprobs: Some(2),
+            ..Params::default()
+        };
+        case.bias.clear();
+        case.target = Some(target);
+    }
+    cases[5].logits[5] = 99.0; // among those listed
+    equal(bench, &cases, &[&[], &[64], &[64, 128]])
+}

@@ -101,6 +101,8 @@ pub(super) fn refusals(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {
     let row = |params, history| cuda::Row {
         params,
         history,
+        bias: [0; 2],
+        target: None,
         position: 0,
     };
     let plain = Params::default();
@@ -121,8 +123,25 @@ pub(super) fn refusals(bench: &Bench<'_>, _: usize) -> Result<(), Failure> {
     };
     let backwards = Batch::new(&[row(&penalised, [5, 4, 6])]);
     refused("a history backwards", backwards, shape)?;
-    let long = Batch::new(&[row(&penalised, [0, 0, (1 << 31) + 1])]);
-    refused("2^31 + 1 tokens", long, unsupported)?;
+    let long = Batch::new(&[row(&penalised, [0, 0, (1 << 30) + 1])]);
+    refused("2^30 + 1 tokens", long, unsupported)?;
+    let biased = |bias| cuda::Row {
+        bias,
+        ..row(&plain, [0; 3])
+    };
+    refused("half a bias", Batch::new(&[biased([0, 3])]), shape)?;
+    refused("a bias backwards", Batch::new(&[biased([4, 2])]), shape)?;
+    let far = [1 << 30, (1 << 30) + 2];
+    refused("a bias too far", Batch::new(&[biased(far)]), unsupported)?;
+    let drawn = Params {
+        temperature: 1.0,
+        ..plain
+    };
+    let given = cuda::Row {
+        target: Some(5),
+        ..row(&drawn, [0; 3])
+    };
+    refused("a token drawn and given", Batch::new(&[given]), shape)?;
 
     let batch = Batch::new(&[row(&penalised, [2, 4, 6])])?;
     let place = |first, rows, rank| Place {

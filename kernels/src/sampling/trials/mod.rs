@@ -52,6 +52,8 @@ pub(crate) fn all() -> Vec<Trial> {
             edges::no_numbers,
         ),
         ("penalties of long and strange histories", edges::histories),
+        ("biases, alone and beside penalties", edges::biases),
+        ("tokens that are given", edges::given),
         ("sums at the top of a bin", edges::top_of_a_bin),
         ("greedy rows alone", limits::greedy_alone),
         ("one rank in one call", limits::in_one_call),

@@ -6,6 +6,7 @@ use crate::options::Mode::{Plain, Race};
 
 const HISTORIES: &str = "sampling: penalties of long and strange histories";
 const SHARDS: &str = "sampling: 2,051 ids on 1, 2 and 3 ranks, 0";
+const BIASES: &str = "sampling: biases, alone and beside penalties";
 const TIES: &str = "sampling: ties at the threshold";
 
 pub(super) const MUTANTS: &[Mutant] = &[
@@ -74,11 +75,47 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         op: "sampling",
-        name: "penalties twice",
-        file: "sampling/sampling.cu",
-        old: "x = penalise(x, seen[at], row);",
-        new: "x = penalise(penalise(x, seen[at], row), seen[at], row);",
+        name: "a repetition penalty twice",
+        file: "sampling/penalty.cuh",
+        old: "__fmul_rn(x, row.repetition);",
+        new: "__fmul_rn(x, row.repetition); x = x > 0.0f ? __fdiv_rn(x, row.repetition) : __fmul_rn(x, row.repetition);",
         filter: HISTORIES,
+        caught_by: &[Plain],
+    },
+    Mutant {
+        op: "sampling",
+        name: "another id's bias",
+        file: "sampling/penalty.cuh",
+        old: "row.bias + 2 * low + 1]",
+        new: "row.bias + 2 * low - 1]",
+        filter: BIASES,
+        caught_by: &[Plain],
+    },
+    Mutant {
+        op: "sampling",
+        name: "a biased token counts as seen",
+        file: "sampling/penalty.cuh",
+        old: "atomicOr(&seen[at], BIASED);",
+        new: "atomicOr(&seen[at], BIASED | IN_PROMPT);",
+        filter: BIASES,
+        caught_by: &[Plain],
+    },
+    Mutant {
+        op: "sampling",
+        name: "a biased token's own logit is forgotten",
+        file: "sampling/sampling.cu",
+        old: "b < row.biases(); b += THREADS)\n        if",
+        new: "b < 0 * row.biases(); b += THREADS)\n        if",
+        filter: BIASES,
+        caught_by: &[Plain],
+    },
+    Mutant {
+        op: "sampling",
+        name: "the likeliest token is scored, not the given one",
+        file: "sampling/sampling.cu",
+        old: "row.flags & GIVEN ? row.target :",
+        new: "false ? row.target :",
+        filter: "sampling: tokens that are given",
         caught_by: &[Plain],
     },
     Mutant {

@@ -201,10 +201,13 @@ impl Backend for CpuRank {
             .iter()
             .map(|sample| {
                 let [start, generated, end] = sample.history;
+                let [first_bias, last_bias] = sample.bias;
                 sampling::Row {
                     params: &sample.params,
                     prompt: &history[start..generated],
                     output: &history[generated..end],
+                    bias: &input.bias[first_bias..last_bias],
+                    target: sample.target,
                     position: sample.position,
                 }
             })

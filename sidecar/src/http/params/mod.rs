@@ -1,13 +1,20 @@
-//! The parameters that completions and chat share, checked once; and the ones that are refused.
+//! The parameters that completions and chat share, checked once. Which fields there are at all, and
+//! which of them are refused, is told by `decisions`.
 //!
 //! Ranges are OpenAI's where OpenAI has the parameter, vLLM's elsewhere. What a request leaves out is
 //! the model's own default where it has one, else OpenAI's.
 
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+use serde_json::Value;
 
 use crate::engine::request::SamplingParams;
-use crate::http::error::ApiError;
+use crate::http::choice::Ending;
+use crate::http::decisions::STREAM_OPTIONS;
+use crate::http::error::{ApiError, shown};
 use crate::http::fields::{Fields, wrong};
+use crate::http::prompt;
 use crate::model::sampling::{
     MIN_P, REPETITION_PENALTY_MAX, SamplingDefaults, TEMPERATURE, TOP_P_MAX,
 };
@@ -28,20 +35,37 @@ pub struct Params {
     pub n: u32,
     /// `stream` and `logprobs` are still to be set per choice and endpoint.
     pub sampling: SamplingParams,
-    /// None: the endpoint's default.
+    /// None: the endpoint's default. What the context does not leave is cut off, as vLLM does; -1
+    /// asks for all that it leaves ([`MAX_TOKENS_ALL`]).
     pub max_tokens: Option<u32>,
-    pub stop: Vec<String>,
+    /// `ids` are the request's own; the model's are added where they count.
+    pub ending: Ending,
+    /// Added to logits: ids ascend.
+    pub bias: Vec<(u32, f32)>,
+    /// The answer begins with the prompt.
+    pub echo: bool,
     pub ignore_eos: bool,
     pub stream: bool,
     pub include_usage: bool,
+    /// Every chunk tells the usage so far.
+    pub continuous_usage: bool,
+    /// Log-probabilities name tokens `token_id:7`.
+    pub tokens_as_ids: bool,
     /// Requests share cached prefixes only with an equal salt.
     pub cache_salt: Option<String>,
 }
 
-/// OpenAI's bound on stop strings.
-const MOST_STOPS: usize = 4;
+/// `max_tokens: -1`.
+pub const MAX_TOKENS_ALL: u32 = u32::MAX;
+
+/// Each is looked for in every piece of text. (OpenAI takes four, vLLM any number.)
+const MOST_STOPS: usize = 128;
 /// A stop string longer than this is a mistake; text is held back up to its length.
 const LONGEST_STOP_BYTES: usize = 1024;
+const MOST_STOP_IDS: usize = 256;
+const MOST_BIASES: usize = 1024;
+/// OpenAI's range: at its ends a token is certain or never drawn.
+const BIAS: RangeInclusive<f64> = -100.0..=100.0;
 const LONGEST_SALT_BYTES: usize = 256;
 
 /// Takes the shared parameters out of `fields`. `max_tokens` is read under every name of
@@ -88,26 +112,52 @@ pub fn take(
         stream: 0,
         logprobs: None,
     };
+    let echo = fields.boolean("echo")?.unwrap_or(false);
     let mut max_tokens = None;
     for name in max_tokens_names {
-        let value = fields.count(name, 1..=bounds.max_model_len)?;
+        let value = fields.integer(name, -1..=i64::MAX)?;
+        if value == Some(0) && !echo {
+            let message = format!(
+                "{name}: 0 is not a whole number from 1 on, or -1 for all (0 needs echo=true)"
+            );
+            return Err(ApiError::invalid(Some(name), message));
+        }
+        let value = value.map(|count| u32::try_from(count).unwrap_or(MAX_TOKENS_ALL));
         max_tokens = max_tokens.or(value);
     }
     let stream = fields.boolean("stream")?.unwrap_or(false);
-    let params = Params {
-        n: fields
-            .count("n", 1..=bounds.max_num_seqs.min(128))?
-            .unwrap_or(1),
+    let [include_usage, continuous_usage] = stream_options(fields, stream)?;
+    let n = fields
+        .count("n", 1..=bounds.max_num_seqs.min(128))?
+        .unwrap_or(1);
+    if let Some(best_of) = fields.count("best_of", 1..=u32::MAX)?
+        && best_of != n
+    {
+        let why = format!("{best_of} is not supported, only n ({n})");
+        return Err(ApiError::unsupported("best_of", &why));
+    }
+    let ending = ending(fields, bounds)?;
+    if let Some(most) = max_tokens.filter(|most| *most < ending.min_tokens) {
+        let least = ending.min_tokens;
+        let message = format!("min_tokens: {least} is more than max_tokens, {most}");
+        return Err(ApiError::invalid(Some("min_tokens"), message));
+    }
+    Ok(Params {
+        n,
         sampling,
         max_tokens,
-        stop: stop(fields)?,
+        ending,
+        bias: bias(fields, bounds)?,
+        echo,
         ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
         stream,
-        include_usage: include_usage(fields, stream)?,
+        include_usage,
+        continuous_usage,
+        tokens_as_ids: fields
+            .boolean("return_tokens_as_token_ids")?
+            .unwrap_or(false),
         cache_salt: cache_salt(fields)?,
-    };
-    refuse_what_is_not_there(fields, params.n)?;
-    Ok(params)
+    })
 }
 
 /// `logprobs` and `top_logprobs` of one endpoint, as a count.
@@ -127,7 +177,67 @@ fn positive(fields: &mut Fields, name: &str, most: f64) -> Result<Option<f32>, A
     }
 }
 
-fn stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
+fn ending(fields: &mut Fields, bounds: &Bounds) -> Result<Ending, ApiError> {
+    let ids = match fields.take("stop_token_ids") {
+        None => Vec::new(),
+        Some(Value::Array(items)) if items.len() > MOST_STOP_IDS => {
+            let message = format!(
+                "stop_token_ids: {} ids, at most {MOST_STOP_IDS} are allowed",
+                items.len()
+            );
+            return Err(ApiError::invalid(Some("stop_token_ids"), message));
+        }
+        Some(Value::Array(items)) => prompt::ids("stop_token_ids", &items, bounds.vocabulary)?,
+        Some(other) => return Err(wrong("stop_token_ids", &other, "a list of token ids")),
+    };
+    Ok(Ending {
+        stops: stops(fields)?,
+        ids,
+        include_stop: fields
+            .boolean("include_stop_str_in_output")?
+            .unwrap_or(false),
+        skip_special: fields.boolean("skip_special_tokens")?.unwrap_or(true),
+        min_tokens: fields
+            .count("min_tokens", 0..=bounds.max_model_len)?
+            .unwrap_or(0),
+    })
+}
+
+/// `{"50256": -100}`: what is added to which token's logit.
+fn bias(fields: &mut Fields, bounds: &Bounds) -> Result<Vec<(u32, f32)>, ApiError> {
+    const NAME: &str = "logit_bias";
+    let refuse = |why: String| Err(ApiError::invalid(Some(NAME), format!("{NAME}: {why}")));
+    let biases = match fields.take(NAME) {
+        None => return Ok(Vec::new()),
+        Some(Value::Object(biases)) => biases,
+        Some(other) => return Err(wrong(NAME, &other, "an object of token ids and biases")),
+    };
+    if biases.len() > MOST_BIASES {
+        let count = biases.len();
+        return refuse(format!("{count} tokens, at most {MOST_BIASES} are allowed"));
+    }
+    let mut sorted = BTreeMap::new();
+    for (key, bias) in &biases {
+        let id = key.parse().ok().filter(|id| *id < bounds.vocabulary);
+        let Some(id) = id else {
+            let last = bounds.vocabulary - 1;
+            return refuse(format!("{} is not a token id from 0 to {last}", shown(key)));
+        };
+        let (least, most) = (BIAS.start(), BIAS.end());
+        let Some(bias) = bias.as_f64().filter(|bias| BIAS.contains(bias)) else {
+            return refuse(format!(
+                "the bias of {id} must be a number from {least} to {most}"
+            ));
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "sampling computes in f32")]
+        if sorted.insert(id, bias as f32).is_some() {
+            return refuse(format!("token {id} is there twice"));
+        }
+    }
+    Ok(sorted.into_iter().collect())
+}
+
+fn stops(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
     let stops = match fields.take("stop") {
         None => Vec::new(),
         Some(Value::String(one)) => vec![one],
@@ -159,41 +269,21 @@ fn stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
     Ok(stops)
 }
 
-fn include_usage(fields: &mut Fields, stream: bool) -> Result<bool, ApiError> {
-    let Some(value) = fields.take("stream_options") else {
-        return Ok(false);
+/// Whether the stream ends with its usage, and whether every chunk tells it.
+fn stream_options(fields: &mut Fields, stream: bool) -> Result<[bool; 2], ApiError> {
+    let Some(mut options) = fields.object("stream_options")? else {
+        return Ok([false; 2]);
     };
     if !stream {
         let message = "stream_options: only allowed with stream=true";
         return Err(ApiError::invalid(Some("stream_options"), message));
     }
-    let Value::Object(options) = &value else {
-        return Err(wrong("stream_options", &value, "an object"));
-    };
-    let mut wanted = false;
-    for (name, value) in options {
-        match (name.as_str(), value) {
-            ("include_usage", Value::Bool(flag)) => wanted = *flag,
-            ("include_usage", Value::Null) => {}
-            ("include_usage", other) => {
-                return Err(wrong(
-                    "stream_options.include_usage",
-                    other,
-                    "true or false",
-                ));
-            }
-            // Padding against side channels changes no text.
-            ("include_obfuscation", _) => {}
-            _ => {
-                let name = format!(
-                    "stream_options.{}",
-                    name.chars().take(64).collect::<String>()
-                );
-                return Err(ApiError::unsupported(&name, "no such option"));
-            }
-        }
-    }
-    Ok(wanted)
+    options.settle(STREAM_OPTIONS)?;
+    let usage = options.boolean("include_usage")?.unwrap_or(false);
+    let continuous = options.boolean("continuous_usage_stats")?.unwrap_or(false);
+    options.finish()?;
+    // As vLLM: the second says when, the first whether.
+    Ok([usage, usage && continuous])
 }
 
 fn cache_salt(fields: &mut Fields) -> Result<Option<String>, ApiError> {
@@ -208,75 +298,6 @@ fn cache_salt(fields: &mut Fields) -> Result<Option<String>, ApiError> {
         }
         _ => Ok(salt),
     }
-}
-
-/// Parameters of OpenAI and vLLM that would change the answer and are not implemented.
-fn refuse_what_is_not_there(fields: &mut Fields, n: u32) -> Result<(), ApiError> {
-    if let Some(best_of) = fields.count("best_of", 1..=u32::MAX)?
-        && best_of != n
-    {
-        let why = format!("{best_of} is not supported, only n ({n})");
-        return Err(ApiError::unsupported("best_of", &why));
-    }
-    fields.refuse(
-        &["tool_choice", "function_call"],
-        &[json!("none"), json!("auto")],
-    )?;
-    fields.refuse(&["response_format"], &[json!({"type": "text"})])?;
-    fields.refuse(&["modalities"], &[json!(["text"])])?;
-    fields.refuse(&["service_tier"], &[json!("auto"), json!("default")])?;
-    fields.refuse(&["suffix"], &[json!("")])?;
-    fields.refuse(
-        &["min_tokens", "truncate_prompt_tokens", "prompt_logprobs"],
-        &[json!(0)],
-    )?;
-    fields.refuse(
-        &["skip_special_tokens", "add_generation_prompt"],
-        &[json!(true)],
-    )?;
-    fields.refuse(
-        &[
-            "tools",
-            "functions",
-            "logit_bias",
-            "audio",
-            "prediction",
-            "reasoning_effort",
-            "verbosity",
-            "web_search_options",
-            "store",
-            "use_beam_search",
-            "length_penalty",
-            "stop_token_ids",
-            "bad_words",
-            "allowed_token_ids",
-            "include_stop_str_in_output",
-            "return_token_ids",
-            "structured_outputs",
-            "guided_json",
-            "guided_regex",
-            "guided_choice",
-            "guided_grammar",
-            "chat_template",
-            "chat_template_kwargs",
-            "documents",
-            "continue_final_message",
-            "lora_request",
-        ],
-        &[],
-    )?;
-    // Labels and hints: they change nothing in the answer.
-    fields.ignore(&[
-        "user",
-        "metadata",
-        "safety_identifier",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "parallel_tool_calls",
-        "request_id",
-        "priority",
-    ]);
-    Ok(())
 }
 
 /// A seed for requests that name none. Need not be secret, must differ between requests.

@@ -135,8 +135,13 @@ async fn completions_take_every_kind_of_prompt() {
         let requests = engine.take();
         assert_eq!(body["usage"]["completion_tokens"], 16 * requests.len());
         let streams: Vec<u32> = requests.iter().map(|r| r.sampling.stream).collect();
-        assert_eq!(streams[..2], [0, 1]);
-        assert_eq!(requests[0].sampling.seed, requests[1].sampling.seed);
+        let numbered: Vec<u32> = (0..).take(2 * choices).collect();
+        assert_eq!(streams, numbered, "prompt x n + choice");
+        assert!(
+            requests
+                .iter()
+                .all(|request| request.sampling.seed == requests[0].sampling.seed)
+        );
     }
 }
 

@@ -3,6 +3,7 @@
 mod admin;
 mod answers;
 mod browsers;
+mod clients;
 mod connections;
 mod hostile;
 mod refusals;

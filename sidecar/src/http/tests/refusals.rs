@@ -23,13 +23,6 @@ async fn bad_requests_get_openais_error_shape_and_reach_no_engine() {
         (CHAT, "", 400, "", "empty"),
         (
             CHAT,
-            r#"{"messages": []}"#,
-            400,
-            "",
-            "model: missing; served: tiny, org/tiny",
-        ),
-        (
-            CHAT,
             r#"{"model": "gpt-4"}"#,
             404,
             "model_not_found",
@@ -72,17 +65,10 @@ async fn bad_requests_get_openais_error_shape_and_reach_no_engine() {
         ),
         (
             "/v1/completions",
-            r#"{"model": "tiny", "prompt": "a", "max_tokens": 512}"#,
+            r#"{"model": "tiny", "prompt": "a", "max_tokens": 0}"#,
             400,
-            "context_length_exceeded",
-            "513 were requested (1 in the prompt, 512 in the completion)",
-        ),
-        (
-            "/v1/completions",
-            r#"{"model": "tiny", "prompt": "a", "echo": true, "logprobs": 0}"#,
-            400,
-            "unsupported_parameter",
-            "drop echo or logprobs",
+            "",
+            "0 needs echo",
         ),
         (
             CHAT,
@@ -106,7 +92,21 @@ async fn bad_requests_get_openais_error_shape_and_reach_no_engine() {
             "",
             "tokens[0]: -1",
         ),
-        ("/tokenize", r#"{}"#, 400, "", "messages: missing"),
+        ("/tokenize", r#"{}"#, 400, "", "prompt: missing"),
+        (
+            "/tokenize",
+            r#"{"prompt": "a", "add_generation_prompt": true}"#,
+            400,
+            "unsupported_parameter",
+            "add_generation_prompt",
+        ),
+        (
+            "/detokenize",
+            r#"{"tokens": [5], "skip_special_tokens": true}"#,
+            400,
+            "unsupported_parameter",
+            "skip_special_tokens",
+        ),
     ] {
         let response = post(&app, path, body).await;
         assert_eq!(response.status(), status, "{body:.80}");
@@ -233,7 +233,13 @@ mod any_body {
 
     use super::*;
 
-    const FIELDS: [&str; 24] = [
+    const FIELDS: [&str; 30] = [
+        "min_tokens",
+        "stop_token_ids",
+        "skip_special_tokens",
+        "add_generation_prompt",
+        "add_special_tokens",
+        "chat_template_kwargs",
         "model",
         "messages",
         "prompt",
@@ -294,11 +300,18 @@ mod any_body {
                 body.insert("messages".into(), json!([{"role": "user", "content": "hi"}]));
             }
             body.extend(fields.into_iter().map(|(at, value)| (FIELDS[at].to_owned(), value)));
-            let body = Value::Object(body).to_string();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             runtime.block_on(async {
                 let (app, _) = app(Script::Say("ok"));
-                for path in [CHAT, "/v1/completions", "/tokenize", "/detokenize"] {
+                for (path, foreign) in [
+                    (CHAT, "prompt"),
+                    ("/v1/completions", "messages"),
+                    ("/tokenize", "messages"),
+                    ("/detokenize", "prompt"),
+                ] {
+                    let mut body = body.clone();
+                    body.remove(foreign);
+                    let body = Value::Object(body).to_string();
                     let response = post(&app, path, &body).await;
                     let status = response.status().as_u16();
                     let text = text(response).await;

@@ -2,6 +2,8 @@
 #![allow(clippy::cast_possible_truncation, reason = "small vocabularies")]
 #![allow(clippy::cast_precision_loss, reason = "tolerances cover it")]
 
+mod edges;
+
 use std::time::Duration;
 
 use super::*;
@@ -28,6 +30,8 @@ struct Case {
     params: Params,
     prompt: Vec<u32>,
     output: Vec<u32>,
+    bias: Vec<(u32, f32)>,
+    target: Option<u32>,
     logits: Vec<f32>,
 }
 
@@ -61,6 +65,8 @@ fn draw(cases: &[Case], cuts: &[usize], position: u32) -> Vec<Sampled> {
                             params: &case.params,
                             prompt: &case.prompt,
                             output: &case.output,
+                            bias: &case.bias,
+                            target: case.target,
                             position,
                         })
                         .collect();
@@ -127,14 +133,33 @@ fn cases(random: &mut Random, count: usize) -> Vec<Case> {
             output: (0..random.below(30))
                 .map(|_| random.below(60) as u32)
                 .collect(),
+            bias: bias(random),
+            target: None,
             logits: logits(random, VOCABULARY),
         })
         .collect()
 }
 
-/// The logits after penalties, naively.
+/// For half of the rows: a few ids, some of which are in outputs and some forbidden.
+fn bias(random: &mut Random) -> Vec<(u32, f32)> {
+    let count = random.below(2) * random.below(20);
+    let mut ids: Vec<u32> = (0..count)
+        .map(|at| random.below([60, VOCABULARY][at % 2]) as u32)
+        .collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let values = [-100.0, 2.5, 0.25, f32::NEG_INFINITY];
+    ids.into_iter()
+        .map(|id| (id, values[random.below(4)]))
+        .collect()
+}
+
+/// The logits after biases and penalties, naively.
 fn penalised(case: &Case) -> Vec<f32> {
     let mut logits = case.logits.clone();
+    for (id, bias) in &case.bias {
+        logits[*id as usize] += bias;
+    }
     for (id, x) in logits.iter_mut().enumerate() {
         let id = id as u32;
         let times = case.output.iter().filter(|token| **token == id).count();
@@ -260,6 +285,8 @@ fn frequencies_are_the_probabilities() {
         },
         prompt: vec![],
         output: vec![],
+        bias: vec![],
+        target: None,
         logits: logits.clone(),
     };
     let cases: Vec<Case> = (0..200).map(case).collect();
@@ -299,6 +326,7 @@ fn greedy_takes_the_lowest_of_equal_ids_and_reports_exact_logprobs() {
         case.logits[70] = 9.0;
         case.logits[300] = 9.0;
         (case.prompt, case.output) = (vec![5], vec![6]);
+        case.bias.clear();
         let sampled = draw(std::slice::from_ref(&case), &[128, 256], 0).remove(0);
         assert_eq!(sampled.id, 70);
         let Some(reported) = sampled.logprobs else {
@@ -335,6 +363,7 @@ fn a_penalised_token_reports_the_models_own_logprob() {
         ..Params::default()
     };
     case.output = vec![17, 17];
+    case.bias.clear();
     let sampled = draw(std::slice::from_ref(&case), &[64, 128], 3).remove(0);
     assert_eq!(
         sampled.id, 17,
@@ -343,54 +372,4 @@ fn a_penalised_token_reports_the_models_own_logprob() {
     let sum: f64 = case.logits.iter().map(|x| f64::from(*x).exp()).sum();
     let exact = f64::from(case.logits[17]) - sum.ln();
     assert!((f64::from(sampled.logprobs.unwrap().logprob) - exact).abs() < 1e-5);
-}
-
-#[test]
-fn logits_that_are_no_numbers_are_said_to_be() {
-    let mut case = cases(&mut Random::new(1), 1).remove(0);
-    for temperature in [0.0, 1.0] {
-        case.params = Params {
-            temperature,
-            logprobs: Some(2),
-            ..Params::default()
-        };
-        case.logits.fill(f32::NAN);
-        assert!(!draw(std::slice::from_ref(&case), &[192], 0)[0].finite);
-        case.logits[400] = 1.0;
-        let sampled = draw(std::slice::from_ref(&case), &[192], 0).remove(0);
-        assert_eq!((sampled.id, sampled.finite), (400, true));
-    }
-}
-
-#[test]
-fn zeros_of_both_signs_are_ties() {
-    let mut case = cases(&mut Random::new(3), 1).remove(0);
-    case.params = Params {
-        logprobs: Some(1),
-        ..Params::default()
-    };
-    case.logits.fill(-1.0);
-    (case.logits[70], case.logits[200]) = (-0.0, 0.0);
-    for cuts in [&[][..], &[128]] {
-        let sampled = draw(std::slice::from_ref(&case), cuts, 0).remove(0);
-        assert_eq!(sampled.id, 70, "cut at {cuts:?}");
-        assert_eq!(sampled.logprobs.unwrap().top[0].0, 70, "cut at {cuts:?}");
-    }
-}
-
-#[test]
-fn an_infinite_logit_is_taken_whatever_the_temperature() {
-    let mut case = cases(&mut Random::new(4), 1).remove(0);
-    (case.logits[300], case.logits[400]) = (f32::INFINITY, f32::INFINITY);
-    for temperature in [0.0, 1.0] {
-        case.params = Params {
-            temperature,
-            top_p: 0.5,
-            ..Params::default()
-        };
-        for cuts in [&[][..], &[320]] {
-            let sampled = draw(std::slice::from_ref(&case), cuts, 0).remove(0);
-            assert_eq!((sampled.id, sampled.finite), (300, true));
-        }
-    }
 }
