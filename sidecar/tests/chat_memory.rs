@@ -28,8 +28,15 @@ fn memory_that_a_template_takes_is_bounded_and_the_next_chat_is_rendered() {
         let ticks = children_ticks();
         let error = template.render(&says("go"), true).unwrap_err().to_string();
         let took = children_ticks() - ticks;
+        // One operation that wants too much is told so; what adds up meets the process's bound.
+        let told = match name {
+            "*" | "format" | "indent" | "batch" | "raw text" | "nested lists" => {
+                ["more than", "at most", "deeper than", "too deeply"]
+            }
+            _ => ["more than 64 MiB of memory"; 4],
+        };
         assert!(
-            error.contains("more than 64 MiB of memory"),
+            told.iter().any(|told| error.contains(told)),
             "{name}: {error}"
         );
         // Time of CPU: how long it takes to get there is the machine's affair.

@@ -1,6 +1,7 @@
 //! The process that renders, seen from the engine: started when it is needed, asked one chat at a
 //! time, replaced when a template was the end of it.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufReader, BufWriter};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -9,9 +10,9 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::process::Signal;
 
-use super::template::OUTPUT_BYTES_MAX;
+use super::template::{Inputs, OUTPUT_BYTES_MAX};
 use super::worker::{CPU_SECONDS, FAILED, MEMORY_BYTES, READY, REFUSED, RENDERED, texts};
-use super::{ChatError, ChatMessage, frames};
+use super::{ChatError, frames};
 
 /// An answer: a prompt, and the lengths around it.
 const ANSWER_BYTES_MAX: u64 = OUTPUT_BYTES_MAX as u64 + 64;
@@ -30,45 +31,46 @@ pub(super) enum NotStarted {
 #[derive(Debug)]
 pub(super) struct Confined {
     program: PathBuf,
-    /// Source, bos and eos token.
-    setup: [Option<String>; 3],
+    source: String,
     worker: Mutex<Option<Worker>>,
 }
 
 impl Confined {
-    /// `program` is this one: it is started as `PROGRAM render-chat`.
+    /// `program` is this one: it is started as `PROGRAM render-chat`. Also what the template looks
+    /// for in texts.
     pub(super) fn start(
         program: &Path,
-        setup: [Option<String>; 3],
-    ) -> Result<Confined, NotStarted> {
-        let worker = Worker::start(program, &setup)?;
-        Ok(Confined {
+        source: &str,
+    ) -> Result<(Confined, BTreeSet<String>), NotStarted> {
+        let (worker, needles) = Worker::start(program, source)?;
+        let confined = Confined {
             program: program.to_owned(),
-            setup,
+            source: source.to_owned(),
             worker: Mutex::new(Some(worker)),
-        })
+        };
+        Ok((confined, needles))
     }
 
     /// # Errors
     /// [`ChatError`].
-    pub(super) fn render(
-        &self,
-        messages: &[ChatMessage],
-        add_generation_prompt: bool,
-    ) -> Result<String, ChatError> {
+    pub(super) fn render(&self, inputs: &Inputs) -> Result<String, ChatError> {
         let failed = |message: String| Err(ChatError::Failed { message });
         let mut idle = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
         let mut worker = match idle.take().and_then(Worker::alive) {
             Some(worker) => worker,
-            None => match Worker::start(&self.program, &self.setup) {
-                Ok(worker) => worker,
+            None => match Worker::start(&self.program, &self.source) {
+                Ok((worker, _)) => worker,
                 Err(NotStarted::Template(message)) => return failed(message),
                 Err(NotStarted::Machine(error)) => {
                     return failed(format!("no process could be started for it: {error}"));
                 }
             },
         };
-        match worker.ask(&texts(messages, add_generation_prompt)) {
+        let asked = texts(inputs).and_then(|texts| {
+            let texts: Vec<Option<&str>> = texts.iter().map(Option::as_deref).collect();
+            worker.ask(&texts)
+        });
+        match asked {
             Ok((kind, text)) => {
                 *idle = Some(worker);
                 match kind.as_str() {
@@ -90,7 +92,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(program: &Path, setup: &[Option<String>; 3]) -> Result<Worker, NotStarted> {
+    fn start(program: &Path, source: &str) -> Result<(Worker, BTreeSet<String>), NotStarted> {
         let mut child = Command::new(program)
             .arg("render-chat")
             .stdin(Stdio::piped())
@@ -108,15 +110,17 @@ impl Worker {
             input: BufWriter::new(input),
             output: BufReader::new(output),
         };
-        let texts: Vec<Option<&str>> = setup.iter().map(Option::as_deref).collect();
-        match worker.ask(&texts) {
-            Ok((kind, _)) if kind == READY => Ok(worker),
+        match worker.ask(&[Some(source)]) {
+            Ok((kind, needles)) if kind == READY => match serde_json::from_str(&needles) {
+                Ok(needles) => Ok((worker, needles)),
+                Err(error) => Err(NotStarted::Machine(error.into())),
+            },
             Ok((kind, message)) if kind == FAILED => Err(NotStarted::Template(message)),
             Ok((kind, _)) => {
                 let message = format!("an answer of the kind {kind:?}");
                 Err(NotStarted::Machine(frames::invalid(&message)))
             }
-            // Its own code does not die; a constant of a terabyte kills it before it answers.
+            // Its own code does not die before it answers; what a template holds may kill it.
             Err(error) if has_ended(&error) && worker.killed().is_some() => {
                 Err(NotStarted::Template(worker.last_words(&error)))
             }

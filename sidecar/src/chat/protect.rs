@@ -4,10 +4,14 @@
 //! else; templates may trim, split and compare around it as around any letter. After rendering
 //! the characters are put back and their places reported, so that the tokenizer leaves them
 //! alone. Messages without such a text (nearly all) are rendered as they are.
+//!
+//! One exception: a special token that the template itself looks for (`</think>`, to take an
+//! earlier answer's reasoning out) stays what it is in what the assistant said; in what users
+//! wrote it is text like any other.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::ChatMessage;
+use super::Chat;
 use crate::tokenizer::{Rendered, Tokenizer};
 
 /// Unicode's private-use planes: the first has room for 6,400 different special tokens.
@@ -23,11 +27,11 @@ pub(super) struct Placeholders<'a> {
 }
 
 impl<'a> Placeholders<'a> {
-    /// `fixed` and `messages`: every text the template can write, whose characters are taken.
+    /// `fixed` and `chat`: every text the template can write, whose characters are taken.
     pub(super) fn new<'t>(
         tokenizer: &'a Tokenizer,
         fixed: impl Iterator<Item = &'t str>,
-        messages: &[ChatMessage],
+        chat: &Chat,
     ) -> Placeholders<'a> {
         let mut placeholders = Placeholders {
             tokenizer,
@@ -35,12 +39,11 @@ impl<'a> Placeholders<'a> {
             by_text: HashMap::new(),
             by_character: HashMap::new(),
         };
-        let texts = || messages.iter().flat_map(ChatMessage::texts);
-        if texts().any(|text| placeholders.first_special(text, 0).is_some()) {
-            let taken: std::collections::HashSet<char> = fixed
-                .flat_map(str::chars)
-                .chain(texts().flat_map(str::chars))
-                .collect();
+        let mut any = false;
+        chat.visit(&mut |text| any = any || first_special(tokenizer, text, 0).is_some());
+        if any {
+            let mut taken: HashSet<char> = fixed.flat_map(str::chars).collect();
+            chat.visit(&mut |text| taken.extend(text.chars()));
             let free = PRIVATE_USE
                 .into_iter()
                 .flatten()
@@ -51,18 +54,27 @@ impl<'a> Placeholders<'a> {
         placeholders
     }
 
-    /// The text with a placeholder for each special token in it.
-    pub(super) fn hide(&mut self, text: &str) -> String {
+    /// The text with a placeholder for each special token in it that is not among `kept`.
+    pub(super) fn hide(&mut self, text: &str, kept: &BTreeSet<String>) -> String {
         let mut hidden = String::with_capacity(text.len());
         let mut end = 0;
-        while let Some((start, special)) = self.first_special(text, end) {
+        while let Some((start, special)) = first_special(self.tokenizer, text, end) {
             hidden.push_str(&text[end..start]);
             end = start + special.len();
-            let special = special.to_owned();
-            hidden.push(self.placeholder(special));
+            if kept.contains(special) {
+                hidden.push_str(special);
+            } else {
+                let special = special.to_owned();
+                hidden.push(self.placeholder(special));
+            }
         }
         hidden.push_str(&text[end..]);
         hidden
+    }
+
+    /// The placeholders in use and what they stand for.
+    pub(super) fn hidden(&self) -> HashMap<char, String> {
+        self.by_character.clone()
     }
 
     /// Puts the texts back into a rendered prompt.
@@ -82,15 +94,6 @@ impl<'a> Placeholders<'a> {
         Rendered { text, literal }
     }
 
-    fn first_special(&self, text: &str, from: usize) -> Option<(usize, &'a str)> {
-        let at = |at: usize| {
-            self.tokenizer
-                .special_at(text, at)
-                .map(|special| (at, special))
-        };
-        (from..text.len()).find_map(at)
-    }
-
     fn placeholder(&mut self, special: String) -> char {
         if let Some(c) = self.by_text.get(&special) {
             return *c;
@@ -106,15 +109,22 @@ impl<'a> Placeholders<'a> {
     }
 }
 
-impl ChatMessage {
-    fn texts(&self) -> impl Iterator<Item = &str> {
-        let ChatMessage {
-            role,
-            content,
-            name,
-        } = self;
-        [role.as_str(), content.as_str()]
-            .into_iter()
-            .chain(name.as_deref())
+/// The special tokens in a text.
+pub(super) fn specials(tokenizer: &Tokenizer, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut end = 0;
+    while let Some((start, special)) = first_special(tokenizer, text, end) {
+        end = start + special.len();
+        found.push(special.to_owned());
     }
+    found
+}
+
+fn first_special<'a>(
+    tokenizer: &'a Tokenizer,
+    text: &str,
+    from: usize,
+) -> Option<(usize, &'a str)> {
+    let at = |at: usize| tokenizer.special_at(text, at).map(|special| (at, special));
+    (from..text.len()).find_map(at)
 }

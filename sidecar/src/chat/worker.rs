@@ -12,13 +12,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::frames;
-use super::template::Template;
-use super::{ChatError, ChatMessage};
+use super::template::{Inputs, Template};
+use super::{ChatError, Ordered};
 
 /// What a rendering may take beside its messages and the process as it starts.
 pub const MEMORY_BYTES: u64 = 64 << 20;
-/// And for each byte of the messages: they are held as sent, as values and as the prompt.
-const MEMORY_PER_BYTE: u64 = 8;
+/// And for each byte of the messages: they are held as sent, as JSON, as values and as the prompt.
+const MEMORY_PER_BYTE: u64 = 16;
 /// Seconds of CPU for one chat; honest ones take milliseconds.
 pub(super) const CPU_SECONDS: u64 = 2;
 
@@ -28,9 +28,6 @@ pub(super) const RENDERED: &str = "rendered";
 pub(super) const REFUSED: &str = "refused";
 pub(super) const FAILED: &str = "failed";
 
-/// Texts per message: role, content, name.
-const FIELDS: usize = 3;
-
 /// Renders until the input ends.
 ///
 /// # Errors
@@ -38,15 +35,15 @@ const FIELDS: usize = 3;
 pub fn run(mut input: impl Read, mut output: impl Write) -> io::Result<()> {
     let limits = Limits::new()?;
     let setup = frames::read(&mut input, |bytes| limits.set(bytes))?;
-    let Ok([Some(source), bos_token, eos_token]) = <[_; 3]>::try_from(setup) else {
+    let Ok([Some(source)]) = <[_; 1]>::try_from(setup) else {
         return Err(frames::invalid("not a template"));
     };
     let mut say = |kind, text: &str| frames::write(&mut output, &[Some(kind), Some(text)]);
-    let template = match Template::parse(&source, bos_token, eos_token) {
+    let template = match Template::parse(&source) {
         Ok(template) => template,
         Err(message) => return say(FAILED, &message),
     };
-    say(READY, "")?;
+    say(READY, &serde_json::to_string(template.needles())?)?;
     loop {
         let chat = match frames::read(&mut input, |bytes| limits.set(bytes)) {
             Ok(chat) => chat,
@@ -54,8 +51,7 @@ pub fn run(mut input: impl Read, mut output: impl Write) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(error) => return Err(error),
         };
-        let (add_generation_prompt, messages) = messages(chat)?;
-        match template.render(&messages, add_generation_prompt) {
+        match template.render(inputs(chat)?) {
             Ok(text) => say(RENDERED, &text)?,
             Err(ChatError::Refused { message }) => say(REFUSED, &message)?,
             Err(ChatError::Failed { message }) => say(FAILED, &message)?,
@@ -63,39 +59,34 @@ pub fn run(mut input: impl Read, mut output: impl Write) -> io::Result<()> {
     }
 }
 
-/// A chat as the engine sends it.
-pub(super) fn texts(messages: &[ChatMessage], add_generation_prompt: bool) -> Vec<Option<&str>> {
-    let fields = messages.iter().flat_map(|message| {
-        let ChatMessage {
-            role,
-            content,
-            name,
-        } = message;
-        [Some(role.as_str()), Some(content.as_str()), name.as_deref()]
-    });
-    let flag = add_generation_prompt.then_some("");
-    std::iter::once(flag).chain(fields).collect()
+/// Inputs as the engine sends them: the variables as JSON, then pairs of a character and the text it
+/// stands for.
+pub(super) fn texts(inputs: &Inputs) -> io::Result<Vec<Option<String>>> {
+    let Inputs { variables, hidden } = inputs;
+    let variables = serde_json::to_string(&Ordered::Object(variables.clone()))?;
+    let pairs = hidden
+        .iter()
+        .flat_map(|(c, text)| [c.to_string(), text.clone()]);
+    Ok(std::iter::once(variables).chain(pairs).map(Some).collect())
 }
 
 /// The inverse of [`texts`].
-fn messages(texts: Vec<Option<String>>) -> io::Result<(bool, Vec<ChatMessage>)> {
+fn inputs(texts: Vec<Option<String>>) -> io::Result<Inputs> {
     let mut texts = texts.into_iter();
-    let flag = texts
-        .next()
-        .ok_or_else(|| frames::invalid("an empty chat"))?;
-    let mut messages = Vec::with_capacity(texts.len() / FIELDS);
-    while let Some(role) = texts.next() {
-        let (Some(role), Some(Some(content)), Some(name)) = (role, texts.next(), texts.next())
-        else {
-            return Err(frames::invalid("half a message"));
+    let Some(Some(variables)) = texts.next() else {
+        return Err(frames::invalid("no variables"));
+    };
+    let Ordered::Object(variables) = serde_json::from_str(&variables)? else {
+        return Err(frames::invalid("variables of another form"));
+    };
+    let mut hidden = std::collections::HashMap::new();
+    while let Some(c) = texts.next() {
+        match (c.and_then(|c| c.chars().next()), texts.next()) {
+            (Some(c), Some(Some(text))) => hidden.insert(c, text),
+            _ => return Err(frames::invalid("half a placeholder")),
         };
-        messages.push(ChatMessage {
-            role,
-            content,
-            name,
-        });
     }
-    Ok((flag.is_some(), messages))
+    Ok(Inputs { variables, hidden })
 }
 
 struct Limits {
@@ -143,25 +134,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chats_arrive_as_they_were_sent() {
-        let message = |role: &str, content: &str, name: Option<&str>| ChatMessage {
-            role: role.to_owned(),
-            content: content.to_owned(),
-            name: name.map(str::to_owned),
+    fn inputs_arrive_as_they_were_sent() {
+        let object = |pairs: &[(&str, Ordered)]| {
+            pairs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.clone()))
+                .collect()
         };
-        let chat = [
-            message("user", "", Some("ann")),
-            message("system", "b", None),
-        ];
-        for flag in [false, true] {
-            let sent: Vec<_> = texts(&chat, flag)
-                .into_iter()
-                .map(|text| text.map(str::to_owned))
-                .collect();
-            assert_eq!(messages(sent.clone()).unwrap(), (flag, chat.to_vec()));
-            assert!(messages(sent[..sent.len() - 1].to_vec()).is_err());
-        }
-        assert_eq!(messages(vec![None]).unwrap(), (false, vec![]));
-        assert!(messages(vec![]).is_err());
+        let variables = object(&[
+            ("z", Ordered::List(vec![Ordered::Null, Ordered::Bool(true)])),
+            (
+                "a",
+                Ordered::Object(object(&[
+                    ("y", Ordered::Int(-3)),
+                    ("x", Ordered::Float(1.0)),
+                ])),
+            ),
+            ("text", Ordered::text("\u{e000} \"ü\n")),
+        ]);
+        let hidden = [('\u{e000}', "<|im_end|>".to_owned())].into();
+        let sent = Inputs { variables, hidden };
+        let frame = texts(&sent).unwrap();
+        assert_eq!(inputs(frame.clone()).unwrap(), sent);
+        assert!(inputs(frame[..2].to_vec()).is_err());
+        assert!(inputs(vec![None]).is_err());
+        assert!(inputs(vec![]).is_err());
     }
 }

@@ -1,32 +1,42 @@
 //! How a chat becomes a prompt, beside its messages.
 
-use serde_json::{Map, Value};
-
 use super::error::ApiError;
-use super::fields::{Fields, wrong};
+use super::fields::Fields;
+use super::messages::variables;
+use crate::chat::{Ending, Ordered};
 
 /// What a request says of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChatOptions {
-    /// The prompt ends where the assistant begins.
-    pub add_generation_prompt: bool,
+    pub ending: Ending,
     /// The tokenizer's own special tokens stand around what the template wrote.
     pub add_special_tokens: bool,
     /// Variables for the template.
-    pub template_kwargs: Map<String, Value>,
+    pub variables: Vec<(String, Ordered)>,
 }
 
 impl ChatOptions {
-    pub fn take(fields: &mut Fields) -> Result<ChatOptions, ApiError> {
-        let template_kwargs = match fields.take("chat_template_kwargs") {
-            None => Map::new(),
-            Some(Value::Object(kwargs)) => kwargs,
-            Some(other) => return Err(wrong("chat_template_kwargs", &other, "an object")),
+    /// `prefix`: the last message asks for the same as `continue_final_message`.
+    pub fn take(fields: &mut Fields, prefix: bool) -> Result<ChatOptions, ApiError> {
+        const CONTINUE: &str = "continue_final_message";
+        let prompt = fields.boolean("add_generation_prompt")?;
+        let continues = fields.boolean(CONTINUE)?.unwrap_or(false) || prefix;
+        let ending = match (continues, prompt) {
+            (true, Some(true)) => {
+                let message = format!(
+                    "{CONTINUE}: not together with add_generation_prompt=true, which begins \
+                     another message"
+                );
+                return Err(ApiError::invalid(Some(CONTINUE), message));
+            }
+            (true, _) => Ending::Continue,
+            (false, Some(false)) => Ending::Open,
+            (false, _) => Ending::Prompt,
         };
         Ok(ChatOptions {
-            add_generation_prompt: fields.boolean("add_generation_prompt")?.unwrap_or(true),
+            ending,
             add_special_tokens: fields.boolean("add_special_tokens")?.unwrap_or(false),
-            template_kwargs,
+            variables: variables(fields)?,
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Every field that a request may have, and what becomes of it: the one list of them.
 //!
 //! What is not here is refused by name. `fields` says how the tables are applied; a test holds them
-//! against the fields that the official client and vLLM know. Inside `messages` see `prompt`.
+//! against the fields that the official client and vLLM know. Inside `messages` see `messages`.
 
 use super::fields::Decision::{Harmless, Honoured, Only};
 use super::fields::Table;
@@ -84,7 +84,7 @@ const CHAT_ONLY: Table = &[
     ("add_generation_prompt", Honoured),
     ("chat_template_kwargs", Honoured),
     ("chat_template", Only(&[])),
-    ("continue_final_message", Only(&["false"])),
+    ("continue_final_message", Honoured),
     ("documents", Only(&["[]"])),
     ("echo", Only(&["false"])),
     ("tools", Only(&["[]"])),
@@ -143,7 +143,7 @@ pub const TOKENIZE_MESSAGES: &[Table] = &[
         ("add_generation_prompt", Honoured),
         ("chat_template_kwargs", Honoured),
         ("chat_template", Only(&[])),
-        ("continue_final_message", Only(&["false"])),
+        ("continue_final_message", Honoured),
         ("mm_processor_kwargs", Only(&["{}"])),
         ("media_io_kwargs", Only(&["{}"])),
         ("tools", Only(&["[]"])),

@@ -24,6 +24,7 @@ pub mod openai;
 pub mod params;
 pub mod places;
 pub mod ports;
+pub mod messages;
 pub mod prompt;
 pub mod server;
 pub mod sse;

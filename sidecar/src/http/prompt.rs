@@ -7,9 +7,10 @@ use serde_json::Value;
 use super::app::Loaded;
 use super::chat_options::ChatOptions;
 use super::encoders::Task;
-use super::error::{ApiError, shown};
+use super::error::ApiError;
 use super::fields::{Fields, kind, wrong};
-use crate::chat::{ChatError, ChatMessage};
+use super::messages::{Messages, says_nothing};
+use crate::chat::{Chat, ChatError, ChatTemplate, Ordered};
 
 /// A prompt as it was sent, checked but not tokenized.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,112 +73,6 @@ pub fn ids(field: &str, items: &[Value], vocabulary: u32) -> Result<Vec<u32>, Ap
     items.iter().enumerate().map(id).collect()
 }
 
-/// `messages`: roles and text. Content parts of type `text` are joined; others are refused.
-pub fn messages(fields: &mut Fields) -> Result<Vec<ChatMessage>, ApiError> {
-    let items = match fields.take("messages") {
-        None => return Err(ApiError::invalid(Some("messages"), "messages: missing")),
-        Some(Value::Array(items)) if items.is_empty() => {
-            let message = "messages: the list is empty, at least one message is needed";
-            return Err(ApiError::invalid(Some("messages"), message));
-        }
-        Some(Value::Array(items)) => items,
-        Some(other) => return Err(wrong("messages", &other, "a list of messages")),
-    };
-    items
-        .into_iter()
-        .enumerate()
-        .map(|(at, item)| message(at, item))
-        .collect()
-}
-
-fn message(at: usize, item: Value) -> Result<ChatMessage, ApiError> {
-    let field = |name: &str| format!("messages[{at}].{name}");
-    let Value::Object(mut item) = item else {
-        return Err(wrong(&format!("messages[{at}]"), &item, "an object"));
-    };
-    for name in ["tool_calls", "function_call", "audio"] {
-        match item.get(name) {
-            None | Some(Value::Null) => {}
-            Some(Value::Array(calls)) if calls.is_empty() => {}
-            Some(_) => return Err(ApiError::unsupported(&field(name), "not supported")),
-        }
-    }
-    let role = match item.get("role") {
-        Some(Value::String(role)) => role.clone(),
-        other => {
-            return Err(wrong(
-                &field("role"),
-                other.unwrap_or(&Value::Null),
-                "a string",
-            ));
-        }
-    };
-    let role = match role.as_str() {
-        "system" | "user" | "assistant" | "tool" => role,
-        // OpenAI's newer name for the same thing; templates know the older one.
-        "developer" => "system".to_owned(),
-        other => {
-            let message = format!(
-                "{}: {} is none of system, developer, user, assistant, tool",
-                field("role"),
-                shown(other)
-            );
-            return Err(ApiError::invalid(Some(&field("role")), message));
-        }
-    };
-    let content = match item.remove("content") {
-        Some(Value::String(text)) => text,
-        Some(Value::Array(parts)) => joined(&field("content"), parts)?,
-        None | Some(Value::Null) if role == "assistant" => String::new(),
-        other => {
-            let other = other.unwrap_or(Value::Null);
-            return Err(wrong(
-                &field("content"),
-                &other,
-                "a string or a list of text parts",
-            ));
-        }
-    };
-    let name = match item.remove("name") {
-        None | Some(Value::Null) => None,
-        Some(Value::String(name)) => Some(name),
-        Some(other) => return Err(wrong(&field("name"), &other, "a string")),
-    };
-    Ok(ChatMessage {
-        role,
-        content,
-        name,
-    })
-}
-
-fn joined(field: &str, parts: Vec<Value>) -> Result<String, ApiError> {
-    let mut text = String::new();
-    for (at, part) in parts.into_iter().enumerate() {
-        let name = format!("{field}[{at}]");
-        match (part.get("type").and_then(Value::as_str), part.get("text")) {
-            (Some("text"), Some(Value::String(part))) => text.push_str(part),
-            (Some("text"), other) => {
-                let other = other.unwrap_or(&Value::Null);
-                return Err(wrong(&format!("{name}.text"), other, "a string"));
-            }
-            (Some(other), _) => {
-                let why = format!(
-                    "content of type {} is not supported, only text",
-                    shown(other)
-                );
-                return Err(ApiError::unsupported(&format!("{name}.type"), &why));
-            }
-            (None, _) => {
-                return Err(ApiError::invalid(
-                    Some(&format!("{name}.type")),
-                    format!("{name}.type: missing, must be \"text\""),
-                ));
-            }
-        }
-    }
-    Ok(text)
-}
-
 /// Tokenizes prompts on a thread where that may take its time.
 pub async fn encode_prompts(
     loaded: Arc<Loaded>,
@@ -223,31 +118,33 @@ const MESSAGE_BYTES: usize = 128;
 /// Renders and tokenizes a chat.
 pub async fn encode_chat(
     loaded: Arc<Loaded>,
-    messages: Vec<ChatMessage>,
+    messages: Messages,
     options: ChatOptions,
 ) -> Result<Vec<u32>, ApiError> {
-    if let Some(name) = options.template_kwargs.keys().next() {
-        let why = format!("{}: templates take no variables yet", shown(name));
-        return Err(ApiError::unsupported("chat_template_kwargs", &why));
-    }
-    let bytes = messages.iter().map(|message| message.content.len()).sum();
+    let Messages { list, wanted, .. } = messages;
+    let chat = Chat {
+        messages: list,
+        variables: options.variables,
+        ending: options.ending,
+        tools: None,
+    };
+    let bytes = chat.bytes();
     check_text("messages", bytes, &loaded)?;
-    let held = bytes + messages.len() * MESSAGE_BYTES;
+    let held = bytes + chat.messages.len() * MESSAGE_BYTES;
     let encoders = Arc::clone(&loaded);
     let work = move |task: &Task<'_, _>| {
         let Some(template) = &loaded.template else {
             let message = "messages: this model has no chat template; use /v1/completions";
             return Err(ApiError::invalid(Some("messages"), message).with_code("no_chat_template"));
         };
-        let rendered = template
-            .render(&messages, options.add_generation_prompt)
-            .map_err(|error| {
-                let code = match error {
-                    ChatError::Refused { .. } => "messages_refused",
-                    ChatError::Failed { .. } => "chat_template_failed",
-                };
-                ApiError::invalid(Some("messages"), format!("messages: {error}")).with_code(code)
-            })?;
+        check_names(template, &wanted, &chat)?;
+        let rendered = template.render_chat(&chat).map_err(|error| {
+            let code = match error {
+                ChatError::Refused { .. } => "messages_refused",
+                ChatError::Failed { .. } => "chat_template_failed",
+            };
+            ApiError::invalid(Some("messages"), format!("messages: {error}")).with_code(code)
+        })?;
         check_text("messages", rendered.text.len(), &loaded)?;
         task.on_text(rendered.text.len(), || {
             let tokenizer = &loaded.tokenizer;
@@ -260,6 +157,29 @@ pub async fn encode_chat(
         .map_err(|error| ApiError::invalid(Some("messages"), format!("messages: {error}")))
     };
     encoders.encoders.run(held, work).await
+}
+
+/// What the template never names it cannot honour.
+fn check_names(
+    template: &ChatTemplate,
+    wanted: &[(String, &'static str)],
+    chat: &Chat,
+) -> Result<(), ApiError> {
+    const WHY: &str = "this model's chat template does not read it";
+    if let Some((field, _)) = wanted.iter().find(|(_, word)| !template.names(word)) {
+        return Err(ApiError::unsupported(field, WHY));
+    }
+    let unread = |(name, value): &&(String, Ordered)| !says_nothing(value) && !template.names(name);
+    match chat.variables.iter().find(unread) {
+        None => Ok(()),
+        Some((name, _)) => {
+            let name: String = name.chars().take(64).collect();
+            Err(ApiError::unsupported(
+                &format!("chat_template_kwargs.{name}"),
+                WHY,
+            ))
+        }
+    }
 }
 
 /// Runs what may take milliseconds (reading `/proc`) off the threads that answer requests.
@@ -315,69 +235,6 @@ mod tests {
             let error = prompts(&mut fields(body), 10).unwrap_err();
             assert!(error.message.contains(part), "{body}: {}", error.message);
             assert_eq!(error.param.as_deref(), Some("prompt"));
-        }
-    }
-
-    #[test]
-    fn messages_are_read_or_refused_with_their_place() {
-        let read = messages(&mut fields(
-            r#"{"messages": [{"role": "developer", "content": "be brief"},
-                {"role": "user", "name": "ann", "content": [{"type": "text", "text": "a"},
-                                                            {"type": "text", "text": "b"}]},
-                {"role": "assistant", "content": null, "tool_calls": null}]}"#,
-        ))
-        .unwrap();
-        let roles: Vec<&str> = read.iter().map(|message| message.role.as_str()).collect();
-        assert_eq!(roles, ["system", "user", "assistant"]);
-        assert_eq!(read[1].content, "ab");
-        assert_eq!(read[1].name.as_deref(), Some("ann"));
-        for (body, param, part) in [
-            (r#"{}"#, "messages", "missing"),
-            (r#"{"messages": []}"#, "messages", "empty"),
-            (
-                r#"{"messages": "hi"}"#,
-                "messages",
-                "a list of messages, not the string",
-            ),
-            (
-                r#"{"messages": [1]}"#,
-                "messages[0]",
-                "must be an object, not 1",
-            ),
-            (
-                r#"{"messages": [{"content": "a"}]}"#,
-                "messages[0].role",
-                "not null",
-            ),
-            (
-                r#"{"messages": [{"role": "king", "content": "a"}]}"#,
-                "messages[0].role",
-                "\"king\"",
-            ),
-            (
-                r#"{"messages": [{"role": "user"}]}"#,
-                "messages[0].content",
-                "not null",
-            ),
-            (
-                r#"{"messages": [{"role": "user", "content": 5}]}"#,
-                "messages[0].content",
-                "not 5",
-            ),
-            (
-                r#"{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}"#,
-                "messages[0].content[0].type",
-                "\"image_url\" is not supported",
-            ),
-            (
-                r#"{"messages": [{"role": "assistant", "tool_calls": [{"id": "x"}]}]}"#,
-                "messages[0].tool_calls",
-                "not supported",
-            ),
-        ] {
-            let error = messages(&mut fields(body)).unwrap_err();
-            assert_eq!(error.param.as_deref(), Some(param), "{body}");
-            assert!(error.message.contains(part), "{body}: {}", error.message);
         }
     }
 }

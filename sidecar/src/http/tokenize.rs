@@ -13,6 +13,7 @@ use super::decisions;
 use super::encoders::Task;
 use super::error::ApiError;
 use super::fields::wrong;
+use super::messages;
 use super::prompt::{self, Prompt};
 use super::types::{Detokenized, Tokenized};
 
@@ -33,8 +34,8 @@ pub async fn tokenize(
     app.model_of(&mut fields)?;
     let with_text = fields.boolean("return_token_strs")?.unwrap_or(false);
     let tokens = if chat {
-        let messages = prompt::messages(&mut fields)?;
-        let options = ChatOptions::take(&mut fields)?;
+        let messages = messages::take(&mut fields)?;
+        let options = ChatOptions::take(&mut fields, messages.prefix)?;
         fields.finish()?;
         prompt::encode_chat(Arc::clone(&loaded), messages, options).await?
     } else {

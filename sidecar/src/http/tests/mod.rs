@@ -3,6 +3,7 @@
 mod admin;
 mod answers;
 mod browsers;
+mod chats;
 mod clients;
 mod connections;
 mod hostile;

@@ -1,6 +1,8 @@
 //! Templates in the manner of published models, templates that fail, and users who type special
 //! tokens.
 
+mod dialect;
+
 use std::path::Path;
 
 use proptest::prelude::*;
@@ -27,7 +29,7 @@ fn message(role: &str, content: &str) -> ChatMessage {
 }
 
 fn render(template: &str, messages: &[ChatMessage]) -> Result<Rendered, ChatError> {
-    ChatTemplate::parse(template, &tokenizer(), [None, None])
+    ChatTemplate::parse(template, &tokenizer(), Vec::new())
         .unwrap()
         .render(messages, true)
 }
@@ -44,7 +46,7 @@ fn failure(template: &str) -> ChatError {
 fn chatml_is_written_as_the_template_says() {
     let expected = "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n";
     assert_eq!(text(CHATML, &[message("user", "hi")]), expected);
-    let template = ChatTemplate::parse(CHATML, &tokenizer(), [None, None]).unwrap();
+    let template = ChatTemplate::parse(CHATML, &tokenizer(), Vec::new()).unwrap();
     let rendered = template
         .render(&[message("system", "Short.")], false)
         .unwrap();
@@ -156,12 +158,12 @@ fn a_template_that_fails_says_where() {
 #[test]
 fn a_template_that_does_not_parse_is_refused_at_once() {
     let error =
-        ChatTemplate::parse("{% for m in messages %}", &tokenizer(), [None, None]).unwrap_err();
+        ChatTemplate::parse("{% for m in messages %}", &tokenizer(), Vec::new()).unwrap_err();
     assert_eq!(error.reason(), "ModelInvalid");
     assert!(error.to_string().contains("does not parse"), "{error}");
-    let error =
-        ChatTemplate::parse("{% include '/etc/passwd' %}", &tokenizer(), [None, None]).unwrap();
-    assert!(error.render(&[message("user", "a")], true).is_err());
+    let include = "{% include '/etc/passwd' %}";
+    let error = ChatTemplate::parse(include, &tokenizer(), Vec::new()).unwrap_err();
+    assert!(error.to_string().contains("the tag 'include'"), "{error}");
 }
 
 #[test]
@@ -222,6 +224,131 @@ fn private_use_characters_of_users_survive() {
         (rendered.literal.len(), &rendered.literal[0]),
         (1, &(3..13))
     );
+}
+
+/// The tokenizer's `<|im_end|>` stands in for a `</think>` that is declared special.
+const SPLITS: &str = "{% for m in messages %}{% if m.role == 'assistant' and '<|im_end|>' in m.content %}\
+    {{ m.content.split('<|im_end|>')[-1] }}{% else %}{{ m.content }}{% endif %};{% endfor %}";
+
+#[test]
+fn markers_that_a_template_splits_at_work_in_what_the_assistant_said() {
+    let thought = "hm<|im_end|>two";
+    let said = [message("user", thought), message("assistant", thought)];
+    let rendered = render(SPLITS, &said).unwrap();
+    assert_eq!(rendered.text, "hm<|im_end|>two;two;");
+    assert_eq!(rendered.literal.len(), 1, "the user's is text");
+    let ids = tokenizer().encode_chat(&rendered).unwrap();
+    assert_eq!(ids.iter().filter(|id| **id < 3).count(), 0);
+    // Others in the assistant's words stay text, and so do ends that a model is known by.
+    let other = [message("assistant", "a<|im_start|>b")];
+    assert_eq!(render(SPLITS, &other).unwrap().literal.len(), 1);
+    let eos = vec![("eos_token".to_owned(), "<|im_end|>".to_owned())];
+    let template = ChatTemplate::parse(SPLITS, &tokenizer(), eos).unwrap();
+    let rendered = template.render(&said[1..], true).unwrap();
+    assert_eq!(rendered.text, "hm<|im_end|>two;");
+}
+
+fn parts(texts: &[&str]) -> Ordered {
+    let part = |text: &&str| {
+        Ordered::Object(vec![
+            ("type".to_owned(), Ordered::text("text")),
+            ("text".to_owned(), Ordered::text(*text)),
+        ])
+    };
+    Ordered::Object(vec![
+        ("role".to_owned(), Ordered::text("user")),
+        (
+            "content".to_owned(),
+            Ordered::List(texts.iter().map(part).collect()),
+        ),
+    ])
+}
+
+fn text_of_chat(template: &str, chat: &Chat) -> Result<String, ChatError> {
+    let template = ChatTemplate::parse(template, &tokenizer(), Vec::new()).unwrap();
+    template.render_chat(chat).map(|rendered| rendered.text)
+}
+
+#[test]
+fn parts_reach_templates_in_the_form_they_take() {
+    let chat = |message: Ordered| Chat {
+        messages: vec![message],
+        ..Chat::default()
+    };
+    let two = chat(parts(&["a", "b"]));
+    let one = chat(Ordered::from(&message("user", "ab")));
+    let texts = "{{ messages[0].content }}";
+    let lists = "{% for p in messages[0].content %}[{{ p.text }}]{% endfor %}";
+    let both = "{% if messages[0].content is string %}{{ messages[0].content }}{% else %}\
+        {% for p in messages[0].content %}[{{ p.text }}]{% endfor %}{% endif %}";
+    for (template, from_parts, from_text) in [
+        (texts, "a\nb", "ab"),
+        (lists, "[a][b]", "[ab]"),
+        (both, "[a][b]", "ab"),
+    ] {
+        assert_eq!(
+            text_of_chat(template, &two).unwrap(),
+            from_parts,
+            "{template}"
+        );
+        assert_eq!(
+            text_of_chat(template, &one).unwrap(),
+            from_text,
+            "{template}"
+        );
+    }
+}
+
+#[test]
+fn a_last_message_is_continued_where_it_ends() {
+    let chat = |content: &str| Chat {
+        messages: vec![
+            Ordered::from(&message("user", "go")),
+            Ordered::from(&message("assistant", content)),
+        ],
+        ending: Ending::Continue,
+        ..Chat::default()
+    };
+    let text = text_of_chat(CHATML, &chat("Sure, ")).unwrap();
+    assert!(text.ends_with("<|im_start|>assistant\nSure, "), "{text}");
+    let trims = "{% for m in messages %}<{{ m.content|trim }}>{% endfor %}";
+    assert_eq!(text_of_chat(trims, &chat("Sure  ")).unwrap(), "<go><Sure");
+    let drops = "{{ messages[0].content }}";
+    let error = text_of_chat(drops, &chat("Sure")).unwrap_err().to_string();
+    assert!(error.contains("cannot be continued"), "{error}");
+}
+
+#[test]
+fn variables_of_a_request_reach_the_template_and_stay_text() {
+    let template = "{{ enable_thinking }}{{ bos_token }}{{ note }}";
+    let variables = [
+        ("enable_thinking", Ordered::Bool(false)),
+        ("note", Ordered::text("<|im_end|>")),
+    ];
+    let chat = Chat {
+        messages: vec![Ordered::from(&message("user", "hi"))],
+        variables: variables
+            .map(|(name, value)| (name.to_owned(), value))
+            .into(),
+        ..Chat::default()
+    };
+    let tokens = vec![("bos_token".to_owned(), "<|im_start|>".to_owned())];
+    let template = ChatTemplate::parse(template, &tokenizer(), tokens).unwrap();
+    let rendered = template.render_chat(&chat).unwrap();
+    assert_eq!(rendered.text, "False<|im_start|><|im_end|>");
+    assert_eq!(
+        (rendered.literal.len(), &rendered.literal[0]),
+        (1, &(17..27))
+    );
+}
+
+#[test]
+fn special_tokens_in_json_and_in_quotes_stay_what_they_are() {
+    let template = "{{ messages[0].content|tojson }}{{ [messages[0].content] }}\
+        {{ messages[0].content|tojson(ensure_ascii=true) }}";
+    let rendered = render(template, &[message("user", "<|im_end|>")]).unwrap();
+    assert_eq!(rendered.text, "\"<|im_end|>\"['<|im_end|>']\"<|im_end|>\"");
+    assert_eq!(rendered.literal.len(), 3);
 }
 
 proptest! {
