@@ -18,10 +18,10 @@ use crate::engine::Engine;
 use crate::engine::config::EngineConfig;
 use crate::engine::handle::EngineState;
 use crate::error::BootError;
-use crate::http::admin::Token;
 use crate::http::app::{App, HttpLimits, Loaded};
 use crate::http::generator::Generator;
 use crate::http::ports::Ports;
+use crate::http::token::Token;
 use crate::model::{Model, ModelFolder, SamplingDefaults};
 use crate::report::Identity;
 
@@ -89,19 +89,7 @@ fn admin_token(http: &HttpArgs) -> Result<Option<Token>, BootError> {
             http.host
         )));
     };
-    let text = fs::read_to_string(path).map_err(|source| BootError::File {
-        path: path.clone(),
-        source,
-    })?;
-    let token = text.trim();
-    if token.len() < 16 {
-        return Err(BootError::Flag(format!(
-            "--admin-token-file: {} holds {} characters, at least 16 are needed",
-            path.display(),
-            token.len()
-        )));
-    }
-    Ok(Some(Token::new(token)))
+    Token::file(path).map(Some).map_err(BootError::Flag)
 }
 
 /// Opens, plans, starts. Runs on a thread of its own: it reads files.

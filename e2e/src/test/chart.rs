@@ -16,10 +16,11 @@ pub(super) fn renders(world: &World<'_>) -> Passed {
     let mut lint = install::helm(world.tools()?, None)?;
     process::stdout_of(lint.args(["lint", "--strict"]).arg(install::chart_folder()))?;
     kubernetes.create_namespace(SYSTEM, "restricted")?;
-    let variants: [&[&str]; 3] = [
+    let variants: [&[&str]; 4] = [
         &[],
         &["watchNamespaces={default}"],
         &["operator.replicas=2", "crds.install=false"],
+        &["key.existingSecret=mine"],
     ];
     for values in variants {
         let rendered = template(world, values)?;

@@ -18,6 +18,7 @@ mod observe;
 mod reconcile;
 mod refusal;
 mod rest;
+mod rights;
 mod rollouts;
 mod serve;
 mod sources;
@@ -68,6 +69,7 @@ const GROUPS: &[&Group] = &[
     &foreign::GROUP,
     &faults::GROUP,
     &hostile::GROUP,
+    &rights::GROUP,
     &rest::GROUP,
 ];
 

@@ -223,7 +223,8 @@ pub struct HttpArgs {
     /// for more, `*` is any. Without it: none, and browsers keep pages away.
     #[arg(long, value_name = "ORIGIN", value_parser = origin)]
     pub cors_allow_origin: Vec<HeaderValue>,
-    /// File with the bearer token that the admin API wants.
+    /// File with the bearer token that the admin API wants; one that is replaced while the server
+    /// runs counts from then on.
     #[arg(long, value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,
     /// Largest request body, e.g. 4Mi.

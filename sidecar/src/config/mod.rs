@@ -7,8 +7,7 @@ use plimsoll_crds::v1alpha1::convert;
 use plimsoll_crds::v1alpha1::engine::{Backend, EngineConfig as Document, PlanStatus};
 use plimsoll_crds::v1alpha1::report::Effective;
 use plimsoll_planner::{
-    Backend as PlanBackend, KvLayout, Limits, Plan, RankCapacity, Request, Utilization,
-    cpu_capacity,
+    Backend as PlanBackend, KvLayout, Limits, Plan, RankCapacity, Request, Utilization, plan_within,
 };
 
 use crate::args::{EngineArgs, MemoryArgs, ServeArgs};
@@ -114,7 +113,7 @@ impl Settings {
 /// [`BootError`]: flags that contradict each other, or a refusal with its numbers.
 pub fn plan_flags(flags: &MemoryArgs, model: &Model) -> Result<Planned, BootError> {
     let dtype = flags.dtype.resolve(model.default_dtype);
-    let mut request = Request {
+    let request = Request {
         shape: model.shape.clone(),
         backend: PlanBackend::Cpu,
         dtype,
@@ -131,8 +130,8 @@ pub fn plan_flags(flags: &MemoryArgs, model: &Model) -> Result<Planned, BootErro
         utilization: utilization(flags.gpu_memory_utilization)?,
         ranks: quotas(flags)?,
     };
-    request.ranks = cpu_capacity(&request, flags.memory_limit).map_err(BootError::Refused)?;
-    solve(request)
+    let (request, plan) = plan_within(&request, flags.memory_limit).map_err(BootError::Refused)?;
+    Ok(Planned { request, plan })
 }
 
 fn solve(request: Request) -> Result<Planned, BootError> {

@@ -7,20 +7,20 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::header;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use futures::Stream;
 use plimsoll_crds::v1alpha1::MemoryReport;
-use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use super::app::App;
 use super::error::ApiError;
 use super::prompt;
+use super::token::Token;
 use super::types::{RankWeights, WeightChecks};
 use crate::engine::handle::EngineState;
 use crate::engine::request::Refused;
@@ -30,32 +30,6 @@ use crate::report::worth_sending;
 const TICK: Duration = Duration::from_secs(2);
 /// A report is sent at least this often: a little under the promised 30 s.
 const HEARTBEAT: Duration = Duration::from_secs(28);
-
-/// The token, as its hash: comparing hashes takes the same time wherever they differ, and the
-/// token itself is not kept.
-#[derive(Clone, Copy, Debug)]
-pub struct Token([u8; 32]);
-
-impl Token {
-    pub fn new(token: &str) -> Token {
-        Token(Sha256::digest(token.as_bytes()).into())
-    }
-
-    fn admits(&self, headers: &HeaderMap) -> bool {
-        let given = headers
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-            .map_or("", |(_, token)| token.trim());
-        let given: [u8; 32] = Sha256::digest(given.as_bytes()).into();
-        given
-            .iter()
-            .zip(self.0)
-            .fold(0, |differs, (a, b)| differs | (a ^ b))
-            == 0
-    }
-}
 
 #[derive(Clone, Debug)]
 struct Admin {
@@ -85,7 +59,7 @@ pub fn router(app: Arc<App>, token: Option<Token>) -> Router {
 }
 
 async fn authorize(State(token): State<Token>, request: Request, next: Next) -> Response {
-    if !token.admits(request.headers()) {
+    if !token.admits(request.headers()).await {
         return ApiError::unauthorized().into_response();
     }
     next.run(request).await

@@ -29,6 +29,7 @@ pub mod prompt;
 pub mod server;
 pub mod sse;
 pub mod stop;
+pub mod token;
 pub mod tokenize;
 pub mod types;
 

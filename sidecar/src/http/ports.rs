@@ -9,9 +9,10 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::admin::{self, Token};
+use super::admin;
 use super::app::{App, HttpLimits};
 use super::places::Places;
+use super::token::Token;
 use super::{probe_router, router, server};
 use crate::args::HttpArgs;
 use crate::error::BootError;

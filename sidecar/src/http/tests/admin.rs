@@ -5,6 +5,7 @@ use crate::engine::handle::EngineState;
 use crate::http::admin;
 use crate::http::app::HttpLimits;
 use crate::http::testing::{Script, app, empty_app};
+use crate::http::token::Token;
 
 async fn admin_answer(
     app: &Arc<App>,
@@ -17,7 +18,7 @@ async fn admin_answer(
     if let Some(header) = header {
         request = request.header("authorization", header);
     }
-    let router = admin::router(Arc::clone(app), token.map(admin::Token::new));
+    let router = admin::router(Arc::clone(app), token.map(Token::fixed));
     let service = hyper_util::service::TowerToHyperService::new(router);
     let request = request.body(Body::empty()).unwrap();
     service.call(request).await.unwrap()
