@@ -67,6 +67,8 @@ pub const ADMIN_TOKEN_KEY: &str = "token";
 pub const ADMIN_TOKEN_PATH: &str = "/etc/plimsoll/admin/token";
 /// Where a model source is mounted, read-only.
 pub const MODEL_DIR: &str = "/models";
+/// Volume of the model source.
+pub const VOLUME_MODEL: &str = "plimsoll-model";
 /// Where an inspect pod leaves its answer (at most [`TERMINATION_MESSAGE_BYTES`]).
 pub const TERMINATION_MESSAGE_PATH: &str = "/dev/termination-log";
 /// What Kubernetes keeps of a termination message.

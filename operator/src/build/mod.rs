@@ -30,7 +30,7 @@ pub(crate) const SPEC_ANNOTATION: &str = "plimsoll.dev/spec";
 /// On a ReplicaSet a pod of which has answered.
 pub(crate) const ANSWERED_ANNOTATION: &str = "plimsoll.dev/answered";
 /// User volumes cannot have this prefix.
-pub(crate) const MODEL_VOLUME: &str = "plimsoll-model";
+const MODEL_VOLUME: &str = names::VOLUME_MODEL;
 const CONFIG_VOLUME: &str = "plimsoll-config";
 
 /// What the operator's flags say of pods.

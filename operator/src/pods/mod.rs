@@ -10,7 +10,6 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use plimsoll_crds::names;
 
-use crate::build::MODEL_VOLUME;
 use crate::rolling::{Cure, PodPhase};
 use crate::watch::hash_of;
 use asks::Asks;
@@ -258,7 +257,7 @@ fn source_dropped(pod: &Pod) -> bool {
         .spec
         .iter()
         .flat_map(|spec| spec.volumes.iter().flatten());
-    let mut models = volumes.filter(|volume| volume.name == MODEL_VOLUME);
+    let mut models = volumes.filter(|volume| volume.name == names::VOLUME_MODEL);
     models.any(|volume| {
         let claim = volume.persistent_volume_claim.is_some();
         volume.image.is_none() && !claim && volume.host_path.is_none()

@@ -1,5 +1,6 @@
 //! Status and conditions, told from facts as they are found in a cluster.
 
+mod enforcement;
 mod happenings;
 
 use std::time::Duration;
@@ -255,55 +256,6 @@ fn rows_are_capped_and_totals_are_not() {
 }
 
 #[test]
-fn who_enforces_the_quotas_is_told_with_the_values() {
-    let words = |yaml: &str| {
-        let told = told(&inspected(yaml));
-        let found = find(&told, "QuotaEnforced").unwrap();
-        (found.reason.clone(), found.message.clone())
-    };
-    let (reason, message) = words(SMOLLM2);
-    assert_eq!(reason, "EngineAndMemoryLimit");
-    assert!(
-        message.contains("quota (rank 0: 300Mi, rank 1: 700Mi)"),
-        "{message}"
-    );
-    let bytes = plimsoll_planner::Bytes::measured;
-    let needed = crate::plan::plan(&object(SMOLLM2), &smollm2())
-        .unwrap()
-        .container
-        .needed;
-    let sum = format!("memory limit of {}, the sum", bytes(needed));
-    assert!(message.contains(&sum), "{message}");
-    let limit = "spec:\n  template: {engine: {resources: {limits: {memory: 64Gi}}}}\n";
-    let (reason, message) = words(&SMOLLM2.replace("spec:\n", limit));
-    assert_eq!(reason, "EngineAlone");
-    let above = bytes((64 << 30) - needed);
-    let words = format!("memory limit of 64.00 GiB, which is {above} above");
-    assert!(message.contains(&words), "{message}");
-}
-
-#[test]
-fn a_pod_that_refuses_the_token_leaves_the_pressure_unknown_and_is_named() {
-    let mut facts = inspected(SMOLLM2);
-    let revision = wanted_revision(&facts);
-    facts.pods = vec![engine("a", &revision, ready())];
-    let mut known = heard(report(500));
-    known.refused = true;
-    facts.reports.insert("a".to_owned(), known);
-    let status = told(&facts);
-    let pressure = find(&status, "MemoryPressure").unwrap();
-    assert_eq!(
-        (pressure.status.as_str(), pressure.reason.as_str()),
-        ("Unknown", "ReportsRefused")
-    );
-    assert!(
-        pressure
-            .message
-            .contains("pod a refuses the operator's token (401)")
-    );
-}
-
-#[test]
 fn a_rank_over_its_budget_is_pressure() {
     let mut facts = with_pods([ready(), ready()]);
     facts.reports = [("a".to_owned(), heard(report(1001)))].into();
@@ -404,20 +356,4 @@ fn quantities_are_short() {
     ] {
         assert_eq!(quantity(bytes), text);
     }
-}
-
-#[test]
-fn quota_enforced_says_whose_limit_is_in_force() {
-    let message = |yaml: &str| {
-        let status = told(&inspected(yaml));
-        find(&status, "QuotaEnforced").unwrap().message.clone()
-    };
-    assert!(message(SMOLLM2).ends_with("the budgets and the host reserve"));
-    let written = SMOLLM2.replace(
-        "spec:\n",
-        "spec:\n  template: {engine: {resources: {limits: {memory: 64Gi}}}}\n",
-    );
-    let message = message(&written);
-    assert!(message.contains("limits.memory 64Gi"), "{message}");
-    assert!(message.contains("the engine's alone"), "{message}");
 }
