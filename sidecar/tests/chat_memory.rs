@@ -30,7 +30,7 @@ fn memory_that_a_template_takes_is_bounded_and_the_next_chat_is_rendered() {
         let took = children_ticks() - ticks;
         // One operation that wants too much is told so; what adds up meets the process's bound.
         let told = match name {
-            "*" | "format" | "indent" | "batch" | "raw text" | "nested lists" => {
+            "*" | "format" | "indent" | "batch" | "set block" | "raw text" | "nested lists" => {
                 ["more than", "at most", "deeper than", "too deeply"]
             }
             _ => ["more than 64 MiB of memory"; 4],
