@@ -27,15 +27,15 @@ pub(super) fn apply(
     if !params.penalised() {
         return;
     }
-    let biased = |at: usize| {
-        let id = |entry: &(u32, f32)| shard.row(entry.0);
-        row.bias.binary_search_by_key(&Some(at), id).is_ok()
-    };
+    // What is noted so far ascends; the ids of the biases do, too, but those beyond the shard have no row.
+    let biases = before.len();
     let (prompt, output) = (rows_of(row.prompt), rows_of(row.output));
     for at in prompt.iter().chain(&output) {
         if first_time(seen, *at) {
-            if !biased(*at) {
-                before.push((u32::try_from(*at).unwrap_or(u32::MAX), logits[*at]));
+            let place = u32::try_from(*at).unwrap_or(u32::MAX);
+            let biased = before[..biases].binary_search_by_key(&place, |(other, _)| *other);
+            if biased.is_err() {
+                before.push((place, logits[*at]));
             }
             let x = &mut logits[*at];
             *x = if *x > 0.0 {

@@ -158,7 +158,10 @@ fn bias(random: &mut Random) -> Vec<(u32, f32)> {
 fn penalised(case: &Case) -> Vec<f32> {
     let mut logits = case.logits.clone();
     for (id, bias) in &case.bias {
-        logits[*id as usize] += bias;
+        // Of an id that the vocabulary has not nothing comes.
+        if let Some(x) = logits.get_mut(*id as usize) {
+            *x += bias;
+        }
     }
     for (id, x) in logits.iter_mut().enumerate() {
         let id = id as u32;
