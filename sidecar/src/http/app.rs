@@ -9,11 +9,11 @@ use plimsoll_crds::v1alpha1::report::Effective;
 use plimsoll_planner::host;
 
 use super::bodies::Bodies;
+use super::bounds::Bounds;
 use super::encoders::Encoders;
 use super::error::ApiError;
 use super::fields::Fields;
 use super::generator::Generator;
-use super::params::Bounds;
 use crate::chat::ChatTemplate;
 use crate::engine::handle::{EngineFacts, EngineState};
 use crate::metrics::{Metrics, Scrape};

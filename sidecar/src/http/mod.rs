@@ -11,6 +11,7 @@ pub mod answers;
 pub mod app;
 pub mod bodies;
 pub mod body;
+pub mod bounds;
 pub mod chat_options;
 pub mod choice;
 pub mod decisions;

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,10 @@ pub(crate) struct ModelCopy(PathBuf);
 
 impl ModelCopy {
     pub(crate) fn new(model: &str, file: &str, content: &str) -> ModelCopy {
-        let name = format!("plimsoll-{model}-{file}-{}", std::process::id());
+        // Tests of one program run side by side: each copy has a folder of its own.
+        static COPIES: AtomicU32 = AtomicU32::new(0);
+        let copy = COPIES.fetch_add(1, Ordering::Relaxed);
+        let name = format!("plimsoll-{model}-{file}-{}-{copy}", std::process::id());
         let folder = std::env::temp_dir().join(name);
         fs::create_dir_all(&folder).unwrap();
         for entry in fs::read_dir(fixture(model)).unwrap() {

@@ -10,6 +10,7 @@ use std::ops::RangeInclusive;
 use serde_json::Value;
 
 use crate::engine::request::SamplingParams;
+use crate::http::bounds::Bounds;
 use crate::http::choice::Ending;
 use crate::http::decisions::STREAM_OPTIONS;
 use crate::http::error::{ApiError, shown};
@@ -19,14 +20,6 @@ use crate::model::sampling::{
     MIN_P, REPETITION_PENALTY_MAX, SamplingDefaults, TEMPERATURE, TOP_P_MAX,
 };
 use plimsoll_kernels::sampling::MAX_LOGPROBS;
-
-/// Bounds that depend on the engine.
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    pub max_model_len: u32,
-    pub max_num_seqs: u32,
-    pub vocabulary: u32,
-}
 
 /// Checked parameters of one request.
 #[derive(Clone, Debug, PartialEq)]
