@@ -139,7 +139,9 @@ fn refused(kubernetes: &Kubernetes, theirs: &Theirs) -> Result<()> {
     expect_eq("reason", &stalled.reason.as_str(), &"NameTaken")?;
     let named = format!("{} {name} exists", theirs.kind);
     expect(stalled.message.starts_with(&named), || stalled.message)?;
-    expect(resource.engine_pods()?.is_empty(), || {
+    // A budget only guards pods that run: somebody else's under its name keeps none from being made.
+    let needed = theirs.kind != "PodDisruptionBudget";
+    expect(!needed || resource.engine_pods()?.is_empty(), || {
         format!("{}: an engine pod exists", theirs.resource)
     })?;
     let object: Value = serde_json::to_value(resource.get()?)?;
