@@ -90,21 +90,8 @@ fn own_secrets(world: &World<'_>) -> Passed {
     for (words, input, refusal) in [
         (&["get", "secret", "foreign"][..], None, "cannot get"),
         (&["get", "secrets"], None, "cannot list"),
-        // Patches answer with the object, those that change nothing too.
-        (
-            &[
-                "patch",
-                "secret",
-                "foreign",
-                "--type=merge",
-                "-p",
-                "{}",
-                "-o",
-                "yaml",
-            ],
-            None,
-            "belongs to somebody else",
-        ),
+        // Patches answer with the object, those that change nothing too. By apply, for kubectl's own
+        // patch gets the object first.
         (
             &[
                 "apply",
