@@ -7,6 +7,7 @@ use std::fs;
 use std::io::Read;
 
 use clap::Parser;
+use plimsoll_crds::names::EXIT_PLAN_DIFFERS;
 use plimsoll_crds::v1alpha1::convert;
 use plimsoll_sidecar::args::{Cli, Command};
 use plimsoll_sidecar::config::plan_flags;
@@ -315,7 +316,7 @@ fn the_operators_file_is_served_or_refused_with_both_numbers() {
         .output()
         .unwrap();
     fs::remove_file(file).unwrap();
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(i32::from(EXIT_PLAN_DIFFERS)));
     let log = String::from_utf8_lossy(&output.stderr).into_owned();
     let there = format!(
         "mlpColumns of rank 1 is {}..352 there, {ours}..352 here",
