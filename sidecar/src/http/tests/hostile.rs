@@ -79,8 +79,13 @@ async fn slow_bodies_make_way_with_an_answer_that_says_so() {
     let (app, _) = app_with(Script::Say("ok"), places(3));
     let (address, _stop) = listen(crate::http::router(Arc::clone(&app), &[]), app.limits).await;
     let mut slow = Vec::new();
+    // Each is told to go on, which happens when its body is asked for: before that it would be one
+    // that has said nothing yet, and make way without words.
+    let head = begun(1000, 0).replace("host: x\r\n", "host: x\r\nexpect: 100-continue\r\n");
     for _ in 0..3 {
-        slow.push(connect(address, &begun(1000, 10)).await);
+        let mut stream = connect(address, &head).await;
+        read_until(&mut stream, "100 Continue").await;
+        slow.push(stream);
     }
     let mut honest = ask(address, r#"{"model": "tiny", "prompt": "a"}"#).await;
     read_until(&mut honest, "200 OK").await;
