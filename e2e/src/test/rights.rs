@@ -86,6 +86,11 @@ fn own_secrets(world: &World<'_>) -> Passed {
     let nothing = json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "foreign"},
     });
+    let mut claimed = nothing.clone();
+    claimed["metadata"]["ownerReferences"] = json!([{
+        "apiVersion": "plimsoll.dev/v1alpha1", "kind": names::KIND, "name": resource.name,
+        "uid": serde_json::to_value(resource.get()?)?["metadata"]["uid"],
+    }]);
     let mut checks = 0;
     for (words, input, refusal) in [
         (&["get", "secret", "foreign"][..], None, "cannot get"),
@@ -103,6 +108,11 @@ fn own_secrets(world: &World<'_>) -> Passed {
                 "-",
             ],
             Some(nothing.to_string()),
+            "of its InferenceDeployments only",
+        ),
+        (
+            &apply,
+            Some(claimed.to_string()),
             "belongs to somebody else",
         ),
         (&apply, Some(typed.to_string()), "of type Opaque only"),
