@@ -29,6 +29,8 @@ use crate::watch::{Change, changes, hash_of};
 
 /// Nudges that wait for the controller; senders wait when it is full.
 const NUDGES: usize = 256;
+/// How often it is looked whether everything is listed, until it is.
+const LOOK: Duration = Duration::from_millis(100);
 /// Passes at once.
 const CONCURRENCY: u16 = 8;
 /// Changes that come together are looked at together.
@@ -64,7 +66,7 @@ pub(crate) async fn run(
     let scope = Scope {
         client: client.clone(),
         namespace,
-        watches,
+        watches: Arc::clone(&watches),
         metrics: Arc::clone(&metrics),
     };
     let (nudges, nudged) = mpsc::channel(NUDGES);
@@ -106,9 +108,18 @@ pub(crate) async fn run(
         },
     });
     let listing = Arc::clone(&context);
-    // It ends when the stores are filled, or with the watches that fill them.
+    // Looked at, not waited for: a store wakes only the last of the tasks that wait for it, and the
+    // controller waits for the resources itself. It ends with the watches that fill the stores.
     tokio::spawn(async move {
-        listing.filled.get_or_init(|| listing.stores.ready()).await;
+        let mut looks = tokio::time::interval(LOOK);
+        loop {
+            looks.tick().await;
+            if watches.trouble().is_none() {
+                break;
+            }
+        }
+        // What was heard as listed a moment ago is in the store by now.
+        looks.tick().await;
         let all = listing.stores.deployments.state();
         let live = all.iter().filter(|it| it.object.is_ok());
         let live = live.filter(|it| it.meta().deletion_timestamp.is_none());
