@@ -102,6 +102,7 @@ fn hold_up(
         .or_else(|| failed(facts, &waiting))
         .or_else(|| unschedulable(&waiting, outcome, rolls))
         .or_else(|| silent(&waiting))
+        .or_else(|| beside(&waiting))
         .or_else(|| not_started(&waiting))
         .or_else(|| loading(facts, &waiting))
 }
@@ -201,6 +202,22 @@ fn silent(waiting: &[&PodFacts]) -> Option<(Reason, String)> {
         format!(
             "pod {} on node {node} answered and does not{since}, though its engine runs; it gets no \
              requests, and is started anew once /livez fails too",
+            pod.name
+        ),
+    ))
+}
+
+/// An engine that answers in a pod that a container of the user's keeps from being ready.
+fn beside(waiting: &[&PodFacts]) -> Option<(Reason, String)> {
+    let pod = waiting.iter().find(|pod| pod.held_up_by_others())?;
+    let others = match pod.unready_beside.is_empty() {
+        true => "a readiness gate is not met".to_owned(),
+        false => format!("not ready: {}", pod.unready_beside.join(", ")),
+    };
+    Some((
+        Reason::WaitingForPods,
+        format!(
+            "pod {}: its engine answers; {others}, so the pod gets no requests",
             pod.name
         ),
     ))

@@ -41,6 +41,8 @@ pub(crate) struct PodFacts {
     pub(crate) answered: bool,
     /// Since when its readiness is what it is.
     pub(crate) readiness_since: Option<Timestamp>,
+    /// Containers of the user's that are not ready.
+    pub(crate) unready_beside: Vec<String>,
     pub(crate) unschedulable: Option<Unschedulable>,
     /// Its volumes are mounted and it has a network, so that images are what it waits for; `None`:
     /// the kubelet does not say.
@@ -67,6 +69,8 @@ pub(crate) struct Unschedulable {
 pub(crate) struct EngineContainer {
     /// Its startup probe has succeeded in this life of the container.
     pub(crate) started: bool,
+    /// It answers its readiness probe, whatever the pod's other containers do.
+    pub(crate) ready: bool,
     pub(crate) running: bool,
     pub(crate) running_since: Option<Timestamp>,
     pub(crate) restarts: i32,
@@ -150,6 +154,7 @@ impl PodFacts {
             source_dropped: source_dropped(pod),
             answered: ready || engine.started || turned,
             readiness_since,
+            unready_beside: unready_beside(pod, container),
             // A sandbox comes after the volumes.
             unmounted_since: no("PodReadyToStartContainers").and_then(|_| {
                 since("PodScheduled")
@@ -197,9 +202,17 @@ impl PodFacts {
         })
     }
 
-    /// Answered in this life of its engine, which runs, and does not now.
+    /// Answered in this life of its engine, which runs, and does not now. The startup probe is not
+    /// enough: the first readiness probe comes up to a period after it.
     pub(crate) fn went_silent(&self) -> bool {
-        !self.ready && self.engine.started && self.engine.running && self.counts()
+        let lives = self.engine.running && self.engine.started && self.counts();
+        let turned = self.readiness_since.zip(self.engine.running_since);
+        lives && !self.engine.ready && turned.is_some_and(|(turned, ran)| turned > ran)
+    }
+
+    /// Its engine answers, and containers beside it keep the pod from being ready.
+    pub(crate) fn held_up_by_others(&self) -> bool {
+        !self.ready && self.engine.ready && self.engine.running && self.counts()
     }
 
     /// The engine stopped and is not back: how it ended last.
@@ -223,6 +236,7 @@ impl EngineContainer {
             });
         EngineContainer {
             started: status.started == Some(true),
+            ready: status.ready,
             running: state.is_some_and(|state| state.running.is_some()),
             running_since: state
                 .and_then(|state| state.running.as_ref())
@@ -249,6 +263,16 @@ fn container_status<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus>
     let plain = status.container_statuses.iter().flatten();
     let init = status.init_container_statuses.iter().flatten();
     plain.chain(init).find(|status| status.name == name)
+}
+
+/// Containers that run beside `container` and are not ready.
+fn unready_beside(pod: &Pod, container: &str) -> Vec<String> {
+    let status = pod.status.as_ref();
+    let all = status
+        .iter()
+        .flat_map(|s| s.container_statuses.iter().flatten());
+    let unready = all.filter(|it| it.name != container && !it.ready);
+    unready.map(|it| it.name.clone()).collect()
 }
 
 /// What the API server does with a field of a volume that it knows and does not offer.
@@ -291,6 +315,7 @@ pub(crate) fn relevant(pod: &Pod) -> u64 {
             phase,
             answered,
             readiness_since,
+            unready_beside,
             unschedulable,
             sandbox,
             source_dropped: _,
@@ -300,6 +325,7 @@ pub(crate) fn relevant(pod: &Pod) -> u64 {
         } = PodFacts::read(pod, name);
         let EngineContainer {
             started,
+            ready: engine_ready,
             running,
             running_since: _,
             restarts,
@@ -322,7 +348,8 @@ pub(crate) fn relevant(pod: &Pod) -> u64 {
         hash_of(&(
             pod,
             (ready, phase, answered, since, unschedulable, sandbox),
-            (started, running, restarts, waiting, ended),
+            unready_beside,
+            ((started, engine_ready), running, restarts, waiting, ended),
         ))
     };
     hash_of(&(

@@ -140,13 +140,26 @@ pub(crate) fn ready() -> Value {
     running(true)
 }
 
-/// Status of a pod whose engine runs, and answers or does not.
+/// Status of a pod whose engine runs since 2 s, and answers since 4 s or does not yet.
 pub(crate) fn running(ready: bool) -> Value {
+    let (status, since) = if ready { ("True", 4) } else { ("False", 1) };
+    let state = json!({"running": {"startedAt": at(2).to_string()}});
     json!({
         "phase": "Running", "podIP": "10.0.0.7",
-        "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}],
-        "containerStatuses": [container(names::CONTAINER_ENGINE, json!({"running": {}}), ready)],
+        "conditions": [{
+            "type": "Ready", "status": status, "lastTransitionTime": at(since).to_string(),
+        }],
+        "containerStatuses": [container(names::CONTAINER_ENGINE, state, ready)],
     })
+}
+
+/// Status of a pod whose engine answered, runs, and does not answer since 6 s.
+pub(crate) fn hung() -> Value {
+    let mut status = ready();
+    status["conditions"][0]["status"] = json!("False");
+    status["conditions"][0]["lastTransitionTime"] = json!(at(6).to_string());
+    status["containerStatuses"][0]["ready"] = json!(false);
+    status
 }
 
 /// Status of a pod whose engine ended and waits to be started again.

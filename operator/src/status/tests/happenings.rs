@@ -105,11 +105,11 @@ fn ends_of_engines_are_told_once_each_and_not_from_before_the_operator_began() {
     facts.pods[0] = engine("a", "r", ready());
     let happened = look(&facts, &mut told);
     assert_eq!(happened[0].reason, EventReason::EngineLoaded);
-    facts.pods[0].ready = false;
+    facts.pods[0] = engine("a", "r", hung());
     let happened = look(&facts, &mut told);
     assert_eq!(happened[0].reason, EventReason::EngineSilent);
     assert_eq!(look(&facts, &mut told), []);
-    facts.pods[0].ready = true;
+    facts.pods[0] = engine("a", "r", ready());
     facts.reports.insert(
         "b".to_owned(),
         ReportFacts {
@@ -119,5 +119,25 @@ fn ends_of_engines_are_told_once_each_and_not_from_before_the_operator_began() {
         },
     );
     assert_eq!(look(&facts, &mut told)[0].reason, EventReason::ReportStale);
+    assert_eq!(look(&facts, &mut told), []);
+}
+
+#[test]
+fn an_engine_that_has_loaded_and_awaits_its_first_readiness_probe_is_not_called_silent() {
+    let mut facts = with_pods([running(false), ready()]);
+    let mut told = None;
+    assert_eq!(look(&facts, &mut told), []);
+    let mut loaded = running(false);
+    loaded["containerStatuses"][0]["started"] = json!(true);
+    facts.pods[0] = engine("a", "r", loaded);
+    assert_eq!(look(&facts, &mut told), []);
+    facts.pods[0] = engine("a", "r", ready());
+    let reasons: Vec<_> = look(&facts, &mut told).iter().map(|it| it.reason).collect();
+    assert_eq!(reasons, [EventReason::EngineLoaded]);
+    // A container beside it that is not ready takes the pod out of the Service, and says nothing of
+    // the engine.
+    let mut beside = hung();
+    beside["containerStatuses"][0]["ready"] = json!(true);
+    facts.pods[0] = engine("a", "r", beside);
     assert_eq!(look(&facts, &mut told), []);
 }

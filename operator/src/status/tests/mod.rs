@@ -59,8 +59,13 @@ fn short(status: &InferenceDeploymentStatus) -> (String, String, &'static str) {
 fn every_stage_has_its_state_and_reason() {
     let mut late = with_pods([running(false), running(false)]);
     late.now = at(4000);
-    let mut hung = ready();
-    hung["conditions"][0]["status"] = json!("False");
+    // Loaded, and its first readiness probe is to come: it has not gone silent.
+    let mut loaded = running(false);
+    loaded["containerStatuses"][0]["started"] = json!(true);
+    let mut beside = ready();
+    beside["conditions"][0]["status"] = json!("False");
+    let proxy = container("proxy", json!({"running": {}}), false);
+    beside["containerStatuses"] = json!([beside["containerStatuses"][0], proxy]);
     let mut zero = inspected(SMOLLM2);
     let mut object = (*zero.object).clone();
     object.spec.replicas = Some(0);
@@ -96,12 +101,22 @@ fn every_stage_has_its_state_and_reason() {
             ("False", "Loading", "Reconciling"),
         ),
         (
-            with_pods([hung.clone(), running(false)]),
+            with_pods([loaded, running(false)]),
+            State::Loading,
+            ("False", "Loading", "Reconciling"),
+        ),
+        (
+            with_pods([beside, ready()]),
+            State::Degraded,
+            ("False", "WaitingForPods", "Reconciling"),
+        ),
+        (
+            with_pods([hung(), running(false)]),
             State::Silent,
             ("False", "EngineSilent", "Reconciling"),
         ),
         (
-            with_pods([hung, ready()]),
+            with_pods([hung(), ready()]),
             State::Degraded,
             ("False", "EngineSilent", "Reconciling"),
         ),
