@@ -8,8 +8,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use plimsoll_crds::v1alpha1::convert::{self, ConvertError};
 use plimsoll_crds::v1alpha1::engine::PlanStatus;
 use plimsoll_crds::v1alpha1::facts::{Architecture, Dtype, ModelFacts, ModelFormat};
+use plimsoll_crds::v1alpha1::model::DtypeChoice;
 use plimsoll_crds::v1alpha1::quantity::{self, QuantityError};
-use plimsoll_crds::v1alpha1::spec::{DtypeChoice, GpuQuota, InferenceDeploymentSpec};
+use plimsoll_crds::v1alpha1::spec::{GpuQuota, InferenceDeploymentSpec};
 use plimsoll_planner::{Account, Bytes, Plan, RankPlan, Shard};
 use proptest::prelude::*;
 

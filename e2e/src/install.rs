@@ -34,7 +34,7 @@ impl Archives {
         progress.step("write the images", || {
             let archives = Self {
                 programs: images::programs(&built)?,
-                model: images::model(&gguf)?,
+                model: model::image(&gguf)?,
             };
             images::print_sizes(&archives.all())?;
             Ok(archives)

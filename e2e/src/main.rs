@@ -128,7 +128,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Model { print_path: true } => println!("{}", model::ensure(&progress)?.display()),
         Command::Model { print_path: false } => {
             let file = model::ensure(&progress)?;
-            images::print_sizes(&[images::model(&file)?])?;
+            images::print_sizes(&[model::image(&file)?])?;
             progress.say(&format!("the model lies at {}", file.display()));
         }
         Command::Bench { name, json } => bench::run(&progress, &name, json.as_deref())?,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::images::oci;
+use crate::images::{self, oci};
 use crate::paths;
 use crate::progress::Progress;
 use crate::tools::python;
@@ -31,6 +31,11 @@ pub(crate) fn ensure(progress: &Progress) -> Result<PathBuf> {
         result
     })?;
     Ok(kept)
+}
+
+/// The model as an image: one GGUF file in one uncompressed layer.
+pub(crate) fn image(gguf: &Path) -> Result<PathBuf> {
+    images::files(IMAGE, &[(FILE.to_owned(), gguf.to_path_buf())])
 }
 
 fn keep(packages: &Path, kept: &Path) -> Result<()> {

@@ -15,11 +15,6 @@ use crate::outcome::{ContainerMemory, Outcome, Planned};
 use crate::plan::short;
 use crate::progress::{Progress, progress};
 
-/// Whether a `ModelResolved=False` may carry this reason.
-pub(crate) fn refuses_model(reason: Reason) -> bool {
-    ConditionType::ModelResolved.allows(False, reason)
-}
-
 /// One verdict: a status, its reason and its words.
 type Verdict = (ConditionStatus, Reason, String);
 

@@ -1,6 +1,7 @@
 //! What can go wrong in a pass over one resource. A refused spec is no error: it is an outcome.
 
-use crate::facts::{ChildKind, Holder};
+use crate::children::ChildKind;
+use crate::facts::Holder;
 
 /// Why a pass over a resource ended early; it is tried again with a growing pause.
 #[derive(Debug, thiserror::Error)]

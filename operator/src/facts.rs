@@ -10,6 +10,7 @@ use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::report::MemoryReport;
 use plimsoll_crds::v1alpha1::{InferenceDeployment, InferenceDeploymentStatus};
 
+use crate::children::ChildKind;
 use crate::memory::{Failure, Reread};
 use crate::pods::PodFacts;
 use crate::rolling::Room;
@@ -114,32 +115,6 @@ pub(crate) struct ReportFacts {
     pub(crate) stale: bool,
     /// The pod answered that it does not know our token.
     pub(crate) refused: bool,
-}
-
-/// Kinds of objects that are made for a resource.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum ChildKind {
-    ServiceAccount,
-    Secret,
-    Service,
-    PodDisruptionBudget,
-    ConfigMap,
-    ReplicaSet,
-    Pod,
-}
-
-impl ChildKind {
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            ChildKind::ServiceAccount => "ServiceAccount",
-            ChildKind::Secret => "Secret",
-            ChildKind::Service => "Service",
-            ChildKind::PodDisruptionBudget => "PodDisruptionBudget",
-            ChildKind::ConfigMap => "ConfigMap",
-            ChildKind::ReplicaSet => "ReplicaSet",
-            ChildKind::Pod => "Pod",
-        }
-    }
 }
 
 impl Facts {

@@ -17,9 +17,10 @@ use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::{ConditionType, InferenceDeployment};
 
 use crate::build::{ANSWERED_ANNOTATION, HASH_ANNOTATION, SPEC_ANNOTATION};
+use crate::children::ChildKind;
 use crate::drift;
 use crate::error::Error;
-use crate::facts::{ChildFacts, ChildKind, Facts, Holder, Identity, ReplicaSetFacts};
+use crate::facts::{ChildFacts, Facts, Holder, Identity, ReplicaSetFacts};
 use crate::inspect;
 use crate::memory::Memory;
 use crate::pods::{PodFacts, instant};

@@ -21,6 +21,7 @@ mod stores;
 mod watch;
 
 // Gather.
+mod children;
 mod facts;
 mod gather;
 mod memory;

@@ -9,7 +9,7 @@ use k8s_openapi::jiff::Timestamp;
 use plimsoll_crds::v1alpha1::{InferenceDeploymentStatus, Reason};
 use tokio::time::Instant;
 
-use crate::facts::ChildKind;
+use crate::children::ChildKind;
 use crate::rolling::Room;
 
 /// Pauses between two attempts to inspect one source, for as long as the resource exists: a

@@ -2,10 +2,10 @@
 
 use crate::bytes::Bytes;
 use crate::check::check;
+use crate::holdings::{rank_accounts, total, whole_model};
 use crate::host::{budgets_within, host_reserve};
 use crate::kv_cache::bytes_per_head;
-use crate::plan::{rank_accounts, total};
-use crate::refusal::{Reason, Refusal, whole_model};
+use crate::refusal::{Reason, Refusal};
 use crate::request::{RankCapacity, Request};
 use crate::split::{Problem, fewest_blocks};
 

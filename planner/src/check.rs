@@ -1,9 +1,10 @@
-//! Requests that make no sense, refused before anything is computed.
+//! Requests that make no sense, refused before anything is computed; and whether one can be met.
 
 use crate::limits;
 use crate::model::ModelShape;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Budget, Request};
+use crate::split::Problem;
 
 /// Most ranks of one group.
 pub const MOST_RANKS: usize = 16;
@@ -33,6 +34,14 @@ pub(crate) fn check(request: &Request) -> Result<Vec<Budget>, Box<Refusal>> {
         ));
     }
     (0..ranks).map(|rank| budget(request, rank)).collect()
+}
+
+/// Would a plan be found?
+pub(crate) fn fits(request: &Request) -> bool {
+    check(request).is_ok_and(|budgets| {
+        let budgets = budgets.iter().map(|budget| budget.bytes.get()).collect();
+        Problem::new(request, budgets).solvable()
+    })
 }
 
 fn budget(request: &Request, rank: usize) -> Result<Budget, Box<Refusal>> {

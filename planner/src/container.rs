@@ -3,10 +3,13 @@
 
 use crate::bytes::Bytes;
 use crate::capacity::cpu_capacity;
+use crate::check::fits;
+use crate::holdings::whole_model;
 use crate::host::host_reserve;
-use crate::plan::{Plan, fits, plan};
-use crate::refusal::{Reason, Refusal, whole_model};
-use crate::remedy::{MOST_REMEDIES, Remedy, STEP};
+use crate::plan::{Plan, plan};
+use crate::refusal::{Reason, Refusal};
+use crate::remedies::{MOST_REMEDIES, STEP};
+use crate::remedy::Remedy;
 use crate::request::{RankCapacity, Request};
 use crate::split::{fewest_blocks, smallest};
 

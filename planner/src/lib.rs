@@ -20,12 +20,16 @@ pub mod weights;
 
 // From a request to a plan or a refusal.
 mod check;
-mod split;
-
-mod message;
+mod holdings;
 pub mod plan;
 pub mod refusal;
+mod refuse;
+mod remedies;
 pub mod remedy;
+mod split;
+
+// A refusal in words.
+mod message;
 
 // The CPU backend's memory; a plan as text.
 pub mod capacity;

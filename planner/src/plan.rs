@@ -2,10 +2,12 @@
 
 use crate::account::Account;
 use crate::bytes::Bytes;
+use crate::check::check;
+use crate::holdings::{rank_accounts, total};
 use crate::kv_cache;
-use crate::refusal::{Refusal, refuse};
+use crate::refusal::Refusal;
+use crate::refuse::refuse;
 use crate::request::Request;
-use crate::scratch;
 use crate::shard::Shard;
 use crate::split::{self, Problem};
 use crate::weights;
@@ -67,7 +69,7 @@ impl Plan {
 /// # Errors
 /// A [`Refusal`] with the numbers of every rank and remedies that were solved again and hold.
 pub fn plan(request: &Request) -> Result<Plan, Box<Refusal>> {
-    let budgets = crate::check::check(request)?;
+    let budgets = check(request)?;
     let problem = Problem::new(
         request,
         budgets.iter().map(|budget| budget.bytes.get()).collect(),
@@ -76,14 +78,6 @@ pub fn plan(request: &Request) -> Result<Plan, Box<Refusal>> {
         Some(split) => Ok(fill(request, &problem, split.shards)),
         None => Err(Box::new(refuse(request, &budgets))),
     }
-}
-
-/// Would [`plan`] find a plan?
-pub(crate) fn fits(request: &Request) -> bool {
-    crate::check::check(request).is_ok_and(|budgets| {
-        let budgets = budgets.iter().map(|budget| budget.bytes.get()).collect();
-        Problem::new(request, budgets).solvable()
-    })
 }
 
 /// Gives the KV cache all that the budgets leave.
@@ -125,48 +119,4 @@ fn fill(request: &Request, problem: &Problem<'_>, shards: Vec<Shard>) -> Plan {
         max_model_len: split::max_model_len(request, blocks),
         ranks: shards.clone().into_iter().zip(0..).map(rank).collect(),
     }
-}
-
-/// The accounts of one rank that are not zero, each rounded up to the backend's granule, when the
-/// KV cache has `blocks` blocks and a null block.
-pub(crate) fn rank_accounts(
-    request: &Request,
-    rank: usize,
-    shard: &Shard,
-    blocks: u64,
-) -> Vec<(Account, Bytes)> {
-    let Request {
-        shape,
-        backend,
-        dtype,
-        kv,
-        limits,
-        ..
-    } = request;
-    let ranks = request.rank_count();
-    let index = u32::try_from(rank).unwrap_or(u32::MAX);
-    let context = split::max_model_len(request, blocks);
-    let driver = scratch::driver(*backend, ranks);
-    let bytes = |account: Account| match account {
-        Account::Weights => weights::layout(shape, shard, *dtype, index).total(),
-        Account::KvCache => kv_cache::block_bytes(shape, shard, kv).saturating_mul(blocks + 1),
-        Account::Activations => scratch::activations(shape, shard, limits, *backend).total(),
-        Account::Graphs => driver.graphs,
-        Account::Comm => scratch::comm(shape, limits, ranks).total() + driver.comm,
-        Account::Workspaces => {
-            scratch::workspaces(shape, shard, limits, context, *dtype, kv).total()
-        }
-        Account::Adapters => Bytes::ZERO,
-        Account::Context => driver.context,
-    };
-    let granule = scratch::granule(*backend);
-    Account::ALL
-        .into_iter()
-        .map(|account| (account, bytes(account).round_up(granule)))
-        .filter(|(_, bytes)| *bytes > Bytes::ZERO)
-        .collect()
-}
-
-pub(crate) fn total(accounts: &[(Account, Bytes)]) -> Bytes {
-    accounts.iter().map(|(_, bytes)| *bytes).sum()
 }

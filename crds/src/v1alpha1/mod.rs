@@ -4,6 +4,7 @@
 
 // What is asked.
 pub mod model;
+mod rules;
 pub mod spec;
 pub mod template;
 

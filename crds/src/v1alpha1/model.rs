@@ -3,8 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::schema::rule;
-use super::spec::DtypeChoice;
+use super::rules::rule;
 
 /// The model to run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -25,6 +24,16 @@ pub struct ModelSpec {
     /// type (BFloat16 for quantised files, which are expanded at load).
     #[serde(default)]
     pub dtype: DtypeChoice,
+}
+
+/// Type of numbers in memory, or Auto.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DtypeChoice {
+    #[default]
+    Auto,
+    Float32,
+    BFloat16,
+    Float16,
 }
 
 /// Where the model lies.

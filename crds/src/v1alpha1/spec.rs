@@ -11,8 +11,8 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::model::ModelSpec;
-use super::schema::{byte_rules, rule};
+use super::model::{DtypeChoice, ModelSpec};
+use super::rules::{byte_rules, rule};
 use super::status::InferenceDeploymentStatus;
 use super::template::EngineTemplate;
 
@@ -163,16 +163,6 @@ pub struct InferenceDeploymentSpec {
 
 const fn progress_deadline_seconds() -> u32 {
     1800
-}
-
-/// Type of numbers in memory, or Auto.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum DtypeChoice {
-    #[default]
-    Auto,
-    Float32,
-    BFloat16,
-    Float16,
 }
 
 /// How the model is divided over ranks.

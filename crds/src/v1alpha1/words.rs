@@ -5,7 +5,8 @@ use plimsoll_planner::{Architecture as PlanArchitecture, Dtype as PlanDtype};
 
 use super::engine::Backend;
 use super::facts::{Architecture, Dtype};
-use super::spec::{BackendChoice, DtypeChoice};
+use super::model::DtypeChoice;
+use super::spec::BackendChoice;
 
 impl From<PlanDtype> for Dtype {
     fn from(dtype: PlanDtype) -> Dtype {

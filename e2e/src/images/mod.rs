@@ -10,7 +10,6 @@ use anyhow::{Context as _, Result};
 
 use crate::build::Programs;
 use crate::images::oci::{Entry, Image};
-use crate::model;
 use crate::paths;
 use crate::tools::Tools;
 
@@ -63,14 +62,6 @@ fn program(name: &str, program: &Path) -> Result<PathBuf> {
         entries,
     };
     image.write(&folder()?)
-}
-
-/// The model of the demo as an image: one GGUF file in one uncompressed layer.
-pub(crate) fn model(gguf: &Path) -> Result<PathBuf> {
-    files(
-        model::IMAGE,
-        &[(model::FILE.to_owned(), gguf.to_path_buf())],
-    )
 }
 
 /// Files alone, for an image volume.

@@ -8,11 +8,10 @@ use serde_json::{Value, json};
 
 use crate::http::{Request, Sent, Streamed, Target};
 use crate::kube::Kubernetes;
-use crate::process;
 use crate::test::observe::{
-    EVERY, PATIENCE, anonymous_bytes, complete, name_of, pod_port, service_port, text,
+    EVERY, PATIENCE, anonymous_bytes, bearer, complete, pod_port, service_port,
 };
-use crate::test::serve::{NAME, NAMESPACE, ready, running};
+use crate::test::smollm2::{NAME, NAMESPACE, ready, running};
 use crate::test::world::World;
 use crate::test::{Passed, expect, expect_eq};
 use crate::wait;
@@ -145,29 +144,4 @@ fn hold_kv_cache(engine: &Target) -> Result<Sent> {
     Request::new("POST", "/v1/completions")
         .body("application/json", body.to_string())
         .begin(engine)
-}
-
-/// The authorization header that a pod's admin port takes: the token of the resource's Secret.
-pub(super) fn bearer(kubernetes: &Kubernetes, pod: &Value) -> Result<String> {
-    let namespace = text(&pod["metadata"]["namespace"]);
-    let resource = text(&pod["metadata"]["labels"][names::LABEL_DEPLOYMENT]);
-    let word = format!("jsonpath={{.data.{}}}", names::ADMIN_TOKEN_KEY);
-    let secret = format!("{resource}-plimsoll-admin");
-    let encoded = kubernetes
-        .kubectl
-        .run(&[
-            "--namespace",
-            namespace,
-            "get",
-            "secret",
-            &secret,
-            "--output",
-            &word,
-        ])
-        .with_context(|| format!("the admin token of {}", name_of(pod)))?;
-    let token = process::stdout_with_input(
-        &mut process::command("base64", ["--decode"]),
-        Some(encoded.trim()),
-    )?;
-    Ok(format!("Bearer {}", token.trim()))
 }

@@ -2,19 +2,16 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use plimsoll_crds::names;
 use serde_json::Value;
 
-use crate::build;
 use crate::kube::Kubernetes;
 use crate::paths;
-use crate::process;
+use crate::test::definition::with_definition;
 use crate::test::world::World;
 use crate::test::{Group, Passed, chart, expect, test};
-use crate::wait;
 
 pub(super) const GROUP: Group = Group {
     name: "api",
@@ -40,40 +37,6 @@ pub(super) const GROUP: Group = Group {
         ),
     ],
 };
-
-/// Applies the CRD and waits until it is served.
-pub(super) fn with_definition(world: &World<'_>) -> Result<Kubernetes> {
-    let kubernetes = world.kubernetes()?;
-    let path = format!(
-        "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{}",
-        names::CRD_NAME
-    );
-    if kubernetes.api.find(&path)?.is_none() {
-        let yaml = process::stdout_of(build::crdgen()?.arg("crd"))?;
-        kubernetes.kubectl.apply(&yaml)?;
-    }
-    wait::until(
-        "the CRD is served",
-        Duration::from_secs(30),
-        Duration::from_millis(100),
-        || {
-            let definition = kubernetes.api.get(&path)?;
-            let conditions = definition["status"]["conditions"]
-                .as_array()
-                .cloned()
-                .unwrap_or_default();
-            let established = conditions.iter().any(|condition| {
-                condition["type"] == "Established" && condition["status"] == "True"
-            });
-            Ok(if established {
-                Ok(())
-            } else {
-                Err(format!("{conditions:?}"))
-            })
-        },
-    )?;
-    Ok(kubernetes)
-}
 
 fn tables(world: &World<'_>) -> Passed {
     let kubernetes = with_definition(world)?;

@@ -5,7 +5,7 @@ use anyhow::Result;
 use crate::install::{self, RELEASE, SYSTEM};
 use crate::kube::Kubernetes;
 use crate::process;
-use crate::test::api::with_definition;
+use crate::test::definition::with_definition;
 use crate::test::world::World;
 use crate::test::{Passed, expect};
 use crate::tools::go;

@@ -10,7 +10,7 @@ use crate::http::Target;
 use crate::paths;
 use crate::process;
 use crate::test::observe::service_port;
-use crate::test::serve::{NAME, NAMESPACE, ready};
+use crate::test::smollm2::{NAME, NAMESPACE, ready};
 use crate::test::world::World;
 use crate::test::{Passed, expect};
 

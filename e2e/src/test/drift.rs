@@ -7,10 +7,9 @@ use serde_json::{Value, json};
 
 use crate::kube::{Kubernetes, Resource};
 use crate::test::observe::{
-    EVERY, PATIENCE, Sample, audit_position, complete, operator_metrics, operator_writes,
+    EVERY, PATIENCE, Sample, audit_position, complete, names_of, operator_metrics, operator_writes,
     service_port, text,
 };
-use crate::test::reconcile::names_of;
 use crate::test::world::World;
 use crate::test::{Passed, expect, expect_eq, tiny};
 use crate::wait;
@@ -39,7 +38,8 @@ pub(super) fn repaired(world: &World<'_>) -> Passed {
         let position = audit_position()?;
         kubernetes.api.merge(&edit.path, &edit.patch)?;
         await_back(&kubernetes, edit, &before)?;
-        let writes = operator_writes(position)?;
+        // Other tests' resources may still be leaving.
+        let writes = operator_writes(position, Some(&space.name))?;
         println!("           {}: {writes:?}", edit.patch);
         let of_object = writes.iter().filter(|write| !write.contains("events/"));
         // A port or a budget that stands in the way is removed before ours comes back.

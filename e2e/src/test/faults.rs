@@ -75,12 +75,16 @@ fn engine_dies(world: &World<'_>) -> Passed {
             let told = resource.await_condition("Ready", "False", PATIENCE)?;
             println!("           status says {}: {}", told.reason, told.message);
         }
+        // The resource's Ready may be from before the death, and so may the pod's until it counts.
         wait::until("the engine is started again", PATIENCE, EVERY, || {
-            let count = restarts(&resource)?;
-            Ok(if count == deaths {
+            let pods = resource.engine_pods()?;
+            let pod = pods.first().context("no pod")?;
+            let engine = &pod["status"]["containerStatuses"][0];
+            let again = engine["restartCount"] == deaths && engine["ready"] == true;
+            Ok(if again {
                 Ok(())
             } else {
-                Err(format!("{count} restarts"))
+                Err(engine.to_string())
             })
         })?;
         resource.await_ready(PATIENCE)?;

@@ -9,11 +9,10 @@ use serde_json::Value;
 
 use crate::http::Request;
 use crate::kube::Kubernetes;
-use crate::test::admin::bearer;
 use crate::test::observe::{
-    EVERY, PATIENCE, anonymous_bytes, cgroup_bytes, metrics, name_of, pod_port, text,
+    EVERY, PATIENCE, anonymous_bytes, bearer, cgroup_bytes, metrics, name_of, pod_port, text,
 };
-use crate::test::serve::{NAME, NAMESPACE, ready};
+use crate::test::smollm2::{NAME, NAMESPACE, ready};
 use crate::test::world::World;
 use crate::test::{Passed, expect, expect_eq};
 use crate::wait;

@@ -13,6 +13,7 @@ use crate::cluster::{cgroup, control_plane};
 use crate::http::{Answer, Request, Target};
 use crate::install::{RELEASE, SYSTEM};
 use crate::kube::{Kubernetes, Resource};
+use crate::process;
 use crate::wait;
 
 /// How often a waiting test looks.
@@ -209,8 +210,9 @@ pub(super) fn audit_position() -> Result<u64> {
         .len())
 }
 
-/// The operator's writes since `position`, renewals of its Lease aside: `verb resource/name`.
-pub(super) fn operator_writes(position: u64) -> Result<Vec<String>> {
+/// The operator's writes since `position` in `namespace`, or in all, renewals of its Lease aside:
+/// `verb resource/subresource name`.
+pub(super) fn operator_writes(position: u64, namespace: Option<&str>) -> Result<Vec<String>> {
     let bytes = fs::read(control_plane::audit_log())?;
     let recent = bytes.get(usize::try_from(position)?..).unwrap_or_default();
     let user = format!("system:serviceaccount:{SYSTEM}:{RELEASE}");
@@ -220,7 +222,8 @@ pub(super) fn operator_writes(position: u64) -> Result<Vec<String>> {
             continue;
         };
         let object = &event["objectRef"];
-        if event["user"]["username"] == user && object["resource"] != "leases" {
+        let there = namespace.is_none_or(|namespace| object["namespace"] == namespace);
+        if there && event["user"]["username"] == user && object["resource"] != "leases" {
             writes.push(format!(
                 "{} {}/{} {}",
                 text(&event["verb"]),
@@ -271,4 +274,41 @@ mod tests {
         assert!((labelled.value - 1500.0).abs() < f64::EPSILON);
         assert!(sample("nothing").is_err());
     }
+}
+
+/// Engine pods that are not on their way out, sorted.
+pub(super) fn names_of(resource: &Resource<'_>) -> Result<Vec<String>> {
+    let pods = resource.engine_pods()?;
+    let mut names: Vec<String> = pods
+        .iter()
+        .filter(|pod| !is_leaving(pod))
+        .map(|pod| name_of(pod).to_owned())
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+/// The authorization header that a pod's admin port takes: the token of the resource's Secret.
+pub(super) fn bearer(kubernetes: &Kubernetes, pod: &Value) -> Result<String> {
+    let namespace = text(&pod["metadata"]["namespace"]);
+    let resource = text(&pod["metadata"]["labels"][names::LABEL_DEPLOYMENT]);
+    let word = format!("jsonpath={{.data.{}}}", names::ADMIN_TOKEN_KEY);
+    let secret = format!("{resource}-plimsoll-admin");
+    let encoded = kubernetes
+        .kubectl
+        .run(&[
+            "--namespace",
+            namespace,
+            "get",
+            "secret",
+            &secret,
+            "--output",
+            &word,
+        ])
+        .with_context(|| format!("the admin token of {}", name_of(pod)))?;
+    let token = process::stdout_with_input(
+        &mut process::command("base64", ["--decode"]),
+        Some(encoded.trim()),
+    )?;
+    Ok(format!("Bearer {}", token.trim()))
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::kube::{Kubernetes, Resource};
 use crate::paths;
 use crate::test::observe::{
-    EVERY, PATIENCE, await_nothing_left, complete, is_leaving, is_ready, name_of, service_port,
+    EVERY, PATIENCE, await_nothing_left, complete, is_leaving, is_ready, names_of, service_port,
     text,
 };
 use crate::test::world::World;
@@ -279,18 +279,6 @@ fn await_pods(resource: &Resource<'_>, count: u32) -> Result<()> {
             Err(format!("{names:?}"))
         })
     })
-}
-
-/// Engine pods that are not on their way out, sorted.
-pub(super) fn names_of(resource: &Resource<'_>) -> Result<Vec<String>> {
-    let pods = resource.engine_pods()?;
-    let mut names: Vec<String> = pods
-        .iter()
-        .filter(|pod| !is_leaving(pod))
-        .map(|pod| name_of(pod).to_owned())
-        .collect();
-    names.sort();
-    Ok(names)
 }
 
 fn names_in(containers: &Value) -> Vec<&str> {

@@ -4,8 +4,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 use crate::paths;
-use crate::test::observe::{PATIENCE, complete, service_port};
-use crate::test::reconcile::names_of;
+use crate::test::observe::{PATIENCE, complete, names_of, service_port};
 use crate::test::world::World;
 use crate::test::{Passed, expect, expect_eq, tiny};
 

@@ -57,7 +57,7 @@ fn at_rest(world: &World<'_>) -> Passed {
     settle(&kubernetes)?;
     // Both counters see what the operator does when it does something.
     let (made, passes) = (
-        operator_writes(start)?.len(),
+        operator_writes(start, None)?.len(),
         reconciles(&kubernetes)? - none_yet,
     );
     expect(made >= 50 && passes >= 50.0, || {
@@ -67,7 +67,7 @@ fn at_rest(world: &World<'_>) -> Passed {
     let renewed = renewals(&kubernetes)?;
     let was = kubernetes.api.list(&list)?;
     observe_for(WINDOW)?;
-    let writes = operator_writes(position)?;
+    let writes = operator_writes(position, None)?;
     let (renewed, after) = (renewals(&kubernetes)? - renewed, busy(&kubernetes)?);
     println!(
         "           {} writes, {renewed} of them renewals, in 60 s",
@@ -140,7 +140,7 @@ fn under_load(world: &World<'_>) -> Passed {
         answers += 1;
         thread::sleep(Duration::from_millis(50));
     }
-    let writes = operator_writes(position)?;
+    let writes = operator_writes(position, None)?;
     let of_status = writes
         .iter()
         .filter(|write| write.contains("/status"))
@@ -181,7 +181,7 @@ fn settle(kubernetes: &Kubernetes) -> Result<()> {
         2 * PATIENCE,
         EVERY,
         || {
-            let writes = operator_writes(position)?;
+            let writes = operator_writes(position, None)?;
             let now = busy(kubernetes)?;
             if now > count {
                 (position, since, count) = (audit_position()?, Instant::now(), now);

@@ -12,8 +12,9 @@ use crate::build;
 use crate::images;
 use crate::install;
 use crate::kube::{Kubernetes, Resource};
-use crate::test::observe::{EVERY, PATIENCE, is_leaving, is_ready, name_of, processes_of, text};
-use crate::test::reconcile::names_of;
+use crate::test::observe::{
+    EVERY, PATIENCE, is_leaving, is_ready, name_of, names_of, processes_of, text,
+};
 use crate::test::world::{VALUES, World};
 use crate::test::{Group, Passed, expect, expect_eq, test, tiny};
 use crate::wait;

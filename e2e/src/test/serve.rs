@@ -3,16 +3,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Context as _;
 use plimsoll_crds::names;
 use serde_json::json;
 
-use crate::http::{Request, Target};
-use crate::kube::Kubernetes;
-use crate::paths;
-use crate::test::observe::{
-    EVERY, PATIENCE, metrics, name_of, pod_port, service_port, text, total,
-};
+use crate::http::Request;
+use crate::test::observe::{EVERY, name_of, pod_port, service_port, text};
+use crate::test::smollm2::{NAME, NAMESPACE, ready, running};
 use crate::test::world::World;
 use crate::test::{Group, Passed, admin, clients, expect, expect_eq, figures, test};
 use crate::wait;
@@ -55,26 +52,6 @@ pub(super) const GROUP: Group = Group {
         test("deleting the resource leaves nothing", deleted),
     ],
 };
-
-pub(super) const NAMESPACE: &str = "serve";
-pub(super) const NAME: &str = "smollm2";
-
-/// The example, applied once for the whole group and Ready.
-pub(super) fn ready(world: &World<'_>) -> Result<Kubernetes> {
-    let kubernetes = world.installed()?;
-    world.look_at(NAMESPACE);
-    let resource = kubernetes.resource(NAMESPACE, NAME);
-    if kubernetes.api.find(&resource.path())?.is_none() {
-        kubernetes.create_namespace(NAMESPACE, "restricted")?;
-        let file = paths::repository().join("examples/smollm2.yaml");
-        let file = file.to_string_lossy();
-        kubernetes
-            .kubectl
-            .run(&["--namespace", NAMESPACE, "apply", "-f", &file])?;
-    }
-    resource.await_ready(2 * PATIENCE)?;
-    Ok(kubernetes)
-}
 
 fn becomes_ready(world: &World<'_>) -> Passed {
     let kubernetes = ready(world)?;
@@ -225,12 +202,6 @@ fn disconnected(world: &World<'_>) -> Passed {
         })
     })?;
     Ok(1)
-}
-
-/// Requests that an engine works on.
-pub(super) fn running(target: &Target) -> Result<u32> {
-    let value = total(&metrics(target)?, "vllm:num_requests_running")?;
-    format!("{value:.0}").parse().context("not a count")
 }
 
 fn deleted(world: &World<'_>) -> Passed {

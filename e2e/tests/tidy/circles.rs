@@ -3,17 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Crates whose sources are walked: those with folders that have much to hide from each other.
-const CRATES: [&str; 3] = ["kernels", "sidecar", "operator"];
-
-/// Circles that stand, as the one arrow that would be turned: crate, from, to. It may only shrink:
-/// an arrow that closes no circle any more has to leave.
-const ALLOWED: [(&str, &str, &str); 2] = [
-    // A memory failure is a fact, and its summary names the kind of child that keeps it.
-    ("operator", "facts", "memory"),
-    // Which reasons refuse a model is asked of the conditions' own table.
-    ("operator", "inspect", "conditions"),
-];
+/// Crates whose sources are walked.
+const CRATES: [&str; 6] = ["planner", "crds", "kernels", "operator", "sidecar", "e2e"];
 
 type Module = Vec<String>;
 
@@ -30,13 +21,8 @@ fn folders_take_from_each_other_one_way() {
             .filter_map(|(path, text)| Some((path.strip_prefix(&prefix)?.to_owned(), text)))
             .collect();
         assert!(files.len() > 5, "{name} has {} files", files.len());
-        let allowed: Vec<(Module, Module)> = ALLOWED
-            .iter()
-            .filter(|(of, ..)| *of == name)
-            .map(|(_, from, to)| (module_named(from), module_named(to)))
-            .collect();
         wrong.extend(
-            circles(&files, &allowed)
+            circles(&files)
                 .into_iter()
                 .map(|line| format!("{name}: {line}")),
         );
@@ -48,8 +34,8 @@ fn module_named(path: &str) -> Module {
     path.split("::").map(str::to_owned).collect()
 }
 
-/// Arrows that are part of a circle, and allowed ones that are not.
-fn circles(files: &[(String, String)], allowed: &[(Module, Module)]) -> Vec<String> {
+/// Arrows that are part of a circle.
+fn circles(files: &[(String, String)]) -> Vec<String> {
     let tests = test_modules(files);
     let mut known: BTreeSet<Module> = BTreeSet::new();
     for (path, _) in files {
@@ -78,27 +64,14 @@ fn circles(files: &[(String, String)], allowed: &[(Module, Module)]) -> Vec<Stri
             }
         }
     }
-    let standing: BTreeSet<&(Module, Module)> = arrows
-        .keys()
-        .filter(|arrow| !allowed.contains(arrow))
-        .collect();
-    let closes = |(from, to): &(Module, Module)| reaches(&standing, to, from);
-    let mut wrong: Vec<String> = standing
-        .iter()
-        .filter(|arrow| closes(arrow))
+    let all: BTreeSet<&(Module, Module)> = arrows.keys().collect();
+    all.iter()
+        .filter(|(from, to)| reaches(&all, to, from))
         .map(|arrow| {
             let (from, to) = (arrow.0.join("::"), arrow.1.join("::"));
             format!("{from} -> {to} is part of a circle: {}", arrows[*arrow])
         })
-        .collect();
-    let idle = allowed
-        .iter()
-        .filter(|arrow| !arrows.contains_key(arrow) || !closes(arrow));
-    wrong.extend(idle.map(|(from, to)| {
-        let (from, to) = (from.join("::"), to.join("::"));
-        format!("{from} -> {to} closes no circle any more: take it out of ALLOWED")
-    }));
-    wrong
+        .collect()
 }
 
 fn reaches(arrows: &BTreeSet<&(Module, Module)>, from: &Module, to: &Module) -> bool {
@@ -232,7 +205,7 @@ fn a_planted_circle_is_found() {
             .map(|(path, text)| ((*path).to_owned(), (*text).to_owned()))
             .collect()
     };
-    let found = |files: &[(&str, &str)]| circles(&tree(files), &[]);
+    let found = |files: &[(&str, &str)]| circles(&tree(files));
     // Two folders, by every way of naming.
     for back in [
         "use crate::a::X;",
@@ -270,10 +243,4 @@ fn a_planted_circle_is_found() {
         ("story.rs", "use crate::a; use crate::b;"),
     ];
     assert_eq!(found(&files), [""; 0]);
-    // An allowed arrow is left out while it closes a circle, and no longer.
-    let allowed = [(module_named("b"), module_named("a"))];
-    let files = tree(&[("a.rs", "use crate::b;"), ("b.rs", "use crate::a;")]);
-    assert_eq!(circles(&files, &allowed), [""; 0]);
-    let files = tree(&[("a.rs", ""), ("b.rs", "use crate::a;")]);
-    assert_eq!(circles(&files, &allowed).len(), 1);
 }

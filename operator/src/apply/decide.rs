@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use crate::build::{HASH_ANNOTATION, Prepared};
+use crate::children::ChildKind;
 use crate::drift::{self, Lost};
-use crate::facts::{ChildFacts, ChildKind, Facts};
+use crate::facts::{ChildFacts, Facts};
 use crate::memory::Applied;
 use crate::pods::age;
 

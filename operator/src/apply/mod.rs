@@ -11,9 +11,10 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::build::Prepared;
+use crate::children::ChildKind;
 use crate::desire::{Desire, soonest};
 use crate::error::Error;
-use crate::facts::{ChildKind, Facts};
+use crate::facts::Facts;
 use crate::gather::resource_version;
 use crate::memory::{Applied, Memory, RefusedSet};
 use decide::{Write, decide, repairs};

@@ -20,8 +20,9 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::build::{ANSWERED_ANNOTATION, Prepared};
+use crate::children::ChildKind;
 use crate::error::Error;
-use crate::facts::{ChildKind, Holder};
+use crate::facts::Holder;
 use crate::metrics::Metrics;
 
 /// A write that is not answered by then is given up, and tried again in a later pass.

@@ -10,7 +10,8 @@ use super::{
     PodSettings, Prepared, account_of_pods, container_security, model_mount, model_path,
     model_volume, pod_security,
 };
-use crate::facts::{ChildKind, Identity};
+use crate::children::ChildKind;
+use crate::facts::Identity;
 
 /// The inspect pod called `name`.
 pub(crate) fn inspect_pod(

@@ -19,7 +19,8 @@ pub(crate) use inspect::inspect_pod;
 pub(crate) use replica_set::{Revision, revision};
 pub(crate) use shared::{disruption_budget, secret, service, service_account};
 
-use crate::facts::{ChildKind, Identity};
+use crate::children::ChildKind;
+use crate::facts::Identity;
 use crate::token::hex;
 
 /// Hash of the object that a child was made from; equal hashes need no write.

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 
 use super::pod::engine_template;
 use super::{PodSettings, Prepared, SPEC_ANNOTATION, merged, short_hash, spec_hash};
+use crate::children::ChildKind;
 use crate::error::Error;
-use crate::facts::{ChildKind, Identity};
+use crate::facts::Identity;
 
 /// A revision and its objects.
 #[derive(Clone, Debug, PartialEq)]

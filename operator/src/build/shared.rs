@@ -6,7 +6,8 @@ use plimsoll_crds::v1alpha1::InferenceDeployment;
 use serde_json::json;
 
 use super::{Prepared, secret_name, service_account_name};
-use crate::facts::{ChildKind, Identity};
+use crate::children::ChildKind;
+use crate::facts::Identity;
 
 /// The account of engine and inspect pods. It has no rights, and pods get no token of it.
 pub(crate) fn service_account(object: &InferenceDeployment, identity: &Identity) -> Prepared {

@@ -9,8 +9,9 @@ use crate::build::{
     PodSettings, Prepared, Revision, disruption_budget, inspect_pod, revision, secret, service,
     service_account,
 };
+use crate::children::ChildKind;
 use crate::error::Error;
-use crate::facts::{ChildKind, Facts, ReplicaSetFacts};
+use crate::facts::{Facts, ReplicaSetFacts};
 use crate::inspect::{self, Model};
 use crate::memory::Reread;
 use crate::outcome::{Outcome, Planned};

@@ -6,8 +6,11 @@ mod waiting;
 
 use std::time::Duration;
 
+use plimsoll_crds::v1alpha1::conditions::ConditionStatus;
 use plimsoll_crds::v1alpha1::status::Inspection;
-use plimsoll_crds::v1alpha1::{InferenceDeploymentSpec, InspectResult, ModelFacts, Reason};
+use plimsoll_crds::v1alpha1::{
+    ConditionType, InferenceDeploymentSpec, InspectResult, ModelFacts, Reason,
+};
 use sha2::{Digest, Sha256};
 
 use crate::facts::Facts;
@@ -250,7 +253,9 @@ fn read_answer(ended: &Ended) -> Result<Box<ModelFacts>, Problem> {
             error: Some(error), ..
         } => Err(Problem {
             reason: Reason::parse(&error.reason)
-                .filter(|reason| crate::conditions::refuses_model(*reason))
+                .filter(|reason| {
+                    ConditionType::ModelResolved.allows(ConditionStatus::False, *reason)
+                })
                 .unwrap_or(Reason::ModelInvalid),
             message: error.message,
         }),

@@ -14,10 +14,11 @@ use tokio::time::Instant;
 
 use crate::apply::{Writer, Written, apply};
 use crate::build::PodSettings;
+use crate::children::ChildKind;
 use crate::desire::{Desire, desire, soonest};
 use crate::error::Error;
 use crate::events::Happening;
-use crate::facts::{ChildKind, Facts, Holder, Identity};
+use crate::facts::{Facts, Holder, Identity};
 use crate::gather::{gather, identity};
 use crate::inspect::Model;
 use crate::memory::{Memories, Memory};

@@ -1,0 +1,64 @@
+//! What one rank holds under a split, account by account.
+
+use crate::account::Account;
+use crate::bytes::Bytes;
+use crate::kv_cache;
+use crate::request::Request;
+use crate::scratch;
+use crate::shard::Shard;
+use crate::split;
+use crate::weights;
+
+/// The accounts of one rank that are not zero, each rounded up to the backend's granule, when the
+/// KV cache has `blocks` blocks and a null block.
+pub(crate) fn rank_accounts(
+    request: &Request,
+    rank: usize,
+    shard: &Shard,
+    blocks: u64,
+) -> Vec<(Account, Bytes)> {
+    let Request {
+        shape,
+        backend,
+        dtype,
+        kv,
+        limits,
+        ..
+    } = request;
+    let ranks = request.rank_count();
+    let index = u32::try_from(rank).unwrap_or(u32::MAX);
+    let context = split::max_model_len(request, blocks);
+    let driver = scratch::driver(*backend, ranks);
+    let bytes = |account: Account| match account {
+        Account::Weights => weights::layout(shape, shard, *dtype, index).total(),
+        Account::KvCache => kv_cache::block_bytes(shape, shard, kv).saturating_mul(blocks + 1),
+        Account::Activations => scratch::activations(shape, shard, limits, *backend).total(),
+        Account::Graphs => driver.graphs,
+        Account::Comm => scratch::comm(shape, limits, ranks).total() + driver.comm,
+        Account::Workspaces => {
+            scratch::workspaces(shape, shard, limits, context, *dtype, kv).total()
+        }
+        Account::Adapters => Bytes::ZERO,
+        Account::Context => driver.context,
+    };
+    let granule = scratch::granule(*backend);
+    Account::ALL
+        .into_iter()
+        .map(|account| (account, bytes(account).round_up(granule)))
+        .filter(|(_, bytes)| *bytes > Bytes::ZERO)
+        .collect()
+}
+
+pub(crate) fn total(accounts: &[(Account, Bytes)]) -> Bytes {
+    accounts.iter().map(|(_, bytes)| *bytes).sum()
+}
+
+/// Bytes of a rank that holds everything, `blocks` blocks of KV among it.
+pub(crate) fn whole_model(request: &Request, blocks: u64) -> Bytes {
+    total(&rank_accounts(
+        request,
+        0,
+        &Shard::whole(&request.shape),
+        blocks,
+    ))
+}
