@@ -76,9 +76,13 @@ enum Command {
         #[arg(long)]
         print_path: bool,
     },
-    /// Compare with peers on this machine: `bench cpu`; with a card, `bench kernels`
+    /// Compare with peers on this machine: `bench cpu`, and `bench before` with an earlier build;
+    /// with a card, `bench kernels`
     Bench {
         name: String,
+        /// For `bench before`: the earlier plimsoll-sidecar
+        #[arg(long, value_name = "FILE")]
+        peer: Option<PathBuf>,
         /// Also write one JSON line per case
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
@@ -131,7 +135,9 @@ fn run(command: Command) -> Result<ExitCode> {
             images::print_sizes(&[model::image(&file)?])?;
             progress.say(&format!("the model lies at {}", file.display()));
         }
-        Command::Bench { name, json } => bench::run(&progress, &name, json.as_deref())?,
+        Command::Bench { name, peer, json } => {
+            bench::run(&progress, &name, peer.as_deref(), json.as_deref())?;
+        }
         Command::Generate => {
             let mut generate = build::crdgen()?;
             generate.arg("write").arg(paths::repository());

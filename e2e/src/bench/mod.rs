@@ -1,5 +1,6 @@
 //! Our engine beside its peers, on the same machine and files, in one run.
 
+mod before;
 mod kernels;
 mod llama_cpp;
 mod random_model;
@@ -36,11 +37,17 @@ struct Row {
 }
 
 /// Runs the bench of that name.
-pub(crate) fn run(progress: &Progress, name: &str, json: Option<&Path>) -> Result<()> {
+pub(crate) fn run(
+    progress: &Progress,
+    name: &str,
+    peer: Option<&Path>,
+    json: Option<&Path>,
+) -> Result<()> {
     match name {
         "cpu" => cpu(progress, name, json),
+        "before" => print(&before::run(progress, peer)?, (name, "earlier"), json),
         "kernels" => keep(&kernels::run(progress, name)?, json),
-        _ => bail!("no bench is called {name:?}; there are: cpu, kernels"),
+        _ => bail!("no bench is called {name:?}; there are: cpu, before, kernels"),
     }
 }
 
@@ -62,7 +69,12 @@ fn cpu(progress: &Progress, name: &str, json: Option<&Path>) -> Result<()> {
     ] {
         rows.extend(progress.step(label, || compare(label, &sidecar, ours, &llama, theirs))?);
     }
-    print(&rows, name, json)
+    let rated = |row: Row| {
+        let ratio = row.ours / row.peer;
+        (row, ratio)
+    };
+    let rows: Vec<_> = rows.into_iter().map(rated).collect();
+    print(&rows, (name, "llama.cpp"), json)
 }
 
 fn compare(
@@ -164,14 +176,13 @@ fn busy_and_all() -> Result<(u64, u64)> {
     Ok((user + nice + system, user + nice + system + idle + waiting))
 }
 
-fn print(rows: &[Row], name: &str, json: Option<&Path>) -> Result<()> {
+fn print(rows: &[(Row, f64)], (name, other): (&str, &str), json: Option<&Path>) -> Result<()> {
     println!(
         "\n{:<34} {:>10} {:>10} {:>7}",
-        "tokens per second", "ours", "llama.cpp", "ratio"
+        "tokens per second", "ours", other, "ratio"
     );
     let mut lines = Vec::new();
-    for Row { case, ours, peer } in rows {
-        let ratio = ours / peer;
+    for (Row { case, ours, peer }, ratio) in rows {
         println!("{case:<34} {ours:>10.1} {peer:>10.1} {ratio:>7.2}");
         lines.push(json!({
             "bench": name, "case": case, "ours": ours, "peer": peer, "ratio": ratio,
