@@ -114,6 +114,9 @@ fn load(
         );
     }
     let tokenizer = model.tokenizer()?;
+    for told in &model.told {
+        tracing::warn!("{told}");
+    }
     let template = ChatTemplate::load_confined(&model, &tokenizer, Path::new(SELF))?;
     if template.is_none() {
         tracing::warn!("the model has no chat template: /v1/chat/completions will refuse");

@@ -1,7 +1,6 @@
 //! The process that renders, seen from the engine: started when it is needed, asked one chat at a
 //! time, replaced when a template was the end of it.
 
-use std::collections::BTreeSet;
 use std::io::{self, BufReader, BufWriter};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -10,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::process::Signal;
 
-use super::template::{Inputs, OUTPUT_BYTES_MAX};
+use super::template::{Inputs, Known, OUTPUT_BYTES_MAX};
 use super::worker::{CPU_SECONDS, FAILED, MEMORY_BYTES, READY, REFUSED, RENDERED, texts};
 use super::{ChatError, frames};
 
@@ -26,39 +25,41 @@ pub(super) enum NotStarted {
     Machine(io::Error),
 }
 
-/// A template that runs in a process of its own. Chats take turns: together they take the memory
+/// Templates that run in a process of their own. Chats take turns: together they take the memory
 /// of one.
 #[derive(Debug)]
 pub(super) struct Confined {
     program: PathBuf,
-    source: String,
+    sources: Vec<String>,
     worker: Mutex<Option<Worker>>,
 }
 
 impl Confined {
-    /// `program` is this one: it is started as `PROGRAM render-chat`. Also what the template looks
-    /// for in texts.
+    /// `program` is this one: it is started as `PROGRAM render-chat`. Also what each template says
+    /// of itself.
     pub(super) fn start(
         program: &Path,
-        source: &str,
-    ) -> Result<(Confined, BTreeSet<String>), NotStarted> {
-        let (worker, needles) = Worker::start(program, source)?;
+        sources: &[String],
+    ) -> Result<(Confined, Vec<Known>), NotStarted> {
+        let (worker, known) = Worker::start(program, sources)?;
         let confined = Confined {
             program: program.to_owned(),
-            source: source.to_owned(),
+            sources: sources.to_vec(),
             worker: Mutex::new(Some(worker)),
         };
-        Ok((confined, needles))
+        Ok((confined, known))
     }
 
+    /// With the template of the number `which`.
+    ///
     /// # Errors
     /// [`ChatError`].
-    pub(super) fn render(&self, inputs: &Inputs) -> Result<String, ChatError> {
+    pub(super) fn render(&self, which: usize, inputs: &Inputs) -> Result<String, ChatError> {
         let failed = |message: String| Err(ChatError::Failed { message });
         let mut idle = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
         let mut worker = match idle.take().and_then(Worker::alive) {
             Some(worker) => worker,
-            None => match Worker::start(&self.program, &self.source) {
+            None => match Worker::start(&self.program, &self.sources) {
                 Ok((worker, _)) => worker,
                 Err(NotStarted::Template(message)) => return failed(message),
                 Err(NotStarted::Machine(error)) => {
@@ -66,7 +67,7 @@ impl Confined {
                 }
             },
         };
-        let asked = texts(inputs).and_then(|texts| {
+        let asked = texts(which, inputs).and_then(|texts| {
             let texts: Vec<Option<&str>> = texts.iter().map(Option::as_deref).collect();
             worker.ask(&texts)
         });
@@ -92,7 +93,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(program: &Path, source: &str) -> Result<(Worker, BTreeSet<String>), NotStarted> {
+    fn start(program: &Path, sources: &[String]) -> Result<(Worker, Vec<Known>), NotStarted> {
         let mut child = Command::new(program)
             .arg("render-chat")
             .stdin(Stdio::piped())
@@ -110,11 +111,18 @@ impl Worker {
             input: BufWriter::new(input),
             output: BufReader::new(output),
         };
-        match worker.ask(&[Some(source)]) {
-            Ok((kind, needles)) if kind == READY => match serde_json::from_str(&needles) {
-                Ok(needles) => Ok((worker, needles)),
-                Err(error) => Err(NotStarted::Machine(error.into())),
-            },
+        let texts: Vec<Option<&str>> = sources.iter().map(|source| Some(&**source)).collect();
+        match worker.ask(&texts) {
+            Ok((kind, known)) if kind == READY => {
+                match serde_json::from_str::<Vec<Known>>(&known) {
+                    Ok(known) if known.len() == sources.len() => Ok((worker, known)),
+                    Ok(_) => {
+                        let error = frames::invalid("another number of templates");
+                        Err(NotStarted::Machine(error))
+                    }
+                    Err(error) => Err(NotStarted::Machine(error.into())),
+                }
+            }
             Ok((kind, message)) if kind == FAILED => Err(NotStarted::Template(message)),
             Ok((kind, _)) => {
                 let message = format!("an answer of the kind {kind:?}");

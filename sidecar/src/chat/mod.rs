@@ -23,14 +23,14 @@ pub mod worker;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::model::{Model, ModelError};
+use crate::model::{ChatTemplates, Model, ModelError};
 use crate::tokenizer::{Rendered, Tokenizer};
 pub use chat::{Chat, ChatMessage, Ending, message};
 use chat::{Forms, continued, cut_at_the_end};
 use confined::{Confined, NotStarted};
 pub use ordered::Ordered;
 use protect::Placeholders;
-use template::{Inputs, NAME, Template};
+use template::{Inputs, Known, NAME, Template};
 
 /// Why a chat could not be rendered.
 #[derive(Debug, thiserror::Error)]
@@ -43,14 +43,24 @@ pub enum ChatError {
     Failed { message: String },
 }
 
-/// A model's chat template.
+/// A model's chat templates: one for every chat, and where the model has it one for chats with
+/// tools.
 #[derive(Debug)]
 pub struct ChatTemplate {
     runs: Runs,
-    source: String,
+    /// The first is for every chat.
+    each: Vec<One>,
     tokenizer: Tokenizer,
     /// Names and texts of special tokens: `bos_token` and its kin.
     tokens: Vec<(String, String)>,
+}
+
+/// One of them.
+#[derive(Debug)]
+struct One {
+    source: String,
+    /// Names that it reads.
+    reads: BTreeSet<String>,
     /// Special tokens that the template looks for in messages (`</think>`): in what the assistant
     /// said they are what it looks for, not text.
     markers: BTreeSet<String>,
@@ -58,28 +68,28 @@ pub struct ChatTemplate {
     forms: Forms,
 }
 
-/// Where a template runs.
+/// Where templates run.
 #[derive(Debug)]
 enum Runs {
-    Here(Box<Template>),
+    Here(Vec<Template>),
     Confined(Confined),
 }
 
 impl ChatTemplate {
-    /// The model's template, run in this process: its memory has no bound. None where the model
+    /// The model's templates, run in this process: their memory has no bound. None where the model
     /// has none.
     ///
     /// # Errors
-    /// [`ModelError::InvalidChatTemplate`] where it does not parse.
+    /// [`ModelError::InvalidChatTemplate`] where one does not parse.
     pub fn load(model: &Model, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>, ModelError> {
-        let Some(source) = &model.chat_template else {
+        let Some(templates) = &model.chat_templates else {
             return Ok(None);
         };
-        ChatTemplate::parse(source, tokenizer, tokens(model)).map(Some)
+        ChatTemplate::parse(templates.clone(), tokenizer, tokens(model)).map(Some)
     }
 
-    /// The model's template, run in a process of its own. `program` is this one. Where the machine
-    /// gives no process it runs in this one, with a warning: chats matter more than the bound.
+    /// The model's templates, run in a process of its own. `program` is this one. Where the machine
+    /// gives no process they run in this one, with a warning: chats matter more than the bound.
     ///
     /// # Errors
     /// As [`ChatTemplate::load`].
@@ -88,16 +98,17 @@ impl ChatTemplate {
         tokenizer: &Tokenizer,
         program: &Path,
     ) -> Result<Option<ChatTemplate>, ModelError> {
-        let Some(source) = &model.chat_template else {
+        let Some(templates) = &model.chat_templates else {
             return Ok(None);
         };
-        match Confined::start(program, source) {
-            Ok((confined, needles)) => Ok(Some(ChatTemplate::new(
+        let sources = sources(templates.clone());
+        match Confined::start(program, &sources) {
+            Ok((confined, known)) => Ok(Some(ChatTemplate::new(
                 Runs::Confined(confined),
-                source,
+                sources,
                 tokenizer,
                 tokens(model),
-                &needles,
+                known,
             ))),
             Err(NotStarted::Template(message)) => Err(ModelError::template(NAME, message)),
             Err(NotStarted::Machine(error)) => {
@@ -112,23 +123,26 @@ impl ChatTemplate {
     }
 
     fn parse(
-        source: &str,
+        templates: ChatTemplates,
         tokenizer: &Tokenizer,
         tokens: Vec<(String, String)>,
     ) -> Result<ChatTemplate, ModelError> {
-        let template =
-            Template::parse(source).map_err(|message| ModelError::template(NAME, message))?;
-        let needles = template.needles().clone();
-        let runs = Runs::Here(Box::new(template));
-        Ok(ChatTemplate::new(runs, source, tokenizer, tokens, &needles))
+        let sources = sources(templates);
+        let parsed = sources.iter().map(|source| Template::parse(source));
+        let parsed: Vec<Template> = parsed
+            .collect::<Result<_, _>>()
+            .map_err(|message| ModelError::template(NAME, message))?;
+        let known = parsed.iter().map(Template::known).collect();
+        let runs = Runs::Here(parsed);
+        Ok(ChatTemplate::new(runs, sources, tokenizer, tokens, known))
     }
 
     fn new(
         runs: Runs,
-        source: &str,
+        sources: Vec<String>,
         tokenizer: &Tokenizer,
         tokens: Vec<(String, String)>,
-        needles: &BTreeSet<String>,
+        known: Vec<Known>,
     ) -> ChatTemplate {
         // Ends and beginnings of a text are never a message's own.
         let is_frame = |special: &str| {
@@ -138,29 +152,41 @@ impl ChatTemplate {
                 .filter(|(name, _)| framing.contains(&name.as_str()));
             named.any(|(_, text)| text == special)
         };
-        let markers = needles
-            .iter()
-            .flat_map(|needle| protect::specials(tokenizer, needle))
-            .filter(|special| !is_frame(special))
-            .collect();
-        let mut template = ChatTemplate {
-            runs,
-            source: source.to_owned(),
-            tokenizer: tokenizer.clone(),
-            tokens,
-            markers,
+        let one = |(source, Known { needles, reads }): (String, Known)| One {
+            source,
+            reads,
+            markers: needles
+                .iter()
+                .flat_map(|needle| protect::specials(tokenizer, needle))
+                .filter(|special| !is_frame(special))
+                .collect(),
             forms: Forms::default(),
         };
-        // Who reads no content takes any form of it.
-        if template.names("content") {
-            template.forms = Forms::found(|chat| template.write(chat).ok());
+        let mut template = ChatTemplate {
+            runs,
+            each: sources.into_iter().zip(known).map(one).collect(),
+            tokenizer: tokenizer.clone(),
+            tokens,
+        };
+        for which in 0..template.each.len() {
+            // Who reads no content takes any form of it.
+            if template.each[which].reads.contains("content") {
+                let forms = Forms::found(|chat| template.write(which, chat).ok());
+                template.each[which].forms = forms;
+            }
         }
         template
     }
 
-    /// Whether the template names `word` anywhere: a field that it never names it cannot honour.
-    pub fn names(&self, word: &str) -> bool {
-        self.source.contains(word)
+    /// The number of the template for this chat: as transformers chooses it.
+    fn which(&self, chat: &Chat) -> usize {
+        usize::from(chat.tools.is_some() && self.each.len() > 1)
+    }
+
+    /// Whether the template for this chat reads a variable or a field of this name: what it never
+    /// names it cannot honour.
+    pub fn reads(&self, name: &str, chat: &Chat) -> bool {
+        self.each[self.which(chat)].reads.contains(name)
     }
 
     /// Renders messages of plain text, see [`ChatTemplate::render_chat`].
@@ -189,28 +215,33 @@ impl ChatTemplate {
     /// [`ChatError`].
     pub fn render_chat(&self, chat: &Chat) -> Result<Rendered, ChatError> {
         let mut chat = chat.clone();
+        let which = self.which(&chat);
+        let forms = self.each[which].forms;
         for message in &mut chat.messages {
-            self.forms.shape(message);
+            forms.shape(message);
         }
         if chat.ending == Ending::Continue {
             continued(&mut chat)?;
         }
-        let rendered = self.write(&chat)?;
+        let rendered = self.write(which, &chat)?;
         match chat.ending {
             Ending::Continue => cut_at_the_end(rendered),
             Ending::Prompt | Ending::Open => Ok(rendered),
         }
     }
 
-    fn write(&self, chat: &Chat) -> Result<Rendered, ChatError> {
+    fn write(&self, which: usize, chat: &Chat) -> Result<Rendered, ChatError> {
+        let One {
+            source, markers, ..
+        } = &self.each[which];
         let tokens = self.tokens.iter().map(|(_, text)| text.as_str());
-        let fixed = std::iter::once(self.source.as_str()).chain(tokens);
+        let fixed = std::iter::once(source.as_str()).chain(tokens);
         let mut placeholders = Placeholders::new(&self.tokenizer, fixed, chat);
         let none = BTreeSet::new();
         let mut messages = Vec::with_capacity(chat.messages.len());
         for message in &chat.messages {
             let kept = match message.get("role") {
-                Some(Ordered::Text(role)) if role == "assistant" => &self.markers,
+                Some(Ordered::Text(role)) if role == "assistant" => markers,
                 _ => &none,
             };
             messages.push(message.map(&mut |text| placeholders.hide(text, kept)));
@@ -237,11 +268,17 @@ impl ChatTemplate {
             hidden: placeholders.hidden(),
         };
         let text = match &self.runs {
-            Runs::Here(template) => template.render(inputs),
-            Runs::Confined(confined) => confined.render(&inputs),
+            Runs::Here(templates) => templates[which].render(inputs),
+            Runs::Confined(confined) => confined.render(which, &inputs),
         };
         Ok(placeholders.restore(&text?))
     }
+}
+
+/// Sources in the order of their numbers.
+fn sources(templates: ChatTemplates) -> Vec<String> {
+    let ChatTemplates { default, tool_use } = templates;
+    std::iter::once(default).chain(tool_use).collect()
 }
 
 /// The model's special tokens as its template names them.

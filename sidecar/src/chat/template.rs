@@ -6,6 +6,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
+
 use super::jinja::{Cause, Jinja, STEPS_MAX, Stop};
 use super::{ChatError, Ordered};
 use crate::model_error::shorten;
@@ -22,6 +24,15 @@ pub(super) struct Inputs {
     pub(super) hidden: HashMap<char, String>,
 }
 
+/// What a template says of itself once it is parsed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub(super) struct Known {
+    /// Texts that it looks for in others.
+    pub(super) needles: BTreeSet<String>,
+    /// Names of variables and fields that it reads.
+    pub(super) reads: BTreeSet<String>,
+}
+
 #[derive(Debug)]
 pub(super) struct Template(Jinja);
 
@@ -35,9 +46,11 @@ impl Template {
         }
     }
 
-    /// Texts that the template looks for in others.
-    pub(super) fn needles(&self) -> &BTreeSet<String> {
-        self.0.needles()
+    pub(super) fn known(&self) -> Known {
+        Known {
+            needles: self.0.needles().clone(),
+            reads: self.0.reads().clone(),
+        }
     }
 
     /// # Errors

@@ -12,7 +12,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::frames;
-use super::template::{Inputs, Template};
+use super::template::{Inputs, Known, Template};
 use super::{ChatError, Ordered};
 
 /// What a rendering may take beside its messages and the process as it starts.
@@ -35,15 +35,17 @@ pub(super) const FAILED: &str = "failed";
 pub fn run(mut input: impl Read, mut output: impl Write) -> io::Result<()> {
     let limits = Limits::new()?;
     let setup = frames::read(&mut input, |bytes| limits.set(bytes))?;
-    let Ok([Some(source)]) = <[_; 1]>::try_from(setup) else {
+    let Some(sources) = setup.into_iter().collect::<Option<Vec<String>>>() else {
         return Err(frames::invalid("not a template"));
     };
     let mut say = |kind, text: &str| frames::write(&mut output, &[Some(kind), Some(text)]);
-    let template = match Template::parse(&source) {
-        Ok(template) => template,
+    let parsed = sources.iter().map(|source| Template::parse(source));
+    let templates: Vec<Template> = match parsed.collect() {
+        Ok(templates) => templates,
         Err(message) => return say(FAILED, &message),
     };
-    say(READY, &serde_json::to_string(template.needles())?)?;
+    let known: Vec<Known> = templates.iter().map(Template::known).collect();
+    say(READY, &serde_json::to_string(&known)?)?;
     loop {
         let chat = match frames::read(&mut input, |bytes| limits.set(bytes)) {
             Ok(chat) => chat,
@@ -51,7 +53,11 @@ pub fn run(mut input: impl Read, mut output: impl Write) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(error) => return Err(error),
         };
-        match template.render(inputs(chat)?) {
+        let (which, inputs) = inputs(chat)?;
+        let Some(template) = templates.get(which) else {
+            return Err(frames::invalid("no such template"));
+        };
+        match template.render(inputs) {
             Ok(text) => say(RENDERED, &text)?,
             Err(ChatError::Refused { message }) => say(REFUSED, &message)?,
             Err(ChatError::Failed { message }) => say(FAILED, &message)?,
@@ -59,20 +65,24 @@ pub fn run(mut input: impl Read, mut output: impl Write) -> io::Result<()> {
     }
 }
 
-/// Inputs as the engine sends them: the variables as JSON, then pairs of a character and the text it
-/// stands for.
-pub(super) fn texts(inputs: &Inputs) -> io::Result<Vec<Option<String>>> {
+/// Inputs as the engine sends them: which template, the variables as JSON, then pairs of a character
+/// and the text it stands for.
+pub(super) fn texts(which: usize, inputs: &Inputs) -> io::Result<Vec<Option<String>>> {
     let Inputs { variables, hidden } = inputs;
     let variables = serde_json::to_string(&Ordered::Object(variables.clone()))?;
     let pairs = hidden
         .iter()
         .flat_map(|(c, text)| [c.to_string(), text.clone()]);
-    Ok(std::iter::once(variables).chain(pairs).map(Some).collect())
+    let first = [which.to_string(), variables];
+    Ok(first.into_iter().chain(pairs).map(Some).collect())
 }
 
 /// The inverse of [`texts`].
-fn inputs(texts: Vec<Option<String>>) -> io::Result<Inputs> {
+fn inputs(texts: Vec<Option<String>>) -> io::Result<(usize, Inputs)> {
     let mut texts = texts.into_iter();
+    let Some(which) = texts.next().flatten().and_then(|which| which.parse().ok()) else {
+        return Err(frames::invalid("no number of a template"));
+    };
     let Some(Some(variables)) = texts.next() else {
         return Err(frames::invalid("no variables"));
     };
@@ -86,7 +96,7 @@ fn inputs(texts: Vec<Option<String>>) -> io::Result<Inputs> {
             _ => return Err(frames::invalid("half a placeholder")),
         };
     }
-    Ok(Inputs { variables, hidden })
+    Ok((which, Inputs { variables, hidden }))
 }
 
 struct Limits {
@@ -154,9 +164,11 @@ mod tests {
         ]);
         let hidden = [('\u{e000}', "<|im_end|>".to_owned())].into();
         let sent = Inputs { variables, hidden };
-        let frame = texts(&sent).unwrap();
-        assert_eq!(inputs(frame.clone()).unwrap(), sent);
-        assert!(inputs(frame[..2].to_vec()).is_err());
+        let frame = texts(1, &sent).unwrap();
+        assert_eq!(inputs(frame.clone()).unwrap(), (1, sent));
+        assert!(inputs(frame[..3].to_vec()).is_err());
+        assert!(inputs(frame[..1].to_vec()).is_err());
+        assert!(inputs(frame[1..].to_vec()).is_err());
         assert!(inputs(vec![None]).is_err());
         assert!(inputs(vec![]).is_err());
     }

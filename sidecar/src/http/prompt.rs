@@ -166,10 +166,11 @@ fn check_names(
     chat: &Chat,
 ) -> Result<(), ApiError> {
     const WHY: &str = "this model's chat template does not read it";
-    if let Some((field, _)) = wanted.iter().find(|(_, word)| !template.names(word)) {
+    if let Some((field, _)) = wanted.iter().find(|(_, word)| !template.reads(word, chat)) {
         return Err(ApiError::unsupported(field, WHY));
     }
-    let unread = |(name, value): &&(String, Ordered)| !says_nothing(value) && !template.names(name);
+    let unread =
+        |(name, value): &&(String, Ordered)| !says_nothing(value) && !template.reads(name, chat);
     match chat.variables.iter().find(unread) {
         None => Ok(()),
         Some((name, _)) => {

@@ -1,5 +1,5 @@
-//! The small files of a Hugging Face folder beside `config.json`: generation config, tokenizer
-//! config, chat template.
+//! The small files of a Hugging Face folder beside `config.json`, put together: generation config,
+//! tokenizer config, chat templates.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -9,30 +9,21 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use super::config::{self, CONFIG, CONFIG_BYTES_MAX, Config};
+use super::generation::{self, Generation};
 use super::object::{Object, parse_object};
-use super::sampling::{ModelSampling, Names};
+use super::sampling::ModelSampling;
 use super::special::{self, Merged};
+use super::templates::{self, ChatTemplates};
 use crate::model_error::{ModelError, shorten};
 use crate::tokenizer::{DeclaredToken, TOKENIZER_BYTES_MAX};
-use crate::weights::file::{read_small, read_text};
-use crate::weights::gguf::metadata::Found;
+use crate::weights::file::read_small;
 
-const GENERATION_CONFIG: &str = "generation_config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
 const ADDED_TOKENS: &str = "added_tokens.json";
-const CHAT_TEMPLATE: &str = "chat_template.jinja";
-const SAMPLING: Names = Names {
-    temperature: "temperature",
-    top_k: "top_k",
-    top_p: "top_p",
-    min_p: "min_p",
-    repetition_penalty: "repetition_penalty",
-};
 /// Added tokens make these a few hundred kilobytes at most.
 const TOKENIZER_CONFIG_BYTES_MAX: u64 = 16 << 20;
-const CHAT_TEMPLATE_BYTES_MAX: u64 = 1 << 20;
 
 /// What a folder's small files say.
 #[derive(Debug)]
@@ -41,31 +32,32 @@ pub(crate) struct Folder {
     /// `config.json` as it stands in the file: what the digest covers.
     pub(crate) config_bytes: Vec<u8>,
     pub(crate) tokenizer: PathBuf,
-    pub(crate) chat_template: Option<String>,
-    /// Ends of sequence: of the generation config where it has any, else of the config; and the
-    /// tokenizer's own, which chat fine-tunes change first.
+    pub(crate) chat_templates: Option<ChatTemplates>,
+    /// Ends of sequence: as `generation` finds them, and the tokenizer's own, which chat fine-tunes
+    /// change first.
     pub(crate) eos_ids: Vec<u32>,
+    pub(crate) bos_id: Option<u32>,
     pub(crate) special: Merged,
     pub(crate) sampling: ModelSampling,
+    /// Where files disagree, and which one counts.
+    pub(crate) told: Vec<String>,
 }
 
 pub(crate) fn open(folder: &Path) -> Result<Folder, ModelError> {
     let config_bytes = read_small(&folder.join(CONFIG), CONFIG_BYTES_MAX)?;
     let config = config::parse(&config_bytes)?;
-    let fields = optional(folder, GENERATION_CONFIG)?.unwrap_or_default();
-    let generation = Object {
-        file: GENERATION_CONFIG,
-        fields: &fields,
-    };
-    let mut eos_ids = generation.ids("eos_token_id")?;
-    if eos_ids.is_empty() {
-        eos_ids.clone_from(&config.eos_ids);
-    }
-    let sampling = ModelSampling::read(GENERATION_CONFIG, &SAMPLING, config.shape.vocab, |name| {
-        let value = generation.get(name)?;
-        let other = || Found::Other(value.to_string());
-        Some(value.as_f64().map_or_else(other, Found::Number))
-    });
+    let object = |file, fields| Object { file, fields };
+    let all = parse_object(CONFIG, &config_bytes)?;
+    let fields = optional(folder, generation::FILE)?;
+    let fields = fields
+        .as_ref()
+        .map(|fields| object(generation::FILE, fields));
+    let Generation {
+        mut eos_ids,
+        bos_id,
+        sampling,
+        mut told,
+    } = generation::read(fields, object(CONFIG, &all), &config)?;
     let tokenizer = folder.join(TOKENIZER);
     if !tokenizer.exists() {
         let message = if folder.join("tokenizer.model").exists() {
@@ -81,15 +73,9 @@ pub(crate) fn open(folder: &Path) -> Result<Folder, ModelError> {
         file: TOKENIZER_CONFIG,
         fields: &fields,
     };
-    let template_file = folder.join(CHAT_TEMPLATE);
-    let chat_template = if template_file.exists() {
-        Some(read_text(&template_file, CHAT_TEMPLATE_BYTES_MAX)?)
-    } else {
-        template_of(tokenizer_config)?
-    };
+    let chat_templates = templates::read(folder, tokenizer_config, &mut told)?;
     let map = optional(folder, SPECIAL_TOKENS_MAP)?.unwrap_or_default();
     let added = optional(folder, ADDED_TOKENS)?.unwrap_or_default();
-    let object = |file, fields| Object { file, fields };
     let files = special::Files {
         config: tokenizer_config,
         map: object(SPECIAL_TOKENS_MAP, &map),
@@ -104,53 +90,24 @@ pub(crate) fn open(folder: &Path) -> Result<Folder, ModelError> {
         config,
         config_bytes,
         tokenizer,
-        chat_template,
+        chat_templates,
         eos_ids,
+        bos_id,
         special,
         sampling,
+        told,
     })
 }
 
-fn optional(folder: &Path, name: &str) -> Result<Option<Map<String, Value>>, ModelError> {
+pub(super) fn optional(
+    folder: &Path,
+    name: &str,
+) -> Result<Option<Map<String, Value>>, ModelError> {
     let path = folder.join(name);
     if !path.exists() {
         return Ok(None);
     }
     parse_object(name, &read_small(&path, TOKENIZER_CONFIG_BYTES_MAX)?).map(Some)
-}
-
-/// `chat_template`: a template, or a list of named ones of which `default` is taken.
-fn template_of(config: Object<'_>) -> Result<Option<String>, ModelError> {
-    let template = match config.get("chat_template") {
-        None => return Ok(None),
-        Some(Value::String(template)) => Some(template),
-        Some(Value::Array(list)) => list
-            .iter()
-            .filter_map(Value::as_object)
-            .find(|named| named.get("name").and_then(Value::as_str) == Some("default"))
-            .and_then(|named| match named.get("template") {
-                Some(Value::String(template)) => Some(template),
-                _ => None,
-            }),
-        Some(_) => None,
-    };
-    match template {
-        Some(template) if template.len() as u64 <= CHAT_TEMPLATE_BYTES_MAX => {
-            Ok(Some(template.clone()))
-        }
-        Some(template) => {
-            let message = format!(
-                "chat_template of {} bytes, at most {CHAT_TEMPLATE_BYTES_MAX} are read",
-                template.len()
-            );
-            Err(ModelError::template(TOKENIZER_CONFIG, message))
-        }
-        None => {
-            let message =
-                "chat_template: expected a string, or a list with a template named `default`";
-            Err(ModelError::template(TOKENIZER_CONFIG, message))
-        }
-    }
 }
 
 /// The ids of a `tokenizer.json`, without building the tokenizer.

@@ -62,7 +62,7 @@ const BOOKKEEPING: Decision = Decision::Harmless("bookkeeping");
 const TRAINING: Decision = Decision::Harmless("training only");
 const OUTPUTS: Decision = Decision::Harmless("what a call of the Python class returns");
 const GENERATION: Decision =
-    Decision::Harmless("generation; transformers takes it from generation_config.json alone");
+    Decision::Harmless("generation; read and told where there is no generation_config.json");
 const CLASSIFIER: Decision = Decision::Harmless("heads of classifiers");
 const TENSORS: Decision =
     Decision::Harmless("not a field of this architecture: the tensors must be exactly its own");
@@ -254,6 +254,7 @@ const ROWS: &[Row] = &[
             "length_penalty",
             "max_length",
             "min_length",
+            "min_p",
             "no_repeat_ngram_size",
             "num_assistant_tokens",
             "num_assistant_tokens_schedule",

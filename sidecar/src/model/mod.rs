@@ -9,6 +9,7 @@ pub(crate) mod defaults;
 mod digest;
 mod facts;
 mod folder;
+mod generation;
 mod gguf_config;
 mod gguf_keys;
 mod gguf_rope;
@@ -18,6 +19,7 @@ pub mod params;
 mod rope_config;
 pub mod sampling;
 mod special;
+mod templates;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +32,7 @@ use plimsoll_planner::{Dtype, ModelShape};
 pub use crate::model_error::ModelError;
 pub use params::ModelParams;
 pub use sampling::{ModelSampling, SamplingDefaults};
+pub use templates::ChatTemplates;
 
 use crate::tokenizer::{GgufTokenizer, SpecialTokens, Tokenizer, TokenizerSource, token_id};
 use crate::weights::file::display_name;
@@ -51,7 +54,7 @@ pub struct Model {
     pub default_dtype: Dtype,
     pub tensors: Box<dyn TensorSource>,
     pub tokenizer_source: TokenizerSource,
-    pub chat_template: Option<String>,
+    pub chat_templates: Option<ChatTemplates>,
     /// Tokens that end a sequence, ascending.
     pub eos_ids: Vec<u32>,
     pub bos_id: Option<u32>,
@@ -59,6 +62,8 @@ pub struct Model {
     pub special_tokens: SpecialTokens,
     /// What the publisher recommends for requests that leave sampling open.
     pub sampling: ModelSampling,
+    /// Where files of the model disagree and one of them counts, for whoever runs it.
+    pub told: Vec<String>,
     /// `sha256:<hex>` over config and tensor headers.
     pub digest: String,
 }
@@ -122,12 +127,7 @@ fn open_folder(path: &Path) -> Result<Model, ModelError> {
     let mut digest = Digest::new();
     digest.update(&folder.config_bytes);
     let tensors = SafetensorsFolder::open(path, &mut |header| digest.update(header))?;
-    let Config {
-        shape,
-        params,
-        bos_id,
-        ..
-    } = folder.config;
+    let Config { shape, params, .. } = folder.config;
     let opened = Opened {
         file: CONFIG,
         format: ModelFormat::HuggingFace,
@@ -138,11 +138,12 @@ fn open_folder(path: &Path) -> Result<Model, ModelError> {
             path: folder.tokenizer,
             declared: folder.special.declared,
         },
-        chat_template: folder.chat_template,
+        chat_templates: folder.chat_templates,
         eos_ids: folder.eos_ids,
-        bos_id,
+        bos_id: folder.bos_id,
         special_tokens: folder.special.names,
         sampling: folder.sampling,
+        told: folder.told,
         digest: digest.finish(),
     };
     opened.check()
@@ -178,12 +179,11 @@ fn open_gguf(path: &Path) -> Result<Model, ModelError> {
         shape,
         params,
         tensors: Box::new(tensors),
-        chat_template: metadata
-            .string("tokenizer.chat_template")?
-            .map(str::to_owned),
+        chat_templates: templates::of_gguf(&metadata)?,
         eos_ids,
         bos_id,
         sampling,
+        told: Vec::new(),
         special_tokens,
         tokenizer_source: TokenizerSource::Gguf(Arc::new(tokenizer)),
         digest: digest.finish(),
@@ -200,11 +200,12 @@ struct Opened<'a> {
     params: ModelParams,
     tensors: Box<dyn TensorSource>,
     tokenizer_source: TokenizerSource,
-    chat_template: Option<String>,
+    chat_templates: Option<ChatTemplates>,
     eos_ids: Vec<u32>,
     bos_id: Option<u32>,
     special_tokens: SpecialTokens,
     sampling: ModelSampling,
+    told: Vec<String>,
     digest: String,
 }
 
@@ -229,11 +230,12 @@ impl Opened<'_> {
             params: self.params,
             tensors: self.tensors,
             tokenizer_source: self.tokenizer_source,
-            chat_template: self.chat_template,
+            chat_templates: self.chat_templates,
             eos_ids,
             bos_id: self.bos_id,
             special_tokens: self.special_tokens,
             sampling: self.sampling,
+            told: self.told,
             digest: self.digest,
         })
     }

@@ -13,7 +13,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_plimsoll-sidecar");
 pub fn model(template: &str) -> Model {
     let folder = "tests/fixtures/models/tiny-llama";
     let mut model = ModelFolder::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
-    model.chat_template = Some(template.to_owned());
+    model.chat_templates = Some(template.to_owned().into());
     model
 }
 

@@ -30,6 +30,7 @@ mod lexer;
 mod literal;
 mod methods;
 mod parser;
+mod reads;
 mod scope;
 mod spec;
 mod statements;
@@ -64,6 +65,7 @@ pub(super) const STEPS_MAX: u64 = 5_000_000;
 pub(super) struct Jinja {
     body: syntax::Body,
     needles: BTreeSet<String>,
+    reads: BTreeSet<String>,
 }
 
 impl Jinja {
@@ -73,13 +75,23 @@ impl Jinja {
         let mut parser = parser::Parser::new(lexer::tokens(source)?);
         let body = parser.template().map_err(|stop| stop.at(parser.line()))?;
         let needles = std::mem::take(&mut parser.needles);
-        Ok(Jinja { body, needles })
+        let reads = reads::reads(&body);
+        Ok(Jinja {
+            body,
+            needles,
+            reads,
+        })
     }
 
     /// Texts that the template looks for in others: what it splits at, asks for with `in`, and the
     /// like.
     pub(super) fn needles(&self) -> &BTreeSet<String> {
         &self.needles
+    }
+
+    /// Names that the template reads: of variables and of fields.
+    pub(super) fn reads(&self) -> &BTreeSet<String> {
+        &self.reads
     }
 
     /// Renders with these variables, at `now` (seconds since 1970). `hidden`: characters that stand

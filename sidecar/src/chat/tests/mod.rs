@@ -2,6 +2,7 @@
 //! tokens.
 
 mod dialect;
+mod names;
 
 use std::path::Path;
 
@@ -28,10 +29,12 @@ fn message(role: &str, content: &str) -> ChatMessage {
     }
 }
 
+fn parse(template: &str, tokens: Vec<(String, String)>) -> Result<ChatTemplate, ModelError> {
+    ChatTemplate::parse(template.to_owned().into(), &tokenizer(), tokens)
+}
+
 fn render(template: &str, messages: &[ChatMessage]) -> Result<Rendered, ChatError> {
-    ChatTemplate::parse(template, &tokenizer(), Vec::new())
-        .unwrap()
-        .render(messages, true)
+    parse(template, Vec::new()).unwrap().render(messages, true)
 }
 
 fn text(template: &str, messages: &[ChatMessage]) -> String {
@@ -46,7 +49,7 @@ fn failure(template: &str) -> ChatError {
 fn chatml_is_written_as_the_template_says() {
     let expected = "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n";
     assert_eq!(text(CHATML, &[message("user", "hi")]), expected);
-    let template = ChatTemplate::parse(CHATML, &tokenizer(), Vec::new()).unwrap();
+    let template = parse(CHATML, Vec::new()).unwrap();
     let rendered = template
         .render(&[message("system", "Short.")], false)
         .unwrap();
@@ -157,12 +160,11 @@ fn a_template_that_fails_says_where() {
 
 #[test]
 fn a_template_that_does_not_parse_is_refused_at_once() {
-    let error =
-        ChatTemplate::parse("{% for m in messages %}", &tokenizer(), Vec::new()).unwrap_err();
+    let error = parse("{% for m in messages %}", Vec::new()).unwrap_err();
     assert_eq!(error.reason(), "ModelInvalid");
     assert!(error.to_string().contains("does not parse"), "{error}");
     let include = "{% include '/etc/passwd' %}";
-    let error = ChatTemplate::parse(include, &tokenizer(), Vec::new()).unwrap_err();
+    let error = parse(include, Vec::new()).unwrap_err();
     assert!(error.to_string().contains("the tag 'include'"), "{error}");
 }
 
@@ -243,7 +245,7 @@ fn markers_that_a_template_splits_at_work_in_what_the_assistant_said() {
     let other = [message("assistant", "a<|im_start|>b")];
     assert_eq!(render(SPLITS, &other).unwrap().literal.len(), 1);
     let eos = vec![("eos_token".to_owned(), "<|im_end|>".to_owned())];
-    let template = ChatTemplate::parse(SPLITS, &tokenizer(), eos).unwrap();
+    let template = parse(SPLITS, eos).unwrap();
     let rendered = template.render(&said[1..], true).unwrap();
     assert_eq!(rendered.text, "hm<|im_end|>two;");
 }
@@ -265,7 +267,7 @@ fn parts(texts: &[&str]) -> Ordered {
 }
 
 fn text_of_chat(template: &str, chat: &Chat) -> Result<String, ChatError> {
-    let template = ChatTemplate::parse(template, &tokenizer(), Vec::new()).unwrap();
+    let template = parse(template, Vec::new()).unwrap();
     template.render_chat(chat).map(|rendered| rendered.text)
 }
 
@@ -333,7 +335,7 @@ fn variables_of_a_request_reach_the_template_and_stay_text() {
         ..Chat::default()
     };
     let tokens = vec![("bos_token".to_owned(), "<|im_start|>".to_owned())];
-    let template = ChatTemplate::parse(template, &tokenizer(), tokens).unwrap();
+    let template = parse(template, tokens).unwrap();
     let rendered = template.render_chat(&chat).unwrap();
     assert_eq!(rendered.text, "False<|im_start|><|im_end|>");
     assert_eq!(

@@ -139,8 +139,8 @@ fn the_tokenizers_end_of_sequence_counts_too() {
 #[test]
 fn templates_are_found_where_they_may_be() {
     let folder = model(&config());
-    assert_eq!(open(&folder).unwrap().chat_template, None);
-    let template = |folder: &TempFolder| open(folder).unwrap().chat_template.unwrap();
+    assert_eq!(open(&folder).unwrap().chat_templates, None);
+    let template = |folder: &TempFolder| open(folder).unwrap().chat_templates.unwrap().default;
     folder.write("tokenizer_config.json", r#"{"chat_template": "a"}"#);
     assert_eq!(template(&folder), "a");
     let named = r#"{"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]}"#;

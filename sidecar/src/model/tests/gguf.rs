@@ -77,8 +77,8 @@ fn a_llama_is_read() {
     assert_eq!((model.eos_ids.clone(), model.bos_id), (vec![0], Some(1)));
     assert_eq!(model.special_tokens.get("bos_token"), Some("<start>"));
     assert_eq!(
-        model.chat_template.as_deref(),
-        Some("{{ messages[0].content }}")
+        model.chat_templates.clone(),
+        Some("{{ messages[0].content }}".to_owned().into())
     );
     let tokenizer = model.tokenizer().unwrap();
     assert_eq!(

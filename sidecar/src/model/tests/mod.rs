@@ -7,3 +7,4 @@ mod gguf_tokenizer;
 mod rope;
 mod special;
 mod transformers;
+mod two_homes;
