@@ -251,4 +251,6 @@ fn deleted(object: &impl Resource) -> impl Hash {
 }
 
 #[cfg(test)]
+mod start_tests;
+#[cfg(test)]
 mod tests;
