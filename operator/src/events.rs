@@ -148,7 +148,7 @@ pub(crate) fn between(
                 EventReason::ProgressDeadlineExceeded,
                 stalled.words(),
             )),
-            Some(Reason::Unschedulable | Reason::PodsRefused) => {
+            Some(Reason::Unschedulable | Reason::VolumesNotMounted | Reason::PodsRefused) => {
                 all.push(Happening::warning(
                     EventReason::RolloutStuck,
                     stalled.words(),

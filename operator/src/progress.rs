@@ -5,8 +5,10 @@ use plimsoll_crds::v1alpha1::report::{EngineState, LoadProgress};
 
 use crate::facts::Facts;
 use crate::outcome::Outcome;
+use crate::pods::volumes::Mounting;
 use crate::pods::{PodFacts, Unschedulable};
 use crate::rolling::Room;
+use crate::room;
 
 /// Load progress is told in steps of this many percent, so that it writes little.
 const PERCENT_STEP: u64 = 10;
@@ -87,7 +89,10 @@ pub(crate) fn progress(facts: &Facts, outcome: &Outcome) -> Progress {
 /// Whether waiting will not help a rollout that a pod without a place holds up. Who sets gates
 /// opens them when it suits, so they are waited for.
 fn stuck(outcome: &Outcome, reason: Reason) -> bool {
-    let lacks = matches!(reason, Reason::Unschedulable | Reason::PodsRefused);
+    let lacks = matches!(
+        reason,
+        Reason::Unschedulable | Reason::VolumesNotMounted | Reason::PodsRefused
+    );
     lacks && outcome.step.as_ref().is_some_and(|step| step.stuck)
 }
 
@@ -101,6 +106,7 @@ fn hold_up(
     refused(facts, outcome, (live, rolls))
         .or_else(|| failed(facts, &waiting))
         .or_else(|| unschedulable(&waiting, outcome, rolls))
+        .or_else(|| unmounted(facts, &waiting, outcome, rolls))
         .or_else(|| silent(&waiting))
         .or_else(|| beside(&waiting))
         .or_else(|| not_started(&waiting))
@@ -189,6 +195,51 @@ fn unschedulable(
     };
     let meanwhile = meanwhile(outcome, rolls, &remedy);
     Some((reason, format!("pod {}: {message}{meanwhile}", pod.name)))
+}
+
+/// A pod that has a node, and whose volumes are not there.
+fn unmounted(
+    facts: &Facts,
+    waiting: &[&PodFacts],
+    outcome: &Outcome,
+    rolls: bool,
+) -> Option<(Reason, String)> {
+    let mut late = waiting
+        .iter()
+        .filter_map(|pod| match pod.mounting(facts.now) {
+            Mounting::Late(since) => Some((pod, since)),
+            Mounting::No | Mounting::Begun(_) => None,
+        });
+    let (pod, since) = late.next()?;
+    let name = &pod.name;
+    let others: Vec<&PodFacts> = facts.pods.iter().collect();
+    let holder = room::holders(pod, &others).next();
+    let remedy = match (holder, pod.volumes.claims.is_empty()) {
+        (Some(holder), _) => format!(
+            "pod {} has a claim of these on node {}: a claim that is ReadWriteOnce is on one node at \
+             a time, so use one that is ReadWriteMany or ReadOnlyMany, keep all pods on that node \
+             (spec.template.spec.nodeSelector), or set spec.replicas to 0 and back, which ends the \
+             old pods first",
+            holder.name,
+            holder.node.as_deref().unwrap_or_default()
+        ),
+        (None, false) => {
+            "a claim that is ReadWriteOnce may be held by another pod on another node: \
+                          end that one, or use a claim that is ReadWriteMany or ReadOnlyMany"
+                .to_owned()
+        }
+        (None, true) => "what it names has to exist and be within the node's reach".to_owned(),
+    };
+    let meanwhile = meanwhile(outcome, rolls, &remedy);
+    let node = pod.node.as_deref().unwrap_or_default();
+    Some((
+        Reason::VolumesNotMounted,
+        format!(
+            "pod {name} on node {node} waits since {since:.0} for its volumes ({}), or for its \
+             network; kubectl describe pod {name} has the node's words{meanwhile}",
+            pod.volumes.words()
+        ),
+    ))
 }
 
 /// An engine that answered, runs and does not answer: hung, or its node is out of reach.

@@ -9,6 +9,10 @@ use crate::pods::PodFacts;
 use crate::pods::asks::Asks;
 use crate::rolling::Cure;
 
+/// What the scheduler says of a node where another pod stands in the way: of the same kind, at the
+/// same port of the node, or with the same claim that one pod may have.
+const OCCUPIED: [&str; 3] = ["pod anti-affinity", "free ports", "ReadWriteOncePod"];
+
 /// What the scheduler's words say of all nodes together.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Verdict<'a> {
@@ -55,7 +59,7 @@ fn verdict(words: &str) -> Verdict<'_> {
         if let Some(resource) = lacks {
             verdict.lacks.push(resource);
             verdict.full = verdict.full.max(count);
-        } else if reason.contains("pod anti-affinity") || reason.contains("free ports") {
+        } else if OCCUPIED.iter().any(|words| reason.contains(words)) {
             verdict.occupied = true;
             verdict.full = verdict.full.max(count);
         } else if reason.contains("were unschedulable")
@@ -100,6 +104,35 @@ pub(crate) fn on_nodes(words: &str, asks: &Asks, old: &[&PodFacts]) -> Cure {
         }
     });
     cures.min().unwrap_or(Cure::Nothing)
+}
+
+/// The same for a pod that has a node, and whose volumes are not mounted there. A claim may be held
+/// where an old pod runs, and nobody says so to us: a pod that answers is not stopped for a guess.
+pub(crate) fn at_claims(pod: &PodFacts, old: &[&PodFacts]) -> Cure {
+    let mut holders = holders(pod, old).peekable();
+    match holders.peek().is_some() && holders.all(|old| !old.ready && !old.leaving()) {
+        true => Cure::Perhaps,
+        false => Cure::Nothing,
+    }
+}
+
+/// The pods that have a claim of a pod's mounted on another node.
+pub(crate) fn holders<'a>(
+    pod: &'a PodFacts,
+    others: &'a [&PodFacts],
+) -> impl Iterator<Item = &'a PodFacts> {
+    let shares = |other: &PodFacts| {
+        let claims = &other.volumes.claims;
+        claims
+            .iter()
+            .any(|claim| pod.volumes.claims.contains(claim))
+    };
+    let elsewhere = |other: &PodFacts| other.node.is_some() && other.node != pod.node;
+    let mounted = others
+        .iter()
+        .copied()
+        .filter(|it| it.unmounted_since.is_none());
+    mounted.filter(move |it| !it.finished() && elsewhere(it) && shares(it))
 }
 
 /// The same for a pod that was not made, in the words of whoever refused it.
@@ -178,6 +211,8 @@ mod tests {
         let cordoned =
             "0/2 nodes are available: 1 Insufficient memory, 1 node(s) were unschedulable.";
         let spread = "0/2 nodes are available: 2 node(s) didn't match pod anti-affinity rules.";
+        let claimed = "0/2 nodes are available: 2 node(s) unavailable due to \
+            PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod.";
         for (words, new, old, wanted) in [
             (all, asks("400Mi"), asks("400Mi"), Cure::Sure),
             (all, asks("500Mi"), asks("400Mi"), Cure::Perhaps),
@@ -189,6 +224,7 @@ mod tests {
             (gpu, with_gpu.clone(), with_gpu, Cure::Sure),
             (cordoned, asks("400Mi"), asks("400Mi"), Cure::Perhaps),
             (spread, asks("400Mi"), asks("400Mi"), Cure::Perhaps),
+            (claimed, asks("400Mi"), asks("400Mi"), Cure::Perhaps),
         ] {
             assert_eq!(cure(words, new, old), wanted, "{words}");
         }

@@ -97,6 +97,7 @@ pub(crate) fn desire(
         answered: revisions::to_note(facts),
         stand: Stand::Idle,
     };
+    desire.look_again = soonest(desire.look_again, revisions::next_late(facts));
     match made {
         Some(made) => roll(facts, made, patience, &mut desire),
         None => desire.replicas = revisions::leave_alone(facts),
@@ -297,3 +298,5 @@ pub(crate) fn soonest(a: Option<Duration>, b: Option<Duration>) -> Option<Durati
 mod tests;
 #[cfg(test)]
 mod turns_tests;
+#[cfg(test)]
+mod volumes_tests;

@@ -1,8 +1,11 @@
 //! Revisions as rolling sees them: ReplicaSets and pods from the facts, each pod without a place
 //! with what an old one's leaving would do for it.
 
+use std::time::Duration;
+
 use crate::build::spec_hash;
 use crate::facts::{Facts, ReplicaSetFacts};
+use crate::pods::volumes::Mounting;
 use crate::pods::{PodFacts, age};
 use crate::rolling::{self, Cure, PodPhase, RevisionPods};
 use crate::room;
@@ -42,14 +45,32 @@ pub(super) fn answers(facts: &Facts, revision: &str) -> bool {
 fn pods(facts: &Facts, revision: &str, wanted: &str) -> Vec<PodPhase> {
     let old = others(facts, wanted);
     let pods = facts.pods.iter().filter(|pod| pod.revision == revision);
-    pods.filter_map(|pod| pod.rolling(facts.now, cure(pod, (revision == wanted).then_some(&old))))
+    let cure = |pod: &PodFacts| cure(facts, pod, (revision == wanted).then_some(&old));
+    pods.filter_map(|pod| pod.rolling(facts.now, cure(pod)))
         .collect()
+}
+
+/// When a pod whose volumes are on their way counts as one without a place.
+pub(super) fn next_late(facts: &Facts) -> Option<Duration> {
+    let rests = facts.pods.iter().map(|pod| pod.mounting(facts.now));
+    rests
+        .filter_map(|mounting| match mounting {
+            Mounting::Begun(rest) => Some(rest),
+            Mounting::No | Mounting::Late(_) => None,
+        })
+        .min()
 }
 
 /// What would cure a pod that has no place; `None` where it has one. `old` are the pods that may
 /// make way for it.
-fn cure(pod: &PodFacts, old: Option<&Vec<&PodFacts>>) -> Option<Cure> {
-    let waits = pod.unschedulable.as_ref()?;
+fn cure(facts: &Facts, pod: &PodFacts, old: Option<&Vec<&PodFacts>>) -> Option<Cure> {
+    let Some(waits) = pod.unschedulable.as_ref() else {
+        let late = matches!(pod.mounting(facts.now), Mounting::Late(_));
+        return late.then(|| match old {
+            Some(old) => room::at_claims(pod, old),
+            None => Cure::Nothing,
+        });
+    };
     Some(match old {
         // Who put the gates there knows what they wait for; we do not.
         Some(old) if waits.gates.is_empty() => room::on_nodes(&waits.message, &pod.asks, old),

@@ -311,3 +311,29 @@ fn a_moved_tag_is_read_again_when_an_engine_says_so() {
     facts.now = at(20);
     assert_eq!(decide(&facts).start, Some(name(&facts)));
 }
+
+#[test]
+fn an_inspection_that_waits_for_its_volumes_names_them_before_it_is_called_unavailable() {
+    let mut facts = facts(CLAIM);
+    let status = json!({"phase": "Pending", "conditions": [
+        {"type": "PodScheduled", "status": "True", "lastTransitionTime": at(0).to_string()},
+        {"type": "PodReadyToStartContainers", "status": "False"},
+    ]});
+    let own = pod_name(&facts.identity.name, &facts.object.spec);
+    let mut pod = inspection(&own, status);
+    pod.volumes.claims = vec!["models".to_owned()];
+    facts.inspect_pods = vec![pod];
+    for (seconds, look_again, words) in [
+        (5, Some(10), "is starting"),
+        (15, Some(45), "waits for its volumes (claim models)"),
+        (60, None, "its volumes (claim models) are not mounted"),
+    ] {
+        facts.now = at(seconds);
+        let decision = decide(&facts);
+        assert_eq!(decision.look_again, look_again.map(Duration::from_secs));
+        let (Model::Inspecting(said) | Model::Unavailable(said)) = decision.model else {
+            panic!("after {seconds} s");
+        };
+        assert!(said.contains(words), "{said}");
+    }
+}

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Model;
 use crate::facts::Facts;
+use crate::pods::volumes::Mounting;
 use crate::pods::{PodFacts, Waiting, age};
 
 /// A volume that is not mounted after this long is reported as unavailable; attaching one over a
@@ -61,15 +62,23 @@ pub(super) fn waits(facts: &Facts, pod: &PodFacts) -> (Model, Option<Duration>) 
     let rest = MOUNT_PATIENCE.saturating_sub(age(pod.created, facts.now));
     if rest.is_zero() {
         let text = format!(
-            "pod {name} does not start, since its volumes are not mounted or it has no network; see \
-             `kubectl describe pod`"
+            "pod {name} does not start, since its volumes ({}) are not mounted or it has no network; \
+             see `kubectl describe pod`",
+            pod.volumes.words()
         );
         return (Model::Unavailable(text), None);
     }
-    (
-        Model::Inspecting(format!("pod {name} is starting")),
-        Some(rest),
-    )
+    // That it waits is said sooner than that it waits for too long.
+    let (text, rest) = match pod.mounting(facts.now) {
+        Mounting::Late(_) => {
+            let volumes = pod.volumes.words();
+            let text = format!("pod {name} waits for its volumes ({volumes}), or for its network");
+            (text, rest)
+        }
+        Mounting::Begun(soon) => (format!("pod {name} is starting"), soon.min(rest)),
+        Mounting::No => (format!("pod {name} is starting"), rest),
+    };
+    (Model::Inspecting(text), Some(rest))
 }
 
 fn not_pulled(facts: &Facts, pod: &PodFacts, trouble: &Waiting) -> (Model, Option<Duration>) {

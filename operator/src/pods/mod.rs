@@ -1,6 +1,7 @@
 //! What matters of a pod: parsed once from the API's object, then carried as a type.
 
 pub(crate) mod asks;
+pub(crate) mod volumes;
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use plimsoll_crds::names;
 use crate::rolling::{Cure, PodPhase};
 use crate::watch::hash_of;
 use asks::Asks;
+use volumes::Volumes;
 
 /// A pod that should be gone by now, and whose node does not answer, holds no room for ever.
 const LEAVING_GRACE: Duration = Duration::from_secs(30);
@@ -49,8 +51,9 @@ pub(crate) struct PodFacts {
     pub(crate) sandbox: Option<bool>,
     /// The API server took the source out of the model's volume and kept the rest.
     pub(crate) source_dropped: bool,
-    /// On a node, and its volumes are not mounted there (or nothing else of it is).
+    /// On a node since then, and its volumes are not mounted there, or it has no network.
     pub(crate) unmounted_since: Option<Timestamp>,
+    pub(crate) volumes: Volumes,
     pub(crate) asks: Asks,
     pub(crate) engine: EngineContainer,
 }
@@ -160,6 +163,7 @@ impl PodFacts {
                 since("PodScheduled")
                     .filter(|_| status.is_some_and(|s| s.phase.as_deref() == Some("Pending")))
             }),
+            volumes: Volumes::read(pod),
             asks: Asks::read(pod),
             engine,
         }
@@ -320,6 +324,7 @@ pub(crate) fn relevant(pod: &Pod) -> u64 {
             sandbox,
             source_dropped: _,
             unmounted_since,
+            volumes: _,
             asks: _,
             engine,
         } = PodFacts::read(pod, name);
