@@ -114,6 +114,10 @@ fn ready(facts: &Facts, outcome: &Outcome) -> (Verdict, bool) {
             );
             ((False, Reason::ServiceContested, text), false)
         }
+        Progress::Done if outcome.unreached.is_some() => {
+            let text = outcome.unreached.clone().unwrap_or_default();
+            ((False, Reason::NoEndpoints, text), false)
+        }
         Progress::Done => {
             let text = format!("{} of {} replicas answer", facts.wanted(), facts.wanted());
             ((True, Reason::Serving, text), false)

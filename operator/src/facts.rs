@@ -13,6 +13,7 @@ use plimsoll_crds::v1alpha1::{InferenceDeployment, InferenceDeploymentStatus};
 use crate::children::ChildKind;
 use crate::memory::{Failure, Reread};
 use crate::pods::PodFacts;
+use crate::reach::Unreached;
 use crate::rolling::Room;
 use crate::turns::Turn;
 
@@ -39,6 +40,8 @@ pub(crate) struct Facts {
     /// The inspect pod whose image cannot be pulled, by uid, and since when.
     pub(crate) pull_trouble: Option<(String, Timestamp)>,
     pub(crate) reread: Option<Reread>,
+    /// Engine pods are ready, and the Service leads to none.
+    pub(crate) unreached: Option<Unreached>,
     /// Room for a surge pod of a revision, where that is known.
     pub(crate) room: Option<(String, Room)>,
     /// Whether a rollout that the spec did not ask for may begin.

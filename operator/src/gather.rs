@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::Store;
@@ -24,9 +26,13 @@ use crate::facts::{ChildFacts, Facts, Holder, Identity, ReplicaSetFacts};
 use crate::inspect;
 use crate::memory::Memory;
 use crate::pods::{PodFacts, instant};
+use crate::reach::{Behind, Unreached};
 use crate::reports::Reports;
-use crate::stores::Stores;
+use crate::stores::{Stores, external, has_ready_endpoint};
 use crate::turns::Turn;
+
+/// The label of an EndpointSlice that names its Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Everything known about `object`.
 ///
@@ -48,6 +54,7 @@ pub(crate) fn gather(
     let room = memory.replacing.clone();
     let (pods, inspect_pods) = pods(stores, &identity);
     let Children { ours, taken } = children(stores, &identity, memory);
+    let unreached = unreached(stores, &identity, &pods, memory, now);
     Ok(Facts {
         replica_sets: replica_sets(stores, &identity, memory),
         children: ours,
@@ -56,6 +63,7 @@ pub(crate) fn gather(
         inspect_failure: memory.inspect_failure.clone(),
         pull_trouble: pull_trouble(&inspect_pods, memory, now),
         reread: memory.reread,
+        unreached,
         object,
         identity,
         status,
@@ -131,6 +139,34 @@ fn pull_trouble(
         _ => (uid, now),
     });
     memory.pull_trouble.clone()
+}
+
+/// What keeps requests from every engine although some are ready, and since when that is known.
+fn unreached(
+    stores: &Stores,
+    identity: &Identity,
+    pods: &[PodFacts],
+    memory: &mut Memory,
+    now: Timestamp,
+) -> Option<Unreached> {
+    let here = |meta: &ObjectMeta| meta.namespace.as_deref() == Some(identity.namespace.as_str());
+    let of_service = |slice: &EndpointSlice| {
+        here(&slice.metadata) && slice.labels().get(SERVICE_NAME) == Some(&identity.name)
+    };
+    let service = |service: &Service| {
+        here(&service.metadata) && service.metadata.name.as_ref() == Some(&identity.name)
+    };
+    let slices = stores.endpoint_slices.state_filter(of_service);
+    let behind = Behind {
+        external: stores
+            .services
+            .find(service)
+            .is_some_and(|it| external(&it)),
+        endpoint: slices.iter().any(|slice| has_ready_endpoint(slice)),
+    };
+    let ready = pods.iter().any(|pod| pod.ready && pod.counts());
+    memory.unreached = behind.unreached(ready, memory.unreached, now);
+    memory.unreached
 }
 
 /// Whether the object was made for the resource that `identity` names. An owner that does not
@@ -253,6 +289,7 @@ fn children(stores: &Stores, identity: &Identity, memory: &Memory) -> Children {
         services,
         service_accounts,
         budgets,
+        endpoint_slices: _,
     } = stores;
     all.collect(ChildKind::ReplicaSet, replica_sets, who);
     all.collect(ChildKind::ConfigMap, config_maps, who);

@@ -33,6 +33,7 @@ mod build;
 mod desire;
 mod inspect;
 mod plan;
+mod reach;
 mod rolling;
 mod room;
 mod turns;

@@ -10,6 +10,7 @@ use plimsoll_crds::v1alpha1::{InferenceDeploymentStatus, Reason};
 use tokio::time::Instant;
 
 use crate::children::ChildKind;
+use crate::reach::Unreached;
 use crate::rolling::Room;
 
 /// Pauses between two attempts to inspect one source, for as long as the resource exists: a
@@ -35,6 +36,8 @@ pub(crate) struct Memory {
     pub(crate) reread: Option<Reread>,
     /// The revision that old pods made way for, and what was short.
     pub(crate) replacing: Option<(String, Room)>,
+    /// Engine pods are ready, and the Service leads to none.
+    pub(crate) unreached: Option<Unreached>,
     /// When work on a generation began.
     pub(crate) working: Option<(i64, Timestamp)>,
     /// Pods whose readiness, and ends of engines that were told about by an Event already;

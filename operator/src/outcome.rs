@@ -18,6 +18,8 @@ pub(crate) struct Outcome {
     pub(crate) taken: Option<String>,
     /// The Service, where somebody keeps changing it.
     pub(crate) contested: Option<String>,
+    /// Engines are ready, and no request reaches one: why.
+    pub(crate) unreached: Option<String>,
     /// For whom the next rollout waits, if its turn has not come.
     pub(crate) waits: Option<String>,
     /// The cluster could not be brought there in this pass; it is tried again.

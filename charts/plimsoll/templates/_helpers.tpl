@@ -48,6 +48,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [list, watch, create, patch, delete]
+# Whether the Service of an InferenceDeployment has an endpoint.
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [list, watch]
 # Admin tokens are derived from the operator's key. Secrets are created, and whose one is that exists is asked by a
 # patch that changes nothing, so that no right to get them is needed. A patch could answer with more, and a new Secret
 # could ask for an account's token: policy.yaml holds both to the operator's own.

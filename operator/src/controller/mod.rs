@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt, future};
 use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::controller::{self, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
@@ -22,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::pods;
 use crate::reconcile::{Context, Settings, key_of, reconcile, retry};
 use crate::reports::Reports;
-use crate::stores::{Decoded, Scope, Stores, Watched, Watches};
+use crate::stores::{Decoded, Scope, Stores, Watched, Watches, external, has_ready_endpoint};
 use crate::token::AdminKey;
 use crate::turns::Turns;
 use crate::watch::{Change, changes, hash_of};
@@ -76,9 +78,11 @@ pub(crate) async fn run(
     let (replica_sets, replica_set_changes) = children(&scope, replica_set_hash);
     let (pods, pod_changes) = children(&scope, pods::relevant);
     let (config_maps, config_map_changes) = children(&scope, child_hash);
-    let (services, service_changes) = children(&scope, child_hash);
+    let (services, service_changes) = children(&scope, service_hash);
     let (service_accounts, account_changes) = children(&scope, child_hash);
     let (budgets, budget_changes) = children(&scope, child_hash);
+    // They carry the labels of their Service.
+    let (endpoint_slices, endpoint_changes) = children(&scope, endpoints_hash);
     let context = Arc::new(Context {
         client,
         stores: Stores {
@@ -89,6 +93,7 @@ pub(crate) async fn run(
             services,
             service_accounts,
             budgets,
+            endpoint_slices,
         },
         filled: OnceCell::new(),
         reports,
@@ -153,6 +158,7 @@ pub(crate) async fn run(
         .reconcile_on(service_changes)
         .reconcile_on(account_changes)
         .reconcile_on(budget_changes)
+        .reconcile_on(endpoint_changes)
         .reconcile_on(nudged)
         .graceful_shutdown_on(stop)
         .run(reconcile, retry, context)
@@ -244,6 +250,15 @@ fn replica_set_hash(set: &ReplicaSet) -> u64 {
         replicas,
         crate::gather::replica_failure(set),
     ))
+}
+
+fn service_hash(service: &Service) -> u64 {
+    hash_of(&(child_hash(service), external(service)))
+}
+
+/// Which endpoints come and go is noise.
+fn endpoints_hash(slice: &EndpointSlice) -> u64 {
+    hash_of(&(has_ready_endpoint(slice), deleted(slice)))
 }
 
 fn deleted(object: &impl Resource) -> impl Hash {

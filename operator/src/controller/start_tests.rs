@@ -16,7 +16,7 @@ use crate::testing::{SMOLLM2, object};
 use crate::turns::{Stand, Turn};
 
 /// What is watched, by the last part of its path.
-const KINDS: [&str; 7] = [
+const KINDS: [&str; 8] = [
     "inferencedeployments",
     "replicasets",
     "pods",
@@ -24,6 +24,7 @@ const KINDS: [&str; 7] = [
     "services",
     "serviceaccounts",
     "poddisruptionbudgets",
+    "endpointslices",
 ];
 /// Long enough for everybody to have looked at the lists before the last, and asked for that.
 const LATER: Duration = Duration::from_millis(100);

@@ -1,10 +1,10 @@
 //! Which changes of children wake which resource.
 
-use k8s_openapi::api::core::v1::Service;
 use kube::core::PartialObjectMeta;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::stores::trimmed;
 
 type Seen = PartialObjectMeta<Service>;
 
@@ -71,4 +71,41 @@ fn a_child_wakes_its_owner_whatever_its_label_says_and_without_an_owner_its_labe
         it["metadata"]["ownerReferences"] = json!([]);
     });
     assert_eq!(name(&nobody), None);
+}
+
+#[test]
+fn of_endpoints_it_matters_whether_one_is_ready_and_of_a_service_whether_it_leads_elsewhere() {
+    let slice = |ready: &[Option<bool>]| {
+        let endpoints: Vec<Value> = ready
+            .iter()
+            .map(|ready| json!({"addresses": ["10.0.0.7"], "conditions": {"ready": ready}}))
+            .collect();
+        let mut slice: EndpointSlice = serde_json::from_value(json!({
+            "metadata": {"name": "chat-x"}, "addressType": "IPv4", "endpoints": endpoints,
+            "ports": [{"port": 8000}],
+        }))
+        .unwrap();
+        trimmed(&mut slice);
+        assert!(
+            slice.endpoints.len() < 2 && slice.ports.is_none(),
+            "little of it is kept"
+        );
+        assert!(slice.endpoints.iter().all(|it| it.addresses.is_empty()));
+        endpoints_hash(&slice)
+    };
+    let (some, none) = (slice(&[Some(true)]), slice(&[]));
+    assert_ne!(some, none);
+    assert_eq!(slice(&[Some(false), Some(true), Some(true)]), some);
+    assert_eq!(slice(&[None]), some);
+    assert_eq!(slice(&[Some(false)]), none);
+    let service = |kind: &str| {
+        let mut service: Service = serde_json::from_value(json!({
+            "metadata": {"name": "chat"}, "spec": {"type": kind, "clusterIP": "10.0.0.1"},
+        }))
+        .unwrap();
+        trimmed(&mut service);
+        service_hash(&service)
+    };
+    assert_eq!(service("NodePort"), service("ClusterIP"));
+    assert_ne!(service("ExternalName"), service("ClusterIP"));
 }

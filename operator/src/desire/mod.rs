@@ -17,6 +17,7 @@ use crate::memory::Reread;
 use crate::outcome::{Outcome, Planned};
 use crate::plan::{self, Rejected};
 use crate::pods::PodFacts;
+use crate::reach::{Reach, reach};
 use crate::rolling::{self, RevisionPods, Room};
 use crate::turns::{Stand, Turn};
 
@@ -83,6 +84,7 @@ pub(crate) fn desire(
             planned,
             step: None,
             contested: None,
+            unreached: None,
             waits: None,
             taken: None,
             trouble: None,
@@ -98,6 +100,12 @@ pub(crate) fn desire(
         stand: Stand::Idle,
     };
     desire.look_again = soonest(desire.look_again, revisions::next_late(facts));
+    let stands = &facts.status.conditions;
+    match reach(facts.unreached, &identity.name, stands, facts.now) {
+        Reach::Reached => {}
+        Reach::Begun(rest) => desire.look_again = soonest(desire.look_again, Some(rest)),
+        Reach::Lost(words) => desire.outcome.unreached = Some(words),
+    }
     match made {
         Some(made) => roll(facts, made, patience, &mut desire),
         None => desire.replicas = revisions::leave_alone(facts),
@@ -113,6 +121,7 @@ fn nothing_for(message: String) -> Desire {
             planned: Planned::Invalid(message),
             step: None,
             contested: None,
+            unreached: None,
             waits: None,
             taken: None,
             trouble: None,

@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Service, ServiceSpec};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kube::core::PartialObjectMeta;
@@ -39,6 +40,9 @@ pub(crate) struct Unreadable {
 pub(crate) trait Watched: Resource + Clone + DeserializeOwned {
     /// What an object that cannot be read as a whole is good for: the parts that passes read.
     fn rest(raw: &Value) -> Value;
+
+    /// Drops what no pass reads; the metadata is seen to already.
+    fn trim(&mut self) {}
 }
 
 impl Watched for InferenceDeployment {
@@ -72,10 +76,55 @@ impl Watched for ReplicaSet {
     }
 }
 
+impl Watched for Service {
+    fn rest(raw: &Value) -> Value {
+        json!({"metadata": named(raw), "spec": {"type": raw["spec"]["type"].as_str()}})
+    }
+
+    /// Whether it leads to pods at all.
+    fn trim(&mut self) {
+        let kind = self.spec.take().and_then(|spec| spec.type_);
+        self.spec = Some(ServiceSpec {
+            type_: kind,
+            ..ServiceSpec::default()
+        });
+        self.status = None;
+    }
+}
+
+impl Watched for EndpointSlice {
+    /// It has none that is known to be ready.
+    fn rest(raw: &Value) -> Value {
+        json!({"metadata": named(raw), "addressType": "IPv4", "endpoints": []})
+    }
+
+    /// Whether one is ready: of up to a thousand endpoints one is kept, without its address.
+    fn trim(&mut self) {
+        let ready = has_ready_endpoint(self);
+        self.endpoints = Vec::from_iter(ready.then(Endpoint::default));
+        self.ports = None;
+        self.metadata.annotations = None;
+        self.metadata.managed_fields = None;
+    }
+}
+
 impl<K: Resource + Clone> Watched for PartialObjectMeta<K> {
     fn rest(raw: &Value) -> Value {
         json!({"metadata": named(raw)})
     }
+}
+
+/// Whether a Service is but a name of somewhere else.
+pub(crate) fn external(service: &Service) -> bool {
+    let kind = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
+    kind == Some("ExternalName")
+}
+
+/// Whether requests may go to one of the slice's endpoints. One that does not say is ready.
+pub(crate) fn has_ready_endpoint(slice: &EndpointSlice) -> bool {
+    let ready = |conditions: &EndpointConditions| conditions.ready != Some(false);
+    let mut endpoints = slice.endpoints.iter();
+    endpoints.any(|endpoint| endpoint.conditions.as_ref().is_none_or(ready))
 }
 
 impl<K: Watched> Decoded<K> {

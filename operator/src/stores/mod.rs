@@ -12,6 +12,7 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, future, stream};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::{self, Store};
@@ -20,7 +21,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use plimsoll_crds::v1alpha1::InferenceDeployment;
 
-pub(crate) use decode::{Decoded, Unreadable, Watched};
+pub(crate) use decode::{Decoded, Unreadable, Watched, external, has_ready_endpoint};
 use health::Observed;
 pub(crate) use health::Watches;
 
@@ -41,9 +42,10 @@ pub(crate) struct Stores {
     pub(crate) replica_sets: Store<ReplicaSet>,
     pub(crate) pods: Store<Pod>,
     pub(crate) config_maps: Store<PartialObjectMeta<ConfigMap>>,
-    pub(crate) services: Store<PartialObjectMeta<Service>>,
+    pub(crate) services: Store<Service>,
     pub(crate) service_accounts: Store<PartialObjectMeta<ServiceAccount>>,
     pub(crate) budgets: Store<PartialObjectMeta<PodDisruptionBudget>>,
+    pub(crate) endpoint_slices: Store<EndpointSlice>,
 }
 
 impl Stores {
@@ -57,6 +59,7 @@ impl Stores {
             services,
             service_accounts,
             budgets,
+            endpoint_slices,
         } = self;
         // They fail only when the watches are dropped, and with them whoever waits here.
         let _ = tokio::join!(
@@ -67,6 +70,7 @@ impl Stores {
             services.wait_until_ready(),
             service_accounts.wait_until_ready(),
             budgets.wait_until_ready(),
+            endpoint_slices.wait_until_ready(),
         );
     }
 }
@@ -112,10 +116,7 @@ impl Scope {
         let read = self
             .events::<K>(config)
             .filter_map(|event| future::ready(read(event)));
-        let events = read
-            .map(Ok)
-            .modify(|object: &mut K| drift::keep_ours(object.meta_mut()))
-            .reflect(writer);
+        let events = read.map(Ok).modify(trimmed).reflect(writer);
         (reader, without_errors(events))
     }
 
@@ -234,6 +235,12 @@ fn tell_unreadable<K: Watched>(
         let (namespace, name) = (object.namespace(), object.name_any());
         tracing::warn!(kind, namespace, name, problem, "an object cannot be read");
     }
+}
+
+/// Of an object what passes read: there may be many, and all of them are kept.
+pub(crate) fn trimmed<K: Watched>(object: &mut K) {
+    drift::keep_ours(object.meta_mut());
+    object.trim();
 }
 
 /// An object that cannot be read even in part is left as it was last seen.

@@ -12,24 +12,23 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::{self, store::Writer};
 use kube::runtime::watcher::Event;
 use kube::{Client, Resource};
 use plimsoll_crds::v1alpha1::InferenceDeployment;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::{OnceCell, mpsc};
 
 use super::account::account;
 use super::settings;
-use crate::drift::keep_ours;
 use crate::memory::Memories;
 use crate::metrics::Metrics;
 use crate::reconcile::{Context, Settings};
 use crate::reports::Reports;
-use crate::stores::{Decoded, Stores};
+use crate::stores::{Decoded, Stores, Watched, trimmed};
 use crate::token::AdminKey;
 use crate::turns::Turns;
 
@@ -59,9 +58,10 @@ struct Writers {
     replica_sets: Writer<ReplicaSet>,
     pods: Writer<Pod>,
     config_maps: Writer<PartialObjectMeta<ConfigMap>>,
-    services: Writer<PartialObjectMeta<Service>>,
+    services: Writer<Service>,
     service_accounts: Writer<PartialObjectMeta<ServiceAccount>>,
     budgets: Writer<PartialObjectMeta<PodDisruptionBudget>>,
+    endpoint_slices: Writer<EndpointSlice>,
 }
 
 impl Cluster {
@@ -110,6 +110,7 @@ impl Cluster {
             services,
             service_accounts,
             budgets,
+            endpoint_slices,
         } = &mut self.writers;
         fill(replica_sets, &objects, "replicasets/");
         fill(pods, &objects, "pods/");
@@ -117,6 +118,7 @@ impl Cluster {
         fill(services, &objects, "services/");
         fill(service_accounts, &objects, "serviceaccounts/");
         fill(budgets, &objects, "poddisruptionbudgets/");
+        fill(endpoint_slices, &objects, "endpointslices/");
     }
 
     /// Somebody changes an object, by its kind and name; the watches bring it.
@@ -207,6 +209,7 @@ fn operator(client: Client) -> (Arc<Context>, Writers) {
     let (services, services_writer) = reflector::store();
     let (service_accounts, service_accounts_writer) = reflector::store();
     let (budgets, budgets_writer) = reflector::store();
+    let (endpoint_slices, endpoint_slices_writer) = reflector::store();
     let metrics = Arc::new(Metrics::new().unwrap());
     let (nudges, _) = mpsc::channel(1);
     let context = Context {
@@ -219,6 +222,7 @@ fn operator(client: Client) -> (Arc<Context>, Writers) {
             services,
             service_accounts,
             budgets,
+            endpoint_slices,
         },
         filled: OnceCell::new_with(Some(())),
         reports: Arc::new(Reports::new(
@@ -246,19 +250,20 @@ fn operator(client: Client) -> (Arc<Context>, Writers) {
         services: services_writer,
         service_accounts: service_accounts_writer,
         budgets: budgets_writer,
+        endpoint_slices: endpoint_slices_writer,
     };
     (Arc::new(context), writers)
 }
 
 fn fill<K>(writer: &mut Writer<K>, objects: &BTreeMap<String, Value>, prefix: &str)
 where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + 'static,
+    K: Watched + Resource<DynamicType = ()> + 'static,
 {
     writer.apply_watcher_event(&Event::Init);
     let of_kind = objects.iter().filter(|(key, _)| key.starts_with(prefix));
     for (_, object) in of_kind {
         let mut object: K = serde_json::from_value(object.clone()).unwrap();
-        keep_ours(object.meta_mut());
+        trimmed(&mut object);
         writer.apply_watcher_event(&Event::InitApply(object));
     }
     writer.apply_watcher_event(&Event::InitDone);

@@ -76,6 +76,7 @@ pub(crate) fn facts(yaml: &str) -> Facts {
         inspect_failure: None,
         pull_trouble: None,
         reread: None,
+        unreached: None,
         room: None,
         turn: Turn::Yours,
         working_since: at(0),
