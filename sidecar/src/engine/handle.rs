@@ -1,6 +1,7 @@
 //! The engine's front door: everything other threads may ask of it.
 
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
@@ -45,6 +46,8 @@ pub struct EngineFacts {
     pub isa: String,
     pub threads_per_rank: usize,
     pub kv_tokens: u64,
+    /// The longest that a check of the weights may take, and the steps before it.
+    pub check_patience: Duration,
 }
 
 #[derive(Debug)]

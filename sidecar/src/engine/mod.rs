@@ -66,9 +66,9 @@ impl Engine {
             Some(name) => isa::parse(&name).map_err(|error| EngineError::Isa(error.to_string()))?,
             None => Isa::detect(),
         };
-        let ranks = plan.ranks.len();
+        let count = plan.ranks.len();
         let threads = threads_per_rank
-            .unwrap_or_else(|| available_cpus() / ranks)
+            .unwrap_or_else(|| available_cpus() / count)
             .max(1);
         let facts = EngineFacts {
             ranks: request.rank_count(),
@@ -77,6 +77,7 @@ impl Engine {
             isa: isa.name().to_owned(),
             threads_per_rank: threads,
             kv_tokens: plan.kv_tokens,
+            check_patience: ranks::check_patience(&plan),
         };
         let block_bytes: Vec<_> = plan
             .ranks

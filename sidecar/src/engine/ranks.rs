@@ -1,12 +1,12 @@
 //! All ranks as the engine sees them: started together, asked together, failing together.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use plimsoll_kernels::comm;
 use plimsoll_kernels::isa::Isa;
-use plimsoll_planner::{Plan, Request};
+use plimsoll_planner::{Account, Plan, Request};
 
 use super::handle::Shared;
 use super::rank::{self, Answer, Ask, Inputs, RankStart, STEPS_UNDER_WAY_MAX};
@@ -17,6 +17,23 @@ use crate::model::Model;
 /// The longest that one rank waits for the others in one exchange. Ranks do equal work between
 /// two exchanges; this only bounds how long a rank that hangs stays unnoticed.
 const EXCHANGE_LIMIT: Duration = Duration::from_secs(60);
+
+/// A rank that reads its weights more slowly than this does not read them, it hangs.
+const CHECKED_PER_SECOND: u64 = 64 << 20;
+
+/// The longest that a check of the weights may take, ranks side by side. As in an exchange, it only
+/// bounds how long a rank that hangs stays unnoticed: there is no exchange in which others would
+/// notice it.
+fn check_limit(plan: &Plan) -> Duration {
+    let weights = plan.ranks.iter().map(|rank| rank.bytes(Account::Weights));
+    let most = weights.max().unwrap_or_default().get();
+    EXCHANGE_LIMIT + Duration::from_secs(most / CHECKED_PER_SECOND)
+}
+
+/// The longest from asking for a check to its answer: the steps under way end first.
+pub(super) fn check_patience(plan: &Plan) -> Duration {
+    check_limit(plan) + EXCHANGE_LIMIT
+}
 
 #[derive(Debug)]
 pub(super) struct Ranks {
@@ -30,6 +47,7 @@ pub(super) struct Ranks {
     /// The slot of the next step to be submitted, and steps under way.
     next: usize,
     under_way: usize,
+    check_limit: Duration,
 }
 
 /// A rank failed; the message names it.
@@ -75,18 +93,36 @@ impl Ranks {
             answered: Default::default(),
             next: 0,
             under_way: 0,
+            check_limit: check_limit(plan),
         })
     }
 
     fn hear(&self) -> Result<Answer, Failure> {
-        match self.answers.recv() {
-            Ok(Answer::Failed { rank, message }) => {
+        Ranks::understand(self.answers.recv().ok())
+    }
+
+    /// None once it is `end`.
+    fn hear_until(&self, end: Instant) -> Result<Option<Answer>, Failure> {
+        match self
+            .answers
+            .recv_timeout(end.saturating_duration_since(Instant::now()))
+        {
+            Ok(answer) => Ranks::understand(Some(answer)).map(Some),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Ranks::understand(None).map(Some),
+        }
+    }
+
+    /// None: nobody is left who could answer.
+    fn understand(answer: Option<Answer>) -> Result<Answer, Failure> {
+        match answer {
+            Some(Answer::Failed { rank, message }) => {
                 Err(Failure(format!("rank {rank} failed: {message}")))
             }
             // Others may have loaded and wait to be asked: they would be waited for in vain.
-            Ok(Answer::Left) => Err(Failure("a rank left while loading".to_owned())),
-            Ok(answer) => Ok(answer),
-            Err(_) => Err(Failure("all rank threads are gone".to_owned())),
+            Some(Answer::Left) => Err(Failure("a rank left while loading".to_owned())),
+            Some(answer) => Ok(answer),
+            None => Err(Failure("all rank threads are gone".to_owned())),
         }
     }
 
@@ -162,7 +198,7 @@ impl Ranks {
     }
 
     /// Has every rank compare its weights with what it loaded; in rank order. No step may be under
-    /// way.
+    /// way. A rank that does not answer in time hangs, and fails the group.
     pub(super) fn check_weights(&mut self) -> Result<Vec<WeightCheck>, Failure> {
         assert_eq!(self.under_way, 0, "steps are under way");
         let count = self.asks.len();
@@ -170,11 +206,66 @@ impl Ranks {
             self.ask(rank, Ask::CheckWeights)?;
         }
         let mut checks: Vec<_> = (0..count).map(|_| None).collect();
+        let end = Instant::now() + self.check_limit;
         for _ in 0..count {
-            if let Answer::Checked { rank, check } = self.hear()? {
-                checks[rank] = Some(check);
+            match self.hear_until(end)? {
+                Some(Answer::Checked { rank, check }) => checks[rank] = Some(check),
+                Some(_) => {}
+                None => return Err(self.hangs(&checks)),
             }
         }
         Ok(checks.into_iter().flatten().collect())
+    }
+
+    fn hangs(&self, checks: &[Option<WeightCheck>]) -> Failure {
+        let silent = checks.iter().enumerate().filter(|(_, c)| c.is_none());
+        let silent: Vec<String> = silent.map(|(rank, _)| format!("rank {rank}")).collect();
+        Failure(format!(
+            "{} did not end a check of the weights within {} s: it hangs",
+            silent.join(", "),
+            self.check_limit.as_secs_f64()
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rank_that_hangs_in_a_check_fails_the_group_by_name() {
+        let (answers_in, answers) = sync_channel(8);
+        let (asks, heard): (Vec<_>, Vec<_>) = (0..3).map(|_| sync_channel(2)).unzip();
+        let mut ranks = Ranks {
+            asks,
+            answers,
+            inputs: Arc::default(),
+            outputs: Default::default(),
+            answered: Default::default(),
+            next: 0,
+            under_way: 0,
+            check_limit: Duration::from_millis(50),
+        };
+        let check = WeightCheck {
+            tensors: 1,
+            bytes: 1,
+            checksum: 1,
+            changed: Vec::new(),
+        };
+        for rank in [2, 0] {
+            let check = check.clone();
+            answers_in.send(Answer::Checked { rank, check }).unwrap();
+        }
+        let Failure(message) = ranks.check_weights().unwrap_err();
+        assert_eq!(
+            message,
+            "rank 1 did not end a check of the weights within 0.05 s: it hangs"
+        );
+        assert!(heard.iter().all(|asked| asked.try_recv().is_ok()));
+        for rank in [1, 2, 0] {
+            let check = check.clone();
+            answers_in.send(Answer::Checked { rank, check }).unwrap();
+        }
+        assert_eq!(ranks.check_weights(), Ok(vec![check; 3]));
     }
 }

@@ -130,7 +130,10 @@ impl Loop {
             }
             if let Some(asker) = check {
                 self.land_all()?;
-                // Whoever asked may be gone.
+                // Whoever asked may be gone; before the check it is not made, after it nobody hears.
+                if asker.is_closed() {
+                    continue;
+                }
                 let _ = asker.send(self.ranks.check_weights()?);
             }
             let launched = self.may_launch() && self.launch()?;

@@ -90,7 +90,8 @@ async fn watch_memory(State(admin): State<Admin>) -> Result<Response, ApiError> 
 const CHANGED_SHOWN: usize = 16;
 
 /// Compares all weights with what was loaded. Nothing is generated meanwhile (each rank reads all
-/// its weights once), so one check runs at a time.
+/// its weights once), so one check runs at a time. A rank that hangs in it fails the engine, which
+/// `/livez` tells; an engine that does not come to it keeps nobody waiting for ever.
 async fn check_weights(State(admin): State<Admin>) -> Result<Json<WeightChecks>, ApiError> {
     let unavailable = |code, message: String| Err(ApiError::unavailable(code, message));
     let Some(loaded) = admin.app.peek() else {
@@ -102,18 +103,33 @@ async fn check_weights(State(admin): State<Admin>) -> Result<Json<WeightChecks>,
             ..ApiError::unavailable("check_under_way", "a check of the weights is under way")
         });
     };
+    let patience = loaded.engine.facts().check_patience;
     let answer = match loaded.engine.check_weights() {
-        Ok(answer) => answer.await,
+        Ok(answer) => tokio::time::timeout(patience, answer).await,
         Err(refused @ Refused::Loading) => {
             return unavailable("model_loading", refused.to_string());
         }
         Err(refused) => return unavailable("engine_ended", refused.to_string()),
     };
-    let Ok(checks) = answer else {
-        return unavailable(
-            "engine_ended",
-            "the engine ended before the check".to_owned(),
+    let Ok(answer) = answer else {
+        let message = format!(
+            "the engine did not come to the check within {} s: ranks still compute the steps before \
+             it, or hang in one; nothing is generated while they do",
+            patience.as_secs_f64()
         );
+        return unavailable("check_timed_out", message);
+    };
+    let Ok(checks) = answer else {
+        let state = loaded.engine.subscribe().borrow().clone();
+        return match state {
+            EngineState::Failed { message } => {
+                unavailable("engine_failed", format!("the engine failed: {message}"))
+            }
+            _ => unavailable(
+                "engine_ended",
+                "the engine ended before the check".to_owned(),
+            ),
+        };
     };
     let ranks: Vec<RankWeights> = (0..)
         .zip(checks)

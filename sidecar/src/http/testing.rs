@@ -189,6 +189,7 @@ impl Generator for Scripted {
             isa: "scalar".into(),
             threads_per_rank: 1,
             kv_tokens: 4096,
+            check_patience: Duration::from_millis(300),
         }
     }
 

@@ -105,3 +105,28 @@ async fn one_check_of_the_weights_runs_at_a_time() {
     drop(waiting);
     assert_eq!(first.await.unwrap().unwrap().status(), 503);
 }
+
+#[tokio::test]
+async fn a_check_that_nobody_answers_ends_and_lets_the_next_one_in() {
+    let (app, engine) = app(Script::Hold);
+    engine.state.send_replace(EngineState::Draining);
+    let router = admin::router(Arc::clone(&app), None);
+    for _ in 0..2 {
+        use hyper::service::Service;
+        let service = hyper_util::service::TowerToHyperService::new(router.clone());
+        let request = Request::builder().uri("/weight_checker");
+        let check = service.call(request.body(Body::empty()).unwrap());
+        let limit = std::time::Duration::from_secs(20);
+        let answer = tokio::time::timeout(limit, check).await;
+        let answer = answer.expect("the check ends").unwrap();
+        assert_eq!(answer.status(), 503);
+        let error = json(answer).await["error"].take();
+        assert_eq!(error["code"], "check_timed_out");
+        assert!(
+            error["message"].as_str().unwrap().contains("0.3 s"),
+            "{error}"
+        );
+    }
+    // Nobody waits for these any more: an engine that comes to them leaves them.
+    assert!(engine.take_checks().iter().all(|check| check.is_closed()));
+}
