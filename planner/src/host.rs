@@ -25,6 +25,12 @@ pub const LARGE_BODIES_BYTES: u32 = 24 << 20;
 /// Texts that wait for their turn to be tokenized.
 pub const QUEUED_TEXT_BYTES: u32 = 8 << 20;
 
+/// Answers that are made and not sent yet, all requests together: tokens that nobody has taken, and
+/// log-probabilities of answers that are sent as a whole.
+const ANSWERS_BYTES: u64 = 32 << 20;
+/// What a sequence holds of it before its first token: two pieces of its queue.
+pub const SEQUENCE_ANSWER_BYTES: u32 = 16 << 10;
+
 /// Bytes that tokenizing takes for each byte of a text: offsets, words and their pieces (measured,
 /// see `sidecar/tests/host_bytes.rs`).
 pub const TOKENIZING_BYTES: u64 = 180;
@@ -43,6 +49,12 @@ pub fn largest_text(context: u32) -> u64 {
     SMALL_TEXT_BYTES.max(TEXT_BYTES_PER_TOKEN * u64::from(context))
 }
 
+/// What answers that are not sent yet may hold, for an engine that runs so many sequences at once.
+pub fn answers_bytes(max_num_seqs: u32) -> u64 {
+    let sequences = u64::from(max_num_seqs) + u64::from(WAITING_SEQUENCES);
+    ANSWERS_BYTES + sequences * u64::from(SEQUENCE_ANSWER_BYTES)
+}
+
 /// Host bytes outside the ranks, part by part. The operator's container memory limit is the sum
 /// of the budgets plus [`HostReserve::total`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +65,8 @@ pub struct HostReserve {
     pub tokenizer: Bytes,
     /// Connections and bodies in flight, texts that wait to be tokenized.
     pub http: Bytes,
+    /// Answers that are not sent yet.
+    pub answers: Bytes,
     /// What loading needs first and requests need later: the larger of the two.
     pub work: Bytes,
     /// Stacks and message queues of each rank's threads.
@@ -71,13 +85,14 @@ impl HostReserve {
             process,
             tokenizer,
             http,
+            answers,
             work,
             ranks,
             sequences,
             page_tables,
             blocks,
         } = *self;
-        process + tokenizer + http + work + ranks + sequences + page_tables + blocks
+        process + tokenizer + http + answers + work + ranks + sequences + page_tables + blocks
     }
 }
 
@@ -88,6 +103,7 @@ impl HostReserve {
 /// | process | 64 MiB | binary and libraries ~30, stacks, allocator slack |
 /// | tokenizer | 0.75 KiB x vocabulary | tokens, merges and maps |
 /// | http | 512 x 96 KiB + 40 MiB | connections; bodies of 8 and 24 MiB; 8 MiB of texts that wait |
+/// | answers | 32 MiB + 16 KiB x (maxNumSeqs + 256) | tokens and log-probabilities that are not sent yet; an empty queue each |
 /// | work | the larger of: | |
 /// | - loading | 64 MiB + 0.75 KiB x vocabulary | two chunks of rows as f32, readahead; the parsed JSON of the tokenizer |
 /// | - serving | 180 x (largest text + 128 KiB) + 64 MiB | tokenizing, the process that renders chats |
@@ -119,6 +135,7 @@ pub fn host_reserve(request: &Request, budgets: Bytes) -> HostReserve {
         process: Bytes(64 * MIB),
         tokenizer: tables,
         http: Bytes(u64::from(CONNECTIONS) * CONNECTION_BYTES + u64::from(waiting_bodies)),
+        answers: Bytes(answers_bytes(request.limits.max_num_seqs)),
         work: loading.max(Bytes(serving)),
         ranks: Bytes(8 * MIB).saturating_mul(request.rank_count().into()),
         sequences: Bytes(TOKEN_ID_BYTES * u64::from(context)).saturating_mul(sequences),

@@ -243,7 +243,7 @@ impl<'a> Bench<'a> {
                 prompt_logprobs: None,
                 max_tokens: tokens,
                 cache_salt: None,
-                events,
+                events: events.into(),
             };
             self.next_id += 1;
             self.engine.submit(request)?;

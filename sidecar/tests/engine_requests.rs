@@ -112,7 +112,7 @@ fn readers_that_leave_or_do_not_read_stop_nobody() {
     drop(events);
     let (mut slow, _) = request(2, &[3; 10], 400);
     let (events, mut slow_events) = tokio::sync::mpsc::channel(4);
-    slow.events = events;
+    slow.events = events.into();
     handle.submit(gone).unwrap();
     handle.submit(slow).unwrap();
     let other = ask_ids(&handle, 3, &[4; 10], 100).wait();

@@ -5,10 +5,11 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use plimsoll_kernels::sampling::Sampled;
-use tokio::sync::mpsc::Sender;
 
 use super::outbox::Outbox;
-use super::request::{FinishReason, Finished, SamplingParams, Timings, TokenEvent, TokenLogprobs};
+use super::request::{
+    Events, FinishReason, Finished, SamplingParams, Timings, TokenEvent, TokenLogprobs,
+};
 use crate::scheduler::Sequence;
 
 #[derive(Debug)]
@@ -20,7 +21,7 @@ pub(super) struct Live {
     pub(super) masked: Vec<(u32, f32)>,
     pub(super) min_tokens: u32,
     pub(super) prompt_logprobs: Option<u8>,
-    pub(super) events: Sender<TokenEvent>,
+    pub(super) events: Events,
     /// Where logits go, for tests and validation.
     pub(super) logits: Option<mpsc::Sender<Vec<f32>>>,
     pub(super) submitted: Instant,
@@ -55,16 +56,16 @@ impl Live {
         if scores.iter().any(|score| !score.finite) {
             return Some(FinishReason::Error);
         }
-        if self.events.is_closed() || self.events.capacity() == 0 {
+        let event = TokenEvent::Prompt(scores.iter().filter_map(reported).collect());
+        if !self.events.admits(&event) {
             return Some(FinishReason::Abort);
         }
-        let logprobs = scores.iter().filter_map(reported).collect();
-        outbox.push(self.events.clone(), TokenEvent::Prompt(logprobs));
+        outbox.push(self.events.clone(), event);
         None
     }
 
     /// Hands a token out. Some(reason) when the request ends for a cause of its own: the token is
-    /// an end of sequence, or nobody reads (gone, or too slow for its channel).
+    /// an end of sequence, or nobody reads (gone, or too slow for its channel or its room).
     pub(super) fn token(
         &mut self,
         sampled: &Sampled,
@@ -85,7 +86,7 @@ impl Live {
             logprob,
         };
         // Nobody else sends: room that is there now is there when the event leaves.
-        if self.events.is_closed() || self.events.capacity() == 0 {
+        if !self.events.admits(&event) {
             return Some(FinishReason::Abort);
         }
         outbox.push(self.events.clone(), event);

@@ -1,5 +1,7 @@
 //! What goes into the engine and what comes out: requests, token events, refusals.
 
+use std::fmt;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use plimsoll_kernels::sampling;
@@ -33,7 +35,68 @@ pub struct GenerateRequest {
     /// Where tokens go. The engine never waits for a reader: it aborts a request whose channel is
     /// full (and drops this sender, so the reader sees the end without `Finished`). A capacity of
     /// `max_tokens + 2` can never be full; a scored prompt may take one more for each of its tokens.
-    pub events: mpsc::Sender<TokenEvent>,
+    pub events: Events,
+}
+
+/// The way of a request's events to its reader.
+#[derive(Clone, Debug)]
+pub struct Events {
+    sender: mpsc::Sender<TokenEvent>,
+    /// Let go of by the reader: what it has not read is gone with it.
+    room: Option<Weak<dyn Room>>,
+}
+
+/// Who counts the bytes of events that nobody has read yet.
+pub trait Room: fmt::Debug + Send + Sync {
+    /// False when there is no room for so many more; then none are taken.
+    fn take(&self, bytes: usize) -> bool;
+}
+
+impl From<mpsc::Sender<TokenEvent>> for Events {
+    /// Bounded by the channel alone.
+    fn from(sender: mpsc::Sender<TokenEvent>) -> Events {
+        Events { sender, room: None }
+    }
+}
+
+impl Events {
+    /// Bounded by `room`, too, from which the reader gives [`TokenEvent::bytes`] back.
+    pub fn counted(sender: mpsc::Sender<TokenEvent>, room: &Arc<dyn Room>) -> Events {
+        Events {
+            sender,
+            room: Some(Arc::downgrade(room)),
+        }
+    }
+
+    /// Makes room for an event. False: its reader is gone, too slow for its channel, or there is no
+    /// memory for what it has not read yet.
+    pub fn admits(&self, event: &TokenEvent) -> bool {
+        let listens = !self.sender.is_closed() && self.sender.capacity() > 0;
+        let takes = |room: &Weak<dyn Room>| Some(room.upgrade()?.take(event.bytes()));
+        listens
+            && self
+                .room
+                .as_ref()
+                .is_none_or(|room| takes(room) == Some(true))
+    }
+
+    /// Makes room and sends, as the engine does in two steps.
+    #[cfg(test)]
+    pub(crate) fn try_send(&self, event: TokenEvent) -> Result<(), TokenEvent> {
+        let ends = matches!(event, TokenEvent::Finished(_));
+        if !ends && !self.admits(&event) {
+            return Err(event);
+        }
+        self.send(event).map_err(|error| error.into_inner())
+    }
+
+    /// Sends an event for which there is room. (The end of a request needs none: it is the last.)
+    ///
+    /// # Errors
+    /// The reader is gone, or its channel is full.
+    pub fn send(&self, event: TokenEvent) -> Result<(), mpsc::error::TrySendError<TokenEvent>> {
+        self.sender.try_send(event)
+    }
 }
 
 /// What the engine says about one request, in order: the scores of its prompt in parts, if they were
@@ -51,12 +114,45 @@ pub enum TokenEvent {
     Finished(Finished),
 }
 
+/// What an allocator adds to a small piece of memory.
+pub const ALLOCATION_BYTES: usize = 16;
+
+impl TokenEvent {
+    /// Bytes that an event takes until it is read.
+    pub fn bytes(&self) -> usize {
+        match self {
+            TokenEvent::Prompt(scores) => {
+                let each = |score: &TokenLogprobs| size_of::<TokenLogprobs>() + score.top_bytes();
+                let scores: usize = scores.iter().map(each).sum();
+                size_of::<TokenEvent>() + ALLOCATION_BYTES + scores
+            }
+            TokenEvent::Token { logprob, .. } => TokenEvent::token_bytes(logprob.as_ref()),
+            TokenEvent::Finished(_) => TokenEvent::token_bytes(None),
+        }
+    }
+
+    /// Of a token with these log-probabilities.
+    pub fn token_bytes(logprob: Option<&TokenLogprobs>) -> usize {
+        size_of::<TokenEvent>() + logprob.map_or(0, TokenLogprobs::top_bytes)
+    }
+}
+
 /// Natural logarithms of the model's probabilities, before penalties and temperature.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenLogprobs {
     pub logprob: f32,
     /// Most likely first; as many as were asked for.
     pub top: Vec<(u32, f32)>,
+}
+
+impl TokenLogprobs {
+    /// Bytes of the list behind it.
+    pub fn top_bytes(&self) -> usize {
+        match self.top.capacity() {
+            0 => 0,
+            entries => entries * size_of::<(u32, f32)>() + ALLOCATION_BYTES,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

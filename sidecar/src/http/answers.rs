@@ -1,11 +1,12 @@
-//! Pieces of text to OpenAI's objects: whole answers and chunks, for chat and completions.
+//! Pieces of text to OpenAI's objects: the chunks of chats and completions, and how tokens are told
+//! of (`whole` has the answers that are not streamed).
 
 use serde_json::{Map, Value};
 
 use super::choice::{Piece, Scored};
 use super::types::{
-    ChatChoice, ChatChunkChoice, ChatLogprob, ChatLogprobs, ChatMessage, CompletionChoice,
-    CompletionLogprobs, Delta, EndReason, Envelope, TokenLogprob, Usage,
+    ChatChunkChoice, ChatLogprob, ChatLogprobs, CompletionChoice, CompletionLogprobs, Delta,
+    Envelope, TokenLogprob, Usage,
 };
 use crate::tokenizer::Tokenizer;
 
@@ -33,7 +34,7 @@ pub struct Naming<'a> {
 impl Naming<'_> {
     /// Every token its own: one that is a part of a character has no text, so it is named by its
     /// bytes, as OpenAI's completions do. (In a chat `bytes` says it, and `token` is for people.)
-    fn key(&self, id: u32) -> String {
+    pub(super) fn key(&self, id: u32) -> String {
         if self.as_ids {
             return self.text(id);
         }
@@ -50,6 +51,38 @@ impl Naming<'_> {
         }
         self.tokenizer.token_text(id)
     }
+
+    /// None of a token that has no log-probability. (Prompts of chats are not echoed, so each has.)
+    pub(super) fn chat(&self, scored: &Scored) -> Option<ChatLogprob> {
+        let entry = |id: u32, logprob: f32| TokenLogprob {
+            token: self.text(id),
+            logprob: finite(logprob),
+            bytes: self.tokenizer.token_bytes(id),
+        };
+        let logprobs = scored.logprobs.as_ref()?;
+        Some(ChatLogprob {
+            token: entry(scored.id, logprobs.logprob),
+            top_logprobs: logprobs.top.iter().map(|(id, p)| entry(*id, *p)).collect(),
+        })
+    }
+
+    pub(super) fn logprob(&self, scored: &Scored) -> Option<f32> {
+        let logprobs = scored.logprobs.as_ref()?;
+        Some(finite(logprobs.logprob))
+    }
+
+    /// The chosen token is always among them, as in OpenAI's answers. Of two tokens with one text
+    /// the likelier stays.
+    pub(super) fn top(&self, scored: &Scored) -> Option<Map<String, Value>> {
+        let logprobs = scored.logprobs.as_ref()?;
+        let mut top = Map::new();
+        let chosen = [(scored.id, logprobs.logprob)];
+        for (id, logprob) in logprobs.top.iter().chain(&chosen) {
+            top.entry(self.key(*id))
+                .or_insert_with(|| Value::from(finite(*logprob)));
+        }
+        Some(top)
+    }
 }
 
 impl Head {
@@ -59,10 +92,6 @@ impl Head {
             tokenizer,
             as_ids: self.tokens_as_ids,
         })
-    }
-
-    pub fn chat(&self, choices: Vec<ChatChoice>, usage: Usage) -> Envelope<ChatChoice> {
-        self.envelope("chat.completion", choices, Some(Some(usage)))
     }
 
     pub fn chat_chunk(
@@ -75,14 +104,6 @@ impl Head {
             choices,
             self.include_usage.then_some(usage),
         )
-    }
-
-    pub fn completion(
-        &self,
-        choices: Vec<CompletionChoice>,
-        usage: Usage,
-    ) -> Envelope<CompletionChoice> {
-        self.envelope("text_completion", choices, Some(Some(usage)))
     }
 
     pub fn completion_chunk(
@@ -170,62 +191,11 @@ pub fn completion_chunks(
     }]
 }
 
-/// A choice of an answer that is not streamed: all its pieces joined.
-#[derive(Clone, Debug, Default)]
-pub struct Whole {
-    text: String,
-    scored: Vec<Scored>,
-    end: Option<EndReason>,
-}
-
-impl Whole {
-    pub fn add(&mut self, piece: Piece) {
-        self.text.push_str(&piece.text);
-        self.scored.extend(piece.scored);
-        self.end = self.end.or(piece.end);
-    }
-
-    pub fn into_chat(self, index: u32, naming: Option<Naming<'_>>) -> ChatChoice {
-        ChatChoice {
-            index,
-            logprobs: chat_logprobs(&self.scored, naming),
-            message: ChatMessage {
-                role: "assistant",
-                content: self.text,
-                refusal: None,
-            },
-            finish_reason: self.end.unwrap_or(EndReason::Stop),
-        }
-    }
-
-    pub fn into_completion(self, index: u32, naming: Option<Naming<'_>>) -> CompletionChoice {
-        CompletionChoice {
-            index,
-            logprobs: completion_logprobs(&self.scored, naming),
-            text: self.text,
-            finish_reason: self.end,
-        }
-    }
-}
-
 /// None where nobody asks, and in a chunk that tells of no token.
 fn chat_logprobs(scored: &[Scored], naming: Option<Naming<'_>>) -> Option<ChatLogprobs> {
     let naming = naming.filter(|_| !scored.is_empty())?;
-    let entry = |id: u32, logprob: f32| TokenLogprob {
-        token: naming.text(id),
-        logprob: finite(logprob),
-        bytes: naming.tokenizer.token_bytes(id),
-    };
-    // Prompts of chats are not echoed, so every token has its own.
-    let content = scored.iter().filter_map(|scored| {
-        let logprobs = scored.logprobs.as_ref()?;
-        Some(ChatLogprob {
-            token: entry(scored.id, logprobs.logprob),
-            top_logprobs: logprobs.top.iter().map(|(id, p)| entry(*id, *p)).collect(),
-        })
-    });
     Some(ChatLogprobs {
-        content: content.collect(),
+        content: scored.iter().filter_map(|one| naming.chat(one)).collect(),
         refusal: None,
     })
 }
@@ -236,31 +206,12 @@ fn completion_logprobs(
     naming: Option<Naming<'_>>,
 ) -> Option<CompletionLogprobs> {
     let naming = naming.filter(|_| !scored.is_empty())?;
-    let mut lists = CompletionLogprobs::default();
-    for Scored {
-        id,
-        logprobs,
-        offset,
-    } in scored
-    {
-        lists.tokens.push(naming.key(*id));
-        let own = logprobs.as_ref().map(|logprobs| finite(logprobs.logprob));
-        lists.token_logprobs.push(own);
-        let top = logprobs.as_ref().map(|logprobs| {
-            let mut top = Map::new();
-            // The chosen token is always among them, as in OpenAI's answers. Of two tokens with one
-            // text the likelier stays.
-            let chosen = [(*id, logprobs.logprob)];
-            for (id, logprob) in logprobs.top.iter().chain(&chosen) {
-                top.entry(naming.key(*id))
-                    .or_insert_with(|| Value::from(finite(*logprob)));
-            }
-            top
-        });
-        lists.top_logprobs.push(top);
-        lists.text_offset.push(*offset);
-    }
-    Some(lists)
+    Some(CompletionLogprobs {
+        tokens: scored.iter().map(|one| naming.key(one.id)).collect(),
+        token_logprobs: scored.iter().map(|one| naming.logprob(one)).collect(),
+        top_logprobs: scored.iter().map(|one| naming.top(one)).collect(),
+        text_offset: scored.iter().map(|one| one.offset).collect(),
+    })
 }
 
 /// JSON has no infinity; clients expect a number.

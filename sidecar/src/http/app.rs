@@ -13,7 +13,8 @@ use super::bounds::Bounds;
 use super::encoders::Encoders;
 use super::error::ApiError;
 use super::fields::Fields;
-use super::generator::Generator;
+use super::generator::{Generator, draining};
+use super::unsent::Unsent;
 use crate::chat::ChatTemplate;
 use crate::engine::handle::{EngineFacts, EngineState};
 use crate::metrics::{Metrics, Scrape};
@@ -69,6 +70,8 @@ pub struct Loaded {
     pub longest_text: usize,
     /// Where texts are tokenized: a long one takes more than a hundred times its size meanwhile.
     pub encoders: Encoders,
+    /// What answers may hold until they are sent.
+    pub unsent: Arc<Unsent>,
 }
 
 impl Loaded {
@@ -92,6 +95,7 @@ impl Loaded {
             .unwrap_or(1)
             .saturating_mul(max_model_len as usize)
             .min(usize::try_from(host::largest_text(max_model_len)).unwrap_or(usize::MAX));
+        let unsent = host::answers_bytes(effective.max_num_seqs);
         let bounds = Bounds {
             max_model_len,
             max_num_seqs: effective.max_num_seqs,
@@ -107,6 +111,7 @@ impl Loaded {
             effective,
             longest_text,
             encoders: Encoders::start()?,
+            unsent: Unsent::new(usize::try_from(unsent).unwrap_or(usize::MAX)),
         })
     }
 }
@@ -261,13 +266,6 @@ impl App {
     pub fn next_id(&self) -> u64 {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
-}
-
-pub fn draining() -> ApiError {
-    ApiError::unavailable(
-        "draining",
-        "this replica is shutting down; retry on another",
-    )
 }
 
 pub fn unix_seconds() -> u64 {

@@ -9,14 +9,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use plimsoll_planner::host::SEQUENCE_ANSWER_BYTES;
 use tokio::sync::mpsc;
 
 use super::app::{App, Loaded};
 use super::choice::{Choice, Echo, Piece};
 use super::error::ApiError;
+use super::generator::{aborted, refusal};
 use super::params::Params;
 use super::types::{EndReason, PromptTokensDetails, Usage};
-use crate::engine::request::{FinishReason, Finished, GenerateRequest, Refused, TokenEvent};
+use super::unsent::{Share, echo_bytes, scored_bytes, text_bytes};
+use crate::engine::request::{Events, FinishReason, Finished, GenerateRequest, Room, TokenEvent};
 use crate::metrics::{Metrics, Sequence};
 
 /// Sequences that one request may become (prompts x n).
@@ -44,6 +47,10 @@ struct Running {
 pub struct Generation {
     loaded: Arc<Loaded>,
     metrics: Arc<Metrics>,
+    /// Bytes of tokens from the engine's hands to the client's.
+    share: Arc<Share>,
+    /// The answer is kept until it is whole.
+    whole: bool,
     sequences: Vec<Running>,
     /// The sequence that is asked first next time, so that none starves.
     turn: usize,
@@ -58,7 +65,8 @@ impl Generation {
     /// prompt is called in errors; `default_max_tokens` None means all that the context leaves.
     ///
     /// # Errors
-    /// 400 for lengths, 429 for a full queue, 503 when the engine takes no requests.
+    /// 400 for lengths, 429 for a full queue, 503 when the engine takes no requests or answers that
+    /// are not sent leave no room.
     pub fn start(
         app: &App,
         loaded: Arc<Loaded>,
@@ -82,8 +90,14 @@ impl Generation {
             let least = params.max_tokens.unwrap_or(1).min(1);
             check_length(prompt.len(), least, limit, field)?;
         }
+        let share = loaded.unsent.share();
+        if !share.take(count * SEQUENCE_ANSWER_BYTES as usize) {
+            return Err(share.no_room());
+        }
         let mut generation = Generation {
             loaded,
+            share,
+            whole: !params.stream,
             metrics: Arc::clone(&app.metrics),
             sequences: Vec::with_capacity(count),
             turn: 0,
@@ -125,6 +139,7 @@ impl Generation {
         let prompt_logprobs = params.sampling.logprobs.filter(|_| params.echo);
         let parts = prompt_logprobs.map_or(0, |_| prompt.len());
         let (sender, events) = mpsc::channel(max_tokens as usize + parts + 2);
+        let room = Arc::clone(&self.share) as Arc<dyn Room>;
         let mut ending = params.ending.clone();
         if !params.ignore_eos {
             ending.ids.extend(&self.loaded.eos);
@@ -133,9 +148,17 @@ impl Generation {
         // Numbered across the whole request: equal prompts draw different numbers, too.
         sampling.stream = u32::try_from(self.sequences.len()).unwrap_or(u32::MAX);
         let tokenizer = &self.loaded.tokenizer;
+        let scored = prompt_logprobs.is_some();
         let echo = params
             .echo
-            .then(|| Echo::new(tokenizer, prompt.clone(), prompt_logprobs.is_some()));
+            .then(|| Echo::new(tokenizer, prompt.clone(), scored));
+        if let Some(echo) = &echo
+            && !self
+                .share
+                .take(echo_bytes(prompt.len(), echo.text().len(), scored))
+        {
+            return Err(self.share.no_room());
+        }
         let choice = Choice::new(tokenizer, ending.clone(), echo);
         let request = GenerateRequest {
             id,
@@ -147,7 +170,7 @@ impl Generation {
             bias: params.bias.clone(),
             prompt_logprobs,
             cache_salt: params.cache_salt.clone(),
-            events: sender,
+            events: Events::counted(sender, &room),
         };
         self.loaded
             .engine
@@ -173,8 +196,14 @@ impl Generation {
             if self.sequences.iter().all(|sequence| sequence.done) {
                 return None;
             }
-            let (at, event) = std::future::poll_fn(|context| self.poll_event(context)).await;
-            let piece = match self.take(at, event) {
+            let share = Arc::clone(&self.share);
+            let (at, event) = tokio::select! {
+                biased;
+                () = share.told() => return Some(Err(share.no_room())),
+                event = std::future::poll_fn(|context| self.poll_event(context)) => event,
+            };
+            let piece = self.take(at, event).and_then(|piece| self.keep(piece));
+            let piece = match piece {
                 Ok(piece) => piece,
                 Err(error) => return Some(Err(error)),
             };
@@ -201,14 +230,35 @@ impl Generation {
         Poll::Pending
     }
 
+    /// The text of an answer that is kept takes room, too.
+    fn keep(&self, piece: Piece) -> Result<Piece, ApiError> {
+        match self.whole && !self.share.take(text_bytes(piece.text.len())) {
+            true => Err(self.share.no_room()),
+            false => Ok(piece),
+        }
+    }
+
+    /// A piece of a streamed answer is on its way to the client.
+    pub fn sent(&self, piece: &Piece) {
+        let bytes = piece
+            .scored
+            .iter()
+            .map(|s| scored_bytes(s.logprobs.as_ref()));
+        self.share.give(bytes.sum());
+    }
+
     fn take(&mut self, at: usize, event: Option<TokenEvent>) -> Result<Piece, ApiError> {
         let sequence = &mut self.sequences[at];
         match event {
+            // What was taken for these stays taken until they are sent.
             Some(TokenEvent::Prompt(scores)) => {
                 sequence.choice.push_prompt(scores);
                 Ok(Piece::default())
             }
             Some(TokenEvent::Token { id, logprob, .. }) => {
+                let bytes = TokenEvent::token_bytes(logprob.as_ref());
+                let kept = logprob.as_ref().map_or(0, |own| scored_bytes(Some(own)));
+                self.share.give(bytes.saturating_sub(kept));
                 if sequence.choice.stopped() {
                     return Ok(Piece::default());
                 }
@@ -228,6 +278,9 @@ impl Generation {
                 let end = match (finished.reason, sequence.cancelled) {
                     (FinishReason::Stop, _) | (_, true) => Ok(EndReason::Stop),
                     (FinishReason::Length, false) => Ok(EndReason::Length),
+                    (FinishReason::Abort, false) if self.share.is_told() => {
+                        Err(("abort", self.share.no_room()))
+                    }
                     (FinishReason::Abort, false) => Err(("abort", aborted())),
                     (FinishReason::Error, false) => {
                         let message = finished.message.clone();
@@ -298,6 +351,15 @@ impl Generation {
     pub fn loaded(&self) -> &Loaded {
         &self.loaded
     }
+
+    pub fn into_loaded(self) -> Arc<Loaded> {
+        Arc::clone(&self.loaded)
+    }
+
+    /// What the answer holds until it is sent.
+    pub fn share(&self) -> Arc<Share> {
+        Arc::clone(&self.share)
+    }
 }
 
 impl Drop for Generation {
@@ -321,34 +383,4 @@ fn check_length(prompt: usize, least: u32, limit: u32, field: &str) -> Result<()
         return Err(ApiError::context_length(field, limit, prompt, least));
     }
     Ok(())
-}
-
-fn aborted() -> ApiError {
-    ApiError::unavailable(
-        "aborted",
-        "the request was aborted before it was complete; retry",
-    )
-}
-
-fn refusal(refused: Refused, field: &str) -> ApiError {
-    match refused {
-        Refused::QueueFull {
-            waiting,
-            retry_after,
-            ..
-        } => {
-            let seconds = u32::try_from(retry_after.as_secs())
-                .unwrap_or(u32::MAX)
-                .max(1);
-            ApiError::queue_full(waiting, seconds)
-        }
-        Refused::TooLong { prompt, limit } => ApiError::context_length(field, limit, prompt, 1),
-        Refused::EmptyPrompt | Refused::TokenOutOfRange { .. } => {
-            ApiError::invalid(Some(field), format!("{field}: {refused}"))
-        }
-        Refused::Loading => ApiError::unavailable("model_loading", "the model is loading"),
-        Refused::Draining => super::app::draining(),
-        Refused::DuplicateId { .. } => ApiError::engine(refused.to_string()),
-        Refused::Failed { .. } => ApiError::unavailable("engine_failed", refused.to_string()),
-    }
 }

@@ -1,8 +1,9 @@
-//! What the HTTP layer needs of an engine. The engine's own handle is the one in production;
-//! tests script another.
+//! What the HTTP layer needs of an engine, and how it tells clients that the engine refused. The
+//! engine's own handle is the one in production; tests script another.
 
 use tokio::sync::{oneshot, watch};
 
+use super::error::ApiError;
 use crate::engine::handle::{EngineFacts, EngineHandle, EngineState, Progress};
 use crate::engine::request::{GenerateRequest, Refused};
 use crate::engine::stats::EngineStats;
@@ -68,4 +69,44 @@ impl Generator for EngineHandle {
     fn check_weights(&self) -> Result<oneshot::Receiver<Vec<WeightCheck>>, Refused> {
         EngineHandle::check_weights(self)
     }
+}
+
+/// What a request hears that the engine gave up.
+pub fn aborted() -> ApiError {
+    ApiError::unavailable(
+        "aborted",
+        "the request was aborted before it was complete; retry",
+    )
+}
+
+/// What a client hears of a refusal; `field` is what its prompt is called.
+pub fn refusal(refused: Refused, field: &str) -> ApiError {
+    match refused {
+        Refused::QueueFull {
+            waiting,
+            retry_after,
+            ..
+        } => {
+            let seconds = u32::try_from(retry_after.as_secs())
+                .unwrap_or(u32::MAX)
+                .max(1);
+            ApiError::queue_full(waiting, seconds)
+        }
+        Refused::TooLong { prompt, limit } => ApiError::context_length(field, limit, prompt, 1),
+        Refused::EmptyPrompt | Refused::TokenOutOfRange { .. } => {
+            ApiError::invalid(Some(field), format!("{field}: {refused}"))
+        }
+        Refused::Loading => ApiError::unavailable("model_loading", "the model is loading"),
+        Refused::Draining => draining(),
+        Refused::DuplicateId { .. } => ApiError::engine(refused.to_string()),
+        Refused::Failed { .. } => ApiError::unavailable("engine_failed", refused.to_string()),
+    }
+}
+
+/// What every new request hears at the end.
+pub fn draining() -> ApiError {
+    ApiError::unavailable(
+        "draining",
+        "this replica is shutting down; retry on another",
+    )
 }

@@ -4,7 +4,8 @@
 //! A request's way: `server` (connection, with one of the `places`) → `body` (JSON, within the bytes
 //! of all `bodies`) → `fields`, `decisions` and `params` (every parameter honoured or refused by
 //! name) → `prompt` (token ids, by the threads of `encoders`) → `generation` (sequences in the
-//! engine) → `choice` (ids to text, stop strings) → `answers` and `sse` (OpenAI's objects).
+//! engine, within the bytes of all `unsent` answers) → `choice` (ids to text, stop strings) →
+//! `whole`, or `answers` and `sse` (OpenAI's objects).
 
 pub mod admin;
 pub mod answers;
@@ -33,6 +34,8 @@ pub mod stop;
 pub mod token;
 pub mod tokenize;
 pub mod types;
+pub mod unsent;
+pub mod whole;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use futures::Stream;
 
-use super::answers::{Head, Whole, chat_chunks, completion_chunks, role_chunk};
+use super::answers::{Head, chat_chunks, completion_chunks, role_chunk};
 use super::app::{App, unix_seconds};
 use super::body::JsonBody;
 use super::chat_options::ChatOptions;
+use super::choice::{Piece, Scored};
 use super::decisions;
 use super::error::ApiError;
 use super::fields::Fields;
@@ -20,7 +21,8 @@ use super::messages;
 use super::params::{self, Params};
 use super::prompt;
 use super::sse;
-use super::types::{ModelCard, ModelList};
+use super::types::{EndReason, ModelCard, ModelList};
+use super::whole::{self, Whole};
 
 /// OpenAI's default length of a completion; a chat goes on to its end.
 const DEFAULT_COMPLETION_TOKENS: u32 = 16;
@@ -141,30 +143,28 @@ async fn answer(
     );
     if params.stream {
         let continuous = params.continuous_usage;
-        return Ok(sse::response(events(kind, head, generation, continuous)));
+        let share = generation.share();
+        let mut response = sse::response(events(kind, head, generation, continuous));
+        response.extensions_mut().insert(share);
+        return Ok(response);
     }
-    whole(kind, &head, generation).await
+    whole(kind, head, generation).await
 }
 
-async fn whole(kind: Kind, head: &Head, mut generation: Generation) -> Result<Response, ApiError> {
-    let mut choices = vec![Whole::default(); generation.choices()];
+async fn whole(kind: Kind, head: Head, mut generation: Generation) -> Result<Response, ApiError> {
+    let mut choices = Vec::new();
+    choices.resize_with(generation.choices(), Whole::default);
     while let Some(update) = generation.next().await {
         let Update { index, piece } = update?;
         choices[index as usize].add(piece);
     }
-    let usage = generation.usage();
-    let naming = head.naming(&generation.loaded().tokenizer);
-    let indexed = (0..).zip(choices);
-    Ok(match kind {
-        Kind::Chat => {
-            let choices = indexed.map(|(i, choice)| choice.into_chat(i, naming));
-            Json(head.chat(choices.collect(), usage)).into_response()
-        }
-        Kind::Completion => {
-            let choices = indexed.map(|(i, choice)| choice.into_completion(i, naming));
-            Json(head.completion(choices.collect(), usage)).into_response()
-        }
-    })
+    let (usage, share) = (generation.usage(), generation.share());
+    let loaded = generation.into_loaded();
+    let respond = match kind {
+        Kind::Chat => whole::chat,
+        Kind::Completion => whole::completion,
+    };
+    Ok(respond(loaded, head, choices, usage, share))
 }
 
 /// Where a stream stands between two polls.
@@ -175,7 +175,49 @@ struct Streaming {
     continuous_usage: bool,
     /// Choices whose first chunk (a chat's role) is out.
     begun: Vec<bool>,
+    /// What is left of a piece too long for one event: an echoed prompt's.
+    rest: Option<Rest>,
     over: bool,
+}
+
+/// Tokens that one event tells of, and bytes of text in it, at most.
+const EVENT_TOKENS: usize = 64;
+const EVENT_TEXT: usize = 16 << 10;
+
+/// An update that is told in several events.
+struct Rest {
+    index: u32,
+    text: String,
+    told: usize,
+    scored: std::vec::IntoIter<Scored>,
+    end: Option<EndReason>,
+}
+
+impl Rest {
+    fn of(Update { index, piece }: Update) -> Rest {
+        Rest {
+            index,
+            text: piece.text,
+            told: 0,
+            scored: piece.scored.into_iter(),
+            end: piece.end,
+        }
+    }
+
+    /// What the next event tells; the second value is what it leaves.
+    fn next(mut self) -> (Update, Option<Rest>) {
+        let to = self.text.floor_char_boundary(self.told + EVENT_TEXT);
+        let mut piece = Piece {
+            text: self.text[self.told..to].to_owned(),
+            scored: self.scored.by_ref().take(EVENT_TOKENS).collect(),
+            end: None,
+        };
+        self.told = to;
+        let over = to == self.text.len() && self.scored.as_slice().is_empty();
+        piece.end = self.end.take_if(|_| over);
+        let index = self.index;
+        (Update { index, piece }, (!over).then_some(self))
+    }
 }
 
 /// The events of a streamed answer. Dropping the stream drops the generation, which cancels it.
@@ -192,14 +234,23 @@ fn events(
         generation,
         continuous_usage,
         begun,
+        rest: None,
         over: false,
     };
     futures::stream::unfold(start, |mut streaming| async move {
         if streaming.over {
             return None;
         }
-        let bytes = match streaming.generation.next().await {
-            Some(Ok(update)) => streaming.update(update),
+        let update = match streaming.rest.take() {
+            Some(rest) => Some(Ok(rest)),
+            None => streaming.generation.next().await.map(|u| u.map(Rest::of)),
+        };
+        let bytes = match update {
+            Some(Ok(rest)) => {
+                let (update, rest) = rest.next();
+                streaming.rest = rest;
+                streaming.update(update)
+            }
             Some(Err(error)) => {
                 streaming.over = true;
                 sse::failure(&error)
@@ -219,6 +270,7 @@ impl Streaming {
         let mut bytes = Vec::new();
         let naming = self.head.naming(&self.generation.loaded().tokenizer);
         let usage = self.continuous_usage.then(|| self.generation.usage());
+        self.generation.sent(&piece);
         match self.kind {
             Kind::Chat => {
                 let mut chunks = chat_chunks(index, piece, naming);

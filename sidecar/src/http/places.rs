@@ -191,7 +191,13 @@ impl Place {
         Reading(Arc::clone(self))
     }
 
-    /// The connection is to close: it does nothing, and others wait.
+    /// Closes the connection whatever it does: what it would still be sent has no room any more.
+    pub fn expel(&self) {
+        self.set(State::Leaving);
+        self.calls.close.notify_one();
+    }
+
+    /// The connection is to close: it does nothing, or what it holds is needed, and others wait.
     pub async fn told_to_close(&self) {
         loop {
             self.calls.close.notified().await;

@@ -23,6 +23,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::app::HttpLimits;
 use super::places::{Place, Places, Working};
+use super::unsent::Share;
 
 /// Serves until `stop` turns true, then lets requests in flight end and returns.
 pub async fn serve(
@@ -85,8 +86,13 @@ async fn connection(
             let working = place.working();
             request.extensions_mut().insert(Arc::clone(&place));
             let answer = router.call(request);
+            let place = Arc::clone(&place);
             async move {
-                let answer = answer.await?;
+                let mut answer = answer.await?;
+                // From here on a reader that takes nothing is all that keeps it.
+                if let Some(share) = answer.extensions_mut().remove::<Arc<Share>>() {
+                    share.sent_on(&place);
+                }
                 Ok::<_, Infallible>(answer.map(|body| Answer {
                     body,
                     _working: working,

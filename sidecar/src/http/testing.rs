@@ -9,6 +9,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::app::{App, HttpLimits, Loaded};
 use super::generator::Generator;
+use super::unsent::Unsent;
 use crate::chat::ChatTemplate;
 use crate::engine::handle::{EngineFacts, EngineState, Progress};
 use crate::engine::request::{
@@ -121,7 +122,11 @@ fn speak(request: &GenerateRequest, text: &str, fails: bool) {
             logprob: -f32::from(rank),
             top: vec![(*id, -f32::from(rank)); usize::from(count)],
         };
-        let scores: Vec<_> = request.prompt[1..].iter().zip(1..).map(score).collect();
+        let scores: Vec<_> = request.prompt[1..]
+            .iter()
+            .zip((1..=100).cycle())
+            .map(score)
+            .collect();
         let (first, rest) = scores.split_at(scores.len() / 2);
         for part in [first, rest] {
             let part = TokenEvent::Prompt(part.to_vec());
@@ -241,7 +246,11 @@ pub(crate) fn app(script: Script) -> (Arc<App>, Arc<Scripted>) {
     app_with(script, HttpLimits::default())
 }
 
-pub(crate) fn app_with(script: Script, limits: HttpLimits) -> (Arc<App>, Arc<Scripted>) {
+fn app_with_room(
+    script: Script,
+    limits: HttpLimits,
+    unsent: Option<usize>,
+) -> (Arc<App>, Arc<Scripted>) {
     let app = empty_app(limits);
     let engine = Arc::new(Scripted::new(script));
     let model = ModelFolder::open(&fixture()).unwrap();
@@ -258,8 +267,21 @@ pub(crate) fn app_with(script: Script, limits: HttpLimits) -> (Arc<App>, Arc<Scr
         model.sampling.defaults,
         effective,
     );
-    app.set_loaded(loaded.unwrap());
+    let mut loaded = loaded.unwrap();
+    if let Some(bytes) = unsent {
+        loaded.unsent = Unsent::new(bytes);
+    }
+    app.set_loaded(loaded);
     (app, engine)
+}
+
+/// An app whose answers may hold so many bytes until they are sent.
+pub(crate) fn app_holding(script: Script, bytes: usize) -> (Arc<App>, Arc<Scripted>) {
+    app_with_room(script, HttpLimits::default(), Some(bytes))
+}
+
+pub(crate) fn app_with(script: Script, limits: HttpLimits) -> (Arc<App>, Arc<Scripted>) {
+    app_with_room(script, limits, None)
 }
 
 /// An app before its model is open.

@@ -47,7 +47,8 @@ pub enum EndReason {
     Length,
 }
 
-/// An answer or one chunk of it; `C` is the kind of its choices.
+/// One chunk of an answer; `C` is the kind of its choices. (`whole` writes the same of answers that
+/// are not streamed.)
 #[derive(Clone, Debug, Serialize)]
 pub struct Envelope<C> {
     pub id: String,
@@ -58,21 +59,6 @@ pub struct Envelope<C> {
     /// Outer None: the field is absent (chunks without `include_usage`); inner None: null.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Option<Usage>>,
-}
-
-#[derive(Clone, Debug, Serialize)]
-pub struct ChatChoice {
-    pub index: u32,
-    pub message: ChatMessage,
-    pub logprobs: Option<ChatLogprobs>,
-    pub finish_reason: EndReason,
-}
-
-#[derive(Clone, Debug, Serialize)]
-pub struct ChatMessage {
-    pub role: &'static str,
-    pub content: String,
-    pub refusal: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]

@@ -214,7 +214,7 @@ pub fn request(
         prompt_logprobs: None,
         max_tokens,
         cache_salt: None,
-        events,
+        events: events.into(),
     };
     (request, received)
 }
@@ -241,7 +241,7 @@ pub fn ask_ids(handle: &EngineHandle, id: u64, prompt: &[u32], max_tokens: u32) 
 pub fn score(handle: &EngineHandle, id: u64, prompt: &[u32], max_tokens: u32) -> Answer {
     let (events, received) = tokio::sync::mpsc::channel(max_tokens as usize + prompt.len() + 2);
     let (mut request, _) = request(id, prompt, max_tokens);
-    request.events = events;
+    request.events = events.into();
     request.prompt_logprobs = Some(2);
     handle.submit(request).unwrap();
     Answer {

@@ -60,7 +60,8 @@ impl Echo {
         self.scores.is_some()
     }
 
-    pub(super) fn text(&self) -> &str {
+    /// The prompt as the answer shows it.
+    pub fn text(&self) -> &str {
         &self.text
     }
 }

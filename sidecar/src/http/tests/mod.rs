@@ -8,6 +8,7 @@ mod clients;
 mod connections;
 mod hostile;
 mod refusals;
+mod unsent;
 
 use std::sync::Arc;
 
