@@ -76,6 +76,8 @@ pub const TERMINATION_MESSAGE_BYTES: usize = 4096;
 
 /// The engine's exit code when its own plan is another than that in its configuration.
 pub const EXIT_PLAN_DIFFERS: u8 = 4;
+/// The engine's exit code when the model's files are other ones than it was configured for.
+pub const EXIT_OTHER_FILES: u8 = 5;
 
 /// User and group of every process of ours.
 pub const RUN_AS: i64 = 65532;

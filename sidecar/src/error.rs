@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::convert::ConvertError;
 use plimsoll_planner::Refusal;
 
@@ -47,4 +48,27 @@ pub enum BootError {
     EngineFailed(String),
     #[error("{0}")]
     Runtime(#[from] io::Error),
+}
+
+impl BootError {
+    /// The program's exit code: the operator knows by it what it can see to, whatever the words.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        /// What nobody but a reader of the words can do anything about.
+        const FAILURE: u8 = 1;
+        match self {
+            BootError::PlanDiffers { .. } => names::EXIT_PLAN_DIFFERS,
+            BootError::Digest { .. } => names::EXIT_OTHER_FILES,
+            BootError::Flag(_)
+            | BootError::File { .. }
+            | BootError::Config { .. }
+            | BootError::Model(_)
+            | BootError::Convert(_)
+            | BootError::Refused(_)
+            | BootError::Engine(_)
+            | BootError::Listen { .. }
+            | BootError::EngineFailed(_)
+            | BootError::Runtime(_) => FAILURE,
+        }
+    }
 }

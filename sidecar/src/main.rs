@@ -12,7 +12,6 @@ use anyhow::Context;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use plimsoll_crds::names;
 use plimsoll_sidecar::args::{
     BenchArgs, Cli, Command, DevicesArgs, InspectArgs, LogArgs, LogFormat, Output, PlanArgs,
     ServeArgs,
@@ -80,10 +79,7 @@ fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
             let message = error.to_string();
             tracing::error!(error = message, "ended by a failure");
             boot::write_termination_message(termination_message.as_deref(), &message);
-            Ok(match error {
-                BootError::PlanDiffers { .. } => ExitCode::from(names::EXIT_PLAN_DIFFERS),
-                _ => ExitCode::FAILURE,
-            })
+            Ok(ExitCode::from(error.exit_code()))
         }
     }
 }

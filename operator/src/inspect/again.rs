@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use plimsoll_crds::v1alpha1::report::EngineState;
+use plimsoll_crds::names::EXIT_OTHER_FILES;
 
 use super::{Decision, Model, look_at};
 use crate::facts::Facts;
@@ -60,33 +60,16 @@ pub(super) fn reread(
     }
 }
 
-/// Whether an engine of the wanted revision refuses the files it finds: its words name the digest
-/// that it was made for, and another one.
+/// Whether an engine of the wanted revision found other files than it was configured for: it says so
+/// by its exit code. One that has started since then has found the right ones.
 fn files_changed(facts: &Facts) -> bool {
-    let Some(known) = facts
-        .status
-        .model
-        .as_ref()
-        .map(|model| model.digest.as_str())
-    else {
-        return false;
-    };
     let wanted = facts.status.update_revision.as_deref();
-    let refuses = |words: &str| {
-        let mut digests = words
-            .split(|c: char| !c.is_ascii_alphanumeric() && c != ':')
-            .filter(|word| word.starts_with("sha256:"));
-        words.contains(known) && digests.any(|digest| digest != known)
+    let refuses = |pod: &PodFacts| {
+        let ended = pod.engine.ended.as_ref();
+        let code = ended.map(|ended| ended.exit_code);
+        code == Some(EXIT_OTHER_FILES.into()) && !pod.engine.started
     };
-    let mut pods = facts
+    facts
         .live_pods()
-        .filter(|pod| Some(pod.revision.as_str()) == wanted);
-    pods.any(|pod| {
-        let ended = pod.failure().map(|ended| ended.message.as_str());
-        let report = facts
-            .report(pod)
-            .filter(|it| it.state == EngineState::Failed);
-        let reported = report.map(|report| report.message.as_str());
-        ended.into_iter().chain(reported).any(refuses)
-    })
+        .any(|pod| Some(pod.revision.as_str()) == wanted && refuses(pod))
 }

@@ -1,5 +1,6 @@
 //! The life of an inspection, state by state.
 
+use plimsoll_crds::names::{EXIT_OTHER_FILES, EXIT_PLAN_DIFFERS};
 use serde_json::{Value, json};
 
 use super::*;
@@ -256,33 +257,42 @@ fn another_pull_secret_is_another_pod_and_the_same_source() {
     assert_ne!(pod_name("a", &one.spec), pod_name("a", &two.spec));
 }
 
-/// Facts of a model that was inspected, and of an engine that ended with these words.
-fn refused_by_engine(words: &str, revision: &str) -> Facts {
+/// Facts of a model that was inspected, and of an engine that ended with this code.
+fn refused_by_engine(code: u8, revision: &str) -> Facts {
     let mut facts = inspected(SMOLLM2);
     facts.status.update_revision = Some("new".to_owned());
-    facts.pods = vec![engine("a", revision, crashed(1, words))];
+    facts.pods = vec![engine(
+        "a",
+        revision,
+        crashed(code.into(), "in whatever words"),
+    )];
     facts
 }
 
 #[test]
 fn a_moved_tag_is_read_again_when_an_engine_says_so() {
-    let words = "the model's digest is sha256:def, the configuration was made for sha256:abc; x";
-    for (words, revision, again) in [
-        (words, "new", true),
+    for (code, revision, again) in [
+        (EXIT_OTHER_FILES, "new", true),
         // It was made for what is known no longer.
-        (words, "old", false),
-        ("the model's digest is sha256:abc", "new", false),
-        ("cannot allocate", "new", false),
+        (EXIT_OTHER_FILES, "old", false),
+        (EXIT_PLAN_DIFFERS, "new", false),
+        (1, "new", false),
     ] {
-        let decision = decide(&refused_by_engine(words, revision));
+        let decision = decide(&refused_by_engine(code, revision));
         assert!(
             matches!(decision.model, Model::Known(..)),
             "what runs goes on"
         );
-        assert_eq!(decision.start.is_some(), again, "{words} of {revision}");
+        assert_eq!(decision.start.is_some(), again, "{code} of {revision}");
     }
+    // While it tries again it has not found other files; once it has started it has.
+    let mut facts = refused_by_engine(EXIT_OTHER_FILES, "new");
+    facts.pods[0].engine.running = true;
+    assert!(decide(&facts).start.is_some());
+    facts.pods[0].engine.started = true;
+    assert_eq!(decide(&facts).start, None);
     // What is read then is what is known.
-    let mut facts = refused_by_engine(words, "new");
+    let mut facts = refused_by_engine(EXIT_OTHER_FILES, "new");
     let answer = |digest: &str| {
         let mut model = smollm2();
         model.digest = digest.to_owned();

@@ -1,6 +1,7 @@
 //! Flags and the operator's document lead to the same plan; what contradicts is refused.
 
 use clap::Parser;
+use plimsoll_crds::names;
 
 use super::*;
 use crate::args::{Cli, Command};
@@ -75,7 +76,9 @@ fn another_digest_or_plan_refuses_to_boot_with_both_numbers() {
     let planned = plan_flags(&flags(TWO_RANKS), &model).unwrap();
     let mut other = document(&model, &planned);
     other.digest = "sha256:0".into();
-    let message = settings(other).plan(&model).unwrap_err().to_string();
+    let error = settings(other).plan(&model).unwrap_err();
+    assert_eq!(error.exit_code(), names::EXIT_OTHER_FILES);
+    let message = error.to_string();
     assert!(
         message.contains("sha256:0") && message.contains(&model.digest),
         "{message}"
@@ -85,7 +88,9 @@ fn another_digest_or_plan_refuses_to_boot_with_both_numbers() {
     let weights = &mut other.plan.ranks[1].accounts[0];
     let theirs = weights.planned_bytes + 64;
     let ours = std::mem::replace(&mut weights.planned_bytes, theirs);
-    let message = settings(other).plan(&model).unwrap_err().to_string();
+    let error = settings(other).plan(&model).unwrap_err();
+    assert_eq!(error.exit_code(), names::EXIT_PLAN_DIFFERS);
+    let message = error.to_string();
     let expected = format!("Weights of rank 1 (bytes) is {theirs} there, {ours} here");
     assert!(message.contains(&expected), "{message}");
 
