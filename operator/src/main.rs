@@ -15,6 +15,7 @@ mod token;
 
 // From a change to a pass.
 mod controller;
+mod ending;
 mod error;
 mod reconcile;
 mod stores;

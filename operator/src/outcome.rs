@@ -4,6 +4,8 @@
 use plimsoll_crds::v1alpha1::Reason;
 use plimsoll_crds::v1alpha1::engine::PlanStatus;
 
+use crate::children::ChildKind;
+use crate::error::Error;
 use crate::inspect::Model;
 use crate::rolling::Step;
 
@@ -55,6 +57,20 @@ pub(crate) struct ContainerMemory {
 }
 
 impl Outcome {
+    /// The pass could not be brought to its end: the status says so, and what of the model it
+    /// touches.
+    pub(crate) fn admit(&mut self, error: &Error) {
+        let text = error.to_string();
+        if let Model::Inspecting(_) = &self.model {
+            self.model = match error.refuses(ChildKind::Pod) {
+                // Admission does not let the source be mounted: Pod Security, a quota.
+                true => Model::Unavailable(text.clone()),
+                false => Model::Inspecting(text.clone()),
+            };
+        }
+        self.trouble = Some(text);
+    }
+
     /// The revision that the spec asks for, if it was accepted.
     pub(crate) fn revision(&self) -> Option<&str> {
         match &self.planned {

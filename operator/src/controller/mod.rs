@@ -1,13 +1,11 @@
-//! What each change of the cluster means: the wiring of one scope, a namespace or all.
+//! The wiring of one scope, a namespace or all: watches, passes, and what wakes them.
 
-use std::hash::Hash;
+mod matters;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, future};
-use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::controller::{self, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
@@ -17,28 +15,24 @@ use plimsoll_crds::v1alpha1::InferenceDeployment;
 use tokio::sync::{OnceCell, mpsc};
 
 use crate::args::Args;
-use crate::build::{HASH_ANNOTATION, PodSettings};
-use crate::drift;
+use crate::build::PodSettings;
 use crate::memory::Memories;
 use crate::metrics::Metrics;
 use crate::pods;
 use crate::reconcile::{Context, Settings, key_of, reconcile, retry};
 use crate::reports::Reports;
-use crate::stores::{Decoded, Scope, Stores, Watched, Watches, external, has_ready_endpoint};
+use crate::stores::{Decoded, Scope, Stores, Watched, Watches};
 use crate::token::AdminKey;
 use crate::turns::Turns;
-use crate::watch::{Change, changes, hash_of};
+use crate::watch::{Change, changes};
+use matters::{Ref, owner};
 
 /// Nudges that wait for the controller; senders wait when it is full.
 const NUDGES: usize = 256;
-/// How often it is looked whether everything is listed, until it is.
-const LOOK: Duration = Duration::from_millis(100);
 /// Passes at once.
 const CONCURRENCY: u16 = 8;
 /// Changes that come together are looked at together.
 const DEBOUNCE: Duration = Duration::from_millis(20);
-
-type Ref = ObjectRef<Decoded<InferenceDeployment>>;
 
 /// What all scopes share.
 #[derive(Clone)]
@@ -75,14 +69,14 @@ pub(crate) async fn run(
     let reports = Arc::new(Reports::new(nudges, Arc::clone(&metrics), args.stale_after));
 
     let (deployments, deployment_events) = scope.deployments();
-    let (replica_sets, replica_set_changes) = children(&scope, replica_set_hash);
+    let (replica_sets, replica_set_changes) = children(&scope, matters::replica_set);
     let (pods, pod_changes) = children(&scope, pods::relevant);
-    let (config_maps, config_map_changes) = children(&scope, child_hash);
-    let (services, service_changes) = children(&scope, service_hash);
-    let (service_accounts, account_changes) = children(&scope, child_hash);
-    let (budgets, budget_changes) = children(&scope, child_hash);
+    let (config_maps, config_map_changes) = children(&scope, matters::child);
+    let (services, service_changes) = children(&scope, matters::service);
+    let (service_accounts, account_changes) = children(&scope, matters::child);
+    let (budgets, budget_changes) = children(&scope, matters::child);
     // They carry the labels of their Service.
-    let (endpoint_slices, endpoint_changes) = children(&scope, endpoints_hash);
+    let (endpoint_slices, endpoint_changes) = children(&scope, matters::endpoints);
     let context = Arc::new(Context {
         client,
         stores: Stores {
@@ -112,26 +106,9 @@ pub(crate) async fn run(
             pod_name: args.pod_name.clone(),
         },
     });
-    let listing = Arc::clone(&context);
-    // Looked at, not waited for: a store wakes only the last of the tasks that wait for it, and the
-    // controller waits for the resources itself. It ends with the watches that fill the stores.
-    tokio::spawn(async move {
-        let mut looks = tokio::time::interval(LOOK);
-        loop {
-            looks.tick().await;
-            if watches.trouble().is_none() {
-                break;
-            }
-        }
-        // What was heard as listed a moment ago is in the store by now.
-        looks.tick().await;
-        let all = listing.stores.deployments.state();
-        let live = all.iter().filter(|it| it.object.is_ok());
-        let live = live.filter(|it| it.meta().deletion_timestamp.is_none());
-        listing.turns.listed(live.map(|it| key_of(&**it)));
-    });
+    tokio::spawn(tell_turns(watches, Arc::clone(&context)));
     let forgetting = Arc::clone(&context);
-    let touched = changes(deployment_events, deployment_hash).filter_map(move |change| {
+    let touched = changes(deployment_events, matters::deployment).filter_map(move |change| {
         let touched = match change {
             Change::Touched(object) => Some(Ok(object)),
             Change::Gone(object) => {
@@ -169,6 +146,15 @@ pub(crate) async fn run(
             future::ready(())
         })
         .await;
+}
+
+/// Tells the turns what there is, once it is listed.
+async fn tell_turns(watches: Arc<Watches>, context: Arc<Context>) {
+    watches.listed().await;
+    let all = context.stores.deployments.state();
+    let live = all.iter().filter(|it| it.object.is_ok());
+    let live = live.filter(|it| it.meta().deletion_timestamp.is_none());
+    context.turns.listed(live.map(|it| key_of(&**it)));
 }
 
 fn log(error: &controller::Error<crate::error::Error, watcher::Error>) {
@@ -218,54 +204,5 @@ where
     (store, owners)
 }
 
-/// Whose a child is: its owner's, or, where that is none of ours (an engine pod's is its
-/// ReplicaSet), the one that its label names.
-fn owner(child: &impl Resource) -> Option<Ref> {
-    let owners = child.owner_references().iter();
-    let mut owners = owners.filter(|owner| owner.kind == names::KIND);
-    let name = match owners.next() {
-        Some(owner) => &owner.name,
-        None => child.labels().get(names::LABEL_DEPLOYMENT)?,
-    };
-    Some(ObjectRef::new(name).within(child.meta().namespace.as_deref()?))
-}
-
-/// Status and labels of a resource mean nothing to us.
-fn deployment_hash(object: &Decoded<InferenceDeployment>) -> u64 {
-    hash_of(&(object.meta().generation, deleted(object), object.problem()))
-}
-
-fn child_hash<K: Resource>(object: &K) -> u64 {
-    hash_of(&(
-        object.annotations().get(HASH_ANNOTATION),
-        drift::ours(object.meta()),
-        deleted(object),
-    ))
-}
-
-fn replica_set_hash(set: &ReplicaSet) -> u64 {
-    let replicas = set.spec.as_ref().and_then(|spec| spec.replicas);
-    hash_of(&(
-        child_hash(set),
-        replicas,
-        crate::gather::replica_failure(set),
-    ))
-}
-
-fn service_hash(service: &Service) -> u64 {
-    hash_of(&(child_hash(service), external(service)))
-}
-
-/// Which endpoints come and go is noise.
-fn endpoints_hash(slice: &EndpointSlice) -> u64 {
-    hash_of(&(has_ready_endpoint(slice), deleted(slice)))
-}
-
-fn deleted(object: &impl Resource) -> impl Hash {
-    object.meta().deletion_timestamp.is_some()
-}
-
 #[cfg(test)]
 mod start_tests;
-#[cfg(test)]
-mod tests;

@@ -13,7 +13,7 @@ use crate::children::ChildKind;
 use crate::error::Error;
 use crate::facts::{Facts, ReplicaSetFacts};
 use crate::inspect::{self, Model};
-use crate::memory::Reread;
+use crate::memory::{Memory, Reread};
 use crate::outcome::{Outcome, Planned};
 use crate::plan::{self, Rejected};
 use crate::pods::PodFacts;
@@ -180,6 +180,21 @@ fn plan_of(
 }
 
 impl Desire {
+    /// Keeps what the next pass has to know; the revision, where an old pod makes way for it for the
+    /// first time.
+    pub(crate) fn remember(&self, memory: &mut Memory) -> Option<&str> {
+        memory.reread = self.reread;
+        memory.inspect_failure = match &self.outcome.model {
+            Model::Failed(failure) => Some(failure.clone()),
+            Model::Known(..) => None,
+            Model::Inspecting(_) | Model::Unavailable(_) => memory.inspect_failure.take(),
+        };
+        let (revision, lack) = self.made_way.as_ref()?;
+        let known = memory.replacing.replace((revision.clone(), *lack));
+        let first = known.is_none_or(|(known, _)| known != *revision);
+        first.then_some(revision)
+    }
+
     /// The API server refuses the pods that the spec describes, in these `words`: what runs stays,
     /// as after any other refusal.
     pub(crate) fn refuse(&mut self, facts: &Facts, words: &str) {

@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use kube::core::ObjectMeta;
 use kube::runtime::controller::Action;
-use kube::runtime::reflector::ObjectRef;
 use kube::{Client, Resource, ResourceExt};
-use plimsoll_crds::names;
-use plimsoll_crds::v1alpha1::{ConditionType, InferenceDeployment, InferenceDeploymentStatus};
+use plimsoll_crds::v1alpha1::InferenceDeployment;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
@@ -16,23 +14,19 @@ use crate::apply::{Writer, Written, apply};
 use crate::build::PodSettings;
 use crate::children::ChildKind;
 use crate::desire::{Desire, desire, soonest};
+use crate::ending::{self, Ending};
 use crate::error::Error;
 use crate::events::Happening;
-use crate::facts::{Facts, Holder, Identity};
+use crate::facts::{Facts, Identity};
 use crate::gather::{gather, identity};
-use crate::inspect::Model;
 use crate::memory::{Memories, Memory};
 use crate::metrics::Metrics;
 use crate::publish::{Publisher, publish, publish_unreadable, tell};
-use crate::reports::{Listener, Reports};
+use crate::reports::{Reports, listeners};
 use crate::status::status;
 use crate::stores::{Decoded, Stores};
 use crate::token::AdminKey;
 use crate::turns::{Turn, Turns};
-
-/// Pauses after failed passes.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// What every pass needs.
 pub(crate) struct Context {
@@ -77,12 +71,14 @@ pub(crate) async fn reconcile(
             .map(|()| Action::await_change()),
     };
     let outcome = match outcome {
-        // Deleted in the middle of a pass: its next event, or none, tells.
-        Err(error) if error.is_gone() => {
-            let (namespace, name) = (object.namespace(), object.name_any());
-            tracing::debug!(namespace, name, %error, "gone");
-            Ok(Action::requeue(LONGEST_PAUSE))
-        }
+        Err(error) => match ending::no_failure(&error) {
+            Some(rest) => {
+                let (namespace, name) = (object.namespace(), object.name_any());
+                tracing::debug!(namespace, name, %error, "gone");
+                Ok(Action::requeue(rest))
+            }
+            None => Err(error),
+        },
         outcome => outcome,
     };
     context
@@ -146,33 +142,16 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
         desire.refuse(&facts, words);
         applied = apply(&writer, &facts, &desire, &mut memory, &mut written).await;
     }
-    match &applied {
-        Err(error) if error.namespace_ends() => {
-            context.reports.listen(&uid, &token, Vec::new());
-            memory.namespace_ends = true;
-            let Identity {
-                namespace, name, ..
-            } = &facts.identity;
-            tracing::info!(
-                namespace,
-                name,
-                "the namespace is being deleted: nothing is done here"
-            );
-            return Ok(Action::await_change());
+    if let Err(error) = &applied {
+        match ending::of_writes(error) {
+            Ending::Nothing => return Ok(give_up(&facts, &mut memory, context)),
+            Ending::Taken(words, rest) => {
+                desire.outcome.taken = Some(words);
+                written.look_again = soonest(written.look_again, Some(rest));
+                applied = Ok(());
+            }
+            Ending::Again => desire.outcome.admit(error),
         }
-        // What is somebody else's is no event of ours: it is looked for now and then.
-        Err(
-            error @ Error::Taken {
-                holder: Holder::Stranger,
-                ..
-            },
-        ) => {
-            desire.outcome.taken = Some(error.to_string());
-            written.look_again = soonest(written.look_again, Some(LONGEST_PAUSE));
-            applied = Ok(());
-        }
-        Err(error) => admit(&mut desire, error),
-        Ok(()) => {}
     }
     let publisher = context.publisher();
     remember(publisher, &facts, &desire, &mut memory).await;
@@ -182,7 +161,7 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
     }
     desire.outcome.contested = written.contested.take();
     let next = status(&facts, &desire.outcome);
-    let deadline = deadline(&facts, &next);
+    let deadline = ending::deadline(&facts, &next);
     let wait = publish(publisher, &facts, next, &mut memory).await?;
     for pod in &desire.discard {
         let known = facts.inspect_pods.iter().find(|known| known.name == *pod);
@@ -196,6 +175,24 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
     Ok(again.map_or_else(Action::await_change, Action::requeue))
 }
 
+/// The namespace is being deleted: nothing is done here any more.
+fn give_up(facts: &Facts, memory: &mut Memory, context: &Context) -> Action {
+    let Identity {
+        namespace,
+        name,
+        uid,
+        generation: _,
+    } = &facts.identity;
+    context.reports.listen(uid, "", Vec::new());
+    memory.namespace_ends = true;
+    tracing::info!(
+        namespace,
+        name,
+        "the namespace is being deleted: nothing is done here"
+    );
+    Action::await_change()
+}
+
 /// What a resource is called among others.
 pub(crate) fn key_of(object: &impl ResourceExt) -> String {
     format!(
@@ -205,69 +202,15 @@ pub(crate) fn key_of(object: &impl ResourceExt) -> String {
     )
 }
 
-/// A pass that could not be brought to its end says so in the status.
-fn admit(desire: &mut Desire, error: &Error) {
-    let text = error.to_string();
-    if let Model::Inspecting(_) = &desire.outcome.model {
-        desire.outcome.model = match error.refuses(ChildKind::Pod) {
-            // Admission does not let the source be mounted: Pod Security, a quota.
-            true => Model::Unavailable(text.clone()),
-            false => Model::Inspecting(text.clone()),
-        };
-    }
-    desire.outcome.trouble = Some(text);
-}
-
+/// Keeps what the next pass has to know, and tells of an old pod that makes way.
 async fn remember(publisher: Publisher<'_>, facts: &Facts, desire: &Desire, memory: &mut Memory) {
-    memory.reread = desire.reread;
-    memory.inspect_failure = match &desire.outcome.model {
-        Model::Failed(failure) => Some(failure.clone()),
-        Model::Known(..) => None,
-        Model::Inspecting(_) | Model::Unavailable(_) => memory.inspect_failure.take(),
-    };
-    let Some((revision, lack)) = &desire.made_way else {
-        return;
-    };
-    let first = memory
-        .replacing
-        .as_ref()
-        .is_none_or(|(known, _)| known != revision);
-    memory.replacing = Some((revision.clone(), *lack));
-    if first {
+    if let Some(revision) = desire.remember(memory) {
         let resource = facts.object.object_ref(&());
         tell(publisher, &resource, &Happening::replacing(revision)).await;
     }
 }
 
-/// The engines that can be listened to.
-fn listeners(facts: &Facts) -> Vec<Listener> {
-    let resource = ObjectRef::new(&facts.identity.name).within(facts.identity.namespace.as_str());
-    let listens = facts.pods.iter().filter(|pod| !pod.finished());
-    listens
-        .filter_map(|pod| {
-            // Before its first start an engine has nothing to say.
-            let lives = pod.engine.running || pod.engine.restarts > 0 || pod.ready;
-            Some(Listener {
-                resource: resource.clone(),
-                pod: pod.name.clone(),
-                pod_uid: pod.uid.clone(),
-                ip: pod.ip.clone().filter(|_| lives)?,
-                port: names::PORT_ADMIN,
-            })
-        })
-        .collect()
-}
-
-/// When the spec's patience runs out, if work is under way.
-fn deadline(facts: &Facts, next: &InferenceDeploymentStatus) -> Option<Duration> {
-    let works = next
-        .conditions
-        .iter()
-        .any(|c| c.type_ == ConditionType::Reconciling.as_str());
-    works.then(|| facts.deadline_left().max(Duration::from_secs(1)))
-}
-
-/// What follows a failed pass: another, after a pause that doubles up to half a minute.
+/// What follows a failed pass: another.
 pub(crate) fn retry(
     object: Arc<Decoded<InferenceDeployment>>,
     error: &Error,
@@ -289,9 +232,7 @@ pub(crate) fn retry(
         memory.failures = memory.failures.saturating_add(1);
         memory.failures
     });
-    let pause = FIRST_PAUSE
-        .saturating_mul(1 << failures.min(10))
-        .min(LONGEST_PAUSE);
+    let pause = ending::pause(failures);
     tracing::warn!(
         namespace = namespace.as_deref(),
         name = name.as_deref(),

@@ -2,6 +2,7 @@
 //! when it says something new.
 
 mod lines;
+mod listeners;
 mod stream;
 
 use std::collections::{BTreeMap, HashMap};
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 use crate::changes::moved;
 use crate::facts::ReportFacts;
 use crate::metrics::Metrics;
+pub(crate) use listeners::listeners;
 use stream::{ReportStream, StreamError};
 
 /// Pauses between two attempts to connect to a pod.

@@ -13,6 +13,9 @@ use crate::metrics::Metrics;
 /// the meantime; each attempt is at most 5 s after the one before.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How often it is looked whether everything is listed, until it is.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// A kind, and the namespace that it is watched in (`None`: all).
 type Watch = (String, Option<String>);
 
@@ -61,6 +64,22 @@ impl Watches {
     /// Why the operator cannot be relied on, if so. A process that only stands by watches nothing.
     pub(crate) fn trouble(&self) -> Option<String> {
         self.trouble_at(Instant::now())
+    }
+
+    /// Comes back when everything has been listed and is in the stores.
+    ///
+    /// Looked at, not waited for: a store wakes only the last of the tasks that wait for it, and the
+    /// controller waits for the resources itself.
+    pub(crate) async fn listed(&self) {
+        let mut looks = tokio::time::interval(LOOK);
+        loop {
+            looks.tick().await;
+            if self.trouble().is_none() {
+                break;
+            }
+        }
+        // What was heard as listed a moment ago is in the store by now.
+        looks.tick().await;
     }
 
     fn trouble_at(&self, now: Instant) -> Option<String> {

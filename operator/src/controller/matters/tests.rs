@@ -32,7 +32,7 @@ fn seen(change: impl FnOnce(&mut Value)) -> Seen {
 
 #[test]
 fn of_a_child_what_is_ours_matters_and_the_rest_is_noise() {
-    let before = child_hash(&seen(|_| {}));
+    let before = child(&seen(|_| {}));
     let noise = seen(|it| {
         it["metadata"]["resourceVersion"] = json!("8");
         it["metadata"]["labels"]["team"] = json!("search");
@@ -43,13 +43,13 @@ fn of_a_child_what_is_ours_matters_and_the_rest_is_noise() {
             "subresource": "status", "fieldsV1": {"f:status": {}},
         }));
     });
-    assert_eq!(child_hash(&noise), before);
+    assert_eq!(child(&noise), before);
     let lost = seen(|it| it["metadata"]["managedFields"][0]["fieldsV1"] = json!({"f:spec": {}}));
-    assert_ne!(child_hash(&lost), before);
+    assert_ne!(child(&lost), before);
     let hash = seen(|it| it["metadata"]["annotations"] = json!({}));
-    assert_ne!(child_hash(&hash), before);
+    assert_ne!(child(&hash), before);
     let leaves = seen(|it| it["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
-    assert_ne!(child_hash(&leaves), before);
+    assert_ne!(child(&leaves), before);
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn of_endpoints_it_matters_whether_one_is_ready_and_of_a_service_whether_it_lead
             "little of it is kept"
         );
         assert!(slice.endpoints.iter().all(|it| it.addresses.is_empty()));
-        endpoints_hash(&slice)
+        super::endpoints(&slice)
     };
     let (some, none) = (slice(&[Some(true)]), slice(&[]));
     assert_ne!(some, none);
@@ -104,7 +104,7 @@ fn of_endpoints_it_matters_whether_one_is_ready_and_of_a_service_whether_it_lead
         }))
         .unwrap();
         trimmed(&mut service);
-        service_hash(&service)
+        super::service(&service)
     };
     assert_eq!(service("NodePort"), service("ClusterIP"));
     assert_ne!(service("ExternalName"), service("ClusterIP"));
