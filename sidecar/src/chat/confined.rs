@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::process::Signal;
 
 use super::template::{Inputs, Known, OUTPUT_BYTES_MAX};
-use super::worker::{CPU_SECONDS, FAILED, MEMORY_BYTES, READY, REFUSED, RENDERED, texts};
+use super::worker::{CPU_SECONDS, FAILED, MEMORY_BYTES, READY, REFUSED, RENDERED, known, texts};
 use super::{ChatError, frames};
 
 /// An answer: a prompt, and the lengths around it.
@@ -113,16 +113,14 @@ impl Worker {
         };
         let texts: Vec<Option<&str>> = sources.iter().map(|source| Some(&**source)).collect();
         match worker.ask(&texts) {
-            Ok((kind, known)) if kind == READY => {
-                match serde_json::from_str::<Vec<Known>>(&known) {
-                    Ok(known) if known.len() == sources.len() => Ok((worker, known)),
-                    Ok(_) => {
-                        let error = frames::invalid("another number of templates");
-                        Err(NotStarted::Machine(error))
-                    }
-                    Err(error) => Err(NotStarted::Machine(error.into())),
+            Ok((kind, text)) if kind == READY => match known(&text) {
+                Ok(known) if known.len() == sources.len() => Ok((worker, known)),
+                Ok(_) => {
+                    let error = frames::invalid("another number of templates");
+                    Err(NotStarted::Machine(error))
                 }
-            }
+                Err(error) => Err(NotStarted::Machine(error.into())),
+            },
             Ok((kind, message)) if kind == FAILED => Err(NotStarted::Template(message)),
             Ok((kind, _)) => {
                 let message = format!("an answer of the kind {kind:?}");

@@ -189,6 +189,14 @@ impl ChatTemplate {
         self.each[self.which(chat)].reads.contains(name)
     }
 
+    /// Whether the template for this chat speaks of thinking anywhere.
+    pub fn speaks_of_thinking(&self, chat: &Chat) -> bool {
+        let source = self.each[self.which(chat)].source.to_lowercase();
+        ["think", "reasoning"]
+            .iter()
+            .any(|word| source.contains(word))
+    }
+
     /// Renders messages of plain text, see [`ChatTemplate::render_chat`].
     ///
     /// # Errors

@@ -6,8 +6,6 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
-
 use super::jinja::{Cause, Jinja, STEPS_MAX, Stop};
 use super::{ChatError, Ordered};
 use crate::model_error::shorten;
@@ -25,7 +23,7 @@ pub(super) struct Inputs {
 }
 
 /// What a template says of itself once it is parsed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Known {
     /// Texts that it looks for in others.
     pub(super) needles: BTreeSet<String>,

@@ -5,6 +5,7 @@
 //! thirty steps double a string to a gigabyte. The kernel bounds both bytes and time here, whatever
 //! a template does; it ends this process and not the engine's.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Write};
 
@@ -44,8 +45,11 @@ pub fn run(mut input: impl Read, mut output: impl Write) -> io::Result<()> {
         Ok(templates) => templates,
         Err(message) => return say(FAILED, &message),
     };
-    let known: Vec<Known> = templates.iter().map(Template::known).collect();
-    say(READY, &serde_json::to_string(&known)?)?;
+    let known = templates.iter().map(|template| {
+        let Known { needles, reads } = template.known();
+        [needles, reads]
+    });
+    say(READY, &serde_json::to_string(&known.collect::<Vec<_>>())?)?;
     loop {
         let chat = match frames::read(&mut input, |bytes| limits.set(bytes)) {
             Ok(chat) => chat,
@@ -97,6 +101,15 @@ fn inputs(texts: Vec<Option<String>>) -> io::Result<(usize, Inputs)> {
         };
     }
     Ok((which, Inputs { variables, hidden }))
+}
+
+/// What the first answer says of each template.
+pub(super) fn known(text: &str) -> serde_json::Result<Vec<Known>> {
+    let all: Vec<[BTreeSet<String>; 2]> = serde_json::from_str(text)?;
+    let known = all
+        .into_iter()
+        .map(|[needles, reads]| Known { needles, reads });
+    Ok(known.collect())
 }
 
 struct Limits {

@@ -12,7 +12,6 @@ use super::bodies::Bodies;
 use super::bounds::Bounds;
 use super::encoders::Encoders;
 use super::error::ApiError;
-use super::fields::Fields;
 use super::generator::{Generator, draining};
 use super::unsent::Unsent;
 use crate::chat::ChatTemplate;
@@ -228,8 +227,8 @@ impl App {
     ///
     /// # Errors
     /// As [`App::check_model`].
-    pub fn model_of(&self, fields: &mut Fields) -> Result<String, ApiError> {
-        let named = fields.string("model")?.filter(|name| !name.is_empty());
+    pub fn model_of(&self, named: Option<String>) -> Result<String, ApiError> {
+        let named = named.filter(|name| !name.is_empty());
         match (named, self.served.first()) {
             (None, Some(first)) => Ok(first.clone()),
             (named, _) => {

@@ -1,5 +1,6 @@
 //! How a chat becomes a prompt, beside its messages.
 
+use super::effort;
 use super::error::ApiError;
 use super::fields::Fields;
 use super::messages::variables;
@@ -11,6 +12,8 @@ pub struct ChatOptions {
     pub ending: Ending,
     /// The tokenizer's own special tokens stand around what the template wrote.
     pub add_special_tokens: bool,
+    /// How long the model thinks, where its template has a switch for it.
+    pub effort: Option<String>,
     /// Variables for the template.
     pub variables: Vec<(String, Ordered)>,
 }
@@ -36,6 +39,7 @@ impl ChatOptions {
         Ok(ChatOptions {
             ending,
             add_special_tokens: fields.boolean("add_special_tokens")?.unwrap_or(false),
+            effort: effort::take(fields)?,
             variables: variables(fields)?,
         })
     }

@@ -1,7 +1,7 @@
 //! Every field that a request may have, and what becomes of it: the one list of them.
 //!
 //! What is not here is refused by name. `fields` says how the tables are applied; a test holds them
-//! against the fields that the official client and vLLM know. Inside `messages` see `messages`.
+//! against the fields that the official client and vLLM know, and `requests` walks all of them.
 
 use super::fields::Decision::{Harmless, Honoured, Only};
 use super::fields::Table;
@@ -35,7 +35,7 @@ const SHARED: Table = &[
     ("cache_salt", Honoured),
     // Nothing is put between special tokens either way.
     ("spaces_between_special_tokens", Only(&["true", "false"])),
-    ("response_format", Only(&[r#"{"type": "text"}"#])),
+    ("response_format", Honoured),
     ("structured_outputs", Only(&[])),
     ("guided_json", Only(&[])),
     ("guided_regex", Only(&[])),
@@ -69,7 +69,7 @@ const SHARED: Table = &[
     ("thinking_token_budget", Only(&[])),
     ("priority", Only(&["0"])),
     ("user", Harmless),
-    ("request_id", Harmless),
+    ("request_id", Honoured),
     ("session_id", Harmless),
     // How long another server would keep the model, or whether it should remember the prompt: here
     // the model stays, and a remembered prefix changes the time of an answer alone.
@@ -92,8 +92,8 @@ const CHAT_ONLY: Table = &[
     ("parallel_tool_calls", Only(&["true", "false"])), // there are no tools
     ("functions", Only(&["[]"])),
     ("function_call", Only(&[r#""none""#, r#""auto""#])),
-    // Reasoning stays in the content, and the template alone decides how much of it there is.
-    ("reasoning_effort", Only(&[r#""none""#])),
+    ("reasoning_effort", Honoured), // as far as the template has a switch for it
+    // Reasoning stays in the content.
     ("include_reasoning", Only(&["true"])),
     ("verbosity", Only(&[r#""medium""#])),
     ("modalities", Only(&[r#"["text"]"#])),
@@ -128,6 +128,70 @@ pub const STREAM_OPTIONS: &[Table] = &[&[
     ("continuous_usage_stats", Honoured),
     ("include_obfuscation", Harmless), // padding against side channels: no text
 ]];
+
+/// Text is what there is.
+pub const RESPONSE_FORMAT: &[Table] = &[&[
+    ("type", Only(&[r#""text""#])),
+    ("json_schema", Only(&[])),
+    ("schema", Only(&[])),
+    ("format", Only(&[])),
+    ("structures", Only(&[])),
+    ("triggers", Only(&[])),
+]];
+
+/// Of every message.
+const MESSAGE: Table = &[
+    ("role", Honoured),
+    ("content", Honoured),
+    ("name", Honoured),
+    ("id", Harmless),
+    ("cache_control", Harmless),
+];
+/// Fields that answers carry and clients send back, where they say nothing.
+const NO_ANSWER: Table = &[
+    ("refusal", Only(&[r#""""#])),
+    ("annotations", Only(&["[]"])),
+    ("audio", Only(&[])),
+    ("function_call", Only(&[])),
+];
+
+pub const ASSISTANT: &[Table] = &[
+    MESSAGE,
+    NO_ANSWER,
+    &[
+        ("tool_calls", Honoured),
+        ("prefix", Honoured),
+        ("reasoning_content", Honoured),
+        ("reasoning", Honoured),
+    ],
+];
+/// What only an assistant's message has, in others.
+const OTHERS: Table = &[
+    ("tool_calls", Only(&["[]"])),
+    ("prefix", Only(&["false"])),
+    ("reasoning_content", Only(&[r#""""#])),
+    ("reasoning", Only(&[r#""""#])),
+];
+pub const TOOL: &[Table] = &[MESSAGE, NO_ANSWER, OTHERS, &[("tool_call_id", Honoured)]];
+/// Of users and of the system.
+pub const SAID: &[Table] = &[MESSAGE, NO_ANSWER, OTHERS];
+
+/// A part of a message's content; what else than text there is, is refused by its type.
+pub const PART: &[Table] = &[&[
+    ("type", Honoured),
+    ("text", Honoured),
+    ("id", Harmless),
+    ("cache_control", Harmless),
+    ("prompt_cache_breakpoint", Harmless),
+]];
+pub const CALL: &[Table] = &[&[
+    ("id", Honoured),
+    ("type", Only(&[r#""function""#])),
+    ("function", Honoured),
+    ("index", Harmless), // their order is the list's
+    ("cache_control", Harmless),
+]];
+pub const FUNCTION: &[Table] = &[&[("name", Honoured), ("arguments", Honoured)]];
 
 const TOKENIZE: Table = &[
     ("model", Honoured),
@@ -164,13 +228,21 @@ mod tests {
 
     #[test]
     fn every_field_that_clients_know_has_one_decision() {
-        let levels: [(&str, &[Table]); 6] = [
+        let levels: [(&str, &[Table]); 14] = [
             ("chat", CHAT),
             ("completion", COMPLETION),
             ("stream_options", STREAM_OPTIONS),
             ("tokenize_prompt", TOKENIZE_PROMPT),
             ("tokenize_messages", TOKENIZE_MESSAGES),
             ("detokenize", DETOKENIZE),
+            ("response_format", RESPONSE_FORMAT),
+            ("message_assistant", ASSISTANT),
+            ("message_tool", TOOL),
+            ("message_user", SAID),
+            ("message_system", SAID),
+            ("content_part_text", PART),
+            ("tool_call", CALL),
+            ("tool_call_function", FUNCTION),
         ];
         let (mut counted, mut undecided) = (0, Vec::new());
         for (level, tables) in levels {

@@ -5,21 +5,19 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
+use axum::http::HeaderMap;
 use axum::response::Response;
 use futures::Stream;
 
 use super::answers::{Head, chat_chunks, completion_chunks, role_chunk};
 use super::app::{App, unix_seconds};
 use super::body::JsonBody;
-use super::chat_options::ChatOptions;
 use super::choice::{Piece, Scored};
-use super::decisions;
 use super::error::ApiError;
-use super::fields::Fields;
 use super::generation::{Generation, Update};
-use super::messages;
-use super::params::{self, Params};
+use super::params::Params;
 use super::prompt;
+use super::requests::{self, ChatRequest, CompletionRequest};
 use super::sse;
 use super::types::{EndReason, ModelCard, ModelList};
 use super::whole::{self, Whole};
@@ -64,70 +62,79 @@ fn card(app: &App, name: &str) -> ModelCard {
 
 pub async fn chat(
     State(app): State<Arc<App>>,
-    JsonBody(mut fields): JsonBody,
+    headers: HeaderMap,
+    JsonBody(fields): JsonBody,
 ) -> Result<Response, ApiError> {
     let loaded = app.ready()?;
-    fields.settle(decisions::CHAT)?;
-    let model = app.model_of(&mut fields)?;
-    let messages = messages::take(&mut fields)?;
-    let names = ["max_completion_tokens", "max_tokens"];
-    let mut params = params::take(&mut fields, &loaded.bounds, &loaded.sampling, &names)?;
-    params.sampling.logprobs = chat_logprobs(&mut fields)?;
-    let options = ChatOptions::take(&mut fields, messages.prefix)?;
-    fields.finish()?;
+    let ChatRequest {
+        model,
+        id,
+        messages,
+        options,
+        params,
+    } = requests::chat(
+        fields,
+        &|name| app.model_of(name),
+        &loaded.bounds,
+        &loaded.sampling,
+    )?;
+    let names = Names {
+        model,
+        id: requests::answer_id(&headers, id)?,
+    };
     let ids = prompt::encode_chat(Arc::clone(&loaded), messages, options).await?;
     let generation = Generation::start(&app, loaded, vec![ids], &params, None, "messages")?;
-    answer(Kind::Chat, model, generation, &params).await
+    answer(Kind::Chat, names, generation, &params).await
 }
 
 pub async fn completions(
     State(app): State<Arc<App>>,
-    JsonBody(mut fields): JsonBody,
+    headers: HeaderMap,
+    JsonBody(fields): JsonBody,
 ) -> Result<Response, ApiError> {
     let loaded = app.ready()?;
-    fields.settle(decisions::COMPLETION)?;
-    let model = app.model_of(&mut fields)?;
-    let prompts = prompt::prompts(&mut fields, loaded.bounds.vocabulary)?;
-    let mut params = params::take(
-        &mut fields,
+    let CompletionRequest {
+        model,
+        id,
+        prompts,
+        add_special,
+        params,
+    } = requests::completion(
+        fields,
+        &|name| app.model_of(name),
         &loaded.bounds,
         &loaded.sampling,
-        &["max_tokens"],
     )?;
-    params.sampling.logprobs = params::logprob_count(&mut fields, "logprobs")?;
-    let add_special = fields.boolean("add_special_tokens")?.unwrap_or(true);
-    fields.finish()?;
+    let names = Names {
+        model,
+        id: requests::answer_id(&headers, id)?,
+    };
     let prompts = prompt::encode_prompts(Arc::clone(&loaded), prompts, add_special).await?;
     let default = Some(DEFAULT_COMPLETION_TOKENS);
     let generation = Generation::start(&app, loaded, prompts, &params, default, "prompt")?;
-    answer(Kind::Completion, model, generation, &params).await
+    answer(Kind::Completion, names, generation, &params).await
 }
 
-/// Chat has a switch and a count; the count alone is an error, as with OpenAI.
-fn chat_logprobs(fields: &mut Fields) -> Result<Option<u8>, ApiError> {
-    let wanted = fields.boolean("logprobs")?.unwrap_or(false);
-    let top = params::logprob_count(fields, "top_logprobs")?;
-    if let Some(count @ 1..) = top
-        && !wanted
-    {
-        let message = format!("top_logprobs: {count} needs logprobs=true");
-        return Err(ApiError::invalid(Some("top_logprobs"), message));
-    }
-    Ok(wanted.then_some(top.unwrap_or(0)))
+/// What an answer calls its model and itself.
+struct Names {
+    model: String,
+    /// None: a random one.
+    id: Option<String>,
 }
 
 async fn answer(
     kind: Kind,
-    model: String,
+    names: Names,
     generation: Generation,
     params: &Params,
 ) -> Result<Response, ApiError> {
+    let Names { model, id } = names;
     let prefix = match kind {
         Kind::Chat => "chatcmpl",
         Kind::Completion => "cmpl",
     };
     let head = Head {
-        id: format!("{prefix}-{}", random_id()),
+        id: format!("{prefix}-{}", id.unwrap_or_else(random_id)),
         created: unix_seconds(),
         model,
         logprobs: params.sampling.logprobs.is_some(),

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::app::Loaded;
 use super::chat_options::ChatOptions;
+use super::effort;
 use super::encoders::Task;
 use super::error::ApiError;
 use super::fields::{Fields, kind, wrong};
@@ -122,10 +123,16 @@ pub async fn encode_chat(
     options: ChatOptions,
 ) -> Result<Vec<u32>, ApiError> {
     let Messages { list, wanted, .. } = messages;
-    let chat = Chat {
+    let ChatOptions {
+        ending,
+        add_special_tokens,
+        effort,
+        variables,
+    } = options;
+    let mut chat = Chat {
         messages: list,
-        variables: options.variables,
-        ending: options.ending,
+        variables,
+        ending,
         tools: None,
     };
     let bytes = chat.bytes();
@@ -137,6 +144,7 @@ pub async fn encode_chat(
             let message = "messages: this model has no chat template; use /v1/completions";
             return Err(ApiError::invalid(Some("messages"), message).with_code("no_chat_template"));
         };
+        effort::apply(effort, template, &mut chat)?;
         check_names(template, &wanted, &chat)?;
         let rendered = template.render_chat(&chat).map_err(|error| {
             let code = match error {
@@ -149,7 +157,7 @@ pub async fn encode_chat(
         task.on_text(rendered.text.len(), || {
             let tokenizer = &loaded.tokenizer;
             let ids = tokenizer.encode_chat(&rendered)?;
-            match options.add_special_tokens {
+            match add_special_tokens {
                 true => tokenizer.surrounded(ids),
                 false => Ok(ids),
             }

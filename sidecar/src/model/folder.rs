@@ -73,7 +73,11 @@ pub(crate) fn open(folder: &Path) -> Result<Folder, ModelError> {
         file: TOKENIZER_CONFIG,
         fields: &fields,
     };
-    let chat_templates = templates::read(folder, tokenizer_config, &mut told)?;
+    let legacy = optional(folder, templates::LEGACY)?;
+    let legacy = legacy
+        .as_ref()
+        .map(|fields| object(templates::LEGACY, fields));
+    let chat_templates = templates::read(folder, tokenizer_config, legacy, &mut told)?;
     let map = optional(folder, SPECIAL_TOKENS_MAP)?.unwrap_or_default();
     let added = optional(folder, ADDED_TOKENS)?.unwrap_or_default();
     let files = special::Files {
@@ -99,10 +103,7 @@ pub(crate) fn open(folder: &Path) -> Result<Folder, ModelError> {
     })
 }
 
-pub(super) fn optional(
-    folder: &Path,
-    name: &str,
-) -> Result<Option<Map<String, Value>>, ModelError> {
+fn optional(folder: &Path, name: &str) -> Result<Option<Map<String, Value>>, ModelError> {
     let path = folder.join(name);
     if !path.exists() {
         return Ok(None);

@@ -16,7 +16,6 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::folder::optional;
 use super::object::Object;
 use crate::model_error::{ModelError, shorten};
 use crate::weights::file::{display_name, read_text};
@@ -24,7 +23,7 @@ use crate::weights::gguf::metadata::Metadata;
 
 const FILE: &str = "chat_template.jinja";
 const FOLDER: &str = "additional_chat_templates";
-const LEGACY: &str = "chat_template.json";
+pub(super) const LEGACY: &str = "chat_template.json";
 const FIELD: &str = "chat_template";
 const DEFAULT: &str = "default";
 const TOOL_USE: &str = "tool_use";
@@ -59,14 +58,10 @@ struct Source {
 pub(super) fn read(
     folder: &Path,
     tokenizer_config: Object<'_>,
+    legacy: Option<Object<'_>>,
     told: &mut Vec<String>,
 ) -> Result<Option<ChatTemplates>, ModelError> {
     let files = files(folder)?;
-    let legacy = optional(folder, LEGACY)?;
-    let legacy = legacy.as_ref().map(|fields| Object {
-        file: LEGACY,
-        fields,
-    });
     if legacy.is_some() && files.named.keys().any(|name| name != DEFAULT) {
         let message = format!("stands beside {FOLDER}/; keep the template in {FILE} instead");
         return Err(ModelError::template(LEGACY, message));

@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use super::Message;
 use crate::chat::Ordered;
+use crate::http::decisions;
 use crate::http::error::ApiError;
-use crate::http::fields::wrong;
+use crate::http::fields::{Fields, wrong};
 
 /// Calls of tools, whose arguments templates want as an object: vLLM reads them so, too.
 pub(super) fn tool_calls(field: &str, calls: Value) -> Result<Ordered, ApiError> {
@@ -13,31 +13,16 @@ pub(super) fn tool_calls(field: &str, calls: Value) -> Result<Ordered, ApiError>
         return Err(wrong(field, &calls, "a list of calls"));
     };
     let call = |(at, call): (usize, Value)| {
-        let path = format!("{field}[{at}]");
-        let Value::Object(left) = call else {
-            return Err(wrong(&path, &call, "an object"));
-        };
-        let mut call = Message { path, left };
-        let id = call.text("id")?;
-        let kind_of = call.text("type")?;
-        if kind_of.is_some_and(|kind| kind != "function") {
-            return Err(ApiError::unsupported(
-                &call.name("type"),
-                "only function is supported",
-            ));
-        }
-        call.left.remove("index");
-        let function = call.left.remove("function").unwrap_or(Value::Null);
-        let Value::Object(left) = function else {
-            return Err(wrong(&call.name("function"), &function, "an object"));
-        };
-        let mut function = Message {
-            path: call.name("function"),
-            left,
+        let mut call = Fields::of(&format!("{field}[{at}]"), call)?;
+        call.settle(decisions::CALL)?;
+        let id = call.string("id")?;
+        let Some(mut function) = call.object("function")? else {
+            return Err(wrong(&call.name("function"), &Value::Null, "an object"));
         };
         call.finish()?;
+        function.settle(decisions::FUNCTION)?;
         let named = function.name("name");
-        let Some(name) = function.text("name")? else {
+        let Some(name) = function.string("name")? else {
             return Err(ApiError::invalid(Some(&named), format!("{named}: missing")));
         };
         let arguments = arguments(&mut function)?;
@@ -60,7 +45,7 @@ pub(super) fn tool_calls(field: &str, calls: Value) -> Result<Ordered, ApiError>
     calls.collect::<Result<_, _>>().map(Ordered::List)
 }
 
-fn arguments(function: &mut Message) -> Result<Ordered, ApiError> {
+fn arguments(function: &mut Fields) -> Result<Ordered, ApiError> {
     let field = function.name("arguments");
     let expected = "a string that holds a JSON object, as answers have it";
     match function.take("arguments") {

@@ -65,17 +65,17 @@ fn what_is_not_honoured_is_refused_with_its_place() {
         (
             json!([{"role": "user", "content": "q", "frobnicate": 1}]),
             "messages[0].frobnicate",
-            "not supported",
+            "no such",
         ),
         (
             json!([{"role": "user", "content": "q", "frobnicate": false}]),
             "messages[0].frobnicate",
-            "not supported",
+            "no such",
         ),
         (
             json!([{"role": "user", "content": "q", "prefix": true}]),
             "messages[0].prefix",
-            "not supported",
+            "only false",
         ),
         (
             json!([{"role": "assistant", "content": "q", "prefix": true}, {"role": "user", "content": "q"}]),
@@ -90,7 +90,7 @@ fn what_is_not_honoured_is_refused_with_its_place() {
         (
             json!([{"role": "assistant", "content": "q", "refusal": "no"}]),
             "messages[0].refusal",
-            "not supported",
+            "only \"\"",
         ),
         (
             json!([{"role": "assistant", "content": "q", "audio": {"id": "x"}}]),
@@ -110,7 +110,7 @@ fn what_is_not_honoured_is_refused_with_its_place() {
         (
             json!([{"role": "user", "content": "q", "tool_calls": [1]}]),
             "messages[0].tool_calls",
-            "not supported",
+            "only []",
         ),
         (
             part(json!({"type": "image_url"})),
@@ -130,7 +130,7 @@ fn what_is_not_honoured_is_refused_with_its_place() {
         (
             part(json!({"type": "text", "text": "a", "frobnicate": 1})),
             "messages[0].content[0].frobnicate",
-            "not supported",
+            "no such",
         ),
         (
             call(json!({"id": "x"})),
@@ -150,7 +150,7 @@ fn what_is_not_honoured_is_refused_with_its_place() {
         (
             call(json!({"function": {"name": "f"}, "frobnicate": 1})),
             "messages[0].tool_calls[0].frobnicate",
-            "not supported",
+            "no such",
         ),
     ] {
         let error = read(messages.clone()).unwrap_err();

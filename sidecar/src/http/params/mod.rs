@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::engine::request::SamplingParams;
 use crate::http::bounds::Bounds;
 use crate::http::choice::Ending;
-use crate::http::decisions::STREAM_OPTIONS;
+use crate::http::decisions::{RESPONSE_FORMAT, STREAM_OPTIONS};
 use crate::http::error::{ApiError, shown};
 use crate::http::fields::{Fields, wrong};
 use crate::http::prompt;
@@ -117,6 +117,10 @@ pub fn take(
         }
         let value = value.map(|count| u32::try_from(count).unwrap_or(MAX_TOKENS_ALL));
         max_tokens = max_tokens.or(value);
+    }
+    if let Some(mut format) = fields.object("response_format")? {
+        format.settle(RESPONSE_FORMAT)?;
+        format.finish()?;
     }
     let stream = fields.boolean("stream")?.unwrap_or(false);
     let [include_usage, continuous_usage] = stream_options(fields, stream)?;

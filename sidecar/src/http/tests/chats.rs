@@ -98,3 +98,34 @@ async fn what_the_template_does_not_read_is_refused_by_name() {
         assert_eq!(refused, param, "{message}");
     }
 }
+
+#[tokio::test]
+async fn an_answer_carries_the_id_that_its_client_gave() {
+    use hyper::service::Service;
+    let (app, _) = app(Script::Say("ok"));
+    let service =
+        hyper_util::service::TowerToHyperService::new(crate::http::router(Arc::clone(&app), &[]));
+    let id = async |path: &str, header: Option<&str>, body: Value| {
+        let mut request = Request::post(path).header("content-type", "application/json");
+        if let Some(header) = header {
+            request = request.header("X-Request-Id", header);
+        }
+        let request = request.body(Body::from(body.to_string())).unwrap();
+        let answer = json(service.call(request).await.unwrap()).await;
+        match answer.get("error") {
+            Some(error) => error["param"].as_str().unwrap().to_owned(),
+            None => answer["id"].as_str().unwrap().to_owned(),
+        }
+    };
+    let chat = json!({"messages": [{"role": "user", "content": "hi"}], "request_id": "b7"});
+    let text = json!({"prompt": "hi", "request_id": "b7"});
+    let (chats, texts) = ("/v1/chat/completions", "/v1/completions");
+    assert_eq!(id(chats, None, chat.clone()).await, "chatcmpl-b7");
+    assert_eq!(id(texts, None, text.clone()).await, "cmpl-b7");
+    assert_eq!(id(chats, Some("h"), chat.clone()).await, "chatcmpl-h");
+    assert_eq!(
+        id(texts, Some("h"), json!({"prompt": "hi"})).await,
+        "cmpl-h"
+    );
+    assert_eq!(id(texts, Some("h h"), text).await, "x-request-id");
+}
