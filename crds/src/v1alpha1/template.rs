@@ -68,11 +68,15 @@ pub struct EngineContainer {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EngineResources {
-    /// The least that the node must have free, by resource name.
+    /// The least that the node must have free, by resource name. Quote a quantity that has a point
+    /// (cpu: "0.1"), or write it without (cpu: 100m): unquoted it is a number, which the API server
+    /// refuses with `must be of type integer,string`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "quantities")]
     pub requests: BTreeMap<String, Quantity>,
-    /// The most that the container may use, by resource name.
+    /// The most that the container may use, by resource name. Quote a quantity that has a point
+    /// (cpu: "1.5"), or write it without (cpu: 1500m): unquoted it is a number, which the API server
+    /// refuses with `must be of type integer,string`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "quantities")]
     pub limits: BTreeMap<String, Quantity>,
@@ -187,6 +191,12 @@ fn named_objects(what: &str, most: u32) -> Schema {
 }
 
 /// Quantities by resource name.
+///
+/// An unquoted `0.1` is refused for its type, before any rule is asked, in the API server's fixed words.
+/// No schema says it better: int-or-string takes integers and strings alone, and what would take a
+/// number (`x-kubernetes-preserve-unknown-fields`) is hidden from rules, which would then say nothing
+/// of `cpu: lots` either. So the way out stands where those words are looked up: in the descriptions
+/// of the two fields, which `kubectl explain` prints (it does not print that of a map's values).
 fn quantities(_: &mut SchemaGenerator) -> Schema {
     let sensible =
         "isQuantity(string(self)) && quantity(string(self)).compareTo(quantity('0')) >= 0";
