@@ -10,25 +10,33 @@ const MIB: u64 = 1 << 20;
 
 /// Connections of the API port at once; one more takes the place of one that is idle.
 pub const CONNECTIONS: u32 = 512;
+/// Connections of the ports for the operator and for probes.
+pub const ADMIN_CONNECTIONS: u32 = 64;
+pub const PROBE_CONNECTIONS: u32 = 32;
 /// What the kernel may hold for a connection, in each direction.
 pub const SOCKET_BYTES: u32 = 32 << 10;
 /// The read buffer of a connection, and so the longest head of a request.
 pub const HEAD_BYTES: u32 = 16 << 10;
-/// A connection with all it holds beside a body: one direction of its socket full (the kernel
-/// counts twice what it is asked for), its read and write buffers.
-const CONNECTION_BYTES: u64 = 2 * SOCKET_BYTES as u64 + 2 * HEAD_BYTES as u64;
+/// A connection with all it holds beside a body: both directions of its socket full (a client that
+/// asks on and reads nothing; the kernel takes twice what it is asked for), its read buffer, what is
+/// being written, its task. Half-open with a long head it takes 23 KiB in the process, and a deaf one
+/// up to 94 KiB of data in its socket (measured), in what the kernel counts as up to 128.
+pub const CONNECTION_BYTES: u64 = 4 * SOCKET_BYTES as u64 + 4 * HEAD_BYTES as u64;
 
 /// Bodies of requests, as bytes and as the values they are parsed into: small ones, which never
-/// wait for large ones, and large ones.
+/// wait for large ones, and large ones. One that arrives takes its length once, and twice while it is
+/// parsed (measured).
 pub const SMALL_BODIES_BYTES: u32 = 8 << 20;
 pub const LARGE_BODIES_BYTES: u32 = 24 << 20;
 /// Texts that wait for their turn to be tokenized.
 pub const QUEUED_TEXT_BYTES: u32 = 8 << 20;
 
 /// Answers that are made and not sent yet, all requests together: tokens that nobody has taken, and
-/// log-probabilities of answers that are sent as a whole.
+/// log-probabilities of answers that are sent as a whole. Room for 100,000 tokens with 20 neighbours
+/// (305 bytes in a queue, measured).
 const ANSWERS_BYTES: u64 = 32 << 20;
-/// What a sequence holds of it before its first token: two pieces of its queue.
+/// What a sequence holds of it before its first token: two pieces of its queue, its request and its
+/// place in the engine (measured).
 pub const SEQUENCE_ANSWER_BYTES: u32 = 16 << 10;
 
 /// Bytes that tokenizing takes for each byte of a text: offsets, words and their pieces (measured,
@@ -40,6 +48,31 @@ pub const SMALL_TEXT_BYTES: u64 = 128 << 10;
 const TEXT_BYTES_PER_TOKEN: u64 = 8;
 /// What the kernel holds the process to that renders chats (`sidecar/src/chat/worker.rs`).
 const RENDERER_BYTES: u64 = 64 << 20;
+
+/// Binary and libraries, runtime threads, metrics, logs, what allocators keep: 18 MiB at rest, the
+/// rest is for what allocators keep after a load (measured, `sidecar/tests/host_costs.rs`, as are
+/// all below that say so).
+pub const PROCESS_BYTES: u64 = 64 * MIB;
+/// A token of the vocabulary, with its merge and its places in hash tables, and what is left of the
+/// JSON that it was read from: 712 with tokens of three letters (measured); real ones are longer.
+pub const VOCABULARY_ENTRY_BYTES: u64 = KIB;
+/// What a rank takes while it reads its weights: a chunk of 2^18 numbers as f32, the same as it is
+/// stored, and room to widen it (computed from `forward/load.rs`, not measured).
+const LOADING_RANK_BYTES: u64 = 4 * MIB;
+/// A rank beside its accounts: stacks that are touched, allocators' pools, queues, lists of a step.
+/// 16 threads take 2 MiB after some steps (measured, without optimisation); this is for 64.
+pub const RANK_BYTES: u64 = 8 * MIB;
+/// The kernel's tables: an entry of 8 bytes for each page of 4 KiB, 2 MiB for each GiB (measured;
+/// huge pages take none, but the kernel need not have them).
+pub const PAGE_TABLE_SHARE: u64 = 512;
+/// A KV block: 32 in the pool, 48 in the table of names (24 bytes at 7/16 full), 40 in a sequence's
+/// own table. 89 where lists are as full as they can be (measured).
+pub const BLOCK_RECORD_BYTES: u64 = 128;
+const TOKEN_ID_BYTES: u64 = 4;
+/// How often the ids of a running sequence stand somewhere beside each rank's copy: in a list that
+/// doubles when it is full, and, when they are penalised, in the two steps under way.
+const RUNNING_COPIES: u64 = 2;
+const STEP_COPIES: u64 = 2;
 
 /// Sequences that may wait for their first turn.
 pub const WAITING_SEQUENCES: u32 = 256;
@@ -100,45 +133,51 @@ impl HostReserve {
 ///
 /// | part | bytes | why |
 /// |---|---|---|
-/// | process | 64 MiB | binary and libraries ~30, stacks, allocator slack |
-/// | tokenizer | 0.75 KiB x vocabulary | tokens, merges and maps |
-/// | http | 512 x 96 KiB + 40 MiB | connections; bodies of 8 and 24 MiB; 8 MiB of texts that wait |
-/// | answers | 32 MiB + 16 KiB x (maxNumSeqs + 256) | tokens and log-probabilities that are not sent yet; an empty queue each |
+/// | process | 64 MiB | [`PROCESS_BYTES`] |
+/// | tokenizer | 1 KiB x vocabulary | [`VOCABULARY_ENTRY_BYTES`] |
+/// | http | (512 + 64 + 32) x 192 KiB + 40 MiB | connections; bodies of 8 and 24 MiB; 8 MiB of texts that wait |
+/// | answers | 32 MiB + 16 KiB x (maxNumSeqs + 256) | [`answers_bytes`] |
 /// | work | the larger of: | |
-/// | - loading | 64 MiB + 0.75 KiB x vocabulary | two chunks of rows as f32, readahead; the parsed JSON of the tokenizer |
+/// | - loading | 4 MiB x ranks + 1 KiB x vocabulary | chunks of weights; the parsed JSON of the tokenizer |
 /// | - serving | 180 x (largest text + 128 KiB) + 64 MiB | tokenizing, the process that renders chats |
-/// | ranks | 8 MiB x ranks | stacks that are touched, queues |
-/// | sequences | (maxNumSeqs + 256) x context x 4 | token ids |
-/// | page tables | budgets / 512 | an entry of 8 bytes for each page of 4 KiB |
-/// | blocks | 128 x blocks | 32 in the pool, 48 in the table of names (24 bytes at 7/16 full), 40 in a sequence's own table |
+/// | ranks | 8 MiB x ranks | [`RANK_BYTES`] |
+/// | sequences | 4 x (256 x context + maxNumSeqs x context x 2 + tokens x (2 + ranks)) | ids of those that wait, of those that run, and in the steps under way |
+/// | page tables | budgets / 512 | [`PAGE_TABLE_SHARE`] |
+/// | blocks | 128 x blocks | [`BLOCK_RECORD_BYTES`] |
 ///
 /// The context is the asked one or the model's own, and no more than the tokens that `budgets`
-/// could hold as KV cache alone; blocks likewise.
+/// could hold as KV cache alone; tokens of all that run and blocks likewise.
 pub fn host_reserve(request: &Request, budgets: Bytes) -> HostReserve {
-    const PAGE_TABLE_SHARE: u64 = 512;
-    const BLOCK_RECORD_BYTES: u64 = 128;
-    const TOKEN_ID_BYTES: u64 = 4;
     let shape = &request.shape;
     let block = bytes_per_head(shape, &request.kv).saturating_mul(shape.kv_heads.into());
     let blocks = budgets.get() / block.get().max(1);
     let tokens = blocks.saturating_mul(request.kv.block_size.into());
     let context = request.limits.max_model_len.unwrap_or(shape.context);
     let context = context.min(u32::try_from(tokens).unwrap_or(u32::MAX));
-    let tables = Bytes(KIB * 3 / 4)
+    let tables = Bytes(VOCABULARY_ENTRY_BYTES)
         .saturating_mul(shape.vocab.into())
         .round_up(Bytes(MIB));
-    let loading = Bytes(64 * MIB) + tables;
+    let ranks = u64::from(request.rank_count());
+    let loading = Bytes(LOADING_RANK_BYTES * ranks) + tables;
     let serving = TOKENIZING_BYTES * (largest_text(context) + SMALL_TEXT_BYTES) + RENDERER_BYTES;
     let waiting_bodies = SMALL_BODIES_BYTES + LARGE_BODIES_BYTES + QUEUED_TEXT_BYTES;
-    let sequences = u64::from(request.limits.max_num_seqs) + u64::from(WAITING_SEQUENCES);
+    let connections = u64::from(CONNECTIONS + ADMIN_CONNECTIONS + PROBE_CONNECTIONS);
+    let seqs = u64::from(request.limits.max_num_seqs);
+    let (waiting, running) = (
+        u64::from(WAITING_SEQUENCES) * u64::from(context),
+        seqs.saturating_mul(context.into()),
+    );
+    let in_steps = running.min(tokens).saturating_mul(STEP_COPIES + ranks);
+    let kept = running.saturating_mul(RUNNING_COPIES);
+    let ids = waiting.saturating_add(kept).saturating_add(in_steps);
     HostReserve {
-        process: Bytes(64 * MIB),
+        process: Bytes(PROCESS_BYTES),
         tokenizer: tables,
-        http: Bytes(u64::from(CONNECTIONS) * CONNECTION_BYTES + u64::from(waiting_bodies)),
+        http: Bytes(connections * CONNECTION_BYTES + u64::from(waiting_bodies)),
         answers: Bytes(answers_bytes(request.limits.max_num_seqs)),
         work: loading.max(Bytes(serving)),
-        ranks: Bytes(8 * MIB).saturating_mul(request.rank_count().into()),
-        sequences: Bytes(TOKEN_ID_BYTES * u64::from(context)).saturating_mul(sequences),
+        ranks: Bytes(RANK_BYTES).saturating_mul(request.rank_count().into()),
+        sequences: Bytes(TOKEN_ID_BYTES).saturating_mul(ids),
         page_tables: Bytes(budgets.get().div_ceil(PAGE_TABLE_SHARE)),
         blocks: Bytes(BLOCK_RECORD_BYTES).saturating_mul(blocks),
     }

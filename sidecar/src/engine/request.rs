@@ -116,6 +116,9 @@ pub enum TokenEvent {
 
 /// What an allocator adds to a small piece of memory.
 pub const ALLOCATION_BYTES: usize = 16;
+/// A place in a queue: the event, and its share of what links the queue's pieces (measured, see
+/// `sidecar/tests/host_costs.rs`).
+const PLACE_BYTES: usize = size_of::<TokenEvent>() + 8;
 
 impl TokenEvent {
     /// Bytes that an event takes until it is read.
@@ -124,7 +127,7 @@ impl TokenEvent {
             TokenEvent::Prompt(scores) => {
                 let each = |score: &TokenLogprobs| size_of::<TokenLogprobs>() + score.top_bytes();
                 let scores: usize = scores.iter().map(each).sum();
-                size_of::<TokenEvent>() + ALLOCATION_BYTES + scores
+                PLACE_BYTES + ALLOCATION_BYTES + scores
             }
             TokenEvent::Token { logprob, .. } => TokenEvent::token_bytes(logprob.as_ref()),
             TokenEvent::Finished(_) => TokenEvent::token_bytes(None),
@@ -133,7 +136,7 @@ impl TokenEvent {
 
     /// Of a token with these log-probabilities.
     pub fn token_bytes(logprob: Option<&TokenLogprobs>) -> usize {
-        size_of::<TokenEvent>() + logprob.map_or(0, TokenLogprobs::top_bytes)
+        PLACE_BYTES + logprob.map_or(0, TokenLogprobs::top_bytes)
     }
 }
 

@@ -188,7 +188,7 @@ struct Streaming {
 }
 
 /// Tokens that one event tells of, and bytes of text in it, at most.
-const EVENT_TOKENS: usize = 64;
+const EVENT_TOKENS: usize = 8;
 const EVENT_TEXT: usize = 16 << 10;
 
 /// An update that is told in several events.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use plimsoll_planner::host::SOCKET_BYTES;
+use plimsoll_planner::host::{ADMIN_CONNECTIONS, PROBE_CONNECTIONS, SOCKET_BYTES};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -19,8 +19,6 @@ use crate::error::BootError;
 
 /// What connections get to take their answers after the last request ended.
 const LAST_BYTES: Duration = Duration::from_secs(3);
-/// The operator, and people who look: watchers are fewer still.
-const ADMIN_CONNECTIONS: usize = 64;
 /// Connections that the kernel takes before we do; each may hold a socket full of bytes.
 const BACKLOG: u32 = 128;
 
@@ -58,7 +56,8 @@ impl Ports {
         let api = server::serve(api, routes, limits, places, stopping.clone());
         let api = tokio::spawn(api);
         let routes = admin::router(Arc::clone(app), token);
-        let places = Places::new(ADMIN_CONNECTIONS);
+        // The operator, and people who look: watchers are fewer still.
+        let places = Places::new(ADMIN_CONNECTIONS as usize);
         tokio::spawn(server::serve(admin, routes, limits, places, stopping));
         answer_probes(app, probes)?;
         Ok(Ports { stop, api })
@@ -79,7 +78,7 @@ impl Ports {
 /// the other ports or keeps their threads busy, a kubelet that asks is answered.
 fn answer_probes(app: &Arc<App>, listener: TcpListener) -> Result<(), BootError> {
     /// Those who ask are a kubelet and a few scrapers, and they ask at once.
-    const CONNECTIONS: usize = 32;
+    const CONNECTIONS: usize = PROBE_CONNECTIONS as usize;
     const HEAD: Duration = Duration::from_secs(5);
     let listener = listener.into_std()?;
     let routes = probe_router(Arc::clone(app));
