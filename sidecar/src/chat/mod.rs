@@ -28,7 +28,7 @@ use crate::tokenizer::{Rendered, Tokenizer};
 pub use chat::{Chat, ChatMessage, Ending, message};
 use chat::{Forms, continued, cut_at_the_end};
 use confined::{Confined, NotStarted};
-pub use ordered::Ordered;
+pub use ordered::{Ordered, is_beyond};
 use protect::Placeholders;
 use template::{Inputs, Known, NAME, Template};
 

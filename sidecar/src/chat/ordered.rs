@@ -62,6 +62,13 @@ impl Ordered {
     }
 }
 
+/// Whether a number may have been a whole one that JSON's reader has rounded: Python keeps all of its
+/// digits, so a template would write another number.
+pub fn is_beyond(number: f64) -> bool {
+    const BITS_64: f64 = 18_446_744_073_709_551_616.0;
+    number.abs() >= BITS_64
+}
+
 impl From<&serde_json::Value> for Ordered {
     fn from(value: &serde_json::Value) -> Ordered {
         use serde_json::Value;
@@ -142,7 +149,10 @@ impl<'de> Visitor<'de> for Reader {
         Ok(Ordered::Int(number.into()))
     }
 
-    fn visit_f64<E>(self, number: f64) -> Result<Ordered, E> {
+    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Ordered, E> {
+        if is_beyond(number) {
+            return Err(E::custom(format!("the number {number} is beyond 64 bits")));
+        }
         Ok(Ordered::Float(number))
     }
 

@@ -88,6 +88,10 @@ fn attribute_of(value: &Value, name: &Arc<str>) -> Result<Option<Value>, Stop> {
             "step" => Some(Value::Int(range.step)),
             _ => None,
         },
+        // What `groupby` gives has names for its parts in Jinja2, other tuples have not.
+        Value::Tuple(parts) if parts.len() == 2 && ["grouper", "list"].contains(&&**name) => {
+            return unsupported(&format!("'.{name}' of a group; use [0] and [1], which it"));
+        }
         _ => None,
     };
     if found.is_some() {
@@ -107,9 +111,11 @@ fn attribute_of(value: &Value, name: &Arc<str>) -> Result<Option<Value>, Stop> {
 
 fn loop_attribute(looping: &Looping, name: &str) -> Result<Option<Value>, Stop> {
     let at = looping.at.get();
-    let length = looping.items.len();
+    // Read ahead before this is asked, see `Interpreter::look_ahead`.
+    let items = looping.items.borrow();
+    let length = items.len();
     let neighbour = |at: Option<usize>| {
-        let item = at.and_then(|at| looping.items.get(at));
+        let item = at.and_then(|at| items.get(at));
         item.cloned().unwrap_or(Value::Undefined)
     };
     Ok(Some(match name {

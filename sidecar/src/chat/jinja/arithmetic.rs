@@ -92,6 +92,9 @@ fn numbers(a: &Value, operator: Operator, b: &Value) -> Result<Value, Stop> {
     if divides && y == 0.0 {
         return failed("division by zero");
     }
+    if let (Operator::Divide, Some(a), Some(b)) = (operator, a.as_int(), b.as_int()) {
+        return Ok(Value::Float(divided(a, b)));
+    }
     if let (Some(a), Some(b)) = (a.as_int(), b.as_int())
         && let Some(result) = whole(a, operator, b)
     {
@@ -113,6 +116,34 @@ fn numbers(a: &Value, operator: Operator, b: &Value) -> Result<Value, Stop> {
         Operator::Power if x < 0.0 && y.fract() != 0.0 => return unsupported("a complex number"),
         Operator::Power => x.powf(y),
     }))
+}
+
+/// The float that is nearest to the exact quotient, as Python has it; `b` is not 0.
+#[expect(clippy::cast_precision_loss, reason = "rounded once, at the end")]
+fn divided(a: i128, b: i128) -> f64 {
+    /// More than a float holds, so that what is cut off decides about ties alone.
+    const BITS: u32 = 55;
+    let (numerator, divisor) = (a.unsigned_abs(), b.unsigned_abs());
+    let mut quotient = numerator / divisor;
+    let mut rest = numerator % divisor;
+    let mut exponent = 0;
+    while rest != 0 && u128::BITS - quotient.leading_zeros() < BITS {
+        // The divisor is at most 2^127, so twice the rest fits.
+        rest <<= 1;
+        quotient <<= 1;
+        if rest >= divisor {
+            rest -= divisor;
+            quotient |= 1;
+        }
+        exponent -= 1;
+    }
+    quotient |= u128::from(rest != 0);
+    let magnitude = quotient as f64 * 2f64.powi(exponent);
+    if (a < 0) == (b < 0) {
+        magnitude
+    } else {
+        -magnitude
+    }
 }
 
 /// None: the result is no whole number. Some(None): it is too large.
@@ -162,7 +193,10 @@ fn floor_divided(x: f64, y: f64) -> (f64, f64) {
 pub(super) fn negative(value: &Value) -> Result<Value, Stop> {
     match (value, value.as_int()) {
         (Value::Float(number), _) => Ok(Value::Float(-number)),
-        (_, Some(number)) => Ok(Value::Int(-number)),
+        (_, Some(number)) => match number.checked_neg() {
+            Some(number) => Ok(Value::Int(number)),
+            None => unsupported("a whole number beyond 128 bits"),
+        },
         _ => bad_sign('-', value),
     }
 }

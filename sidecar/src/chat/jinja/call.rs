@@ -1,6 +1,7 @@
 //! What can be called: macros, functions, methods, recursive loops.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -22,10 +23,13 @@ pub(super) struct Closure {
     pub(super) scope: Rc<Scope>,
 }
 
-/// A loop on its way.
+/// A loop on its way. Like Jinja2's it reads its items as it goes, and ahead only for who asks.
 #[derive(Debug)]
 pub(super) struct Looping {
-    pub(super) items: Vec<Value>,
+    /// Read so far, those that the loop's condition leaves out not among them.
+    pub(super) items: RefCell<Vec<Value>>,
+    /// What is still to be read. A generator is everybody's who holds it.
+    pub(super) rest: Rc<RefCell<VecDeque<Value>>>,
     pub(super) at: Cell<usize>,
     pub(super) depth: usize,
     pub(super) node: Arc<For>,
@@ -64,10 +68,10 @@ impl Interpreter {
             return failed("tried to call a loop that is not marked recursive");
         }
         let [items] = args.bind("loop", ["iterable"])?;
-        let items = super::arguments::needed(items, "loop", "iterable")?.items()?;
+        let items = super::arguments::needed(items, "loop", "iterable")?;
         let mut text = String::new();
         let (node, scope) = (Arc::clone(&looping.node), Rc::clone(&looping.scope));
-        self.run_loop(&node, items, looping.depth + 1, &scope, &mut text)?;
+        self.run_loop(&node, &items, looping.depth + 1, &scope, &mut text)?;
         Ok(Value::str(&text))
     }
 

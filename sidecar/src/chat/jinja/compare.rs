@@ -27,10 +27,40 @@ pub(super) fn equal(a: &Value, b: &Value) -> bool {
         (Value::Namespace(a), Value::Namespace(b)) => Rc::ptr_eq(a, b),
         (Value::Once(a), Value::Once(b)) => Rc::ptr_eq(a, b),
         (Value::Macro(a), Value::Macro(b)) => Rc::ptr_eq(a, b),
-        _ => match (a.as_int(), b.as_int()) {
-            (Some(a), Some(b)) => a == b,
-            _ => matches!((a.as_float(), b.as_float()), (Some(a), Some(b)) if a == b),
-        },
+        _ => numbers(a, b).is_some_and(|order| order == Some(Ordering::Equal)),
+    }
+}
+
+/// The order of two numbers by their exact values: 2^53 + 1 is not the float 2^53. None where one is
+/// no number; nothing for what compares with nothing (`nan`).
+fn numbers(a: &Value, b: &Value) -> Option<Option<Ordering>> {
+    match (a, a.as_int(), b, b.as_int()) {
+        (_, Some(a), _, Some(b)) => Some(Some(a.cmp(&b))),
+        (_, Some(a), Value::Float(b), _) => Some(whole_to_float(a, *b)),
+        (Value::Float(a), _, _, Some(b)) => {
+            Some(whole_to_float(b, *a).map(std::cmp::Ordering::reverse))
+        }
+        (Value::Float(a), _, Value::Float(b), _) => Some(a.partial_cmp(b)),
+        _ => None,
+    }
+}
+
+fn whole_to_float(whole: i128, float: f64) -> Option<Ordering> {
+    const BOUND: f64 = 170_141_183_460_469_231_731_687_303_715_884_105_728.0; // 2^127
+    if float.is_nan() {
+        return None;
+    }
+    if float >= BOUND {
+        return Some(Ordering::Less);
+    }
+    if float < -BOUND {
+        return Some(Ordering::Greater);
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "within the bounds of i128")]
+    let truncated = float.trunc() as i128;
+    match whole.cmp(&truncated) {
+        Ordering::Equal => 0.0.partial_cmp(&float.fract()),
+        unequal => Some(unequal),
     }
 }
 
@@ -59,10 +89,9 @@ pub(super) fn order(a: &Value, b: &Value, sign: &str) -> Result<Option<Ordering>
             }
             Ok(Some(a.len().cmp(&b.len())))
         }
-        _ => match (a.as_int(), b.as_int(), a.as_float(), b.as_float()) {
-            (Some(a), Some(b), ..) => Ok(Some(a.cmp(&b))),
-            (_, _, Some(a), Some(b)) => Ok(a.partial_cmp(&b)),
-            _ => failed(format!(
+        _ => match numbers(a, b) {
+            Some(order) => Ok(order),
+            None => failed(format!(
                 "'{sign}' not supported between instances of '{}' and '{}'",
                 a.type_name(),
                 b.type_name()

@@ -36,10 +36,20 @@ impl Interpreter {
                 }
                 Value::Dict(Rc::new(dict))
             }
-            Expr::Attr(value, name) => access::attribute(&self.evaluate(value, scope)?, name)?,
+            Expr::Attr(value, name) => {
+                let value = self.evaluate(value, scope)?;
+                if let Value::Loop(looping) = &value {
+                    self.look_ahead(looping, name)?;
+                }
+                access::attribute(&value, name)?
+            }
             Expr::Item(value, key) => {
                 let value = self.evaluate(value, scope)?;
-                access::item(&value, &self.evaluate(key, scope)?)?
+                let key = self.evaluate(key, scope)?;
+                if let (Value::Loop(looping), Some(name)) = (&value, key.as_str()) {
+                    self.look_ahead(looping, name)?;
+                }
+                access::item(&value, &key)?
             }
             Expr::Slice(value, parts) => {
                 let value = self.evaluate(value, scope)?;
@@ -59,6 +69,9 @@ impl Interpreter {
                     None => self.blocks.last().cloned().unwrap_or(Value::Undefined),
                 };
                 let args = self.arguments(arguments, scope)?;
+                if let Value::Loop(looping) = &value {
+                    self.look_ahead(looping, "length")?;
+                }
                 filters::apply(self, name, value, args)?
             }
             Expr::Test(value, name, arguments) => {

@@ -76,8 +76,7 @@ pub(super) fn percent(format: &str, value: &Value) -> Result<String, Stop> {
             return failed("incomplete format");
         };
         if kind == '%' {
-            out.push('%');
-            continue;
+            return unsupported("'%' with something between it and its own sign");
         }
         let argument = match argument {
             Some(argument) => argument,

@@ -124,8 +124,8 @@ impl Interpreter {
                 return self.execute(otherwise, scope, out);
             }
             StmtKind::For(node) => {
-                let items = self.evaluate(&node.over, scope)?.items()?;
-                self.run_loop(node, items, 0, scope, out)?;
+                let over = self.evaluate(&node.over, scope)?;
+                self.run_loop(node, &over, 0, scope, out)?;
             }
             StmtKind::Set(target, value) => {
                 let value = self.evaluate(value, scope)?;
@@ -195,36 +195,40 @@ impl Interpreter {
     pub(super) fn run_loop(
         &mut self,
         node: &Arc<For>,
-        items: Vec<Value>,
+        over: &Value,
         depth: usize,
         scope: &Rc<Scope>,
         out: &mut String,
     ) -> Result<(), Stop> {
-        // Jinja2 asks the condition as it goes; only a body that uses `loop` may look ahead.
-        let late = node.condition.is_some() && !node.uses_loop;
-        let items = if late {
-            items
-        } else {
-            self.kept(node, items, scope)?
+        let rest = match over {
+            Value::Once(items) => Rc::clone(items),
+            other => Rc::new(RefCell::new(other.items()?.into())),
         };
         let looping = Rc::new(Looping {
-            items,
+            items: RefCell::new(Vec::new()),
+            rest,
             at: Cell::new(0),
             depth,
             node: Arc::clone(node),
             scope: Rc::clone(scope),
             changed: RefCell::new(None),
         });
+        // Nothing decides about these items later.
+        if node.condition.is_none() && !matches!(over, Value::Once(_)) {
+            let all = looping.rest.borrow_mut().drain(..).collect();
+            looping.items.replace(all);
+        }
         let mut ran = false;
-        for (at, item) in looping.items.iter().enumerate() {
-            self.step()?;
-            if late && !self.holds(node, item, scope)? {
-                continue;
+        for at in 0.. {
+            if !self.read_to(&looping, at)? {
+                break;
             }
+            self.step()?;
             looping.at.set(at);
+            let item = looping.items.borrow()[at].clone();
             let inner = Scope::inside(scope);
             inner.set(&Arc::from("loop"), Value::Loop(Rc::clone(&looping)));
-            assign(&node.target, item.clone(), &inner)?;
+            assign(&node.target, item, &inner)?;
             match self.execute(&node.body, &inner, out)? {
                 // Jinja2 counts a round where it ends: one that is left early does not.
                 Flow::On => ran = true,
@@ -238,22 +242,28 @@ impl Interpreter {
         Ok(())
     }
 
-    fn kept(
-        &mut self,
-        node: &For,
-        items: Vec<Value>,
-        scope: &Rc<Scope>,
-    ) -> Result<Vec<Value>, Stop> {
-        if node.condition.is_none() {
-            return Ok(items);
-        }
-        let mut kept = Vec::new();
-        for item in items {
-            if self.holds(node, &item, scope)? {
-                kept.push(item);
+    /// Reads the loop's items up to `at`; whether there are so many.
+    fn read_to(&mut self, looping: &Looping, at: usize) -> Result<bool, Stop> {
+        while looping.items.borrow().len() <= at {
+            self.step()?;
+            let Some(item) = looping.rest.borrow_mut().pop_front() else {
+                return Ok(false);
+            };
+            if self.holds(&looping.node, &item, &looping.scope)? {
+                looping.items.borrow_mut().push(item);
             }
         }
-        Ok(kept)
+        Ok(true)
+    }
+
+    /// Reads ahead as far as an attribute of the loop tells of what comes.
+    pub(super) fn look_ahead(&mut self, looping: &Looping, name: &str) -> Result<(), Stop> {
+        let to = match name {
+            "last" | "nextitem" => looping.at.get() + 1,
+            "length" | "revindex" | "revindex0" => usize::MAX,
+            _ => return Ok(()),
+        };
+        self.read_to(looping, to).map(|_| ())
     }
 
     fn holds(&mut self, node: &For, item: &Value, scope: &Rc<Scope>) -> Result<bool, Stop> {

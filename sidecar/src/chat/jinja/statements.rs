@@ -162,9 +162,7 @@ impl Parser {
         let recursive = self.skip_name("recursive");
         self.block_end()?;
         self.loops += 1;
-        self.names.push(BTreeSet::new());
         let body = self.body(&["endfor", "else"]);
-        let uses_loop = self.names.pop().unwrap_or_default().contains("loop");
         self.loops -= 1;
         let body = body?;
         let otherwise = if self.skip_name("else") {
@@ -180,7 +178,6 @@ impl Parser {
             over,
             condition,
             recursive,
-            uses_loop,
             body,
             otherwise,
         })))

@@ -60,8 +60,10 @@ pub(super) fn swapped(text: &str) -> String {
     for c in text.chars() {
         if c.is_uppercase() {
             out.extend(c.to_lowercase());
-        } else {
+        } else if c.is_lowercase() {
             out.extend(c.to_uppercase());
+        } else {
+            out.push(c);
         }
     }
     out
@@ -144,7 +146,12 @@ pub(super) fn split(
     }
     let owned = |pieces: Vec<&str>| pieces.into_iter().map(str::to_owned).collect();
     Ok(match (most, from_right) {
-        (None, _) => owned(text.split(by).collect()),
+        (None, false) => owned(text.split(by).collect()),
+        (None, true) => {
+            let mut pieces: Vec<&str> = text.rsplit(by).collect();
+            pieces.reverse();
+            owned(pieces)
+        }
         (Some(most), false) => owned(text.splitn(most.saturating_add(1), by).collect()),
         (Some(most), true) => {
             let mut pieces: Vec<&str> = text.rsplitn(most.saturating_add(1), by).collect();

@@ -109,8 +109,6 @@ pub(super) struct For {
     pub(super) over: Expr,
     pub(super) condition: Option<Expr>,
     pub(super) recursive: bool,
-    /// Whether its body names `loop`.
-    pub(super) uses_loop: bool,
     pub(super) body: Body,
     pub(super) otherwise: Body,
 }

@@ -139,7 +139,8 @@ impl Value {
             Value::List(items) | Value::Tuple(items) | Value::View(_, items) => !items.is_empty(),
             Value::Dict(dict) => dict.len() > 0,
             Value::Range(range) => range.len() > 0,
-            Value::Loop(looping) => !looping.items.is_empty(),
+            // Whoever asks is inside of it.
+            Value::Loop(_) => true,
             _ => true,
         }
     }
@@ -176,7 +177,8 @@ impl Value {
             Value::List(items) | Value::Tuple(items) | Value::View(_, items) => Some(items.len()),
             Value::Dict(dict) => Some(dict.len()),
             Value::Range(range) => Some(range.len()),
-            Value::Loop(looping) => Some(looping.items.len()),
+            // A filter has read it to its end before, see `Interpreter::look_ahead`.
+            Value::Loop(looping) => Some(looping.items.borrow().len()),
             _ => None,
         }
     }

@@ -3,6 +3,7 @@
 
 mod dialect;
 mod names;
+mod refused;
 
 use std::path::Path;
 

@@ -148,6 +148,13 @@ fn what_is_not_honoured_is_refused_with_its_place() {
             "a string",
         ),
         (
+            call(
+                json!({"function": {"name": "f", "arguments": "{\"a\": [18446744073709551616]}"}}),
+            ),
+            "messages[0].tool_calls[0].function.arguments",
+            "beyond 64 bits",
+        ),
+        (
             call(json!({"function": {"name": "f"}, "frobnicate": 1})),
             "messages[0].tool_calls[0].frobnicate",
             "no such",
@@ -160,5 +167,33 @@ fn what_is_not_honoured_is_refused_with_its_place() {
             "{messages}: {}",
             error.message
         );
+    }
+}
+
+#[test]
+fn a_variable_is_exact_or_refused() {
+    let read = |value: &str| {
+        let body = format!(r#"{{"chat_template_kwargs": {{"n": {value}}}}}"#);
+        variables(&mut Fields::parse(body.as_bytes()).unwrap())
+    };
+    for (value, expected) in [
+        ("18446744073709551615", Ordered::Int(u64::MAX.into())),
+        ("-9223372036854775808", Ordered::Int(i64::MIN.into())),
+        ("1.5e3", Ordered::Float(1500.0)),
+    ] {
+        assert_eq!(
+            read(value).unwrap(),
+            [("n".to_owned(), expected)],
+            "{value}"
+        );
+    }
+    for value in ["18446744073709551616", "-99999999999999999999", "[[1e30]]"] {
+        let error = read(value).unwrap_err();
+        assert_eq!(
+            error.param.as_deref(),
+            Some("chat_template_kwargs.n"),
+            "{value}"
+        );
+        assert!(error.message.contains("beyond 64 bits"), "{error:?}");
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::chat::Ordered;
+use crate::chat::{Ordered, is_beyond};
 use crate::http::error::ApiError;
 use crate::http::fields::{Fields, wrong};
 
@@ -36,6 +36,10 @@ pub fn variables(fields: &mut Fields) -> Result<Vec<(String, Ordered)>, ApiError
             let why = "objects with several fields are not supported: their order would be lost";
             return Err(ApiError::unsupported(&field, why));
         }
+        if has_beyond(&value) {
+            let why = "whole numbers beyond 64 bits are not supported: their digits would be lost";
+            return Err(ApiError::unsupported(&field, why));
+        }
         variables.push((name, Ordered::from(&value)));
     }
     Ok(variables)
@@ -45,6 +49,15 @@ fn is_disordered(value: &Value) -> bool {
     match value {
         Value::Object(fields) => fields.len() > 1 || fields.values().any(is_disordered),
         Value::Array(items) => items.iter().any(is_disordered),
+        _ => false,
+    }
+}
+
+fn has_beyond(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => number.is_f64() && number.as_f64().is_some_and(is_beyond),
+        Value::Object(fields) => fields.values().any(has_beyond),
+        Value::Array(items) => items.iter().any(has_beyond),
         _ => false,
     }
 }

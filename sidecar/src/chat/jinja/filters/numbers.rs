@@ -15,7 +15,10 @@ pub(super) fn apply(name: &str, value: &Value, args: Args) -> Result<Value, Stop
             args.none(name)?;
             match (value, value.as_int()) {
                 (Value::Float(number), _) => Ok(Value::Float(number.abs())),
-                (_, Some(number)) => Ok(Value::Int(number.abs())),
+                (_, Some(number)) => match number.checked_abs() {
+                    Some(number) => Ok(Value::Int(number)),
+                    None => unsupported("a whole number beyond 128 bits"),
+                },
                 _ => failed(format!(
                     "bad operand type for abs(): '{}'",
                     value.type_name()
@@ -25,6 +28,7 @@ pub(super) fn apply(name: &str, value: &Value, args: Args) -> Result<Value, Stop
         "int" => {
             let [default, base] = args.bind(name, ["default", "base"])?;
             let base = base.map_or(Ok(10), |base| whole_of(&base, name))?;
+            refuse_foreign_digits(value, name)?;
             Ok(match int(value, base)? {
                 Some(number) => Value::Int(number),
                 None => default.unwrap_or(Value::Int(0)),
@@ -33,6 +37,7 @@ pub(super) fn apply(name: &str, value: &Value, args: Args) -> Result<Value, Stop
         "float" => {
             let [default] = args.bind(name, ["default"])?;
             refuse_undefined(value, name)?;
+            refuse_foreign_digits(value, name)?;
             Ok(match number(value) {
                 Some(number) => Value::Float(number),
                 None => default.unwrap_or(Value::Float(0.0)),
@@ -57,6 +62,17 @@ pub(super) fn apply(name: &str, value: &Value, args: Args) -> Result<Value, Stop
 fn refuse_undefined(value: &Value, name: &str) -> Result<(), Stop> {
     match value {
         Value::Undefined => failed(format!("the filter '{name}': the value is undefined")),
+        _ => Ok(()),
+    }
+}
+
+/// Python reads the digits of every script.
+fn refuse_foreign_digits(value: &Value, name: &str) -> Result<(), Stop> {
+    let foreign = |c: char| !c.is_ascii() && c.is_numeric();
+    match value.as_str() {
+        Some(text) if text.contains(foreign) => {
+            unsupported(&format!("'{name}' of digits that are not ASCII's"))
+        }
         _ => Ok(()),
     }
 }

@@ -77,13 +77,27 @@ pub(super) fn apply(name: &str, value: &Value, args: Args) -> Result<Value, Stop
         "truncate" => truncate(value, args),
         _ => {
             args.none(name)?;
-            match value {
-                Value::Str(text) => Ok(Value::str(&percent_encoded(text))),
-                other => unsupported(&format!(
-                    "the filter 'urlencode' on a {}",
-                    other.type_name()
-                )),
+            let pairs = match value {
+                Value::Dict(dict) => dict.iter().cloned().collect(),
+                Value::List(_) | Value::Tuple(_) | Value::View(..) => pairs_of(value)?,
+                Value::Str(_) | Value::Int(_) | Value::Float(_) | Value::Bool(_) => {
+                    return Ok(Value::str(&percent_encoded(&shown()?)));
+                }
+                other => {
+                    let kind = other.type_name();
+                    return unsupported(&format!("the filter 'urlencode' on a {kind}"));
+                }
+            };
+            let mut query = Vec::new();
+            for (key, value) in pairs {
+                // In queries blanks are written as plus, and slashes are not plain.
+                let encoded = |value: &Value| -> Result<String, Stop> {
+                    let encoded = percent_encoded(&text(value)?);
+                    Ok(encoded.replace('/', "%2F").replace("%20", "+"))
+                };
+                query.push(format!("{}={}", encoded(&key)?, encoded(&value)?));
             }
+            Ok(Value::str(&query.join("&")))
         }
     }
 }
@@ -186,6 +200,14 @@ fn truncate(value: &Value, args: Args) -> Result<Value, Stop> {
         _ => &cut,
     };
     Ok(Value::str(&format!("{whole}{end}")))
+}
+
+fn pairs_of(value: &Value) -> Result<Vec<(Value, Value)>, Stop> {
+    let pair = |item: Value| match <[Value; 2]>::try_from(item.items()?) {
+        Ok([key, value]) => Ok((key, value)),
+        Err(_) => failed("urlencode: an item that is no pair"),
+    };
+    value.items()?.into_iter().map(pair).collect()
 }
 
 fn percent_encoded(text: &str) -> String {
