@@ -106,6 +106,18 @@ pub(crate) fn on_nodes(words: &str, asks: &Asks, old: &[&PodFacts]) -> Cure {
     cures.min().unwrap_or(Cure::Nothing)
 }
 
+/// Whether a pod may lack what another one took, in the words of who refuses it a place: then the
+/// other's leaving may cure it. A selector, a taint or a rule of admission is cured by nobody's
+/// leaving, and may be by a spec with other words.
+pub(crate) fn crowded(words: &str) -> Cure {
+    let found = verdict(words);
+    let lacks = !found.lacks.is_empty() || found.occupied;
+    match (lacks && !found.too_large) || words.contains("exceeded quota:") {
+        true => Cure::Perhaps,
+        false => Cure::Nothing,
+    }
+}
+
 /// The same for a pod that has a node, and whose volumes are not mounted there. A claim may be held
 /// where an old pod runs, and nobody says so to us: a pod that answers is not stopped for a guess.
 pub(crate) fn at_claims(pod: &PodFacts, old: &[&PodFacts]) -> Cure {

@@ -23,7 +23,7 @@ pub(super) fn of_set(facts: &Facts, set: &ReplicaSetFacts, wanted: &str) -> Revi
             for_: age(set.failing_since, facts.now),
             cure: match set.revision == wanted {
                 true => room::in_quota(words, &old),
-                false => Cure::Nothing,
+                false => room::crowded(words),
             },
         };
         pods.extend(std::iter::repeat_n(unmade, missing));
@@ -62,19 +62,20 @@ pub(super) fn next_late(facts: &Facts) -> Option<Duration> {
 }
 
 /// What would cure a pod that has no place; `None` where it has one. `old` are the pods that may
-/// make way for it.
+/// make way for it; for an old one, whether a new one may have crowded it out.
 fn cure(facts: &Facts, pod: &PodFacts, old: Option<&Vec<&PodFacts>>) -> Option<Cure> {
     let Some(waits) = pod.unschedulable.as_ref() else {
         let late = matches!(pod.mounting(facts.now), Mounting::Late(_));
-        return late.then(|| match old {
-            Some(old) => room::at_claims(pod, old),
-            None => Cure::Nothing,
-        });
+        // An old one is not crowded out by what may mend it: another claim, say.
+        return old.filter(|_| late).map(|old| room::at_claims(pod, old));
     };
+    // Who put the gates there knows what they wait for; we do not.
+    if !waits.gates.is_empty() {
+        return Some(Cure::Nothing);
+    }
     Some(match old {
-        // Who put the gates there knows what they wait for; we do not.
-        Some(old) if waits.gates.is_empty() => room::on_nodes(&waits.message, &pod.asks, old),
-        Some(_) | None => Cure::Nothing,
+        Some(old) => room::on_nodes(&waits.message, &pod.asks, old),
+        None => room::crowded(&waits.message),
     })
 }
 

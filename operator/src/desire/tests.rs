@@ -299,3 +299,30 @@ fn a_spec_refused_in_the_middle_of_a_rollout_does_not_freeze_the_number_of_pods(
         assert_eq!(desire.replicas[0], ("smollm2-old".to_owned(), old));
     }
 }
+
+#[test]
+fn a_spec_that_names_other_nodes_is_tried_although_no_old_pod_has_a_place() {
+    for (words, tried) in [
+        (
+            "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector.",
+            1,
+        ),
+        (
+            "0/2 nodes are available: 2 node(s) had untolerated taint {gpu: only}.",
+            1,
+        ),
+        // It would take what the old ones lack.
+        ("0/2 nodes are available: 2 Insufficient memory.", 0),
+    ] {
+        let mut facts = inspected(SMOLLM2);
+        facts.replica_sets = vec![replica_set("smollm2-old", "old", 2)];
+        facts.replica_sets[0].answered = true;
+        let mut status = unschedulable(0);
+        status["conditions"][0]["message"] = serde_json::json!(words);
+        let old = |name| engine(name, "old", status.clone());
+        facts.pods = vec![old("a"), old("b")];
+        facts.now = at(600);
+        let replicas = desired(&facts).replicas;
+        assert_eq!((replicas[0].1, replicas[1].1), (2, tried), "{words}");
+    }
+}

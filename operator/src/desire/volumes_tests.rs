@@ -124,3 +124,19 @@ fn a_first_pod_whose_secret_does_not_exist_names_it() {
     let (reason, _) = ready_words(&facts, &desired(&facts));
     assert_eq!(reason, "WaitingForPods");
 }
+
+#[test]
+fn a_spec_with_another_claim_is_tried_although_no_old_pod_gets_its_own() {
+    let mut facts = inspected(SMOLLM2);
+    let revision = desired(&facts).outcome.revision().unwrap().to_owned();
+    facts.replica_sets = vec![replica_set("smollm2-old", "old", 2)];
+    facts.replica_sets[0].answered = true;
+    facts.pods = ["a", "b"]
+        .map(|name| engine(name, "old", unmounted()))
+        .to_vec();
+    facts.now = at(600);
+    let desire = desired(&facts);
+    let new = &desire.replicas[1];
+    assert_eq!(new, &(format!("smollm2-{revision}"), 1));
+    assert_eq!(desire.replicas[0].1, 2);
+}

@@ -271,9 +271,13 @@ fn grow(
     }
 }
 
-/// Whether a pod of an old revision has no place although too few answer.
+/// Whether a pod of an old revision lacks a place that a new one may have taken, although too few
+/// answer. One that nobody's leaving would give a place keeps no new one away: that may be the cure.
 fn crowds_out(wanted: u32, old: &[RevisionPods]) -> bool {
-    let without_place = |pod| matches!(pod, PodPhase::Blocked { .. } | PodPhase::Unmade { .. });
+    let without_place = |pod| match pod {
+        PodPhase::Blocked { cure, .. } | PodPhase::Unmade { cure, .. } => cure != Cure::Nothing,
+        PodPhase::Ready | PodPhase::Unready | PodPhase::Starting | PodPhase::Leaving => false,
+    };
     let proved = || old.iter().filter(|old| old.proved());
     let ready: u32 = proved().map(|old| old.ready_within(old.replicas)).sum();
     ready + 1 < wanted && proved().any(|old| old.count(without_place) > 0)
