@@ -15,6 +15,7 @@ use plimsoll_kernels::pool::Pool;
 use plimsoll_planner::{Plan, Request};
 
 use super::handle::{Shared, lock};
+use crate::forward::cpu::{CpuRank, Host};
 use crate::forward::input::StepInput;
 use crate::forward::{Forward, StepOutput, WeightCheck};
 use crate::model::Model;
@@ -164,15 +165,9 @@ fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
             .map_err(|_| "the engine is gone".to_owned())
     };
     let pool = Pool::new(*threads, *isa).map_err(|error| format!("worker threads: {error}"))?;
-    let reserved = Forward::reserve(
-        &Cpu,
-        &shared.ledger,
-        request,
-        plan,
-        rank,
-        &model.params,
-        pool,
-    );
+    let on = Host { device: &Cpu, pool };
+    let reserved =
+        Forward::<CpuRank>::reserve(on, &shared.ledger, request, plan, rank, &model.params);
     let (mut forward, exchange) = reserved.map_err(|error| with_sources(&error))?;
     tell(Answer::Reserved { rank, exchange })?;
     while let Ok(ask) = asks.recv() {

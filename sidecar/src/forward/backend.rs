@@ -1,7 +1,8 @@
-//! What a device does for the pass: every op, on handles, in the order in which it is asked.
+//! What a device does: it keeps a rank's memory ([`Store`]) and carries out the ops of the pass
+//! ([`Backend`]), on handles, in the order in which it is asked.
 //!
-//! The pass (`pass`) is written once against this trait. A backend owns the rank's memory and
-//! knows how to compute; it knows no model, and no order of ops. Shapes that do not fit are our
+//! The pass (`pass`), reading weights (`load`) and comparing them later (`verify`) are written once
+//! against these traits. A device knows no model, no files, and no order of ops. Shapes that do not fit are our
 //! mistake, so ops assert; what a device refuses at run time ends its thread.
 
 use plimsoll_kernels::comm::RankFailed;
@@ -11,7 +12,11 @@ use super::StepOutput;
 use super::handle::Handle;
 use super::input::{SampleRow, StepInput};
 use super::layers::{Attention, Embedding, Matrix, Norm};
+use super::layout::Layout;
 use super::places::Inputs;
+use crate::memory::arena::ArenaError;
+use crate::memory::ledger::Ledger;
+use crate::model::ModelParams;
 
 /// The step's sequences, as `Backend::describe` left them on the device.
 #[derive(Clone, Copy, Debug)]
@@ -24,8 +29,42 @@ pub struct Batch<'a> {
     pub table_stride: usize,
 }
 
+/// One rank's memory, from its reservation on.
+pub trait Store: Sized {
+    /// What a rank is made on: its device, its threads.
+    type On;
+    /// The end of the memory that the group exchanges sums through.
+    type Exchange;
+
+    /// Charges, reserves, commits and poisons every account of the layout, once and for all. Only
+    /// the exchange leaves it again.
+    ///
+    /// # Errors
+    /// When the plan does not cover an account, or the machine does not give the memory.
+    fn reserve(
+        on: Self::On,
+        ledger: &Ledger,
+        rank: usize,
+        layout: &Layout,
+    ) -> Result<(Self, Self::Exchange), ArenaError>;
+
+    /// Fills the tensors that are computed from the configuration.
+    fn derive(&mut self, params: &ModelParams);
+
+    /// Fills a tensor with zeros.
+    fn clear(&mut self, tensor: Handle);
+
+    /// Puts whole rows of a weight in their place, from `first_row` on, in the handle's format: the
+    /// only copy between what was read and where it stays.
+    fn write(&mut self, to: &Matrix, first_row: usize, values: &[f32]);
+
+    /// One checksum for each tensor, the same on every device that holds the same bytes. Reads each
+    /// once.
+    fn checksums(&self, of: &[Handle]) -> Vec<u64>;
+}
+
 /// One rank's device. Activations are rows of numbers without gaps.
-pub trait Backend {
+pub trait Backend: Store {
     /// The rank's place in its group.
     type Comm;
 

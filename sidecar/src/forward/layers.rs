@@ -143,7 +143,7 @@ impl Decoder {
 }
 
 /// Weights are one region: their handles name parts of it.
-fn handle(place: &TensorPlace) -> Handle {
+pub(super) fn handle(place: &TensorPlace) -> Handle {
     Handle {
         arena: Account::Weights,
         region: Region {
@@ -159,7 +159,8 @@ fn handle(place: &TensorPlace) -> Handle {
     }
 }
 
-fn matrix(place: &TensorPlace) -> Matrix {
+/// A tensor among the weights as rows and columns, without a bias.
+pub(super) fn matrix(place: &TensorPlace) -> Matrix {
     let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     Matrix {
         weight: handle(place),

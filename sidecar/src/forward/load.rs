@@ -1,14 +1,15 @@
-//! Reading one rank's share of the weights, straight into the arena in kernel layout.
+//! Reading one rank's share of the weights, straight to where they stay.
 //!
-//! Reads go through one small buffer; no tensor is ever whole in host memory beside its place.
+//! Reads go through one small buffer: each number is decoded into it once and written to the device
+//! once, in the device's layout; no tensor is ever whole in host memory beside its place.
 
 use std::ops::Range;
 
-use plimsoll_kernels::device::Buffer;
-use plimsoll_kernels::linear::{self, LinearShape};
-use plimsoll_planner::weights::{Form, Tensor, TensorPlace, WeightLayout, padded_mlp_columns};
-use plimsoll_planner::{Dtype, ModelShape, Shard};
+use plimsoll_planner::weights::{Tensor, TensorPlace, WeightLayout, padded_mlp_columns};
+use plimsoll_planner::{ModelShape, Shard};
 
+use super::backend::Store;
+use super::layers::{Matrix, matrix};
 use crate::model::ModelError;
 use crate::weights::TensorSource;
 
@@ -34,18 +35,16 @@ pub(super) fn load(
     shape: &ModelShape,
     shard: &Shard,
     layout: &WeightLayout,
-    weights: &mut Buffer,
+    device: &mut impl Store,
     mut progress: impl FnMut(u64) -> bool,
 ) -> Result<bool, ModelError> {
     let mut rows = Vec::with_capacity(BUFFER_NUMBERS);
     for place in layout.places() {
-        let offset = usize::try_from(place.offset).unwrap_or(usize::MAX);
-        let bytes = usize::try_from(place.bytes).unwrap_or(usize::MAX);
-        let target = weights.range_mut::<u8>(offset, bytes);
+        let target = matrix(place);
         // Padding is zero; parts cover the rest.
-        target.fill(0);
+        device.clear(target.weight);
         for part in parts(place, shape, shard) {
-            fill(source, place, &part, target, &mut rows)?;
+            fill(source, &target, &part, device, &mut rows)?;
         }
         if !progress(place.bytes) {
             return Ok(false);
@@ -56,12 +55,12 @@ pub(super) fn load(
 
 fn fill(
     source: &dyn TensorSource,
-    place: &TensorPlace,
+    target: &Matrix,
     part: &Part,
-    target: &mut [u8],
+    device: &mut impl Store,
     buffer: &mut Vec<f32>,
 ) -> Result<(), ModelError> {
-    let width = usize::try_from(place.cols).unwrap_or(usize::MAX);
+    let width = target.cols;
     let read = part.cols.len();
     if part.rows.is_empty() || read == 0 {
         return Ok(());
@@ -78,12 +77,8 @@ fn fill(
             &mut buffer[..count * read],
         )?;
         widen(buffer, count, read, width);
-        store(
-            place,
-            part.first_row + (first - part.rows.start),
-            target,
-            &buffer[..count * width],
-        );
+        let first_row = part.first_row + (first - part.rows.start);
+        device.write(target, first_row, &buffer[..count * width]);
     }
     Ok(())
 }
@@ -97,39 +92,6 @@ fn widen(buffer: &mut Vec<f32>, rows: usize, from: usize, to: usize) {
     for row in (0..rows).rev() {
         buffer.copy_within(row * from..(row + 1) * from, row * to);
         buffer[row * to + from..(row + 1) * to].fill(0.0);
-    }
-}
-
-fn store(place: &TensorPlace, first_row: usize, target: &mut [u8], values: &[f32]) {
-    let rows = usize::try_from(place.rows).unwrap_or(usize::MAX);
-    let cols = usize::try_from(place.cols).unwrap_or(usize::MAX);
-    match place.form {
-        Form::Panels(dtype) => {
-            let shape = LinearShape { rows, cols, dtype };
-            linear::pack_rows(target, &shape, first_row, values);
-        }
-        Form::RowMajor(dtype) => store_plain(dtype, target, first_row * cols, values),
-        Form::Vector => store_plain(Dtype::Float32, target, first_row * cols, values),
-    }
-}
-
-/// Numbers one after the other, in little-endian order as the kernels read them.
-fn store_plain(dtype: Dtype, target: &mut [u8], first: usize, values: &[f32]) {
-    match dtype {
-        Dtype::Float32 => {
-            let cells = target[first * 4..].chunks_exact_mut(4);
-            cells
-                .zip(values)
-                .for_each(|(cell, x)| cell.copy_from_slice(&x.to_ne_bytes()));
-        }
-        Dtype::BFloat16 => {
-            let cells = target[first * 2..].chunks_exact_mut(2).zip(values);
-            cells.for_each(|(c, x)| c.copy_from_slice(&half::bf16::from_f32(*x).to_ne_bytes()));
-        }
-        Dtype::Float16 => {
-            let cells = target[first * 2..].chunks_exact_mut(2).zip(values);
-            cells.for_each(|(c, x)| c.copy_from_slice(&half::f16::from_f32(*x).to_ne_bytes()));
-        }
     }
 }
 
@@ -211,5 +173,180 @@ fn parts(place: &TensorPlace, shape: &ModelShape, shard: &Shard) -> Vec<Part> {
         Tensor::GateUpBias { layer: l } => gate_up(l, "bias", 1),
         Tensor::Down { layer: l } => output(l, "mlp.down_proj.weight", &columns),
         Tensor::DownBias { layer: l } => whole(layer(l, "mlp.down_proj.bias"), 0..hidden, 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+    use crate::config::plan_flags;
+    use crate::forward::handle::Handle;
+    use crate::forward::layout::Layout;
+    use crate::memory::arena::ArenaError;
+    use crate::memory::ledger::Ledger;
+    use crate::model::{Model, ModelFolder, ModelParams};
+    use crate::weights::TensorInfo;
+    use plimsoll_planner::weights::Form;
+
+    /// A device that keeps rows as they come, by the tensor's offset, and notes what it was told.
+    #[derive(Debug, Default)]
+    struct Rows {
+        cleared: Vec<Handle>,
+        rows: BTreeMap<u64, BTreeMap<usize, Vec<f32>>>,
+        written: usize,
+    }
+
+    impl Store for Rows {
+        type On = ();
+        type Exchange = ();
+
+        fn reserve((): (), _: &Ledger, _: usize, _: &Layout) -> Result<(Rows, ()), ArenaError> {
+            Ok((Rows::default(), ()))
+        }
+
+        fn derive(&mut self, _: &ModelParams) {}
+
+        fn clear(&mut self, tensor: Handle) {
+            self.cleared.push(tensor);
+        }
+
+        fn write(&mut self, to: &Matrix, first_row: usize, values: &[f32]) {
+            self.written += values.len();
+            let rows = self.rows.entry(to.weight.region.offset).or_default();
+            for (at, row) in values.chunks(to.cols).enumerate() {
+                let again = rows.insert(first_row + at, row.to_vec());
+                assert!(again.is_none(), "row {} of {to:?} twice", first_row + at);
+            }
+        }
+
+        fn checksums(&self, of: &[Handle]) -> Vec<u64> {
+            vec![0; of.len()]
+        }
+    }
+
+    /// Counts the numbers that are read.
+    #[derive(Debug)]
+    struct Counted<'a>(&'a dyn TensorSource, AtomicUsize);
+
+    impl TensorSource for Counted<'_> {
+        fn names(&self) -> Vec<&str> {
+            self.0.names()
+        }
+
+        fn info(&self, name: &str) -> Option<&TensorInfo> {
+            self.0.info(name)
+        }
+
+        fn read_block(
+            &self,
+            name: &str,
+            rows: Range<usize>,
+            cols: Range<usize>,
+            out: &mut [f32],
+        ) -> Result<(), ModelError> {
+            self.1.fetch_add(out.len(), Ordering::Relaxed);
+            self.0.read_block(name, rows, cols, out)
+        }
+    }
+
+    fn tiny() -> Model {
+        let folder = "tests/fixtures/models/tiny-llama";
+        ModelFolder::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap()
+    }
+
+    /// What a load costs, whatever the machine: one decoding and one writing of each number.
+    #[test]
+    fn each_number_of_a_model_is_read_once_and_written_once_over_all_ranks() {
+        let model = tiny();
+        let shape = |name: &str| &model.tensors.info(name).unwrap().shape;
+        let names = model.tensors.names();
+        let stored: usize = names
+            .iter()
+            .map(|name| shape(name).iter().product::<usize>())
+            .sum();
+        for ranks in [1, 2] {
+            let line = format!("x plan m --tensor-parallel-size {ranks} --kv-cache-size 1Mi");
+            let Command::Plan(args) = Cli::parse_from(line.split_whitespace()).command else {
+                panic!("not a plan")
+            };
+            let planned = plan_flags(&args.memory, &model).unwrap();
+            let source = Counted(&*model.tensors, AtomicUsize::new(0));
+            let (mut written, mut copied) = (0, 0);
+            for rank in 0..ranks {
+                let layout = Layout::of(&planned.request, &planned.plan, rank);
+                let shard = &planned.plan.ranks[rank].shard;
+                let mut device = Rows::default();
+                let shape = &model.shape;
+                let weights = &layout.weights;
+                assert!(load(&source, shape, shard, weights, &mut device, |_| true).unwrap());
+                assert_eq!(device.cleared.len(), weights.places().len());
+                written += device.written;
+                // Norms stand whole on every rank.
+                let norms = |place: &&TensorPlace| place.form == Form::Vector;
+                let norms = weights.places().iter().filter(norms);
+                copied += match rank {
+                    0 => 0,
+                    _ => norms
+                        .map(|p| usize::try_from(p.rows * p.cols).unwrap())
+                        .sum(),
+                };
+            }
+            let read = source.1.into_inner();
+            assert_eq!(read, stored + copied, "{ranks} ranks");
+            // Columns of a split are padded with zeros when they are not whole units.
+            assert!(
+                written >= read && written < read + read / 4,
+                "{written} of {read}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_device_that_keeps_rows_has_the_files_rows() {
+        let model = tiny();
+        let Command::Plan(args) = Cli::parse_from("x plan m".split_whitespace()).command else {
+            panic!("not a plan")
+        };
+        let planned = plan_flags(&args.memory, &model).unwrap();
+        let layout = Layout::of(&planned.request, &planned.plan, 0);
+        let shard = &planned.plan.ranks[0].shard;
+        let mut device = Rows::default();
+        let (source, weights) = (&*model.tensors, &layout.weights);
+        assert!(load(source, &model.shape, shard, weights, &mut device, |_| true).unwrap());
+        let at = |tensor| weights.get(tensor).unwrap().offset;
+        let heads = (model.shape.query_heads * model.shape.head_dim) as usize;
+        let mlp = usize::try_from(padded_mlp_columns(shard)).unwrap();
+        for (name, offset, first_row) in [
+            ("model.norm.weight", at(Tensor::FinalNorm), 0),
+            (
+                "model.layers.0.self_attn.k_proj.weight",
+                at(Tensor::Qkv { layer: 0 }),
+                heads,
+            ),
+            (
+                "model.layers.1.mlp.up_proj.weight",
+                at(Tensor::GateUp { layer: 1 }),
+                mlp,
+            ),
+        ] {
+            let shape = &model.tensors.info(name).unwrap().shape;
+            let (rows, cols) = (shape[0], shape.get(1).copied().unwrap_or(1));
+            let mut expected = vec![0.0; rows * cols];
+            source
+                .read_block(name, 0..rows, 0..cols, &mut expected)
+                .unwrap();
+            let kept = &device.rows[&offset];
+            let kept: Vec<f32> = (0..rows)
+                .flat_map(|row| kept[&(first_row + row)].clone())
+                .collect();
+            assert_eq!(kept, expected, "{name}");
+        }
     }
 }

@@ -1,12 +1,14 @@
 //! One rank's part of the model: its memory, its weights, and the pass from tokens to drawn tokens.
 //!
-//! The pass (`pass`) is a list of ops on handles; a backend carries them out. The first is `cpu`.
+//! The pass (`pass`) is a list of ops on handles; a backend carries them out, and keeps the memory
+//! that they name, as the layout says. The first is `cpu`.
 
 pub mod backend;
 pub mod cpu;
 pub mod handle;
 pub mod input;
 pub mod layers;
+pub mod layout;
 mod load;
 mod pass;
 pub mod places;
@@ -15,20 +17,16 @@ mod verify;
 use std::time::{Duration, Instant};
 
 use plimsoll_kernels::comm::RankFailed;
-use plimsoll_kernels::device::{Buffer, Device};
-use plimsoll_kernels::pool::Pool;
 use plimsoll_kernels::sampling::Sampled;
-use plimsoll_planner::weights::WeightLayout;
 use plimsoll_planner::{ModelShape, Plan, Request, Shard};
 
 use crate::memory::arena::{ArenaError, Registry};
 use crate::memory::ledger::Ledger;
 use crate::model::{Model, ModelError, ModelParams};
-use backend::Backend;
-use cpu::CpuRank;
+use backend::{Backend, Store};
 use input::StepInput;
 use layers::Decoder;
-use places::{Activations, Inputs};
+use layout::Layout;
 
 pub use verify::WeightCheck;
 
@@ -37,11 +35,8 @@ pub use verify::WeightCheck;
 pub struct Forward<B> {
     shape: ModelShape,
     shard: Shard,
-    layout: WeightLayout,
+    layout: Layout,
     decoder: Decoder,
-    activations: Activations,
-    inputs: Inputs,
-    registry: Registry,
     backend: B,
     /// Checksums of the lasting tensors when their load ended.
     loaded: Vec<u64>,
@@ -69,7 +64,7 @@ impl<B: Backend> Forward<B> {
         output: &mut StepOutput,
     ) -> Result<(), RankFailed> {
         let started = Instant::now();
-        let places = (&self.inputs, &self.activations);
+        let places = (&self.layout.inputs, &self.layout.activations);
         let ended = pass::run(
             &mut self.backend,
             comm,
@@ -81,41 +76,36 @@ impl<B: Backend> Forward<B> {
         output.computing = started.elapsed();
         ended
     }
-
-    pub fn registry(&self) -> &Registry {
-        &self.registry
-    }
 }
 
-impl Forward<CpuRank> {
-    /// Reserves, commits and poisons the rank's memory. The second value is the rank's exchange
-    /// buffer, for the group.
+impl<B: Store> Forward<B> {
+    /// Reserves, commits and poisons the rank's memory, and fills what is derived from the
+    /// configuration. The second value is the rank's exchange buffer, for the group.
     ///
     /// # Errors
     /// When the plan does not cover a tensor, or the machine does not give the memory.
     pub fn reserve(
-        device: &dyn Device,
+        on: B::On,
         ledger: &Ledger,
         request: &Request,
         plan: &Plan,
         rank: usize,
         params: &ModelParams,
-        pool: Pool,
-    ) -> Result<(Forward<CpuRank>, Buffer), ArenaError> {
-        let reserved = CpuRank::reserve(device, ledger, request, plan, rank, params, pool)?;
+    ) -> Result<(Forward<B>, B::Exchange), ArenaError> {
+        let layout = Layout::of(request, plan, rank);
+        let (mut backend, exchange) = B::reserve(on, ledger, rank, &layout)?;
+        backend.clear(layout.null_block);
+        backend.derive(params);
         let shard = plan.ranks[rank].shard.clone();
         let forward = Forward {
-            decoder: Decoder::of(&reserved.layout, &request.shape, &shard, params),
+            decoder: Decoder::of(&layout.weights, &request.shape, &shard, params),
             shape: request.shape.clone(),
             shard,
-            layout: reserved.layout,
-            activations: reserved.activations,
-            inputs: reserved.inputs,
-            registry: reserved.registry,
-            backend: reserved.rank,
+            layout,
+            backend,
             loaded: Vec::new(),
         };
-        Ok((forward, reserved.exchange))
+        Ok((forward, exchange))
     }
 
     /// Reads the rank's weights into place, see `load::load`, and remembers their checksums.
@@ -131,13 +121,17 @@ impl Forward<CpuRank> {
             &*model.tensors,
             &self.shape,
             &self.shard,
-            &self.layout,
-            &mut self.backend.weights,
+            &self.layout.weights,
+            &mut self.backend,
             progress,
         )?;
         if whole {
             self.remember_weights();
         }
         Ok(whole)
+    }
+
+    pub fn registry(&self) -> &Registry {
+        self.layout.registry()
     }
 }

@@ -1,43 +1,60 @@
 //! Where everything lies that one rank holds beside its weights and KV blocks: the planner's
-//! layouts, carved from their arenas and turned into handles.
+//! layouts as handles, each entered with its owner.
 
-use plimsoll_kernels::device::Buffer;
 use plimsoll_planner::Account;
 use plimsoll_planner::scratch::{ActivationLayout, Region, WorkspaceLayout};
 
 use super::handle::{Format, Handle};
-use crate::memory::arena::{Arena, Owner, Registry};
+use crate::memory::arena::{Owner, Registry, TensorEntry};
 
-/// An arena that is being carved, and what was cut from it so far.
+/// The tensors of a rank as they are entered, and the handle of each.
+#[derive(Debug, Default)]
+pub(super) struct Entered {
+    pub(super) registry: Registry,
+    /// As many as the registry has entries, in its order.
+    pub(super) handles: Vec<Handle>,
+}
+
+impl Entered {
+    pub(super) fn enter(&mut self, name: String, owner: Owner, handle: Handle) {
+        self.registry.add(TensorEntry {
+            name,
+            owner,
+            account: handle.arena,
+            offset: handle.region.offset,
+            bytes: handle.region.bytes,
+        });
+        self.handles.push(handle);
+    }
+}
+
+/// An account whose tensors are placed one after the other.
 #[derive(Debug)]
 pub(super) struct Area<'a> {
     account: Account,
-    arena: Arena,
-    registry: &'a mut Registry,
-    /// By [`Handle::index`].
-    pub(super) buffers: Vec<Buffer>,
+    entered: &'a mut Entered,
+    placed: usize,
 }
 
 impl<'a> Area<'a> {
-    pub(super) fn new(account: Account, arena: Arena, registry: &'a mut Registry) -> Area<'a> {
+    pub(super) fn new(account: Account, entered: &'a mut Entered) -> Area<'a> {
         Area {
             account,
-            arena,
-            registry,
-            buffers: Vec::new(),
+            entered,
+            placed: 0,
         }
     }
 
-    fn carve(&mut self, name: &str, region: Region, format: Format, owner: Owner) -> Handle {
-        let Region { offset, bytes } = region;
-        let buffer = self.arena.carve(self.registry, owner, name, offset, bytes);
-        self.buffers.push(buffer);
-        Handle {
+    fn place(&mut self, name: &str, region: Region, format: Format, owner: Owner) -> Handle {
+        let handle = Handle {
             arena: self.account,
             region,
             format,
-            index: self.buffers.len() - 1,
-        }
+            index: self.placed,
+        };
+        self.placed += 1;
+        self.entered.enter(name.to_owned(), owner, handle);
+        handle
     }
 }
 
@@ -51,8 +68,8 @@ macro_rules! places {
         pub struct $name { $(pub $field: Handle,)* }
 
         impl $name {
-            pub(super) fn carve(layout: &$layout, area: &mut Area<'_>) -> $name {
-                $name { $($field: area.carve(
+            pub(super) fn place(layout: &$layout, area: &mut Area<'_>) -> $name {
+                $name { $($field: area.place(
                     stringify!($field), layout.$field, Format::$format, $owner,
                 ),)* }
             }

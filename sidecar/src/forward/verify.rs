@@ -4,8 +4,8 @@
 use plimsoll_kernels::checksum;
 
 use super::Forward;
-use super::cpu::CpuRank;
-use crate::memory::arena::{Owner, TensorEntry};
+use super::backend::Store;
+use super::handle::Handle;
 
 /// What a rank's weights are now, beside what they were when their load ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct WeightCheck {
     pub changed: Vec<String>,
 }
 
-impl Forward<CpuRank> {
+impl<B: Store> Forward<B> {
     /// Remembers what was loaded; the figures of [`Forward::check_weights`] are compared to it.
     pub(super) fn remember_weights(&mut self) {
         self.loaded = self.checksums();
@@ -29,10 +29,11 @@ impl Forward<CpuRank> {
         let sums = self.checksums();
         let together: Vec<u8> = sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
         let loaded = self.loaded.iter().map(Some).chain(std::iter::repeat(None));
-        let changed = self.lasting().zip(sums.iter().zip(loaded));
+        let lasting = || self.layout.lasting().map(|(entry, _)| entry);
+        let changed = lasting().zip(sums.iter().zip(loaded));
         WeightCheck {
             tensors: sums.len(),
-            bytes: self.lasting().map(|entry| entry.bytes).sum(),
+            bytes: lasting().map(|entry| entry.bytes).sum(),
             checksum: checksum::run(&together),
             changed: changed
                 .filter(|(_, (now, loaded))| Some(*now) != *loaded)
@@ -43,25 +44,8 @@ impl Forward<CpuRank> {
 
     /// One per lasting tensor, in the registry's order.
     fn checksums(&self) -> Vec<u64> {
-        let backend = &self.backend;
-        let tensors: Vec<&[u8]> = self
-            .lasting()
-            .map(|entry| backend.lasting_bytes(entry))
-            .collect();
-        let mut sums = vec![0; tensors.len()];
-        backend.pool.run_rows(&mut sums, 1, 1, |at, sum| {
-            sum[0] = checksum::run(tensors[at]);
-        });
-        sums
-    }
-
-    /// The tensors that no step may change.
-    fn lasting(&self) -> impl Iterator<Item = &TensorEntry> {
-        let lasts = |entry: &&TensorEntry| match entry.owner {
-            Owner::Weight(_) | Owner::Derived(_) => true,
-            Owner::State | Owner::Scratch | Owner::Kv => false,
-        };
-        self.registry.entries().iter().filter(lasts)
+        let lasting: Vec<Handle> = self.layout.lasting().map(|(_, handle)| handle).collect();
+        self.backend.checksums(&lasting)
     }
 }
 
@@ -77,6 +61,8 @@ mod tests {
     use super::*;
     use crate::args::{Cli, Command};
     use crate::config::{Planned, plan_flags};
+    use crate::forward::cpu::{CpuRank, Host};
+    use crate::memory::arena::TensorEntry;
     use crate::memory::ledger::Ledger;
     use crate::model::ModelFolder;
 
@@ -90,9 +76,9 @@ mod tests {
         let Planned { request, plan } = plan_flags(&args.memory, &model).unwrap();
         let ledger = Ledger::new(&plan, &request.ranks, request.kv.block_size, &[]);
         let pool = Pool::new(threads, Isa::detect()).unwrap();
-        let reserved =
-            Forward::reserve(&Cpu, &ledger, &request, &plan, 0, &model.params, pool).unwrap();
-        let mut forward = reserved.0;
+        let on = Host { device: &Cpu, pool };
+        let reserved = Forward::reserve(on, &ledger, &request, &plan, 0, &model.params).unwrap();
+        let mut forward: Forward<CpuRank> = reserved.0;
         assert!(forward.load(&model, |_| true).unwrap());
         forward
     }
@@ -102,12 +88,13 @@ mod tests {
         let mut forward = loaded(2);
         let whole = forward.check_weights();
         assert_eq!(whole.changed, [""; 0]);
-        let entries: Vec<TensorEntry> = forward.lasting().cloned().collect();
+        let lasting = forward.layout.lasting();
+        let entries: Vec<(TensorEntry, Handle)> = lasting.map(|(e, h)| (e.clone(), h)).collect();
         assert_eq!(whole.tensors, entries.len());
-        for entry in entries.into_iter().filter(|entry| entry.bytes > 0) {
+        for (entry, handle) in entries.into_iter().filter(|(entry, _)| entry.bytes > 0) {
             let last = usize::try_from(entry.bytes).unwrap() - 1;
             let flip = |forward: &mut Forward<CpuRank>| {
-                forward.backend.lasting_bytes_mut(&entry)[last] ^= 1;
+                forward.backend.held_mut(handle)[last] ^= 1;
             };
             flip(&mut forward);
             let check = forward.check_weights();

@@ -1,8 +1,8 @@
 //! Arenas: one per account and rank, at an address that never changes.
 //!
-//! An arena is charged to the ledger, reserved, committed and poisoned in one place, then carved
-//! into tensors; every tensor is entered with its owner, so that what has to be saved, recomputed
-//! or read again can be told apart. The only caller of `kernels::device`.
+//! An arena is charged to the ledger, reserved, committed and poisoned in one place, then cut into
+//! tensors; every tensor is entered in a registry with its owner, so that what has to be saved,
+//! recomputed or read again can be told apart. The only caller of `kernels::device`.
 
 use plimsoll_kernels::device::{Buffer, Device, DeviceError, Pages};
 use plimsoll_planner::{Account, Bytes};
@@ -85,12 +85,12 @@ pub enum ArenaError {
     },
 }
 
-/// An account's memory on one rank, committed and poisoned, being carved from the front.
+/// An account's memory on one rank, committed and poisoned, being cut from the front.
 #[derive(Debug)]
 pub struct Arena {
     account: Account,
     rest: Buffer,
-    carved: u64,
+    cut: u64,
 }
 
 impl Arena {
@@ -126,45 +126,26 @@ impl Arena {
         Ok(Arena {
             account,
             rest,
-            carved: 0,
+            cut: 0,
         })
     }
 
-    /// Cuts out the tensor at `offset`. Tensors are carved in the order in which they lie.
+    /// Cuts out the bytes at `offset`. Tensors are cut in the order in which they lie.
     ///
     /// # Panics
-    /// When the tensor lies before the last one or past the arena.
-    pub fn carve(
-        &mut self,
-        registry: &mut Registry,
-        owner: Owner,
-        name: &str,
-        offset: u64,
-        bytes: u64,
-    ) -> Buffer {
-        registry.add(TensorEntry {
-            name: name.to_owned(),
-            owner,
-            account: self.account,
-            offset,
-            bytes,
-        });
-        assert!(
-            offset >= self.carved,
-            "{name} lies before byte {}",
-            self.carved
-        );
-        drop(self.rest.split_to(Bytes::measured(offset - self.carved)));
-        self.carved = offset + bytes;
+    /// When they lie before the last ones or past the arena.
+    pub fn cut(&mut self, offset: u64, bytes: u64) -> Buffer {
+        let (account, cut) = (self.account.name(), self.cut);
+        assert!(offset >= cut, "{account}: {offset} lies before byte {cut}");
+        drop(self.rest.split_to(Bytes::measured(offset - cut)));
+        self.cut = offset + bytes;
         self.rest.split_to(Bytes::measured(bytes))
     }
 
     /// All of the arena as one buffer, for an account that is addressed by offsets.
     pub fn into_whole(self, bytes: u64) -> Buffer {
-        let Arena {
-            mut rest, carved, ..
-        } = self;
-        assert_eq!(carved, 0, "a part of this arena was carved out");
+        let Arena { mut rest, cut, .. } = self;
+        assert_eq!(cut, 0, "a part of this arena was cut out");
         rest.split_to(Bytes::measured(bytes))
     }
 }
@@ -205,12 +186,10 @@ mod tests {
     fn tensors_lie_where_they_should_and_hold_poison() {
         let ledger = ledger(8192);
         let mut arena = commit(&ledger, 8192).unwrap();
-        let mut registry = Registry::default();
-        let first = arena.carve(&mut registry, Owner::Scratch, "first", 64, 100);
-        let second = arena.carve(&mut registry, Owner::State, "second", 4096, 8);
+        let first = arena.cut(64, 100);
+        let second = arena.cut(4096, 8);
         assert_eq!(second.address() - first.address(), 4096 - 64);
         assert!(first.as_slice::<f32>().iter().all(|x| x.is_nan()));
-        assert_eq!(registry.bytes(Account::Workspaces), 108);
         let row = ledger.snapshot().ranks[0].accounts[0];
         assert_eq!(
             (row.reserved, row.used),
@@ -229,12 +208,38 @@ mod tests {
         assert_eq!(ledger.snapshot().ranks[0].driver, Bytes::ZERO);
     }
 
+    fn entry(name: &str, offset: u64, bytes: u64) -> TensorEntry {
+        TensorEntry {
+            name: name.to_owned(),
+            owner: Owner::Scratch,
+            account: Account::Workspaces,
+            offset,
+            bytes,
+        }
+    }
+
+    #[test]
+    fn entries_make_up_their_account_without_gaps() {
+        let mut registry = Registry::default();
+        registry.add(entry("first", 64, 100));
+        registry.add(entry("second", 4096, 8));
+        assert_eq!(registry.bytes(Account::Workspaces), 108);
+        assert_eq!(registry.bytes(Account::Comm), 0);
+    }
+
     #[test]
     #[should_panic(expected = "overlaps")]
     fn tensors_that_overlap_are_our_mistake() {
-        let mut arena = commit(&ledger(8192), 8192).unwrap();
         let mut registry = Registry::default();
-        arena.carve(&mut registry, Owner::Scratch, "first", 0, 100);
-        arena.carve(&mut registry, Owner::Scratch, "second", 64, 100);
+        registry.add(entry("first", 0, 100));
+        registry.add(entry("second", 64, 100));
+    }
+
+    #[test]
+    #[should_panic(expected = "lies before")]
+    fn cuts_go_forward() {
+        let mut arena = commit(&ledger(8192), 8192).unwrap();
+        arena.cut(0, 100);
+        arena.cut(64, 100);
     }
 }

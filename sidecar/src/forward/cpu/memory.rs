@@ -1,143 +1,80 @@
-//! A rank's memory on the processor: every account reserved, committed and poisoned, and carved by
-//! the planner's layouts.
+//! A rank's memory on the processor: arenas cut into buffers as the layout says, and weights packed
+//! into them as the kernels read them.
 
+use plimsoll_kernels::checksum;
 use plimsoll_kernels::device::{Buffer, Device};
-use plimsoll_kernels::kv::KvCache;
+use plimsoll_kernels::linear::{self, LinearShape};
 use plimsoll_kernels::pool::Pool;
 use plimsoll_kernels::rope;
 use plimsoll_kernels::sampling::Sampler;
-use plimsoll_planner::scratch;
-use plimsoll_planner::weights::{self, WeightLayout};
-use plimsoll_planner::{Account, Bytes, Plan, Request, kv_cache};
+use plimsoll_planner::{Account, Bytes, Dtype};
 
 use super::CpuRank;
 use super::views::{apart, size};
-use crate::forward::places::{Activations, Area, Inputs, Scratch};
-use crate::memory::arena::{Arena, ArenaError, Owner, Registry, TensorEntry};
+use crate::forward::backend::Store;
+use crate::forward::handle::{Format, Handle};
+use crate::forward::layers::Matrix;
+use crate::forward::layout::Layout;
+use crate::memory::arena::{Arena, ArenaError};
 use crate::memory::ledger::Ledger;
 use crate::model::ModelParams;
 
-/// A rank's memory, and where things lie in it.
-#[derive(Debug)]
-pub(in crate::forward) struct Reserved {
-    pub(in crate::forward) rank: CpuRank,
-    pub(in crate::forward) layout: WeightLayout,
-    pub(in crate::forward) activations: Activations,
-    pub(in crate::forward) inputs: Inputs,
-    pub(in crate::forward) registry: Registry,
-    /// The rank's exchange buffer (the `Comm` account): the group owns it.
-    pub(in crate::forward) exchange: Buffer,
+/// Where a rank's memory comes from, and the threads that work on it.
+pub struct Host {
+    pub device: &'static dyn Device,
+    pub pool: Pool,
 }
 
-impl CpuRank {
-    /// Reserves, commits and poisons every account of `rank`, and fills the derived tensors.
-    pub(in crate::forward) fn reserve(
-        device: &dyn Device,
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host").finish_non_exhaustive()
+    }
+}
+
+impl Store for CpuRank {
+    type On = Host;
+    type Exchange = Buffer;
+
+    fn reserve(
+        on: Host,
         ledger: &Ledger,
-        request: &Request,
-        plan: &Plan,
         rank: usize,
-        params: &ModelParams,
-        pool: Pool,
-    ) -> Result<Reserved, ArenaError> {
-        let Request {
-            shape,
-            backend,
-            dtype,
-            kv,
-            limits,
-            ..
-        } = request;
-        let shard = &plan.ranks[rank].shard;
-        let granule = scratch::granule(*backend);
-        let arena = |account: Account, bytes: Bytes| {
-            Arena::commit(device, ledger, rank, account, bytes.round_up(granule))
+        layout: &Layout,
+    ) -> Result<(CpuRank, Buffer), ArenaError> {
+        let Host { device, pool } = on;
+        let arena = |account| Arena::commit(device, ledger, rank, account, layout.bytes(account));
+        // Addressed by offsets: as long as their last tensor needs.
+        let whole = |account| {
+            let ends = layout
+                .tensors(account)
+                .map(|of| of.region.offset + of.region.bytes);
+            Ok::<_, ArenaError>(arena(account)?.into_whole(ends.max().unwrap_or(0)))
         };
-        let mut registry = Registry::default();
-
-        let layout = weights::layout(shape, shard, *dtype, plan.ranks[rank].rank);
-        for place in layout.places() {
-            registry.add(TensorEntry {
-                name: format!("{:?}", place.tensor),
-                owner: Owner::Weight(format!("{:?}", place.tensor)),
-                account: Account::Weights,
-                offset: place.offset,
-                bytes: place.bytes,
-            });
-        }
-        let weights = arena(Account::Weights, layout.total())?.into_whole(layout.total().get());
-
-        let planned = scratch::activations(shape, shard, limits, *backend);
-        let mut area = Area::new(
-            Account::Activations,
-            arena(Account::Activations, planned.total())?,
-            &mut registry,
-        );
-        let activations = Activations::carve(&planned, &mut area);
-        let activation_buffers = area.buffers;
-
-        let planned = scratch::workspaces(shape, shard, limits, plan.max_model_len, *dtype, kv);
-        let mut area = Area::new(
-            Account::Workspaces,
-            arena(Account::Workspaces, planned.total())?,
-            &mut registry,
-        );
-        let kept = Scratch::carve(&planned, &mut area);
-        let inputs = Inputs::carve(&planned, &mut area);
-        let workspaces = area.buffers;
-
-        let block_bytes = kv_cache::block_bytes(shape, shard, kv);
-        let bytes = block_bytes.saturating_mul(u64::from(plan.kv_blocks));
-        registry.add(TensorEntry {
-            name: "kv_cache".to_owned(),
-            owner: Owner::Kv,
-            account: Account::KvCache,
-            offset: 0,
-            bytes: bytes.get(),
-        });
-        let mut cache = arena(Account::KvCache, bytes)?.into_whole(bytes.get());
-        ledger.set_used(rank, Account::KvCache, Bytes::ZERO);
-        // Padding of block tables points to the null block: it holds zeros, not poison.
-        cache.range_mut::<u8>(0, size(block_bytes.get())).fill(0);
-        let kv_shape = KvCache {
-            dtype: kv.dtype,
-            blocks: plan.kv_blocks as usize,
-            block_size: kv.block_size as usize,
-            layers: shape.layers as usize,
-            heads: shard.kv_head_count() as usize,
-            head_dim: shape.head_dim as usize,
+        let cut = |account| {
+            let mut arena = arena(account)?;
+            let tensors = layout.tensors(account);
+            let cut = tensors.map(|of| arena.cut(of.region.offset, of.region.bytes));
+            Ok::<Vec<Buffer>, ArenaError>(cut.collect())
         };
-
-        let planned = scratch::comm(shape, limits, request.rank_count());
-        let mut area = arena(Account::Comm, planned.total())?;
-        let (offset, bytes) = (planned.sum.offset, planned.sum.bytes);
-        let exchange = area.carve(&mut registry, Owner::Scratch, "sum", offset, bytes);
-
-        let mut rank = CpuRank {
-            weights,
-            kv: cache,
-            kv_shape,
-            activations: activation_buffers,
-            workspaces,
-            scratch: kept,
+        let reserved = CpuRank {
+            weights: whole(Account::Weights)?,
+            activations: cut(Account::Activations)?,
+            workspaces: cut(Account::Workspaces)?,
+            kv: whole(Account::KvCache)?,
+            kv_shape: layout.kv,
+            scratch: layout.scratch,
             pool,
             sampler: Sampler::default(),
             drawn: Vec::new(),
             history: Vec::new(),
         };
-        rank.fill_derived(params);
-        Ok(Reserved {
-            rank,
-            layout,
-            activations,
-            inputs,
-            registry,
-            exchange,
-        })
+        ledger.set_used(rank, Account::KvCache, Bytes::ZERO);
+        let sum = layout.exchange.region;
+        let exchange = arena(Account::Comm)?.cut(sum.offset, sum.bytes);
+        Ok((reserved, exchange))
     }
 
-    /// Fills what is computed from the configuration; again after its memory came back.
-    fn fill_derived(&mut self, params: &ModelParams) {
+    fn derive(&mut self, params: &ModelParams) {
         let tables = [self.scratch.rope_cos, self.scratch.rope_sin];
         let [cos, sin] = apart(&mut self.workspaces, tables);
         let head_dim = self.kv_shape.head_dim;
@@ -149,25 +86,78 @@ impl CpuRank {
         );
     }
 
-    /// The bytes of a tensor that no step may change: a weight, or one that was derived.
-    pub(in crate::forward) fn lasting_bytes(&self, entry: &TensorEntry) -> &[u8] {
-        match (&entry.owner, entry.name.as_str()) {
-            (Owner::Weight(_), _) => self.weights.range(size(entry.offset), size(entry.bytes)),
-            (_, "rope_cos") => self.workspaces[self.scratch.rope_cos.index].as_slice(),
-            (_, "rope_sin") => self.workspaces[self.scratch.rope_sin.index].as_slice(),
-            (owner, name) => unreachable!("{name} of {owner:?} has no buffer here"),
+    fn clear(&mut self, tensor: Handle) {
+        self.held_mut(tensor).fill(0);
+    }
+
+    fn write(&mut self, to: &Matrix, first_row: usize, values: &[f32]) {
+        let &Matrix {
+            weight, rows, cols, ..
+        } = to;
+        let target = self.held_mut(weight);
+        match weight.format {
+            Format::Panels(dtype) => {
+                let shape = LinearShape { rows, cols, dtype };
+                linear::pack_rows(target, &shape, first_row, values);
+            }
+            Format::RowMajor(dtype) => store_plain(dtype, target, first_row * cols, values),
+            Format::F32 => store_plain(Dtype::Float32, target, first_row * cols, values),
+            Format::U32 | Format::U64 | Format::Raw => unreachable!("{to:?} is no weight"),
         }
     }
 
-    /// As `lasting_bytes`, to spoil them.
-    #[cfg(test)]
-    pub(in crate::forward) fn lasting_bytes_mut(&mut self, entry: &TensorEntry) -> &mut [u8] {
-        match entry.name.as_str() {
-            "rope_cos" => self.workspaces[self.scratch.rope_cos.index].as_mut_slice(),
-            "rope_sin" => self.workspaces[self.scratch.rope_sin.index].as_mut_slice(),
-            _ => self
-                .weights
-                .range_mut(size(entry.offset), size(entry.bytes)),
+    fn checksums(&self, of: &[Handle]) -> Vec<u64> {
+        let tensors: Vec<&[u8]> = of.iter().map(|tensor| self.held(*tensor)).collect();
+        let mut sums = vec![0; tensors.len()];
+        self.pool.run_rows(&mut sums, 1, 1, |at, sum| {
+            sum[0] = checksum::run(tensors[at]);
+        });
+        sums
+    }
+}
+
+impl CpuRank {
+    fn held(&self, tensor: Handle) -> &[u8] {
+        let Handle { region, index, .. } = tensor;
+        let (offset, bytes) = (size(region.offset), size(region.bytes));
+        match tensor.arena {
+            Account::Weights => self.weights.range(offset, bytes),
+            Account::KvCache => self.kv.range(offset, bytes),
+            Account::Activations => self.activations[index].as_slice(),
+            Account::Workspaces => self.workspaces[index].as_slice(),
+            other => unreachable!("{} is not kept here", other.name()),
+        }
+    }
+
+    pub(in crate::forward) fn held_mut(&mut self, tensor: Handle) -> &mut [u8] {
+        let Handle { region, index, .. } = tensor;
+        let (offset, bytes) = (size(region.offset), size(region.bytes));
+        match tensor.arena {
+            Account::Weights => self.weights.range_mut(offset, bytes),
+            Account::KvCache => self.kv.range_mut(offset, bytes),
+            Account::Activations => self.activations[index].as_mut_slice(),
+            Account::Workspaces => self.workspaces[index].as_mut_slice(),
+            other => unreachable!("{} is not kept here", other.name()),
+        }
+    }
+}
+
+/// Numbers one after the other, in little-endian order as the kernels read them.
+fn store_plain(dtype: Dtype, target: &mut [u8], first: usize, values: &[f32]) {
+    match dtype {
+        Dtype::Float32 => {
+            let cells = target[first * 4..].chunks_exact_mut(4);
+            cells
+                .zip(values)
+                .for_each(|(cell, x)| cell.copy_from_slice(&x.to_ne_bytes()));
+        }
+        Dtype::BFloat16 => {
+            let cells = target[first * 2..].chunks_exact_mut(2).zip(values);
+            cells.for_each(|(c, x)| c.copy_from_slice(&half::bf16::from_f32(*x).to_ne_bytes()));
+        }
+        Dtype::Float16 => {
+            let cells = target[first * 2..].chunks_exact_mut(2).zip(values);
+            cells.for_each(|(c, x)| c.copy_from_slice(&half::f16::from_f32(*x).to_ne_bytes()));
         }
     }
 }

@@ -12,18 +12,20 @@ use plimsoll_kernels::sampling::Sampler;
 
 use super::places::Scratch;
 
+pub use memory::Host;
+
 /// One rank's memory and threads.
 #[derive(Debug)]
 pub struct CpuRank {
     /// Addressed by offset: tensors lie where the planner's layout says.
-    pub(super) weights: Buffer,
+    weights: Buffer,
     kv: Buffer,
     kv_shape: KvCache,
-    /// By handle, in the order in which they were carved.
+    /// By handle, in the order in which they were cut.
     activations: Vec<Buffer>,
     workspaces: Vec<Buffer>,
     scratch: Scratch,
-    pub(super) pool: Pool,
+    pool: Pool,
     sampler: Sampler,
     /// What the last step drew: tokens of the next.
     drawn: Vec<u32>,

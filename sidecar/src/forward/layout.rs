@@ -1,0 +1,141 @@
+//! Where everything of one rank lies: every account's tensors as handles, entered with their owners.
+//! Arithmetic only; a backend takes the memory and cuts it accordingly.
+
+use plimsoll_kernels::kv::KvCache;
+use plimsoll_planner::scratch::{self, Region};
+use plimsoll_planner::weights::{self, WeightLayout};
+use plimsoll_planner::{Account, Bytes, Plan, Request, kv_cache};
+
+use super::handle::{Format, Handle};
+use super::layers;
+use super::places::{Activations, Area, Entered, Inputs, Scratch};
+use crate::memory::arena::{Owner, Registry, TensorEntry};
+
+/// The places on one rank.
+#[derive(Debug)]
+pub struct Layout {
+    pub weights: WeightLayout,
+    pub activations: Activations,
+    pub scratch: Scratch,
+    pub inputs: Inputs,
+    pub kv: KvCache,
+    /// Block tables are padded with it: it holds zeros, not poison.
+    pub null_block: Handle,
+    /// The rank's exchange buffer.
+    pub exchange: Handle,
+    entered: Entered,
+    /// Bytes of each account, in whole granules.
+    accounts: Vec<(Account, Bytes)>,
+}
+
+impl Layout {
+    /// Of `rank` in a plan.
+    pub fn of(request: &Request, plan: &Plan, rank: usize) -> Layout {
+        let Request {
+            shape,
+            backend,
+            dtype,
+            kv,
+            limits,
+            ..
+        } = request;
+        let shard = &plan.ranks[rank].shard;
+        let mut entered = Entered::default();
+
+        let weights = weights::layout(shape, shard, *dtype, plan.ranks[rank].rank);
+        for place in weights.places() {
+            let name = format!("{:?}", place.tensor);
+            let owner = Owner::Weight(name.clone());
+            entered.enter(name, owner, layers::handle(place));
+        }
+
+        let planned = scratch::activations(shape, shard, limits, *backend);
+        let activations_bytes = planned.total();
+        let mut area = Area::new(Account::Activations, &mut entered);
+        let activations = Activations::place(&planned, &mut area);
+
+        let planned = scratch::workspaces(shape, shard, limits, plan.max_model_len, *dtype, kv);
+        let workspaces_bytes = planned.total();
+        let mut area = Area::new(Account::Workspaces, &mut entered);
+        let scratch = Scratch::place(&planned, &mut area);
+        let inputs = Inputs::place(&planned, &mut area);
+
+        let block_bytes = kv_cache::block_bytes(shape, shard, kv);
+        let kv_bytes = block_bytes.saturating_mul(u64::from(plan.kv_blocks));
+        let whole = |arena: Account, bytes: Bytes| Handle {
+            arena,
+            region: Region {
+                offset: 0,
+                bytes: bytes.get(),
+            },
+            format: Format::Raw,
+            index: 0,
+        };
+        let cache = whole(Account::KvCache, kv_bytes);
+        entered.enter("kv_cache".to_owned(), Owner::Kv, cache);
+
+        let planned = scratch::comm(shape, limits, request.rank_count());
+        let exchange = Handle {
+            region: planned.sum,
+            format: Format::F32,
+            ..whole(Account::Comm, planned.total())
+        };
+        entered.enter("sum".to_owned(), Owner::Scratch, exchange);
+
+        let granule = scratch::granule(*backend);
+        let accounts = [
+            (Account::Weights, weights.total()),
+            (Account::Activations, activations_bytes),
+            (Account::Workspaces, workspaces_bytes),
+            (Account::KvCache, kv_bytes),
+            (Account::Comm, planned.total()),
+        ];
+        let rounded = |(account, bytes): (Account, Bytes)| (account, bytes.round_up(granule));
+        Layout {
+            weights,
+            activations,
+            scratch,
+            inputs,
+            kv: KvCache {
+                dtype: kv.dtype,
+                blocks: plan.kv_blocks as usize,
+                block_size: kv.block_size as usize,
+                layers: shape.layers as usize,
+                heads: shard.kv_head_count() as usize,
+                head_dim: shape.head_dim as usize,
+            },
+            null_block: whole(Account::KvCache, block_bytes),
+            exchange,
+            entered,
+            accounts: accounts.map(rounded).to_vec(),
+        }
+    }
+
+    /// What an account takes.
+    pub fn bytes(&self, account: Account) -> Bytes {
+        let found = self.accounts.iter().find(|(of, _)| *of == account);
+        found.map_or(Bytes::ZERO, |(_, bytes)| *bytes)
+    }
+
+    /// An account's tensors, in the order in which they lie.
+    pub fn tensors(&self, account: Account) -> impl Iterator<Item = Handle> {
+        let handles = self.entered.handles.iter();
+        handles.copied().filter(move |of| of.arena == account)
+    }
+
+    pub fn registry(&self) -> &Registry {
+        &self.entered.registry
+    }
+
+    /// The tensors that no step may change: weights, and what was derived from the configuration.
+    pub fn lasting(&self) -> impl Iterator<Item = (&TensorEntry, Handle)> {
+        let entries = self.entered.registry.entries().iter();
+        let lasts = |(entry, _): &(&TensorEntry, Handle)| match entry.owner {
+            Owner::Weight(_) | Owner::Derived(_) => true,
+            Owner::State | Owner::Scratch | Owner::Kv => false,
+        };
+        entries
+            .zip(self.entered.handles.iter().copied())
+            .filter(lasts)
+    }
+}
