@@ -4,37 +4,18 @@
 mod samples;
 
 use plimsoll_planner::{
-    Backend, Bytes, Dtype, KvLayout, Limits, MOST_CHARACTERS, RankCapacity, Reason, Remedy,
-    Request, Utilization, plan_within,
+    Bytes, MOST_CHARACTERS, RankCapacity, Reason, Remedy, Request, plan_within,
 };
 use proptest::prelude::*;
+use samples::{MIB, on_cpu};
 
-const MIB: u64 = 1 << 20;
-
+/// With quotas in MiB.
 fn request(quotas: &[Option<u64>]) -> Request {
-    Request {
-        shape: samples::smollm2(),
-        backend: Backend::Cpu,
-        dtype: Dtype::BFloat16,
-        kv: KvLayout {
-            dtype: Dtype::BFloat16,
-            block_size: 16,
-            size: None,
-        },
-        limits: Limits {
-            max_model_len: None,
-            max_num_seqs: 64,
-            max_num_batched_tokens: 2048,
-        },
-        utilization: Utilization(900),
-        ranks: quotas
-            .iter()
-            .map(|quota| RankCapacity {
-                quota: quota.map(|mib| Bytes::measured(mib * MIB)),
-                total: None,
-            })
-            .collect(),
-    }
+    let bytes: Vec<_> = quotas
+        .iter()
+        .map(|quota| quota.map(|mib| mib * MIB))
+        .collect();
+    on_cpu(&bytes)
 }
 
 /// What a user who takes a remedy writes: the request and the container's limit.

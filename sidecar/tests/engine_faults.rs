@@ -5,29 +5,33 @@
 
 mod harness;
 
+use std::fmt;
 use std::ops::Range;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use harness::{Run, ask_ids, eventually, halves, request, start, start_unloaded, tiny};
+use harness::{Run, eventually, halves, request, start, start_unloaded, tiny};
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
 use plimsoll_sidecar::engine::request::{FinishReason, Refused, TokenEvent};
 use plimsoll_sidecar::model::{Model, ModelError};
 use plimsoll_sidecar::weights::{TensorInfo, TensorSource};
 
-/// A source that fails, or panics, at one tensor, once `after` reads of it went well.
-#[derive(Debug)]
-struct Broken {
+/// A source that asks `before` each read, with the tensor's name and the first row; what that says is
+/// what the reader hears.
+struct Watched<F> {
     inner: Box<dyn TensorSource>,
-    tensor: &'static str,
-    panics: bool,
-    /// Only reads of rows from here on fail.
-    from_row: usize,
+    before: F,
 }
 
-impl TensorSource for Broken {
+impl<F> fmt::Debug for Watched<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watched").finish_non_exhaustive()
+    }
+}
+
+impl<F: Fn(&str, usize) -> Result<(), ModelError> + Send + Sync> TensorSource for Watched<F> {
     fn names(&self) -> Vec<&str> {
         self.inner.names()
     }
@@ -43,53 +47,33 @@ impl TensorSource for Broken {
         cols: Range<usize>,
         out: &mut [f32],
     ) -> Result<(), ModelError> {
-        if name == self.tensor && rows.start >= self.from_row {
-            assert!(!self.panics, "a bug in a loader");
-            let message = format!("tensor `{name}`: the disk is gone");
-            return Err(ModelError::InvalidWeights {
-                file: "weights".into(),
-                message,
-            });
-        }
+        (self.before)(name, rows.start)?;
         self.inner.read_block(name, rows, cols, out)
     }
 }
 
-/// The tiny model with a source that breaks.
-fn broken(panics: bool, from_row: usize) -> Arc<Model> {
-    let mut model = Arc::into_inner(tiny()).unwrap();
-    let empty: Box<dyn TensorSource> = Box::new(Nothing);
-    let inner = std::mem::replace(&mut model.tensors, empty);
-    let tensor = "model.layers.1.mlp.up_proj.weight";
-    model.tensors = Box::new(Broken {
-        inner,
-        tensor,
-        panics,
-        from_row,
-    });
-    Arc::new(model)
+/// The tiny model, read past `before`.
+fn watched<F>(before: F) -> Arc<Model>
+where
+    F: Fn(&str, usize) -> Result<(), ModelError> + Send + Sync + 'static,
+{
+    let model = Arc::into_inner(tiny()).unwrap();
+    let inner = model.tensors;
+    Arc::new(Model {
+        tensors: Box::new(Watched { inner, before }),
+        ..model
+    })
 }
 
-#[derive(Debug)]
-struct Nothing;
+/// Whether a read is one that rank 1 makes and rank 0, of two equal ones, does not.
+fn is_rank_1s(tensor: &str, first_row: usize) -> bool {
+    tensor == "model.layers.1.mlp.up_proj.weight" && first_row >= 128
+}
 
-impl TensorSource for Nothing {
-    fn names(&self) -> Vec<&str> {
-        vec![]
-    }
-
-    fn info(&self, _: &str) -> Option<&TensorInfo> {
-        None
-    }
-
-    fn read_block(
-        &self,
-        _: &str,
-        _: Range<usize>,
-        _: Range<usize>,
-        _: &mut [f32],
-    ) -> Result<(), ModelError> {
-        Ok(())
+fn on_two_ranks(model: &Model) -> Run {
+    Run {
+        shards: halves(model),
+        ..Run::whole(&model.shape)
     }
 }
 
@@ -105,15 +89,14 @@ fn failure(handle: &EngineHandle) -> String {
 
 #[test]
 fn a_rank_that_cannot_load_fails_the_engine_and_says_why() {
-    // Row 128 is the first of rank 1: rank 0 loads well.
-    let model = broken(false, 128);
-    let handle = start_unloaded(
-        &model,
-        &Run {
-            shards: halves(&model),
-            ..Run::whole(&model.shape)
-        },
-    );
+    let model = watched(|tensor, row| match is_rank_1s(tensor, row) {
+        false => Ok(()),
+        true => Err(ModelError::InvalidWeights {
+            file: "weights".into(),
+            message: format!("tensor `{tensor}`: the disk is gone"),
+        }),
+    });
+    let handle = start_unloaded(&model, &on_two_ranks(&model));
     let message = failure(&handle);
     assert!(
         message.contains("rank 1") && message.contains("the disk is gone"),
@@ -125,14 +108,11 @@ fn a_rank_that_cannot_load_fails_the_engine_and_says_why() {
 
 #[test]
 fn a_rank_that_panics_fails_the_engine_and_hangs_nobody() {
-    let model = broken(true, 128);
-    let handle = start_unloaded(
-        &model,
-        &Run {
-            shards: halves(&model),
-            ..Run::whole(&model.shape)
-        },
-    );
+    let model = watched(|tensor, row| {
+        assert!(!is_rank_1s(tensor, row), "a bug in a loader");
+        Ok(())
+    });
+    let handle = start_unloaded(&model, &on_two_ranks(&model));
     let message = failure(&handle);
     assert!(
         message.contains("rank 1") && message.contains("a bug in a loader"),
@@ -146,20 +126,25 @@ fn a_failing_step_ends_every_request_with_the_error() {
     // No layer can compute with a window of nothing: an op refuses it in the first step.
     model.params.sliding_window = Some(0);
     let model = Arc::new(model);
-    let handle = start(
-        &model,
-        &Run {
-            shards: halves(&model),
-            ..Run::whole(&model.shape)
-        },
-    );
-    let answers: Vec<_> = (0..3)
-        .map(|id| ask_ids(&handle, id, &[1, 2, 3], 5))
-        .collect();
-    for answer in answers {
-        let finished = answer.wait().finished.unwrap();
-        assert_eq!(finished.reason, FinishReason::Error);
-        assert!(finished.message.unwrap().contains("sliding window"));
+    let handle = start(&model, &on_two_ranks(&model));
+    let ask = |id| {
+        let (asked, events) = request(id, &[1, 2, 3], 5);
+        handle.submit(asked).map(|()| events)
+    };
+    // The first fails it; another may come too late to be taken.
+    for asked in [0, 1, 2].map(ask) {
+        let message = match asked {
+            Err(Refused::Failed { message }) => message,
+            Err(refused) => panic!("{refused}"),
+            Ok(mut events) => {
+                let Some(TokenEvent::Finished(finished)) = events.blocking_recv() else {
+                    panic!("no end of a request");
+                };
+                assert_eq!(finished.reason, FinishReason::Error);
+                finished.message.unwrap()
+            }
+        };
+        assert!(message.contains("sliding window"), "{message}");
     }
     failure(&handle);
     assert!(matches!(
@@ -217,58 +202,21 @@ fn a_panic_on_the_engines_own_thread_is_its_last_word_to_everybody() {
     );
 }
 
-/// A source that waits at one tensor of the second rank until it may go on.
-#[derive(Debug)]
-struct Gated {
-    inner: Box<dyn TensorSource>,
-    reached: Mutex<Sender<()>>,
-    go: Mutex<Receiver<()>>,
-}
-
-impl TensorSource for Gated {
-    fn names(&self) -> Vec<&str> {
-        self.inner.names()
-    }
-
-    fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.inner.info(name)
-    }
-
-    fn read_block(
-        &self,
-        name: &str,
-        rows: Range<usize>,
-        cols: Range<usize>,
-        out: &mut [f32],
-    ) -> Result<(), ModelError> {
-        if name == "model.layers.1.mlp.up_proj.weight" && rows.start >= 128 {
-            self.reached.lock().unwrap().send(()).unwrap();
-            // A closed channel lets everything through.
-            let _ = self.go.lock().unwrap().recv();
-        }
-        self.inner.read_block(name, rows, cols, out)
-    }
-}
-
 #[test]
 fn stopping_while_one_rank_has_loaded_and_another_has_not_ends_the_engine() {
     let (reached, at_the_gate) = channel();
     let (open, go) = channel::<()>();
-    let mut model = Arc::into_inner(tiny()).unwrap();
-    let empty: Box<dyn TensorSource> = Box::new(Nothing);
-    model.tensors = Box::new(Gated {
-        inner: std::mem::replace(&mut model.tensors, empty),
-        reached: Mutex::new(reached),
-        go: Mutex::new(go),
+    let gate = Mutex::new((reached, go));
+    let model = watched(move |tensor, row| {
+        if is_rank_1s(tensor, row) {
+            let (reached, go) = &*gate.lock().unwrap();
+            reached.send(()).unwrap();
+            // A closed channel lets everything through.
+            let _ = go.recv();
+        }
+        Ok(())
     });
-    let model = Arc::new(model);
-    let handle = start_unloaded(
-        &model,
-        &Run {
-            shards: halves(&model),
-            ..Run::whole(&model.shape)
-        },
-    );
+    let handle = start_unloaded(&model, &on_two_ranks(&model));
     at_the_gate.recv().unwrap();
     // The other rank has nothing left to read once nothing is added to what is done.
     let mut done = 0;

@@ -13,7 +13,7 @@ use plimsoll_sidecar::args::{Cli, Command};
 use plimsoll_sidecar::config::plan_flags;
 use plimsoll_sidecar::model::ModelFolder;
 use serde_json::{Value, json};
-use served::{SMALL, Served, answer, binary, fixture, open, post_text};
+use served::{FREE_PORTS, SMALL, SPLIT, Served, answer, binary, fixture, open, post_text};
 
 fn expected() -> Value {
     let text = fs::read_to_string(fixture("tiny-llama").join("expected.json")).unwrap();
@@ -232,16 +232,9 @@ fn what_cannot_be_served_ends_with_one_line_that_says_why() {
         (vec!["--isa", "sse9"], "sse9"),
     ] {
         let output = binary()
-            .args([
-                "serve",
-                "--port",
-                "0",
-                "--admin-port",
-                "0",
-                "--probe-port",
-                "0",
-                "--termination-message",
-            ])
+            .arg("serve")
+            .args(FREE_PORTS)
+            .arg("--termination-message")
             .arg(&message)
             .arg(fixture("tiny-llama"))
             .args(SMALL)
@@ -340,19 +333,8 @@ fn run(args: &[&str], model: &str) -> (Option<i32>, String) {
 
 #[test]
 fn plan_and_inspect_answer_without_an_engine() {
-    let split = [
-        "plan",
-        "--tensor-parallel-size",
-        "2",
-        "--quota",
-        "0=8Mi",
-        "--quota",
-        "1=9Mi",
-        "--max-num-seqs",
-        "4",
-        "--max-num-batched-tokens",
-        "64",
-    ];
+    let limits = ["--max-num-seqs", "4", "--max-num-batched-tokens", "64"];
+    let split = [&["plan"], &SPLIT[..], &limits].concat();
     let (code, table) = run(&split, "tiny-llama");
     assert_eq!(code, Some(0), "{table}");
     assert!(

@@ -4,16 +4,7 @@
 mod served;
 
 use serde_json::{Value, json};
-use served::Served;
-
-const SPLIT: [&str; 6] = [
-    "--tensor-parallel-size",
-    "2",
-    "--quota",
-    "0=8Mi",
-    "--quota",
-    "1=9Mi",
-];
+use served::{SPLIT, Served};
 
 #[test]
 fn weights_are_unchanged_after_serving_and_the_same_at_every_start() {

@@ -1,6 +1,8 @@
 //! The planner against an oracle that tries every split: up to 3 ranks, 8 KV-head groups.
 
 mod oracle;
+#[path = "../samples/mod.rs"]
+mod samples;
 
 use std::cell::Cell;
 
@@ -129,43 +131,26 @@ fn every_plan_is_the_best_of_all_splits_and_every_refusal_is_true() {
 /// The widest case of the property, written out: 8 groups on 3 ranks of unequal quotas.
 #[test]
 fn eight_groups_on_three_unequal_ranks() {
-    let request = Request {
-        shape: ModelShape {
-            architecture: Architecture::Llama,
-            layers: 2,
-            hidden: 64,
-            query_heads: 16,
-            kv_heads: 8,
-            head_dim: 8,
-            ffn: 384,
-            vocab: 250,
-            tied: false,
-            qkv_bias: true,
-            output_bias: true,
-            mlp_bias: true,
-            qk_norm: true,
-            context: 512,
-        },
-        backend: Backend::Cpu,
-        dtype: Dtype::BFloat16,
-        kv: KvLayout {
-            dtype: Dtype::BFloat16,
-            block_size: 16,
-            size: None,
-        },
-        limits: Limits {
-            max_model_len: None,
-            max_num_seqs: 64,
-            max_num_batched_tokens: 8,
-        },
-        utilization: Utilization(900),
-        ranks: [600u64, 1600, 1100]
-            .map(|pages| RankCapacity {
-                quota: Some(Bytes::measured(pages * 4096)),
-                total: None,
-            })
-            .to_vec(),
+    let shape = ModelShape {
+        architecture: Architecture::Llama,
+        layers: 2,
+        hidden: 64,
+        query_heads: 16,
+        kv_heads: 8,
+        head_dim: 8,
+        ffn: 384,
+        vocab: 250,
+        tied: false,
+        qkv_bias: true,
+        output_bias: true,
+        mlp_bias: true,
+        qk_norm: true,
+        context: 512,
     };
+    let quotas = [600, 1600, 1100].map(|pages| pages * 4096);
+    let mut request = samples::request(shape, Backend::Cpu, &quotas);
+    request.limits.max_num_seqs = 64;
+    request.limits.max_num_batched_tokens = 8;
     let plan = check(&request).unwrap().expect("fits");
     let heads: Vec<u32> = plan
         .ranks

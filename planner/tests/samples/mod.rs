@@ -123,3 +123,20 @@ pub(crate) fn request(shape: ModelShape, backend: Backend, quotas: &[u64]) -> Re
         ranks: quotas.iter().map(capacity).collect(),
     }
 }
+
+/// SmolLM2 on the CPU with 64 sequences at once; a quota in bytes for each rank that has one.
+pub(crate) fn on_cpu(quotas: &[Option<u64>]) -> Request {
+    let capacity = |quota: &Option<u64>| RankCapacity {
+        quota: quota.map(Bytes::measured),
+        total: None,
+    };
+    Request {
+        limits: Limits {
+            max_model_len: None,
+            max_num_seqs: 64,
+            max_num_batched_tokens: 2048,
+        },
+        ranks: quotas.iter().map(capacity).collect(),
+        ..request(smollm2(), Backend::Cpu, &[])
+    }
+}

@@ -89,10 +89,7 @@ pub fn chat(
         parts.push(json(format!(
             r#"{{"index":{index},"message":{{"role":"assistant","content":""#
         )));
-        parts.push(Part::Text {
-            choice: index,
-            at: 0,
-        });
+        parts.push(text(index));
         parts.push(json(r#"","refusal":null},"logprobs":"#));
         if head.logprobs && !whole.scored.is_empty() {
             parts.push(json(r#"{"content":["#));
@@ -118,10 +115,7 @@ pub fn completion(
     let mut parts = Vec::new();
     for (index, whole) in choices.iter().enumerate() {
         parts.push(json(r#"{"text":""#));
-        parts.push(Part::Text {
-            choice: index,
-            at: 0,
-        });
+        parts.push(text(index));
         parts.push(json(format!(r#"","index":{index},"logprobs":"#)));
         if head.logprobs && !whole.scored.is_empty() {
             for (name, one) in [
@@ -145,6 +139,10 @@ pub fn completion(
 
 fn json(text: impl Into<Vec<u8>>) -> Part {
     Part::Json(text.into())
+}
+
+fn text(choice: usize) -> Part {
+    Part::Text { choice, at: 0 }
 }
 
 fn list(choice: usize, list: List) -> Part {

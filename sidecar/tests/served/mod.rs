@@ -75,6 +75,19 @@ pub(crate) const SMALL: [&str; 8] = [
     "1",
 ];
 
+/// Whichever ports are free.
+pub(crate) const FREE_PORTS: [&str; 6] = ["--port", "0", "--admin-port", "0", "--probe-port", "0"];
+
+/// Two ranks with quotas that the tiny models fit.
+pub(crate) const SPLIT: [&str; 6] = [
+    "--tensor-parallel-size",
+    "2",
+    "--quota",
+    "0=8Mi",
+    "--quota",
+    "1=9Mi",
+];
+
 impl Served {
     /// `serve MODEL` on free ports, once it is ready.
     pub(crate) fn start(model: &str, flags: &[&str]) -> Served {
@@ -115,17 +128,9 @@ impl Served {
 
     fn command() -> Command {
         let mut command = binary();
-        command.args([
-            "--log-format",
-            "json",
-            "serve",
-            "--port",
-            "0",
-            "--admin-port",
-            "0",
-            "--probe-port",
-            "0",
-        ]);
+        command
+            .args(["--log-format", "json", "serve"])
+            .args(FREE_PORTS);
         command
     }
 
