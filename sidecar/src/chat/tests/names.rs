@@ -94,3 +94,39 @@ fn templates_know_the_special_tokens_wherever_a_folder_names_them() {
     );
     assert_eq!(render(), ",,,,<|endoftext|>,,,<image>;hi");
 }
+
+#[test]
+fn real_templates_read_what_their_source_names_outside_of_comments_and_texts() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chat_templates");
+    let mut differ = Vec::new();
+    let mut read = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|ending| ending != "jinja") {
+            continue;
+        }
+        let source = std::fs::read_to_string(&path).unwrap();
+        let template = parse(&source, Vec::new()).unwrap();
+        for word in [
+            "content",
+            "tool_calls",
+            "reasoning_content",
+            "enable_thinking",
+            "reasoning_effort",
+            "tool_call_id",
+        ] {
+            let reads = template.reads(word, &Chat::default());
+            read += usize::from(reads);
+            if reads != source.contains(word) {
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                differ.push(format!("{name}: {word}"));
+            }
+        }
+    }
+    differ.sort();
+    assert!(read > 150, "{read}");
+    // Its comment says that it does without them.
+    let commented = ["enable_thinking", "reasoning_content"];
+    let expected = commented.map(|word| format!("qwen3_instruct_2507_training.jinja: {word}"));
+    assert_eq!(differ, expected);
+}
