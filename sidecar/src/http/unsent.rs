@@ -127,6 +127,16 @@ impl Share {
         }
     }
 
+    /// From now on so many bytes, no more than before, are all that is held.
+    pub fn settle(&self, bytes: usize) {
+        let mut state = self.of.lock();
+        if let Some(held) = state.shares.get_mut(&self.id) {
+            let given = held.bytes.saturating_sub(bytes);
+            held.bytes -= given;
+            state.held -= given;
+        }
+    }
+
     /// The answer goes out on this connection from now on, and would be lost with it.
     pub fn sent_on(&self, place: &Arc<Place>) {
         let mut state = self.of.lock();

@@ -38,6 +38,48 @@ impl Whole {
     }
 }
 
+/// An object that is an answer by itself; room for it, and for its JSON beside it, was taken.
+pub fn object(of: impl Serialize, share: Arc<Share>) -> Response {
+    let json = Bytes::from(value(&of));
+    drop(of);
+    share.settle(json.len());
+    let sent = Sent {
+        json,
+        _share: Arc::clone(&share),
+    };
+    as_json(Body::new(sent), share)
+}
+
+/// Bytes that are counted until they are sent.
+#[derive(Debug)]
+struct Sent {
+    json: Bytes,
+    _share: Arc<Share>,
+}
+
+impl hyper::body::Body for Sent {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    /// Piece by piece: all is counted until the last one is asked for.
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let length = self.json.len().min(PIECE);
+        let piece = (length > 0).then(|| self.json.split_to(length));
+        Poll::Ready(piece.map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.json.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.json.len() as u64)
+    }
+}
+
 /// What is told of each token of a choice, as one list.
 #[derive(Clone, Copy, Debug)]
 enum List {
@@ -201,7 +243,11 @@ fn respond(
         _share: Arc::clone(&share),
     };
     written.first = written.piece();
-    let mut response = Response::new(Body::new(written));
+    as_json(Body::new(written), share)
+}
+
+fn as_json(body: Body, share: Arc<Share>) -> Response {
+    let mut response = Response::new(body);
     let kind = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response.extensions_mut().insert(share);

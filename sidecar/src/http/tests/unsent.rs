@@ -223,3 +223,33 @@ async fn a_stream_that_is_not_read_makes_way_for_the_others() {
     let ended = tokio::time::timeout(Duration::from_secs(20), deaf.read_to_end(&mut rest)).await;
     assert!(ended.is_ok(), "the connection is still open");
 }
+
+/// Few bytes of ids are many of text, and a text is many ids.
+#[tokio::test]
+async fn answers_of_the_tokenizer_are_counted_until_they_are_sent() {
+    let text = "it was the best of times; ".repeat(40);
+    let tokenize = json!({"prompt": text, "return_token_strs": true}).to_string();
+    let detokenize = json!({"tokens": vec![40; 500]}).to_string();
+    for (path, body, needed) in [
+        ("/tokenize", &tokenize, 20 * KIB),
+        ("/detokenize", &detokenize, 4 * KIB),
+    ] {
+        let (app, _) = app_holding(Script::Hold, 1024 * KIB);
+        let response = post(&app, path, body).await;
+        assert_eq!(response.status(), 200);
+        let unsent = &app.peek().unwrap().unsent;
+        let sent = super::text(response);
+        assert!(unsent.held() > 400, "{path}: {}", unsent.held());
+        let held = unsent.held();
+        assert_eq!(held, sent.await.len(), "{path}");
+        assert_eq!(unsent.held(), 0);
+        let (app, _) = app_holding(Script::Hold, needed);
+        let refused = post(&app, path, body).await;
+        assert_eq!(refused.status(), 503, "{path}");
+        assert_eq!(json(refused).await["error"]["code"], "busy");
+        assert_eq!(app.peek().unwrap().unsent.held(), 0);
+    }
+    let (app, _) = app(Script::Hold);
+    let longer = json!({"tokens": vec![40; 513]}).to_string();
+    assert_eq!(post(&app, "/detokenize", &longer).await.status(), 400);
+}
