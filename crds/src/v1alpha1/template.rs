@@ -68,15 +68,11 @@ pub struct EngineContainer {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EngineResources {
-    /// The least that the node must have free, by resource name. Quote a quantity that has a point
-    /// (cpu: "0.1"), or write it without (cpu: 100m): unquoted it is a number, which the API server
-    /// refuses with `must be of type integer,string`.
+    /// The least that the node must have free, by resource name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "quantities")]
     pub requests: BTreeMap<String, Quantity>,
-    /// The most that the container may use, by resource name. Quote a quantity that has a point
-    /// (cpu: "1.5"), or write it without (cpu: 1500m): unquoted it is a number, which the API server
-    /// refuses with `must be of type integer,string`.
+    /// The most that the container may use, by resource name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "quantities")]
     pub limits: BTreeMap<String, Quantity>,
@@ -195,8 +191,8 @@ fn named_objects(what: &str, most: u32) -> Schema {
 /// An unquoted `0.1` is refused for its type, before any rule is asked, in the API server's fixed words.
 /// No schema says it better: int-or-string takes integers and strings alone, and what would take a
 /// number (`x-kubernetes-preserve-unknown-fields`) is hidden from rules, which would then say nothing
-/// of `cpu: lots` either. So the way out stands where those words are looked up: in the descriptions
-/// of the two fields, which `kubectl explain` prints (it does not print that of a map's values).
+/// of `cpu: lots` either. So the way out stands where those words are looked up: in the description
+/// of the values, which `kubectl explain` prints below that of the field.
 fn quantities(_: &mut SchemaGenerator) -> Schema {
     let sensible =
         "isQuantity(string(self)) && quantity(string(self)).compareTo(quantity('0')) >= 0";
@@ -204,7 +200,9 @@ fn quantities(_: &mut SchemaGenerator) -> Schema {
         "type": "object",
         "maxProperties": 16,
         "additionalProperties": {
-            "description": "A quantity such as 2, 500m or 700Mi; quote what has a point: \"0.5\".",
+            "description": "A quantity such as 2, 500m or 700Mi. Quote one that has a point \
+                (cpu: \"0.1\"), or write it without (cpu: 100m): unquoted it is a number, which \
+                the API server refuses with `must be of type integer,string`.",
             "maxLength": 32,
             "x-kubernetes-int-or-string": true,
             "x-kubernetes-validations": [
