@@ -30,6 +30,13 @@ fn check_limit(plan: &Plan) -> Duration {
     EXCHANGE_LIMIT + Duration::from_secs(most / CHECKED_PER_SECOND)
 }
 
+/// The longest that a step may take: as if every rank came last to each of its exchanges. A rank
+/// alone has no exchange in which others would notice that it hangs.
+fn step_limit(request: &Request) -> Duration {
+    const AROUND_LAYERS: u32 = 3;
+    EXCHANGE_LIMIT.saturating_mul(2 * request.shape.layers + AROUND_LAYERS)
+}
+
 /// The longest from asking for a check to its answer: the steps under way end first.
 pub(super) fn check_patience(plan: &Plan) -> Duration {
     check_limit(plan) + EXCHANGE_LIMIT
@@ -48,6 +55,7 @@ pub(super) struct Ranks {
     next: usize,
     under_way: usize,
     check_limit: Duration,
+    step_limit: Duration,
 }
 
 /// A rank failed; the message names it.
@@ -94,6 +102,7 @@ impl Ranks {
             next: 0,
             under_way: 0,
             check_limit: check_limit(plan),
+            step_limit: step_limit(request),
         })
     }
 
@@ -186,11 +195,23 @@ impl Ranks {
     pub(super) fn collect(&mut self) -> Result<&[StepOutput], Failure> {
         assert!(self.under_way > 0, "no step is under way");
         let slot = (self.next + STEPS_UNDER_WAY_MAX - self.under_way) % STEPS_UNDER_WAY_MAX;
+        let end = Instant::now() + self.step_limit;
         while self.answered[slot] < self.asks.len() {
-            // A rank that is ahead may have answered the step after this one, too.
-            if let Answer::Stepped { rank, slot, output } = self.hear()? {
-                self.outputs[slot][rank] = output;
-                self.answered[slot] += 1;
+            match self.hear_until(end)? {
+                // A rank that is ahead may have answered the step after this one, too.
+                Some(Answer::Stepped { rank, slot, output }) => {
+                    self.outputs[slot][rank] = output;
+                    self.answered[slot] += 1;
+                }
+                Some(_) => {}
+                None => {
+                    return Err(Failure(format!(
+                        "{} of {} ranks did not end a step within {} s: they hang",
+                        self.asks.len() - self.answered[slot],
+                        self.asks.len(),
+                        self.step_limit.as_secs_f64()
+                    )));
+                }
             }
         }
         self.under_way -= 1;
@@ -232,20 +253,50 @@ impl Ranks {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_rank_that_hangs_in_a_check_fails_the_group_by_name() {
+    type Ends = (SyncSender<Answer>, Vec<Receiver<Ask>>);
+
+    /// Ranks that the test plays; a check and a step may take 50 ms.
+    fn played(count: usize) -> (Ranks, Ends) {
         let (answers_in, answers) = sync_channel(8);
-        let (asks, heard): (Vec<_>, Vec<_>) = (0..3).map(|_| sync_channel(2)).unzip();
-        let mut ranks = Ranks {
+        let (asks, heard): (Vec<_>, Vec<_>) = (0..count).map(|_| sync_channel(2)).unzip();
+        let outputs = || (0..count).map(|_| StepOutput::default()).collect();
+        let ranks = Ranks {
             asks,
             answers,
             inputs: Arc::default(),
-            outputs: Default::default(),
+            outputs: [outputs(), outputs()],
             answered: Default::default(),
             next: 0,
             under_way: 0,
             check_limit: Duration::from_millis(50),
+            step_limit: Duration::from_millis(50),
         };
+        (ranks, (answers_in, heard))
+    }
+
+    #[test]
+    fn a_rank_that_hangs_in_a_step_fails_the_group_though_it_is_alone() {
+        let (mut ranks, (answers, _heard)) = played(1);
+        ranks.submit(|_| {}).unwrap();
+        let output = StepOutput::default();
+        let stepped = Answer::Stepped {
+            rank: 0,
+            slot: 0,
+            output,
+        };
+        answers.send(stepped).unwrap();
+        assert!(ranks.collect().is_ok());
+        ranks.submit(|_| {}).unwrap();
+        let Failure(message) = ranks.collect().unwrap_err();
+        assert_eq!(
+            message,
+            "1 of 1 ranks did not end a step within 0.05 s: they hang"
+        );
+    }
+
+    #[test]
+    fn a_rank_that_hangs_in_a_check_fails_the_group_by_name() {
+        let (mut ranks, (answers_in, heard)) = played(3);
         let check = WeightCheck {
             tensors: 1,
             bytes: 1,
