@@ -89,7 +89,8 @@ fn a_cancel_frees_blocks_at_once_and_unknown_ids_are_ignored() {
     };
     let handle = start(&model, &run);
     let answer = ask_ids(&handle, 7, &[3; 100], 300);
-    eventually("blocks in use", || handle.memory().kv.blocks_used >= 7);
+    // 7 of 200. (The ledger reads /proc beside: on a busy machine all 300 tokens pass meanwhile.)
+    eventually("blocks in use", || handle.stats().kv_usage >= 0.035);
     assert_eq!(
         handle.submit(request(7, &[1], 1).0),
         Err(Refused::DuplicateId { id: 7 })
