@@ -18,18 +18,22 @@ use crate::test::observe::{
     EVERY, PATIENCE, await_nothing_left, operator_metrics, operator_pods, text, total,
 };
 use crate::test::world::World;
-use crate::test::{Group, Passed, expect, expect_eq, test, tiny};
+use crate::test::{Group, Passed, expect, expect_eq, test, tiny, unreached};
 use crate::wait;
 
 pub(super) const GROUP: Group = Group {
     name: "foreign",
-    about: "a user's own objects, an object that cannot be read, slow registries",
+    about: "a user's own objects, an object that cannot be read, slow registries, lost Services",
     tests: &[
         test("a user's objects are neither adopted nor deleted", objects),
         test("one undecodable object stops nobody else", undecodable),
         test(
             "a slow pull is waited for; a failing one is said and heals",
             pulls,
+        ),
+        test(
+            "a Service that leads to no engine is said, and heals",
+            unreached::services,
         ),
     ],
 };

@@ -26,6 +26,7 @@ mod smollm2;
 mod sources;
 mod tiny;
 mod unit;
+mod unreached;
 mod world;
 
 use std::time::Instant;

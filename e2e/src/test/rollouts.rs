@@ -29,6 +29,10 @@ pub(super) const GROUP: Group = Group {
             quota,
         ),
         test("a gated pod names its gates, and what runs stays", gated),
+        test(
+            "a pod whose volume cannot be mounted names it, and what runs stays",
+            unmounted,
+        ),
         test("a hung engine is Silent, with an Event", hung),
         test("an upgrade rolls one resource after another", fleet),
     ],
@@ -97,7 +101,7 @@ fn change(kubernetes: &Kubernetes, resource: &Resource<'_>) -> Result<()> {
 }
 
 /// Waits until Ready is False for this reason, with these words.
-fn await_reason(resource: &Resource<'_>, reason: &str, words: &str) -> Result<()> {
+pub(super) fn await_reason(resource: &Resource<'_>, reason: &str, words: &str) -> Result<()> {
     wait::until(&format!("Ready says {reason}"), PATIENCE, EVERY, || {
         Ok(match resource.condition("Ready")? {
             Some(told) if told.reason == reason && told.message.contains(words) => Ok(()),
@@ -242,6 +246,43 @@ fn gate_policy(namespace: &str) -> [Value; 2] {
             }}},
         }),
     ]
+}
+
+fn unmounted(world: &World<'_>) -> Passed {
+    let kubernetes = tiny::installed(world)?;
+    let space = world.namespace("unmounted", "restricted")?;
+    let resource = kubernetes.resource(&space.name, "mounts");
+    tiny::apply(&kubernetes, &space.name, &tiny::resource(resource.name))?;
+    resource.await_ready(PATIENCE)?;
+    let before = names_of(&resource)?;
+    // A volume that no container mounts is none for the kubelet.
+    let beside = json!({
+        "name": "beside", "image": "localhost/pause:1",
+        "volumeMounts": [{"name": "tls", "mountPath": "/tls"}],
+        "securityContext": {
+            "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]},
+        },
+    });
+    let volumes = json!([{"name": "tls", "secret": {"secretName": "not-yet"}}]);
+    let pods = json!({"containers": [beside], "volumes": volumes});
+    let patch = json!({"spec": {"template": {"spec": pods}}});
+    kubernetes.api.merge(&resource.path(), &patch)?;
+    await_reason(&resource, "VolumesNotMounted", "Secret not-yet")?;
+    let stalled = resource.await_condition("Stalled", "True", PATIENCE)?;
+    println!("           {}: {}", stalled.reason, stalled.message);
+    expect_eq("reason", &stalled.reason.as_str(), &"VolumesNotMounted")?;
+    let names = names_of(&resource)?;
+    expect(before.iter().all(|name| names.contains(name)), || {
+        format!("{names:?}")
+    })?;
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "not-yet"}});
+    tiny::apply(&kubernetes, &space.name, &secret)?;
+    resource.await_ready(2 * PATIENCE)?;
+    let names = names_of(&resource)?;
+    expect(before.iter().all(|name| !names.contains(name)), || {
+        format!("{names:?}")
+    })?;
+    Ok(1)
 }
 
 fn hung(world: &World<'_>) -> Passed {
