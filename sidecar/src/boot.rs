@@ -4,6 +4,8 @@
 //! slow load is seen and not killed. A failure ends the process with one line that says why.
 
 use std::fs;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -330,7 +332,19 @@ pub fn write_termination_message(path: Option<&Path>, message: &str) {
     while !message.is_char_boundary(end) {
         end -= 1;
     }
-    if let Err(error) = fs::write(path, &message[..end]) {
+    if let Err(error) = write_words(path, &message[..end]) {
         tracing::warn!(path = %path.display(), %error, "no termination message was written");
     }
+}
+
+/// Writes a message that somebody waits for to a file.
+///
+/// # Errors
+/// Also for a pipe, whose reader would be waited for.
+pub fn write_words(path: &Path, message: &str) -> io::Result<()> {
+    let found = fs::metadata(path);
+    if found.is_ok_and(|it| it.file_type().is_fifo()) {
+        return Err(io::Error::other("is a pipe; name a regular file"));
+    }
+    fs::write(path, message)
 }

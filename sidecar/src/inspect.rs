@@ -26,10 +26,10 @@ pub fn facts(path: &Path) -> Result<ModelFacts, ModelError> {
 }
 
 /// The answer as JSON, at most [`RESULT_BYTES_MAX`] bytes: an [`InspectResult`].
-pub fn result_json(path: &Path) -> String {
-    let result = match facts(path) {
+pub fn result_json(facts: &Result<ModelFacts, ModelError>) -> String {
+    let result = match facts {
         Ok(facts) => InspectResult {
-            facts: Some(facts),
+            facts: Some(facts.clone()),
             error: None,
         },
         Err(e) => InspectResult {

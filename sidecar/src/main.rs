@@ -103,19 +103,22 @@ fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn inspect_model(args: &InspectArgs) -> anyhow::Result<ExitCode> {
-    let json = inspect::result_json(&args.model);
-    if let Some(path) = &args.termination_message {
-        std::fs::write(path, &json).with_context(|| path.display().to_string())?;
-    }
     let facts = inspect::facts(&args.model);
+    let json = inspect::result_json(&facts);
     match (args.output, &facts) {
         (Output::Json, _) => println!("{json}"),
         (Output::Text, Ok(facts)) => println!("{}", lines_of(facts)?),
         (Output::Text, Err(_)) => {}
     }
-    match facts {
-        Ok(_) => Ok(ExitCode::SUCCESS),
-        Err(error) => Err(error.into()),
+    let written = args.termination_message.as_ref().map_or(Ok(()), |path| {
+        let written = boot::write_words(path, &json);
+        written.with_context(|| format!("--termination-message {}", path.display()))
+    });
+    // What is wrong with the model is said first: it is what was asked for.
+    match (facts, written) {
+        (Err(error), Err(other)) => Err(anyhow::anyhow!("{error}; and {other:#}")),
+        (Err(error), Ok(())) => Err(error.into()),
+        (Ok(_), written) => written.map(|()| ExitCode::SUCCESS),
     }
 }
 

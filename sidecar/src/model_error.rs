@@ -54,6 +54,12 @@ impl ModelError {
     }
 
     pub(crate) fn io(path: &Path, source: std::io::Error) -> ModelError {
+        if let Ok(to) = std::fs::read_link(path) {
+            return ModelError::NotFound {
+                path: path.to_owned(),
+                message: format!("is a link to {}: {source}", to.display()),
+            };
+        }
         if source.kind() == std::io::ErrorKind::NotFound {
             return ModelError::NotFound {
                 path: path.to_owned(),

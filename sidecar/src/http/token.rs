@@ -93,6 +93,10 @@ fn hash(token: &str) -> Hash {
 fn read(path: &Path) -> Result<String, String> {
     let failed = |why: String| format!("--admin-token-file: {}: {why}", path.display());
     let size = fs::metadata(path).map_err(|error| failed(error.to_string()))?;
+    // A pipe would be waited for.
+    if !size.is_file() {
+        return Err(failed("it is not a regular file".to_owned()));
+    }
     if size.len() > MOST_BYTES {
         return Err(failed(format!(
             "{} bytes are no token; write at most {MOST_BYTES}",

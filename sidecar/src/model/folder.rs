@@ -16,7 +16,7 @@ use super::special::{self, Merged};
 use super::templates::{self, ChatTemplates};
 use crate::model_error::{ModelError, shorten};
 use crate::tokenizer::{DeclaredToken, TOKENIZER_BYTES_MAX};
-use crate::weights::file::read_small;
+use crate::weights::file::{is_there, read_small};
 
 const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
@@ -59,8 +59,8 @@ pub(crate) fn open(folder: &Path) -> Result<Folder, ModelError> {
         mut told,
     } = generation::read(fields, object(CONFIG, &all), &config)?;
     let tokenizer = folder.join(TOKENIZER);
-    if !tokenizer.exists() {
-        let message = if folder.join("tokenizer.model").exists() {
+    if !is_there(&tokenizer) {
+        let message = if is_there(&folder.join("tokenizer.model")) {
             "is missing; tokenizer.model alone is not read, convert it \
              (transformers' fast tokenizer)"
         } else {
@@ -105,7 +105,7 @@ pub(crate) fn open(folder: &Path) -> Result<Folder, ModelError> {
 
 fn optional(folder: &Path, name: &str) -> Result<Option<Map<String, Value>>, ModelError> {
     let path = folder.join(name);
-    if !path.exists() {
+    if !is_there(&path) {
         return Ok(None);
     }
     parse_object(name, &read_small(&path, TOKENIZER_CONFIG_BYTES_MAX)?).map(Some)

@@ -35,7 +35,7 @@ pub use sampling::{ModelSampling, SamplingDefaults};
 pub use templates::ChatTemplates;
 
 use crate::tokenizer::{GgufTokenizer, SpecialTokens, Tokenizer, TokenizerSource, token_id};
-use crate::weights::file::display_name;
+use crate::weights::file::{display_name, is_there};
 use crate::weights::folder::SafetensorsFolder;
 use crate::weights::gguf::GgufFile;
 use crate::weights::{TensorSource, validate};
@@ -95,7 +95,7 @@ impl ModelFolder {
         }
         let is_folder = [SafetensorsFolder::SINGLE, SafetensorsFolder::INDEX]
             .iter()
-            .any(|name| path.join(name).exists());
+            .any(|name| is_there(&path.join(name)));
         match (is_folder, gguf_files(path)?.as_slice()) {
             (false, [file]) => open_gguf(file),
             (false, [first, second, ..]) => Err(ModelError::NotFound {

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use super::object::Object;
 use crate::model_error::{ModelError, shorten};
-use crate::weights::file::{display_name, read_text};
+use crate::weights::file::{display_name, is_there, read_text};
 use crate::weights::gguf::metadata::Metadata;
 
 const FILE: &str = "chat_template.jinja";
@@ -128,7 +128,7 @@ fn plain(template: &str) -> String {
 fn files(folder: &Path) -> Result<Source, ModelError> {
     let mut named = BTreeMap::new();
     let file = folder.join(FILE);
-    if file.exists() {
+    if is_there(&file) {
         named.insert(DEFAULT.to_owned(), read_text(&file, TEMPLATE_BYTES_MAX)?);
     }
     let more = folder.join(FOLDER);
@@ -154,7 +154,7 @@ fn files(folder: &Path) -> Result<Source, ModelError> {
         // Read after the file: one that is named `default` wins, as in transformers.
         named.insert(name.to_owned(), text);
     }
-    let file = if file.exists() { FILE } else { FOLDER };
+    let file = if is_there(&file) { FILE } else { FOLDER };
     Ok(Source {
         file: file.to_owned(),
         named,

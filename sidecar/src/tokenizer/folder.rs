@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::{DeclaredToken, TOKENIZER_BYTES_MAX};
+use super::{DeclaredToken, TOKENIZER_BYTES_MAX, pipeline};
 use crate::model_error::{ModelError, shorten};
 use crate::weights::file::{display_name, read_small};
 
@@ -49,6 +49,7 @@ pub(super) fn parse(
     tokenizer
         .with_truncation(None)
         .map_err(|e| ModelError::tokenizer(&file, shorten(&e.to_string())))?;
+    pipeline::settle(&mut tokenizer).map_err(|why| ModelError::tokenizer(&file, why))?;
     Ok(tokenizer)
 }
 

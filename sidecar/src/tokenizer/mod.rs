@@ -8,6 +8,7 @@ mod folder;
 mod gguf;
 mod literal;
 mod pieces;
+mod pipeline;
 mod sentencepiece;
 mod special;
 mod stream;
@@ -158,8 +159,14 @@ impl Tokenizer {
         };
         let highest = tokenizer.get_vocab(true).into_values().max();
         let Some(vocab_size) = highest.and_then(|id| id.checked_add(1)) else {
-            return Err(ModelError::tokenizer(file, "has no tokens"));
+            let message = match highest {
+                None => "has no tokens".to_owned(),
+                Some(id) => format!("has the token id {id}, which is no row of any model"),
+            };
+            return Err(ModelError::tokenizer(file, message));
         };
+        pipeline::try_once(&tokenizer)
+            .map_err(|why| ModelError::tokenizer(file, format!("cannot encode a text: {why}")))?;
         let added = AddedTokens::of(&tokenizer);
         Ok(Tokenizer {
             inner: Arc::new(Inner {

@@ -1,6 +1,7 @@
 //! The tokenizer against its own rules, on the tiny fixture tokenizer.
 
 use proptest::prelude::*;
+use serde_json::json;
 
 use super::*;
 
@@ -120,4 +121,95 @@ proptest! {
         let piecewise = literal::encode(inner, added, &text, &[]).unwrap();
         prop_assert_eq!(piecewise, tokenizer.encode(&text, false).unwrap());
     }
+}
+
+/// The fixture with one part replaced, as a file.
+fn changed(
+    pointer: &str,
+    part: serde_json::Value,
+) -> (crate::weights::testing::TempFolder, std::path::PathBuf) {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/fixtures/models/tiny-llama/tokenizer.json"
+    );
+    let mut file: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let (parent, field) = pointer.rsplit_once('/').unwrap();
+    file.pointer_mut(parent).unwrap()[field] = part;
+    let folder = crate::weights::testing::TempFolder::new();
+    folder.write("tokenizer.json", file.to_string());
+    let path = folder.path().join("tokenizer.json");
+    (folder, path)
+}
+
+/// Each of these ended the process, took memory without end, or answered every request with 500.
+#[test]
+fn what_the_library_lets_pass_and_cannot_do_is_refused_at_load() {
+    let replace = |pattern: serde_json::Value, content: &str| json!({"type": "Replace", "pattern": pattern, "content": content});
+    let hundred = "a".repeat(100);
+    let five = vec![replace(json!({"String": "a"}), &hundred); 5];
+    let template = |single: serde_json::Value| json!({"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": {}});
+    let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+    let nope = json!({"SpecialToken": {"id": "<nope>", "type_id": 0}});
+    for (pointer, part, words) in [
+        (
+            "/normalizer",
+            json!({"type": "Sequence", "normalizers": five}),
+            "normalizer: makes up to 10000000000 bytes of one",
+        ),
+        (
+            "/normalizer",
+            replace(json!({"Regex": "x*"}), &hundred),
+            "up to 101 bytes of one",
+        ),
+        (
+            "/normalizer",
+            replace(json!({"String": ""}), "xx"),
+            "replaces the empty text",
+        ),
+        (
+            "/normalizer",
+            json!({"type": "Prepend", "prepend": "A".repeat(1_000_000)}),
+            "puts up to 1000000 before",
+        ),
+        (
+            "/post_processor",
+            template(json!([nope, text])),
+            "`<nope>`, which `special_tokens` lacks",
+        ),
+        (
+            "/post_processor",
+            template(json!(vec![text.clone(); 3])),
+            "expected the text once",
+        ),
+        (
+            "/post_processor",
+            json!({"type": "Sequence", "processors": [template(json!([nope, text]))]}),
+            "<nope>",
+        ),
+        ("/model/vocab/!", json!(u32::MAX), "token id 4294967295"),
+    ] {
+        let (_folder, path) = changed(pointer, part);
+        let error = Tokenizer::from_file(&path).unwrap_err().to_string();
+        assert!(
+            error.starts_with("tokenizer.json: ") && error.contains(words),
+            "{words}: {error}"
+        );
+    }
+    // What real ones have.
+    let real = json!({"type": "Sequence", "normalizers": [
+        {"type": "Prepend", "prepend": "\u{2581}"},
+        replace(json!({"String": " "}), "\u{2581}"),
+    ]});
+    let (_folder, path) = changed("/normalizer", real);
+    assert!(Tokenizer::from_file(&path).is_ok());
+}
+
+#[test]
+fn a_text_has_the_same_tokens_each_time_whatever_its_training_dropped() {
+    let (_folder, path) = changed("/model/dropout", json!(0.5));
+    let tokenizer = Tokenizer::from_file(&path).unwrap();
+    let text = "the same text, again and again ".repeat(40);
+    let ids = fixture().encode(&text, false).unwrap();
+    assert_eq!(tokenizer.encode(&text, false).unwrap(), ids);
 }

@@ -59,6 +59,12 @@ impl WeightFile {
     }
 }
 
+/// Whether something has that name, a link to nowhere included: who reads it then says what is
+/// wrong, where `Path::exists` would take it for a file that the model does not have.
+pub(crate) fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
 pub(crate) fn display_name(path: &Path) -> String {
     path.file_name()
         .unwrap_or(path.as_os_str())

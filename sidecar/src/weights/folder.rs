@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::file::{WeightFile, read_small};
+use super::file::{WeightFile, is_there, read_small};
 use super::safetensors::{self, SafetensorsFile, UniqueMap};
 use super::stored::Stored;
 use super::{TensorInfo, TensorSource, check_block};
@@ -48,11 +48,11 @@ impl SafetensorsFolder {
         folder: &Path,
         digest: &mut dyn FnMut(&[u8]),
     ) -> Result<SafetensorsFolder, ModelError> {
-        if folder.join(SINGLE).exists() {
+        if is_there(&folder.join(SINGLE)) {
             let file = safetensors::open(WeightFile::open(&folder.join(SINGLE))?, digest)?;
             return Ok(SafetensorsFolder::collect(vec![file], |_, _| true));
         }
-        if !folder.join(INDEX).exists() {
+        if !is_there(&folder.join(INDEX)) {
             return Err(missing(folder));
         }
         SafetensorsFolder::open_sharded(folder, digest)
@@ -83,7 +83,7 @@ impl SafetensorsFolder {
         let mut files = Vec::with_capacity(shards.len());
         for name in shards.keys() {
             let path = folder.join(name);
-            if !path.exists() {
+            if !is_there(&path) {
                 let message = format!("names the file {name}, which is missing; fetch it");
                 return Err(ModelError::weights(INDEX, message));
             }

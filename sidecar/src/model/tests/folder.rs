@@ -304,15 +304,55 @@ fn every_fixture_opens_with_its_tokenizer_and_template() {
 #[test]
 fn inspect_answers_in_a_termination_message() {
     let folder = model(&config());
-    let answer: Value = serde_json::from_str(&inspect::result_json(folder.path())).unwrap();
+    let answer: Value =
+        serde_json::from_str(&inspect::result_json(&inspect::facts(folder.path()))).unwrap();
     assert_eq!(answer["facts"]["vocabularySize"], 600);
     assert!(answer.get("error").is_none());
     folder.write(
         "config.json",
         format!(r#"{{"architectures": ["{}"]}}"#, "é\\u0000".repeat(50_000)),
     );
-    let answer = inspect::result_json(folder.path());
+    let answer = inspect::result_json(&inspect::facts(folder.path()));
     assert!(answer.len() <= inspect::RESULT_BYTES_MAX);
     let answer: Value = serde_json::from_str(&answer).unwrap();
     assert_eq!(answer["error"]["reason"], "UnsupportedArchitecture");
+}
+
+#[test]
+fn a_link_to_nowhere_is_not_a_file_that_the_model_does_not_have() {
+    let fixture =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/tiny-llama");
+    for name in [
+        "config.json",
+        "generation_config.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.json",
+        "chat_template.jinja",
+        "tokenizer.json",
+        "model.safetensors",
+    ] {
+        for target in ["/nowhere/at/all", name] {
+            let folder = TempFolder::new();
+            for entry in std::fs::read_dir(&fixture).unwrap() {
+                let entry = entry.unwrap();
+                folder.write(
+                    entry.file_name().to_str().unwrap(),
+                    std::fs::read(entry.path()).unwrap(),
+                );
+            }
+            let link = folder.path().join(name);
+            let _ = std::fs::remove_file(&link);
+            std::os::unix::fs::symlink(target, &link).unwrap();
+            let error = ModelFolder::open(folder.path())
+                .map(drop)
+                .expect_err(name)
+                .to_string();
+            assert!(
+                error.contains(name) && error.contains(&format!("is a link to {target}")),
+                "{error}"
+            );
+        }
+    }
 }
