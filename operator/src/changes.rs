@@ -55,7 +55,12 @@ fn states(status: &InferenceDeploymentStatus) -> InferenceDeploymentStatus {
         hosts,
     }) = &mut status.memory
     {
-        *summary = None;
+        // What is planned and allowed moves with pods alone, and pods that never reported have no
+        // row that would tell: what stands must not say of one that is gone that it is there.
+        if let Some(summary) = summary {
+            summary.used = None;
+            summary.kv_used_percent = None;
+        }
         let (epoch, none) = (k8s_openapi::jiff::Timestamp::UNIX_EPOCH, 0);
         for row in gpus {
             row.reported_at.0 = epoch;

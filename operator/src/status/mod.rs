@@ -166,10 +166,13 @@ fn effective(facts: &Facts) -> Option<Effective> {
 fn memory(facts: &Facts, plan: Option<PlanStatus>) -> MemoryStatus {
     // Pods that ended for good hold nothing any more.
     let holding: Vec<&PodFacts> = facts.pods.iter().filter(|pod| !pod.finished()).collect();
-    let rows: Vec<Rows> = holding
-        .iter()
-        .filter_map(|pod| rows_of(facts, pod))
+    let told: Vec<(&PodFacts, Option<Rows>)> = holding
+        .into_iter()
+        .map(|pod| (pod, rows_of(facts, pod)))
         .collect();
+    let quiet = |(pod, rows): &&(&PodFacts, Option<Rows>)| rows.is_none() && !pod.leaving();
+    let unheard = told.iter().filter(quiet).count();
+    let rows: Vec<Rows> = told.into_iter().filter_map(|(_, rows)| rows).collect();
     let gpus = rows.iter().flat_map(|rows| &rows.gpus);
     let used: u64 = gpus.clone().map(|row| row.driver_bytes).sum();
     let quota: u64 = gpus
@@ -181,9 +184,10 @@ fn memory(facts: &Facts, plan: Option<PlanStatus>) -> MemoryStatus {
         .flat_map(|row| &row.accounts)
         .map(|account| account.planned_bytes)
         .sum();
-    // Pods that have not reported yet, and those that are still to be made, count as planned.
-    let wanted = holding.len().max(facts.wanted() as usize);
-    let silent = u64::from(count(wanted.saturating_sub(rows.len())));
+    // Pods that have not reported yet, and those that are still to be made, count as planned. One
+    // that leaves before it reported never will.
+    let to_be_made = (facts.wanted() as usize).saturating_sub(rows.len());
+    let silent = u64::from(count(unheard.max(to_be_made)));
     let to_come = |bytes: fn(&PlanStatus) -> u64| {
         plan.as_ref()
             .map_or(0, |plan| bytes(plan).saturating_mul(silent))
