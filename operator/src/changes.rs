@@ -10,6 +10,8 @@ use plimsoll_crds::v1alpha1::status::{GpuRow, MemoryStatus};
 const MOVED_PERCENT: u64 = 5;
 /// Conditions whose words follow figures (load progress, counts).
 const FIGURES_IN_WORDS: [&str; 3] = ["Ready", "Reconciling", "Available"];
+/// Words that say something else, and not the same with other figures, are written this soon.
+const WORDS_INTERVAL: Duration = Duration::from_secs(3);
 
 /// What to do with a status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +38,10 @@ pub(crate) fn due(
     if !figures_moved(written, next) {
         return Due::Nothing;
     }
+    let interval = match sayings(written) == sayings(next) {
+        true => interval,
+        false => interval.min(WORDS_INTERVAL),
+    };
     match since_last {
         Some(since) if since < interval => Due::In(interval - since),
         _ => Due::Now,
@@ -88,6 +94,15 @@ fn states(status: &InferenceDeploymentStatus) -> InferenceDeploymentStatus {
         condition.last_transition_time.0 = k8s_openapi::jiff::Timestamp::UNIX_EPOCH;
     }
     status
+}
+
+/// What conditions say, but for figures.
+fn sayings(status: &InferenceDeploymentStatus) -> Vec<String> {
+    let figures = |c: &char| c.is_ascii_digit() || *c == '.';
+    let messages = status.conditions.iter().map(|c| &c.message);
+    messages
+        .map(|words| words.chars().filter(|c| !figures(c)).collect())
+        .collect()
 }
 
 /// Whether a figure moved far enough to be written. Both have the same rows.

@@ -5,6 +5,7 @@ use plimsoll_crds::v1alpha1::report::{EngineState, LoadProgress};
 
 use crate::facts::Facts;
 use crate::outcome::Outcome;
+use crate::pods::containers::Held;
 use crate::pods::volumes::Mounting;
 use crate::pods::{PodFacts, Unschedulable};
 use crate::rolling::Room;
@@ -107,6 +108,7 @@ fn hold_up(
         .or_else(|| failed(facts, &waiting))
         .or_else(|| unschedulable(&waiting, outcome, rolls))
         .or_else(|| unmounted(facts, &waiting, outcome, rolls))
+        .or_else(|| unpulled(&waiting))
         .or_else(|| silent(&waiting))
         .or_else(|| beside(&waiting))
         .or_else(|| not_started(&waiting))
@@ -242,6 +244,15 @@ fn unmounted(
     ))
 }
 
+/// An image that cannot be pulled, be it the engine's or that of a container beside it.
+fn unpulled(waiting: &[&PodFacts]) -> Option<(Reason, String)> {
+    let troubled = |pod: &&PodFacts| Some((pod.name.clone(), pod.unpulled.first()?.words()));
+    // That the engine answers all the same is said below.
+    let mut waiting = waiting.iter().filter(|pod| !pod.held_up_by_others());
+    let (name, words) = waiting.find_map(|pod| troubled(pod))?;
+    Some((Reason::WaitingForPods, format!("pod {name}, {words}")))
+}
+
 /// An engine that answered, runs and does not answer: hung, or its node is out of reach.
 fn silent(waiting: &[&PodFacts]) -> Option<(Reason, String)> {
     let pod = waiting.iter().find(|pod| pod.went_silent())?;
@@ -263,7 +274,10 @@ fn beside(waiting: &[&PodFacts]) -> Option<(Reason, String)> {
     let pod = waiting.iter().find(|pod| pod.held_up_by_others())?;
     let others = match pod.unready_beside.is_empty() {
         true => "a readiness gate is not met".to_owned(),
-        false => format!("not ready: {}", pod.unready_beside.join(", ")),
+        false => {
+            let held: Vec<String> = pod.unready_beside.iter().map(Held::words).collect();
+            format!("not ready: {}", held.join(", "))
+        }
     };
     Some((
         Reason::WaitingForPods,
@@ -278,12 +292,8 @@ fn not_started(waiting: &[&PodFacts]) -> Option<(Reason, String)> {
     let (pod, waits) = waiting
         .iter()
         .find_map(|pod| Some((pod, pod.engine.waiting.as_ref()?)))?;
-    let message: String = waits.message.chars().take(400).collect();
-    let colon = if message.is_empty() { "" } else { ": " };
-    Some((
-        Reason::WaitingForPods,
-        format!("pod {}: {}{colon}{message}", pod.name, waits.reason),
-    ))
+    let words = waits.words();
+    Some((Reason::WaitingForPods, format!("pod {}: {words}", pod.name)))
 }
 
 fn loading(facts: &Facts, waiting: &[&PodFacts]) -> Option<(Reason, String)> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Model;
 use crate::facts::Facts;
+use crate::pods::containers::Pull;
 use crate::pods::volumes::Mounting;
 use crate::pods::{PodFacts, Waiting, age};
 
@@ -17,21 +18,10 @@ const MOUNT_PATIENCE: Duration = Duration::from_secs(60);
 const PULL_PATIENCE: Duration = Duration::from_secs(30);
 /// Reading headers takes seconds; a source that hangs is given up after this, and read again later.
 pub(super) const READING_PATIENCE: Duration = Duration::from_secs(600);
-/// Reasons of a waiting container whose image was not pulled; the kubelet tries again.
-const PULL_TROUBLE: [&str; 4] = [
-    "ErrImagePull",
-    "ImagePullBackOff",
-    "ImageInspectError",
-    "RegistryUnavailable",
-];
-/// Reasons that trying again does not help.
-const NO_IMAGE: [&str; 2] = ["InvalidImageName", "ErrImageNeverPull"];
-
 /// Why the image of a pod is not there, if it was tried to pull it.
 pub(crate) fn pull_trouble(pod: &PodFacts) -> Option<&Waiting> {
     let waiting = pod.engine.waiting.as_ref()?;
-    let reason = waiting.reason.as_str();
-    (PULL_TROUBLE.contains(&reason) || NO_IMAGE.contains(&reason)).then_some(waiting)
+    waiting.pull().is_some().then_some(waiting)
 }
 
 /// What the pod waits for, and when that may have changed without a word.
@@ -89,10 +79,10 @@ fn not_pulled(facts: &Facts, pod: &PodFacts, trouble: &Waiting) -> (Model, Optio
         .filter(|(uid, _)| *uid == pod.uid);
     let failing = known.map_or(Duration::ZERO, |(_, since)| age(Some(*since), facts.now));
     let rest = PULL_PATIENCE.saturating_sub(failing);
-    if rest.is_zero() || NO_IMAGE.contains(&reason.as_str()) {
+    if rest.is_zero() || trouble.pull() == Some(Pull::Hopeless) {
         let text = format!("pod {name}: {reason}: {message}");
         return (Model::Unavailable(text), None);
     }
-    let text = format!("pod {name}: a pull failed and is tried again: {reason}: {message}");
+    let text = format!("pod {name}: {}", trouble.words());
     (Model::Inspecting(text), Some(rest))
 }

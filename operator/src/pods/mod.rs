@@ -1,6 +1,7 @@
 //! What matters of a pod: parsed once from the API's object, then carried as a type.
 
 pub(crate) mod asks;
+pub(crate) mod containers;
 pub(crate) mod volumes;
 
 use std::time::Duration;
@@ -14,6 +15,8 @@ use plimsoll_crds::names;
 use crate::rolling::{Cure, PodPhase};
 use crate::watch::hash_of;
 use asks::Asks;
+pub(crate) use containers::Waiting;
+use containers::{Held, container_status, unpulled, unready_beside};
 use volumes::Volumes;
 
 /// A pod that should be gone by now, and whose node does not answer, holds no room for ever.
@@ -44,7 +47,9 @@ pub(crate) struct PodFacts {
     /// Since when its readiness is what it is.
     pub(crate) readiness_since: Option<Timestamp>,
     /// Containers of the user's that are not ready.
-    pub(crate) unready_beside: Vec<String>,
+    pub(crate) unready_beside: Vec<Held>,
+    /// Containers whose image was not pulled.
+    pub(crate) unpulled: Vec<Held>,
     pub(crate) unschedulable: Option<Unschedulable>,
     /// Its volumes are mounted and it has a network, so that images are what it waits for; `None`:
     /// the kubelet does not say.
@@ -80,13 +85,6 @@ pub(crate) struct EngineContainer {
     pub(crate) waiting: Option<Waiting>,
     /// The newest end of the container: of this life, or of the one before.
     pub(crate) ended: Option<Ended>,
-}
-
-/// Why a container does not run yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Waiting {
-    pub(crate) reason: String,
-    pub(crate) message: String,
 }
 
 /// How a container ended.
@@ -158,6 +156,7 @@ impl PodFacts {
             answered: ready || engine.started || turned,
             readiness_since,
             unready_beside: unready_beside(pod, container),
+            unpulled: unpulled(pod),
             // A sandbox comes after the volumes.
             unmounted_since: no("PodReadyToStartContainers").and_then(|_| {
                 since("PodScheduled")
@@ -232,12 +231,6 @@ impl PodFacts {
 impl EngineContainer {
     fn read(status: &ContainerStatus) -> EngineContainer {
         let state = status.state.as_ref();
-        let waiting = state
-            .and_then(|state| state.waiting.as_ref())
-            .map(|waiting| Waiting {
-                reason: waiting.reason.clone().unwrap_or_default(),
-                message: waiting.message.clone().unwrap_or_default(),
-            });
         EngineContainer {
             started: status.started == Some(true),
             ready: status.ready,
@@ -246,7 +239,7 @@ impl EngineContainer {
                 .and_then(|state| state.running.as_ref())
                 .and_then(|running| instant(running.started_at.as_ref())),
             restarts: status.restart_count,
-            waiting,
+            waiting: Waiting::read(status),
             ended: ended(state).or_else(|| ended(status.last_state.as_ref())),
         }
     }
@@ -259,24 +252,6 @@ fn ended(state: Option<&ContainerState>) -> Option<Ended> {
         reason: terminated.reason.clone().unwrap_or_default(),
         message: terminated.message.clone().unwrap_or_default(),
     })
-}
-
-/// The status of a container, be it a native sidecar (an init container) or a plain one.
-fn container_status<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
-    let status = pod.status.as_ref()?;
-    let plain = status.container_statuses.iter().flatten();
-    let init = status.init_container_statuses.iter().flatten();
-    plain.chain(init).find(|status| status.name == name)
-}
-
-/// Containers that run beside `container` and are not ready.
-fn unready_beside(pod: &Pod, container: &str) -> Vec<String> {
-    let status = pod.status.as_ref();
-    let all = status
-        .iter()
-        .flat_map(|s| s.container_statuses.iter().flatten());
-    let unready = all.filter(|it| it.name != container && !it.ready);
-    unready.map(|it| it.name.clone()).collect()
 }
 
 /// What the API server does with a field of a volume that it knows and does not offer.
@@ -320,6 +295,7 @@ pub(crate) fn relevant(pod: &Pod) -> u64 {
             answered,
             readiness_since,
             unready_beside,
+            unpulled,
             unschedulable,
             sandbox,
             source_dropped: _,
@@ -345,7 +321,6 @@ pub(crate) fn relevant(pod: &Pod) -> u64 {
             ip,
             leaves_at.map(Timestamp::as_second),
         );
-        let waiting = waiting.map(|waiting| (waiting.reason, waiting.message));
         let ended = ended.map(|ended| (ended.exit_code, ended.reason, ended.message));
         let unschedulable = unschedulable.map(|waits| (waits.message, waits.gates));
         let second = |at: Option<Timestamp>| at.map(Timestamp::as_second);
@@ -353,7 +328,7 @@ pub(crate) fn relevant(pod: &Pod) -> u64 {
         hash_of(&(
             pod,
             (ready, phase, answered, since, unschedulable, sandbox),
-            unready_beside,
+            (unready_beside, unpulled),
             ((started, engine_ready), running, restarts, waiting, ended),
         ))
     };

@@ -2,6 +2,7 @@
 
 mod enforcement;
 mod happenings;
+mod pulls;
 mod totals;
 
 use std::time::Duration;
