@@ -38,4 +38,5 @@ pub mod metrics;
 pub mod http;
 
 pub mod bench;
+pub mod digits;
 pub mod error;

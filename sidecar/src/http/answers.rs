@@ -1,12 +1,10 @@
 //! Pieces of text to OpenAI's objects: the chunks of chats and completions, and how tokens are told
 //! of (`whole` has the answers that are not streamed).
 
-use serde_json::{Map, Value};
-
 use super::choice::{Piece, Scored};
 use super::types::{
     ChatChunkChoice, ChatLogprob, ChatLogprobs, CompletionChoice, CompletionLogprobs, Delta,
-    Envelope, TokenLogprob, Usage,
+    Envelope, TokenLogprob, TopLogprobs, Usage,
 };
 use crate::tokenizer::Tokenizer;
 
@@ -73,13 +71,15 @@ impl Naming<'_> {
 
     /// The chosen token is always among them, as in OpenAI's answers. Of two tokens with one text
     /// the likelier stays.
-    pub(super) fn top(&self, scored: &Scored) -> Option<Map<String, Value>> {
+    pub(super) fn top(&self, scored: &Scored) -> Option<TopLogprobs> {
         let logprobs = scored.logprobs.as_ref()?;
-        let mut top = Map::new();
+        let mut top = TopLogprobs::default();
         let chosen = [(scored.id, logprobs.logprob)];
         for (id, logprob) in logprobs.top.iter().chain(&chosen) {
-            top.entry(self.key(*id))
-                .or_insert_with(|| Value::from(finite(*logprob)));
+            let key = self.key(*id);
+            if top.0.iter().all(|(other, _)| *other != key) {
+                top.0.push((key, finite(*logprob)));
+            }
         }
         Some(top)
     }
@@ -217,4 +217,43 @@ fn completion_logprobs(
 /// JSON has no infinity; clients expect a number.
 fn finite(logprob: f32) -> f32 {
     logprob.max(-9999.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::request::TokenLogprobs;
+    use crate::http::testing::tokenizer;
+
+    #[test]
+    fn one_value_has_the_same_digits_wherever_it_is_told() {
+        let tokenizer = tokenizer();
+        let naming = Naming {
+            tokenizer: &tokenizer,
+            as_ids: true,
+        };
+        let logprob = -7.069_283_f32;
+        let scored = [Scored {
+            id: 7,
+            logprobs: Some(TokenLogprobs {
+                logprob,
+                top: vec![(3, -0.1), (7, logprob)],
+            }),
+            offset: 0,
+        }];
+        let chat = chat_logprobs(&scored, Some(naming)).unwrap();
+        let completion = completion_logprobs(&scored, Some(naming)).unwrap();
+        let chat = serde_json::to_string(&chat).unwrap();
+        let completion = serde_json::to_string(&completion).unwrap();
+        for text in [&chat, &completion] {
+            assert_eq!(text.matches("-7.069283").count(), 2, "{text}");
+            assert!(!text.contains("-7.0692830"), "{text}");
+            assert!(text.contains("-0.1,") && !text.contains("-0.10"), "{text}");
+        }
+        let first = r#"[{"token_id:3":-0.1,"token_id:7":-7.069283}]"#;
+        assert!(
+            completion.contains(first),
+            "the likeliest first: {completion}"
+        );
+    }
 }

@@ -52,13 +52,17 @@ impl ApiError {
         ApiError::invalid(Some(param), format!("{param}: {why}")).with_code("unsupported_parameter")
     }
 
-    /// 400: prompt and completion do not fit the context.
-    pub fn context_length(param: &str, limit: u32, prompt: usize, completion: u32) -> ApiError {
-        let asked = prompt as u64 + u64::from(completion);
+    /// 400: the prompt does not fit the context, or leaves less than the `least` that its completion
+    /// needs. (More tokens than are left may be asked for: they are cut off.)
+    pub fn context_length(param: &str, limit: u32, prompt: usize, least: u32) -> ApiError {
+        let over = (prompt as u64 + u64::from(least)).saturating_sub(u64::from(limit));
+        let needed = match least {
+            0 => String::new(),
+            least => format!(" and the completion needs at least {least}"),
+        };
         let message = format!(
-            "this model's maximum context length is {limit} tokens, but {asked} were requested \
-             ({prompt} in the {param}, {completion} in the completion); shorten the {param} or \
-             lower max_tokens"
+            "this model's maximum context length is {limit} tokens, but {prompt} are in the \
+             {param}{needed}; shorten the {param} by {over} or more"
         );
         ApiError::invalid(Some(param), message).with_code("context_length_exceeded")
     }
@@ -232,4 +236,29 @@ pub fn shown(value: &str) -> String {
         text.push('…');
     }
     format!("{text:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_that_is_too_long_is_told_by_how_much() {
+        for (prompt, least, expected) in [
+            (
+                512,
+                1,
+                "512 are in the prompt and the completion needs at least 1; shorten the prompt by 1",
+            ),
+            (600, 1, "shorten the prompt by 89"),
+            (600, 0, "600 are in the prompt; shorten the prompt by 88"),
+        ] {
+            let error = ApiError::context_length("prompt", 512, prompt, least);
+            assert!(error.message.contains(expected), "{}", error.message);
+            let start = "this model's maximum context length is 512 tokens, ";
+            assert!(error.message.starts_with(start), "{}", error.message);
+            assert!(!error.message.contains("max_tokens"), "{}", error.message);
+            assert_eq!(error.code, Some("context_length_exceeded"));
+        }
+    }
 }

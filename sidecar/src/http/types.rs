@@ -2,7 +2,7 @@
 //!
 //! Only shapes. Field order is that of OpenAI's own answers.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// `GET /v1/models`
 #[derive(Clone, Debug, Serialize)]
@@ -113,9 +113,20 @@ pub struct CompletionLogprobs {
     pub tokens: Vec<String>,
     /// Null where nothing is known: of the first token of a prompt.
     pub token_logprobs: Vec<Option<f32>>,
-    pub top_logprobs: Vec<Option<serde_json::Map<String, serde_json::Value>>>,
+    pub top_logprobs: Vec<Option<TopLogprobs>>,
     /// Characters (not bytes) before the token in the choice's text.
     pub text_offset: Vec<usize>,
+}
+
+/// Tokens and their log-probabilities, the likeliest first: an object. The numbers are `f32` to the
+/// end, so that one of them has the same digits wherever it is told.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TopLogprobs(pub Vec<(String, f32)>);
+
+impl Serialize for TopLogprobs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(token, logprob)| (token, logprob)))
+    }
 }
 
 /// `GET /weight_checker` of the admin port.

@@ -137,8 +137,8 @@ fn decoder(config: Object<'_>) -> Result<Option<Vec<DeclaredToken>>, ModelError>
     };
     let tokens = decoder.fields.iter().map(|(id, value)| {
         let field = format!("{FIELD}.{}", shorten(id));
-        match (id.parse::<u32>(), value) {
-            (Ok(id), Value::Object(_)) => {
+        match (crate::digits::number(id), value) {
+            (Some(id), Value::Object(_)) => {
                 let token = token(config, &field, value, false)?;
                 Ok(DeclaredToken {
                     id: Some(id),

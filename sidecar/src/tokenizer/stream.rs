@@ -31,12 +31,32 @@ impl DecodeStream {
         take_whole(&mut self.held)
     }
 
+    /// Whether a character is held back that is not whole yet.
+    pub fn is_within(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Whether the token begins no part of the character that is held back: U+FFFD stands for that
+    /// one then, before the token's own text.
+    pub fn is_broken_by(&self, id: u32) -> bool {
+        let Some(first) = self.tokenizer.token_bytes(id).first().copied() else {
+            return false;
+        };
+        self.is_within() && !continues(&self.held, first)
+    }
+
     /// What is still held back: U+FFFD for a character that never ended.
     pub fn finish(&mut self) -> String {
         let text = String::from_utf8_lossy(&self.held).into_owned();
         self.held.clear();
         text
     }
+}
+
+/// Whether the beginning of a character may go on with this byte.
+fn continues(held: &[u8], next: u8) -> bool {
+    let longer = [held, &[next]].concat();
+    std::str::from_utf8(&longer).map_or_else(|error| error.error_len().is_none(), |_| true)
 }
 
 /// Takes all but the beginning of an unfinished character; bytes that can be no part of one
@@ -95,6 +115,21 @@ mod tests {
         held.push(0x80);
         assert_eq!(take_whole(&mut held), "🦀");
         assert!(held.is_empty());
+    }
+
+    #[test]
+    fn a_byte_goes_on_with_a_character_or_breaks_it() {
+        let cases: [(&[u8], u8, bool); 6] = [
+            (&[0xc3], 0xa9, true),
+            (&[0xc9], b' ', false),
+            (&[0xc9], 0xc3, false),
+            (&[0xf0, 0x9f], 0xa6, true),
+            (&[0xf0], 0x80, false), // longer than it must be
+            (&[0xed], 0xa0, false), // a surrogate
+        ];
+        for (held, next, expected) in cases {
+            assert_eq!(continues(held, next), expected, "{held:?} {next}");
+        }
     }
 
     proptest! {

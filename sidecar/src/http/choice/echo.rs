@@ -34,9 +34,10 @@ impl Echo {
         let mut offsets = Vec::with_capacity(self.ids.len());
         let mut chars = 0;
         for id in &self.ids {
-            offsets.push(chars);
+            offsets.push(chars + usize::from(decoder.is_broken_by(*id)));
             chars += decoder.push(*id).chars().count();
         }
+        chars += decoder.finish().chars().count();
         // A decoding of the whole may strip a blank at its beginning.
         let stripped = chars.saturating_sub(self.text.chars().count());
         let tokens = self.ids.iter().zip(logprobs).zip(offsets);

@@ -150,22 +150,33 @@ impl Choice {
         self.tokens += 1;
         let ends = self.ending.ids.contains(&id);
         let shown = !ends || self.ending.include_stop;
+        let hidden = shown && self.ending.skip_special && !ends && self.tokenizer.is_special(id);
         if logprobs.is_some() && (shown || self.reports_end) {
+            // A character that this token leaves unfinished comes before it, as U+FFFD.
+            let after_broken = match (shown, hidden) {
+                (true, true) => false,
+                (true, false) => self.decoder.is_broken_by(id),
+                (false, _) => self.decoder.is_within(),
+            };
+            let (chars, bytes) = match after_broken {
+                true => (1, char::REPLACEMENT_CHARACTER.len_utf8()),
+                false => (0, 0),
+            };
             let token = Scored {
                 id,
                 logprobs,
-                offset: self.decoded_chars,
+                offset: self.decoded_chars + chars,
             };
             self.waiting.push_back(Waiting {
                 token,
-                start: self.decoded_bytes,
+                start: self.decoded_bytes + bytes,
             });
         }
         // The token that ends the sequence is no text, whatever the tokenizer thinks of it.
         if !shown {
             return Piece::default();
         }
-        if self.ending.skip_special && !ends && self.tokenizer.is_special(id) {
+        if hidden {
             let text = self.tokenizer.token_text(id);
             let start = self.decoded_bytes;
             self.hidden.push_back(start..start + text.len());

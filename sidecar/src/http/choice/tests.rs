@@ -195,3 +195,57 @@ fn no_stop_string_counts_within_the_least_number_of_tokens() {
     let (text, end) = shown("xqxqxq", &["q"], least(6));
     assert_eq!((text.as_str(), end), ("xqxqxq", EndReason::Length));
 }
+
+/// Tokens of single bytes, with offsets as they are told: of an echoed prompt, and of an answer.
+fn offsets_of(prompt: &[u8], answer: &[u8], stop: &[&str]) -> (String, Vec<usize>) {
+    let tokenizer = tokenizer();
+    let ids = |bytes: &[u8]| -> Vec<u32> {
+        let of = |byte: &u8| {
+            let mut all = 0..tokenizer.vocab_size();
+            all.find(|id| tokenizer.token_bytes(*id) == [*byte])
+                .unwrap()
+        };
+        bytes.iter().map(of).collect()
+    };
+    let prompt = ids(prompt);
+    let echo = (!prompt.is_empty()).then(|| Echo::new(&tokenizer, prompt.clone(), true));
+    let ending = Ending {
+        stops: stop.iter().map(|stop| (*stop).to_owned()).collect(),
+        ids: vec![2],
+        ..Ending::default()
+    };
+    let mut choice = Choice::new(&tokenizer, ending, echo);
+    choice.push_prompt(prompt.iter().skip(1).filter_map(|_| logprobs()).collect());
+    let mut pieces: Vec<Piece> = Vec::new();
+    for id in ids(answer).into_iter().chain([2]) {
+        pieces.push(choice.push(id, logprobs()));
+    }
+    pieces.push(choice.finish(EndReason::Stop));
+    let text = pieces.iter().map(|piece| piece.text.as_str()).collect();
+    let scored = pieces.iter().flat_map(|piece| &piece.scored);
+    (text, scored.map(|scored| scored.offset).collect())
+}
+
+#[test]
+fn a_character_that_never_ends_counts_before_the_token_that_breaks_it() {
+    for (prompt, answer, text, offsets) in [
+        // In an answer, before a letter, before another character's beginning, and at the end.
+        ("", &b"\xc9 l"[..], "\u{fffd} l", &[0, 1, 2][..]),
+        ("", b"\xc9\xc3\xa9", "\u{fffd}é", &[0, 1, 1]),
+        ("", b"a\xf0\x9f", "a\u{fffd}", &[0, 1, 1]),
+        ("", b"\xf0\x9fx", "\u{fffd}x", &[0, 0, 1]),
+        // Behind an echo; the end of the sequence is told there, too.
+        ("é", b"\xc9 l", "é\u{fffd} l", &[0, 0, 1, 2, 3, 4]),
+        ("é", b"\xc9", "é\u{fffd}", &[0, 0, 1, 2]),
+    ] {
+        let got = offsets_of(prompt.as_bytes(), answer, &[]);
+        assert_eq!(got, (text.to_owned(), offsets.to_vec()), "{text}");
+    }
+    // In a prompt.
+    let (text, offsets) = offsets_of(b"\xc9a\xc3", b"b", &[]);
+    assert_eq!(text, "\u{fffd}a\u{fffd}b");
+    assert_eq!(offsets, [0, 1, 2, 3, 4]);
+    // A token whose whole text is a stop string is not told of.
+    let (text, offsets) = offsets_of(b"", b"\xc9lx", &["l"]);
+    assert_eq!((text.as_str(), offsets), ("\u{fffd}", vec![0]));
+}

@@ -182,16 +182,27 @@ impl Fields {
             return Ok(None);
         };
         let expected = format!("a number from {} to {}", range.start(), range.end());
+        real(&self.name(name), &value, &expected, |number| {
+            range.contains(&number)
+        })
+        .map(Some)
+    }
+
+    /// A number above 0, at most `most`. One that is 0 where sampling computes is 0.
+    pub fn positive(&mut self, name: &str, most: f64) -> Result<Option<f32>, ApiError> {
+        let Some(value) = self.take(name) else {
+            return Ok(None);
+        };
+        let expected = format!("a number above 0, at most {most}");
         let name = &self.name(name);
-        match value.as_f64() {
-            #[expect(clippy::cast_possible_truncation, reason = "sampling computes in f32")]
-            Some(number) if range.contains(&number) => Ok(Some(number as f32)),
-            Some(number) => Err(ApiError::invalid(
-                Some(name),
-                format!("{name}: {number} is not {expected}"),
-            )),
-            None => Err(wrong(name, &value, &expected)),
+        let read = real(name, &value, &expected, |number| {
+            number > 0.0 && number <= most
+        })?;
+        if read > 0.0 {
+            return Ok(Some(read));
         }
+        let message = format!("{name}: {value} is rounded to 0, which is not {expected}");
+        Err(ApiError::invalid(Some(name), message))
     }
 
     pub fn boolean(&mut self, name: &str) -> Result<Option<bool>, ApiError> {
@@ -236,6 +247,24 @@ fn is_one_of(value: &Value, texts: &[&str]) -> bool {
             neutral == *value || neutral.is_number() && neutral.as_f64() == value.as_f64()
         })
     })
+}
+
+/// A number that is `allowed`, which `expected` says in words.
+fn real(
+    name: &str,
+    value: &Value,
+    expected: &str,
+    allowed: impl Fn(f64) -> bool,
+) -> Result<f32, ApiError> {
+    match value.as_f64() {
+        #[expect(clippy::cast_possible_truncation, reason = "sampling computes in f32")]
+        Some(number) if allowed(number) => Ok(number as f32),
+        Some(number) => Err(ApiError::invalid(
+            Some(name),
+            format!("{name}: {number} is not {expected}"),
+        )),
+        None => Err(wrong(name, value, expected)),
+    }
 }
 
 fn whole_number(value: &Value) -> Option<i64> {

@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 
 use serde_json::Value;
 
+use crate::digits;
 use crate::engine::request::SamplingParams;
 use crate::http::bounds::Bounds;
 use crate::http::choice::Ending;
@@ -88,11 +89,13 @@ pub fn take(
             .or(temperature)
             .unwrap_or(1.0),
         top_k: top_k.or(default_top_k).unwrap_or(0),
-        top_p: positive(fields, "top_p", TOP_P_MAX)?
+        top_p: fields
+            .positive("top_p", TOP_P_MAX)?
             .or(top_p)
             .unwrap_or(1.0),
         min_p: fields.number("min_p", MIN_P)?.or(min_p).unwrap_or(0.0),
-        repetition_penalty: positive(fields, "repetition_penalty", REPETITION_PENALTY_MAX)?
+        repetition_penalty: fields
+            .positive("repetition_penalty", REPETITION_PENALTY_MAX)?
             .or(repetition_penalty)
             .unwrap_or(1.0),
         presence_penalty: fields
@@ -127,10 +130,10 @@ pub fn take(
     let n = fields
         .count("n", 1..=bounds.max_num_seqs.min(128))?
         .unwrap_or(1);
-    if let Some(best_of) = fields.count("best_of", 1..=u32::MAX)?
-        && best_of != n
+    if let Some(best_of) = fields.take("best_of")
+        && best_of.as_f64() != Some(f64::from(n))
     {
-        let why = format!("{best_of} is not supported, only n ({n})");
+        let why = format!("only as many as n ({n}) are supported");
         return Err(ApiError::unsupported("best_of", &why));
     }
     let ending = ending(fields, bounds)?;
@@ -161,17 +164,6 @@ pub fn take(
 pub fn logprob_count(fields: &mut Fields, name: &str) -> Result<Option<u8>, ApiError> {
     let count = fields.count(name, 0..=u32::from(MAX_LOGPROBS))?;
     Ok(count.and_then(|count| u8::try_from(count).ok()))
-}
-
-/// A number greater than 0, up to `most`.
-fn positive(fields: &mut Fields, name: &str, most: f64) -> Result<Option<f32>, ApiError> {
-    match fields.number(name, 0.0..=most)? {
-        Some(number) if number <= 0.0 => {
-            let message = format!("{name}: 0 is not a number above 0, up to {most}");
-            Err(ApiError::invalid(Some(name), message))
-        }
-        number => Ok(number),
-    }
 }
 
 fn ending(fields: &mut Fields, bounds: &Bounds) -> Result<Ending, ApiError> {
@@ -215,7 +207,7 @@ fn bias(fields: &mut Fields, bounds: &Bounds) -> Result<Vec<(u32, f32)>, ApiErro
     }
     let mut sorted = BTreeMap::new();
     for (key, bias) in &biases {
-        let id = key.parse().ok().filter(|id| *id < bounds.vocabulary);
+        let id = digits::number(key).filter(|id| *id < bounds.vocabulary);
         let Some(id) = id else {
             let last = bounds.vocabulary - 1;
             return refuse(format!("{} is not a token id from 0 to {last}", shown(key)));

@@ -134,7 +134,7 @@ fn absurd_values_are_refused_with_field_value_and_range() {
         (
             r#"{"top_p": 1.01}"#,
             "top_p",
-            "1.01 is not a number from 0 to 1",
+            "1.01 is not a number above 0, at most 1",
         ),
         (
             r#"{"top_k": -2}"#,
@@ -142,7 +142,13 @@ fn absurd_values_are_refused_with_field_value_and_range() {
             "-2 is not a whole number from -1 to 256",
         ),
         (r#"{"top_k": 1000}"#, "top_k", "1000 is not"),
+        (r#"{"top_p": 1e-60}"#, "top_p", "1e-60 is rounded to 0"),
         (r#"{"min_p": -0.1}"#, "min_p", "-0.1 is not"),
+        (
+            r#"{"repetition_penalty": 100}"#,
+            "repetition_penalty",
+            "100 is not a number above 0, at most 10",
+        ),
         (
             r#"{"repetition_penalty": 0}"#,
             "repetition_penalty",

@@ -15,7 +15,7 @@ use super::bounds::Bounds;
 use super::chat_options::ChatOptions;
 use super::decisions;
 use super::error::{ApiError, shown};
-use super::fields::{Fields, wrong};
+use super::fields::{Fields, Table, wrong};
 use super::messages::{self, Messages};
 use super::params::{self, Params};
 use super::prompt::{self, Prompt};
@@ -121,6 +121,11 @@ pub fn completion(
 
 pub fn tokenize(mut fields: Fields, served: Served<'_>) -> Result<TokenizeRequest, ApiError> {
     let chat = fields.has("messages");
+    if chat && fields.has("prompt") {
+        let message = "messages: not together with prompt; one text is tokenized at a time";
+        return Err(ApiError::invalid(Some("messages"), message));
+    }
+    only_of_chats(&fields, chat)?;
     fields.settle(match chat {
         true => decisions::TOKENIZE_MESSAGES,
         false => decisions::TOKENIZE_PROMPT,
@@ -145,6 +150,20 @@ pub fn tokenize(mut fields: Fields, served: Served<'_>) -> Result<TokenizeReques
         with_text,
         of,
     })
+}
+
+/// What only a chat may have is refused of a prompt for that reason.
+fn only_of_chats(fields: &Fields, chat: bool) -> Result<(), ApiError> {
+    let of = |tables: &[Table]| tables.concat();
+    let prompts = of(decisions::TOKENIZE_PROMPT);
+    let mut chats = of(decisions::TOKENIZE_MESSAGES).into_iter();
+    let misplaced = chats.find(|(name, _)| {
+        !chat && fields.has(name) && prompts.iter().all(|(known, _)| known != name)
+    });
+    match misplaced {
+        None => Ok(()),
+        Some((name, _)) => Err(ApiError::unsupported(name, "only allowed with messages")),
+    }
 }
 
 pub fn detokenize(

@@ -4,6 +4,8 @@
 //! a label neither. Any other value of a field changes what is read or is refused with the field's
 //! name in front; the few that say what silence says ([`SILENT`]) are listed.
 
+mod told;
+
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -38,14 +40,16 @@ enum Endpoint {
     Detokenize,
 }
 
+const BOUNDS: Bounds = Bounds {
+    max_model_len: 128,
+    max_num_seqs: 8,
+    vocabulary: 256,
+};
+
 /// What was read, or the field that is refused.
 fn read(endpoint: Endpoint, body: &Value) -> Result<String, String> {
     let fields = Fields::parse(body.to_string().as_bytes()).unwrap();
-    let bounds = Bounds {
-        max_model_len: 128,
-        max_num_seqs: 8,
-        vocabulary: 256,
-    };
+    let bounds = BOUNDS;
     let defaults = SamplingDefaults::default();
     let served: Served<'_> = &|name| Ok(name.unwrap_or_default());
     let read = match endpoint {
