@@ -183,3 +183,30 @@ fn without_a_process_a_template_runs_here() {
         assert_eq!(children(), [0; 0], "{program}");
     }
 }
+
+#[test]
+fn a_chat_whose_template_loops_ends_soon_and_others_are_answered() {
+    let source = "{% if messages[0].content=='slow' %}{% for a in range(100000) %}\
+        {% for b in range(100000) %}{% endfor %}{% endfor %}{% endif %}\
+        {% for m in messages %}{{ m.content }}{% endfor %}";
+    let template = confined(source).unwrap();
+    std::thread::scope(|scope| {
+        let slow: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    template
+                        .render(&says("slow"), true)
+                        .unwrap_err()
+                        .to_string()
+                })
+            })
+            .collect();
+        assert_eq!(template.render(&says("hi"), true).unwrap().text, "hi");
+        for one in slow {
+            let error = one.join().unwrap();
+            let (_, rest) = error.split_once("did not end within ").unwrap();
+            let steps: u64 = rest.split(' ').next().unwrap().parse().unwrap();
+            assert!(steps < 350_000, "{error}");
+        }
+    });
+}

@@ -5,14 +5,17 @@ use std::io::{self, BufReader, BufWriter};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::process::Signal;
 
 use super::template::{Inputs, Known, OUTPUT_BYTES_MAX};
+use super::turns::Turns;
 use super::worker::{CPU_SECONDS, FAILED, MEMORY_BYTES, READY, REFUSED, RENDERED, known, texts};
 use super::{ChatError, frames};
 
+/// How long a chat waits for those before it.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// An answer: a prompt, and the lengths around it.
 const ANSWER_BYTES_MAX: u64 = OUTPUT_BYTES_MAX as u64 + 64;
 
@@ -26,12 +29,12 @@ pub(super) enum NotStarted {
 }
 
 /// Templates that run in a process of their own. Chats take turns: together they take the memory
-/// of one.
+/// of one. Nobody waits longer than [`PATIENCE`] for it.
 #[derive(Debug)]
 pub(super) struct Confined {
     program: PathBuf,
     sources: Vec<String>,
-    worker: Mutex<Option<Worker>>,
+    worker: Turns<Worker>,
 }
 
 impl Confined {
@@ -45,7 +48,7 @@ impl Confined {
         let confined = Confined {
             program: program.to_owned(),
             sources: sources.to_vec(),
-            worker: Mutex::new(Some(worker)),
+            worker: Turns::new(worker),
         };
         Ok((confined, known))
     }
@@ -56,8 +59,8 @@ impl Confined {
     /// [`ChatError`].
     pub(super) fn render(&self, which: usize, inputs: &Inputs) -> Result<String, ChatError> {
         let failed = |message: String| Err(ChatError::Failed { message });
-        let mut idle = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut worker = match idle.take().and_then(Worker::alive) {
+        let mut turn = self.worker.take(PATIENCE).ok_or(ChatError::Busy)?;
+        let mut worker = match turn.held.take().and_then(Worker::alive) {
             Some(worker) => worker,
             None => match Worker::start(&self.program, &self.sources) {
                 Ok((worker, _)) => worker,
@@ -73,7 +76,7 @@ impl Confined {
         });
         match asked {
             Ok((kind, text)) => {
-                *idle = Some(worker);
+                turn.held = Some(worker);
                 match kind.as_str() {
                     RENDERED => Ok(text),
                     REFUSED => Err(ChatError::Refused { message: text }),

@@ -16,6 +16,7 @@ mod jinja;
 mod ordered;
 mod protect;
 mod template;
+mod turns;
 #[cfg(test)]
 mod tests;
 pub mod worker;
@@ -41,6 +42,9 @@ pub enum ChatError {
     /// The template failed, ran too long or wrote too much.
     #[error("the chat template failed: {message}")]
     Failed { message: String },
+    /// Other chats are rendered, for longer than this one waits.
+    #[error("other chats wait to be rendered")]
+    Busy,
 }
 
 /// A model's chat templates: one for every chat, and where the model has it one for chats with

@@ -29,6 +29,21 @@ impl Ordered {
         }
     }
 
+    /// Bytes of it, about as JSON has them.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Ordered::Text(text) => text.len() + 2,
+            Ordered::List(items) => items.iter().map(|item| item.size() + 1).sum::<usize>() + 2,
+            Ordered::Object(fields) => {
+                let sizes = fields
+                    .iter()
+                    .map(|(name, value)| name.len() + value.size() + 4);
+                sizes.sum::<usize>() + 2
+            }
+            Ordered::Null | Ordered::Bool(_) | Ordered::Int(_) | Ordered::Float(_) => 4,
+        }
+    }
+
     /// Every text in it: values and names of fields.
     pub(super) fn visit<'a>(&'a self, see: &mut dyn FnMut(&'a str)) {
         match self {

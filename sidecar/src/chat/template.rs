@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::jinja::{Cause, Jinja, STEPS_MAX, Stop};
+use super::jinja::{Cause, Jinja, Stop};
 use super::{ChatError, Ordered};
 use crate::model_error::shorten;
 
@@ -72,7 +72,7 @@ fn explain(stop: &Stop) -> ChatError {
             };
         }
         Cause::Steps => {
-            format!("it did not end within {STEPS_MAX} steps; it loops, or the chat is too long")
+            format!("{}; it loops, or the chat is too long", stop.message)
         }
         Cause::Full => format!("it wrote more than {OUTPUT_BYTES_MAX} bytes"),
         Cause::Failed => describe(stop),

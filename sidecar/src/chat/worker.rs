@@ -64,6 +64,7 @@ pub fn run(mut input: impl Read, mut output: impl Write) -> io::Result<()> {
         match template.render(inputs) {
             Ok(text) => say(RENDERED, &text)?,
             Err(ChatError::Refused { message }) => say(REFUSED, &message)?,
+            Err(error @ ChatError::Busy) => say(FAILED, &error.to_string())?,
             Err(ChatError::Failed { message }) => say(FAILED, &message)?,
         }
     }

@@ -22,6 +22,8 @@ const THREADS: usize = 2;
 const MOST_WAITING: usize = 512;
 /// How long a text waits for room among those that wait.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long one that has room waits for a thread.
+const TURN: Duration = Duration::from_secs(10);
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -32,6 +34,7 @@ pub struct Encoders {
     texts: Arc<Semaphore>,
     /// Held by the one job whose text is large.
     large: Arc<Mutex<()>>,
+    turn: Duration,
 }
 
 /// What a job may ask while it works.
@@ -75,19 +78,20 @@ impl Encoders {
             jobs,
             texts: Arc::new(Semaphore::new(QUEUED_TEXT_BYTES as usize)),
             large: Arc::default(),
+            turn: TURN,
         })
     }
 
     /// Runs `work`, which owns `bytes` of text, when its turn has come.
     ///
     /// # Errors
-    /// 503 when too much waits already; what `work` answers.
+    /// 503 when too much waits already, or its turn does not come in time; what `work` answers.
     pub async fn run<T: Send + 'static>(
         &self,
         bytes: usize,
         work: impl FnOnce(&Task<'_, T>) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let full = || ApiError::busy("other requests' texts wait to be tokenized");
+        let full = || ApiError::busy("other requests' texts and chats wait to be tokenized");
         let count = bytes.min(QUEUED_TEXT_BYTES as usize);
         let count = u32::try_from(count).unwrap_or(QUEUED_TEXT_BYTES);
         let room = Arc::clone(&self.texts).acquire_many_owned(count);
@@ -95,6 +99,7 @@ impl Encoders {
             .await
             .map_err(|_| full())?;
         let (reply, answer) = oneshot::channel();
+        let (begin, begun) = oneshot::channel();
         let large = Arc::clone(&self.large);
         let job: Job = Box::new(move || {
             let task = Task {
@@ -104,7 +109,11 @@ impl Encoders {
             // A text is foreign input to a foreign library: its panic is this request's alone.
             let done = match task.abandoned() {
                 true => return,
-                false => catch_unwind(AssertUnwindSafe(|| work(&task))),
+                false => {
+                    // Who no longer waits for the beginning closed `reply`, too.
+                    let _ = begin.send(());
+                    catch_unwind(AssertUnwindSafe(|| work(&task)))
+                }
             };
             drop(room);
             if let Ok(done) = done {
@@ -118,6 +127,10 @@ impl Encoders {
             Err(TrySendError::Disconnected(_)) => {
                 return Err(ApiError::engine("no thread tokenizes any more"));
             }
+        }
+        // One that is given up is not begun.
+        if tokio::time::timeout(self.turn, begun).await.is_err() {
+            return Err(full());
         }
         answer
             .await
@@ -160,6 +173,45 @@ mod tests {
         assert_eq!((refused.status.as_u16(), refused.code), (503, Some("busy")));
         go.send(()).unwrap();
         encoders.run(all, |_: &Task<'_, ()>| Ok(())).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_text_whose_turn_does_not_come_in_time_is_refused_and_never_begins() {
+        let mut encoders = Encoders::start().unwrap();
+        encoders.turn = Duration::from_millis(200);
+        let encoders = Arc::new(encoders);
+        let (go, gate) = std::sync::mpsc::channel::<()>();
+        let gate = Arc::new(Mutex::new(gate));
+        let slow: Vec<_> = (0..THREADS)
+            .map(|_| {
+                let (encoders, gate) = (Arc::clone(&encoders), Arc::clone(&gate));
+                tokio::spawn(async move {
+                    let work = move |_: &Task<'_, ()>| {
+                        gate.lock().unwrap().recv().unwrap();
+                        Ok(())
+                    };
+                    encoders.run(1, work).await
+                })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let begun = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&begun);
+        let late = encoders.run(1, move |_: &Task<'_, ()>| {
+            count.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        });
+        let refused = late.await.unwrap_err();
+        assert_eq!((refused.status.as_u16(), refused.code), (503, Some("busy")));
+        assert!(refused.retry_after.is_some());
+        for _ in 0..THREADS {
+            go.send(()).unwrap();
+        }
+        for one in slow {
+            one.await.unwrap().unwrap();
+        }
+        encoders.run(1, |_: &Task<'_, ()>| Ok(())).await.unwrap();
+        assert_eq!(begun.load(Ordering::SeqCst), 0);
     }
 
     #[tokio::test]

@@ -150,6 +150,7 @@ pub async fn encode_chat(
             let code = match error {
                 ChatError::Refused { .. } => "messages_refused",
                 ChatError::Failed { .. } => "chat_template_failed",
+                ChatError::Busy => return ApiError::busy(&error.to_string()),
             };
             ApiError::invalid(Some("messages"), format!("messages: {error}")).with_code(code)
         })?;

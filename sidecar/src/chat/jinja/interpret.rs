@@ -10,12 +10,13 @@ use super::scope::Scope;
 use super::syntax::{Body, Expr, For, Stmt, StmtKind, Target};
 use super::text::text;
 use super::value::{Dict, Value};
-use super::{Closure, Looping, STEPS_MAX};
+use super::{Closure, Looping};
 use crate::chat::Ordered;
 
 #[derive(Debug)]
 pub(super) struct Interpreter {
     steps: u64,
+    steps_max: u64,
     bytes_max: usize,
     /// Seconds since 1970 for `strftime_now`.
     pub(super) now: u64,
@@ -33,9 +34,10 @@ pub(super) enum Flow {
 }
 
 impl Interpreter {
-    pub(super) fn new(bytes_max: usize, now: u64) -> Interpreter {
+    pub(super) fn new(steps_max: u64, bytes_max: usize, now: u64) -> Interpreter {
         Interpreter {
-            steps: STEPS_MAX,
+            steps: steps_max,
+            steps_max,
             bytes_max,
             now,
             calls: 0,
@@ -44,7 +46,7 @@ impl Interpreter {
     }
 
     pub(super) fn run(
-        mut self,
+        &mut self,
         body: &Body,
         variables: Vec<(String, Ordered)>,
     ) -> Result<String, Stop> {
@@ -70,8 +72,16 @@ impl Interpreter {
                 self.steps = left;
                 Ok(())
             }
-            None => Err(Stop::new(Cause::Steps, "its steps are used up")),
+            None => {
+                let message = format!("it did not end within {} steps", self.steps_max);
+                Err(Stop::new(Cause::Steps, message))
+            }
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn steps_left(&self) -> u64 {
+        self.steps
     }
 
     fn write(&self, out: &mut String, text: &str) -> Result<(), Stop> {

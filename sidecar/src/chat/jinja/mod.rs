@@ -56,9 +56,21 @@ use interpret::Interpreter;
 use lexer::Token;
 use tests_of_values::holds as test_holds;
 
-/// Steps a template may take: a thousand messages through the longest published template take
-/// about a tenth.
-pub(super) const STEPS_MAX: u64 = 5_000_000;
+/// Steps that any chat may take, and those for each byte of its variables: chats are rendered one
+/// at a time, so a short one must not take what only a long one needs. Published templates take
+/// 2,098 with chats of a few messages, 45,000 with a hundred, and 2.7 million with a thousand: some
+/// look back over all messages from each (tests hold the shares).
+const STEPS_LEAST: u64 = 300_000;
+const STEPS_PER_BYTE: u64 = 128;
+/// However long a chat is.
+const STEPS_MAX: u64 = 5_000_000;
+
+/// Steps that a template may take with these variables.
+fn steps_for(variables: &[(String, Ordered)]) -> u64 {
+    let bytes = |(name, value): &(String, Ordered)| (name.len() + value.size()) as u64;
+    let bytes: u64 = variables.iter().map(bytes).sum();
+    STEPS_MAX.min(STEPS_LEAST + STEPS_PER_BYTE.saturating_mul(bytes))
+}
 
 /// A parsed template.
 #[derive(Debug)]
@@ -94,6 +106,15 @@ impl Jinja {
         &self.reads
     }
 
+    /// Steps that these variables take, of those they may take.
+    #[cfg(test)]
+    pub(super) fn steps(&self, variables: Vec<(String, Ordered)>, now: u64) -> (u64, u64) {
+        let most = steps_for(&variables);
+        let mut interpreter = Interpreter::new(STEPS_MAX, usize::MAX, now);
+        let _ = interpreter.run(&self.body, variables);
+        (STEPS_MAX - interpreter.steps_left(), most)
+    }
+
     /// Renders with these variables, at `now` (seconds since 1970). `hidden`: characters that stand
     /// for other texts. At most `bytes_max` are written.
     ///
@@ -106,8 +127,9 @@ impl Jinja {
         bytes_max: usize,
         now: u64,
     ) -> Result<String, Stop> {
+        let steps = steps_for(&variables);
         hidden::with(hidden, || {
-            Interpreter::new(bytes_max, now).run(&self.body, variables)
+            Interpreter::new(steps, bytes_max, now).run(&self.body, variables)
         })
     }
 }

@@ -122,12 +122,18 @@ fn real_templates_write_what_jinja2_writes() {
     } = read("chat_templates/expected.json");
     let chats = pairs(&chats);
     let (mut texts, mut wrong) = (0, Vec::new());
+    let mut largest = (0.0, String::new());
     for (name, outcomes) in &templates {
         let path = fixtures().join("chat_templates").join(name);
         let jinja = Jinja::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
         assert_eq!(outcomes.len(), chats.len(), "{name}");
         for ((chat, variables), outcome) in chats.iter().zip(outcomes) {
             let got = render(&jinja, variables, now);
+            let (taken, most) = jinja.steps(pairs(variables), now);
+            let share = taken as f64 / most as f64;
+            if share > largest.0 {
+                largest = (share, format!("{name}, {chat}: {taken} of {most} steps"));
+            }
             texts += usize::from(outcome.is_some());
             let text = outcome.map(|at| {
                 let lines = written[at].iter().map(|line| lines[*line].as_str());
@@ -144,6 +150,8 @@ fn real_templates_write_what_jinja2_writes() {
         wrong.len(),
         wrong.join("\n")
     );
+    println!("the largest share of its steps: {largest:?}");
+    assert!(largest.0 > 0.0 && largest.0 < 0.05, "{largest:?}");
     assert!(templates.len() >= 70 && texts >= 3_000, "{texts} texts");
 }
 
@@ -156,5 +164,33 @@ fn dates_are_written_as_python_writes_them() {
         let variables = Ordered::Object(vec![("format".to_owned(), Ordered::text(&format))]);
         let got = render(&jinja, &variables, at).map_err(|stop| stop.message);
         assert_eq!(got, Ok(text), "{format} at {at}");
+    }
+}
+
+#[test]
+fn long_chats_of_short_messages_stay_below_their_steps() {
+    let Expected { now, .. } = read("templates.json");
+    let Real { templates, .. } = read("chat_templates/expected.json");
+    for (count, below) in [(100, 0.1), (300, 0.25), (1000, 0.7)] {
+        let said = (0..count).map(|at| {
+            let (role, content) = [("user", "hi"), ("assistant", "yes")][at % 2];
+            Ordered::from(&super::message(role, content))
+        });
+        let variables = [
+            ("messages".to_owned(), Ordered::List(said.collect())),
+            ("add_generation_prompt".to_owned(), Ordered::Bool(true)),
+        ];
+        let shares = templates.keys().map(|name| {
+            let path = fixtures().join("chat_templates").join(name);
+            let jinja = Jinja::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
+            let (taken, most) = jinja.steps(variables.to_vec(), now);
+            (
+                taken as f64 / most as f64,
+                format!("{name}: {taken} of {most}"),
+            )
+        });
+        let largest = shares.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
+        println!("{count} messages, the largest share of steps: {largest:?}");
+        assert!(largest.0 > 0.0 && largest.0 < below, "{count}: {largest:?}");
     }
 }

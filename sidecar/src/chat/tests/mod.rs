@@ -127,11 +127,17 @@ fn a_template_that_refuses_is_the_users_error() {
 #[test]
 fn a_template_that_loops_runs_out_of_fuel() {
     let template = "{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}";
-    let message = failure(template).to_string();
-    assert!(
-        message.contains("did not end within 5000000 steps"),
-        "{message}"
-    );
+    let steps = |bytes: usize| {
+        let chat = [message("user", &"x".repeat(bytes))];
+        let message = render(template, &chat).unwrap_err().to_string();
+        let (_, rest) = message.split_once("did not end within ").unwrap();
+        rest.split(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    // A short chat gets little, each byte some more, and the longest what it always had.
+    let least = steps(1);
+    assert!((300_000..330_000).contains(&least), "{least}");
+    assert_eq!(steps(1001) - least, 128 * 1000);
+    assert_eq!(steps(1 << 20), 5_000_000);
 }
 
 #[test]
