@@ -149,7 +149,7 @@ fn start(args: &BenchArgs, steps_under_way: Option<usize>) -> anyhow::Result<(En
     let defaults = EngineConfig::new(planned.request);
     let config = EngineConfig {
         threads_per_rank: args.engine.threads.map(usize::from),
-        isa: args.engine.isa.clone(),
+        isa: args.engine.isa.map(|isa| isa.name().to_owned()),
         prefix_cache: !args.engine.no_prefix_cache,
         max_waiting: args.engine.max_waiting,
         steps_under_way: steps_under_way.unwrap_or(defaults.steps_under_way),

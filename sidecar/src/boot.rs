@@ -39,6 +39,7 @@ const LAST_REPORT: Duration = Duration::from_millis(500);
 /// # Errors
 /// [`BootError`]: why it could not be served, or no longer.
 pub async fn serve(args: ServeArgs) -> Result<(), BootError> {
+    args.http.check().map_err(BootError::Flag)?;
     let settings = Settings::read(&args)?;
     let token = admin_token(&args.http)?;
     let mut signals = Signals::new()?;
@@ -126,7 +127,7 @@ fn load(
     let config = EngineConfig {
         max_waiting: args.max_waiting,
         threads_per_rank: args.threads.map(usize::from),
-        isa: args.isa.clone(),
+        isa: args.isa.map(|isa| isa.name().to_owned()),
         prefix_cache: !args.no_prefix_cache,
         ..EngineConfig::new(planned.request.clone())
     };

@@ -10,6 +10,9 @@ use plimsoll_planner::Refusal;
 use crate::engine::config::EngineError;
 use crate::model::ModelError;
 
+/// Flags, or the file that stands for them, make no sense: the code of `sysexits.h`, since 2 says that no split fits.
+pub const EXIT_USAGE: u8 = 64;
+
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     /// A flag that contradicts another, or a value that makes no sense.
@@ -42,8 +45,15 @@ pub enum BootError {
     PlanDiffers { difference: String },
     #[error(transparent)]
     Engine(#[from] EngineError),
-    #[error("cannot listen on {address}: {source}")]
-    Listen { address: String, source: io::Error },
+    #[error(
+        "{flag}: cannot listen on {address}: {source}; give {flag} another port (0 picks a free \
+             one), or --host another address"
+    )]
+    Listen {
+        flag: &'static str,
+        address: String,
+        source: io::Error,
+    },
     #[error("the engine failed: {0}")]
     EngineFailed(String),
     #[error("{0}")]
@@ -59,8 +69,8 @@ impl BootError {
         match self {
             BootError::PlanDiffers { .. } => names::EXIT_PLAN_DIFFERS,
             BootError::Digest { .. } => names::EXIT_OTHER_FILES,
-            BootError::Flag(_)
-            | BootError::File { .. }
+            BootError::Flag(_) => EXIT_USAGE,
+            BootError::File { .. }
             | BootError::Config { .. }
             | BootError::Model(_)
             | BootError::Convert(_)

@@ -16,7 +16,7 @@ use plimsoll_sidecar::args::{
     BenchArgs, Cli, Command, DevicesArgs, InspectArgs, LogArgs, LogFormat, Output, PlanArgs,
     ServeArgs,
 };
-use plimsoll_sidecar::error::BootError;
+use plimsoll_sidecar::error::{BootError, EXIT_USAGE};
 use plimsoll_sidecar::model::ModelFolder;
 use plimsoll_sidecar::{bench, boot, chat, config, devices, inspect};
 
@@ -24,7 +24,18 @@ use plimsoll_sidecar::{bench, boot, chat, config, devices, inspect};
 const REFUSED: u8 = 2;
 
 fn main() -> ExitCode {
-    let Cli { command, log } = Cli::parse();
+    let Cli { command, log } = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(told) => {
+            // Help and the version are told this way, too.
+            let is_error = told.use_stderr();
+            let code = if is_error { EXIT_USAGE } else { 0 };
+            return match told.print() {
+                Ok(()) => ExitCode::from(code),
+                Err(_) => ExitCode::FAILURE,
+            };
+        }
+    };
     let outcome = start_log(&log).and_then(|()| match command {
         Command::Serve(args) => serve(*args),
         Command::Plan(args) => plan(&args),
@@ -98,7 +109,10 @@ fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
             println!("{refusal}");
             Ok(ExitCode::from(REFUSED))
         }
-        Err(error) => Err(error.into()),
+        Err(error) => {
+            eprintln!("plimsoll-sidecar: {error}");
+            Ok(ExitCode::from(error.exit_code()))
+        }
     }
 }
 

@@ -102,7 +102,8 @@ pub enum IsaError {
     Unavailable { asked: Isa, available: Vec<Isa> },
 }
 
-fn names(list: &[Isa]) -> String {
+/// Names in a row, as help and errors show them.
+pub fn names(list: &[Isa]) -> String {
     list.iter()
         .map(|isa| isa.name())
         .collect::<Vec<_>>()
@@ -128,9 +129,11 @@ impl FromStr for Isa {
     type Err = IsaError;
 
     fn from_str(name: &str) -> Result<Isa, IsaError> {
+        // `avx512bf16` is how the kernel and compilers spell it.
+        let plain = |name: &str| name.replace(['-', '_'], "").to_ascii_lowercase();
         let found = Isa::ALL
             .into_iter()
-            .find(|isa| isa.name().eq_ignore_ascii_case(name));
+            .find(|isa| plain(isa.name()) == plain(name));
         found.ok_or_else(|| IsaError::Unknown {
             asked: name.to_owned(),
         })
@@ -145,6 +148,8 @@ mod tests {
     fn every_name_parses_back() {
         for isa in Isa::ALL {
             assert_eq!(isa.name().parse(), Ok(isa));
+            assert_eq!(isa.name().replace('-', "").parse(), Ok(isa));
+            assert_eq!(isa.name().replace('-', "_").to_uppercase().parse(), Ok(isa));
         }
     }
 

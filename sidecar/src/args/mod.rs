@@ -10,13 +10,14 @@ use std::path::PathBuf;
 
 use axum::http::HeaderValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use plimsoll_kernels::isa::Isa;
 use plimsoll_planner::host::CONNECTIONS;
 use plimsoll_planner::{Bytes, Limits};
 
 use crate::engine::config::EngineConfig;
 
 pub use values::{DtypeArg, GenerationConfig, Output, RankQuota};
-use values::{origin, quantity_bytes, rank_quota};
+use values::{isa, isa_help, origin, quantity_bytes, rank_quota, served_name, share};
 
 /// Runs a language model and shows who holds which bytes.
 #[derive(Debug, Parser)]
@@ -61,15 +62,17 @@ Then:
   curl http://127.0.0.1:8000/v1/models
   curl http://127.0.0.1:8001/memory
 
-Exit status: 0 after SIGTERM or SIGINT, 1 when the model cannot be served or the engine failed.";
+Exit status: 0 after SIGTERM or SIGINT, 1 when the model cannot be served or the engine failed, 4
+when operator and sidecar plan differently, 5 when the files are not those that were inspected, 64
+when the flags make no sense.";
 
 const PLAN_EXAMPLES: &str = "\
 Examples:
   plimsoll-sidecar plan ./model --tensor-parallel-size 2 --quota 0=300Mi --quota 1=700Mi
   plimsoll-sidecar plan ./model --memory-limit 4Gi --max-model-len 4096
 
-Exit status: 0 with a plan, 2 when no split fits (the numbers and remedies are printed), 1 when
-the model cannot be read.";
+Exit status: 0 with a plan, 1 when the model cannot be read, 2 when no split fits (the numbers and
+remedies are printed), 64 when the flags make no sense.";
 
 #[derive(Clone, Debug, Args)]
 pub struct LogArgs {
@@ -146,37 +149,48 @@ pub struct PlanArgs {
 #[derive(Clone, Debug, Args)]
 pub struct MemoryArgs {
     /// Ranks that hold the model together, 1 to 16.
-    #[arg(long, value_name = "N", default_value_t = 1,
+    #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=16))]
     pub tensor_parallel_size: u32,
     /// What a rank may hold in all, e.g. 0=300Mi or 1=1.5G; for every rank or for none.
-    #[arg(long, value_name = "RANK=QUANTITY", value_parser = rank_quota)]
+    #[arg(long, allow_hyphen_values = true, value_name = "RANK=QUANTITY",
+          value_parser = rank_quota)]
     pub quota: Vec<RankQuota>,
     /// Share of its memory that a rank without a quota may use, 0.05 to 1.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.9)]
+    #[arg(long, allow_negative_numbers = true, value_name = "SHARE", default_value_t = 0.9,
+          value_parser = share)]
     pub gpu_memory_utilization: f64,
     /// Memory of the whole process, e.g. 4Gi; ranks without a quota share what it leaves.
     /// Without it and without quotas: the weights and up to 4Gi of KV cache.
-    #[arg(long, value_name = "QUANTITY", value_parser = quantity_bytes)]
+    #[arg(long, allow_hyphen_values = true, value_name = "QUANTITY",
+          value_parser = quantity_bytes)]
     pub memory_limit: Option<Bytes>,
     /// Longest sequence in tokens; refused when it does not fit. Without it: the model's own
     /// context, shrunk to fit.
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, allow_negative_numbers = true, value_name = "TOKENS")]
     pub max_model_len: Option<u32>,
     /// Sequences that run at once.
-    #[arg(long, value_name = "N", default_value_t = Limits::DEFAULT_MAX_NUM_SEQS)]
+    #[arg(long, allow_negative_numbers = true, value_name = "N",
+          default_value_t = Limits::DEFAULT_MAX_NUM_SEQS)]
     pub max_num_seqs: u32,
     /// Tokens computed in one step.
-    #[arg(long, value_name = "TOKENS", default_value_t = Limits::DEFAULT_MAX_NUM_BATCHED_TOKENS)]
+    #[arg(long, allow_negative_numbers = true, value_name = "TOKENS",
+          default_value_t = Limits::DEFAULT_MAX_NUM_BATCHED_TOKENS)]
     pub max_num_batched_tokens: u32,
     /// Type of cached keys and values; auto is the type of the weights.
     #[arg(long, value_enum, default_value_t = DtypeArg::Auto)]
     pub kv_cache_dtype: DtypeArg,
     /// Most bytes of KV cache on each rank, e.g. 256Mi. Without it: all that is left.
-    #[arg(long, value_name = "QUANTITY", value_parser = quantity_bytes)]
+    #[arg(long, allow_hyphen_values = true, value_name = "QUANTITY",
+          value_parser = quantity_bytes)]
     pub kv_cache_size: Option<Bytes>,
     /// Tokens of one KV block.
-    #[arg(long, value_name = "TOKENS", default_value_t = 16)]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "TOKENS",
+        default_value_t = 16
+    )]
     pub block_size: u32,
     /// Type of the weights in memory; auto is the file's own (bfloat16 for quantised files).
     #[arg(long, value_enum, default_value_t = DtypeArg::Auto)]
@@ -186,17 +200,17 @@ pub struct MemoryArgs {
 #[derive(Clone, Debug, Args)]
 pub struct EngineArgs {
     /// Names that requests may call the model by; repeat for more. Without it: the file's name.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = served_name)]
     pub served_model_name: Vec<String>,
-    /// Use at most these instructions: scalar, avx2, avx512, avx512bf16 or amx. Without it: the
-    /// best the machine has.
-    #[arg(long)]
-    pub isa: Option<String>,
+    #[arg(long, value_name = "ISA", value_parser = isa, help = isa_help())]
+    pub isa: Option<Isa>,
     /// Threads of each rank. Without it: the CPUs this process may use, divided by the ranks.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, allow_negative_numbers = true, value_name = "N",
+          value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     /// Requests that may wait; one more is answered with 429.
-    #[arg(long, value_name = "N", default_value_t = EngineConfig::DEFAULT_MAX_WAITING)]
+    #[arg(long, allow_negative_numbers = true, value_name = "N",
+          default_value_t = EngineConfig::DEFAULT_MAX_WAITING)]
     pub max_waiting: usize,
     /// Compute every prompt anew, even where its beginning is cached.
     #[arg(long)]
@@ -210,14 +224,14 @@ pub struct HttpArgs {
     pub host: IpAddr,
     /// Port of the OpenAI API; it answers probes and metrics too, while it has room for them. 0
     /// picks a free one.
-    #[arg(long, default_value_t = 8000)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 8000)]
     pub port: u16,
     /// Port of the admin API (/memory, /memory/watch, /weight_checker); 0 picks a free one.
-    #[arg(long, default_value_t = 8001)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 8001)]
     pub admin_port: u16,
     /// Port of probes and metrics (/livez, /readyz, /health, /metrics), which answers whatever the
     /// API's clients do; 0 picks a free one.
-    #[arg(long, default_value_t = 8002)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 8002)]
     pub probe_port: u16,
     /// Origins whose pages may call the API from a browser, e.g. https://chat.example.org; repeat
     /// for more, `*` is any. Without it: none, and browsers keep pages away.
@@ -228,15 +242,45 @@ pub struct HttpArgs {
     #[arg(long, value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,
     /// Largest request body, e.g. 4Mi.
-    #[arg(long, value_name = "QUANTITY", default_value = "4Mi", value_parser = quantity_bytes)]
+    #[arg(long, allow_hyphen_values = true, value_name = "QUANTITY", default_value = "4Mi",
+          value_parser = quantity_bytes)]
     pub max_body_size: Bytes,
     /// Connections of the API port. One more takes the place of one that is idle.
-    #[arg(long, value_name = "N", default_value_t = CONNECTIONS,
+    #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = CONNECTIONS,
           value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub max_connections: u32,
     /// Seconds that running requests get after SIGTERM.
-    #[arg(long, value_name = "SECONDS", default_value_t = 50)]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "SECONDS",
+        default_value_t = 50
+    )]
     pub drain_timeout: u64,
+}
+
+impl HttpArgs {
+    /// # Errors
+    /// Which two ports are one.
+    pub fn check(&self) -> Result<(), String> {
+        let ports = [
+            ("--port", self.port),
+            ("--admin-port", self.admin_port),
+            ("--probe-port", self.probe_port),
+        ];
+        for (at, (flag, port)) in ports.iter().enumerate() {
+            let mut others = ports[..at].iter();
+            // 0 is any free one.
+            let same = others.find(|(_, other)| other == port && *port != 0);
+            if let Some((other, _)) = same {
+                return Err(format!(
+                    "{flag}: {port} is the port of {other} already; give each its own (0 picks a \
+                     free one)"
+                ));
+            }
+        }
+        Ok(())
+    }
 }
 
 #[derive(Clone, Debug, Args)]
@@ -260,22 +304,47 @@ pub struct BenchArgs {
     #[command(flatten)]
     pub engine: EngineArgs,
     /// Tokens of the prefill case.
-    #[arg(long, value_name = "TOKENS", default_value_t = 512)]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "TOKENS",
+        default_value_t = 512
+    )]
     pub prefill: u32,
     /// Tokens of the single-sequence case.
-    #[arg(long, value_name = "TOKENS", default_value_t = 128)]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "TOKENS",
+        default_value_t = 128
+    )]
     pub decode: u32,
     /// Sequences of the batch case.
-    #[arg(long, value_name = "N", default_value_t = 16)]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "N",
+        default_value_t = 16
+    )]
     pub batch: u32,
     /// Prompt of each sequence of the batch.
-    #[arg(long, value_name = "TOKENS", default_value_t = 64)]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "TOKENS",
+        default_value_t = 64
+    )]
     pub batch_prompt: u32,
     /// Tokens that each sequence of the batch generates.
-    #[arg(long, value_name = "TOKENS", default_value_t = 32)]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "TOKENS",
+        default_value_t = 32
+    )]
     pub batch_generate: u32,
     /// Counted runs of each case, after one that is not.
-    #[arg(long, value_name = "N", default_value_t = 5,
+    #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 5,
           value_parser = clap::value_parser!(u32).range(1..=100))]
     pub repetitions: u32,
     /// Measure what it gains that the next step is sent while ranks compute one: the decoding cases

@@ -78,3 +78,122 @@ fn defaults_are_those_of_the_resource() {
     assert_eq!(args.generation_config, GenerationConfig::Vllm);
     assert!(parse("x serve m --generation-config ./folder").is_err());
 }
+
+#[test]
+fn a_negative_number_is_refused_as_a_value_of_its_flag() {
+    use clap::error::ErrorKind::{InvalidValue, UnknownArgument, ValueValidation};
+    let of_numbers = [
+        "N",
+        "TOKENS",
+        "SECONDS",
+        "QUANTITY",
+        "SHARE",
+        "RANK=QUANTITY",
+    ];
+    let ports = ["port", "admin-port", "probe-port"];
+    let mut walked = 0;
+    for command in Cli::command().get_subcommands() {
+        for arg in command.get_arguments() {
+            let Some(long) = arg.get_long() else { continue };
+            let names = arg.get_value_names().unwrap_or_default();
+            let is_number = names.iter().any(|name| of_numbers.contains(&name.as_str()))
+                || ports.contains(&long)
+                || long.ends_with("timeout");
+            if !is_number || !arg.get_action().takes_values() {
+                continue;
+            }
+            walked += 1;
+            for value in ["-1", "-1Gi"] {
+                let quantity = names.iter().any(|name| name.contains("QUANTITY"));
+                if value == "-1Gi" && !quantity {
+                    continue;
+                }
+                let line = format!("x {} m --{long} {value}", command.get_name());
+                let kind = parse(&line).unwrap_err().kind();
+                assert_ne!(kind, UnknownArgument, "{line}");
+                assert!(
+                    matches!(kind, InvalidValue | ValueValidation),
+                    "{line}: {kind}"
+                );
+            }
+        }
+    }
+    assert!(walked >= 35, "{walked}");
+}
+
+#[test]
+fn a_served_name_is_what_the_resource_takes() {
+    let crd = plimsoll_crds::v1alpha1::schema::crd();
+    let root = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+    let model = &root["spec"]["properties"]["model"]["properties"];
+    let rule = &model["servedNames"]["items"];
+    assert_eq!(rule["pattern"], values::NAME_PATTERN);
+    assert_eq!(
+        (&rule["minLength"], &rule["maxLength"]),
+        (&1.into(), &values::NAME_CHARACTERS.into())
+    );
+    let long = "a".repeat(values::NAME_CHARACTERS);
+    for name in ["a", "7b", "org/Model-1.5:q4@x+y_z", &long] {
+        assert_eq!(served_name(name).as_deref(), Ok(name));
+    }
+    let longer = format!("{long}a");
+    for name in [
+        "", "\n", "a\nb", "-a", "/a", ".a", "a b", "é", "aé", &longer,
+    ] {
+        assert!(served_name(name).is_err(), "{name:?}");
+    }
+}
+
+#[test]
+fn the_help_of_isa_names_what_it_takes_in_both_spellings() {
+    let mut cli = Cli::command();
+    let serve = cli.find_subcommand_mut("serve").unwrap();
+    let help = serve.render_long_help().to_string();
+    for isa in Isa::ALL {
+        assert!(help.contains(isa.name()), "{isa}: {help}");
+        for name in [isa.name().to_owned(), isa.name().replace('-', "")] {
+            let Command::Serve(args) = parse(&format!("x serve m --isa {name}")).unwrap().command
+            else {
+                panic!()
+            };
+            assert_eq!(args.engine.isa, Some(isa));
+        }
+    }
+    let error = parse("x serve m --isa sse9").unwrap_err().to_string();
+    assert!(error.contains("avx512-bf16"), "{error}");
+}
+
+#[test]
+fn two_equal_ports_contradict_each_other_unless_they_are_any() {
+    let check = |line: &str| {
+        let Command::Serve(args) = parse(&format!("x serve m {line}")).unwrap().command else {
+            panic!()
+        };
+        args.http.check()
+    };
+    assert_eq!(check(""), Ok(()));
+    assert_eq!(check("--port 0 --admin-port 0 --probe-port 0"), Ok(()));
+    for (line, one, other) in [
+        ("--port 8001", "--admin-port: 8001", "--port"),
+        ("--port 8002", "--probe-port: 8002", "--port"),
+        ("--admin-port 8002", "--probe-port: 8002", "--admin-port"),
+    ] {
+        let error = check(line).unwrap_err();
+        assert!(error.starts_with(one), "{error}");
+        assert!(
+            error.contains(&format!("the port of {other} already")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_share_out_of_range_is_refused_before_a_model_is_read() {
+    for share in ["0", "0.04", "1.5", "NaN", "-1", "much"] {
+        let error = parse(&format!("x plan m --gpu-memory-utilization {share}")).unwrap_err();
+        let message = error.to_string();
+        assert!(message.contains("is not between 0.05 and 1"), "{message}");
+    }
+    parse("x plan m --gpu-memory-utilization 0.05").unwrap();
+    parse("x plan m --gpu-memory-utilization 1").unwrap();
+}

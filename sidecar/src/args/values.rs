@@ -3,7 +3,10 @@
 use axum::http::HeaderValue;
 use clap::ValueEnum;
 use plimsoll_crds::v1alpha1::quantity;
+use plimsoll_kernels::isa::{self, Isa};
 use plimsoll_planner::{Bytes, Dtype};
+
+use crate::digits;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
@@ -50,10 +53,7 @@ pub struct RankQuota {
 pub(super) fn rank_quota(text: &str) -> Result<RankQuota, String> {
     const FORM: &str = "write RANK=QUANTITY, e.g. 0=300Mi";
     let (rank, quantity) = text.split_once('=').ok_or(FORM)?;
-    let rank = rank
-        .trim()
-        .parse()
-        .map_err(|_| format!("{rank:?} is not a rank; {FORM}"))?;
+    let rank = digits::number(rank.trim()).ok_or_else(|| format!("{rank:?} is no rank; {FORM}"))?;
     Ok(RankQuota {
         rank,
         bytes: quantity_bytes(quantity.trim())?,
@@ -62,6 +62,45 @@ pub(super) fn rank_quota(text: &str) -> Result<RankQuota, String> {
 
 pub(super) fn quantity_bytes(text: &str) -> Result<Bytes, String> {
     quantity::bytes(text).map_err(|error| error.to_string())
+}
+
+/// A share of a rank's memory.
+pub(super) fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok();
+    share
+        .filter(|share| (0.05..=1.0).contains(share))
+        .ok_or_else(|| format!("{text} is not between 0.05 and 1"))
+}
+
+/// The CRD's rule of `servedNames`; a test holds the two together.
+#[cfg(test)]
+pub(super) const NAME_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$";
+pub(super) const NAME_CHARACTERS: usize = 128;
+
+/// A name that requests may call the model by.
+pub(super) fn served_name(text: &str) -> Result<String, String> {
+    let begins = text.starts_with(|first: char| first.is_ascii_alphanumeric());
+    let goes_on = |c: char| c.is_ascii_alphanumeric() || "._:/@+-".contains(c);
+    if begins && text.len() <= NAME_CHARACTERS && text.chars().all(goes_on) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "a name has 1 to {NAME_CHARACTERS} letters, digits and . _ : / @ + -, the first a letter or \
+         a digit"
+    ))
+}
+
+/// Whether the machine has it is asked when the engine starts.
+pub(super) fn isa(text: &str) -> Result<Isa, String> {
+    text.parse()
+        .map_err(|error: isa::IsaError| error.to_string())
+}
+
+pub(super) fn isa_help() -> String {
+    format!(
+        "Use at most these instructions: one of {}. Without it: the best the machine has",
+        isa::names(&Isa::ALL)
+    )
 }
 
 /// `*`, or an origin as browsers send it: a scheme, a host, a port if it is not the usual one.

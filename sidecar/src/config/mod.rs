@@ -49,7 +49,7 @@ impl Settings {
         let Some(path) = &args.config else {
             let model = args.model.clone().unwrap_or_default();
             return Ok(Settings {
-                served: served_names(&args.engine, &model),
+                served: served_names(&args.engine, &model)?,
                 model,
                 revision: String::new(),
                 backend: Backend::Cpu,
@@ -208,16 +208,23 @@ fn utilization(share: f64) -> Result<Utilization, BootError> {
 }
 
 /// The names asked for, else the folder's or file's own.
-fn served_names(args: &EngineArgs, model: &Path) -> Vec<String> {
-    if !args.served_model_name.is_empty() {
-        return args.served_model_name.clone();
+fn served_names(args: &EngineArgs, model: &Path) -> Result<Vec<String>, BootError> {
+    let names = &args.served_model_name;
+    for (at, name) in names.iter().enumerate() {
+        if names[..at].contains(name) {
+            let message = format!("--served-model-name: {name} is there twice; give it once");
+            return Err(BootError::Flag(message));
+        }
+    }
+    if !names.is_empty() {
+        return Ok(names.clone());
     }
     let path = model.canonicalize().unwrap_or_else(|_| model.to_owned());
     let name = path
         .file_name()
         .map(|name| name.to_string_lossy().into_owned());
     let name = name.unwrap_or_else(|| "model".into());
-    vec![name.strip_suffix(".gguf").unwrap_or(&name).to_owned()]
+    Ok(vec![name.strip_suffix(".gguf").unwrap_or(&name).to_owned()])
 }
 
 /// Where two plans part, with both numbers; None when they are equal.

@@ -113,10 +113,10 @@ fn flags_that_contradict_are_refused_by_name() {
             "--tensor-parallel-size 2 --quota 0=1Gi --quota 0=2Gi",
             "rank 0 has two quotas",
         ),
-        ("--gpu-memory-utilization 0", "0 is not between 0.05 and 1"),
-        ("--gpu-memory-utilization 1.5", "1.5 is not between"),
     ] {
-        let message = plan_flags(&flags(line), &model).unwrap_err().to_string();
+        let error = plan_flags(&flags(line), &model).unwrap_err();
+        assert_eq!(error.exit_code(), crate::error::EXIT_USAGE, "{line}");
+        let message = error.to_string();
         assert!(message.contains(part), "{line}: {message}");
     }
     let error = plan_flags(&flags("--quota 0=1Mi"), &model).unwrap_err();
@@ -134,10 +134,19 @@ fn a_model_without_a_name_is_called_as_its_file() {
         args.engine
     };
     assert_eq!(
-        served_names(&engine(""), Path::new("/a/Smol.Q4_1.gguf")),
+        served_names(&engine(""), Path::new("/a/Smol.Q4_1.gguf")).unwrap(),
         ["Smol.Q4_1"]
     );
-    assert_eq!(served_names(&engine(""), Path::new("/a/qwen/")), ["qwen"]);
+    assert_eq!(
+        served_names(&engine(""), Path::new("/a/qwen/")).unwrap(),
+        ["qwen"]
+    );
     let two = engine("--served-model-name a --served-model-name b");
-    assert_eq!(served_names(&two, Path::new("/x")), ["a", "b"]);
+    assert_eq!(served_names(&two, Path::new("/x")).unwrap(), ["a", "b"]);
+    let twice = engine("--served-model-name a --served-model-name b --served-model-name a");
+    let error = served_names(&twice, Path::new("/x")).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "--served-model-name: a is there twice; give it once"
+    );
 }

@@ -40,9 +40,9 @@ impl Ports {
         token: Option<Token>,
     ) -> Result<Ports, BootError> {
         let (stop, stopping) = watch::channel(false);
-        let api = bind(SocketAddr::new(http.host, http.port))?;
-        let admin = bind(SocketAddr::new(http.host, http.admin_port))?;
-        let probes = bind(SocketAddr::new(http.host, http.probe_port))?;
+        let api = bind("--port", SocketAddr::new(http.host, http.port))?;
+        let admin = bind("--admin-port", SocketAddr::new(http.host, http.admin_port))?;
+        let probes = bind("--probe-port", SocketAddr::new(http.host, http.probe_port))?;
         tracing::info!(
             api = %api.local_addr()?,
             admin = %admin.local_addr()?,
@@ -112,7 +112,7 @@ fn answer_probes(app: &Arc<App>, listener: TcpListener) -> Result<(), BootError>
 
 /// Listens with sockets whose buffers are what the host's reserve counts: the kernel's own would
 /// grow to megabytes for a client that sends faster than it is read.
-fn bind(address: SocketAddr) -> Result<TcpListener, BootError> {
+fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, BootError> {
     let listen = || {
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -125,7 +125,23 @@ fn bind(address: SocketAddr) -> Result<TcpListener, BootError> {
         socket.listen(BACKLOG)
     };
     listen().map_err(|source| BootError::Listen {
+        flag,
         address: address.to_string(),
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_named_by_its_flag_with_a_way_out() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = bind("--probe-port", address).unwrap_err().to_string();
+        let start = format!("--probe-port: cannot listen on {address}: ");
+        assert!(error.starts_with(&start), "{error}");
+        assert!(error.contains("0 picks a free one"), "{error}");
+    }
 }
