@@ -226,10 +226,11 @@ fn a_drain_lets_requests_end_and_takes_no_new_ones() {
 fn what_cannot_be_served_ends_with_one_line_that_says_why() {
     let message = std::env::temp_dir().join(format!("plimsoll-last-words-{}", std::process::id()));
     fs::write(&message, "").unwrap();
-    for (flags, part) in [
-        (vec!["--quota", "0=1Mi"], "0"),
-        (vec!["--host", "0.0.0.0"], "--admin-token-file: missing"),
-        (vec!["--isa", "sse9"], "sse9"),
+    let twice = ["--served-model-name", "a"].repeat(2);
+    for (flags, code, part) in [
+        (vec!["--quota", "0=1Mi"], 1, "0"),
+        (vec!["--host", "0.0.0.0"], 64, "--admin-token-file: missing"),
+        (twice, 64, "--served-model-name: a is there twice"),
     ] {
         let output = binary()
             .arg("serve")
@@ -241,13 +242,41 @@ fn what_cannot_be_served_ends_with_one_line_that_says_why() {
             .args(&flags)
             .output()
             .unwrap();
-        assert_eq!(output.status.code(), Some(1), "{flags:?}");
+        assert_eq!(output.status.code(), Some(code), "{flags:?}");
         let words = fs::read_to_string(&message).unwrap();
         assert!(words.contains(part), "{flags:?}: {words}");
         let log = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(log.contains("ended by a failure"), "{log}");
     }
     fs::remove_file(message).unwrap();
+}
+
+#[test]
+fn plan_ends_with_the_codes_that_its_help_names() {
+    let tiny = fixture("tiny-llama");
+    for (flags, code) in [
+        (&[][..], 0),
+        (&["--memory-limit", "1Mi"], 2),
+        (&["--quota", "1=1Gi"], 64),
+        (&["--gpu-memory-utilization", "0"], 64),
+        (&["--memory-limit", "-1"], 64),
+        (&["--no-such-flag"], 64),
+        (&["--help"], 0),
+    ] {
+        let output = binary().arg("plan").arg(&tiny).args(flags).output();
+        assert_eq!(output.unwrap().status.code(), Some(code), "{flags:?}");
+    }
+    let missing = binary().args(["plan", "/no/such/model"]).output();
+    assert_eq!(missing.unwrap().status.code(), Some(1));
+    let mut isa = binary();
+    isa.arg("serve").arg(&tiny).args(["--isa", "sse9"]);
+    let output = isa.output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        told.contains("\"sse9\" is unknown; use one of scalar"),
+        "{told}"
+    );
 }
 
 /// The file an operator mounts, for the plan that the same flags lead to.
