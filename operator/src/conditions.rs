@@ -30,7 +30,10 @@ pub(crate) fn conditions(facts: &Facts, outcome: &Outcome) -> Vec<Condition> {
     let verdicts = [
         (ConditionType::Ready, Some(ready)),
         (ConditionType::Available, Some(available(facts))),
-        (ConditionType::ModelResolved, Some(model_resolved(outcome))),
+        (
+            ConditionType::ModelResolved,
+            Some(model_resolved(facts, outcome)),
+        ),
         (ConditionType::MemoryFits, Some(memory_fits(outcome))),
         (
             ConditionType::QuotaEnforced,
@@ -91,6 +94,7 @@ fn ready(facts: &Facts, outcome: &Outcome) -> (Verdict, bool) {
         Planned::Unresolved => match &outcome.model {
             Model::Failed(failure) => return stalled(failure.reason, &failure.message),
             Model::Unavailable(message) => return stalled(Reason::SourceUnavailable, message),
+            Model::Held(reason, message) => return stalled(*reason, message),
             Model::Inspecting(message) => {
                 return late(facts, (Reason::Inspecting, message.clone()));
             }
@@ -164,19 +168,23 @@ fn available(facts: &Facts) -> Verdict {
     }
 }
 
-fn model_resolved(outcome: &Outcome) -> Verdict {
+fn model_resolved(facts: &Facts, outcome: &Outcome) -> Verdict {
     match (&outcome.model, &outcome.planned) {
         (Model::Known(model, _), _) => (True, Reason::Inspected, describe(model)),
         (Model::Failed(failure), _) => {
-            let next = format!(
-                "; attempt {}, next at {}",
-                failure.attempts,
-                whole_seconds(failure.retry_at)
-            );
+            let attempts = failure.attempts;
+            let next = match failure.retry_at > facts.now {
+                true => format!(
+                    "; attempt {attempts}, next at {}",
+                    whole_seconds(failure.retry_at)
+                ),
+                false => format!("; attempt {attempts}, and the next is under way"),
+            };
             let message: String = failure.message.chars().take(900).collect();
             (False, failure.reason, format!("{message}{next}"))
         }
         (Model::Unavailable(message), _) => (False, Reason::SourceUnavailable, message.clone()),
+        (Model::Held(reason, message), _) => (Unknown, *reason, message.clone()),
         (Model::Inspecting(_), Planned::Invalid(message)) => {
             (Unknown, Reason::InvalidSpec, message.clone())
         }

@@ -69,7 +69,9 @@ impl Happening {
     /// What the operator was doing, as Events name it.
     pub(crate) const fn action(&self) -> &'static str {
         match self.reason {
-            EventReason::ModelInspected | EventReason::ModelRejected => "Inspect",
+            EventReason::ModelInspected
+            | EventReason::InspectStuck
+            | EventReason::ModelRejected => "Inspect",
             EventReason::MemoryPlanned
             | EventReason::MemoryInsufficient
             | EventReason::InvalidSpec
@@ -149,10 +151,12 @@ pub(crate) fn between(
                 stalled.words(),
             )),
             Some(Reason::Unschedulable | Reason::VolumesNotMounted | Reason::PodsRefused) => {
-                all.push(Happening::warning(
-                    EventReason::RolloutStuck,
-                    stalled.words(),
-                ));
+                // Nothing rolls before the model is known.
+                let reason = match model.is("Unknown") {
+                    true => EventReason::InspectStuck,
+                    false => EventReason::RolloutStuck,
+                };
+                all.push(Happening::warning(reason, stalled.words()));
             }
             _ => {}
         }

@@ -4,6 +4,7 @@
 use plimsoll_crds::v1alpha1::Reason;
 use plimsoll_crds::v1alpha1::engine::PlanStatus;
 
+use crate::build::inspect_asks;
 use crate::children::ChildKind;
 use crate::error::Error;
 use crate::inspect::Model;
@@ -63,8 +64,7 @@ impl Outcome {
         let text = error.to_string();
         if let Model::Inspecting(_) = &self.model {
             self.model = match error.refuses(ChildKind::Pod) {
-                // Admission does not let the source be mounted: Pod Security, a quota.
-                true => Model::Unavailable(text.clone()),
+                true => refused(&text),
                 false => Model::Inspecting(text.clone()),
             };
         }
@@ -78,4 +78,27 @@ impl Outcome {
             Planned::Unresolved | Planned::Invalid(_) | Planned::Refused { .. } => None,
         }
     }
+}
+
+/// The inspect pod may not be made, in these words.
+fn refused(words: &str) -> Model {
+    let quota = words.contains("exceeded quota") || words.contains("failed quota");
+    // Pod Security does not let the source be mounted.
+    if !quota && words.contains("volume") {
+        return Model::Unavailable(words.to_owned());
+    }
+    let way_out = match (quota, words.contains("must specify")) {
+        (true, true) => format!(
+            "give what it has to specify a default with a LimitRange in the namespace; the pod that \
+             reads the model asks for {}",
+            inspect_asks()
+        ),
+        (true, false) => format!(
+            "raise the ResourceQuota, or free what it counts: the pod that reads the model asks for \
+             {}, for seconds",
+            inspect_asks()
+        ),
+        (false, _) => "change what it names, in spec.template or in the cluster".to_owned(),
+    };
+    Model::Held(Reason::PodsRefused, format!("{words}; {way_out}"))
 }

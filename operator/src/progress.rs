@@ -8,7 +8,7 @@ use crate::outcome::Outcome;
 use crate::pods::containers::Held;
 use crate::pods::volumes::Mounting;
 use crate::pods::{PodFacts, Unschedulable};
-use crate::rolling::Room;
+use crate::rolling::{Room, Step};
 use crate::room;
 
 /// Load progress is told in steps of this many percent, so that it writes little.
@@ -106,7 +106,7 @@ fn hold_up(
     let waiting: Vec<&PodFacts> = live.iter().copied().filter(|pod| !pod.ready).collect();
     refused(facts, outcome, (live, rolls))
         .or_else(|| failed(facts, &waiting))
-        .or_else(|| unschedulable(&waiting, outcome, rolls))
+        .or_else(|| unschedulable(facts, &waiting, outcome, rolls))
         .or_else(|| unmounted(facts, &waiting, outcome, rolls))
         .or_else(|| unpulled(&waiting))
         .or_else(|| silent(&waiting))
@@ -116,7 +116,7 @@ fn hold_up(
 }
 
 /// What becomes of the old pods while a new one has no place.
-fn meanwhile(outcome: &Outcome, rolls: bool, remedy: &str) -> String {
+fn meanwhile(facts: &Facts, outcome: &Outcome, rolls: bool, remedy: &str) -> String {
     let step = outcome.step.as_ref();
     match step {
         _ if !rolls => format!("; {remedy}"),
@@ -125,6 +125,17 @@ fn meanwhile(outcome: &Outcome, rolls: bool, remedy: &str) -> String {
             "; pods of the revision before serve on, and none makes way, since that would not help \
              or leave too few; {remedy}"
         ),
+        Some(Step {
+            makes_way_in: Some(rest),
+            ..
+        }) => {
+            let at = facts.now.saturating_add(*rest).unwrap_or(facts.now);
+            format!(
+                "; an old pod makes way in {} s (at {at:.0}), and pods of the revision before serve \
+                 until then; {remedy}",
+                rest.as_secs()
+            )
+        }
         _ => format!("; pods of the revision before serve on; {remedy}"),
     }
 }
@@ -146,7 +157,8 @@ fn refused(
         true => "raise the ResourceQuota, free what it counts, or ask for less",
         false => "change what it names, in spec.template or in the cluster",
     };
-    let meanwhile = meanwhile(outcome, rolls, remedy);
+    let meanwhile = meanwhile(facts, outcome, rolls, remedy);
+    let words = words.trim_end().trim_end_matches('.');
     Some((Reason::PodsRefused, format!("{words}{meanwhile}")))
 }
 
@@ -170,6 +182,7 @@ fn failed(facts: &Facts, waiting: &[&PodFacts]) -> Option<(Reason, String)> {
 }
 
 fn unschedulable(
+    facts: &Facts,
     waiting: &[&PodFacts],
     outcome: &Outcome,
     rolls: bool,
@@ -178,10 +191,11 @@ fn unschedulable(
         .iter()
         .find_map(|pod| Some((pod, pod.unschedulable.as_ref()?)))?;
     let Unschedulable {
-        message,
+        message: _,
         gates,
         since: _,
     } = waits;
+    let words = pod.unplaced(waits);
     let (reason, remedy) = match gates.is_empty() {
         true => (
             Reason::Unschedulable,
@@ -195,8 +209,8 @@ fn unschedulable(
             ),
         ),
     };
-    let meanwhile = meanwhile(outcome, rolls, &remedy);
-    Some((reason, format!("pod {}: {message}{meanwhile}", pod.name)))
+    let meanwhile = meanwhile(facts, outcome, rolls, &remedy);
+    Some((reason, format!("pod {}: {words}{meanwhile}", pod.name)))
 }
 
 /// A pod that has a node, and whose volumes are not there.
@@ -232,7 +246,7 @@ fn unmounted(
         }
         (None, true) => "what it names has to exist and be within the node's reach".to_owned(),
     };
-    let meanwhile = meanwhile(outcome, rolls, &remedy);
+    let meanwhile = meanwhile(facts, outcome, rolls, &remedy);
     let node = pod.node.as_deref().unwrap_or_default();
     Some((
         Reason::VolumesNotMounted,

@@ -51,9 +51,12 @@ impl Refusal {
                 quotas,
                 reserve,
             } => {
+                let quotas = match *quotas {
+                    Bytes::ZERO => String::new(),
+                    quotas => format!("the quotas ({quotas}) and "),
+                };
                 text.push_str(&format!(
-                    "{MEMORY_LIMIT}: {limit} is less than the quotas ({quotas}) and the host \
-                     reserve ({reserve})"
+                    "{MEMORY_LIMIT}: {limit} is less than {quotas}the host reserve ({reserve})"
                 ));
                 if self.ranks.is_empty() {
                     text.push_str(&self.ways_out());
@@ -69,7 +72,7 @@ impl Refusal {
         for rank in ranks.iter().take(ranks_told) {
             rank.tell(&mut text);
             if !alike {
-                text.push_str(" and");
+                text.push_str("; it");
                 rank.tell_fixed(&mut text);
             }
             text.push_str("; ");
@@ -144,7 +147,7 @@ impl RankRefusal {
                 account.name()
             );
         }
-        let _ = write!(text, "), a KV head group adds {}", self.smallest_unit);
+        let _ = write!(text, "), and a KV head group adds {}", self.smallest_unit);
     }
 }
 

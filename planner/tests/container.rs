@@ -134,3 +134,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_refusal_of_one_rank_is_sentences_and_speaks_of_no_quotas_where_none_are_written() {
+    let none = request(&[None]);
+    let limit = Bytes::measured(20 * MIB);
+    let message = plan_within(&none, Some(limit)).unwrap_err().message();
+    assert!(
+        message.contains("20.00 MiB is less than the host reserve ("),
+        "{message}"
+    );
+    assert!(!message.contains("quotas ("), "{message}");
+    let one = request(&[Some(60)]);
+    let message = plan_within(&one, None).unwrap_err().message();
+    let (_, rest) = message.split_once(", short by ").expect("it is short");
+    let (short, rest) = rest.split_once("; it takes ").expect("a clause of its own");
+    assert!(short.ends_with("iB"), "{message}");
+    assert!(rest.contains(" before any share (") && rest.contains("), and a KV head group adds "));
+}

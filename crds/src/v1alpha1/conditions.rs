@@ -59,10 +59,10 @@ Reason {
     NoReadyReplicas = "no engine pod is ready",
     Inspecting = "the model's facts are being read",
     WaitingForPods = "engine pods are being made, scheduled or their images pulled",
-    Unschedulable = "an engine pod finds no node; the message is the scheduler's",
+    Unschedulable = "an engine pod, or the inspect pod, finds no node; the message is the scheduler's",
     VolumesNotMounted = "an engine pod has a node, and its volumes (or its network) are not there; the message names them, and the way out",
     SchedulingGated = "an engine pod is held back by its scheduling gates; the message names them",
-    PodsRefused = "a ReplicaSet may not make its pods (quota, admission); the message is the refusal",
+    PodsRefused = "engine pods, or the inspect pod, may not be made (quota, admission); the message is the refusal",
     Loading = "engines are reading weights",
     EngineSilent = "an engine that answered does not any more, though its process runs; the message says since when",
     RollingOut = "pods of an older revision are being replaced",
@@ -101,6 +101,7 @@ words! {
 /// `reason` of an Event.
 EventReason {
     ModelInspected = "the model's facts were read",
+    InspectStuck = "the inspect pod finds no node or may not be made, so that nothing is known of the model; the note says why",
     ModelRejected = "the model cannot be run; the note says why",
     MemoryPlanned = "a plan fits; the note has its figures",
     MemoryInsufficient = "no plan fits; the note has the figures and the remedy",
@@ -156,7 +157,15 @@ impl ConditionType {
             ConditionType::ModelResolved => &[
                 (True, &[Reason::Inspected]),
                 (False, NOT_RESOLVED),
-                (Unknown, &[Reason::Inspecting, Reason::InvalidSpec]),
+                (
+                    Unknown,
+                    &[
+                        Reason::Inspecting,
+                        Reason::InvalidSpec,
+                        Reason::Unschedulable,
+                        Reason::PodsRefused,
+                    ],
+                ),
             ],
             ConditionType::MemoryFits => &[
                 (True, &[Reason::PlanFits]),

@@ -13,6 +13,15 @@ use super::{
 use crate::children::ChildKind;
 use crate::facts::Identity;
 
+const CPU: &str = "10m";
+const MEMORY: &str = "64Mi";
+const MEMORY_LIMIT: &str = "1Gi";
+
+/// What the pod asks of a quota, in words.
+pub(crate) fn inspect_asks() -> String {
+    format!("requests.cpu={CPU}, requests.memory={MEMORY}, limits.memory={MEMORY_LIMIT}, pods=1")
+}
+
 /// The inspect pod called `name`.
 pub(crate) fn inspect_pod(
     object: &InferenceDeployment,
@@ -41,8 +50,8 @@ pub(crate) fn inspect_pod(
             "terminationMessagePath": names::TERMINATION_MESSAGE_PATH,
             "terminationMessagePolicy": "FallbackToLogsOnError",
             "resources": {
-                "requests": {"cpu": "10m", "memory": "64Mi"},
-                "limits": {"memory": "1Gi"},
+                "requests": {"cpu": CPU, "memory": MEMORY},
+                "limits": {"memory": MEMORY_LIMIT},
             },
             "securityContext": container_security(),
             "volumeMounts": [model_mount()],

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 pub(crate) use config::{engine_config, served_names};
-pub(crate) use inspect::inspect_pod;
+pub(crate) use inspect::{inspect_asks, inspect_pod};
 pub(crate) use replica_set::{Revision, revision};
 pub(crate) use shared::{disruption_budget, secret, service, service_account};
 

@@ -187,7 +187,9 @@ impl Desire {
         memory.inspect_failure = match &self.outcome.model {
             Model::Failed(failure) => Some(failure.clone()),
             Model::Known(..) => None,
-            Model::Inspecting(_) | Model::Unavailable(_) => memory.inspect_failure.take(),
+            Model::Inspecting(_) | Model::Held(..) | Model::Unavailable(_) => {
+                memory.inspect_failure.take()
+            }
         };
         let (revision, lack) = self.made_way.as_ref()?;
         let known = memory.replacing.replace((revision.clone(), *lack));

@@ -53,7 +53,7 @@ pub(super) fn reread(
                 ..seen
             }
         }
-        Model::Inspecting(_) | Model::Unavailable(_) => Decision {
+        Model::Inspecting(_) | Model::Held(..) | Model::Unavailable(_) => Decision {
             model: before,
             ..seen
         },

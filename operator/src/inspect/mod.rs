@@ -27,6 +27,8 @@ pub(crate) enum Model {
     Known(Box<ModelFacts>, Inspection),
     /// The inspection is under way; the text says what it waits for.
     Inspecting(String),
+    /// The inspect pod finds no node or may not be made: nothing is known of the source.
+    Held(Reason, String),
     /// The source cannot be mounted, so far.
     Unavailable(String),
     Failed(Failure),
@@ -119,9 +121,7 @@ fn start_or_wait(
     name: String,
     decision: impl FnOnce(Model) -> Decision,
 ) -> Decision {
-    let generation = facts.identity.generation;
-    let failure = facts.inspect_failure.as_ref();
-    match failure.filter(|f| f.source == key && f.generation == generation) {
+    match failure_of(facts, key) {
         Some(failure) if failure.retry_at > facts.now => {
             let rest = age(Some(facts.now), failure.retry_at);
             Decision {
@@ -144,6 +144,12 @@ fn start_or_wait(
     }
 }
 
+/// How the last attempt on this source and spec failed, if it did.
+fn failure_of<'a>(facts: &'a Facts, key: &str) -> Option<&'a Failure> {
+    let failure = facts.inspect_failure.as_ref();
+    failure.filter(|of| of.source == key && of.generation == facts.identity.generation)
+}
+
 fn look_at(
     facts: &Facts,
     key: &str,
@@ -159,7 +165,13 @@ fn look_at(
     let hangs = pod.engine.running && age(pod.engine.running_since, facts.now) >= READING_PATIENCE;
     let lost = pod.source_dropped && image;
     if answer.is_none() && !pod.finished() && !hangs && !lost {
-        let (model, look_again) = waits(facts, pod);
+        let (model, look_again) = match (waits(facts, pod), failure_of(facts, key)) {
+            // While it is tried again the condition keeps what went wrong.
+            ((Model::Inspecting(_), look_again), Some(failure)) => {
+                (Model::Failed(failure.clone()), look_again)
+            }
+            (waits, _) => waits,
+        };
         return Decision {
             look_again,
             ..decision(model)
@@ -272,5 +284,7 @@ fn read_answer(ended: &Ended) -> Result<Box<ModelFacts>, Problem> {
     }
 }
 
+#[cfg(test)]
+mod held_tests;
 #[cfg(test)]
 mod tests;

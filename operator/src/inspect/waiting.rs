@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use plimsoll_crds::v1alpha1::Reason;
+
 use super::Model;
 use crate::facts::Facts;
 use crate::pods::containers::Pull;
@@ -14,6 +16,8 @@ use crate::pods::{PodFacts, Waiting, age};
 /// A volume that is not mounted after this long is reported as unavailable; attaching one over a
 /// network takes tens of seconds.
 const MOUNT_PATIENCE: Duration = Duration::from_secs(60);
+/// A pod that has no node after this long is reported: nodes come and go, and are added on demand.
+const PLACE_PATIENCE: Duration = Duration::from_secs(60);
 /// An image that cannot be pulled for this long is reported as unavailable: registries have hiccups.
 const PULL_PATIENCE: Duration = Duration::from_secs(30);
 /// Reading headers takes seconds; a source that hangs is given up after this, and read again later.
@@ -28,8 +32,20 @@ pub(crate) fn pull_trouble(pod: &PodFacts) -> Option<&Waiting> {
 pub(super) fn waits(facts: &Facts, pod: &PodFacts) -> (Model, Option<Duration>) {
     let name = &pod.name;
     if let Some(waits) = &pod.unschedulable {
-        let text = format!("pod {name}: {}", waits.message);
-        return (Model::Inspecting(text), None);
+        let text = format!("pod {name}: {}", pod.unplaced(waits));
+        if !waits.gates.is_empty() {
+            return (Model::Inspecting(text), None);
+        }
+        let waited = age(waits.since.or(pod.created), facts.now);
+        let rest = PLACE_PATIENCE.saturating_sub(waited);
+        if rest.is_zero() {
+            let text = format!(
+                "{text}; nothing is read before it has a node: change what it names in \
+                 spec.template or spec.model.source, or give the cluster what it lacks"
+            );
+            return (Model::Held(Reason::Unschedulable, text), None);
+        }
+        return (Model::Inspecting(text), Some(rest));
     }
     if pod.engine.running {
         let read_for = age(pod.engine.running_since, facts.now);

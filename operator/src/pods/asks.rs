@@ -14,6 +14,8 @@ pub(crate) struct Asks {
     pub(crate) limits: BTreeMap<String, u128>,
     /// Hash of what decides which nodes it may run on at all.
     pub(crate) placement: u64,
+    /// How its spec chooses nodes, as a user reads it; empty where it does not.
+    pub(crate) selector: String,
 }
 
 impl Asks {
@@ -27,6 +29,7 @@ impl Asks {
         let stays = stays.filter(|init| init.restart_policy.as_deref() == Some("Always"));
         let mut asks = Asks {
             placement: hash_of(&placement(spec)),
+            selector: selector(spec),
             ..Asks::default()
         };
         for container in spec.containers.iter().chain(stays) {
@@ -59,6 +62,23 @@ impl Asks {
         };
         amount.copied().unwrap_or(0)
     }
+}
+
+fn selector(spec: &PodSpec) -> String {
+    let labels = spec.node_selector.iter().flatten();
+    let labels: Vec<String> = labels
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    let affinity = spec.affinity.as_ref();
+    let affinity = affinity.and_then(|it| it.node_affinity.as_ref());
+    let mut parts = Vec::new();
+    if !labels.is_empty() {
+        parts.push(format!("nodeSelector {}", labels.join(",")));
+    }
+    if affinity.is_some() {
+        parts.push("affinity.nodeAffinity".to_owned());
+    }
+    parts.join(" and ")
 }
 
 fn placement(spec: &PodSpec) -> String {

@@ -24,6 +24,8 @@ const LEAVING_GRACE: Duration = Duration::from_secs(30);
 
 /// The kubelet's first word on readiness comes within this of the pod's start.
 const FIRST_READINESS: Duration = Duration::from_secs(2);
+/// What the scheduler says of nodes that a pod's own spec rules out, without quoting it.
+const SELECTOR_WORDS: &str = "node affinity/selector";
 /// `reason` of a pod that the scheduler is not to look at.
 const GATED: &str = "SchedulingGated";
 
@@ -165,6 +167,16 @@ impl PodFacts {
             volumes: Volumes::read(pod),
             asks: Asks::read(pod),
             engine,
+        }
+    }
+
+    /// What the scheduler says of it, fit to be gone on with, and the selector that it means.
+    pub(crate) fn unplaced(&self, waits: &Unschedulable) -> String {
+        let words = waits.message.trim_end().trim_end_matches('.');
+        let selector = &self.asks.selector;
+        match words.contains(SELECTOR_WORDS) && !selector.is_empty() {
+            true => format!("{words} (the pod's spec has {selector})"),
+            false => words.to_owned(),
         }
     }
 

@@ -69,6 +69,8 @@ pub(crate) struct Step {
     pub(crate) replicas: Vec<(String, u32)>,
     /// An old pod makes way with this step, for lack of this room.
     pub(crate) making_way: Option<Room>,
+    /// An old pod will make way after this long, unless the new one finds its place before.
+    pub(crate) makes_way_in: Option<Duration>,
     /// A new pod has had no place for too long, and no old one makes way for it.
     pub(crate) stuck: bool,
     /// When to look again although nothing moved: a pod's patience runs out.
@@ -117,6 +119,13 @@ pub(crate) fn step(
         true => way(wanted, new, ready, room, patience),
         false => Way::NotNeeded,
     };
+    // With every place taken or answered, the next one to be given up is one that runs.
+    let kept: u32 = targets.iter().sum();
+    let full = kept + new.ready_within(new.replicas.min(wanted)) == wanted;
+    let makes_way_in = match way {
+        Way::Wait { rest, helps: true } if full => Some(rest),
+        _ => None,
+    };
     let making_way = shrink(wanted, old, new, &mut targets, way);
     let new_target = grow(wanted, old, new, &mut targets, (room, making_way));
 
@@ -132,9 +141,10 @@ pub(crate) fn step(
     Step {
         replicas: names.zip(after).collect(),
         making_way,
+        makes_way_in,
         stuck: rests && matches!(way, Way::Clear(_) | Way::Closed) && longest_wait(new).is_some(),
         look_again: match way {
-            Way::Wait(rest) => Some(rest),
+            Way::Wait { rest, .. } => Some(rest),
             Way::NotNeeded | Way::Clear(_) | Way::Closed => None,
         },
     }
@@ -145,8 +155,8 @@ pub(crate) fn step(
 enum Way {
     /// Every new pod has its place.
     NotNeeded,
-    /// Not before this long.
-    Wait(Duration),
+    /// Not before this long, and then only where it helps.
+    Wait { rest: Duration, helps: bool },
     /// Yes, for lack of this room.
     Clear(Room),
     /// It would not help, or cost the only pod that answers for a hope.
@@ -168,7 +178,10 @@ fn way(wanted: u32, new: &RevisionPods, ready: u32, room: Room, patience: Durati
     };
     match helps {
         true if room != Room::Assumed => Way::Clear(lack),
-        _ if waited < patience => Way::Wait(patience - waited),
+        _ if waited < patience => Way::Wait {
+            rest: patience - waited,
+            helps,
+        },
         true => Way::Clear(lack),
         false => Way::Closed,
     }

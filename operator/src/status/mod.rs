@@ -25,7 +25,7 @@ pub(crate) fn status(facts: &Facts, outcome: &Outcome) -> InferenceDeploymentSta
     let (model, inspection) = match &outcome.model {
         Model::Known(model, inspection) => (Some((**model).clone()), Some(inspection.clone())),
         // What runs still runs the model read before.
-        Model::Inspecting(_) | Model::Unavailable(_) | Model::Failed(_) => {
+        Model::Inspecting(_) | Model::Held(..) | Model::Unavailable(_) | Model::Failed(_) => {
             (before.model.clone(), before.inspection.clone())
         }
     };
@@ -94,7 +94,7 @@ fn state(facts: &Facts, outcome: &Outcome, ready: Option<Reason>) -> State {
             return match &outcome.model {
                 Model::Failed(_) | Model::Unavailable(_) => State::Failed,
                 Model::Inspecting(_) => State::Inspecting,
-                Model::Known(..) => State::Pending,
+                Model::Held(..) | Model::Known(..) => State::Pending,
             };
         }
         Planned::Unresolved | Planned::Fits { .. } => {}

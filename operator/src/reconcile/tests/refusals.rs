@@ -158,3 +158,62 @@ async fn an_inspect_pod_with_a_wrong_toleration_is_an_invalid_spec_and_with_a_wr
         );
     }
 }
+
+#[tokio::test]
+async fn an_inspect_pod_that_may_not_be_made_is_no_fault_of_the_source() {
+    let quota = "exceeded quota: team, requested: limits.memory=1Gi, used: limits.memory=0, \
+                 limited: limits.memory=512Mi";
+    let unlimited = "failed quota: team: must specify limits.cpu for: inspect";
+    let folder = "violates PodSecurity \"baseline:latest\": hostPath volumes (volume \"model\")";
+    for (said, reason, event, way_out) in [
+        (
+            quota,
+            "PodsRefused",
+            "event InspectStuck",
+            "raise the ResourceQuota, or free what it counts: the pod that reads the model asks \
+             for requests.cpu=10m, requests.memory=64Mi, limits.memory=1Gi, pods=1",
+        ),
+        (
+            unlimited,
+            "PodsRefused",
+            "event InspectStuck",
+            "with a LimitRange",
+        ),
+        (
+            "a webhook says no",
+            "PodsRefused",
+            "event InspectStuck",
+            "change what it names",
+        ),
+        (folder, "SourceUnavailable", "event ModelRejected", ""),
+    ] {
+        let resource = Arc::new(object(SMOLLM2));
+        let cluster = Cluster::new(&resource).await;
+        let mut story = Story { cluster, resource };
+        let refusal = format!("pods \"smollm2-inspect-1\" is forbidden: {said}");
+        let words = refusal.clone();
+        story.cluster.refuse(move |asked| {
+            asked
+                .starts_with("create pods/")
+                .then(|| (403, failure(403, &words)))
+        });
+        // It is asked again, and told once.
+        let mut told = Vec::new();
+        for _ in 0..3 {
+            assert!(story.pass().await.is_err());
+            let asked = story.cluster.requests();
+            told.extend(asked.into_iter().filter(|asked| asked.starts_with("event")));
+        }
+        assert_eq!(told, [event], "{said}");
+        let stalled = story.condition("Stalled");
+        assert_eq!(stalled["reason"], reason, "{said}");
+        let message = stalled["message"].as_str().unwrap();
+        assert!(
+            message.contains(&refusal) && message.contains(way_out),
+            "{message}"
+        );
+        let failed = reason == "SourceUnavailable";
+        let state = if failed { "Failed" } else { "Pending" };
+        assert_eq!(story.cluster.status()["state"], state, "{said}");
+    }
+}

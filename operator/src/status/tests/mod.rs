@@ -2,6 +2,7 @@
 
 mod enforcement;
 mod happenings;
+mod places;
 mod pulls;
 mod totals;
 
