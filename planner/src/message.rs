@@ -82,6 +82,12 @@ impl Refusal {
             rank.tell_fixed(&mut text);
             text.push_str("; ");
         }
+        if self.ranks.len() == 1 {
+            // The sum over all ranks would say the same again.
+            text.truncate(text.trim_end_matches("; ").len());
+            text.push_str(&self.ways_out());
+            return text;
+        }
         let untold = self.ranks.len().saturating_sub(ranks_told);
         let (needed, available) = (self.needed(), self.available());
         let all = match untold {

@@ -150,5 +150,6 @@ fn a_refusal_of_one_rank_is_sentences_and_speaks_of_no_quotas_where_none_are_wri
     let (_, rest) = message.split_once(", short by ").expect("it is short");
     let (short, rest) = rest.split_once("; it takes ").expect("a clause of its own");
     assert!(short.ends_with("iB"), "{message}");
+    assert!(!rest.contains("all ranks"), "said once: {message}");
     assert!(rest.contains(" before any share (") && rest.contains("), and a KV head group adds "));
 }

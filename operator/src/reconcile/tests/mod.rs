@@ -1,6 +1,7 @@
 //! Whole passes against a small API server.
 
 mod foreign;
+mod pulls;
 mod reach;
 mod refusals;
 mod repairs;
