@@ -263,7 +263,7 @@ fn unpulled(waiting: &[&PodFacts]) -> Option<(Reason, String)> {
     let troubled = |pod: &&PodFacts| Some((pod.name.clone(), pod.unpulled.first()?.words()));
     // That the engine answers all the same is said below.
     let mut waiting = waiting.iter().filter(|pod| !pod.held_up_by_others());
-    let (name, words) = waiting.find_map(|pod| troubled(pod))?;
+    let (name, words) = waiting.find_map(troubled)?;
     Some((Reason::WaitingForPods, format!("pod {name}, {words}")))
 }
 

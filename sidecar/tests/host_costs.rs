@@ -5,6 +5,7 @@
 //! `cargo test -p plimsoll-sidecar --test host_costs -- --nocapture` shows the table. (Tokenizing has
 //! a measurement of its own in `host_bytes.rs`.)
 #![allow(clippy::unwrap_used, reason = "a test")]
+#![expect(clippy::print_stdout, reason = "the table is what it is for")]
 
 mod served;
 

@@ -260,22 +260,6 @@ pub(super) fn await_nothing_left(resource: Resource<'_>) -> Result<()> {
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn samples_are_read_with_and_without_labels() {
-        let plain = sample("up 1").unwrap();
-        assert_eq!((plain.name.as_str(), plain.value), ("up", 1.0));
-        let labelled = sample("bytes{kind=\"a, b\",gpu=\"0\"} 1.5e3").unwrap();
-        assert_eq!(labelled.labels["kind"], "a, b");
-        assert_eq!(labelled.labels["gpu"], "0");
-        assert!((labelled.value - 1500.0).abs() < f64::EPSILON);
-        assert!(sample("nothing").is_err());
-    }
-}
-
 /// Engine pods that are not on their way out, sorted.
 pub(super) fn names_of(resource: &Resource<'_>) -> Result<Vec<String>> {
     let pods = resource.engine_pods()?;
@@ -311,4 +295,20 @@ pub(super) fn bearer(kubernetes: &Kubernetes, pod: &Value) -> Result<String> {
         Some(encoded.trim()),
     )?;
     Ok(format!("Bearer {}", token.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_read_with_and_without_labels() {
+        let plain = sample("up 1").unwrap();
+        assert_eq!((plain.name.as_str(), plain.value), ("up", 1.0));
+        let labelled = sample("bytes{kind=\"a, b\",gpu=\"0\"} 1.5e3").unwrap();
+        assert_eq!(labelled.labels["kind"], "a, b");
+        assert_eq!(labelled.labels["gpu"], "0");
+        assert!((labelled.value - 1500.0).abs() < f64::EPSILON);
+        assert!(sample("nothing").is_err());
+    }
 }

@@ -82,6 +82,7 @@ impl Events {
 
     /// Makes room and sends, as the engine does in two steps.
     #[cfg(test)]
+    #[expect(clippy::result_large_err, reason = "as the channel's own")]
     pub(crate) fn try_send(&self, event: TokenEvent) -> Result<(), TokenEvent> {
         let ends = matches!(event, TokenEvent::Finished(_));
         if !ends && !self.admits(&event) {
@@ -94,6 +95,7 @@ impl Events {
     ///
     /// # Errors
     /// The reader is gone, or its channel is full.
+    #[expect(clippy::result_large_err, reason = "the channel's own error")]
     pub fn send(&self, event: TokenEvent) -> Result<(), mpsc::error::TrySendError<TokenEvent>> {
         self.sender.try_send(event)
     }
