@@ -32,7 +32,12 @@ pub(super) fn run(progress: &Progress, peer: Option<&Path>) -> Result<Vec<(Row, 
         ("smollm2-135m", model::ensure(progress)?),
         ("random-qwen2-0.5b", random_model::ensure(progress)?),
     ] {
-        rows.extend(progress.step(label, || in_turn(label, (&sidecar, peer), &model))?);
+        let found = progress.step(label, || in_turn(label, (&sidecar, peer), &model))?;
+        // The second model takes minutes: what is known is shown.
+        for (row, ratio) in &found {
+            println!("           {}: {ratio:.3}", row.case);
+        }
+        rows.extend(found);
     }
     Ok(rows)
 }

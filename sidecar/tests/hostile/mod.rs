@@ -80,7 +80,7 @@ pub const GROWS: [(&str, &str); 12] = [
     ),
     (
         "nested lists",
-        "{% for i in range(90000) %}{% set ns.l = [ns.l] %}{% endfor %}\
+        "{% for i in range(40000) %}{% set ns.l = [ns.l] %}{% endfor %}\
         {% set ns.x = ns.l ~ '' %}",
     ),
 ];
