@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use plimsoll_crds::v1alpha1::Reason;
+use rustix::io::Errno;
 
 /// A model folder or GGUF file that cannot be served as it is.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +55,10 @@ impl ModelError {
     }
 
     pub(crate) fn io(path: &Path, source: std::io::Error) -> ModelError {
-        if let Ok(to) = std::fs::read_link(path) {
+        // A link that leads nowhere, or round in a circle; behind any other there is a file.
+        let nowhere = source.kind() == std::io::ErrorKind::NotFound
+            || source.raw_os_error() == Some(Errno::LOOP.raw_os_error());
+        if nowhere && let Ok(to) = std::fs::read_link(path) {
             return ModelError::NotFound {
                 path: path.to_owned(),
                 message: format!("is a link to {}: {source}", to.display()),
@@ -125,5 +129,22 @@ pub(crate) fn shorten(text: &str) -> String {
     match clean.char_indices().nth(CHARS_MAX) {
         Some((end, _)) => format!("{}…", &clean[..end]),
         None => clean,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn behind_a_link_that_leads_somewhere_an_error_is_the_files_own() {
+        let folder = crate::weights::testing::TempFolder::new();
+        let file = folder.write("file", "x");
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(file, &link).unwrap();
+        let reason = |errno: Errno| ModelError::io(&link, errno.into()).reason();
+        assert_eq!(reason(Errno::ACCESS), "ModelInvalid");
+        assert_eq!(reason(Errno::IO), "ModelInvalid");
+        assert_eq!(reason(Errno::LOOP), "ModelNotFound");
     }
 }

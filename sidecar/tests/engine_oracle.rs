@@ -8,80 +8,28 @@
 mod harness;
 
 use std::ops::Range;
-use std::path::Path;
-use std::sync::Arc;
 
-use harness::{Run, ask, ask_ids, fixtures, open, planner_request, start, start_planned, wait_for};
+use harness::fixture::Fixture;
+use harness::{Run, ask, ask_ids, fixtures, planner_request, start, start_planned, wait_for};
 use plimsoll_kernels::isa::Isa;
 use plimsoll_planner::{Bytes, Dtype, ModelShape, Shard};
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
 use plimsoll_sidecar::memory::snapshot::AccountRow;
-use plimsoll_sidecar::model::Model;
-
-/// One prompt of a fixture and what transformers says of it.
-#[derive(serde::Deserialize)]
-struct Prompt {
-    ids: Vec<u32>,
-    greedy: Vec<u32>,
-    logits_last: Vec<f32>,
-}
-
-#[derive(serde::Deserialize)]
-struct Expected {
-    prompts: Vec<Prompt>,
-}
-
-struct Fixture {
-    name: String,
-    model: Arc<Model>,
-    prompts: Vec<Prompt>,
-}
-
-fn fixture(folder: &Path) -> Fixture {
-    let text = std::fs::read_to_string(folder.join("expected.json")).unwrap();
-    let Expected { prompts } = serde_json::from_str(&text).unwrap();
-    let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-    Fixture {
-        name,
-        model: open(folder),
-        prompts,
-    }
-}
 
 fn all_fixtures() -> Vec<Fixture> {
     let folders = std::fs::read_dir(fixtures().join("models")).unwrap();
     let mut folders: Vec<_> = folders.map(|entry| entry.unwrap().path()).collect();
     folders.sort();
-    let fixtures: Vec<Fixture> = folders.iter().map(|folder| fixture(folder)).collect();
+    let fixtures: Vec<Fixture> = folders
+        .iter()
+        .map(|folder| Fixture::open(folder, ""))
+        .collect();
     assert!(fixtures.len() >= 9, "{} fixtures", fixtures.len());
     fixtures
 }
 
 fn named(name: &str) -> Fixture {
-    fixture(&fixtures().join("models").join(name))
-}
-
-fn assert_logits(got: &[f32], expected: &[f32], what: &str) {
-    assert_eq!(got.len(), expected.len(), "{what}");
-    let scale = expected.iter().fold(1.0f32, |max, x| max.max(x.abs()));
-    for (at, (got, expected)) in got.iter().zip(expected).enumerate() {
-        let error = (got - expected).abs() / scale;
-        assert!(
-            error <= 1e-4,
-            "{what}: logit {at} is {got}, expected {expected}"
-        );
-    }
-}
-
-/// One prompt after the other, with logits.
-fn check_alone(fixture: &Fixture, handle: &EngineHandle, what: &str) {
-    for (index, prompt) in fixture.prompts.iter().enumerate() {
-        let what = format!("{}, {what}, prompt {index}", fixture.name);
-        let count = prompt.greedy.len() as u32;
-        let answered = ask(handle, index as u64, &prompt.ids, count).wait();
-        assert_eq!(answered.ids, prompt.greedy, "{what}");
-        assert_logits(&answered.logits[0], &prompt.logits_last, &what);
-    }
+    Fixture::open(&fixtures().join("models").join(name), "")
 }
 
 /// All prompts at once.
@@ -136,7 +84,7 @@ fn split(shape: &ModelShape, ranks: u32, lean: [u32; 3]) -> Vec<Shard> {
 fn logits_and_greedy_ids_are_those_of_transformers() {
     for fixture in all_fixtures() {
         let handle = start(&fixture.model, &Run::whole(&fixture.model.shape));
-        check_alone(&fixture, &handle, "alone");
+        fixture.check_alone(&handle, "alone");
     }
 }
 
@@ -157,7 +105,7 @@ fn every_split_gives_the_same_ids() {
                 ..Run::whole(shape)
             };
             let handle = start(&fixture.model, &run);
-            check_alone(&fixture, &handle, &format!("{:?}", run.shards));
+            fixture.check_alone(&handle, &format!("{:?}", run.shards));
         }
     }
 }
@@ -198,7 +146,7 @@ fn query_heads_may_share_a_copied_kv_head() {
                 ..Run::whole(shape)
             },
         );
-        check_alone(&fixture, &handle, "copied KV heads");
+        fixture.check_alone(&handle, "copied KV heads");
     }
 }
 
@@ -228,9 +176,9 @@ fn prefix_hits_give_the_same_ids() {
             ..Run::whole(&fixture.model.shape)
         };
         let handle = start(&fixture.model, &run);
-        check_alone(&fixture, &handle, "first time");
+        fixture.check_alone(&handle, "first time");
         let before = handle.stats();
-        check_alone(&fixture, &handle, "from the prefix cache");
+        fixture.check_alone(&handle, "from the prefix cache");
         let after = handle.stats();
         let found = after.prefix_hits - before.prefix_hits;
         let looked_up = after.prefix_queries - before.prefix_queries;
@@ -300,7 +248,7 @@ fn every_instruction_set_and_thread_count_gives_the_same_ids() {
                 ..Run::whole(&fixture.model.shape)
             };
             let handle = start(&fixture.model, &run);
-            check_alone(&fixture, &handle, isa.name());
+            fixture.check_alone(&handle, isa.name());
         }
     }
 }
@@ -321,7 +269,7 @@ fn the_planners_own_uneven_plan_runs_and_is_filled_to_the_byte() {
     assert_ne!(heads(0), heads(1), "three KV heads cannot be halved");
     let handle = start_planned(&fixture.model, &run, request, plan);
     wait_for(&handle, |state| *state == EngineState::Serving);
-    check_alone(&fixture, &handle, "planned");
+    fixture.check_alone(&handle, "planned");
     for rank in handle.memory().ranks {
         let row = |row: &AccountRow| (row.planned, row.reserved);
         assert!(

@@ -10,59 +10,19 @@
 mod harness;
 
 use std::ops::Range;
-use std::sync::Arc;
 
-use harness::{Run, ask, fixtures, open, start};
+use harness::fixture::Fixture;
+use harness::{Run, fixtures, start};
 use plimsoll_kernels::rope::RopeScaling;
 use plimsoll_planner::Shard;
-use plimsoll_sidecar::model::Model;
 
-/// One prompt of a fixture and what transformers says of it.
-#[derive(serde::Deserialize)]
-struct Prompt {
-    ids: Vec<u32>,
-    greedy: Vec<u32>,
-    logits_last: Vec<f32>,
-}
-
-#[derive(serde::Deserialize)]
-struct Expected {
-    prompts: Vec<Prompt>,
-}
-
-struct Fixture {
-    name: &'static str,
-    model: Arc<Model>,
-    prompts: Vec<Prompt>,
-}
-
-fn fixture(name: &'static str, file: &str) -> Fixture {
-    let folder = fixtures().join("positions").join(name);
-    let text = std::fs::read_to_string(folder.join("expected.json")).unwrap();
-    let Expected { prompts } = serde_json::from_str(&text).unwrap();
-    Fixture {
-        name,
-        model: open(&folder.join(file)),
-        prompts,
-    }
+fn fixture(name: &str, file: &str) -> Fixture {
+    Fixture::open(&fixtures().join("positions").join(name), file)
 }
 
 fn check(fixture: &Fixture, run: &Run) {
-    let Fixture { name, prompts, .. } = fixture;
-    let handle = start(&fixture.model, run);
-    for (index, prompt) in prompts.iter().enumerate() {
-        let what = format!("{name}, {} ranks, prompt {index}", run.shards.len());
-        let count = prompt.greedy.len() as u32;
-        let answered = ask(&handle, index as u64, &prompt.ids, count).wait();
-        assert_eq!(answered.ids, prompt.greedy, "{what}");
-        let (got, expected) = (&answered.logits[0], &prompt.logits_last);
-        assert_eq!(got.len(), expected.len(), "{what}");
-        let scale = expected.iter().fold(1.0f32, |max, x| max.max(x.abs()));
-        for (at, (got, expected)) in got.iter().zip(expected).enumerate() {
-            let error = (got - expected).abs() / scale;
-            assert!(error <= 1e-4, "{what}: logit {at}: {got}, not {expected}");
-        }
-    }
+    let what = format!("{} ranks", run.shards.len());
+    fixture.check_alone(&start(&fixture.model, run), &what);
 }
 
 /// Whole at once, and in small chunks that share no step with their window.

@@ -49,6 +49,23 @@ fn resident(process: &str) -> u64 {
     figure(process, "smaps_rollup", "Pss_Anon:")
 }
 
+/// The same of a process that still takes in what it was sent: once the figure stands still.
+fn settled(process: &str) -> u64 {
+    const LOOKS: usize = 4;
+    let end = Instant::now() + Duration::from_secs(20);
+    let mut last = Vec::new();
+    while Instant::now() < end {
+        let now = resident(process);
+        last.retain(|before| *before == now);
+        last.push(now);
+        if last.len() == LOOKS {
+            return now;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("the memory of {process} never stands still");
+}
+
 /// Prints the figure, and holds it to the constant: no more, and no less than a part of it.
 fn holds(what: &str, measured: u64, constant: u64, times: u64) {
     println!("{what:<44} {measured:>12} measured {constant:>12} reserved");
@@ -233,6 +250,21 @@ fn own(served: &Served) -> u64 {
     row["usedBytes"].as_u64().unwrap()
 }
 
+/// Requests that the engine has had: running, waiting, and ended.
+fn requests(served: &Served) -> u64 {
+    const NAMES: [&str; 3] = [
+        "vllm:num_requests_running{",
+        "vllm:num_requests_waiting{",
+        "vllm:request_success_total{",
+    ];
+    let page = served.get("/metrics").body;
+    let counted = page
+        .lines()
+        .filter(|line| NAMES.iter().any(|name| line.starts_with(name)));
+    let value = |line: &str| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap();
+    counted.map(value).sum()
+}
+
 #[test]
 fn what_the_server_holds_takes_no_more_than_is_reserved() {
     let _alone = alone();
@@ -268,18 +300,22 @@ fn what_the_server_holds_takes_no_more_than_is_reserved() {
     let idle: Vec<TcpStream> = (0..CONNECTIONS)
         .map(|_| served::open(served.api, &head))
         .collect();
-    std::thread::sleep(Duration::from_millis(300));
-    let half_open = (resident(&process).saturating_sub(before)) / CONNECTIONS;
+    let half_open = (settled(&process).saturating_sub(before)) / CONNECTIONS;
     drop(idle);
 
     // Requests that wait for their first turn.
+    let known = requests(&served);
     let before = resident(&process);
     let body = json!({"prompt": "a", "max_tokens": 400, "ignore_eos": true}).to_string();
     let text = post_text("/v1/completions", &body);
     let waiting: Vec<TcpStream> = (0..CONNECTIONS)
         .map(|_| served::open(served.api, &text))
         .collect();
-    std::thread::sleep(Duration::from_millis(500));
+    let end = Instant::now() + Duration::from_secs(20);
+    while requests(&served) < known + CONNECTIONS {
+        assert!(Instant::now() < end, "requests do not arrive");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     let taken = resident(&process).saturating_sub(before) / CONNECTIONS;
     println!("a request that waits, with its connection: {taken}");
     let sequence = u64::from(host::SEQUENCE_ANSWER_BYTES);
@@ -319,8 +355,7 @@ fn what_the_server_holds_takes_no_more_than_is_reserved() {
     let held: Vec<TcpStream> = (0..3)
         .map(|_| served::open(served.api, &text[..text.len() - 100]))
         .collect();
-    std::thread::sleep(Duration::from_millis(300));
-    let body = resident(&process).saturating_sub(before) / 3;
+    let body = settled(&process).saturating_sub(before) / 3;
     // Its text stands there twice while it is parsed.
     holds("a body of 4 MiB", body, 2 * size, 4);
     drop(held);

@@ -14,8 +14,8 @@ use crate::progress::Progress;
 /// Runs of each build and model, in turn, so that a machine whose speed drifts does so for both.
 const ROUNDS: usize = 3;
 
-/// Cases, with the medians of both builds; `ratio` of a row is not theirs but the pairs' median.
-pub(super) fn run(progress: &Progress, peer: Option<&Path>) -> Result<Vec<(Row, f64)>> {
+/// Cases, with the medians of both builds; `ratio` is not theirs but the median of the pairs'.
+pub(super) fn run(progress: &Progress, peer: Option<&Path>) -> Result<Vec<Row>> {
     let Some(peer) = peer else {
         bail!(
             "bench before wants --peer FILE: a plimsoll-sidecar of the earlier state, built with \
@@ -34,15 +34,15 @@ pub(super) fn run(progress: &Progress, peer: Option<&Path>) -> Result<Vec<(Row, 
     ] {
         let found = progress.step(label, || in_turn(label, (&sidecar, peer), &model))?;
         // The second model takes minutes: what is known is shown.
-        for (row, ratio) in &found {
-            println!("           {}: {ratio:.3}", row.case);
+        for row in &found {
+            println!("           {}: {:.3}", row.case, row.ratio);
         }
         rows.extend(found);
     }
     Ok(rows)
 }
 
-fn in_turn(label: &str, (ours, peer): (&Path, &Path), model: &Path) -> Result<Vec<(Row, f64)>> {
+fn in_turn(label: &str, (ours, peer): (&Path, &Path), model: &Path) -> Result<Vec<Row>> {
     // Tokens per second by case, then by round.
     let mut pairs: Vec<(String, Vec<(f64, f64)>)> = Vec::new();
     for round in 0..ROUNDS {
@@ -73,14 +73,11 @@ fn in_turn(label: &str, (ours, peer): (&Path, &Path), model: &Path) -> Result<Ve
             }
         }
     }
-    let row = |(case, pairs): (String, Vec<(f64, f64)>)| {
-        let ratio = median(pairs.iter().map(|(a, b)| a / b));
-        let row = Row {
-            case: format!("{label}/{case}"),
-            ours: median(pairs.iter().map(|(a, _)| *a)),
-            peer: median(pairs.iter().map(|(_, b)| *b)),
-        };
-        (row, ratio)
+    let row = |(case, pairs): (String, Vec<(f64, f64)>)| Row {
+        case: format!("{label}/{case}"),
+        ours: median(pairs.iter().map(|(a, _)| *a)),
+        peer: median(pairs.iter().map(|(_, b)| *b)),
+        ratio: median(pairs.iter().map(|(a, b)| a / b)),
     };
     Ok(pairs.into_iter().map(row).collect())
 }

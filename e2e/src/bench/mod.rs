@@ -34,6 +34,8 @@ struct Row {
     case: String,
     ours: f64,
     peer: f64,
+    /// Of ours to the peer's.
+    ratio: f64,
 }
 
 /// Runs the bench of that name.
@@ -69,11 +71,6 @@ fn cpu(progress: &Progress, name: &str, json: Option<&Path>) -> Result<()> {
     ] {
         rows.extend(progress.step(label, || compare(label, &sidecar, ours, &llama, theirs))?);
     }
-    let rated = |row: Row| {
-        let ratio = row.ours / row.peer;
-        (row, ratio)
-    };
-    let rows: Vec<_> = rows.into_iter().map(rated).collect();
     print(&rows, (name, "llama.cpp"), json)
 }
 
@@ -114,6 +111,7 @@ fn compare(
                 case: format!("{label}/{case}"),
                 ours,
                 peer,
+                ratio: ours / peer,
             })
         })
         .collect()
@@ -176,13 +174,19 @@ fn busy_and_all() -> Result<(u64, u64)> {
     Ok((user + nice + system, user + nice + system + idle + waiting))
 }
 
-fn print(rows: &[(Row, f64)], (name, other): (&str, &str), json: Option<&Path>) -> Result<()> {
+fn print(rows: &[Row], (name, other): (&str, &str), json: Option<&Path>) -> Result<()> {
     println!(
         "\n{:<34} {:>10} {:>10} {:>7}",
         "tokens per second", "ours", other, "ratio"
     );
     let mut lines = Vec::new();
-    for (Row { case, ours, peer }, ratio) in rows {
+    for Row {
+        case,
+        ours,
+        peer,
+        ratio,
+    } in rows
+    {
         println!("{case:<34} {ours:>10.1} {peer:>10.1} {ratio:>7.2}");
         lines.push(json!({
             "bench": name, "case": case, "ours": ours, "peer": peer, "ratio": ratio,

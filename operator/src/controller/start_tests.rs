@@ -1,8 +1,6 @@
 //! A fresh start against an API server that lists and watches: whichever list comes last, passes
 //! are made, and the turns know what there is.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
@@ -10,6 +8,7 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use clap::Parser as _;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::*;
 use crate::testing::{SMOLLM2, object};
@@ -33,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// An API server that has one resource, answers one list after all others, and refuses writes.
 struct Lists {
     last: &'static str,
-    answered: AtomicUsize,
+    answered: watch::Sender<usize>,
 }
 
 async fn answer(State(lists): State<Arc<Lists>>, method: Method, uri: Uri) -> Response {
@@ -51,12 +50,13 @@ async fn answer(State(lists): State<Arc<Lists>>, method: Method, uri: Uri) -> Re
     }
     let kind = uri.path().rsplit('/').next().unwrap_or_default();
     if kind == lists.last {
-        while lists.answered.load(Ordering::SeqCst) < KINDS.len() - 1 {
-            tokio::time::sleep(LATER).await;
-        }
+        let mut answered = lists.answered.subscribe();
+        let others = answered.wait_for(|count| *count == KINDS.len() - 1);
+        others.await.unwrap();
+        // Nothing tells when everybody has seen those lists and waits for this one.
         tokio::time::sleep(LATER).await;
     }
-    lists.answered.fetch_add(1, Ordering::SeqCst);
+    lists.answered.send_modify(|count| *count += 1);
     let items = match kind == KINDS[0] {
         true => vec![json!(object(SMOLLM2))],
         false => Vec::<Value>::new(),
@@ -70,7 +70,7 @@ async fn answer(State(lists): State<Arc<Lists>>, method: Method, uri: Uri) -> Re
 async fn begin(last: &'static str) {
     let lists = Arc::new(Lists {
         last,
-        answered: AtomicUsize::new(0),
+        answered: watch::Sender::new(0),
     });
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let uri = format!("http://{}", listener.local_addr().unwrap());

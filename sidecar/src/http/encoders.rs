@@ -182,11 +182,14 @@ mod tests {
         let encoders = Arc::new(encoders);
         let (go, gate) = std::sync::mpsc::channel::<()>();
         let gate = Arc::new(Mutex::new(gate));
+        let (starts, mut started) = tokio::sync::mpsc::unbounded_channel();
         let slow: Vec<_> = (0..THREADS)
             .map(|_| {
                 let (encoders, gate) = (Arc::clone(&encoders), Arc::clone(&gate));
+                let starts = starts.clone();
                 tokio::spawn(async move {
                     let work = move |_: &Task<'_, ()>| {
+                        starts.send(()).unwrap();
                         gate.lock().unwrap().recv().unwrap();
                         Ok(())
                     };
@@ -194,7 +197,9 @@ mod tests {
                 })
             })
             .collect();
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        for _ in 0..THREADS {
+            started.recv().await.unwrap();
+        }
         let begun = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&begun);
         let late = encoders.run(1, move |_: &Task<'_, ()>| {

@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "a broken fixture ends the test")]
 
+pub mod fixture;
+
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
