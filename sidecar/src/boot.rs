@@ -214,7 +214,11 @@ async fn run(
             app.set_draining();
             return Ok(());
         }
-        EngineState::Serving => {
+        EngineState::Serving
+        | EngineState::Paused
+        | EngineState::Sleeping
+        | EngineState::Asleep
+        | EngineState::Waking => {
             tracing::info!(served = app.served.join(", "), "ready");
             tokio::select! {
                 () = signals.terminate() => {}
@@ -268,7 +272,13 @@ async fn loaded(
             EngineState::Failed { message } => {
                 return Err(BootError::EngineFailed(message.clone()));
             }
-            EngineState::Serving | EngineState::Draining | EngineState::Drained => {
+            EngineState::Serving
+            | EngineState::Paused
+            | EngineState::Sleeping
+            | EngineState::Asleep
+            | EngineState::Waking
+            | EngineState::Draining
+            | EngineState::Drained => {
                 tracing::info!(seconds = started.elapsed().as_secs_f64(), "loaded");
                 return Ok(());
             }

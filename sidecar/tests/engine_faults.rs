@@ -13,6 +13,7 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use harness::{Run, eventually, halves, request, start, start_unloaded, tiny};
+use plimsoll_sidecar::engine::control::ControlError;
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
 use plimsoll_sidecar::engine::request::{FinishReason, Refused, TokenEvent};
 use plimsoll_sidecar::model::{Model, ModelError};
@@ -197,8 +198,8 @@ fn a_panic_on_the_engines_own_thread_is_its_last_word_to_everybody() {
         }
     );
     assert_eq!(
-        handle.check_weights().unwrap_err(),
-        Refused::Failed { message }
+        handle.check_weights().wait().unwrap_err(),
+        ControlError::Failed { message }
     );
 }
 

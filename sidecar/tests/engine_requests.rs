@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use harness::{Run, ask, ask_ids, eventually, halves, request, start, tiny, wait_for};
 use plimsoll_planner::{Account, Bytes};
+use plimsoll_sidecar::engine::control::ControlError;
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
 use plimsoll_sidecar::engine::request::{
     FinishReason, GenerateRequest, Refused, SamplingParams, TokenEvent,
@@ -321,7 +322,7 @@ fn weights_are_checked_between_the_steps_of_a_request_and_in_an_idle_engine() {
         ..Run::whole(&model.shape)
     };
     let handle = start(&model, &run);
-    let check = || handle.check_weights().unwrap().blocking_recv().unwrap();
+    let check = || handle.check_weights().wait().unwrap();
     let idle = check();
     assert_eq!(idle.len(), 2);
     assert!(
@@ -337,7 +338,10 @@ fn weights_are_checked_between_the_steps_of_a_request_and_in_an_idle_engine() {
     assert_eq!(answer.wait().ids, alone);
     handle.drain();
     wait_for(&handle, |state| *state == EngineState::Drained);
-    assert_eq!(handle.check_weights().unwrap_err(), Refused::Draining);
+    assert_eq!(
+        handle.check_weights().wait().unwrap_err(),
+        ControlError::Ended
+    );
 }
 
 #[test]

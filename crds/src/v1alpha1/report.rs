@@ -43,6 +43,14 @@ pub enum EngineState {
     Loading,
     /// Answering requests.
     Serving,
+    /// Taking requests and holding them; nothing is computed.
+    Paused,
+    /// Giving memory back.
+    Sleeping,
+    /// Memory is given back; requests are refused.
+    Asleep,
+    /// Taking memory again and proving what is in it.
+    Waking,
     /// Finishing requests before it stops.
     Draining,
     /// Stopped by a failure; the message says which.

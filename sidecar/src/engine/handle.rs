@@ -3,21 +3,31 @@
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
-use super::inbox::Inbox;
+use super::control::{Asker, COMMANDS_MAX, Command, ControlError, RETRY_AFTER, Reply};
+use super::inbox::{Inbox, NotQueued};
 use super::request::{GenerateRequest, Refused};
 use super::stats::EngineStats;
 use crate::forward::WeightCheck;
 use crate::memory::ledger::Ledger;
 use crate::memory::snapshot::LedgerSnapshot;
 
-/// A state of the engine. `Failed` is final: the process should end.
+/// A state of the engine. `Failed` is final: the process should end. What each means to probes,
+/// clients and reports is a table in ARCHITECTURE.md.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EngineState {
     /// Weights are read; see [`EngineHandle::progress`].
     Loading,
     Serving,
+    /// Nothing is computed; requests are taken and held.
+    Paused,
+    /// On the way to `Asleep`: requests are taken and held.
+    Sleeping,
+    /// Memory is given back; new requests are refused.
+    Asleep,
+    /// Memory is being taken again and proved: requests are taken and held.
+    Waking,
     /// Running requests end, new ones are refused.
     Draining,
     /// Drained: nothing is left to do.
@@ -25,6 +35,25 @@ pub enum EngineState {
     Failed {
         message: String,
     },
+}
+
+impl EngineState {
+    /// Why nothing is carried out in this state (any more).
+    pub(crate) fn why_not(&self) -> ControlError {
+        match self {
+            EngineState::Failed { message } => ControlError::Failed {
+                message: message.clone(),
+            },
+            EngineState::Loading => ControlError::Loading,
+            EngineState::Serving
+            | EngineState::Paused
+            | EngineState::Sleeping
+            | EngineState::Asleep
+            | EngineState::Waking
+            | EngineState::Draining
+            | EngineState::Drained => ControlError::Ended,
+        }
+    }
 }
 
 /// How far loading is, all ranks together.
@@ -121,7 +150,11 @@ impl EngineHandle {
         logits: Option<mpsc::Sender<Vec<f32>>>,
     ) -> Result<(), Refused> {
         match &*self.shared.state.borrow() {
-            EngineState::Serving => {}
+            EngineState::Serving
+            | EngineState::Paused
+            | EngineState::Sleeping
+            | EngineState::Waking => {}
+            EngineState::Asleep => return Err(Refused::Asleep),
             EngineState::Loading => return Err(Refused::Loading),
             EngineState::Draining | EngineState::Drained => return Err(Refused::Draining),
             EngineState::Failed { message } => {
@@ -160,22 +193,34 @@ impl EngineHandle {
         self.shared.inbox.cancel(id);
     }
 
-    /// Has every rank compare its weights with what it loaded, between two steps: nothing is
-    /// generated meanwhile. The channel closes without an answer when the engine ends first, or
-    /// when somebody asks again before the check began.
-    ///
-    /// # Errors
-    /// [`Refused`] when there are no weights to check: loading, ended, failed.
-    pub fn check_weights(&self) -> Result<oneshot::Receiver<Vec<WeightCheck>>, Refused> {
+    /// Queues a command; it is answered in any case, at once when it cannot be queued.
+    pub fn command(&self, command: Command) {
         match self.state() {
-            EngineState::Serving | EngineState::Draining => {}
-            EngineState::Loading => return Err(Refused::Loading),
-            EngineState::Drained => return Err(Refused::Draining),
-            EngineState::Failed { message } => return Err(Refused::Failed { message }),
+            EngineState::Serving
+            | EngineState::Paused
+            | EngineState::Sleeping
+            | EngineState::Asleep
+            | EngineState::Waking
+            | EngineState::Draining => {}
+            state @ (EngineState::Loading | EngineState::Drained | EngineState::Failed { .. }) => {
+                return command.refuse(state.why_not());
+            }
         }
-        let (asker, answer) = oneshot::channel();
-        self.shared.inbox.check_weights(asker);
-        Ok(answer)
+        match self.shared.inbox.command(command) {
+            Ok(()) => {}
+            Err(NotQueued::Full(command)) => command.refuse(ControlError::QueueFull {
+                limit: COMMANDS_MAX,
+                retry_after: RETRY_AFTER,
+            }),
+            Err(NotQueued::Closed(command)) => command.refuse(self.state().why_not()),
+        }
+    }
+
+    /// [`Command::CheckWeights`].
+    pub fn check_weights(&self) -> Reply<Vec<WeightCheck>> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::CheckWeights(asker));
+        reply
     }
 
     /// Refuses new requests from now on; the state becomes `Drained` when the last one is done.

@@ -1,16 +1,14 @@
 //! The engine's inbox: what other threads ask of it, bounded, and the bell that wakes it.
 //!
 //! Every entry belongs to a live request, and live requests are bounded by the waiting limit plus
-//! the running limit, so nothing here grows with traffic.
+//! the running limit, so nothing here grows with traffic. Commands have a bound of their own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, mpsc};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
+use super::control::{COMMANDS_MAX, Command};
 use super::request::{GenerateRequest, Refused};
-use crate::forward::WeightCheck;
 
 /// A request and when it came.
 #[derive(Debug)]
@@ -21,15 +19,22 @@ pub(crate) struct Submitted {
     pub(crate) at: Instant,
 }
 
-/// Who asked for a check of the weights; one entry per rank.
-pub(crate) type CheckAsker = oneshot::Sender<Vec<WeightCheck>>;
+/// A command that was not queued, and why.
+#[derive(Debug)]
+pub(crate) enum NotQueued {
+    /// So many wait already.
+    Full(Command),
+    /// The loop has ended.
+    Closed(Command),
+}
 
 /// What the engine takes out in one go.
 #[derive(Debug, Default)]
 pub(crate) struct Mail {
     pub(crate) submitted: Vec<Submitted>,
     pub(crate) cancelled: Vec<u64>,
-    pub(crate) check: Option<CheckAsker>,
+    /// The next in order; the others wait.
+    pub(crate) command: Option<Command>,
     pub(crate) draining: bool,
     pub(crate) stopping: bool,
 }
@@ -40,8 +45,8 @@ struct Inner {
     cancelled: Vec<u64>,
     /// Live requests; true once a cancel is on its way, so that one request cancels once.
     live: HashMap<u64, bool>,
-    /// The one check of the weights that may wait.
-    check: Option<CheckAsker>,
+    /// In order; at most [`COMMANDS_MAX`].
+    commands: VecDeque<Command>,
     /// Requests in the scheduler that have not had a turn yet.
     waiting_in_engine: usize,
     /// How long a request took in the mean, for Retry-After.
@@ -66,7 +71,7 @@ impl Inbox {
             submitted: Vec::new(),
             cancelled: Vec::new(),
             live: HashMap::new(),
-            check: None,
+            commands: VecDeque::with_capacity(COMMANDS_MAX),
             waiting_in_engine: 0,
             mean_service: Duration::from_secs(1),
             draining: false,
@@ -139,16 +144,19 @@ impl Inbox {
         self.bell.notify_one();
     }
 
-    /// Asks for a check of the weights between two steps. An earlier asker that still waits sees
-    /// its channel close, and so does one that comes when the loop has ended.
-    pub(crate) fn check_weights(&self, asker: CheckAsker) {
+    /// Queues a command behind those that wait.
+    pub(crate) fn command(&self, command: Command) -> Result<(), NotQueued> {
         let mut inner = self.lock();
         if inner.closed {
-            return;
+            return Err(NotQueued::Closed(command));
         }
-        inner.check = Some(asker);
+        if inner.commands.len() >= COMMANDS_MAX {
+            return Err(NotQueued::Full(command));
+        }
+        inner.commands.push_back(command);
         drop(inner);
         self.bell.notify_one();
+        Ok(())
     }
 
     pub(crate) fn drain(&self) {
@@ -164,23 +172,24 @@ impl Inbox {
         self.bell.notify_one();
     }
 
-    /// The loop's farewell: who waits for it sees a channel close, whoever comes later at once.
-    pub(crate) fn close(&self) {
+    /// The loop's farewell: whoever comes later is told at once. What is left is to be answered.
+    pub(crate) fn close(&self) -> VecDeque<Command> {
         let mut inner = self.lock();
         inner.draining = true;
         inner.stopping = true;
         inner.closed = true;
-        inner.check = None;
         inner.submitted.clear();
+        std::mem::take(&mut inner.commands)
     }
 
-    /// Everything that came since; blocks until there is something when `idle`.
-    pub(crate) fn take(&self, idle: bool) -> Mail {
+    /// Everything that came since, with one command when it `obeys`; blocks until there is something
+    /// when `idle`.
+    pub(crate) fn take(&self, idle: bool, obeys: bool) -> Mail {
         let mut inner = self.lock();
         while idle
             && inner.submitted.is_empty()
             && inner.cancelled.is_empty()
-            && inner.check.is_none()
+            && (inner.commands.is_empty() || !obeys)
             && !inner.draining
             && !inner.stopping
         {
@@ -193,7 +202,10 @@ impl Inbox {
         Mail {
             submitted: std::mem::take(&mut inner.submitted),
             cancelled: std::mem::take(&mut inner.cancelled),
-            check: inner.check.take(),
+            command: match obeys {
+                true => inner.commands.pop_front(),
+                false => None,
+            },
             draining: inner.draining,
             stopping: inner.stopping,
         }
@@ -225,27 +237,39 @@ impl Inbox {
 
 #[cfg(test)]
 mod tests {
+    use super::super::control::{Asker, ControlError};
     use super::*;
 
-    /// Both sides of the loop's end: who asked before it and who asks after it hear of it.
     #[test]
-    fn a_check_that_nobody_will_make_is_answered() {
+    fn commands_wait_in_order_and_within_bounds_and_none_is_lost_at_the_end() {
         let inbox = Inbox::new(1, 1);
         let ask = || {
-            let (asker, answer) = oneshot::channel();
-            inbox.check_weights(asker);
-            answer
+            let (asker, reply) = Asker::pair();
+            (inbox.command(Command::CheckWeights(asker)), reply)
         };
-        let mut before = ask();
-        assert!(
-            before
-                .try_recv()
-                .is_err_and(|e| e == oneshot::error::TryRecvError::Empty)
-        );
-        inbox.close();
-        let mut after = ask();
-        for answer in [&mut before, &mut after] {
-            assert_eq!(answer.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        let mut replies: Vec<_> = (0..COMMANDS_MAX)
+            .map(|_| {
+                let (queued, reply) = ask();
+                assert!(queued.is_ok());
+                reply
+            })
+            .collect();
+        assert!(matches!(ask().0, Err(NotQueued::Full(_))));
+        assert!(inbox.take(false, false).command.is_none());
+        inbox
+            .take(false, true)
+            .command
+            .unwrap()
+            .refuse(ControlError::Draining);
+        let first = replies.remove(0);
+        assert_eq!(first.wait(), Err(ControlError::Draining));
+        assert!(ask().0.is_ok(), "there is room again");
+        let left = inbox.close();
+        assert_eq!(left.len(), COMMANDS_MAX);
+        drop(left);
+        for reply in replies {
+            assert_eq!(reply.wait(), Err(ControlError::Ended));
         }
+        assert!(matches!(ask().0, Err(NotQueued::Closed(_))));
     }
 }

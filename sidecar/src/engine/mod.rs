@@ -2,13 +2,16 @@
 //!
 //! Other threads hold an [`handle::EngineHandle`]; what they ask goes through a bounded inbox. The
 //! loop (`run`) asks the scheduler for a batch, describes it to the ranks (`step`), and hands their
-//! tokens to each request's channel. Ranks (`rank`, `ranks`) fail together and never hang.
+//! tokens to each request's channel; between two steps it carries out commands (`control`,
+//! `commands`). Ranks (`rank`, `ranks`) fail together and never hang.
 
 pub mod config;
+pub mod control;
 pub mod handle;
 pub mod request;
 pub mod stats;
 
+mod commands;
 pub(crate) mod inbox;
 mod live;
 mod outbox;

@@ -224,6 +224,8 @@ pub enum Refused {
     DuplicateId { id: u64 },
     #[error("the engine is still loading")]
     Loading,
+    #[error("the engine is asleep: its memory is given back; wake it, or retry on another")]
+    Asleep,
     #[error("the engine is shutting down and takes no new requests")]
     Draining,
     #[error("the engine has failed: {message}")]

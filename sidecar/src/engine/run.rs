@@ -87,7 +87,10 @@ impl Loop {
                 tracing::error!("not every request could be told");
             }
         }
-        self.shared.inbox.close();
+        let left = self.shared.inbox.close();
+        let why = self.shared.state.borrow().why_not();
+        left.into_iter()
+            .for_each(|command| command.refuse(why.clone()));
     }
 
     fn live(&mut self) {
@@ -117,8 +120,8 @@ impl Loop {
     fn serve(&mut self) -> Result<(), Failure> {
         loop {
             let idle = self.scheduler.is_empty() && self.flying.is_empty();
-            let mut mail = self.shared.inbox.take(idle);
-            let check = mail.check.take();
+            let mut mail = self.shared.inbox.take(idle, true);
+            let command = mail.command.take();
             if mail.draining {
                 self.set_state(EngineState::Draining);
             }
@@ -128,13 +131,8 @@ impl Loop {
                 self.set_state(EngineState::Drained);
                 return Ok(());
             }
-            if let Some(asker) = check {
-                self.land_all()?;
-                // Whoever asked may be gone; before the check it is not made, after it nobody hears.
-                if asker.is_closed() {
-                    continue;
-                }
-                let _ = asker.send(self.ranks.check_weights()?);
+            if let Some(command) = command {
+                self.obey(command)?;
             }
             let launched = self.may_launch() && self.launch()?;
             if !launched || self.flying.len() >= self.steps_under_way {
@@ -162,7 +160,7 @@ impl Loop {
         let Mail {
             submitted,
             cancelled,
-            check: _,
+            command: _,
             draining,
             stopping,
         } = mail;
@@ -271,7 +269,7 @@ impl Loop {
         Ok(())
     }
 
-    fn land_all(&mut self) -> Result<(), Failure> {
+    pub(super) fn land_all(&mut self) -> Result<(), Failure> {
         while !self.flying.is_empty() {
             self.land()?;
         }
@@ -347,7 +345,7 @@ impl Loop {
         });
         self.shared.inbox.stop();
         // Requests that came before the state changed are still in the inbox.
-        let mail = self.shared.inbox.take(false);
+        let mail = self.shared.inbox.take(false, false);
         mail.submitted
             .into_iter()
             .for_each(|submitted| self.admit(submitted));

@@ -19,11 +19,11 @@ use tokio::time::Instant;
 
 use super::app::App;
 use super::error::ApiError;
+use super::generator::uncontrolled;
 use super::prompt;
 use super::token::Token;
 use super::types::{RankWeights, WeightChecks};
 use crate::engine::handle::EngineState;
-use crate::engine::request::Refused;
 use crate::report::worth_sending;
 
 /// How often figures are looked at; states are seen at once.
@@ -104,13 +104,7 @@ async fn check_weights(State(admin): State<Admin>) -> Result<Json<WeightChecks>,
         });
     };
     let patience = loaded.engine.facts().check_patience;
-    let answer = match loaded.engine.check_weights() {
-        Ok(answer) => tokio::time::timeout(patience, answer).await,
-        Err(refused @ Refused::Loading) => {
-            return unavailable("model_loading", refused.to_string());
-        }
-        Err(refused) => return unavailable("engine_ended", refused.to_string()),
-    };
+    let answer = tokio::time::timeout(patience, loaded.engine.check_weights().answer()).await;
     let Ok(answer) = answer else {
         let message = format!(
             "the engine did not come to the check within {} s: ranks still compute the steps before \
@@ -119,18 +113,7 @@ async fn check_weights(State(admin): State<Admin>) -> Result<Json<WeightChecks>,
         );
         return unavailable("check_timed_out", message);
     };
-    let Ok(checks) = answer else {
-        let state = loaded.engine.subscribe().borrow().clone();
-        return match state {
-            EngineState::Failed { message } => {
-                unavailable("engine_failed", format!("the engine failed: {message}"))
-            }
-            _ => unavailable(
-                "engine_ended",
-                "the engine ended before the check".to_owned(),
-            ),
-        };
-    };
+    let checks = answer.map_err(|error| uncontrolled(&error))?;
     let ranks: Vec<RankWeights> = (0..)
         .zip(checks)
         .map(|(rank, check)| RankWeights {

@@ -12,7 +12,7 @@ use super::bodies::Bodies;
 use super::bounds::Bounds;
 use super::encoders::Encoders;
 use super::error::ApiError;
-use super::generator::{Generator, draining};
+use super::generator::{Generator, asleep, draining};
 use super::unsent::Unsent;
 use crate::chat::ChatTemplate;
 use crate::engine::handle::{EngineFacts, EngineState};
@@ -172,10 +172,11 @@ impl App {
         self.loaded.get().cloned()
     }
 
-    /// The loaded model, if it may take requests now.
+    /// The loaded model, if requests are taken now; they may be held for a while (paused, on the way
+    /// to sleep or out of it).
     ///
     /// # Errors
-    /// 503 with the reason: loading (and how far), draining, failed.
+    /// 503 with the reason: loading (and how far), asleep, draining, failed.
     pub fn ready(&self) -> Result<Arc<Loaded>, ApiError> {
         if self.draining() {
             return Err(draining());
@@ -188,7 +189,11 @@ impl App {
         };
         let state = loaded.engine.subscribe().borrow().clone();
         match state {
-            EngineState::Serving => Ok(loaded),
+            EngineState::Serving
+            | EngineState::Paused
+            | EngineState::Sleeping
+            | EngineState::Waking => Ok(loaded),
+            EngineState::Asleep => Err(asleep()),
             EngineState::Loading => {
                 let progress = loaded.engine.progress();
                 let message = format!(
@@ -203,6 +208,30 @@ impl App {
                 format!("the engine failed: {message}"),
             )),
         }
+    }
+
+    /// As [`App::ready`], and requests are computed, too: a service should lead here.
+    ///
+    /// # Errors
+    /// 503 with the reason.
+    pub fn serving(&self) -> Result<Arc<Loaded>, ApiError> {
+        let loaded = self.ready()?;
+        let state = loaded.engine.subscribe().borrow().clone();
+        let held = match state {
+            EngineState::Paused => "paused",
+            EngineState::Sleeping => "on its way to sleep",
+            EngineState::Waking => "waking up",
+            EngineState::Asleep => return Err(asleep()),
+            EngineState::Loading
+            | EngineState::Serving
+            | EngineState::Draining
+            | EngineState::Drained
+            | EngineState::Failed { .. } => return Ok(loaded),
+        };
+        Err(ApiError::unavailable(
+            "engine_paused",
+            format!("the engine is {held}: requests are taken and held"),
+        ))
     }
 
     /// The loaded model for what needs its tokenizer only: weights may still load.

@@ -1,9 +1,11 @@
 //! What the HTTP layer needs of an engine, and how it tells clients that the engine refused. The
 //! engine's own handle is the one in production; tests script another.
 
-use tokio::sync::{oneshot, watch};
+use axum::http::StatusCode;
+use tokio::sync::watch;
 
 use super::error::ApiError;
+use crate::engine::control::{Asker, Command, ControlError, Reply};
 use crate::engine::handle::{EngineFacts, EngineHandle, EngineState, Progress};
 use crate::engine::request::{GenerateRequest, Refused};
 use crate::engine::stats::EngineStats;
@@ -24,9 +26,16 @@ pub trait Generator: std::fmt::Debug + Send + Sync {
     fn stats(&self) -> EngineStats;
     /// May read `/proc`: not for the threads that answer requests.
     fn memory(&self) -> LedgerSnapshot;
-    /// # Errors
-    /// [`Refused`]: there are no weights to check.
-    fn check_weights(&self) -> Result<oneshot::Receiver<Vec<WeightCheck>>, Refused>;
+    /// Answers the command in any case.
+    fn command(&self, command: Command);
+}
+
+impl dyn Generator {
+    pub fn check_weights(&self) -> Reply<Vec<WeightCheck>> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::CheckWeights(asker));
+        reply
+    }
 }
 
 impl Generator for EngineHandle {
@@ -66,8 +75,8 @@ impl Generator for EngineHandle {
         EngineHandle::memory(self)
     }
 
-    fn check_weights(&self) -> Result<oneshot::Receiver<Vec<WeightCheck>>, Refused> {
-        EngineHandle::check_weights(self)
+    fn command(&self, command: Command) {
+        EngineHandle::command(self, command);
     }
 }
 
@@ -98,6 +107,7 @@ pub fn refusal(refused: Refused, field: &str) -> ApiError {
         }
         Refused::Loading => ApiError::unavailable("model_loading", "the model is loading"),
         Refused::Draining => draining(),
+        Refused::Asleep => asleep(),
         Refused::DuplicateId { .. } => ApiError::engine(refused.to_string()),
         Refused::Failed { .. } => ApiError::unavailable("engine_failed", refused.to_string()),
     }
@@ -109,4 +119,29 @@ pub fn draining() -> ApiError {
         "draining",
         "this replica is shutting down; retry on another",
     )
+}
+
+/// What every new request hears while memory is given back.
+pub fn asleep() -> ApiError {
+    ApiError::unavailable(
+        "engine_asleep",
+        "the engine is asleep: its memory is given back; wake it (POST /wake_up on the admin port), \
+         or retry on another replica",
+    )
+}
+
+/// What somebody hears whose command was not carried out.
+pub fn uncontrolled(error: &ControlError) -> ApiError {
+    let message = error.to_string();
+    match error {
+        ControlError::Loading => ApiError::unavailable("model_loading", message),
+        ControlError::Draining => draining(),
+        ControlError::Ended => ApiError::unavailable("engine_ended", message),
+        ControlError::Failed { .. } => ApiError::unavailable("engine_failed", message),
+        ControlError::QueueFull { retry_after, .. } => ApiError {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            retry_after: u32::try_from(retry_after.as_secs()).ok(),
+            ..ApiError::unavailable("control_queue_full", message)
+        },
+    }
 }

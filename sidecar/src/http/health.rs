@@ -27,16 +27,17 @@ pub async fn livez(State(app): State<Arc<App>>) -> Result<&'static str, ApiError
     Ok("ok\n")
 }
 
-/// `/readyz`: requests are taken now.
+/// `/readyz`: requests are taken and computed now.
 pub async fn readyz(State(app): State<Arc<App>>) -> Result<&'static str, ApiError> {
-    app.ready()?;
+    app.serving()?;
     Ok("ok\n")
 }
 
-/// `/health`, as vLLM has it: 200 and no body while the engine can answer, a drain included.
+/// `/health`, as vLLM has it: 200 and no body while the engine works, a drain and a sleep included:
+/// who puts it to sleep asks this to see whether it is still there.
 pub async fn health(State(app): State<Arc<App>>) -> Result<StatusCode, ApiError> {
     match app.ready() {
-        Err(error) if error.code != Some("draining") => Err(error),
+        Err(error) if !matches!(error.code, Some("draining" | "engine_asleep")) => Err(error),
         _ => livez(State(app)).await.map(|_| StatusCode::OK),
     }
 }

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use plimsoll_crds::v1alpha1::engine::Backend;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use super::app::{App, HttpLimits, Loaded};
 use super::generator::Generator;
 use super::unsent::Unsent;
 use crate::chat::ChatTemplate;
+use crate::engine::control::{Command, ControlError};
 use crate::engine::handle::{EngineFacts, EngineState, Progress};
 use crate::engine::request::{
     FinishReason, Finished, GenerateRequest, Refused, Timings, TokenEvent, TokenLogprobs,
@@ -52,8 +53,8 @@ struct Inner {
     script: Script,
     taken: Vec<GenerateRequest>,
     cancelled: Vec<u64>,
-    /// Checks that were asked for while draining: they are never answered.
-    checks: Vec<oneshot::Sender<Vec<WeightCheck>>>,
+    /// Commands that came while draining: they are never carried out.
+    commands: Vec<Command>,
 }
 
 /// An engine that follows a script.
@@ -69,7 +70,7 @@ impl Scripted {
             script,
             taken: Vec::new(),
             cancelled: Vec::new(),
-            checks: Vec::new(),
+            commands: Vec::new(),
         };
         Scripted {
             inner: Mutex::new(inner),
@@ -90,9 +91,9 @@ impl Scripted {
         std::mem::take(&mut self.lock().taken)
     }
 
-    /// Checks that wait; taking them closes their channels.
-    pub(crate) fn take_checks(&self) -> Vec<oneshot::Sender<Vec<WeightCheck>>> {
-        std::mem::take(&mut self.lock().checks)
+    /// Commands that wait; dropping one answers it.
+    pub(crate) fn take_commands(&self) -> Vec<Command> {
+        std::mem::take(&mut self.lock().commands)
     }
 
     pub(crate) fn taken(&self) -> usize {
@@ -222,22 +223,21 @@ impl Generator for Scripted {
     }
 
     /// Rank 1 has lost something.
-    fn check_weights(&self) -> Result<oneshot::Receiver<Vec<WeightCheck>>, Refused> {
+    fn command(&self, command: Command) {
         let rank = |changed: &[&str]| WeightCheck {
             tensors: 3,
             bytes: 700,
             checksum: 0xab,
             changed: changed.iter().map(|name| (*name).to_owned()).collect(),
         };
-        let (asker, answer) = oneshot::channel();
-        let state = self.state.borrow().clone();
-        match state {
-            EngineState::Loading => return Err(Refused::Loading),
-            EngineState::Serving => asker.send(vec![rank(&[]), rank(&["Head"; 20])]).unwrap(),
-            EngineState::Draining => self.lock().checks.push(asker),
-            EngineState::Drained | EngineState::Failed { .. } => drop(asker),
+        match (&*self.state.borrow(), command) {
+            (EngineState::Loading, command) => command.refuse(ControlError::Loading),
+            (EngineState::Draining, command) => self.lock().commands.push(command),
+            (EngineState::Drained | EngineState::Failed { .. }, command) => drop(command),
+            (_, Command::CheckWeights(asker)) => {
+                asker.answer(Ok(vec![rank(&[]), rank(&["Head"; 20])]));
+            }
         }
-        Ok(answer)
     }
 }
 

@@ -27,9 +27,13 @@ pub(super) struct Bytes {
     load_total: IntGauge,
 }
 
-const STATES: [(EngineState, &str); 4] = [
+const STATES: [(EngineState, &str); 8] = [
     (EngineState::Loading, "loading"),
     (EngineState::Serving, "serving"),
+    (EngineState::Paused, "paused"),
+    (EngineState::Sleeping, "sleeping"),
+    (EngineState::Asleep, "asleep"),
+    (EngineState::Waking, "waking"),
     (EngineState::Draining, "draining"),
     (EngineState::Failed, "failed"),
 ];

@@ -73,6 +73,10 @@ pub fn build(
     let (state, message) = match state {
         EngineState::Loading => (ReportedState::Loading, String::new()),
         EngineState::Serving => (ReportedState::Serving, String::new()),
+        EngineState::Paused => (ReportedState::Paused, String::new()),
+        EngineState::Sleeping => (ReportedState::Sleeping, String::new()),
+        EngineState::Asleep => (ReportedState::Asleep, String::new()),
+        EngineState::Waking => (ReportedState::Waking, String::new()),
         EngineState::Draining | EngineState::Drained => (ReportedState::Draining, String::new()),
         EngineState::Failed { message } => (ReportedState::Failed, message),
     };

@@ -17,6 +17,7 @@ mod batch;
 mod sequence;
 #[cfg(test)]
 mod story;
+mod yielding;
 
 use std::collections::VecDeque;
 
@@ -61,6 +62,8 @@ pub struct Scheduler {
     waiting: VecDeque<Sequence>,
     running: Vec<Sequence>,
     arrivals: u64,
+    /// Sequences that came after this one get no first turn; None: all do.
+    held_after: Option<u64>,
     counters: Counters,
 }
 
@@ -72,6 +75,7 @@ impl Scheduler {
             waiting: VecDeque::new(),
             running: Vec::with_capacity(config.max_num_seqs),
             arrivals: 0,
+            held_after: None,
             counters: Counters::default(),
         }
     }
@@ -192,7 +196,7 @@ impl Scheduler {
             if index + 1 == self.running.len() {
                 return; // earlier ones go on; this one keeps its blocks and waits
             }
-            self.preempt_last(batch);
+            batch.preempted.extend(self.preempt_last(&mut batch.chunks));
         }
         self.push_chunk(index, count, budget, batch);
     }
@@ -215,25 +219,6 @@ impl Scheduler {
         budget.rows -= scores.len() + usize::from(samples);
     }
 
-    /// The last in turn gives up its blocks and goes back to the queue, ahead of later ones.
-    fn preempt_last(&mut self, batch: &mut Batch) {
-        let Some(mut sequence) = self.running.pop() else {
-            return;
-        };
-        // Decodes are planned before prefills, so it may be planned already.
-        batch.chunks.retain(|chunk| chunk.id != sequence.id);
-        sequence.table.clear(&mut self.pool);
-        sequence.computed = 0;
-        sequence.preemptions += 1;
-        self.counters.preemptions += 1;
-        batch.preempted.push(sequence.id);
-        let turn = sequence.turn(PREEMPTIONS_BEFORE_AGEING);
-        let at = self
-            .waiting
-            .partition_point(|s| s.turn(PREEMPTIONS_BEFORE_AGEING) < turn);
-        self.waiting.insert(at, sequence);
-    }
-
     /// Gives the first waiting sequence its turn, if it fits.
     fn admit(&mut self, budget: &mut Budget, batch: &mut Batch) -> bool {
         if self.running.len() >= self.config.max_num_seqs {
@@ -243,11 +228,16 @@ impl Scheduler {
             waiting,
             pool,
             config,
+            held_after,
             ..
         } = self;
         let Some(first) = waiting.front_mut() else {
             return false;
         };
+        // Those behind it came later still: whoever had a turn already came before it was held.
+        if held_after.is_some_and(|last| first.arrival > last) {
+            return false;
+        }
         debug_assert_eq!(first.known, first.tokens.len(), "steps settle before that");
         let mut prefix = match config.prefix_cache {
             true => first.table.find_prefix(pool, &first.tokens),
@@ -378,10 +368,5 @@ impl Scheduler {
             true => Settled::Full,
             false => Settled::Goes,
         }
-    }
-
-    /// Forgets all cached prefixes.
-    pub fn reset_prefix_cache(&mut self) {
-        self.pool.forget();
     }
 }

@@ -167,6 +167,12 @@ fn stories(most_under_way: usize) {
                     expected.remove(&id).is_some()
                 );
             }
+            if dice.roll(30) == 0 && under_way.is_empty() {
+                // The memory of the cache goes, and comes back empty.
+                scheduler.preempt_all();
+                scheduler.reset_prefix_cache();
+                device.slots.clear();
+            }
             let mut batch = Batch::default();
             scheduler.schedule(&mut batch);
             check(&scheduler, &batch, &config);

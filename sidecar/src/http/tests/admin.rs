@@ -93,10 +93,10 @@ async fn one_check_of_the_weights_runs_at_a_time() {
         service.call(request.body(Body::empty()).unwrap())
     };
     let first = tokio::spawn(check());
-    let mut waiting = engine.take_checks();
+    let mut waiting = engine.take_commands();
     while waiting.is_empty() {
         tokio::task::yield_now().await;
-        waiting = engine.take_checks();
+        waiting = engine.take_commands();
     }
     let second = check().await.unwrap();
     assert_eq!(second.status(), 429);
@@ -128,5 +128,10 @@ async fn a_check_that_nobody_answers_ends_and_lets_the_next_one_in() {
         );
     }
     // Nobody waits for these any more: an engine that comes to them leaves them.
-    assert!(engine.take_checks().iter().all(|check| check.is_closed()));
+    assert!(
+        engine
+            .take_commands()
+            .iter()
+            .all(|check| check.is_unheard())
+    );
 }

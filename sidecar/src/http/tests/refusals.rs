@@ -188,6 +188,7 @@ async fn states_decide_who_answers() {
         (EngineState::Loading, 200, 503, 503, "model_loading"),
         (EngineState::Serving, 200, 200, 200, ""),
         (EngineState::Draining, 200, 503, 200, "draining"),
+        (EngineState::Asleep, 200, 503, 200, "engine_asleep"),
         (
             EngineState::Failed {
                 message: "rank 1 died".into(),
@@ -207,6 +208,22 @@ async fn states_decide_who_answers() {
         if !code.is_empty() {
             assert_eq!(json(answer).await["error"]["code"], code);
         }
+    }
+    // Requests are taken and held, and no service leads here.
+    for state in [
+        EngineState::Paused,
+        EngineState::Sleeping,
+        EngineState::Waking,
+    ] {
+        engine.state.send_replace(state.clone());
+        let probe = get(&app, "/readyz").await;
+        assert_eq!(probe.status(), 503, "{state:?}");
+        assert!(probe.headers().contains_key("retry-after"));
+        assert_eq!(json(probe).await["error"]["code"], "engine_paused");
+        for (path, status) in [("/livez", 200), ("/health", 200)] {
+            assert_eq!(get(&app, path).await.status(), status, "{path} {state:?}");
+        }
+        assert_eq!(post(&app, CHAT, HELLO).await.status(), 200, "{state:?}");
     }
     engine.state.send_replace(EngineState::Serving);
     app.set_draining();

@@ -1,0 +1,62 @@
+//! The loop's other half: carrying out the commands of the control queue between two steps.
+
+use super::control::{Asker, Command, ControlError};
+use super::handle::EngineState;
+use super::ranks::Failure;
+use super::run::Loop;
+use crate::forward::WeightCheck;
+
+impl Loop {
+    /// Carries out one command.
+    pub(super) fn obey(&mut self, command: Command) -> Result<(), Failure> {
+        let draining = *self.shared.state.borrow() == EngineState::Draining;
+        if draining && !command.fits_drain() {
+            command.refuse(ControlError::Draining);
+            return Ok(());
+        }
+        match command {
+            Command::CheckWeights(asker) => self.check_weights(asker),
+        }
+    }
+
+    fn check_weights(&mut self, asker: Asker<Vec<WeightCheck>>) -> Result<(), Failure> {
+        if let Err(failure) = self.land_all() {
+            return settle(asker, Err(failure));
+        }
+        // Whoever asked may be gone; before the check it is not made, after it nobody hears.
+        if asker.is_gone() {
+            return Ok(());
+        }
+        settle(asker, self.ranks.check_weights())
+    }
+}
+
+/// Answers with what came of it; a failure of the engine is passed on.
+pub(super) fn settle<T>(asker: Asker<T>, outcome: Result<T, Failure>) -> Result<(), Failure> {
+    match outcome {
+        Ok(value) => {
+            asker.answer(Ok(value));
+            Ok(())
+        }
+        Err(Failure(message)) => {
+            asker.answer(Err(ControlError::Failed {
+                message: message.clone(),
+            }));
+            Err(Failure(message))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asked_hears_of_the_failure_and_so_does_the_loop() {
+        let (asker, reply) = Asker::<()>::pair();
+        let failure = Failure("rank 1 failed".to_owned());
+        assert_eq!(settle(asker, Err(failure.clone())), Err(failure));
+        let message = "rank 1 failed".to_owned();
+        assert_eq!(reply.wait(), Err(ControlError::Failed { message }));
+    }
+}

@@ -1,0 +1,158 @@
+//! The control queue's vocabulary: commands, each with the way of its answer.
+//!
+//! Commands wait in the inbox, in order and bounded, and are carried out one after the other by the
+//! loop (`commands`). Whatever becomes of the engine, every asker is answered exactly once.
+
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::forward::WeightCheck;
+
+/// Commands that may wait; one more is refused at once.
+pub const COMMANDS_MAX: usize = 16;
+/// What somebody who finds the queue full is told to wait.
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// What the engine is told to do between two steps.
+#[derive(Debug)]
+pub enum Command {
+    /// Every rank compares its weights with what it loaded; one entry per rank. Nothing is generated
+    /// meanwhile. Not made for an asker who is gone.
+    CheckWeights(Asker<Vec<WeightCheck>>),
+}
+
+impl Command {
+    pub fn refuse(self, why: ControlError) {
+        match self {
+            Command::CheckWeights(asker) => asker.answer(Err(why)),
+        }
+    }
+
+    /// Nobody waits for the answer any more.
+    pub fn is_unheard(&self) -> bool {
+        match self {
+            Command::CheckWeights(asker) => asker.is_gone(),
+        }
+    }
+
+    /// Whether it makes sense while the last requests end.
+    pub(super) fn fits_drain(&self) -> bool {
+        match self {
+            Command::CheckWeights(_) => true,
+        }
+    }
+}
+
+/// Why a command was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ControlError {
+    #[error("the engine is still loading")]
+    Loading,
+    #[error("the engine is shutting down and takes no commands")]
+    Draining,
+    #[error("the engine ended before it came to this")]
+    Ended,
+    #[error("the engine failed: {message}")]
+    Failed { message: String },
+    #[error("{limit} commands wait already; retry in {} s", retry_after.as_secs())]
+    QueueFull { limit: usize, retry_after: Duration },
+}
+
+/// Who asked. Dropped without an answer it says that the engine ended, so that nobody is left with a
+/// channel that closes and does not say why.
+#[derive(Debug)]
+pub struct Asker<T>(Option<oneshot::Sender<Result<T, ControlError>>>);
+
+impl<T> Asker<T> {
+    /// An asker and where the answer comes.
+    pub fn pair() -> (Asker<T>, Reply<T>) {
+        let (sender, receiver) = oneshot::channel();
+        (Asker(Some(sender)), Reply(receiver))
+    }
+
+    pub fn answer(mut self, answer: Result<T, ControlError>) {
+        self.send(answer);
+    }
+
+    /// Nobody waits for the answer any more.
+    pub fn is_gone(&self) -> bool {
+        self.0.as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
+
+    fn send(&mut self, answer: Result<T, ControlError>) {
+        if let Some(sender) = self.0.take() {
+            // Whoever asked may be gone.
+            let _ = sender.send(answer);
+        }
+    }
+}
+
+impl<T> Drop for Asker<T> {
+    fn drop(&mut self) {
+        let why = match thread::panicking() {
+            true => ControlError::Failed {
+                message: "the engine's own thread panicked".to_owned(),
+            },
+            false => ControlError::Ended,
+        };
+        self.send(Err(why));
+    }
+}
+
+/// An answer on its way.
+#[derive(Debug)]
+pub struct Reply<T>(oneshot::Receiver<Result<T, ControlError>>);
+
+impl<T> Reply<T> {
+    /// Waits for the answer. It comes at the latest when the engine ends.
+    ///
+    /// # Errors
+    /// [`ControlError`]: why the command was not carried out.
+    pub async fn answer(self) -> Result<T, ControlError> {
+        self.0.await.unwrap_or(Err(ControlError::Ended))
+    }
+
+    /// As [`Reply::answer`], for threads that may block.
+    ///
+    /// # Errors
+    /// As [`Reply::answer`].
+    pub fn wait(self) -> Result<T, ControlError> {
+        self.0.blocking_recv().unwrap_or(Err(ControlError::Ended))
+    }
+
+    /// The answer, if it is there; it is taken.
+    pub fn poll(&mut self) -> Option<Result<T, ControlError>> {
+        self.0.try_recv().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_asker_is_answered_once_whatever_becomes_of_it() {
+        let (asker, reply) = Asker::pair();
+        asker.answer(Ok(1));
+        assert_eq!(reply.wait(), Ok(1));
+
+        let (asker, reply) = Asker::<()>::pair();
+        drop(asker);
+        assert_eq!(reply.wait(), Err(ControlError::Ended));
+
+        let (asker, reply) = Asker::<()>::pair();
+        let ended = thread::spawn(move || {
+            let _held = asker;
+            panic!("a bug");
+        });
+        assert!(ended.join().is_err());
+        assert!(matches!(reply.wait(), Err(ControlError::Failed { .. })));
+
+        let (asker, reply) = Asker::<()>::pair();
+        assert!(!asker.is_gone());
+        drop(reply);
+        assert!(asker.is_gone());
+    }
+}

@@ -1,0 +1,124 @@
+//! Who gives way: the last in turn when blocks run out, all when the cache goes, and newcomers while
+//! nothing new may begin.
+
+use super::{Chunk, PREEMPTIONS_BEFORE_AGEING, Scheduler, Sequence};
+
+impl Scheduler {
+    /// The last in turn gives up its blocks and goes back to the queue, ahead of later ones.
+    pub(super) fn preempt_last(&mut self, planned: &mut Vec<Chunk>) -> Option<u64> {
+        let mut sequence = self.running.pop()?;
+        let id = sequence.id;
+        // Decodes are planned before prefills, so it may be planned already.
+        planned.retain(|chunk| chunk.id != id);
+        sequence.table.clear(&mut self.pool);
+        sequence.computed = 0;
+        sequence.preemptions += 1;
+        self.counters.preemptions += 1;
+        let turn = sequence.turn(PREEMPTIONS_BEFORE_AGEING);
+        let at = self
+            .waiting
+            .partition_point(|s| s.turn(PREEMPTIONS_BEFORE_AGEING) < turn);
+        self.waiting.insert(at, sequence);
+        Some(id)
+    }
+
+    /// All give up their blocks and are computed again when they have their turn: their keys and
+    /// values are about to go. No step may be under way.
+    pub fn preempt_all(&mut self) {
+        while self.preempt_last(&mut Vec::new()).is_some() {}
+    }
+
+    /// Sequences that come from now on get no turn until [`Scheduler::admit_all`].
+    pub fn hold_new(&mut self) {
+        self.held_after = Some(self.arrivals);
+    }
+
+    pub fn admit_all(&mut self) {
+        self.held_after = None;
+    }
+
+    /// Whether there is anything to compute, now or when the steps under way are settled.
+    pub fn has_turns(&self) -> bool {
+        let due = |first: &Sequence| self.held_after.is_none_or(|last| first.arrival <= last);
+        !self.running.is_empty() || self.waiting.front().is_some_and(due)
+    }
+
+    /// Forgets all cached prefixes.
+    pub fn reset_prefix_cache(&mut self) {
+        self.pool.forget();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Batch, NewSequence, SchedulerConfig};
+    use super::*;
+
+    fn scheduler() -> Scheduler {
+        Scheduler::new(SchedulerConfig {
+            max_num_seqs: 8,
+            max_num_batched_tokens: 64,
+            block_size: 4,
+            kv_blocks: 40,
+            prefix_cache: true,
+        })
+    }
+
+    fn add(scheduler: &mut Scheduler, id: u64) {
+        scheduler.add(NewSequence {
+            id,
+            prompt: vec![7; 9],
+            max_len: 12,
+            cache_salt: String::new(),
+            scores: false,
+        });
+    }
+
+    /// Ids that had a turn.
+    fn step(scheduler: &mut Scheduler) -> Vec<u64> {
+        let mut batch = Batch::default();
+        scheduler.schedule(&mut batch);
+        scheduler.sent(&batch);
+        for chunk in &batch.chunks {
+            scheduler.settle(chunk, chunk.samples.then_some(1));
+        }
+        batch.chunks.iter().map(|chunk| chunk.id).collect()
+    }
+
+    #[test]
+    fn newcomers_are_held_while_who_came_before_them_goes_on() {
+        let mut scheduler = scheduler();
+        add(&mut scheduler, 1);
+        step(&mut scheduler);
+        add(&mut scheduler, 2);
+        scheduler.hold_new();
+        add(&mut scheduler, 3);
+        assert_eq!(step(&mut scheduler), [1, 2]);
+        // One that lost its blocks meanwhile came before them all the same.
+        scheduler.preempt_all();
+        assert_eq!(step(&mut scheduler), [1, 2]);
+        scheduler.remove(1);
+        scheduler.remove(2);
+        assert!(!scheduler.has_turns());
+        assert_eq!(step(&mut scheduler), [0; 0]);
+        scheduler.admit_all();
+        assert!(scheduler.has_turns());
+        assert_eq!(step(&mut scheduler), [3]);
+    }
+
+    #[test]
+    fn who_gives_everything_up_holds_nothing_and_finds_nothing() {
+        let mut scheduler = scheduler();
+        add(&mut scheduler, 1);
+        add(&mut scheduler, 2);
+        step(&mut scheduler);
+        scheduler.preempt_all();
+        scheduler.reset_prefix_cache();
+        assert_eq!(scheduler.pool().used() + scheduler.pool().cached(), 0);
+        assert_eq!((scheduler.running().len(), scheduler.waiting()), (0, 2));
+        let hits = scheduler.counters().prefix_hits;
+        assert_eq!(step(&mut scheduler), [1, 2]);
+        assert_eq!(scheduler.counters().prefix_hits, hits);
+        assert_eq!(scheduler.running()[0].computed, 10, "nine, and one drawn");
+    }
+}

@@ -1,0 +1,125 @@
+//! The control queue: seeded random stories of commands, requests, drains, stops and failures. Every
+//! asker is answered exactly once and every request ends, whatever the engine comes to.
+#![allow(clippy::unwrap_used, reason = "a broken fixture ends the test")]
+
+mod harness;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use harness::{Run, halves, request, start, start_unloaded, tiny};
+use plimsoll_sidecar::engine::control::{COMMANDS_MAX, ControlError, Reply};
+use plimsoll_sidecar::engine::handle::EngineState;
+use plimsoll_sidecar::model::Model;
+
+/// A small generator of choices: the same seed tells the same story.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (self.0 >> 33) % sides
+    }
+}
+
+/// Waits for an answer that must come.
+fn answered<T>(mut reply: Reply<T>, what: &str) -> Result<T, ControlError> {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(answer) = reply.poll() {
+            return answer;
+        }
+        assert!(Instant::now() < end, "{what} was never answered");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The tiny model, and one that fails in its first step.
+fn models() -> [Arc<Model>; 2] {
+    let mut broken = Arc::into_inner(tiny()).unwrap();
+    broken.params.sliding_window = Some(0);
+    [tiny(), Arc::new(broken)]
+}
+
+#[test]
+fn every_asker_is_answered_once_whatever_the_engine_comes_to() {
+    let models = models();
+    let (mut done, mut refused) = (0, 0);
+    for seed in 0..40 {
+        let mut dice = Dice(seed);
+        let model = &models[usize::from(dice.roll(3) == 0)];
+        let run = Run {
+            shards: halves(model),
+            ..Run::whole(&model.shape)
+        };
+        let handle = match dice.roll(4) {
+            0 => start_unloaded(model, &run),
+            _ => start(model, &run),
+        };
+        let (mut replies, mut requests) = (Vec::new(), Vec::new());
+        for id in 0..30 {
+            match dice.roll(20) {
+                0..12 => replies.push(handle.check_weights()),
+                12..18 => {
+                    let (asked, events) = request(id, &[1, 2, 3], 20);
+                    requests.extend(handle.submit(asked).is_ok().then_some(events));
+                }
+                18 => handle.drain(),
+                _ if dice.roll(2) == 0 => handle.stop(),
+                _ => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+        handle.drain();
+        for reply in replies {
+            match answered(reply, &format!("seed {seed}: a check")) {
+                Ok(ranks) => {
+                    assert_eq!(ranks.len(), 2);
+                    done += 1;
+                }
+                Err(_) => refused += 1,
+            }
+        }
+        // Each ends with its channel; a closed one is an end, too.
+        for mut events in requests {
+            while events.blocking_recv().is_some() {}
+        }
+        let end = Instant::now() + Duration::from_secs(20);
+        while !matches!(
+            handle.state(),
+            EngineState::Drained | EngineState::Failed { .. }
+        ) {
+            assert!(Instant::now() < end, "seed {seed}: {:?}", handle.state());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(answered(handle.check_weights(), "a late check").is_err());
+    }
+    assert!(done > 20 && refused > 20, "{done} made, {refused} refused");
+}
+
+#[test]
+fn a_full_queue_answers_at_once_with_a_time_to_come_back() {
+    let model = tiny();
+    let handle = start(&model, &Run::whole(&model.shape));
+    // Faster than any engine can check; some of these find the queue full.
+    let replies: Vec<_> = (0..2000).map(|_| handle.check_weights()).collect();
+    let answers: Vec<_> = replies
+        .into_iter()
+        .map(|r| answered(r, "a check"))
+        .collect();
+    let full = answers
+        .iter()
+        .filter_map(|answer| answer.as_ref().err())
+        .inspect(|error| {
+            let ControlError::QueueFull { limit, retry_after } = error else {
+                panic!("{error}");
+            };
+            assert_eq!(*limit, COMMANDS_MAX);
+            assert!(*retry_after >= Duration::from_secs(1));
+        })
+        .count();
+    assert!(full > 0, "the queue was never full");
+    assert!(answers.iter().filter(|answer| answer.is_ok()).count() >= COMMANDS_MAX);
+}
