@@ -214,7 +214,7 @@ fn what_the_engine_keeps_takes_no_more_than_is_reserved() {
     let tables = || figure("self", "status", "VmPTE:");
     let before = tables();
     let mut small = Cpu.reserve(Bytes::measured(size), Pages::Small).unwrap();
-    small.commit().unwrap();
+    small.commit_all().unwrap();
     small.poison();
     let taken = tables() - before;
     let table = taken * 1024 * MIB / size;

@@ -66,7 +66,7 @@ impl Weights {
         let shape = LinearShape { rows, cols, dtype };
         let bytes = Bytes::measured((shape.packed_bytes() * copies) as u64);
         let mut buffer = Cpu.reserve(bytes, Pages::Huge).expect("address space");
-        buffer.commit().expect("memory");
+        buffer.commit_all().expect("memory");
         // Bits of about 0.5 in every type: no subnormals, no infinities.
         buffer.as_mut_slice::<u8>().fill(0x38);
         Weights {
@@ -97,7 +97,7 @@ fn products(pool: &Pool, name: &str, weights: &[Weights], tokens: usize, report:
     let buffer = |bytes: usize| {
         let bytes = Bytes::measured(bytes as u64);
         let mut buffer = Cpu.reserve(bytes, Pages::Huge).expect("address space");
-        buffer.commit().expect("memory");
+        buffer.commit_all().expect("memory");
         buffer
     };
     let (mut x, mut out) = (buffer(tokens * widest * 4), buffer(tokens * widest * 4));
@@ -204,7 +204,7 @@ fn attend(
     let mut cache = Cpu
         .reserve(Bytes::measured(shape.bytes() as u64), Pages::Huge)
         .expect("address space");
-    cache.commit().expect("memory");
+    cache.commit_all().expect("memory");
     cache.as_mut_slice::<u8>().fill(0x38);
     let small = |n: usize| u32::try_from(n).expect("small numbers");
     let query_start: Vec<u32> = (0..=sequences).map(|s| small(s * rows)).collect();

@@ -38,7 +38,7 @@ fn read(pool: &Pool) -> f64 {
     const PIECES: usize = 768;
     let bytes = Bytes::measured((PIECE * PIECES) as u64);
     let mut buffer = Cpu.reserve(bytes, Pages::Huge).expect("address space");
-    buffer.commit().expect("768 MiB of memory");
+    buffer.commit_all().expect("768 MiB of memory");
     let words = buffer.as_slice::<u64>();
     let seconds = best(|| {
         pool.run(PIECES, |piece| {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::device::Buffer;
 use crate::element::Element;
 
+use super::exchange::Exchange;
 use super::meeting::Meeting;
 use super::{Collective, RankFailed};
 
@@ -14,23 +14,10 @@ use super::{Collective, RankFailed};
 #[derive(Debug)]
 struct Group {
     buffers: Vec<Exchange>,
-    /// Bytes of the smallest buffer.
+    /// Bytes that every buffer has.
     bytes: usize,
     meeting: Meeting,
 }
-
-/// A rank's exchange buffer by address; `owner` keeps it mapped.
-#[derive(Debug)]
-struct Exchange {
-    start: *mut u8,
-    owner: Buffer,
-}
-
-// SAFETY: the memory behind `start` is accessed as `Group` says, never by two ranks at once
-// unless both read; `owner` is not touched after `group`.
-unsafe impl Send for Exchange {}
-// SAFETY: as above.
-unsafe impl Sync for Exchange {}
 
 /// One rank's place in a group; dropping it poisons the group for the others.
 #[derive(Debug)]
@@ -40,35 +27,24 @@ pub struct Member {
 }
 
 /// Makes a group of as many ranks as there are buffers, one member per rank, in order. A buffer
-/// is a rank's own memory (its `Comm` account), committed; longer messages are sent in parts. A
-/// group of one needs no bytes. No call waits longer than `limit` for another rank.
+/// is a rank's own memory (its `Comm` account), committed from the start on; longer messages are
+/// sent in parts. A rank may give its pages back between collectives, and has them again before
+/// the next. A group of one needs no bytes. No call waits longer than `limit` for another rank.
 ///
 /// # Panics
 /// When a buffer of several ranks has no committed bytes.
-pub fn group(buffers: Vec<Buffer>, limit: Duration) -> Vec<Member> {
+pub fn group(buffers: Vec<Exchange>, limit: Duration) -> Vec<Member> {
     const LINE_BYTES: usize = 64;
     let ranks = buffers.len();
-    let buffers: Vec<Exchange> = buffers
-        .into_iter()
-        .map(|mut owner| {
-            let committed = usize::try_from(owner.committed().get()).unwrap_or(usize::MAX);
-            let start = owner.range_mut::<u8>(0, committed).as_mut_ptr();
-            Exchange { start, owner }
-        })
-        .collect();
-    let smallest = buffers
-        .iter()
-        .map(|buffer| buffer.owner.committed().get())
-        .min()
-        .unwrap_or(0);
-    let bytes = usize::try_from(smallest).unwrap_or(usize::MAX) / LINE_BYTES * LINE_BYTES;
+    let smallest = buffers.iter().map(Exchange::usable).min().unwrap_or(0);
+    let bytes = smallest / LINE_BYTES * LINE_BYTES;
     assert!(
         ranks <= 1 || bytes > 0,
         "exchange buffers of {smallest} bytes"
     );
     let aligned = buffers
         .iter()
-        .all(|buffer| buffer.start.addr().is_multiple_of(8));
+        .all(|buffer| buffer.start().addr().is_multiple_of(8));
     assert!(
         ranks <= 1 || aligned,
         "exchange buffers are not aligned to 8 bytes"
@@ -100,20 +76,23 @@ impl Member {
             size_of_val(values) <= group.bytes,
             "a part longer than the exchange buffer"
         );
-        let own = group.buffers[self.rank].start.cast::<T>();
+        let mine = &group.buffers[self.rank];
+        let own = mine.lend(group.bytes).cast::<T>();
         // SAFETY: the buffer holds `bytes` bytes, which `values` do not pass, 8-byte aligned;
-        // nobody reads it until the meeting below, and `&mut self` makes this the only writer.
+        // nobody reads it until the meeting below, and it was not lent, so this is the only writer.
         unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), own, values.len()) };
         group.meeting.meet(self.rank)?;
         for (rank, buffer) in group.buffers.iter().enumerate() {
-            // SAFETY: every rank has written as many numbers before the meeting and only reads
-            // until the next one; a buffer holds `bytes`
-            // initialised bytes whatever it sent.
+            // SAFETY: every rank has lent its buffer, of `bytes` initialised bytes whatever it
+            // sent, before the meeting, only reads until the next one, and takes its buffer back
+            // after that, or never when that one fails.
             let theirs =
-                unsafe { std::slice::from_raw_parts(buffer.start.cast::<T>(), values.len()) };
+                unsafe { std::slice::from_raw_parts(buffer.start().cast::<T>(), values.len()) };
             read(rank, theirs, values);
         }
-        group.meeting.meet(self.rank)
+        group.meeting.meet(self.rank)?;
+        mine.take_back();
+        Ok(())
     }
 
     /// Numbers of `T` that fit into one part.

@@ -9,6 +9,11 @@
 
 #[expect(
     unsafe_code,
+    reason = "shares the address of a buffer whose pages come and go"
+)]
+mod exchange;
+#[expect(
+    unsafe_code,
     reason = "ranks read each other's exchange buffers between barriers"
 )]
 mod group;
@@ -22,6 +27,7 @@ pub(crate) mod trials;
 #[cfg(test)]
 mod tests;
 
+pub use exchange::Exchange;
 pub use group::{Member, group};
 
 /// Some rank of the group cannot go on, so no rank can.

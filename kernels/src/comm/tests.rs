@@ -8,6 +8,7 @@ use plimsoll_planner::Bytes;
 
 use super::*;
 use crate::device::{Cpu, Device, Pages};
+use crate::pool::Pool;
 use crate::testing::Random;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -15,9 +16,9 @@ const LIMIT: Duration = Duration::from_secs(20);
 fn members(ranks: usize, bytes: u64, limit: Duration) -> Vec<Member> {
     let buffers = (0..ranks).map(|_| {
         let mut buffer = Cpu.reserve(Bytes::measured(bytes), Pages::Small).unwrap();
-        buffer.commit().unwrap();
+        buffer.commit_all().unwrap();
         buffer.poison();
-        buffer
+        Exchange::new(buffer)
     });
     group(buffers.collect(), limit)
 }
@@ -166,8 +167,83 @@ fn a_rank_that_stays_away_is_waited_for_no_longer_than_the_limit() {
 #[test]
 fn a_group_of_one_needs_no_bytes() {
     let buffer = Cpu.reserve(Bytes::measured(4096), Pages::Small).unwrap();
-    let mut member = group(vec![buffer], LIMIT).remove(0);
+    let mut member = group(vec![Exchange::new(buffer)], LIMIT).remove(0);
     let mut values = [1.0, 2.0];
     member.all_reduce_sum(&mut values).unwrap();
     assert_eq!((values, member.ranks()), ([1.0, 2.0], 1));
+}
+
+/// Pages of an exchange buffer as the kernel sees them.
+fn shared(bytes: u64) -> (Exchange, Pool) {
+    let mut buffer = Cpu.reserve(Bytes::measured(bytes), Pages::Small).unwrap();
+    buffer.commit_all().unwrap();
+    (
+        Exchange::new(buffer),
+        Pool::new(1, crate::isa::Isa::Scalar).unwrap(),
+    )
+}
+
+#[test]
+fn ranks_give_their_pages_back_between_collectives_and_go_on() {
+    const RANKS: usize = 3;
+    const BYTES: usize = 8192;
+    let ends: Vec<_> = (0..RANKS).map(|_| shared(BYTES as u64)).collect();
+    let buffers = ends.iter().map(|(exchange, _)| exchange.clone()).collect();
+    let ends: Vec<_> = group(buffers, LIMIT).into_iter().zip(ends).collect();
+    let sums: Vec<f32> = thread::scope(|scope| {
+        let ranks = ends.into_iter().map(|(mut member, (exchange, pool))| {
+            scope.spawn(move || {
+                let mut values = vec![1.0; 5000];
+                for _ in 0..50 {
+                    values.fill(1.0);
+                    member.all_reduce_sum(&mut values).unwrap();
+                    // Others may be far ahead, or still on their way out of the last sum.
+                    exchange.discard(&pool, 0..BYTES).unwrap();
+                    assert_eq!(exchange.committed(), Bytes::ZERO);
+                    exchange.commit_poisoned(&pool, 0..BYTES).unwrap();
+                }
+                member.barrier().unwrap();
+                values[4999]
+            })
+        });
+        let ranks: Vec<_> = ranks.collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    });
+    assert_eq!(sums, [3.0; RANKS]);
+}
+
+#[test]
+fn pages_that_others_may_still_read_cannot_be_given_back() {
+    let ends = [shared(4096), shared(4096)];
+    let buffers = ends.iter().map(|(exchange, _)| exchange.clone()).collect();
+    let mut members = group(buffers, Duration::from_millis(50));
+    let (exchange, pool) = &ends[0];
+    let mut values = [1.0; 8];
+    assert!(members[0].all_reduce_sum(&mut values).is_err(), "alone");
+    let busy = |result| matches!(result, Err(crate::device::DeviceError::Busy { .. }));
+    assert!(busy(exchange.discard(pool, 0..4096)));
+    assert!(busy(exchange.commit_poisoned(pool, 0..4096)));
+    // The other rank never took part: its pages are its own.
+    ends[1].0.discard(pool, 0..4096).unwrap();
+}
+
+#[test]
+fn a_rank_without_its_pages_takes_no_part() {
+    let ends = [shared(4096), shared(4096)];
+    let buffers = ends.iter().map(|(exchange, _)| exchange.clone()).collect();
+    let members = group(buffers, LIMIT);
+    let (exchange, pool) = &ends[1];
+    exchange.discard(pool, 0..4096).unwrap();
+    let outcomes = on_all(members, |mut member| {
+        let take_part = || member.barrier();
+        let outcome = panic::catch_unwind(panic::AssertUnwindSafe(take_part));
+        // A rank's thread says why it ends; here its member is dropped.
+        drop(member);
+        outcome
+    });
+    assert!(matches!(
+        outcomes[0],
+        Ok(Err(RankFailed::Failed { rank: 1, .. }))
+    ));
+    assert!(outcomes[1].is_err(), "it panics");
 }

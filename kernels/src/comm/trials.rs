@@ -5,7 +5,7 @@ use std::time::Duration;
 use plimsoll_planner::{Bytes, Dtype};
 
 use super::cuda;
-use super::{Collective, Member, group};
+use super::{Collective, Exchange, Member, group};
 use crate::device::{Cpu, Device, Pages};
 use crate::gpu::trial::{self, Bench, DTYPES, Failure, Trial, refused, rounded, same};
 use crate::gpu::{GpuError, Kind, Memory, TensorMut};
@@ -79,9 +79,9 @@ fn on_cpu(values: &[Vec<f32>], count: usize) -> Vec<f32> {
             .reserve(bytes, Pages::Small)
             .unwrap_or_else(|error| panic!("a page of address space: {error}"));
         buffer
-            .commit()
+            .commit_all()
             .unwrap_or_else(|error| panic!("a page of memory: {error}"));
-        buffer
+        Exchange::new(buffer)
     });
     let members = group(buffers.collect(), Duration::from_secs(60));
     let reduce = |mut member: Member| {

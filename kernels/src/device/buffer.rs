@@ -1,228 +1,210 @@
-//! `Buffer`: a unique range of reserved address space whose pages are committed and discarded.
+//! `Buffer`: one reservation of address space, whose pages are committed and discarded by range.
 
 use std::io;
-use std::ptr::NonNull;
+use std::ops::Range;
 use std::slice;
-use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 
 use plimsoll_planner::Bytes;
 
-use super::{DeviceError, Pages};
+use super::mapping::{Mapping, page_bytes};
+use super::ranges::Ranges;
+use super::view::{self, Part};
+use super::{DeviceError, PIECE_BYTES};
 use crate::element::Element;
+use crate::poison;
+use crate::pool::Pool;
 
-const HUGE_PAGE_BYTES: usize = 2 << 20;
-
-/// One mapping, unmapped when the last buffer cut from it is dropped.
-#[derive(Debug)]
-struct Mapping {
-    address: usize,
-    len: usize,
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: this mapping was made by `Buffer::reserve`, and no buffer is left to point into
-        // it, because each holds the `Arc` whose last drop runs this.
-        let code = unsafe {
-            libc::munmap(
-                std::ptr::with_exposed_provenance_mut(self.address),
-                self.len,
-            )
-        };
-        debug_assert_eq!(code, 0, "munmap failed");
-    }
-}
-
-/// An owned, unique range of reserved address space. A prefix of it, `committed` bytes long, has
-/// memory behind it and may be viewed as numbers; viewing more panics. The address never changes.
+/// A unique range of reserved address space. Parts of it are committed: they have memory behind
+/// them and may be viewed as numbers; viewing anything else panics. The address never changes.
 ///
-/// Fresh pages read as zeros. Buffers cut by [`Buffer::split_to`] may share a page at the cut:
-/// committing rounds outwards to pages, discarding rounds inwards, so a neighbour never loses a
-/// byte.
+/// Ranges are in bytes from the start and end at pages. Fresh pages read as zeros.
 #[derive(Debug)]
 pub struct Buffer {
-    start: NonNull<u8>,
-    len: usize,
-    committed: usize,
-    mapping: Arc<Mapping>,
-}
-
-// SAFETY: a buffer is the only owner of its range (`split_to` halves it, nothing clones it), and
-// the range is plain memory that no thread is tied to.
-unsafe impl Send for Buffer {}
-// SAFETY: through a shared reference the range can only be read.
-unsafe impl Sync for Buffer {}
-
-/// Bytes of a small page of this machine.
-pub(super) fn page_bytes() -> usize {
-    // SAFETY: sysconf has no preconditions.
-    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    usize::try_from(bytes).unwrap_or(4096)
+    mapping: Mapping,
+    committed: Ranges,
 }
 
 impl Buffer {
-    /// Reserves at most `max` bytes, rounded up to a page; nothing is committed.
-    pub(super) fn reserve(max: Bytes, pages: Pages) -> Result<Buffer, DeviceError> {
-        let refused = |source| DeviceError::Reserve { bytes: max, source };
-        let wanted = usize::try_from(max.get())
-            .ok()
-            .and_then(|bytes| bytes.max(1).checked_next_multiple_of(page_bytes()));
-        // The surplus lets the start be moved up to a huge page's boundary.
-        let surplus = if pages == Pages::Huge {
-            HUGE_PAGE_BYTES
-        } else {
-            0
-        };
-        let mapped = wanted.and_then(|bytes| bytes.checked_add(surplus));
-        let (Some(wanted), Some(mapped)) = (wanted, mapped) else {
-            return Err(refused(io::Error::from_raw_os_error(libc::ENOMEM)));
-        };
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no memory
-        // that anyone owns.
-        let address =
-            unsafe { libc::mmap(std::ptr::null_mut(), mapped, libc::PROT_NONE, flags, -1, 0) };
-        if address == libc::MAP_FAILED {
-            return Err(refused(io::Error::last_os_error()));
-        }
-        let mapping = Arc::new(Mapping {
-            address: address.expose_provenance(),
-            len: mapped,
-        });
-        if pages == Pages::Huge {
-            // SAFETY: the range is the mapping made above. A kernel without huge pages refuses,
-            // and small pages are as correct.
-            unsafe { libc::madvise(address, mapped, libc::MADV_HUGEPAGE) };
-        }
-        let alignment = if pages == Pages::Huge {
-            HUGE_PAGE_BYTES
-        } else {
-            page_bytes()
-        };
-        let skipped = address.cast::<u8>().align_offset(alignment);
-        // SAFETY: `skipped` is below `surplus`, so the start stays inside the mapping.
-        let start = unsafe { address.cast::<u8>().add(skipped) };
-        let start = NonNull::new(start).ok_or_else(|| refused(io::Error::last_os_error()))?;
-        Ok(Buffer {
-            start,
-            len: wanted,
-            committed: 0,
+    pub(super) fn over(mapping: Mapping) -> Buffer {
+        Buffer {
             mapping,
-        })
-    }
-
-    /// Cuts the first `len` bytes off into a buffer of their own, with their committed part.
-    ///
-    /// # Panics
-    /// When the buffer is shorter than `len`.
-    pub fn split_to(&mut self, len: Bytes) -> Buffer {
-        let len = usize::try_from(len.get()).unwrap_or(usize::MAX);
-        assert!(
-            len <= self.len,
-            "cannot cut {len} bytes off a buffer of {}",
-            self.len
-        );
-        let front = Buffer {
-            start: self.start,
-            len,
-            committed: self.committed.min(len),
-            mapping: Arc::clone(&self.mapping),
-        };
-        // SAFETY: `len` is at most this buffer's length, so the new start is at most one past the
-        // end of its range.
-        self.start = unsafe { self.start.add(len) };
-        self.len -= len;
-        self.committed = self.committed.saturating_sub(len);
-        front
+            committed: Ranges::default(),
+        }
     }
 
     /// The address of the first byte; the same for as long as the buffer lives.
     pub fn address(&self) -> usize {
-        self.start.as_ptr().addr()
+        self.mapping.start().as_ptr().addr()
+    }
+
+    /// The first byte, for who shares the buffer between threads and says when who accesses it.
+    pub(crate) fn start(&self) -> *mut u8 {
+        self.mapping.start().as_ptr()
     }
 
     /// Bytes of address space.
     pub fn capacity(&self) -> Bytes {
-        Bytes::measured(self.len as u64)
+        Bytes::measured(self.mapping.len() as u64)
     }
 
-    /// Bytes, from the start, that have memory behind them.
+    /// Bytes that have memory behind them.
     pub fn committed(&self) -> Bytes {
-        Bytes::measured(self.committed as u64)
+        Bytes::measured(self.committed.total() as u64)
+    }
+
+    /// The parts that have memory behind them: they ascend and do not touch.
+    pub fn committed_ranges(&self) -> &[Range<usize>] {
+        self.committed.as_slice()
+    }
+
+    /// Bytes of `range` that are not committed: what committing it would take.
+    ///
+    /// # Panics
+    /// As [`Buffer::commit`].
+    pub fn missing(&self, range: &Range<usize>) -> Bytes {
+        let gaps = self.committed.gaps(&self.checked(range));
+        Bytes::measured(gaps.iter().map(ExactSizeIterator::len).sum::<usize>() as u64)
+    }
+
+    /// Puts memory behind a range; what is committed already stays as it is.
+    ///
+    /// # Errors
+    /// When the machine does not give it. Nothing that was not committed before is then.
+    ///
+    /// # Panics
+    /// When the range does not end at pages or passes the end.
+    pub fn commit(&mut self, range: Range<usize>) -> Result<(), DeviceError> {
+        self.take(&range, &in_turn, |_| ())
+    }
+
+    /// As [`Buffer::commit`], by all threads of a pool, and poisons what is new piece by piece
+    /// while it is still in the processor's caches.
+    ///
+    /// # Errors
+    /// As [`Buffer::commit`].
+    ///
+    /// # Panics
+    /// As [`Buffer::commit`].
+    pub fn commit_poisoned(&mut self, pool: &Pool, range: Range<usize>) -> Result<(), DeviceError> {
+        self.take(&range, &|count, work| pool.run(count, work), poison::run)
     }
 
     /// Commits all of it.
     ///
     /// # Errors
-    /// As [`Buffer::commit_to`].
-    pub fn commit(&mut self) -> Result<(), DeviceError> {
-        self.commit_to(self.capacity())
+    /// As [`Buffer::commit`].
+    pub fn commit_all(&mut self) -> Result<(), DeviceError> {
+        self.commit(0..self.mapping.len())
     }
 
-    /// Commits the first `len` bytes: their pages are there, zeroed unless they were before, when
-    /// this returns. Committing less than is committed already does nothing.
+    /// Gives the memory behind a range back, by all threads of a pool. What was not committed may
+    /// be part of the range.
     ///
     /// # Errors
-    /// When the machine has no memory to give. (A container's limit is not reported here: the
-    /// kernel ends the container instead. Plans keep below it.)
+    /// When the machine does not take it. All that was committed still is; its contents are not
+    /// to be relied on.
     ///
     /// # Panics
-    /// When `len` passes the capacity.
-    pub fn commit_to(&mut self, len: Bytes) -> Result<(), DeviceError> {
-        let len = usize::try_from(len.get()).unwrap_or(usize::MAX);
-        assert!(
-            len <= self.len,
-            "cannot commit {len} bytes of a buffer of {}",
-            self.len
-        );
-        if len <= self.committed {
+    /// As [`Buffer::commit`].
+    pub fn discard(&mut self, pool: &Pool, range: Range<usize>) -> Result<(), DeviceError> {
+        let parts = self.committed.parts(&self.checked(&range));
+        let mut given = Ok(());
+        for part in &parts {
+            given = given.and_then(|()| self.mapping.close(part));
+        }
+        let drain = |piece: &Range<usize>| self.mapping.drain(piece);
+        let given =
+            given.and_then(|()| on_pieces(&parts, &|count, work| pool.run(count, work), drain));
+        let Err(source) = given else {
+            self.committed.remove(&range);
             return Ok(());
+        };
+        for part in &parts {
+            self.reopen(part);
         }
-        let first = (self.address() + self.committed) / page_bytes() * page_bytes();
-        let end = (self.address() + len).next_multiple_of(page_bytes());
-        populate(first, end - first).map_err(|source| DeviceError::Commit {
-            bytes: Bytes::measured((end - first) as u64),
-            source,
-        })?;
-        self.committed = len;
-        Ok(())
+        let bytes = Bytes::measured(range.len() as u64);
+        Err(DeviceError::Discard { bytes, source })
     }
 
-    /// Gives the pages back and keeps the address. Afterwards nothing is committed.
-    ///
-    /// # Errors
-    /// When the kernel refuses; the buffer then stays as it was.
-    pub fn discard(&mut self) -> Result<(), DeviceError> {
-        let first = self.address().next_multiple_of(page_bytes());
-        let end = (self.address() + self.len) / page_bytes() * page_bytes();
-        if end > first && self.committed > 0 {
-            release(first, end - first).map_err(|source| DeviceError::Discard {
-                bytes: Bytes::measured((end - first) as u64),
-                source,
-            })?;
+    /// Committed pages are open again after a discard that was refused.
+    fn reopen(&mut self, part: &Range<usize>) {
+        if self.mapping.open(part).is_err() {
+            // Closed for good: views of it have to panic, not to fault.
+            self.committed.remove(part);
         }
-        self.committed = 0;
-        Ok(())
     }
 
-    /// Poisons the committed part, so that memory read before it was filled shows.
+    /// Commits the gaps of a range and hands every new piece to `fill`.
+    fn take(
+        &mut self,
+        range: &Range<usize>,
+        each: EachPiece<'_>,
+        fill: impl Fn(&mut [u8]) + Sync,
+    ) -> Result<(), DeviceError> {
+        let gaps = self.committed.gaps(&self.checked(range));
+        let mapping = &self.mapping;
+        let start = Start(mapping.start().as_ptr());
+        let mut taken = Ok(());
+        for gap in &gaps {
+            taken = taken.and_then(|()| mapping.open(gap));
+        }
+        let populate = |piece: &Range<usize>| {
+            mapping.populate(piece)?;
+            let first = start.at(piece.start);
+            // SAFETY: the piece lies in the mapping, is open, and has memory; nobody else has a
+            // view of it: it was not committed, `self` is borrowed uniquely, and no two pieces
+            // overlap.
+            fill(unsafe { slice::from_raw_parts_mut(first, piece.len()) });
+            Ok(())
+        };
+        let taken = taken.and_then(|()| on_pieces(&gaps, each, populate));
+        let Err(source) = taken else {
+            self.committed.insert(range);
+            return Ok(());
+        };
+        for gap in &gaps {
+            // Nothing can be done about a second refusal; the first one is told.
+            let _ = mapping.drain(gap);
+            let _ = mapping.close(gap);
+        }
+        let bytes = Bytes::measured(range.len() as u64);
+        Err(DeviceError::Commit { bytes, source })
+    }
+
+    fn checked(&self, range: &Range<usize>) -> Range<usize> {
+        let page = page_bytes();
+        assert!(
+            range.start <= range.end
+                && range.end <= self.mapping.len()
+                && range.start.is_multiple_of(page)
+                && range.end.is_multiple_of(page),
+            "{range:?} is not whole pages of a buffer of {} bytes",
+            self.mapping.len()
+        );
+        range.clone()
+    }
+
+    /// Poisons the committed parts, so that memory read before it was filled shows.
     pub fn poison(&mut self) {
-        let len = self.committed;
-        crate::poison::run(self.range_mut::<u8>(0, len));
+        for part in self.committed.as_slice().to_vec() {
+            poison::run(self.bytes_mut(&part));
+        }
     }
 
-    /// Bytes of the pages, in this buffer's range, that are in memory now.
+    /// Bytes of the buffer that are in memory now.
     ///
     /// # Errors
     /// When the kernel does not say.
     pub fn resident(&self) -> Result<Bytes, DeviceError> {
-        let first = self.address() / page_bytes() * page_bytes();
-        let end = (self.address() + self.len).next_multiple_of(page_bytes());
-        let pages = resident_pages(first, end - first).map_err(|source| DeviceError::Resident {
-            bytes: self.capacity(),
-            source,
-        })?;
-        Ok(Bytes::measured((pages * page_bytes()) as u64))
+        match self.mapping.resident_pages() {
+            Ok(pages) => Ok(Bytes::measured((pages * page_bytes()) as u64)),
+            Err(source) => Err(DeviceError::Resident {
+                bytes: self.capacity(),
+                source,
+            }),
+        }
     }
 
     /// The whole buffer as numbers (a tail shorter than one number is left out).
@@ -230,7 +212,7 @@ impl Buffer {
     /// # Panics
     /// When it is not all committed, or not aligned for `T`.
     pub fn as_slice<T: Element>(&self) -> &[T] {
-        self.range(0, self.len / size_of::<T>())
+        self.range(0, self.mapping.len() / size_of::<T>())
     }
 
     /// The whole buffer as numbers to write.
@@ -238,7 +220,7 @@ impl Buffer {
     /// # Panics
     /// As [`Buffer::as_slice`].
     pub fn as_mut_slice<T: Element>(&mut self) -> &mut [T] {
-        self.range_mut(0, self.len / size_of::<T>())
+        self.range_mut(0, self.mapping.len() / size_of::<T>())
     }
 
     /// `count` numbers from byte `offset` on.
@@ -246,11 +228,8 @@ impl Buffer {
     /// # Panics
     /// When they are not all committed, or not aligned for `T`.
     pub fn range<T: Element>(&self, offset: usize, count: usize) -> &[T] {
-        self.check::<T>(offset, count);
-        // SAFETY: `check` proved that the range is committed (readable, initialised by the
-        // kernel's zeros or by writes of plain numbers), and aligned; it lives as long as `self`
-        // and is not written while `self` is borrowed shared.
-        unsafe { slice::from_raw_parts(self.start.add(offset).cast().as_ptr(), count) }
+        let bytes = self.bytes(&bytes_of::<T>(offset, count));
+        view::numbers(bytes, 0, count)
     }
 
     /// `count` numbers from byte `offset` on, to write.
@@ -258,87 +237,120 @@ impl Buffer {
     /// # Panics
     /// As [`Buffer::range`].
     pub fn range_mut<T: Element>(&mut self, offset: usize, count: usize) -> &mut [T] {
-        self.check::<T>(offset, count);
-        // SAFETY: as in `range`; and the buffer is the only owner of its range and is borrowed
-        // uniquely.
-        unsafe { slice::from_raw_parts_mut(self.start.add(offset).cast().as_ptr(), count) }
+        let bytes = self.bytes_mut(&bytes_of::<T>(offset, count));
+        view::numbers_mut(bytes, 0, count)
     }
 
-    fn check<T: Element>(&self, offset: usize, count: usize) {
-        let end = count
-            .checked_mul(size_of::<T>())
-            .and_then(|bytes| bytes.checked_add(offset));
-        assert!(
-            end.is_some_and(|end| end <= self.committed),
-            "{count} numbers at byte {offset} reach past the {} committed bytes",
-            self.committed
-        );
-        let address = self.address() + offset;
-        assert!(
-            address.is_multiple_of(align_of::<T>()),
-            "address {address:#x} is not aligned to {} bytes",
-            align_of::<T>()
-        );
-    }
-}
-
-/// Opens the pages of a range and puts memory behind them.
-fn populate(address: usize, len: usize) -> io::Result<()> {
-    let pointer = std::ptr::with_exposed_provenance_mut::<libc::c_void>(address);
-    // SAFETY: the range lies in a mapping that a living buffer holds, rounded to pages; opening
-    // pages that are open already changes nothing.
-    if unsafe { libc::mprotect(pointer, len, libc::PROT_READ | libc::PROT_WRITE) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the range is mapped writable; populating keeps the contents of present pages.
-    if unsafe { libc::madvise(pointer, len, libc::MADV_POPULATE_WRITE) } == 0 {
-        return Ok(());
-    }
-    let error = io::Error::last_os_error();
-    if error.raw_os_error() != Some(libc::EINVAL) {
-        return Err(error);
-    }
-    // Linux before 5.14 cannot populate on request: touch every page without changing it.
-    for offset in (0..len).step_by(page_bytes()) {
-        let byte =
-            std::ptr::with_exposed_provenance::<std::sync::atomic::AtomicU8>(address + offset);
-        // SAFETY: the byte is mapped writable, and adding zero atomically changes nothing for a
-        // neighbour that shares the page.
-        unsafe { &*byte }.fetch_add(0, std::sync::atomic::Ordering::Relaxed);
-    }
-    Ok(())
-}
-
-/// Takes the memory behind a range of pages away and closes them.
-fn release(address: usize, len: usize) -> io::Result<()> {
-    let pointer = std::ptr::with_exposed_provenance_mut::<libc::c_void>(address);
-    // SAFETY: whole pages inside the range of one buffer that is borrowed uniquely, so nobody
-    // can be reading them.
-    if unsafe { libc::madvise(pointer, len, libc::MADV_DONTNEED) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: as above; the pages stay reserved.
-    if unsafe { libc::mprotect(pointer, len, libc::PROT_NONE) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
-}
-
-fn resident_pages(address: usize, len: usize) -> io::Result<usize> {
-    const PAGES_PER_CALL: usize = 4096;
-    let mut flags = [0u8; PAGES_PER_CALL];
-    let mut resident = 0;
-    for offset in (0..len).step_by(PAGES_PER_CALL * page_bytes()) {
-        let part = (len - offset).min(PAGES_PER_CALL * page_bytes());
-        let pointer = std::ptr::with_exposed_provenance_mut::<libc::c_void>(address + offset);
-        // SAFETY: the range is mapped, and `flags` has a byte for each of its pages.
-        if unsafe { libc::mincore(pointer, part, flags.as_mut_ptr().cast()) } != 0 {
-            return Err(io::Error::last_os_error());
+    /// Several ranges of bytes at once, each to read and write.
+    ///
+    /// # Panics
+    /// When they are not all committed, or two of them overlap.
+    pub fn disjoint_mut<const N: usize>(&mut self, ranges: [Range<usize>; N]) -> [Part<'_>; N] {
+        for (at, one) in ranges.iter().enumerate() {
+            let overlaps = |other: &&Range<usize>| one.start < other.end && other.start < one.end;
+            let other = ranges[..at].iter().find(overlaps);
+            assert!(other.is_none(), "{one:?} overlaps {other:?}");
         }
-        resident += flags[..part / page_bytes()]
-            .iter()
-            .filter(|flag| *flag & 1 == 1)
-            .count();
+        let base = self.mapping.start().as_ptr();
+        ranges.map(|range| {
+            let len = self.check(&range).len();
+            let bytes: &mut [u8] = match len {
+                0 => &mut [],
+                // SAFETY: `check` proved that the range is committed; the buffer is borrowed
+                // uniquely for as long as the parts live, and no two of them overlap.
+                _ => unsafe { slice::from_raw_parts_mut(base.add(range.start), len) },
+            };
+            Part { bytes }
+        })
     }
-    Ok(resident)
+
+    fn bytes(&self, range: &Range<usize>) -> &[u8] {
+        if self.check(range).is_empty() {
+            return &[];
+        }
+        let start = self.mapping.start().as_ptr();
+        // SAFETY: `check` proved that the range is committed: readable, and initialised by the
+        // kernel's zeros or by writes of plain numbers. It lives as long as `self` and is not
+        // written while `self` is borrowed shared.
+        unsafe { slice::from_raw_parts(start.add(range.start), range.len()) }
+    }
+
+    fn bytes_mut(&mut self, range: &Range<usize>) -> &mut [u8] {
+        if self.check(range).is_empty() {
+            return &mut [];
+        }
+        let start = self.mapping.start().as_ptr();
+        // SAFETY: as in `bytes`; and the buffer is the only owner of its range and is borrowed
+        // uniquely.
+        unsafe { slice::from_raw_parts_mut(start.add(range.start), range.len()) }
+    }
+
+    /// An empty range needs no memory.
+    fn check<'a>(&self, range: &'a Range<usize>) -> &'a Range<usize> {
+        assert!(
+            range.is_empty() || self.committed.holds(range),
+            "bytes {range:?} are not committed, {:?} are",
+            self.committed.as_slice()
+        );
+        range
+    }
+}
+
+fn bytes_of<T>(offset: usize, count: usize) -> Range<usize> {
+    let end = count
+        .checked_mul(size_of::<T>())
+        .and_then(|bytes| bytes.checked_add(offset));
+    let Some(end) = end else {
+        panic!("{count} numbers at byte {offset} reach past all memory");
+    };
+    offset..end
+}
+
+/// The first byte of a mapping, for pieces of it on several threads.
+#[derive(Clone, Copy)]
+struct Start(*mut u8);
+
+// SAFETY: an address; what is done with it says why it is sound.
+unsafe impl Sync for Start {}
+
+impl Start {
+    fn at(&self, offset: usize) -> *mut u8 {
+        self.0.wrapping_add(offset)
+    }
+}
+
+/// Runs some work for each of so many pieces: on a pool, or in turn.
+type EachPiece<'a> = &'a dyn Fn(usize, &(dyn Fn(usize) + Sync));
+
+fn in_turn(count: usize, work: &(dyn Fn(usize) + Sync)) {
+    (0..count).for_each(work);
+}
+
+/// Cuts `parts` into pieces and works on each, until one is refused.
+fn on_pieces(
+    parts: &[Range<usize>],
+    each: EachPiece<'_>,
+    work: impl Fn(&Range<usize>) -> io::Result<()> + Sync,
+) -> io::Result<()> {
+    let cut = |part: &Range<usize>| {
+        let end = part.end;
+        let pieces = part.clone().step_by(PIECE_BYTES);
+        pieces.map(move |start| start..(start + PIECE_BYTES).min(end))
+    };
+    let pieces: Vec<Range<usize>> = parts.iter().flat_map(cut).collect();
+    let refused = Mutex::new(None);
+    each(pieces.len(), &|at| {
+        let lock = || refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock().is_some() {
+            return;
+        }
+        if let Err(error) = work(&pieces[at]) {
+            *lock() = Some(error);
+        }
+    });
+    let refused = refused.into_inner();
+    match refused.unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
 }

@@ -7,7 +7,7 @@ use plimsoll_planner::Bytes;
 
 use crate::cgroup;
 
-use super::{Buffer, Device, DeviceError, Pages, buffer};
+use super::{Buffer, Device, DeviceError, Pages, mapping};
 
 /// Host memory.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,7 +19,7 @@ impl Device for Cpu {
     }
 
     fn granularity(&self) -> Bytes {
-        Bytes::measured(buffer::page_bytes() as u64)
+        Bytes::measured(mapping::page_bytes() as u64)
     }
 
     /// The smaller of the machine's memory and the cgroup's limit (v2, then v1).
@@ -46,7 +46,10 @@ impl Device for Cpu {
     }
 
     fn reserve(&self, max: Bytes, pages: Pages) -> Result<Buffer, DeviceError> {
-        Buffer::reserve(max, pages)
+        match mapping::Mapping::reserve(max.get(), pages, None) {
+            Ok(mapping) => Ok(Buffer::over(mapping)),
+            Err(source) => Err(DeviceError::Reserve { bytes: max, source }),
+        }
     }
 }
 

@@ -3,12 +3,19 @@
 //! Addresses never change for the life of a [`Buffer`]; only the pages behind them come and go
 //! (`commit`, `discard`). The arenas of the sidecar are the only callers.
 
+#[expect(unsafe_code, reason = "committed bytes of a mapping as slices")]
+mod buffer;
+mod cpu;
+mod faults;
+mod faulty;
 #[expect(
     unsafe_code,
     reason = "address space: mmap, mprotect, madvise, mincore"
 )]
-mod buffer;
-mod cpu;
+mod mapping;
+mod ranges;
+#[expect(unsafe_code, reason = "bytes as plain numbers")]
+mod view;
 
 #[cfg(test)]
 mod tests;
@@ -19,6 +26,12 @@ use plimsoll_planner::Bytes;
 
 pub use buffer::Buffer;
 pub use cpu::Cpu;
+pub use faulty::Faulty;
+pub use view::Part;
+
+/// Memory is committed and given back in pieces of this size, each by one thread: a huge page, and
+/// little enough to stay in a core's cache between the kernel's zeros and the poison.
+pub const PIECE_BYTES: usize = 2 << 20;
 
 /// The page size asked for behind a reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +72,8 @@ pub enum DeviceError {
     Commit { bytes: Bytes, source: io::Error },
     #[error("cannot give {bytes} of memory back")]
     Discard { bytes: Bytes, source: io::Error },
+    #[error("{bytes} of an exchange buffer may still be read by other ranks")]
+    Busy { bytes: Bytes },
     #[error("cannot read how much of {bytes} is resident")]
     Resident { bytes: Bytes, source: io::Error },
     #[error("cannot read the machine's memory from {path}")]

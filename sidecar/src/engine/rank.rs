@@ -8,8 +8,8 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 
-use plimsoll_kernels::comm::{Collective, Member};
-use plimsoll_kernels::device::{Buffer, Cpu};
+use plimsoll_kernels::comm::{Collective, Exchange, Member};
+use plimsoll_kernels::device::Cpu;
 use plimsoll_kernels::isa::Isa;
 use plimsoll_kernels::pool::Pool;
 use plimsoll_planner::{Plan, Request};
@@ -36,7 +36,7 @@ pub(super) enum Ask {
 pub(super) enum Answer {
     Reserved {
         rank: usize,
-        exchange: Buffer,
+        exchange: Exchange,
     },
     Loaded,
     Stepped {

@@ -25,7 +25,4 @@ pub struct Handle {
     /// Bytes of the arena.
     pub region: Region,
     pub format: Format,
-    /// Where the region stands among those cut from its arena: a backend that holds them apart
-    /// finds it by this.
-    pub index: usize,
 }

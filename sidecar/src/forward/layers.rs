@@ -155,7 +155,6 @@ pub(super) fn handle(place: &TensorPlace) -> Handle {
             Form::Panels(dtype) => Format::Panels(dtype),
             Form::Vector => Format::F32,
         },
-        index: 0,
     }
 }
 

@@ -1,5 +1,5 @@
 //! Where everything of one rank lies: every account's tensors as handles, entered with their owners.
-//! Arithmetic only; a backend takes the memory and cuts it accordingly.
+//! Arithmetic only; a backend takes the memory.
 
 use plimsoll_kernels::kv::KvCache;
 use plimsoll_planner::scratch::{self, Region};
@@ -9,7 +9,7 @@ use plimsoll_planner::{Account, Bytes, Plan, Request, kv_cache};
 use super::handle::{Format, Handle};
 use super::layers;
 use super::places::{Activations, Area, Entered, Inputs, Scratch};
-use crate::memory::arena::{Owner, Registry, TensorEntry};
+use crate::memory::registry::{Owner, Registry, TensorEntry};
 
 /// The places on one rank.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub struct Layout {
     pub scratch: Scratch,
     pub inputs: Inputs,
     pub kv: KvCache,
+    /// All blocks of the cache.
+    pub cache: Handle,
     /// Block tables are padded with it: it holds zeros, not poison.
     pub null_block: Handle,
     /// The rank's exchange buffer.
@@ -69,7 +71,6 @@ impl Layout {
                 bytes: bytes.get(),
             },
             format: Format::Raw,
-            index: 0,
         };
         let cache = whole(Account::KvCache, kv_bytes);
         entered.enter("kv_cache".to_owned(), Owner::Kv, cache);
@@ -104,6 +105,7 @@ impl Layout {
                 heads: shard.kv_head_count() as usize,
                 head_dim: shape.head_dim as usize,
             },
+            cache,
             null_block: whole(Account::KvCache, block_bytes),
             exchange,
             entered,
@@ -117,10 +119,16 @@ impl Layout {
         found.map_or(Bytes::ZERO, |(_, bytes)| *bytes)
     }
 
-    /// An account's tensors, in the order in which they lie.
-    pub fn tensors(&self, account: Account) -> impl Iterator<Item = Handle> {
-        let handles = self.entered.handles.iter();
-        handles.copied().filter(move |of| of.arena == account)
+    /// The most that an account may ever take on a device with so much memory: the KV cache may
+    /// grow, by whole blocks.
+    pub fn most(&self, account: Account, device: Bytes) -> Bytes {
+        let planned = self.bytes(account);
+        match (account, self.null_block.region.bytes) {
+            (Account::KvCache, block @ 1..) => {
+                planned.max(Bytes::measured(device.get() - device.get() % block))
+            }
+            _ => planned,
+        }
     }
 
     pub fn registry(&self) -> &Registry {

@@ -20,8 +20,9 @@ use plimsoll_kernels::comm::RankFailed;
 use plimsoll_kernels::sampling::Sampled;
 use plimsoll_planner::{ModelShape, Plan, Request, Shard};
 
-use crate::memory::arena::{ArenaError, Registry};
+use crate::memory::arena::ArenaError;
 use crate::memory::ledger::Ledger;
+use crate::memory::registry::Registry;
 use crate::model::{Model, ModelError, ModelParams};
 use backend::{Backend, Store};
 use input::StepInput;

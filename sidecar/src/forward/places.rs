@@ -5,7 +5,7 @@ use plimsoll_planner::Account;
 use plimsoll_planner::scratch::{ActivationLayout, Region, WorkspaceLayout};
 
 use super::handle::{Format, Handle};
-use crate::memory::arena::{Owner, Registry, TensorEntry};
+use crate::memory::registry::{Owner, Registry, TensorEntry};
 
 /// The tensors of a rank as they are entered, and the handle of each.
 #[derive(Debug, Default)]
@@ -33,16 +33,11 @@ impl Entered {
 pub(super) struct Area<'a> {
     account: Account,
     entered: &'a mut Entered,
-    placed: usize,
 }
 
 impl<'a> Area<'a> {
     pub(super) fn new(account: Account, entered: &'a mut Entered) -> Area<'a> {
-        Area {
-            account,
-            entered,
-            placed: 0,
-        }
+        Area { account, entered }
     }
 
     fn place(&mut self, name: &str, region: Region, format: Format, owner: Owner) -> Handle {
@@ -50,9 +45,7 @@ impl<'a> Area<'a> {
             arena: self.account,
             region,
             format,
-            index: self.placed,
         };
-        self.placed += 1;
         self.entered.enter(name.to_owned(), owner, handle);
         handle
     }

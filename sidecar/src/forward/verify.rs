@@ -62,8 +62,8 @@ mod tests {
     use crate::args::{Cli, Command};
     use crate::config::{Planned, plan_flags};
     use crate::forward::cpu::{CpuRank, Host};
-    use crate::memory::arena::TensorEntry;
     use crate::memory::ledger::Ledger;
+    use crate::memory::registry::TensorEntry;
     use crate::model::ModelFolder;
 
     fn loaded(threads: usize) -> Forward<CpuRank> {

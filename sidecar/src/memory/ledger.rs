@@ -165,7 +165,16 @@ impl Ledger {
             .add(rank, address, len);
     }
 
-    /// All rows at this moment. Reads `/proc/self/smaps`, at most once a second.
+    /// Pages came or went: the next snapshot asks the kernel, however fresh its last answer is.
+    pub fn mapping_changed(&self) {
+        self.residents
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .forget();
+    }
+
+    /// All rows at this moment. Reads `/proc/self/smaps`, at most once a second while no pages
+    /// come or go.
     pub fn snapshot(&self) -> LedgerSnapshot {
         let driver = self
             .residents

@@ -2,5 +2,6 @@
 
 pub mod arena;
 pub mod ledger;
+pub mod registry;
 pub mod resident;
 pub mod snapshot;

@@ -1,6 +1,6 @@
 //! What of a rank's mappings is resident, as the kernel says: the CPU's driver figure.
 //!
-//! Mappings are found in `/proc/self/smaps` by address. Arenas end in a page that is never
+//! Mappings are found in `/proc/self/smaps` by address. Around an arena lie pages that are never
 //! committed, so the kernel cannot merge two of them into one entry.
 
 use std::fs;
@@ -34,6 +34,11 @@ impl Residents {
         let start = address as u64;
         self.ranges
             .push((rank, start..start.saturating_add(len.get())));
+        self.read_at = None;
+    }
+
+    /// The last reading is not worth anything any more.
+    pub(crate) fn forget(&mut self) {
         self.read_at = None;
     }
 

@@ -7,7 +7,7 @@ mod edges;
 use std::time::Duration;
 
 use super::*;
-use crate::comm::{Member, group};
+use crate::comm::{Exchange, Member, group};
 use crate::device::{Cpu, Device, Pages};
 use crate::isa::Isa;
 use crate::testing::Random;
@@ -18,8 +18,8 @@ const VOCABULARY: usize = 515;
 fn members(ranks: usize) -> Vec<Member> {
     let buffer = |_| {
         let mut buffer = Cpu.reserve(Bytes::measured(4096), Pages::Small).unwrap();
-        buffer.commit().unwrap();
-        buffer
+        buffer.commit_all().unwrap();
+        Exchange::new(buffer)
     };
     group((0..ranks).map(buffer).collect(), Duration::from_secs(20))
 }

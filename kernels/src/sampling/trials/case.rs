@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use plimsoll_planner::Bytes;
 
-use crate::comm::{Member, group};
+use crate::comm::{Exchange, Member, group};
 use crate::device::{Cpu, Device, Pages};
 use crate::gpu::trial::{self, Failure};
 use crate::sampling::{
@@ -78,8 +78,8 @@ pub(super) fn kept(keys: &[u32], key: u32, ties: u64) -> Vec<u32> {
 pub(super) fn members(ranks: usize) -> Result<Vec<Member>, Failure> {
     let buffer = |_| {
         let mut buffer = Cpu.reserve(Bytes::measured(4096), Pages::Small)?;
-        buffer.commit()?;
-        Ok(buffer)
+        buffer.commit_all()?;
+        Ok(Exchange::new(buffer))
     };
     let buffers: Result<Vec<_>, crate::device::DeviceError> = (0..ranks).map(buffer).collect();
     let buffers = buffers.map_err(|error| Failure::Wrong(error.to_string()))?;

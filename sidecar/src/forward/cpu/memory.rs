@@ -1,16 +1,16 @@
-//! A rank's memory on the processor: arenas cut into buffers as the layout says, and weights packed
-//! into them as the kernels read them.
+//! A rank's memory on the processor: arenas as long as the layout says, and weights packed into
+//! them as the kernels read them.
 
 use plimsoll_kernels::checksum;
-use plimsoll_kernels::device::{Buffer, Device};
+use plimsoll_kernels::comm::Exchange;
+use plimsoll_kernels::device::Device;
 use plimsoll_kernels::linear::{self, LinearShape};
 use plimsoll_kernels::pool::Pool;
 use plimsoll_kernels::rope;
 use plimsoll_kernels::sampling::Sampler;
-use plimsoll_planner::{Account, Bytes, Dtype};
+use plimsoll_planner::{Account, Dtype};
 
 use super::CpuRank;
-use super::views::{apart, size};
 use crate::forward::backend::Store;
 use crate::forward::handle::{Format, Handle};
 use crate::forward::layers::Matrix;
@@ -33,57 +33,49 @@ impl std::fmt::Debug for Host {
 
 impl Store for CpuRank {
     type On = Host;
-    type Exchange = Buffer;
+    type Exchange = Exchange;
 
     fn reserve(
         on: Host,
         ledger: &Ledger,
         rank: usize,
         layout: &Layout,
-    ) -> Result<(CpuRank, Buffer), ArenaError> {
+    ) -> Result<(CpuRank, Exchange), ArenaError> {
         let Host { device, pool } = on;
-        let arena = |account| Arena::commit(device, ledger, rank, account, layout.bytes(account));
-        // Addressed by offsets: as long as their last tensor needs.
-        let whole = |account| {
-            let ends = layout
-                .tensors(account)
-                .map(|of| of.region.offset + of.region.bytes);
-            Ok::<_, ArenaError>(arena(account)?.into_whole(ends.max().unwrap_or(0)))
+        // A machine that does not say how much it has reserves what is planned.
+        let total = device.total_memory().unwrap_or_default();
+        let arena = |account| {
+            let planned = layout.bytes(account);
+            let sizes = (planned, layout.most(account, total));
+            let mut arena = Arena::reserve(device, ledger, rank, account, sizes)?;
+            arena.commit(ledger, &pool, 0..planned.get())?;
+            Ok::<Arena, ArenaError>(arena)
         };
-        let cut = |account| {
-            let mut arena = arena(account)?;
-            let tensors = layout.tensors(account);
-            let cut = tensors.map(|of| arena.cut(of.region.offset, of.region.bytes));
-            Ok::<Vec<Buffer>, ArenaError>(cut.collect())
-        };
+        let (weights, kv) = (arena(Account::Weights)?, arena(Account::KvCache)?);
+        let (activations, workspaces) = (arena(Account::Activations)?, arena(Account::Workspaces)?);
+        let (comm, exchange) = arena(Account::Comm)?.share();
         let reserved = CpuRank {
-            weights: whole(Account::Weights)?,
-            activations: cut(Account::Activations)?,
-            workspaces: cut(Account::Workspaces)?,
-            kv: whole(Account::KvCache)?,
+            weights,
+            kv,
+            activations,
+            workspaces,
+            comm,
             kv_shape: layout.kv,
+            cache: layout.cache,
             scratch: layout.scratch,
             pool,
             sampler: Sampler::default(),
             drawn: Vec::new(),
             history: Vec::new(),
         };
-        ledger.set_used(rank, Account::KvCache, Bytes::ZERO);
-        let sum = layout.exchange.region;
-        let exchange = arena(Account::Comm)?.cut(sum.offset, sum.bytes);
         Ok((reserved, exchange))
     }
 
     fn derive(&mut self, params: &ModelParams) {
-        let tables = [self.scratch.rope_cos, self.scratch.rope_sin];
-        let [cos, sin] = apart(&mut self.workspaces, tables);
+        let tables = [self.scratch.rope_cos.region, self.scratch.rope_sin.region];
+        let [mut cos, mut sin] = self.workspaces.apart(tables);
         let head_dim = self.kv_shape.head_dim;
-        rope::table(
-            &params.rope,
-            head_dim,
-            cos.as_mut_slice(),
-            sin.as_mut_slice(),
-        );
+        rope::table(&params.rope, head_dim, cos.all_mut(), sin.all_mut());
     }
 
     fn clear(&mut self, tensor: Handle) {
@@ -117,28 +109,29 @@ impl Store for CpuRank {
 }
 
 impl CpuRank {
-    fn held(&self, tensor: Handle) -> &[u8] {
-        let Handle { region, index, .. } = tensor;
-        let (offset, bytes) = (size(region.offset), size(region.bytes));
-        match tensor.arena {
-            Account::Weights => self.weights.range(offset, bytes),
-            Account::KvCache => self.kv.range(offset, bytes),
-            Account::Activations => self.activations[index].as_slice(),
-            Account::Workspaces => self.workspaces[index].as_slice(),
-            other => unreachable!("{} is not kept here", other.name()),
+    fn arena(&self, account: Account) -> &Arena {
+        match account {
+            Account::Weights => &self.weights,
+            Account::KvCache => &self.kv,
+            Account::Activations => &self.activations,
+            Account::Workspaces => &self.workspaces,
+            other => unreachable!("{} holds no tensors here", other.name()),
         }
     }
 
+    fn held(&self, tensor: Handle) -> &[u8] {
+        self.arena(tensor.arena).all(tensor.region)
+    }
+
     pub(in crate::forward) fn held_mut(&mut self, tensor: Handle) -> &mut [u8] {
-        let Handle { region, index, .. } = tensor;
-        let (offset, bytes) = (size(region.offset), size(region.bytes));
-        match tensor.arena {
-            Account::Weights => self.weights.range_mut(offset, bytes),
-            Account::KvCache => self.kv.range_mut(offset, bytes),
-            Account::Activations => self.activations[index].as_mut_slice(),
-            Account::Workspaces => self.workspaces[index].as_mut_slice(),
-            other => unreachable!("{} is not kept here", other.name()),
-        }
+        let arena = match tensor.arena {
+            Account::Weights => &mut self.weights,
+            Account::KvCache => &mut self.kv,
+            Account::Activations => &mut self.activations,
+            Account::Workspaces => &mut self.workspaces,
+            other => unreachable!("{} holds no tensors here", other.name()),
+        };
+        arena.all_mut(tensor.region)
     }
 }
 

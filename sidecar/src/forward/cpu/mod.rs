@@ -1,29 +1,33 @@
 //! The backend that defines all results: a rank on the processor. Its ops are those of `kernels`,
-//! its memory are buffers cut from arenas.
+//! its memory are arenas, one per account.
 
 mod memory;
 mod ops;
 mod views;
 
-use plimsoll_kernels::device::Buffer;
 use plimsoll_kernels::kv::KvCache;
 use plimsoll_kernels::pool::Pool;
 use plimsoll_kernels::sampling::Sampler;
 
+use super::handle::Handle;
 use super::places::Scratch;
+use crate::memory::arena::Arena;
 
 pub use memory::Host;
 
 /// One rank's memory and threads.
 #[derive(Debug)]
 pub struct CpuRank {
-    /// Addressed by offset: tensors lie where the planner's layout says.
-    weights: Buffer,
-    kv: Buffer,
+    weights: Arena,
+    kv: Arena,
+    activations: Arena,
+    workspaces: Arena,
+    /// Its pages are the rank's to give back; what lies in them is the group's.
+    #[expect(dead_code, reason = "keeps the pages; nothing gives them back yet")]
+    comm: Arena,
     kv_shape: KvCache,
-    /// By handle, in the order in which they were cut.
-    activations: Vec<Buffer>,
-    workspaces: Vec<Buffer>,
+    /// All blocks.
+    cache: Handle,
     scratch: Scratch,
     pool: Pool,
     sampler: Sampler,

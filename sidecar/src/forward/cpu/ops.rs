@@ -11,7 +11,7 @@ use plimsoll_kernels::sampling::{self, VocabShard};
 use plimsoll_kernels::{rms_norm, silu_mul};
 
 use super::CpuRank;
-use super::views::{apart, bytes, vector, weight};
+use super::views::{vector, weight};
 use crate::forward::StepOutput;
 use crate::forward::backend::{Backend, Batch};
 use crate::forward::handle::{Format, Handle};
@@ -24,7 +24,7 @@ impl Backend for CpuRank {
 
     fn describe(&mut self, inputs: &Inputs, input: &StepInput) {
         self.fill(inputs.token_ids, &input.ids);
-        let ids = self.workspaces[inputs.token_ids.index].as_mut_slice::<u32>();
+        let ids = self.workspaces.all_mut::<u32>(inputs.token_ids.region);
         for carried in &input.carried_ids {
             ids[carried.at] = self.drawn[carried.sample];
         }
@@ -40,49 +40,53 @@ impl Backend for CpuRank {
             rows, cols, dtype, ..
         } = embedding.table;
         let table = EmbeddingTable {
-            bytes: bytes(&self.weights, embedding.table.weight),
+            bytes: self.weights.all(embedding.table.weight.region),
             dtype,
             packed: matches!(embedding.table.weight.format, Format::Panels(_)),
             first_row: embedding.first_row,
             rows,
             hidden: cols,
         };
-        let ids = self.workspaces[batch.inputs.token_ids.index].range(0, batch.rows);
-        let out = self.activations[out.index].range_mut(0, batch.rows * cols);
+        let ids = self
+            .workspaces
+            .first(batch.inputs.token_ids.region, batch.rows);
+        let out = self.activations.first_mut(out.region, batch.rows * cols);
         embedding::run(&self.pool, ids, &table, out);
     }
 
     fn copy(&mut self, from: Handle, to: Handle, count: usize) {
-        let [from, to] = apart(&mut self.activations, [from, to]);
-        to.range_mut::<f32>(0, count)
-            .copy_from_slice(from.range(0, count));
+        let [from, mut to] = self.activations.apart([from.region, to.region]);
+        to.first_mut::<f32>(count)
+            .copy_from_slice(from.first(count));
     }
 
     fn sum(&mut self, comm: &mut Member, of: Handle, count: usize) -> Result<(), RankFailed> {
-        comm.all_reduce_sum(self.activations[of.index].range_mut(0, count))
+        comm.all_reduce_sum(self.activations.first_mut(of.region, count))
     }
 
     fn norm(&mut self, x: Handle, norm: &Norm, out: Handle, rows: usize) {
         let weight = vector(&self.weights, norm.weight);
         let count = rows * weight.len();
-        let [x, out] = apart(&mut self.activations, [x, out]);
-        let (x, out) = (x.range(0, count), out.range_mut(0, count));
+        let [x, mut out] = self.activations.apart([x.region, out.region]);
+        let (x, out) = (x.first(count), out.first_mut(count));
         rms_norm::run(&self.pool, x, weight, norm.eps, out);
     }
 
     fn add_norm(&mut self, x: Handle, stream: Handle, norm: &Norm, out: Handle, rows: usize) {
         let weight = vector(&self.weights, norm.weight);
         let count = rows * weight.len();
-        let [x, stream, out] = apart(&mut self.activations, [x, stream, out]);
-        let (x, stream) = (x.range(0, count), stream.range_mut(0, count));
-        let out = out.range_mut(0, count);
+        let [x, mut stream, mut out] =
+            self.activations
+                .apart([x.region, stream.region, out.region]);
+        let (x, stream) = (x.first(count), stream.first_mut(count));
+        let out = out.first_mut(count);
         rms_norm::run_residual(&self.pool, x, stream, weight, norm.eps, out);
     }
 
     fn project(&mut self, x: Handle, by: &Matrix, out: Handle, rows: usize) {
         let weight = weight(&self.weights, by);
-        let [x, out] = apart(&mut self.activations, [x, out]);
-        let out: &mut [f32] = out.range_mut(0, rows * by.rows);
+        let [x, mut out] = self.activations.apart([x.region, out.region]);
+        let out: &mut [f32] = out.first_mut(rows * by.rows);
         if by.cols == 0 {
             match weight.bias {
                 Some(bias) => out
@@ -92,8 +96,8 @@ impl Backend for CpuRank {
             }
             return;
         }
-        let x = Input::dense(x.range(0, rows * by.cols), rows, by.cols);
-        let scratch = self.workspaces[self.scratch.gemm_input.index].as_mut_slice();
+        let x = Input::dense(x.first(rows * by.cols), rows, by.cols);
+        let scratch = self.workspaces.all_mut(self.scratch.gemm_input.region);
         linear::run(&self.pool, x, &weight, out, scratch);
     }
 
@@ -109,14 +113,16 @@ impl Backend for CpuRank {
             layer: how.layer,
             norm,
             tables: RopeTables {
-                cos: spaces[self.scratch.rope_cos.index].as_slice(),
-                sin: spaces[self.scratch.rope_sin.index].as_slice(),
+                cos: spaces.all(self.scratch.rope_cos.region),
+                sin: spaces.all(self.scratch.rope_sin.region),
             },
-            positions: spaces[batch.inputs.positions.index].range(0, batch.rows),
-            slots: spaces[batch.inputs.slots.index].range(0, batch.rows),
+            positions: spaces.first(batch.inputs.positions.region, batch.rows),
+            slots: spaces.first(batch.inputs.slots.region, batch.rows),
         };
-        let qkv = self.activations[qkv.index].range_mut(0, batch.rows * how.width);
-        let cache = self.kv.as_mut_slice();
+        let qkv = self
+            .activations
+            .first_mut(qkv.region, batch.rows * how.width);
+        let cache = self.kv.all_mut(self.cache.region);
         rope_kv::run(&self.pool, qkv, &step, cache, &self.kv_shape);
     }
 
@@ -133,43 +139,40 @@ impl Backend for CpuRank {
             scale: how.scale,
             sliding_window: how.sliding_window,
         };
-        let [parts, query_start, context_len, block_tables] = apart(
-            &mut self.workspaces,
-            [
-                self.scratch.attention,
-                inputs.query_start,
-                inputs.context_len,
-                inputs.block_tables,
-            ],
-        );
+        let [mut parts, query_start, context_len, block_tables] = self.workspaces.apart([
+            self.scratch.attention.region,
+            inputs.query_start.region,
+            inputs.context_len.region,
+            inputs.block_tables.region,
+        ]);
         let sequences = attention::Batch {
-            query_start: query_start.range(0, sequences + 1),
-            context_len: context_len.range(0, sequences),
-            block_tables: block_tables.range(0, sequences * table_stride),
+            query_start: query_start.first(sequences + 1),
+            context_len: context_len.first(sequences),
+            block_tables: block_tables.first(sequences * table_stride),
             table_stride,
         };
-        let [qkv, out] = apart(&mut self.activations, [qkv, out]);
+        let [qkv, mut out] = self.activations.apart([qkv.region, out.region]);
         let queries = Queries {
-            data: qkv.range(0, rows * how.width),
+            data: qkv.first(rows * how.width),
             stride: how.width,
         };
-        let cache = (self.kv.as_slice(), &self.kv_shape);
-        let out = out.range_mut(0, rows * how.query_heads * self.kv_shape.head_dim);
-        let parts = parts.as_mut_slice();
+        let cache = (self.kv.all(self.cache.region), &self.kv_shape);
+        let out = out.first_mut(rows * how.query_heads * self.kv_shape.head_dim);
+        let parts = parts.all_mut();
         attention::run(&self.pool, queries, &heads, &sequences, cache, out, parts);
     }
 
     fn silu_mul(&mut self, gate_up: Handle, out: Handle, rows: usize, columns: usize) {
-        let [gate_up, out] = apart(&mut self.activations, [gate_up, out]);
-        let gate_up = gate_up.range(0, rows * 2 * columns);
-        let out = out.range_mut(0, rows * columns);
+        let [gate_up, mut out] = self.activations.apart([gate_up.region, out.region]);
+        let gate_up = gate_up.first(rows * 2 * columns);
+        let out = out.first_mut(rows * columns);
         silu_mul::run(&self.pool, gate_up, rows, columns, out);
     }
 
     fn pick(&mut self, of: Handle, samples: &[SampleRow], width: usize) {
         let Some(last) = samples.last() else { return };
         let end = (last.row as usize + 1) * width;
-        let values = self.activations[of.index].range_mut::<f32>(0, end);
+        let values = self.activations.first_mut::<f32>(of.region, end);
         // Rows ascend, so a row is never overwritten before it is moved.
         for (to, sample) in samples.iter().enumerate() {
             let from = sample.row as usize * width;
@@ -186,7 +189,7 @@ impl Backend for CpuRank {
         output: &mut StepOutput,
     ) -> Result<(), RankFailed> {
         let count = input.samples.len() * shard.rows as usize;
-        let logits = self.activations[logits.index].range_mut::<f32>(0, count);
+        let logits = self.activations.first_mut::<f32>(logits.region, count);
         output.logits.clear();
         if input.keep_logits {
             output.logits.extend_from_slice(logits);
@@ -219,7 +222,7 @@ impl Backend for CpuRank {
             shard,
             &rows,
             logits,
-            self.workspaces[self.scratch.sampling.index].as_mut_slice(),
+            self.workspaces.all_mut(self.scratch.sampling.region),
             &mut output.sampled,
         )?;
         self.drawn.clear();
@@ -231,8 +234,8 @@ impl Backend for CpuRank {
 
 impl CpuRank {
     fn fill<T: Element>(&mut self, input: Handle, values: &[T]) {
-        self.workspaces[input.index]
-            .range_mut(0, values.len())
+        self.workspaces
+            .first_mut(input.region, values.len())
             .copy_from_slice(values);
     }
 }
