@@ -7,6 +7,7 @@
 
 use plimsoll_kernels::comm::RankFailed;
 use plimsoll_kernels::sampling::VocabShard;
+use plimsoll_planner::{Account, Bytes};
 
 use super::StepOutput;
 use super::handle::Handle;
@@ -36,8 +37,8 @@ pub trait Store: Sized {
     /// The end of the memory that the group exchanges sums through.
     type Exchange;
 
-    /// Charges, reserves, commits and poisons every account of the layout, once and for all. Only
-    /// the exchange leaves it again.
+    /// Reserves every account of the layout at the address that it keeps, and charges, commits and
+    /// poisons it. Only the exchange's end for the group leaves it again.
     ///
     /// # Errors
     /// When the plan does not cover an account, or the machine does not give the memory.
@@ -47,6 +48,30 @@ pub trait Store: Sized {
         rank: usize,
         layout: &Layout,
     ) -> Result<(Self, Self::Exchange), ArenaError>;
+
+    /// Whether the first `bytes` of an account have memory.
+    fn holds(&self, account: Account, bytes: Bytes) -> bool;
+
+    /// Gives all memory of an account back and tells how much that was; an account that is none of
+    /// the store's has none. What a step left that means nothing without it is forgotten.
+    ///
+    /// # Errors
+    /// When the machine does not take it; the account is then held as before, but its contents
+    /// are lost.
+    fn release(&mut self, ledger: &Ledger, account: Account) -> Result<Bytes, ArenaError>;
+
+    /// Commits the first `bytes` of an account again, at the same addresses and poisoned, and tells
+    /// how many came new: none where they are there.
+    ///
+    /// # Errors
+    /// When the plan does not cover them, or the machine does not give them; the account is then
+    /// as before.
+    fn restore(
+        &mut self,
+        ledger: &Ledger,
+        account: Account,
+        bytes: Bytes,
+    ) -> Result<Bytes, ArenaError>;
 
     /// Fills the tensors that are computed from the configuration.
     fn derive(&mut self, params: &ModelParams);

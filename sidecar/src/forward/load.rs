@@ -194,6 +194,7 @@ mod tests {
     use crate::model::{Model, ModelFolder, ModelParams};
     use crate::weights::TensorInfo;
     use plimsoll_planner::weights::Form;
+    use plimsoll_planner::{Account, Bytes};
 
     /// A device that keeps rows as they come, by the tensor's offset, and notes what it was told.
     #[derive(Debug, Default)]
@@ -209,6 +210,18 @@ mod tests {
 
         fn reserve((): (), _: &Ledger, _: usize, _: &Layout) -> Result<(Rows, ()), ArenaError> {
             Ok((Rows::default(), ()))
+        }
+
+        fn holds(&self, _: Account, _: Bytes) -> bool {
+            true
+        }
+
+        fn release(&mut self, _: &Ledger, _: Account) -> Result<Bytes, ArenaError> {
+            Ok(Bytes::ZERO)
+        }
+
+        fn restore(&mut self, _: &Ledger, _: Account, _: Bytes) -> Result<Bytes, ArenaError> {
+            Ok(Bytes::ZERO)
         }
 
         fn derive(&mut self, _: &ModelParams) {}

@@ -12,13 +12,16 @@ pub mod layout;
 mod load;
 mod pass;
 pub mod places;
+mod release;
+#[cfg(test)]
+mod testing;
 mod verify;
 
 use std::time::{Duration, Instant};
 
 use plimsoll_kernels::comm::RankFailed;
 use plimsoll_kernels::sampling::Sampled;
-use plimsoll_planner::{ModelShape, Plan, Request, Shard};
+use plimsoll_planner::{Account, ModelShape, Plan, Request, Shard};
 
 use crate::memory::arena::ArenaError;
 use crate::memory::ledger::Ledger;
@@ -29,7 +32,18 @@ use input::StepInput;
 use layers::Decoder;
 use layout::Layout;
 
-pub use verify::WeightCheck;
+pub use verify::{WeightCheck, WeightsChanged};
+
+/// Why a rank's weights could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error("the source gives other weights than were loaded first: {0}")]
+    Changed(#[from] WeightsChanged),
+    #[error("the account Weights is released: restore it before weights are read")]
+    Released,
+}
 
 /// A rank with its memory, before and after its weights are read.
 #[derive(Debug)]
@@ -40,7 +54,7 @@ pub struct Forward<B> {
     decoder: Decoder,
     backend: B,
     /// Checksums of the lasting tensors when their load ended.
-    loaded: Vec<u64>,
+    loaded: Vec<Option<u64>>,
 }
 
 /// What a step leaves on each rank; the tokens are the same on all of them.
@@ -109,15 +123,53 @@ impl<B: Store> Forward<B> {
         Ok((forward, exchange))
     }
 
-    /// Reads the rank's weights into place, see `load::load`, and remembers their checksums.
+    /// Reads the rank's weights into place, see `load::load`, and remembers their checksums; when
+    /// it has done so before, the checksums must be the same.
     ///
     /// # Errors
-    /// As the model's tensor source.
+    /// As the model's tensor source; when the account is released; when the source no longer gives
+    /// what was loaded first (the weights are in place then, and [`Forward::verify`] says the same).
     pub fn load(
         &mut self,
         model: &Model,
         progress: impl FnMut(u64) -> bool,
-    ) -> Result<bool, ModelError> {
+    ) -> Result<bool, LoadError> {
+        let first = self.loaded.is_empty();
+        let whole = self.read(model, progress)?;
+        if whole && first {
+            self.remember_weights();
+        } else if whole {
+            self.verify()?;
+        }
+        Ok(whole)
+    }
+
+    /// Reads other weights into place and remembers their checksums from then on. A reload that
+    /// ends early leaves a mixture, which [`Forward::verify`] names.
+    ///
+    /// # Errors
+    /// As the model's tensor source; when the account is released.
+    pub fn reload(
+        &mut self,
+        model: &Model,
+        progress: impl FnMut(u64) -> bool,
+    ) -> Result<bool, LoadError> {
+        let whole = self.read(model, progress)?;
+        if whole {
+            self.remember_weights();
+        }
+        Ok(whole)
+    }
+
+    fn read(
+        &mut self,
+        model: &Model,
+        progress: impl FnMut(u64) -> bool,
+    ) -> Result<bool, LoadError> {
+        let bytes = self.layout.bytes(Account::Weights);
+        if !self.backend.holds(Account::Weights, bytes) {
+            return Err(LoadError::Released);
+        }
         let whole = load::load(
             &*model.tensors,
             &self.shape,
@@ -126,9 +178,6 @@ impl<B: Store> Forward<B> {
             &mut self.backend,
             progress,
         )?;
-        if whole {
-            self.remember_weights();
-        }
         Ok(whole)
     }
 

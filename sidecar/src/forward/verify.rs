@@ -10,77 +10,101 @@ use super::handle::Handle;
 /// What a rank's weights are now, beside what they were when their load ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WeightCheck {
+    /// Tensors that were compared: those whose account is not released.
     pub tensors: usize,
     pub bytes: u64,
-    /// Of all tensors together, as they are now.
+    /// Of all these tensors together, as they are now.
     pub checksum: u64,
     /// Names of the tensors that are not what they were.
     pub changed: Vec<String>,
 }
 
+/// Weights or derived tensors that are not what they were when their load ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{} of {tensors} tensors are not what was loaded: {}", .changed.len(), first(.changed))]
+pub struct WeightsChanged {
+    /// Tensors that were compared.
+    pub tensors: usize,
+    /// Their names, in the order in which they lie.
+    pub changed: Vec<String>,
+}
+
+/// As many names as a line has room for.
+fn first(names: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let more = if names.len() > SHOWN { ", ..." } else { "" };
+    names[..names.len().min(SHOWN)].join(", ") + more
+}
+
 impl<B: Store> Forward<B> {
     /// Remembers what was loaded; the figures of [`Forward::check_weights`] are compared to it.
+    /// What is released keeps the figure that it had.
     pub(super) fn remember_weights(&mut self) {
-        self.loaded = self.checksums();
+        let sums = self.checksums();
+        self.loaded.resize(sums.len(), None);
+        for (loaded, now) in self.loaded.iter_mut().zip(sums) {
+            *loaded = now.or(*loaded);
+        }
     }
 
-    /// Reads every weight and derived tensor once: some seconds for tens of gigabytes.
+    /// Reads every weight and derived tensor once: some seconds for tens of gigabytes. Tensors of
+    /// released accounts are left out.
     pub fn check_weights(&self) -> WeightCheck {
-        let sums = self.checksums();
-        let together: Vec<u8> = sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
-        let loaded = self.loaded.iter().map(Some).chain(std::iter::repeat(None));
-        let lasting = || self.layout.lasting().map(|(entry, _)| entry);
-        let changed = lasting().zip(sums.iter().zip(loaded));
+        let loaded = self.loaded.iter().copied().chain(std::iter::repeat(None));
+        let entries = self.layout.lasting().map(|(entry, _)| entry);
+        let held: Vec<_> = entries
+            .zip(self.checksums().into_iter().zip(loaded))
+            .filter_map(|(entry, (now, loaded))| Some((entry, now?, loaded)))
+            .collect();
+        let together: Vec<u8> = held.iter().flat_map(|of| of.1.to_le_bytes()).collect();
         WeightCheck {
-            tensors: sums.len(),
-            bytes: lasting().map(|entry| entry.bytes).sum(),
+            tensors: held.len(),
+            bytes: held.iter().map(|(entry, ..)| entry.bytes).sum(),
             checksum: checksum::run(&together),
-            changed: changed
-                .filter(|(_, (now, loaded))| Some(*now) != *loaded)
-                .map(|(entry, _)| entry.name.clone())
+            changed: held
+                .iter()
+                .filter(|(_, now, loaded)| Some(*now) != *loaded)
+                .map(|(entry, ..)| entry.name.clone())
                 .collect(),
         }
     }
 
-    /// One per lasting tensor, in the registry's order.
-    fn checksums(&self) -> Vec<u64> {
-        let lasting: Vec<Handle> = self.layout.lasting().map(|(_, handle)| handle).collect();
-        self.backend.checksums(&lasting)
+    /// Proves that all weights and derived tensors that are held are what they were when their
+    /// load ended.
+    ///
+    /// # Errors
+    /// The names of those that are not.
+    pub fn verify(&self) -> Result<WeightCheck, WeightsChanged> {
+        let check = self.check_weights();
+        match check.changed.is_empty() {
+            true => Ok(check),
+            false => Err(WeightsChanged {
+                tensors: check.tensors,
+                changed: check.changed,
+            }),
+        }
+    }
+
+    /// One per lasting tensor, in the registry's order; none for those that are released.
+    fn checksums(&self) -> Vec<Option<u64>> {
+        let is_held = |of: &Handle| self.backend.holds(of.arena, self.layout.bytes(of.arena));
+        let lasting = || self.layout.lasting().map(|(_, handle)| handle);
+        let handles: Vec<Handle> = lasting().filter(is_held).collect();
+        let mut sums = self.backend.checksums(&handles).into_iter();
+        let sum = |handle: Handle| is_held(&handle).then(|| sums.next()).flatten();
+        lasting().map(sum).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
-    use clap::Parser;
-    use plimsoll_kernels::device::Cpu;
-    use plimsoll_kernels::isa::Isa;
-    use plimsoll_kernels::pool::Pool;
-
     use super::*;
-    use crate::args::{Cli, Command};
-    use crate::config::{Planned, plan_flags};
-    use crate::forward::cpu::{CpuRank, Host};
-    use crate::memory::ledger::Ledger;
+    use crate::forward::cpu::CpuRank;
+    use crate::forward::testing::tiny;
     use crate::memory::registry::TensorEntry;
-    use crate::model::ModelFolder;
 
     fn loaded(threads: usize) -> Forward<CpuRank> {
-        let folder = "tests/fixtures/models/tiny-llama";
-        let model = ModelFolder::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
-        let line = "x plan m --max-num-seqs 2 --max-num-batched-tokens 32 --kv-cache-size 1Mi";
-        let Command::Plan(args) = Cli::parse_from(line.split_whitespace()).command else {
-            panic!("not a plan")
-        };
-        let Planned { request, plan } = plan_flags(&args.memory, &model).unwrap();
-        let ledger = Ledger::new(&plan, &request.ranks, request.kv.block_size, &[]);
-        let pool = Pool::new(threads, Isa::detect()).unwrap();
-        let on = Host { device: &Cpu, pool };
-        let reserved = Forward::reserve(on, &ledger, &request, &plan, 0, &model.params).unwrap();
-        let mut forward: Forward<CpuRank> = reserved.0;
-        assert!(forward.load(&model, |_| true).unwrap());
-        forward
+        tiny(1, threads).ranks.swap_remove(0).0
     }
 
     #[test]

@@ -8,7 +8,7 @@ use plimsoll_kernels::linear::{self, LinearShape};
 use plimsoll_kernels::pool::Pool;
 use plimsoll_kernels::rope;
 use plimsoll_kernels::sampling::Sampler;
-use plimsoll_planner::{Account, Dtype};
+use plimsoll_planner::{Account, Bytes, Dtype};
 
 use super::CpuRank;
 use crate::forward::backend::Store;
@@ -71,6 +71,39 @@ impl Store for CpuRank {
         Ok((reserved, exchange))
     }
 
+    fn holds(&self, account: Account, bytes: Bytes) -> bool {
+        let missing = |arena: &Arena| arena.missing(&(0..bytes.get()));
+        self.find(account).map_or(Bytes::ZERO, missing) == Bytes::ZERO
+    }
+
+    fn release(&mut self, ledger: &Ledger, account: Account) -> Result<Bytes, ArenaError> {
+        let (arena, pool) = self.find_mut(account);
+        let Some(arena) = arena else {
+            return Ok(Bytes::ZERO);
+        };
+        let all = 0..arena.capacity().get();
+        let given = arena.discard(ledger, pool, all)?;
+        if account == Account::KvCache {
+            // Tokens of sequences whose keys and values are gone: nothing may be carried over.
+            self.drawn.clear();
+            self.history.clear();
+            self.sampler = Sampler::default();
+        }
+        Ok(given)
+    }
+
+    fn restore(
+        &mut self,
+        ledger: &Ledger,
+        account: Account,
+        bytes: Bytes,
+    ) -> Result<Bytes, ArenaError> {
+        match self.find_mut(account) {
+            (Some(arena), pool) => arena.commit(ledger, pool, 0..bytes.get()),
+            (None, _) => Ok(Bytes::ZERO),
+        }
+    }
+
     fn derive(&mut self, params: &ModelParams) {
         let tables = [self.scratch.rope_cos.region, self.scratch.rope_sin.region];
         let [mut cos, mut sin] = self.workspaces.apart(tables);
@@ -109,27 +142,40 @@ impl Store for CpuRank {
 }
 
 impl CpuRank {
-    fn arena(&self, account: Account) -> &Arena {
+    fn find(&self, account: Account) -> Option<&Arena> {
         match account {
-            Account::Weights => &self.weights,
-            Account::KvCache => &self.kv,
-            Account::Activations => &self.activations,
-            Account::Workspaces => &self.workspaces,
-            other => unreachable!("{} holds no tensors here", other.name()),
+            Account::Weights => Some(&self.weights),
+            Account::KvCache => Some(&self.kv),
+            Account::Activations => Some(&self.activations),
+            Account::Workspaces => Some(&self.workspaces),
+            Account::Comm => Some(&self.comm),
+            // A processor has no driver, and adapters are merged.
+            Account::Graphs | Account::Adapters | Account::Context => None,
         }
     }
 
+    fn find_mut(&mut self, account: Account) -> (Option<&mut Arena>, &Pool) {
+        let arena = match account {
+            Account::Weights => Some(&mut self.weights),
+            Account::KvCache => Some(&mut self.kv),
+            Account::Activations => Some(&mut self.activations),
+            Account::Workspaces => Some(&mut self.workspaces),
+            Account::Comm => Some(&mut self.comm),
+            Account::Graphs | Account::Adapters | Account::Context => None,
+        };
+        (arena, &self.pool)
+    }
+
     fn held(&self, tensor: Handle) -> &[u8] {
-        self.arena(tensor.arena).all(tensor.region)
+        let Some(arena) = self.find(tensor.arena) else {
+            unreachable!("{} holds no tensors", tensor.arena.name())
+        };
+        arena.all(tensor.region)
     }
 
     pub(in crate::forward) fn held_mut(&mut self, tensor: Handle) -> &mut [u8] {
-        let arena = match tensor.arena {
-            Account::Weights => &mut self.weights,
-            Account::KvCache => &mut self.kv,
-            Account::Activations => &mut self.activations,
-            Account::Workspaces => &mut self.workspaces,
-            other => unreachable!("{} holds no tensors here", other.name()),
+        let (Some(arena), _) = self.find_mut(tensor.arena) else {
+            unreachable!("{} holds no tensors", tensor.arena.name())
         };
         arena.all_mut(tensor.region)
     }

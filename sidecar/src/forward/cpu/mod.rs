@@ -23,7 +23,6 @@ pub struct CpuRank {
     activations: Arena,
     workspaces: Arena,
     /// Its pages are the rank's to give back; what lies in them is the group's.
-    #[expect(dead_code, reason = "keeps the pages; nothing gives them back yet")]
     comm: Arena,
     kv_shape: KvCache,
     /// All blocks.

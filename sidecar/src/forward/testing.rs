@@ -1,0 +1,124 @@
+//! A group of ranks of a tiny model, each on its own memory, as tests take it apart.
+
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use clap::Parser;
+use plimsoll_kernels::comm::{self, Member};
+use plimsoll_kernels::device::{Cpu, Device};
+use plimsoll_kernels::isa::Isa;
+use plimsoll_kernels::pool::Pool;
+use plimsoll_kernels::sampling::Params;
+use plimsoll_planner::{Account, Plan, Request};
+
+use super::cpu::{CpuRank, Host};
+use super::input::{SampleRow, StepInput};
+use super::{Forward, StepOutput};
+use crate::args::{Cli, Command};
+use crate::config::{Planned, plan_flags};
+use crate::memory::ledger::Ledger;
+use crate::memory::snapshot::RankLedger;
+use crate::model::{Model, ModelFolder};
+
+pub(super) struct Group {
+    pub(super) model: Model,
+    pub(super) request: Request,
+    pub(super) plan: Plan,
+    pub(super) ledger: Ledger,
+    pub(super) ranks: Vec<(Forward<CpuRank>, Member)>,
+}
+
+/// Loaded ranks on the processor, `threads` each.
+pub(super) fn tiny(ranks: usize, threads: usize) -> Group {
+    tiny_on(&Cpu, ranks, threads)
+}
+
+pub(super) fn tiny_on(device: &'static dyn Device, ranks: usize, threads: usize) -> Group {
+    let folder = "tests/fixtures/models/tiny-llama";
+    let model = ModelFolder::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
+    let line = format!(
+        "x plan m --max-num-seqs 2 --max-num-batched-tokens 32 --kv-cache-size 4Mi \
+         --tensor-parallel-size {ranks}"
+    );
+    let Command::Plan(args) = Cli::parse_from(line.split_whitespace()).command else {
+        panic!("not a plan")
+    };
+    let Planned { request, plan } = plan_flags(&args.memory, &model).unwrap();
+    let ledger = Ledger::new(&plan, &request.ranks, request.kv.block_size, &[]);
+    let reserve = |rank| {
+        let pool = Pool::new(threads, Isa::detect()).unwrap();
+        let on = Host { device, pool };
+        Forward::<CpuRank>::reserve(on, &ledger, &request, &plan, rank, &model.params).unwrap()
+    };
+    let (forwards, exchanges): (Vec<_>, Vec<_>) = (0..ranks).map(reserve).unzip();
+    let members = comm::group(exchanges, Duration::from_secs(20));
+    let mut ranks: Vec<_> = forwards.into_iter().zip(members).collect();
+    for (forward, _) in &mut ranks {
+        assert!(forward.load(&model, |_| true).unwrap());
+    }
+    Group {
+        model,
+        request,
+        plan,
+        ledger,
+        ranks,
+    }
+}
+
+impl Group {
+    /// The logits of a prompt's last token, of all ranks, bit for bit, and the token drawn.
+    pub(super) fn answer(&mut self, prompt: &[u32]) -> (Vec<u32>, u32) {
+        let input = step(prompt, self.request.kv.block_size);
+        let input = &input;
+        let outputs: Vec<StepOutput> = thread::scope(|scope| {
+            let ranks = self.ranks.iter_mut().map(|(forward, member)| {
+                scope.spawn(move || {
+                    let mut output = StepOutput::default();
+                    forward.step(member, input, &mut output).unwrap();
+                    output
+                })
+            });
+            let ranks: Vec<_> = ranks.collect();
+            ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+        });
+        let logits = outputs.iter().flat_map(|output| &output.logits);
+        let bits = logits.map(|logit| logit.to_bits()).collect();
+        (bits, outputs[0].sampled[0].id)
+    }
+
+    pub(super) fn ledger_of(&self, rank: usize) -> RankLedger {
+        self.ledger.snapshot().ranks.swap_remove(rank)
+    }
+
+    /// What the plan gives an account of a rank.
+    pub(super) fn planned(&self, rank: usize, account: Account) -> u64 {
+        self.plan.ranks[rank].bytes(account).get()
+    }
+}
+
+/// A whole prompt in the first blocks, whose next token is drawn.
+fn step(prompt: &[u32], block_size: u32) -> StepInput {
+    let count = u32::try_from(prompt.len()).unwrap();
+    let blocks = count.div_ceil(block_size);
+    let sample = SampleRow {
+        params: Params::default(),
+        row: count - 1,
+        position: count,
+        history: [0; 3],
+        bias: [0; 2],
+        target: None,
+    };
+    StepInput {
+        ids: prompt.to_vec(),
+        positions: (0..count).collect(),
+        slots: (0..count).map(|at| u64::from(block_size + at)).collect(),
+        query_start: vec![0, count],
+        context_len: vec![count],
+        block_tables: (1..=blocks).collect(),
+        table_stride: blocks as usize,
+        samples: vec![sample],
+        keep_logits: true,
+        ..StepInput::default()
+    }
+}
