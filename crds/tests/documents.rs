@@ -184,6 +184,7 @@ fn report(ranks: u32) -> MemoryReport {
             done_bytes: 1,
             total_bytes: 2,
         }),
+        weights_verified: Some(true),
         backend: Backend::Cpu,
         revision: "abc".to_owned(),
         effective: Some(Effective {

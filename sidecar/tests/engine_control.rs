@@ -7,23 +7,11 @@ mod harness;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use harness::{Run, halves, request, start, start_unloaded, tiny};
+use harness::{Dice, Run, halves, request, start, start_unloaded, tiny};
 use plimsoll_sidecar::engine::control::{COMMANDS_MAX, ControlError, Reply};
 use plimsoll_sidecar::engine::handle::EngineState;
+use plimsoll_sidecar::engine::rest::PauseMode;
 use plimsoll_sidecar::model::Model;
-
-/// A small generator of choices: the same seed tells the same story.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        (self.0 >> 33) % sides
-    }
-}
 
 /// Waits for an answer that must come.
 fn answered<T>(mut reply: Reply<T>, what: &str) -> Result<T, ControlError> {
@@ -53,16 +41,25 @@ fn every_asker_is_answered_once_whatever_the_engine_comes_to() {
         let model = &models[usize::from(dice.roll(3) == 0)];
         let run = Run {
             shards: halves(model),
+            // The broken one is to fail while it serves.
+            probe: false,
             ..Run::whole(&model.shape)
         };
         let handle = match dice.roll(4) {
             0 => start_unloaded(model, &run),
             _ => start(model, &run),
         };
-        let (mut replies, mut requests) = (Vec::new(), Vec::new());
+        let (mut checks, mut replies, mut requests) = (Vec::new(), Vec::new(), Vec::new());
         for id in 0..30 {
             match dice.roll(20) {
-                0..12 => replies.push(handle.check_weights()),
+                0..8 => checks.push(handle.check_weights()),
+                8 | 9 => {
+                    let mode = [PauseMode::Abort, PauseMode::Wait, PauseMode::Keep];
+                    let clears = dice.roll(2) == 0;
+                    replies.push(handle.pause(mode[dice.roll(3) as usize], clears));
+                }
+                10 => replies.push(handle.resume()),
+                11 => replies.push(handle.reset_prefix_cache(dice.roll(2) == 0)),
                 12..18 => {
                     let (asked, events) = request(id, &[1, 2, 3], 20);
                     requests.extend(handle.submit(asked).is_ok().then_some(events));
@@ -74,7 +71,13 @@ fn every_asker_is_answered_once_whatever_the_engine_comes_to() {
         }
         handle.drain();
         for reply in replies {
-            match answered(reply, &format!("seed {seed}: a check")) {
+            match answered(reply, &format!("seed {seed}: a command")) {
+                Ok(()) => done += 1,
+                Err(_) => refused += 1,
+            }
+        }
+        for check in checks {
+            match answered(check, &format!("seed {seed}: a check")) {
                 Ok(ranks) => {
                     assert_eq!(ranks.len(), 2);
                     done += 1;

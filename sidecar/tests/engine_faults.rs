@@ -5,66 +5,17 @@
 
 mod harness;
 
-use std::fmt;
-use std::ops::Range;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
+use harness::watched::watched;
 use harness::{Run, eventually, halves, request, start, start_unloaded, tiny};
 use plimsoll_sidecar::engine::control::ControlError;
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
 use plimsoll_sidecar::engine::request::{FinishReason, Refused, TokenEvent};
 use plimsoll_sidecar::model::{Model, ModelError};
-use plimsoll_sidecar::weights::{TensorInfo, TensorSource};
-
-/// A source that asks `before` each read, with the tensor's name and the first row; what that says is
-/// what the reader hears.
-struct Watched<F> {
-    inner: Box<dyn TensorSource>,
-    before: F,
-}
-
-impl<F> fmt::Debug for Watched<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watched").finish_non_exhaustive()
-    }
-}
-
-impl<F: Fn(&str, usize) -> Result<(), ModelError> + Send + Sync> TensorSource for Watched<F> {
-    fn names(&self) -> Vec<&str> {
-        self.inner.names()
-    }
-
-    fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.inner.info(name)
-    }
-
-    fn read_block(
-        &self,
-        name: &str,
-        rows: Range<usize>,
-        cols: Range<usize>,
-        out: &mut [f32],
-    ) -> Result<(), ModelError> {
-        (self.before)(name, rows.start)?;
-        self.inner.read_block(name, rows, cols, out)
-    }
-}
-
-/// The tiny model, read past `before`.
-fn watched<F>(before: F) -> Arc<Model>
-where
-    F: Fn(&str, usize) -> Result<(), ModelError> + Send + Sync + 'static,
-{
-    let model = Arc::into_inner(tiny()).unwrap();
-    let inner = model.tensors;
-    Arc::new(Model {
-        tensors: Box::new(Watched { inner, before }),
-        ..model
-    })
-}
 
 /// Whether a read is one that rank 1 makes and rank 0, of two equal ones, does not.
 fn is_rank_1s(tensor: &str, first_row: usize) -> bool {
@@ -127,7 +78,12 @@ fn a_failing_step_ends_every_request_with_the_error() {
     // No layer can compute with a window of nothing: an op refuses it in the first step.
     model.params.sliding_window = Some(0);
     let model = Arc::new(model);
-    let handle = start(&model, &on_two_ranks(&model));
+    // A probe would fail it while it loads.
+    let run = Run {
+        probe: false,
+        ..on_two_ranks(&model)
+    };
+    let handle = start(&model, &run);
     let ask = |id| {
         let (asked, events) = request(id, &[1, 2, 3], 5);
         handle.submit(asked).map(|()| events)

@@ -7,12 +7,12 @@
 
 mod harness;
 
-use std::ops::Range;
-
 use harness::fixture::Fixture;
-use harness::{Run, ask, ask_ids, fixtures, planner_request, start, start_planned, wait_for};
+use harness::{
+    Run, ask, ask_ids, cut, fixtures, planner_request, split, start, start_planned, wait_for,
+};
 use plimsoll_kernels::isa::Isa;
-use plimsoll_planner::{Bytes, Dtype, ModelShape, Shard};
+use plimsoll_planner::{Bytes, Dtype, Shard};
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
 use plimsoll_sidecar::memory::snapshot::AccountRow;
 
@@ -42,42 +42,6 @@ fn check_together(fixture: &Fixture, handle: &EngineHandle, what: &str) {
         let what = format!("{}, {what}, prompt {index}", fixture.name);
         assert_eq!(answer.wait().ids, prompt.greedy, "{what}");
     }
-}
-
-fn cut(end: u32, ranks: u32, unit: u32, lean: u32) -> Vec<Range<u32>> {
-    let units = end.div_ceil(unit);
-    // Rank 0 gets `lean` units more than an even share.
-    let edge = |rank: u32| match rank {
-        0 => 0,
-        rank if rank == ranks => end,
-        rank => ((units * rank).div_ceil(ranks) + lean).min(units) * unit,
-    };
-    (0..ranks)
-        .map(|rank| edge(rank).min(end)..edge(rank + 1).min(end))
-        .collect()
-}
-
-/// A split of whole KV heads, MLP units and vocabulary units, leaning towards the first ranks.
-fn split(shape: &ModelShape, ranks: u32, lean: [u32; 3]) -> Vec<Shard> {
-    let group = shape.group();
-    let heads = cut(shape.kv_heads, ranks, 1, lean[0]);
-    let columns = cut(shape.ffn, ranks, 128, lean[1]);
-    let rows = cut(shape.vocab, ranks, 64, lean[2]);
-    let shard = |((kv_heads, mlp_columns), vocab_rows): ((Range<u32>, Range<u32>), Range<u32>)| {
-        let query_heads = kv_heads.start * group..kv_heads.end * group;
-        Shard {
-            kv_heads,
-            query_heads,
-            mlp_columns,
-            vocab_rows,
-        }
-    };
-    heads
-        .into_iter()
-        .zip(columns)
-        .zip(rows)
-        .map(shard)
-        .collect()
 }
 
 #[test]

@@ -21,6 +21,10 @@ pub struct MemoryReport {
     /// How far loading is; absent once it is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<LoadProgress>,
+    /// Whether weights and answers were what they were after the load, at the last wake; absent before
+    /// the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_verified: Option<bool>,
     /// Where the ranks compute.
     pub backend: Backend,
     /// Revision of the configuration in force.

@@ -282,6 +282,7 @@ fn says_more(before: &MemoryReport, next: &MemoryReport) -> bool {
         state,
         message,
         progress,
+        weights_verified,
         backend,
         revision,
         effective,
@@ -292,6 +293,7 @@ fn says_more(before: &MemoryReport, next: &MemoryReport) -> bool {
     let states = before.state != *state
         || before.message != *message
         || before.progress != *progress
+        || before.weights_verified != *weights_verified
         || before.backend != *backend
         || before.revision != *revision
         || before.effective != *effective;

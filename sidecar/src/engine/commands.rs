@@ -16,6 +16,19 @@ impl Loop {
         }
         match command {
             Command::CheckWeights(asker) => self.check_weights(asker),
+            Command::Pause {
+                mode,
+                clear_cache,
+                asker,
+            } => self.pause(mode, clear_cache, asker),
+            Command::Resume(asker) => {
+                self.resume(asker);
+                Ok(())
+            }
+            Command::ResetPrefixCache { running, asker } => self.reset_prefix_cache(running, asker),
+            Command::Sleep { level, mode, asker } => self.sleep(level, mode, asker),
+            Command::ReleaseKvCache(asker) => self.release_kv_cache(asker),
+            Command::Wake { tags, asker } => self.wake(tags, asker),
         }
     }
 
@@ -25,6 +38,13 @@ impl Loop {
         }
         // Whoever asked may be gone; before the check it is not made, after it nobody hears.
         if asker.is_gone() {
+            return Ok(());
+        }
+        if !self.rest.out.is_empty() {
+            let message = "memory is given back: wake the engine before its weights are checked";
+            asker.answer(Err(ControlError::WrongState {
+                message: message.to_owned(),
+            }));
             return Ok(());
         }
         settle(asker, self.ranks.check_weights())

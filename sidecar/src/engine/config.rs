@@ -19,6 +19,9 @@ pub struct EngineConfig {
     /// the loop; 1: each step waits for the one before it (to compare with). The tokens are the
     /// same.
     pub steps_under_way: usize,
+    /// Answer a few fixed tokens after the load, and prove with them after each wake that nothing
+    /// changed. Without it checksums alone are the proof.
+    pub probe: bool,
 }
 
 impl EngineConfig {
@@ -32,6 +35,7 @@ impl EngineConfig {
             isa: None,
             prefix_cache: true,
             steps_under_way: 2,
+            probe: true,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::rest::{PauseMode, SleepLevel, Tags};
 use crate::forward::WeightCheck;
 
 /// Commands that may wait; one more is refused at once.
@@ -21,12 +22,49 @@ pub enum Command {
     /// Every rank compares its weights with what it loaded; one entry per rank. Nothing is generated
     /// meanwhile. Not made for an asker who is gone.
     CheckWeights(Asker<Vec<WeightCheck>>),
+    /// Stop computing; answered when nothing is computed any more. Commands that come while requests
+    /// are waited for wait, too.
+    Pause {
+        mode: PauseMode,
+        /// The KV cache means nothing afterwards: prefixes are forgotten, kept requests are computed
+        /// again.
+        clear_cache: bool,
+        asker: Asker<()>,
+    },
+    /// Go on. An engine that was not paused, too, is answered.
+    Resume(Asker<()>),
+    /// Forget all prefixes; with `running`, what is computed of requests under way, too.
+    ResetPrefixCache { running: bool, asker: Asker<()> },
+    /// Give memory back; requests there are are treated as `mode` says.
+    Sleep {
+        level: SleepLevel,
+        mode: PauseMode,
+        asker: Asker<()>,
+    },
+    /// Give back the memory of the KV cache alone. Only a paused engine that holds everything can.
+    ReleaseKvCache(Asker<()>),
+    /// Take what is away and of these tags; with the last of it, weights and answers are proved and
+    /// requests go on. An engine that is awake is answered, too.
+    Wake { tags: Tags, asker: Asker<Woken> },
+}
+
+/// What a wake came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Woken {
+    /// Some memory is still away.
+    pub asleep: bool,
 }
 
 impl Command {
     pub fn refuse(self, why: ControlError) {
         match self {
             Command::CheckWeights(asker) => asker.answer(Err(why)),
+            Command::Pause { asker, .. }
+            | Command::Resume(asker)
+            | Command::ResetPrefixCache { asker, .. }
+            | Command::Sleep { asker, .. }
+            | Command::ReleaseKvCache(asker) => asker.answer(Err(why)),
+            Command::Wake { asker, .. } => asker.answer(Err(why)),
         }
     }
 
@@ -34,6 +72,12 @@ impl Command {
     pub fn is_unheard(&self) -> bool {
         match self {
             Command::CheckWeights(asker) => asker.is_gone(),
+            Command::Pause { asker, .. }
+            | Command::Resume(asker)
+            | Command::ResetPrefixCache { asker, .. }
+            | Command::Sleep { asker, .. }
+            | Command::ReleaseKvCache(asker) => asker.is_gone(),
+            Command::Wake { asker, .. } => asker.is_gone(),
         }
     }
 
@@ -41,6 +85,12 @@ impl Command {
     pub(super) fn fits_drain(&self) -> bool {
         match self {
             Command::CheckWeights(_) => true,
+            Command::Pause { .. }
+            | Command::Resume(_)
+            | Command::ResetPrefixCache { .. }
+            | Command::Sleep { .. }
+            | Command::ReleaseKvCache(_)
+            | Command::Wake { .. } => false,
         }
     }
 }
@@ -56,6 +106,13 @@ pub enum ControlError {
     Ended,
     #[error("the engine failed: {message}")]
     Failed { message: String },
+    /// Not as things stand; the message says what to do first.
+    #[error("{message}")]
+    WrongState { message: String },
+    /// The wake gave back what it took, or brought back something else than was loaded. It can be
+    /// repeated.
+    #[error("the engine is not awake: {message}")]
+    NotWoken { message: String },
     #[error("{limit} commands wait already; retry in {} s", retry_after.as_secs())]
     QueueFull { limit: usize, retry_after: Duration },
 }

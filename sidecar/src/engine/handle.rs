@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::control::{Asker, COMMANDS_MAX, Command, ControlError, RETRY_AFTER, Reply};
+use super::control::{Asker, COMMANDS_MAX, Command, ControlError, RETRY_AFTER, Reply, Woken};
 use super::inbox::{Inbox, NotQueued};
 use super::request::{GenerateRequest, Refused};
+use super::rest::{PauseMode, RestView, SleepLevel, Tags};
 use super::stats::EngineStats;
 use crate::forward::WeightCheck;
 use crate::memory::ledger::Ledger;
@@ -85,6 +86,9 @@ pub(crate) struct Shared {
     pub(crate) inbox: Inbox,
     pub(crate) state: watch::Sender<EngineState>,
     pub(crate) progress: Mutex<Progress>,
+    pub(crate) rest: Mutex<RestView>,
+    #[cfg(test)]
+    pub(crate) sabotage: super::sabotage::Sabotage,
     pub(crate) stats: Mutex<EngineStats>,
     pub(crate) ledger: Arc<Ledger>,
 }
@@ -154,6 +158,7 @@ impl EngineHandle {
             | EngineState::Paused
             | EngineState::Sleeping
             | EngineState::Waking => {}
+            // Where a wake on request would begin.
             EngineState::Asleep => return Err(Refused::Asleep),
             EngineState::Loading => return Err(Refused::Loading),
             EngineState::Draining | EngineState::Drained => return Err(Refused::Draining),
@@ -221,6 +226,68 @@ impl EngineHandle {
         let (asker, reply) = Asker::pair();
         self.command(Command::CheckWeights(asker));
         reply
+    }
+
+    /// [`Command::Pause`].
+    pub fn pause(&self, mode: PauseMode, clear_cache: bool) -> Reply<()> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::Pause {
+            mode,
+            clear_cache,
+            asker,
+        });
+        reply
+    }
+
+    /// [`Command::Resume`].
+    pub fn resume(&self) -> Reply<()> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::Resume(asker));
+        reply
+    }
+
+    /// [`Command::ResetPrefixCache`].
+    pub fn reset_prefix_cache(&self, running: bool) -> Reply<()> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::ResetPrefixCache { running, asker });
+        reply
+    }
+
+    /// [`Command::Sleep`].
+    pub fn sleep(&self, level: SleepLevel, mode: PauseMode) -> Reply<()> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::Sleep { level, mode, asker });
+        reply
+    }
+
+    /// [`Command::ReleaseKvCache`].
+    pub fn release_kv_cache(&self) -> Reply<()> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::ReleaseKvCache(asker));
+        reply
+    }
+
+    /// [`Command::Wake`].
+    pub fn wake(&self, tags: Tags) -> Reply<Woken> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::Wake { tags, asker });
+        reply
+    }
+
+    /// Ends these requests, or all, with `FinishReason::Abort`; how many were alive. It does not wait
+    /// behind commands, so that it ends what a pause waits for.
+    pub fn abort(&self, ids: Option<&[u64]>) -> usize {
+        self.shared.inbox.abort(ids)
+    }
+
+    /// Whether the engine is paused, and what of it sleeps.
+    pub fn rest(&self) -> RestView {
+        lock(&self.shared.rest).clone()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn sabotage(&self) -> &super::sabotage::Sabotage {
+        &self.shared.sabotage
     }
 
     /// Refuses new requests from now on; the state becomes `Drained` when the last one is done.

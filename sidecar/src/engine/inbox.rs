@@ -45,8 +45,10 @@ struct Inner {
     cancelled: Vec<u64>,
     /// Live requests; true once a cancel is on its way, so that one request cancels once.
     live: HashMap<u64, bool>,
-    /// In order; at most [`COMMANDS_MAX`].
-    commands: VecDeque<Command>,
+    /// In order, each with how many requests came before it; at most [`COMMANDS_MAX`].
+    commands: VecDeque<(u64, Command)>,
+    /// Requests that came since the start.
+    came: u64,
     /// Requests in the scheduler that have not had a turn yet.
     waiting_in_engine: usize,
     /// How long a request took in the mean, for Retry-After.
@@ -72,6 +74,7 @@ impl Inbox {
             cancelled: Vec::new(),
             live: HashMap::new(),
             commands: VecDeque::with_capacity(COMMANDS_MAX),
+            came: 0,
             waiting_in_engine: 0,
             mean_service: Duration::from_secs(1),
             draining: false,
@@ -115,6 +118,7 @@ impl Inbox {
             return Err(Refused::DuplicateId { id: request.id });
         }
         inner.live.insert(request.id, false);
+        inner.came += 1;
         inner.submitted.push(Submitted {
             request,
             logits,
@@ -144,6 +148,32 @@ impl Inbox {
         self.bell.notify_one();
     }
 
+    /// Cancels these requests, or all. How many of them were alive and not cancelled yet.
+    pub(crate) fn abort(&self, ids: Option<&[u64]>) -> usize {
+        let mut inner = self.lock();
+        let Inner {
+            live, cancelled, ..
+        } = &mut *inner;
+        let before = cancelled.len();
+        let mut abort = |id: u64, is_cancelled: &mut bool| {
+            if !std::mem::replace(is_cancelled, true) {
+                cancelled.push(id);
+            }
+        };
+        match ids {
+            None => live.iter_mut().for_each(|(id, done)| abort(*id, done)),
+            Some(ids) => ids.iter().for_each(|id| {
+                if let Some(done) = live.get_mut(id) {
+                    abort(*id, done);
+                }
+            }),
+        }
+        let aborted = inner.cancelled.len() - before;
+        drop(inner);
+        self.bell.notify_one();
+        aborted
+    }
+
     /// Queues a command behind those that wait.
     pub(crate) fn command(&self, command: Command) -> Result<(), NotQueued> {
         let mut inner = self.lock();
@@ -153,7 +183,8 @@ impl Inbox {
         if inner.commands.len() >= COMMANDS_MAX {
             return Err(NotQueued::Full(command));
         }
-        inner.commands.push_back(command);
+        let came = inner.came;
+        inner.commands.push_back((came, command));
         drop(inner);
         self.bell.notify_one();
         Ok(())
@@ -179,10 +210,11 @@ impl Inbox {
         inner.stopping = true;
         inner.closed = true;
         inner.submitted.clear();
-        std::mem::take(&mut inner.commands)
+        let left = std::mem::take(&mut inner.commands);
+        left.into_iter().map(|(_, command)| command).collect()
     }
 
-    /// Everything that came since, with one command when it `obeys`; blocks until there is something
+    /// Everything that came since, up to a command when it `obeys`; blocks until there is something
     /// when `idle`.
     pub(crate) fn take(&self, idle: bool, obeys: bool) -> Mail {
         let mut inner = self.lock();
@@ -198,14 +230,26 @@ impl Inbox {
                 .wait(inner)
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
         }
-        inner.waiting_in_engine += inner.submitted.len();
+        // Requests that came after a command wait until it is carried out.
+        let later = match inner.commands.front() {
+            Some((came, _)) if !inner.draining => inner.came - came,
+            _ => 0,
+        };
+        let later = usize::try_from(later).unwrap_or(usize::MAX);
+        let now = inner.submitted.len().saturating_sub(later);
+        let later = inner.submitted.split_off(now);
+        let waits = |id: &u64| later.iter().any(|submitted| submitted.request.id == *id);
+        let (uncancelled, cancelled) = inner.cancelled.drain(..).partition(waits);
+        inner.cancelled = uncancelled;
+        inner.waiting_in_engine += now;
+        let command = match obeys {
+            true => inner.commands.pop_front(),
+            false => None,
+        };
         Mail {
-            submitted: std::mem::take(&mut inner.submitted),
-            cancelled: std::mem::take(&mut inner.cancelled),
-            command: match obeys {
-                true => inner.commands.pop_front(),
-                false => None,
-            },
+            submitted: std::mem::replace(&mut inner.submitted, later),
+            cancelled,
+            command: command.map(|(_, command)| command),
             draining: inner.draining,
             stopping: inner.stopping,
         }
@@ -239,6 +283,54 @@ impl Inbox {
 mod tests {
     use super::super::control::{Asker, ControlError};
     use super::*;
+
+    fn submit(inbox: &Inbox, id: u64) {
+        let (events, _) = tokio::sync::mpsc::channel(1);
+        let request = GenerateRequest {
+            id,
+            prompt: vec![1],
+            sampling: crate::engine::request::SamplingParams::default(),
+            eos: Vec::new(),
+            max_tokens: 1,
+            min_tokens: 0,
+            bias: Vec::new(),
+            prompt_logprobs: None,
+            cache_salt: None,
+            events: events.into(),
+        };
+        inbox.submit(request, None).unwrap();
+    }
+
+    #[test]
+    fn requests_and_their_cancels_keep_their_place_among_commands() {
+        let inbox = Inbox::new(9, 9);
+        let command = || {
+            let (asker, reply) = Asker::pair();
+            assert!(inbox.command(Command::CheckWeights(asker)).is_ok());
+            reply
+        };
+        submit(&inbox, 1);
+        let _first = command();
+        submit(&inbox, 2);
+        inbox.cancel(2);
+        let _second = command();
+        submit(&inbox, 3);
+        inbox.cancel(1);
+        let ids =
+            |mail: &Mail| -> Vec<u64> { mail.submitted.iter().map(|s| s.request.id).collect() };
+        let held = inbox.take(false, false);
+        assert_eq!((ids(&held), held.cancelled), (vec![1], vec![1]));
+        assert!(held.command.is_none());
+        for (expected, cancelled) in [(vec![], vec![]), (vec![2], vec![2]), (vec![3], vec![])] {
+            let mail = inbox.take(false, true);
+            assert_eq!((ids(&mail), &mail.cancelled), (expected, &cancelled));
+        }
+        let _third = command();
+        submit(&inbox, 4);
+        inbox.drain();
+        let last = inbox.take(false, false);
+        assert_eq!(ids(&last), [4], "who ends waits for no command");
+    }
 
     #[test]
     fn commands_wait_in_order_and_within_bounds_and_none_is_lost_at_the_end() {

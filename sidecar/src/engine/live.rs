@@ -39,6 +39,26 @@ pub(super) fn masked(bias: &[(u32, f32)], eos: &[u32]) -> Vec<(u32, f32)> {
 }
 
 impl Live {
+    /// A greedy request of the engine's own: its logits are all that is read.
+    pub(super) fn probe(logits: mpsc::Sender<Vec<f32>>) -> Live {
+        let (events, _) = tokio::sync::mpsc::channel(1);
+        Live {
+            sampling: SamplingParams::default(),
+            eos: Vec::new(),
+            bias: Vec::new(),
+            masked: Vec::new(),
+            min_tokens: 0,
+            prompt_logprobs: None,
+            events: events.into(),
+            logits: Some(logits),
+            submitted: Instant::now(),
+            first_turn: None,
+            first_token: None,
+            last_token: None,
+            generated: 0,
+        }
+    }
+
     /// What is added to the logits that the token `generated` (from 0 on) is drawn from.
     pub(super) fn bias(&self, generated: usize) -> &[(u32, f32)] {
         match generated < self.min_tokens as usize {

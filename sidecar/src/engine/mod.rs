@@ -9,15 +9,22 @@ pub mod config;
 pub mod control;
 pub mod handle;
 pub mod request;
+pub mod rest;
 pub mod stats;
 
 mod commands;
+mod holdings;
 pub(crate) mod inbox;
 mod live;
 mod outbox;
+mod pause;
+mod probe;
 mod rank;
 mod ranks;
 mod run;
+#[cfg(test)]
+pub(crate) mod sabotage;
+mod sleep;
 mod step;
 
 use std::sync::{Arc, Mutex};
@@ -36,6 +43,7 @@ use config::{EngineConfig, EngineError};
 use handle::{EngineFacts, EngineHandle, EngineState, Progress, Shared};
 use inbox::Inbox;
 use ranks::Ranks;
+use rest::RestView;
 use run::Loop;
 use stats::EngineStats;
 
@@ -63,6 +71,7 @@ impl Engine {
             isa,
             prefix_cache,
             steps_under_way,
+            probe,
         } = config;
         check(&request, &model, &plan)?;
         let isa = match isa {
@@ -107,6 +116,9 @@ impl Engine {
                 done_bytes: 0,
                 total_bytes: total,
             }),
+            rest: Mutex::new(RestView::default()),
+            #[cfg(test)]
+            sabotage: sabotage::Sabotage::default(),
             stats: Mutex::new(EngineStats::default()),
             ledger,
         });
@@ -119,7 +131,13 @@ impl Engine {
         });
         let (request, plan) = (Arc::new(request), Arc::new(plan));
         let ranks = Ranks::start(&request, &plan, &model, &shared, threads, isa)?;
-        let engine = Loop::new(Arc::clone(&shared), ranks, scheduler, steps_under_way);
+        let engine = Loop::new(
+            Arc::clone(&shared),
+            ranks,
+            scheduler,
+            steps_under_way,
+            probe,
+        );
         thread::Builder::new()
             .name("engine".to_owned())
             .spawn(move || engine.run())?;

@@ -12,12 +12,12 @@ use plimsoll_kernels::comm::{Collective, Exchange, Member};
 use plimsoll_kernels::device::Cpu;
 use plimsoll_kernels::isa::Isa;
 use plimsoll_kernels::pool::Pool;
-use plimsoll_planner::{Plan, Request};
+use plimsoll_planner::{Account, Bytes, Plan, Request};
 
 use super::handle::{Shared, lock};
 use crate::forward::cpu::{CpuRank, Host};
 use crate::forward::input::StepInput;
-use crate::forward::{Forward, StepOutput, WeightCheck};
+use crate::forward::{Forward, LoadError, StepOutput, WeightCheck};
 use crate::model::Model;
 
 /// What the engine asks of a rank.
@@ -29,6 +29,35 @@ pub(super) enum Ask {
     Step { slot: usize, output: StepOutput },
     /// Compare the weights with what was loaded.
     CheckWeights,
+    /// Give back the memory of these accounts; what is given back already stays so.
+    Release(Arc<[Account]>),
+    /// Take the memory of these accounts again, all or nothing, and fill it: weights are read.
+    Restore(Arc<[Account]>),
+}
+
+/// What moved on one rank, account by account.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Moved(pub(super) Vec<(Account, Bytes)>);
+
+impl Moved {
+    pub(super) fn total(ranks: &[Moved]) -> u64 {
+        let of = |moved: &Moved| moved.0.iter().map(|(_, bytes)| bytes.get()).sum::<u64>();
+        ranks.iter().map(of).sum()
+    }
+
+    /// `rank 0: Weights 12, KVCache 7; rank 1: …`, in bytes.
+    pub(super) fn shown(ranks: &[Moved]) -> String {
+        let rank = |(rank, moved): (usize, &Moved)| {
+            let accounts: Vec<String> = moved
+                .0
+                .iter()
+                .map(|(account, bytes)| format!("{} {}", account.name(), bytes.get()))
+                .collect();
+            format!("rank {rank}: {}", accounts.join(", "))
+        };
+        let ranks: Vec<String> = ranks.iter().enumerate().map(rank).collect();
+        ranks.join("; ")
+    }
 }
 
 /// What a rank answers.
@@ -47,6 +76,15 @@ pub(super) enum Answer {
     Checked {
         rank: usize,
         check: WeightCheck,
+    },
+    Released {
+        rank: usize,
+        moved: Moved,
+    },
+    Restored {
+        rank: usize,
+        /// Or why not; then nothing is taken.
+        taken: Result<Moved, String>,
     },
     /// It stopped loading and left, because the engine is told to end.
     Left,
@@ -190,6 +228,10 @@ fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
                 let Some(member) = member else {
                     return Err("a step before the load".into());
                 };
+                #[cfg(test)]
+                shared
+                    .sabotage
+                    .strike(rank, super::sabotage::Moment::Step, &mut forward)?;
                 let input = inputs[slot].read().unwrap_or_else(PoisonError::into_inner);
                 forward
                     .step(member, &input, &mut output)
@@ -201,8 +243,59 @@ fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
                 let check = forward.check_weights();
                 tell(Answer::Checked { rank, check })?;
             }
+            Ask::Release(accounts) => {
+                let moved = forward
+                    .release(&shared.ledger, &accounts)
+                    .map_err(|error| with_sources(&error))?;
+                let moved = Moved(moved);
+                tell(Answer::Released { rank, moved })?;
+            }
+            Ask::Restore(accounts) => {
+                let taken = restore(&mut forward, start, &accounts);
+                tell(Answer::Restored { rank, taken })?;
+            }
         }
     }
+    Ok(())
+}
+
+/// Takes memory again and fills it. On an error nothing is taken.
+fn restore(
+    forward: &mut Forward<CpuRank>,
+    start: &RankStart,
+    accounts: &[Account],
+) -> Result<Moved, String> {
+    let RankStart { model, shared, .. } = start;
+    let taken = forward
+        .restore(&shared.ledger, &model.params, accounts)
+        .map_err(|error| with_sources(&error))?;
+    let Err(why) = fill(forward, start, accounts) else {
+        return Ok(Moved(taken));
+    };
+    match forward.release(&shared.ledger, accounts) {
+        Ok(_) => Err(why),
+        Err(error) => Err(format!("{why}; and then: {}", with_sources(&error))),
+    }
+}
+
+fn fill(
+    forward: &mut Forward<CpuRank>,
+    start: &RankStart,
+    accounts: &[Account],
+) -> Result<(), String> {
+    let RankStart { model, shared, .. } = start;
+    if accounts.contains(&Account::Weights) {
+        match forward.load(model, |_| !shared.inbox.is_ending()) {
+            // What came back different is there: the proof of the wake names it.
+            Ok(true) | Err(LoadError::Changed(_)) => {}
+            Ok(false) => return Err("the engine is told to end".to_owned()),
+            Err(error) => return Err(with_sources(&error)),
+        }
+    }
+    #[cfg(test)]
+    shared
+        .sabotage
+        .strike(start.rank, super::sabotage::Moment::Restored, forward)?;
     Ok(())
 }
 

@@ -30,6 +30,15 @@ fn check_limit(plan: &Plan) -> Duration {
     EXCHANGE_LIMIT + Duration::from_secs(most / CHECKED_PER_SECOND)
 }
 
+/// A rank that takes memory and reads weights more slowly than this does not, it hangs.
+const TAKEN_PER_SECOND: u64 = 16 << 20;
+
+/// The longest that ranks may take to give back or take again all that they hold.
+fn move_limit(plan: &Plan) -> Duration {
+    let most = plan.ranks.iter().map(|rank| rank.total()).max();
+    EXCHANGE_LIMIT + Duration::from_secs(most.unwrap_or_default().get() / TAKEN_PER_SECOND)
+}
+
 /// The longest that a step may take: as if every rank came last to each of its exchanges. A rank
 /// alone has no exchange in which others would notice that it hangs.
 fn step_limit(request: &Request) -> Duration {
@@ -56,6 +65,7 @@ pub(super) struct Ranks {
     under_way: usize,
     check_limit: Duration,
     step_limit: Duration,
+    pub(super) move_limit: Duration,
 }
 
 /// A rank failed; the message names it.
@@ -103,6 +113,7 @@ impl Ranks {
             under_way: 0,
             check_limit: check_limit(plan),
             step_limit: step_limit(request),
+            move_limit: move_limit(plan),
         })
     }
 
@@ -111,7 +122,7 @@ impl Ranks {
     }
 
     /// None once it is `end`.
-    fn hear_until(&self, end: Instant) -> Result<Option<Answer>, Failure> {
+    pub(super) fn hear_until(&self, end: Instant) -> Result<Option<Answer>, Failure> {
         match self
             .answers
             .recv_timeout(end.saturating_duration_since(Instant::now()))
@@ -135,7 +146,7 @@ impl Ranks {
         }
     }
 
-    fn ask(&self, rank: usize, ask: Ask) -> Result<(), Failure> {
+    pub(super) fn ask(&self, rank: usize, ask: Ask) -> Result<(), Failure> {
         let Err(_) = self.asks[rank].send(ask) else {
             return Ok(());
         };
@@ -221,36 +232,66 @@ impl Ranks {
     /// Has every rank compare its weights with what it loaded; in rank order. No step may be under
     /// way. A rank that does not answer in time hangs, and fails the group.
     pub(super) fn check_weights(&mut self) -> Result<Vec<WeightCheck>, Failure> {
+        let ask = || Ask::CheckWeights;
+        self.all(
+            "check of the weights",
+            self.check_limit,
+            ask,
+            |answer| match answer {
+                Answer::Checked { rank, check } => Some((rank, check)),
+                _ => None,
+            },
+        )
+    }
+
+    /// Asks every rank and waits for every answer, at most so long; in rank order.
+    pub(super) fn all<T>(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        ask: impl Fn() -> Ask,
+        understand: impl Fn(Answer) -> Option<(usize, T)>,
+    ) -> Result<Vec<T>, Failure> {
         assert_eq!(self.under_way, 0, "steps are under way");
         let count = self.asks.len();
         for rank in 0..count {
-            self.ask(rank, Ask::CheckWeights)?;
+            self.ask(rank, ask())?;
         }
-        let mut checks: Vec<_> = (0..count).map(|_| None).collect();
-        let end = Instant::now() + self.check_limit;
+        let mut answers: Vec<Option<T>> = (0..count).map(|_| None).collect();
+        let end = Instant::now() + limit;
         for _ in 0..count {
-            match self.hear_until(end)? {
-                Some(Answer::Checked { rank, check }) => checks[rank] = Some(check),
-                Some(_) => {}
-                None => return Err(self.hangs(&checks)),
+            let Some(answer) = self.hear_until(end)? else {
+                return Err(hangs(what, limit, &answers));
+            };
+            if let Some((rank, answer)) = understand(answer) {
+                answers[rank] = Some(answer);
             }
         }
-        Ok(checks.into_iter().flatten().collect())
+        Ok(answers.into_iter().flatten().collect())
     }
 
-    fn hangs(&self, checks: &[Option<WeightCheck>]) -> Failure {
-        let silent = checks.iter().enumerate().filter(|(_, c)| c.is_none());
-        let silent: Vec<String> = silent.map(|(rank, _)| format!("rank {rank}")).collect();
-        Failure(format!(
-            "{} did not end a check of the weights within {} s: it hangs",
-            silent.join(", "),
-            self.check_limit.as_secs_f64()
-        ))
+    /// Lets go of the memory of logits that were kept.
+    pub(super) fn forget_logits(&mut self) {
+        let outputs = self.outputs.iter_mut().flatten();
+        outputs.for_each(|output| output.logits = Vec::new());
     }
+}
+
+fn hangs<T>(what: &str, limit: Duration, answers: &[Option<T>]) -> Failure {
+    let silent = answers.iter().enumerate().filter(|(_, a)| a.is_none());
+    let silent: Vec<String> = silent.map(|(rank, _)| format!("rank {rank}")).collect();
+    Failure(format!(
+        "{} did not end a {what} within {} s: it hangs",
+        silent.join(", "),
+        limit.as_secs_f64()
+    ))
 }
 
 #[cfg(test)]
 mod tests {
+    use plimsoll_planner::Bytes;
+
+    use super::super::rank::Moved;
     use super::*;
 
     type Ends = (SyncSender<Answer>, Vec<Receiver<Ask>>);
@@ -270,6 +311,7 @@ mod tests {
             under_way: 0,
             check_limit: Duration::from_millis(50),
             step_limit: Duration::from_millis(50),
+            move_limit: Duration::from_millis(50),
         };
         (ranks, (answers_in, heard))
     }
@@ -291,6 +333,41 @@ mod tests {
         assert_eq!(
             message,
             "1 of 1 ranks did not end a step within 0.05 s: they hang"
+        );
+    }
+
+    #[test]
+    fn a_rank_that_cannot_take_its_memory_makes_the_others_give_theirs_back() {
+        let (mut ranks, (answers, heard)) = played(2);
+        let moved = Moved(vec![(Account::Weights, Bytes::measured(7))]);
+        let restored = |rank, taken| Answer::Restored { rank, taken };
+        answers
+            .send(restored(1, Err("no memory".to_owned())))
+            .unwrap();
+        answers.send(restored(0, Ok(moved.clone()))).unwrap();
+        for rank in [0, 1] {
+            let moved = Moved::default();
+            answers.send(Answer::Released { rank, moved }).unwrap();
+        }
+        let taken = ranks.restore(&[Account::Weights]).unwrap();
+        assert_eq!(taken, Err("rank 1: no memory".to_owned()));
+        for asked in &heard {
+            let asked: Vec<Ask> = asked.try_iter().collect();
+            assert!(
+                matches!(&asked[..], [Ask::Restore(_), Ask::Release(of)] if **of == [Account::Weights]),
+                "{asked:?}"
+            );
+        }
+        for rank in [0, 1] {
+            answers.send(restored(rank, Ok(moved.clone()))).unwrap();
+        }
+        let taken = ranks.restore(&[Account::Weights]).unwrap();
+        assert_eq!(taken, Ok(vec![moved.clone(), moved]));
+        answers.send(restored(0, Ok(Moved::default()))).unwrap();
+        let Failure(message) = ranks.restore(&[Account::Weights]).unwrap_err();
+        assert_eq!(
+            message,
+            "rank 1 did not end a restore of memory within 0.05 s: it hangs"
         );
     }
 

@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::control::{Command, ControlError};
 use super::handle::{EngineState, Shared, lock};
 use super::inbox::{Mail, Submitted};
 use super::live::{self, Live};
@@ -17,8 +18,9 @@ use super::outbox::Outbox;
 use super::rank::{STEPS_UNDER_WAY_MAX, panic_text};
 use super::ranks::{Failure, Ranks};
 use super::request::FinishReason;
+use super::rest::RestView;
 use super::stats::EngineStats;
-use super::step;
+use super::step::{self, Drawn};
 use crate::scheduler::{Batch, NewSequence, Scheduler};
 
 /// A step of more tokens takes so long that nothing is gained by planning the next one beside it,
@@ -51,6 +53,15 @@ pub(super) struct Loop {
     /// What readers are told once the figures are published.
     pub(super) outbox: Outbox,
     pub(super) stats: EngineStats,
+    /// A command that waits until the requests before it have ended; the others wait behind it.
+    pub(super) pending: Option<Command>,
+    /// The pending command is carried out now.
+    pub(super) waited: bool,
+    /// What others see of a pause or sleep.
+    pub(super) rest: RestView,
+    probes: bool,
+    /// What the probe drew after the load.
+    pub(super) probed: Option<Drawn>,
 }
 
 impl Loop {
@@ -60,6 +71,7 @@ impl Loop {
         ranks: Ranks,
         scheduler: Scheduler,
         steps_under_way: usize,
+        probes: bool,
     ) -> Loop {
         Loop {
             shared,
@@ -73,6 +85,11 @@ impl Loop {
             ended: Vec::new(),
             outbox: Outbox::default(),
             stats: EngineStats::default(),
+            pending: None,
+            waited: false,
+            rest: RestView::default(),
+            probes,
+            probed: None,
         }
     }
 
@@ -112,6 +129,10 @@ impl Loop {
         let shared = Arc::clone(&self.shared);
         self.ranks
             .load(|| lock(&shared.progress).stage = "LoadingWeights")?;
+        if self.probes {
+            lock(&self.shared.progress).stage = "Verifying";
+            self.probed = Some(self.probe()?);
+        }
         lock(&self.shared.progress).stage = "Ready";
         self.shared.state.send_replace(EngineState::Serving);
         Ok(())
@@ -119,11 +140,11 @@ impl Loop {
 
     fn serve(&mut self) -> Result<(), Failure> {
         loop {
-            let idle = self.scheduler.is_empty() && self.flying.is_empty();
-            let mut mail = self.shared.inbox.take(idle, true);
+            let (idle, obeys) = (self.is_idle(), self.pending.is_none());
+            let mut mail = self.shared.inbox.take(idle, obeys);
             let command = mail.command.take();
-            if mail.draining {
-                self.set_state(EngineState::Draining);
+            if mail.draining && *self.shared.state.borrow() != EngineState::Draining {
+                self.leave_rest();
             }
             if self.receive(mail) {
                 // What is left under way is for nobody; ranks are let go of between two steps.
@@ -134,11 +155,18 @@ impl Loop {
             if let Some(command) = command {
                 self.obey(command)?;
             }
-            let launched = self.may_launch() && self.launch()?;
+            self.go_on_pausing()?;
+            let launched = self.computes() && self.may_launch() && self.launch()?;
             if !launched || self.flying.len() >= self.steps_under_way {
                 self.land()?;
             }
         }
+    }
+
+    /// Nothing is under way, and nothing can be.
+    fn is_idle(&self) -> bool {
+        let waits = self.computes() && self.scheduler.has_turns();
+        self.flying.is_empty() && self.pending.is_none() && !waits
     }
 
     /// Whether a step may be planned beside the one under way.
@@ -147,7 +175,7 @@ impl Loop {
         self.flying.len() < self.steps_under_way && self.flying.iter().all(ahead)
     }
 
-    fn set_state(&self, state: EngineState) {
+    pub(super) fn set_state(&self, state: EngineState) {
         self.shared.state.send_if_modified(|current| {
             let changed = *current != state;
             *current = state;
@@ -169,9 +197,9 @@ impl Loop {
             .for_each(|submitted| self.admit(submitted));
         self.ended
             .extend(cancelled.into_iter().map(|id| (id, FinishReason::Abort)));
-        if stopping {
-            self.ended
-                .extend(self.live.keys().map(|id| (*id, FinishReason::Abort)));
+        // Nothing can be computed where memory is away, and nobody wakes an engine that ends.
+        if stopping || draining && self.rest.is_out() {
+            self.abort_all();
         }
         self.end_requests(None);
         let over = stopping || (draining && self.scheduler.is_empty());
@@ -277,7 +305,7 @@ impl Loop {
     }
 
     /// Takes ended requests out of the scheduler and says why; `error` explains an `Error`.
-    fn end_requests(&mut self, error: Option<&str>) {
+    pub(super) fn end_requests(&mut self, error: Option<&str>) {
         for (id, reason) in std::mem::take(&mut self.ended) {
             let Some(live) = self.live.remove(&id) else {
                 continue;
@@ -310,7 +338,7 @@ impl Loop {
     }
 
     /// Makes the step's figures visible to readers, before the events that tell of it leave.
-    fn publish(&mut self) {
+    pub(super) fn publish(&mut self) {
         let Loop {
             scheduler,
             stats,
@@ -343,6 +371,10 @@ impl Loop {
         self.set_state(EngineState::Failed {
             message: message.to_owned(),
         });
+        if let Some(command) = self.pending.take() {
+            let message = message.to_owned();
+            command.refuse(ControlError::Failed { message });
+        }
         self.shared.inbox.stop();
         // Requests that came before the state changed are still in the inbox.
         let mail = self.shared.inbox.take(false, false);

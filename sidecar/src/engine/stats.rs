@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::rest::{Transition, TransitionCounts};
+
 /// Upper edges, inclusive, of [`EngineStats::step_sizes`]; vLLM's, so that its dashboards read ours.
 pub const STEP_SIZE_EDGES: [u32; 13] = [
     1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384,
@@ -38,6 +40,8 @@ pub struct EngineStats {
     /// Part of `step_time` in which no rank computed: scheduling, publishing.
     pub host_time: Duration,
     pub last_step: Duration,
+    /// In the order of [`Transition::ALL`].
+    pub transitions: [TransitionCounts; Transition::ALL.len()],
 }
 
 impl EngineStats {

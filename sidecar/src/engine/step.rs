@@ -11,6 +11,9 @@ use crate::forward::StepOutput;
 use crate::forward::input::{Carried, SampleRow, StepInput};
 use crate::scheduler::{Batch, Scheduler, Sequence, Settled};
 
+/// What was drawn: tokens, and the checksums of the logits that each was drawn from.
+pub(super) type Drawn = Vec<(u32, u64)>;
+
 /// Describes the batch to the ranks.
 pub(super) fn fill(
     input: &mut StepInput,

@@ -122,3 +122,13 @@ fn step(prompt: &[u32], block_size: u32) -> StepInput {
         ..StepInput::default()
     }
 }
+
+impl Forward<CpuRank> {
+    /// Changes the last byte of a lasting tensor.
+    pub(crate) fn flip(&mut self, tensor: &str) {
+        let found = self.layout.lasting().find(|(of, _)| of.name == tensor);
+        let (entry, handle) = found.map(|(of, handle)| (of.clone(), handle)).unwrap();
+        let last = usize::try_from(entry.bytes).unwrap() - 1;
+        self.backend.held_mut(handle)[last] ^= 1;
+    }
+}

@@ -16,7 +16,7 @@ use super::generator::{Generator, asleep, draining};
 use super::unsent::Unsent;
 use crate::chat::ChatTemplate;
 use crate::engine::handle::{EngineFacts, EngineState};
-use crate::metrics::{Metrics, Scrape};
+use crate::metrics::{EngineFigures, Metrics, Scrape};
 use crate::model::SamplingDefaults;
 use crate::report::{self, EngineView, HostReader, Identity};
 use crate::tokenizer::Tokenizer;
@@ -271,6 +271,7 @@ impl App {
     pub fn report(&self) -> MemoryReport {
         let view = self.peek().map(|loaded| EngineView {
             state: loaded.engine.subscribe().borrow().clone(),
+            rest: loaded.engine.rest(),
             progress: loaded.engine.progress(),
             ledger: loaded.engine.memory(),
             effective: loaded.effective.clone(),
@@ -282,7 +283,11 @@ impl App {
     pub fn scrape(&self) -> String {
         let engine = self.peek().map(|loaded| {
             let engine = &loaded.engine;
-            (engine.stats(), engine.memory().kv)
+            EngineFigures {
+                stats: engine.stats(),
+                kv: engine.memory().kv,
+                rest: engine.rest(),
+            }
         });
         self.metrics.render(&Scrape {
             report: self.report(),

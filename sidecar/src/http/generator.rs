@@ -8,6 +8,7 @@ use super::error::ApiError;
 use crate::engine::control::{Asker, Command, ControlError, Reply};
 use crate::engine::handle::{EngineFacts, EngineHandle, EngineState, Progress};
 use crate::engine::request::{GenerateRequest, Refused};
+use crate::engine::rest::RestView;
 use crate::engine::stats::EngineStats;
 use crate::forward::WeightCheck;
 use crate::memory::snapshot::LedgerSnapshot;
@@ -28,6 +29,9 @@ pub trait Generator: std::fmt::Debug + Send + Sync {
     fn memory(&self) -> LedgerSnapshot;
     /// Answers the command in any case.
     fn command(&self, command: Command);
+    /// Ends these requests, or all; how many were alive.
+    fn abort(&self, ids: Option<&[u64]>) -> usize;
+    fn rest(&self) -> RestView;
 }
 
 impl dyn Generator {
@@ -77,6 +81,14 @@ impl Generator for EngineHandle {
 
     fn command(&self, command: Command) {
         EngineHandle::command(self, command);
+    }
+
+    fn abort(&self, ids: Option<&[u64]>) -> usize {
+        EngineHandle::abort(self, ids)
+    }
+
+    fn rest(&self) -> RestView {
+        EngineHandle::rest(self)
     }
 }
 
@@ -137,6 +149,12 @@ pub fn uncontrolled(error: &ControlError) -> ApiError {
         ControlError::Loading => ApiError::unavailable("model_loading", message),
         ControlError::Draining => draining(),
         ControlError::Ended => ApiError::unavailable("engine_ended", message),
+        ControlError::WrongState { .. } => ApiError {
+            status: StatusCode::CONFLICT,
+            retry_after: None,
+            ..ApiError::invalid(None, message).with_code("wrong_state")
+        },
+        ControlError::NotWoken { .. } => ApiError::unavailable("engine_asleep", message),
         ControlError::Failed { .. } => ApiError::unavailable("engine_failed", message),
         ControlError::QueueFull { retry_after, .. } => ApiError {
             status: StatusCode::TOO_MANY_REQUESTS,

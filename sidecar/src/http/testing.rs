@@ -11,11 +11,12 @@ use super::app::{App, HttpLimits, Loaded};
 use super::generator::Generator;
 use super::unsent::Unsent;
 use crate::chat::ChatTemplate;
-use crate::engine::control::{Command, ControlError};
+use crate::engine::control::{Command, ControlError, Woken};
 use crate::engine::handle::{EngineFacts, EngineState, Progress};
 use crate::engine::request::{
     FinishReason, Finished, GenerateRequest, Refused, Timings, TokenEvent, TokenLogprobs,
 };
+use crate::engine::rest::RestView;
 use crate::engine::stats::EngineStats;
 use crate::forward::WeightCheck;
 use crate::memory::snapshot::LedgerSnapshot;
@@ -55,6 +56,7 @@ struct Inner {
     cancelled: Vec<u64>,
     /// Commands that came while draining: they are never carried out.
     commands: Vec<Command>,
+    rest: RestView,
 }
 
 /// An engine that follows a script.
@@ -71,6 +73,7 @@ impl Scripted {
             taken: Vec::new(),
             cancelled: Vec::new(),
             commands: Vec::new(),
+            rest: RestView::default(),
         };
         Scripted {
             inner: Mutex::new(inner),
@@ -223,6 +226,19 @@ impl Generator for Scripted {
     }
 
     /// Rank 1 has lost something.
+    fn abort(&self, ids: Option<&[u64]>) -> usize {
+        let mut inner = self.lock();
+        let alive: Vec<u64> = inner.taken.iter().map(|request| request.id).collect();
+        let due = |id: &u64| ids.is_none_or(|ids| ids.contains(id));
+        let aborted: Vec<u64> = alive.into_iter().filter(due).collect();
+        inner.cancelled.extend(&aborted);
+        aborted.len()
+    }
+
+    fn rest(&self) -> RestView {
+        self.lock().rest.clone()
+    }
+
     fn command(&self, command: Command) {
         let rank = |changed: &[&str]| WeightCheck {
             tensors: 3,
@@ -237,6 +253,15 @@ impl Generator for Scripted {
             (_, Command::CheckWeights(asker)) => {
                 asker.answer(Ok(vec![rank(&[]), rank(&["Head"; 20])]));
             }
+            (
+                _,
+                Command::Pause { asker, .. }
+                | Command::Resume(asker)
+                | Command::ResetPrefixCache { asker, .. }
+                | Command::Sleep { asker, .. }
+                | Command::ReleaseKvCache(asker),
+            ) => asker.answer(Ok(())),
+            (_, Command::Wake { asker, .. }) => asker.answer(Ok(Woken { asleep: false })),
         }
     }
 }

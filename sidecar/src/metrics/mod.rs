@@ -6,7 +6,9 @@
 
 mod bytes;
 mod engine;
+mod histogram;
 mod requests;
+mod sleep;
 mod steps;
 
 use std::collections::HashMap;
@@ -17,6 +19,7 @@ use plimsoll_crds::v1alpha1::MemoryReport;
 use prometheus::core::Collector;
 use prometheus::{Opts, Registry, TextEncoder};
 
+use crate::engine::rest::RestView;
 use crate::engine::stats::EngineStats;
 use crate::memory::snapshot::KvUsage;
 
@@ -27,7 +30,15 @@ pub use requests::Sequence;
 pub struct Scrape {
     pub report: MemoryReport,
     /// None while there is no engine.
-    pub engine: Option<(EngineStats, KvUsage)>,
+    pub engine: Option<EngineFigures>,
+}
+
+/// What the engine says of itself.
+#[derive(Clone, Debug, Default)]
+pub struct EngineFigures {
+    pub stats: EngineStats,
+    pub kv: KvUsage,
+    pub rest: RestView,
 }
 
 #[derive(Debug)]
@@ -42,6 +53,7 @@ pub struct Metrics {
 struct Scraped {
     engine: engine::Engine,
     steps: steps::StepSizes,
+    sleep: sleep::Sleep,
     bytes: bytes::Bytes,
 }
 
@@ -55,6 +67,7 @@ impl Metrics {
         let requests = requests::Requests::new(&mut maker);
         let engine = engine::Engine::new(&mut maker);
         let steps = steps::StepSizes::new(&mut maker);
+        let sleep = sleep::Sleep::new(&mut maker);
         let bytes = bytes::Bytes::new(&mut maker);
         Metrics {
             registry: maker.registry,
@@ -62,6 +75,7 @@ impl Metrics {
             scraped: Mutex::new(Scraped {
                 engine,
                 steps,
+                sleep,
                 bytes,
             }),
         }
@@ -98,9 +112,10 @@ impl Metrics {
             .scraped
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some((stats, kv)) = &scrape.engine {
+        if let Some(EngineFigures { stats, kv, rest }) = &scrape.engine {
             scraped.engine.set(stats, kv);
             scraped.steps.set(stats);
+            scraped.sleep.set(stats, rest);
         }
         scraped.bytes.set(&scrape.report);
         TextEncoder::new()

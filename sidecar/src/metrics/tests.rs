@@ -3,8 +3,11 @@
 use super::*;
 use crate::engine::handle::EngineState;
 use crate::engine::request::Timings;
+use crate::engine::rest::{RestView, SleepLevel, Transition, TransitionCounts};
 use crate::report::{HostReader, Identity, build, tests::view};
 use plimsoll_crds::v1alpha1::engine::Backend;
+
+const SLEEP_SECONDS: &str = "vllm:sleep_mode_operation_duration_seconds";
 
 fn rendered() -> String {
     let metrics = Metrics::new("tiny");
@@ -41,7 +44,22 @@ fn rendered() -> String {
     for tokens in [1, 4, 2048, 20_000] {
         stats.count_step(tokens, Duration::from_millis(9), Duration::from_millis(8));
     }
-    let engine = Some((stats, view.ledger.kv));
+    stats.transitions[Transition::Wake as usize] = TransitionCounts {
+        taken_bytes: 700,
+        ..TransitionCounts::default()
+    };
+    for (done, seconds) in [(true, 0.02), (false, 3.0), (true, 1000.0)] {
+        let time = Duration::from_secs_f64(seconds);
+        stats.transitions[Transition::Wake as usize].count(done, time);
+    }
+    let engine = Some(EngineFigures {
+        stats,
+        kv: view.ledger.kv,
+        rest: RestView {
+            level: Some(SleepLevel::Two),
+            ..RestView::default()
+        },
+    });
     let report = build(&identity, Some(view), false, &HostReader::new());
     metrics.render(&Scrape {
         report: report.clone(),
@@ -68,6 +86,15 @@ fn names_labels_and_values_are_those_that_dashboards_read() {
         format!("vllm:prompt_tokens_by_source_total{vllm},source=\"local_compute\"}} 6"),
         format!("vllm:time_to_first_token_seconds_bucket{vllm},le=\"0.005\"}} 1"),
         format!("vllm:iteration_tokens_total_bucket{vllm},le=\"1\"}} 1"),
+        format!("vllm:engine_sleep_state{vllm},sleep_state=\"discard_all\"}} 1"),
+        format!("vllm:engine_sleep_state{vllm},sleep_state=\"awake\"}} 0"),
+        format!("{SLEEP_SECONDS}_bucket{vllm},operation=\"wake\",le=\"0.05\"}} 1"),
+        format!("{SLEEP_SECONDS}_bucket{vllm},operation=\"wake\",le=\"600\"}} 2"),
+        format!("{SLEEP_SECONDS}_count{vllm},operation=\"wake\"}} 3"),
+        format!("{SLEEP_SECONDS}_count{vllm},operation=\"sleep\"}} 0"),
+        "plimsoll_transition_total{kind=\"wake\",model_name=\"tiny\",result=\"failed\"} 1".into(),
+        "plimsoll_transition_bytes_total{direction=\"taken\",kind=\"wake\",model_name=\"tiny\"} 700"
+            .into(),
         format!("vllm:iteration_tokens_total_bucket{vllm},le=\"8\"}} 2"),
         format!("vllm:iteration_tokens_total_bucket{vllm},le=\"1024\"}} 2"),
         format!("vllm:iteration_tokens_total_bucket{vllm},le=\"16384\"}} 3"),
@@ -111,7 +138,9 @@ fn the_families_are_these() {
         plimsoll_host_memory_cgroup_bytes plimsoll_host_memory_other_bytes \
         plimsoll_kv_cache_blocks plimsoll_kv_cache_waste_ratio plimsoll_kv_cache_wasted_bytes \
         plimsoll_load_done_bytes plimsoll_load_total_bytes plimsoll_requests_refused_total \
-        vllm:cache_config_info vllm:e2e_request_latency_seconds vllm:generation_tokens_total \
+        plimsoll_transition_bytes_total plimsoll_transition_seconds_total \
+        plimsoll_transition_total vllm:cache_config_info vllm:e2e_request_latency_seconds \
+        vllm:engine_sleep_state vllm:generation_tokens_total \
         vllm:inter_token_latency_seconds vllm:iteration_tokens_total vllm:kv_cache_usage_perc vllm:num_preemptions_total \
         vllm:num_requests_running vllm:num_requests_waiting vllm:num_requests_waiting_by_reason \
         vllm:prefix_cache_hits_total vllm:prefix_cache_queries_total \
@@ -121,7 +150,8 @@ fn the_families_are_these() {
         vllm:request_max_num_generation_tokens vllm:request_params_max_tokens \
         vllm:request_params_n vllm:request_prefill_time_seconds vllm:request_prompt_tokens \
         vllm:request_queue_time_seconds vllm:request_success_total \
-        vllm:request_time_per_output_token_seconds vllm:time_to_first_token_seconds";
+        vllm:request_time_per_output_token_seconds \
+        vllm:sleep_mode_operation_duration_seconds vllm:time_to_first_token_seconds";
     let expected: Vec<&str> = expected.split_whitespace().collect();
     let families: Vec<&str> = families
         .into_iter()

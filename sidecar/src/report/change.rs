@@ -9,6 +9,7 @@ const THRESHOLD_PERCENT: u64 = 5;
 pub fn worth_sending(old: &MemoryReport, new: &MemoryReport) -> bool {
     old.state != new.state
         || old.message != new.message
+        || old.weights_verified != new.weights_verified
         || old.effective != new.effective
         || old.progress.as_ref().map(|p| &p.stage) != new.progress.as_ref().map(|p| &p.stage)
         || progress_moved(old, new)

@@ -16,6 +16,7 @@ use plimsoll_crds::v1alpha1::report::{
 use plimsoll_planner::Bytes;
 
 use crate::engine::handle::{EngineState, Progress};
+use crate::engine::rest::RestView;
 use crate::memory::snapshot::{AccountRow, LedgerSnapshot, RankLedger};
 
 pub use change::worth_sending;
@@ -32,6 +33,7 @@ pub struct Identity {
 #[derive(Clone, Debug)]
 pub struct EngineView {
     pub state: EngineState,
+    pub rest: RestView,
     pub progress: Progress,
     pub ledger: LedgerSnapshot,
     pub effective: Effective,
@@ -53,6 +55,7 @@ pub fn build(
         },
         message: String::new(),
         progress: None,
+        weights_verified: None,
         backend: identity.backend,
         revision: identity.revision.clone(),
         effective: None,
@@ -62,6 +65,7 @@ pub fn build(
     };
     let Some(EngineView {
         state,
+        rest,
         progress,
         ledger,
         effective,
@@ -75,7 +79,7 @@ pub fn build(
         EngineState::Serving => (ReportedState::Serving, String::new()),
         EngineState::Paused => (ReportedState::Paused, String::new()),
         EngineState::Sleeping => (ReportedState::Sleeping, String::new()),
-        EngineState::Asleep => (ReportedState::Asleep, String::new()),
+        EngineState::Asleep => (ReportedState::Asleep, rest.trouble),
         EngineState::Waking => (ReportedState::Waking, String::new()),
         EngineState::Draining | EngineState::Drained => (ReportedState::Draining, String::new()),
         EngineState::Failed { message } => (ReportedState::Failed, message),
@@ -86,6 +90,7 @@ pub fn build(
         state => state,
     };
     report.message = message;
+    report.weights_verified = rest.weights_verified;
     report.progress = (state == ReportedState::Loading).then(|| LoadProgress {
         stage: progress.stage.to_owned(),
         done_bytes: progress.done_bytes,
@@ -208,6 +213,7 @@ pub(crate) mod tests {
         };
         EngineView {
             state,
+            rest: RestView::default(),
             progress,
             ledger,
             effective,
@@ -253,6 +259,17 @@ pub(crate) mod tests {
         assert_eq!(report.ranks[0].other_bytes, -7);
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["ranks"][0]["otherBytes"], -7);
+    }
+
+    #[test]
+    fn an_engine_that_did_not_wake_says_why() {
+        let mut view = view(EngineState::Asleep);
+        view.rest.weights_verified = Some(false);
+        view.rest.trouble = "rank 1: Head: not as loaded".into();
+        let report = build(&identity(), Some(view), false, &HostReader::new());
+        assert_eq!(report.state, ReportedState::Asleep);
+        assert_eq!(report.weights_verified, Some(false));
+        assert_eq!(report.message, "rank 1: Head: not as loaded");
     }
 
     #[test]

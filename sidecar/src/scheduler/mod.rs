@@ -80,6 +80,10 @@ impl Scheduler {
         }
     }
 
+    pub fn config(&self) -> SchedulerConfig {
+        self.config
+    }
+
     pub fn pool(&self) -> &BlockPool {
         &self.pool
     }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a broken fixture ends the test")]
 
 pub mod fixture;
+pub mod watched;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -42,6 +43,7 @@ pub struct Run {
     pub max_waiting: usize,
     pub threads: usize,
     pub steps_under_way: usize,
+    pub probe: bool,
 }
 
 impl Run {
@@ -61,6 +63,7 @@ impl Run {
             max_waiting: 256,
             threads: 1,
             steps_under_way: 2,
+            probe: true,
         }
     }
 }
@@ -166,6 +169,7 @@ pub fn start_planned(model: &Arc<Model>, run: &Run, request: Request, plan: Plan
     config.max_waiting = run.max_waiting;
     config.threads_per_rank = Some(run.threads);
     config.steps_under_way = run.steps_under_way;
+    config.probe = run.probe;
     Engine::start(config, Arc::clone(model), plan).unwrap()
 }
 
@@ -253,6 +257,16 @@ pub fn score(handle: &EngineHandle, id: u64, prompt: &[u32], max_tokens: u32) ->
 }
 
 impl Answer {
+    /// Waits for so many events: nothing of them is lost, they are read again by [`Answer::wait`].
+    pub fn wait_for(&self, count: usize) {
+        eventually("a token", || self.events.len() >= count);
+    }
+
+    /// Events that wait to be read.
+    pub fn events(&self) -> usize {
+        self.events.len()
+    }
+
     /// Waits for the end.
     pub fn wait(mut self) -> Answered {
         let mut answered = Answered {
@@ -299,4 +313,54 @@ pub fn eventually(what: &str, done: impl Fn() -> bool) {
         assert!(Instant::now() < end, "{what} never happened");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// A small generator of choices: the same seed tells the same story.
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (self.0 >> 33) % sides
+    }
+}
+
+/// Runs of whole units up to `end`, one per rank.
+pub fn cut(end: u32, ranks: u32, unit: u32, lean: u32) -> Vec<Range<u32>> {
+    let units = end.div_ceil(unit);
+    // Rank 0 gets `lean` units more than an even share.
+    let edge = |rank: u32| match rank {
+        0 => 0,
+        rank if rank == ranks => end,
+        rank => ((units * rank).div_ceil(ranks) + lean).min(units) * unit,
+    };
+    (0..ranks)
+        .map(|rank| edge(rank).min(end)..edge(rank + 1).min(end))
+        .collect()
+}
+
+/// A split of whole KV heads, MLP units and vocabulary units, leaning towards the first ranks.
+pub fn split(shape: &ModelShape, ranks: u32, lean: [u32; 3]) -> Vec<Shard> {
+    let group = shape.group();
+    let heads = cut(shape.kv_heads, ranks, 1, lean[0]);
+    let columns = cut(shape.ffn, ranks, 128, lean[1]);
+    let rows = cut(shape.vocab, ranks, 64, lean[2]);
+    let shard = |((kv_heads, mlp_columns), vocab_rows): ((Range<u32>, Range<u32>), Range<u32>)| {
+        let query_heads = kv_heads.start * group..kv_heads.end * group;
+        Shard {
+            kv_heads,
+            query_heads,
+            mlp_columns,
+            vocab_rows,
+        }
+    };
+    heads
+        .into_iter()
+        .zip(columns)
+        .zip(rows)
+        .map(shard)
+        .collect()
 }

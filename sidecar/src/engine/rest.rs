@@ -1,0 +1,165 @@
+//! Words for an engine that computes nothing: how requests are treated, what sleeps, and how a
+//! transition went.
+
+use std::time::Duration;
+
+use plimsoll_planner::Account;
+
+/// What becomes of the requests there are when the engine stops computing. Those that come later are
+/// held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PauseMode {
+    /// They end with `FinishReason::Abort`.
+    Abort,
+    /// They are finished first.
+    Wait,
+    /// They stay where they are and go on afterwards.
+    Keep,
+}
+
+impl PauseMode {
+    pub fn name(self) -> &'static str {
+        match self {
+            PauseMode::Abort => "abort",
+            PauseMode::Wait => "wait",
+            PauseMode::Keep => "keep",
+        }
+    }
+}
+
+/// How deep a sleep is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SleepLevel {
+    /// Nothing is given back; scheduling only is paused.
+    Zero,
+    /// The KV cache and all scratch memory are given back; weights stay.
+    One,
+    /// The weights, too: a wake reads them again.
+    Two,
+}
+
+impl SleepLevel {
+    pub fn number(self) -> u8 {
+        match self {
+            SleepLevel::Zero => 0,
+            SleepLevel::One => 1,
+            SleepLevel::Two => 2,
+        }
+    }
+
+    /// What is given back at this level.
+    pub fn tags(self) -> Tags {
+        Tags {
+            kv_cache: self >= SleepLevel::One,
+            weights: self >= SleepLevel::Two,
+        }
+    }
+}
+
+/// Parts of the memory that go and come back apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tags {
+    pub weights: bool,
+    /// The KV cache, and with it all memory that means nothing between two steps.
+    pub kv_cache: bool,
+}
+
+impl Tags {
+    pub const ALL: Tags = Tags {
+        weights: true,
+        kv_cache: true,
+    };
+
+    pub fn holds(self, account: Account) -> bool {
+        match account {
+            Account::Weights => self.weights,
+            Account::KvCache | Account::Activations | Account::Workspaces | Account::Comm => {
+                self.kv_cache
+            }
+            Account::Graphs | Account::Adapters | Account::Context => false,
+        }
+    }
+}
+
+/// Why and how an engine that lives computes nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RestView {
+    /// A pause was finished, and nobody said go on since.
+    pub paused: bool,
+    /// Of the sleep that has not ended yet.
+    pub level: Option<SleepLevel>,
+    /// Accounts whose memory is given back, on every rank.
+    pub out: Vec<Account>,
+    /// Whether weights and answers were what they were after the load, at the last wake.
+    pub weights_verified: Option<bool>,
+    /// Why the last wake did not bring the engine back; empty when it did.
+    pub trouble: String,
+}
+
+impl RestView {
+    /// Memory is away, or what is in it is not what it should be.
+    pub fn is_out(&self) -> bool {
+        !self.out.is_empty() || self.weights_verified == Some(false)
+    }
+
+    /// As vLLM counts it: until everything is back and scheduling goes on.
+    pub fn is_sleeping(&self) -> bool {
+        self.is_out() || self.level.is_some()
+    }
+}
+
+/// A change of what the engine holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transition {
+    Sleep,
+    ReleaseKvCache,
+    Wake,
+}
+
+impl Transition {
+    pub const ALL: [Transition; 3] = [
+        Transition::Sleep,
+        Transition::ReleaseKvCache,
+        Transition::Wake,
+    ];
+
+    /// The `operation` label of vLLM's metric.
+    pub fn name(self) -> &'static str {
+        match self {
+            Transition::Sleep => "sleep",
+            Transition::ReleaseKvCache => "release_kv_cache_memory",
+            Transition::Wake => "wake",
+        }
+    }
+}
+
+/// Upper edges in seconds, inclusive, of [`TransitionCounts::times`]: within vLLM's 0.01 to 600.
+pub const TRANSITION_EDGES: [f64; 14] = [
+    0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0,
+];
+
+/// What was counted of one kind of transition.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct TransitionCounts {
+    pub done: u64,
+    pub failed: u64,
+    pub time: Duration,
+    /// By seconds, one count per edge; the last is of those past all edges.
+    pub times: [u64; TRANSITION_EDGES.len() + 1],
+    /// Bytes of all ranks together.
+    pub given_back_bytes: u64,
+    pub taken_bytes: u64,
+}
+
+impl TransitionCounts {
+    pub(crate) fn count(&mut self, done: bool, time: Duration) {
+        *(if done {
+            &mut self.done
+        } else {
+            &mut self.failed
+        }) += 1;
+        self.time += time;
+        let seconds = time.as_secs_f64();
+        self.times[TRANSITION_EDGES.partition_point(|edge| *edge < seconds)] += 1;
+    }
+}

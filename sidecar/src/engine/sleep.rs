@@ -1,0 +1,231 @@
+//! Sleep and wake: memory is given back on every rank, and taken again and proved.
+//!
+//! A wake that fails gives back what it took and can be repeated; one that brings back something
+//! else than was loaded leaves the engine out of service and says what differs.
+
+use std::time::{Duration, Instant};
+
+use plimsoll_planner::Account;
+
+use super::commands::settle;
+use super::control::{Asker, Command, ControlError, Woken};
+use super::handle::EngineState;
+use super::rank::Moved;
+use super::ranks::Failure;
+use super::rest::{PauseMode, SleepLevel, Tags, Transition};
+use super::run::Loop;
+
+/// Accounts that sleep, in the order in which they come back: scratch is small and first to fail.
+const SLEEPERS: [Account; 5] = [
+    Account::Comm,
+    Account::Workspaces,
+    Account::Activations,
+    Account::KvCache,
+    Account::Weights,
+];
+
+impl Loop {
+    /// Gives back what the level says and is not away yet. Never takes anything: a second sleep of a
+    /// lower level changes nothing.
+    pub(super) fn sleep(
+        &mut self,
+        level: SleepLevel,
+        mode: PauseMode,
+        asker: Asker<()>,
+    ) -> Result<(), Failure> {
+        if level > SleepLevel::Zero && !self.rest.is_out() {
+            self.set_state(EngineState::Sleeping);
+        }
+        match self.quieten(mode) {
+            Err(failure) => return settle(asker, Err(failure)),
+            Ok(false) => {
+                self.pending = Some(Command::Sleep { level, mode, asker });
+                return Ok(());
+            }
+            Ok(true) => {}
+        }
+        self.rest.level = self.rest.level.max(Some(level));
+        let outcome = self.give_back(level.tags(), mode);
+        self.show_rest();
+        settle(asker, outcome)
+    }
+
+    /// Gives back the bytes of the KV cache alone.
+    pub(super) fn release_kv_cache(&mut self, asker: Asker<()>) -> Result<(), Failure> {
+        let refused = if self.rest.is_sleeping() {
+            Some("memory is away already: wake the engine first (POST /wake_up)")
+        } else if !self.rest.paused {
+            Some("requests may be computed: pause the engine first (POST /pause)")
+        } else {
+            None
+        };
+        if let Some(message) = refused {
+            let message = format!("the KV cache cannot be released now, {message}");
+            asker.answer(Err(ControlError::WrongState { message }));
+            return Ok(());
+        }
+        self.set_state(EngineState::Sleeping);
+        let began = Instant::now();
+        self.forget_cache();
+        let outcome = self.release(&[Account::KvCache]).map(|moved| {
+            let kind = Transition::ReleaseKvCache;
+            self.told(kind, "paused", began, Direction::Back, &moved);
+        });
+        self.show_rest();
+        settle(asker, outcome)
+    }
+
+    fn give_back(&mut self, tags: Tags, mode: PauseMode) -> Result<(), Failure> {
+        let began = Instant::now();
+        let away = &self.rest.out;
+        let due = |account: &Account| tags.holds(*account) && !away.contains(account);
+        let accounts: Vec<Account> = SLEEPERS.into_iter().filter(due).collect();
+        if tags.kv_cache {
+            self.forget_cache();
+        }
+        let moved = self.release(&accounts)?;
+        self.told(
+            Transition::Sleep,
+            mode.name(),
+            began,
+            Direction::Back,
+            &moved,
+        );
+        Ok(())
+    }
+
+    fn release(&mut self, accounts: &[Account]) -> Result<Vec<Moved>, Failure> {
+        let moved = match accounts {
+            [] => Vec::new(),
+            accounts => self.ranks.release(accounts)?,
+        };
+        self.rest.out.extend(accounts);
+        Ok(moved)
+    }
+
+    /// Takes what is away and of these tags; when everything is back, proves it and goes on.
+    pub(super) fn wake(&mut self, tags: Tags, asker: Asker<Woken>) -> Result<(), Failure> {
+        if !self.rest.is_sleeping() {
+            asker.answer(Ok(Woken { asleep: false }));
+            return Ok(());
+        }
+        let back: Vec<Account> = SLEEPERS
+            .into_iter()
+            .filter(|account| tags.holds(*account) && self.rest.out.contains(account))
+            .collect();
+        let doubted = self.rest.weights_verified == Some(false) && self.rest.out.is_empty();
+        if self.rest.is_out() && (!back.is_empty() || doubted) {
+            self.set_state(EngineState::Waking);
+        }
+        let began = Instant::now();
+        let woken = match self.take(&back) {
+            Ok(Ok((moved, proof))) => {
+                self.rest.trouble.clear();
+                self.told_with_proof(began, &moved, proof);
+                Ok(Woken {
+                    asleep: self.rest.is_sleeping(),
+                })
+            }
+            Ok(Err(message)) => {
+                tracing::error!(
+                    message,
+                    seconds = began.elapsed().as_secs_f64(),
+                    "not awake"
+                );
+                self.stats.transitions[Transition::Wake as usize].count(false, began.elapsed());
+                self.rest.trouble.clone_from(&message);
+                Err(ControlError::NotWoken { message })
+            }
+            Err(failure) => return settle(asker, Err(failure)),
+        };
+        self.show_rest();
+        asker.answer(woken);
+        Ok(())
+    }
+
+    /// Takes memory on every rank; the time that the proof took, where all is back. The inner error
+    /// says why the engine is not awake.
+    #[expect(
+        clippy::type_complexity,
+        reason = "two kinds of failure, one kind of success"
+    )]
+    fn take(
+        &mut self,
+        accounts: &[Account],
+    ) -> Result<Result<(Vec<Moved>, Option<Duration>), String>, Failure> {
+        let moved = match accounts {
+            [] => Vec::new(),
+            accounts => match self.ranks.restore(accounts)? {
+                Ok(moved) => moved,
+                Err(message) => return Ok(Err(message)),
+            },
+        };
+        let is_away = |account: &Account| !accounts.contains(account);
+        self.rest.out.retain(is_away);
+        if !self.rest.out.is_empty() {
+            return Ok(Ok((moved, None)));
+        }
+        // A sleep that gave nothing back has nothing to prove.
+        let doubted = self.rest.weights_verified == Some(false);
+        if accounts.is_empty() && !doubted {
+            self.rest.level = None;
+            return Ok(Ok((moved, None)));
+        }
+        let began = Instant::now();
+        let proved = self.prove()?;
+        self.rest.weights_verified = Some(proved.is_ok());
+        if proved.is_ok() {
+            self.rest.level = None;
+        }
+        Ok(proved.map(|()| (moved, Some(began.elapsed()))))
+    }
+
+    /// Counts a transition and says what moved, in one line.
+    fn told(
+        &mut self,
+        kind: Transition,
+        mode: &str,
+        began: Instant,
+        direction: Direction,
+        moved: &[Moved],
+    ) {
+        let bytes = Moved::total(moved);
+        let counts = &mut self.stats.transitions[kind as usize];
+        counts.count(true, began.elapsed());
+        match direction {
+            Direction::Back => counts.given_back_bytes += bytes,
+            Direction::Taken => counts.taken_bytes += bytes,
+        }
+        tracing::info!(
+            mode,
+            level = self.rest.level.map(SleepLevel::number),
+            bytes,
+            ranks = Moved::shown(moved),
+            seconds = began.elapsed().as_secs_f64(),
+            result = "done",
+            "{}: {}",
+            kind.name(),
+            match direction {
+                Direction::Back => "memory given back",
+                Direction::Taken => "memory taken",
+            }
+        );
+    }
+
+    fn told_with_proof(&mut self, began: Instant, moved: &[Moved], proof: Option<Duration>) {
+        if let Some(proof) = proof {
+            let seconds = proof.as_secs_f64();
+            tracing::info!(
+                seconds,
+                "weights and a probe are what they were after the load"
+            );
+        }
+        self.told(Transition::Wake, "", began, Direction::Taken, moved);
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Direction {
+    Back,
+    Taken,
+}

@@ -1,0 +1,211 @@
+//! Sleeps that meet something else: loads, drains, ends, repeats, what cannot be, sources that fail or
+//! changed.
+#![allow(clippy::unwrap_used, reason = "a broken fixture ends the test")]
+
+mod harness;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use harness::watched::{alterable, watched};
+use harness::{Run, ask_ids, eventually, halves, request, start, start_unloaded, tiny, wait_for};
+use plimsoll_planner::Account;
+use plimsoll_sidecar::engine::control::{ControlError, Woken};
+use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
+use plimsoll_sidecar::engine::request::{FinishReason, Refused};
+use plimsoll_sidecar::engine::rest::PauseMode::{Abort, Keep};
+use plimsoll_sidecar::engine::rest::{SleepLevel, Tags, Transition};
+use plimsoll_sidecar::model::{Model, ModelError};
+
+const AWAKE: Result<Woken, ControlError> = Ok(Woken { asleep: false });
+
+fn on_two_ranks(model: &Model) -> Run {
+    Run {
+        shards: halves(model),
+        ..Run::whole(&model.shape)
+    }
+}
+
+fn engine() -> EngineHandle {
+    let model = tiny();
+    start(&model, &on_two_ranks(&model))
+}
+
+fn weights_held(handle: &EngineHandle) -> Vec<u64> {
+    let ranks = handle.memory().ranks;
+    let weights = |rank: &plimsoll_sidecar::memory::snapshot::RankLedger| {
+        let rows = rank.accounts.iter();
+        rows.filter(|row| row.account == Account::Weights)
+            .map(|row| row.reserved.get())
+            .sum()
+    };
+    ranks.iter().map(weights).collect()
+}
+
+#[test]
+fn an_engine_that_loads_sleeps_later() {
+    let (open, go) = std::sync::mpsc::channel::<()>();
+    let go = std::sync::Mutex::new(go);
+    let model = watched(move |_, _| {
+        let _ = go.lock().unwrap().recv();
+        Ok(())
+    });
+    let handle = start_unloaded(&model, &on_two_ranks(&model));
+    let sleep = || handle.sleep(SleepLevel::One, Abort).wait();
+    assert_eq!(sleep(), Err(ControlError::Loading));
+    assert_eq!(handle.wake(Tags::ALL).wait(), Err(ControlError::Loading));
+    assert_eq!(handle.release_kv_cache().wait(), Err(ControlError::Loading));
+    drop(open);
+    wait_for(&handle, |state| *state == EngineState::Serving);
+    assert_eq!(sleep(), Ok(()));
+}
+
+#[test]
+fn waking_who_is_awake_and_checking_who_sleeps() {
+    let handle = engine();
+    assert_eq!(handle.wake(Tags::ALL).wait(), AWAKE);
+    let refused = handle.release_kv_cache().wait().unwrap_err();
+    assert!(matches!(&refused, ControlError::WrongState { message } if message.contains("/pause")));
+    assert_eq!(handle.sleep(SleepLevel::Two, Abort).wait(), Ok(()));
+    let unchecked = handle.check_weights().wait().unwrap_err();
+    assert!(
+        matches!(unchecked, ControlError::WrongState { .. }),
+        "{unchecked}"
+    );
+    assert_eq!(handle.submit(request(1, &[1], 1).0), Err(Refused::Asleep));
+    assert_eq!(handle.pause(Keep, false).wait(), Ok(()));
+    let refused = handle.release_kv_cache().wait().unwrap_err();
+    assert!(
+        matches!(&refused, ControlError::WrongState { message } if message.contains("/wake_up"))
+    );
+    // A lower level takes nothing back.
+    assert_eq!(handle.sleep(SleepLevel::Zero, Abort).wait(), Ok(()));
+    assert_eq!(weights_held(&handle), [0, 0]);
+    assert_eq!(handle.rest().level, Some(SleepLevel::Two));
+    assert_eq!(handle.wake(Tags::ALL).wait(), AWAKE);
+    assert_eq!(handle.state(), EngineState::Paused, "the pause is not over");
+    assert_eq!(handle.resume().wait(), Ok(()));
+    assert_eq!(handle.check_weights().wait().unwrap().len(), 2);
+}
+
+#[test]
+fn level_zero_only_stops_computing() {
+    let handle = engine();
+    let answer = ask_ids(&handle, 1, &[3, 4, 5], 300);
+    answer.wait_for(1);
+    assert_eq!(handle.sleep(SleepLevel::Zero, Keep).wait(), Ok(()));
+    assert_eq!(handle.state(), EngineState::Paused);
+    assert!(handle.rest().is_sleeping() && !handle.rest().is_out());
+    let held = ask_ids(&handle, 2, &[3, 4, 5], 300);
+    eventually("a held request", || handle.stats().waiting == 1);
+    assert_eq!(handle.wake(Tags::ALL).wait(), AWAKE);
+    let (answer, held) = (answer.wait(), held.wait());
+    assert_eq!(answer.ids, held.ids);
+    assert_eq!(answer.finished.unwrap().preemptions, 0);
+}
+
+#[test]
+fn a_sleeping_engine_drains_and_stops_and_tells_whom_it_holds() {
+    for drains in [true, false] {
+        let handle = engine();
+        let answer = ask_ids(&handle, 1, &[3, 4, 5], 300);
+        answer.wait_for(1);
+        assert_eq!(handle.sleep(SleepLevel::Two, Keep).wait(), Ok(()));
+        match drains {
+            true => handle.drain(),
+            false => handle.stop(),
+        }
+        assert_eq!(answer.wait().finished.unwrap().reason, FinishReason::Abort);
+        wait_for(&handle, |state| *state == EngineState::Drained);
+        let late = handle.wake(Tags::ALL).wait();
+        assert_eq!(late, Err(ControlError::Ended));
+    }
+}
+
+#[test]
+fn a_draining_engine_does_not_go_to_sleep() {
+    let handle = engine();
+    let answer = ask_ids(&handle, 1, &[3, 4, 5], 400);
+    answer.wait_for(1);
+    handle.drain();
+    let refused = handle.sleep(SleepLevel::One, Abort).wait().unwrap_err();
+    assert!(
+        matches!(refused, ControlError::Draining | ControlError::Ended),
+        "{refused}"
+    );
+    assert_eq!(answer.wait().ids.len(), 400);
+}
+
+#[test]
+fn a_source_that_is_gone_leaves_the_engine_asleep_and_a_wake_can_be_repeated() {
+    let gone = Arc::new(AtomicBool::new(false));
+    let model = watched({
+        let gone = Arc::clone(&gone);
+        // Of rank 1 alone: rank 0 has read all of its own and gives it back.
+        move |tensor, row| match gone.load(Ordering::Relaxed)
+            && tensor.contains("up_proj")
+            && row >= 128
+        {
+            false => Ok(()),
+            true => Err(ModelError::InvalidWeights {
+                file: "weights".into(),
+                message: "the disk is gone".into(),
+            }),
+        }
+    });
+    let handle = start(&model, &on_two_ranks(&model));
+    let expected = ask_ids(&handle, 1, &[3, 4, 5], 60).wait().ids;
+    let kept = ask_ids(&handle, 2, &[3, 4, 5], 60);
+    assert_eq!(handle.sleep(SleepLevel::Two, Keep).wait(), Ok(()));
+    gone.store(true, Ordering::Relaxed);
+    for _ in 0..2 {
+        let refused = handle.wake(Tags::ALL).wait().unwrap_err();
+        let ControlError::NotWoken { message } = refused else {
+            panic!("{refused}");
+        };
+        assert!(
+            message.contains("rank 1") && message.contains("the disk is gone"),
+            "{message}"
+        );
+        assert_eq!(handle.state(), EngineState::Asleep);
+        assert_eq!(handle.rest().trouble, message);
+        assert_eq!(
+            weights_held(&handle),
+            [0, 0],
+            "what was taken is given back"
+        );
+    }
+    gone.store(false, Ordering::Relaxed);
+    assert_eq!(handle.wake(Tags::ALL).wait(), AWAKE);
+    assert_eq!(handle.rest().trouble, "");
+    assert_eq!(kept.wait().ids, expected);
+    let wake = handle.stats().transitions[Transition::Wake as usize];
+    assert_eq!((wake.done, wake.failed), (1, 2));
+}
+
+#[test]
+fn a_weight_that_comes_back_different_keeps_the_engine_out_of_service_by_name() {
+    let altered = Arc::new(AtomicBool::new(false));
+    let model = alterable("model.layers.1.mlp.down_proj.weight", &altered);
+    let handle = start(&model, &on_two_ranks(&model));
+    let expected = ask_ids(&handle, 1, &[3, 4, 5], 60).wait().ids;
+    assert_eq!(handle.sleep(SleepLevel::Two, Abort).wait(), Ok(()));
+    altered.store(true, Ordering::Relaxed);
+    let ControlError::NotWoken { message } = handle.wake(Tags::ALL).wait().unwrap_err() else {
+        panic!("it woke");
+    };
+    assert!(
+        message.contains("rank 0") && message.contains("own"),
+        "{message}"
+    );
+    assert_eq!(handle.state(), EngineState::Asleep);
+    assert_eq!(handle.rest().weights_verified, Some(false));
+    assert_eq!(handle.submit(request(2, &[1], 1).0), Err(Refused::Asleep));
+    // Another wake proves it again, and nothing has changed.
+    assert!(handle.wake(Tags::ALL).wait().is_err());
+    altered.store(false, Ordering::Relaxed);
+    assert_eq!(handle.sleep(SleepLevel::Two, Abort).wait(), Ok(()));
+    assert_eq!(handle.wake(Tags::ALL).wait(), AWAKE);
+    assert_eq!(handle.rest().weights_verified, Some(true));
+    assert_eq!(ask_ids(&handle, 3, &[3, 4, 5], 60).wait().ids, expected);
+}
