@@ -45,6 +45,7 @@ pub fn cpu_capacity(
                         quotas,
                         reserve,
                     },
+                    shards_given: false,
                     ranks: Vec::new(),
                     remedies: Vec::new(),
                 }));

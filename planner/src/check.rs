@@ -117,6 +117,7 @@ pub(crate) fn invalid(field: &str, detail: String) -> Box<Refusal> {
             field: field.to_owned(),
             detail,
         },
+        shards_given: false,
         ranks: Vec::new(),
         remedies: Vec::new(),
     })

@@ -48,6 +48,7 @@ fn filled(request: &Request, limit: Option<Bytes>) -> Result<Request, Box<Refusa
 fn with_limit(request: &Request, limit: Bytes, refusal: Refusal) -> Refusal {
     let Refusal {
         reason,
+        shards_given,
         mut ranks,
         mut remedies,
     } = refusal;
@@ -81,6 +82,7 @@ fn with_limit(request: &Request, limit: Bytes, refusal: Refusal) -> Refusal {
             .take(MOST_REMEDIES)
             .collect(),
         reason,
+        shards_given,
         ranks,
     }
 }

@@ -17,6 +17,17 @@ pub(crate) fn rank_accounts(
     shard: &Shard,
     blocks: u64,
 ) -> Vec<(Account, Bytes)> {
+    let context = split::max_model_len(request, blocks);
+    accounts_at(request, (rank, shard), blocks, context)
+}
+
+/// The same with workspaces for a context of `context` tokens, whatever the cache reaches.
+pub(crate) fn accounts_at(
+    request: &Request,
+    (rank, shard): (usize, &Shard),
+    blocks: u64,
+    context: u32,
+) -> Vec<(Account, Bytes)> {
     let Request {
         shape,
         backend,
@@ -27,7 +38,6 @@ pub(crate) fn rank_accounts(
     } = request;
     let ranks = request.rank_count();
     let index = u32::try_from(rank).unwrap_or(u32::MAX);
-    let context = split::max_model_len(request, blocks);
     let driver = scratch::driver(*backend, ranks);
     let bytes = |account: Account| match account {
         Account::Weights => weights::layout(shape, shard, *dtype, index).total(),
@@ -47,6 +57,14 @@ pub(crate) fn rank_accounts(
         .map(|account| (account, bytes(account).round_up(granule)))
         .filter(|(_, bytes)| *bytes > Bytes::ZERO)
         .collect()
+}
+
+pub(crate) fn of(accounts: &[(Account, Bytes)], wanted: Account) -> Bytes {
+    accounts
+        .iter()
+        .filter(|(account, _)| *account == wanted)
+        .map(|(_, bytes)| *bytes)
+        .sum()
 }
 
 pub(crate) fn total(accounts: &[(Account, Bytes)]) -> Bytes {

@@ -28,6 +28,9 @@ mod remedies;
 pub mod remedy;
 mod split;
 
+// The same with a split that stands.
+pub mod refit;
+
 // A refusal in words.
 mod message;
 
@@ -45,6 +48,7 @@ pub use host::{HostReserve, host_reserve};
 pub use message::{MEMORY_LIMIT, MOST_CHARACTERS};
 pub use model::{Architecture, Dtype, ModelShape};
 pub use plan::{Plan, RankPlan, plan};
+pub use refit::{Gain, refit, restart_gain};
 pub use refusal::{RankRefusal, Reason, Refusal};
 pub use remedy::Remedy;
 pub use request::{Backend, Bound, Budget, KvLayout, Limits, RankCapacity, Request, Utilization};

@@ -73,13 +73,13 @@ impl Refusal {
             rank.tell(&mut text);
             if !alike {
                 text.push_str("; it");
-                rank.tell_fixed(&mut text);
+                rank.tell_fixed(&mut text, self.shards_given);
             }
             text.push_str("; ");
         }
         if let Some(rank) = ranks.first().filter(|_| alike) {
             text.push_str("each rank");
-            rank.tell_fixed(&mut text);
+            rank.tell_fixed(&mut text, self.shards_given);
             text.push_str("; ");
         }
         if self.ranks.len() == 1 {
@@ -143,8 +143,12 @@ impl RankRefusal {
         }
     }
 
-    fn tell_fixed(&self, text: &mut String) {
-        let _ = write!(text, " takes {} before any share (", self.floor_total());
+    fn tell_fixed(&self, text: &mut String, shards_given: bool) {
+        let (before, adds) = match shards_given {
+            true => ("for its shard", "the KV cache of the longest sequence"),
+            false => ("before any share", "a KV head group"),
+        };
+        let _ = write!(text, " takes {} {before} (", self.floor_total());
         for (index, (account, bytes)) in self.floor.iter().enumerate() {
             let _ = write!(
                 text,
@@ -153,7 +157,7 @@ impl RankRefusal {
                 account.name()
             );
         }
-        let _ = write!(text, "), and a KV head group adds {}", self.smallest_unit);
+        let _ = write!(text, "), and {adds} adds {}", self.smallest_unit);
     }
 }
 

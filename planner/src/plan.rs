@@ -3,7 +3,7 @@
 use crate::account::Account;
 use crate::bytes::Bytes;
 use crate::check::check;
-use crate::holdings::{rank_accounts, total};
+use crate::holdings::{of, rank_accounts, total};
 use crate::kv_cache;
 use crate::refusal::Refusal;
 use crate::refuse::refuse;
@@ -24,15 +24,11 @@ pub struct RankPlan {
 
 impl RankPlan {
     pub fn bytes(&self, account: Account) -> Bytes {
-        self.accounts
-            .iter()
-            .filter(|(a, _)| *a == account)
-            .map(|(_, b)| *b)
-            .sum()
+        of(&self.accounts, account)
     }
 
     pub fn total(&self) -> Bytes {
-        self.accounts.iter().map(|(_, b)| *b).sum()
+        total(&self.accounts)
     }
 }
 
@@ -84,18 +80,11 @@ pub fn plan(request: &Request) -> Result<Plan, Box<Refusal>> {
 fn fill(request: &Request, problem: &Problem<'_>, shards: Vec<Shard>) -> Plan {
     let fits = |rank: usize, blocks: u64| {
         let accounts = rank_accounts(request, rank, &shards[rank], blocks);
-        let bytes = |wanted: Account| -> Bytes {
-            accounts
-                .iter()
-                .filter(|(account, _)| *account == wanted)
-                .map(|(_, b)| *b)
-                .sum()
-        };
         total(&accounts).get() <= problem.budgets[rank]
             && request
                 .kv
                 .size
-                .is_none_or(|size| bytes(Account::KvCache) <= size)
+                .is_none_or(|size| of(&accounts, Account::KvCache) <= size)
     };
     let blocks = problem.most_blocks(fits);
     // The split was found with tables of differences; here the layouts themselves agree.

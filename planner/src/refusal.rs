@@ -9,6 +9,9 @@ use crate::request::Budget;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub reason: Reason,
+    /// The shards were given ([`crate::refit`]): floors are what each rank's own shard takes
+    /// without any KV cache, and units the cache of one sequence at its longest.
+    pub shards_given: bool,
     /// One row per rank; empty when the request made no sense.
     pub ranks: Vec<RankRefusal>,
     /// Up to three changes, each of which makes the request fit: they were solved again.
@@ -56,12 +59,13 @@ impl Reason {
 pub struct RankRefusal {
     pub rank: u32,
     pub budget: Budget,
-    /// What the rank takes before it holds any share of the model, account by account.
+    /// What the rank takes before it holds any share of the model, account by account. With given
+    /// shards: what its shard takes, the KV cache left out.
     pub floor: Vec<(Account, Bytes)>,
     /// What the smallest share of attention adds: one KV-head group and its KV cache at the
-    /// shortest context that is accepted.
+    /// shortest context that is accepted. With given shards: the KV cache of the context in force.
     pub smallest_unit: Bytes,
-    /// What the rank needs in the split that overruns the budgets least.
+    /// What the rank needs: in the split that overruns the budgets least, or in the given one.
     pub needed: Bytes,
     /// needed - budget, or zero.
     pub shortfall: Bytes,
@@ -74,7 +78,7 @@ impl RankRefusal {
 }
 
 impl Refusal {
-    /// What all ranks together need, in the split that overruns the budgets least.
+    /// What all ranks together need.
     pub fn needed(&self) -> Bytes {
         self.ranks.iter().map(|rank| rank.needed).sum()
     }

@@ -42,6 +42,7 @@ pub(crate) fn refuse(request: &Request, budgets: &[Budget]) -> Refusal {
     let remedies = remedies(request, &reason, &ranks);
     Refusal {
         reason,
+        shards_given: false,
         ranks,
         remedies,
     }

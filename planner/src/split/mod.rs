@@ -20,7 +20,7 @@ use crate::shard::{MLP_UNIT_COLUMNS, Shard, VOCAB_UNIT_ROWS};
 /// that is shorter): a server that answers nothing useful is refused instead.
 pub const LEAST_CONTEXT: u32 = 256;
 /// Block numbers fit an i32, so that every kernel may use one.
-const MOST_BLOCKS: u64 = (1 << 31) - 1;
+pub(crate) const MOST_BLOCKS: u64 = (1 << 31) - 1;
 /// Steps that differ by less than one part in this many count as equally fast: the prediction is no
 /// finer, and an even split is easier to read than one that saves a row.
 const STEP_TOLERANCE: u64 = 128;

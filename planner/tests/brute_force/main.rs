@@ -9,7 +9,7 @@ use std::cell::Cell;
 use oracle::{best, blocks_wanted, fits, score};
 use plimsoll_planner::{
     Architecture, Backend, Bytes, Dtype, KvLayout, Limits, ModelShape, Plan, RankCapacity, Request,
-    Shard, Utilization, plan,
+    Shard, Utilization, plan, refit,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -129,6 +129,63 @@ fn every_plan_is_the_best_of_all_splits_and_every_refusal_is_true() {
 }
 
 /// The widest case of the property, written out: 8 groups on 3 ranks of unequal quotas.
+/// The most blocks that a split which stands leaves room for, found by stepping; `None` where not
+/// even one sequence of `context` tokens fits.
+fn stepped(request: &Request, shards: &[Shard], context: u32) -> Option<u64> {
+    let at = |blocks: u64| {
+        let grown = u32::try_from(blocks * 16).unwrap_or(u32::MAX).min(300);
+        let mut fixed = request.clone();
+        let asked = request.limits.max_model_len;
+        fixed.limits.max_model_len = Some(asked.unwrap_or(grown.max(context)));
+        fits(&fixed, shards, blocks)
+    };
+    let mut blocks = u64::from(context).div_ceil(16);
+    at(blocks).then_some(())?;
+    while at(blocks + 1) {
+        blocks += 1;
+    }
+    Some(blocks)
+}
+
+#[test]
+fn a_split_that_stands_holds_all_that_other_budgets_leave() {
+    let (held, refused) = (Cell::new(0), Cell::new(0));
+    let config = ProptestConfig {
+        cases: 512,
+        ..ProptestConfig::default()
+    };
+    let budgets = prop::collection::vec(20u64..260, 3);
+    let size = prop::option::weighted(0.2, 1u64..60);
+    let cases = (requests(), budgets, size);
+    let outcome = TestRunner::new(config).run(&cases, |(request, pages, size)| {
+        let Ok(before) = plan(&request) else {
+            return Ok(());
+        };
+        let shards: Vec<Shard> = before.ranks.iter().map(|rank| rank.shard.clone()).collect();
+        let own = refit(&request, &shards, before.max_model_len);
+        prop_assert_eq!(own.as_ref(), Ok(&before));
+        let mut other = request.clone();
+        other.kv.size = size.map(|pages| Bytes::measured(pages * 4096));
+        for (rank, pages) in other.ranks.iter_mut().zip(&pages) {
+            let bytes = |_| Bytes::measured(pages * 4096);
+            (rank.quota, rank.total) = (rank.quota.map(bytes), rank.total.map(bytes));
+        }
+        let after = refit(&other, &shards, before.max_model_len);
+        let expected = stepped(&other, &shards, before.max_model_len);
+        let count = if after.is_ok() { &held } else { &refused };
+        count.set(count.get() + 1);
+        let blocks = after.as_ref().map(|plan| u64::from(plan.kv_blocks) - 1);
+        prop_assert_eq!(blocks.ok(), expected, "{:?}", after);
+        Ok(())
+    });
+    outcome.unwrap();
+    let counts = (held.get(), refused.get());
+    assert!(
+        counts.0 >= 50 && counts.1 >= 25,
+        "held and refused {counts:?}: nothing was tried"
+    );
+}
+
 #[test]
 fn eight_groups_on_three_unequal_ranks() {
     let shape = ModelShape {

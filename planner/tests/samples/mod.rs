@@ -1,6 +1,8 @@
 //! Shapes of well-known models, from their `config.json`, and requests for them.
 #![allow(dead_code, reason = "every test file uses some of them")]
 
+pub(crate) mod random;
+
 use plimsoll_planner::{
     Architecture, Backend, Bytes, Dtype, KvLayout, Limits, ModelShape, RankCapacity, Request,
     Utilization,
