@@ -55,12 +55,12 @@ pub const PORT_PROBES: u16 = 8002;
 /// Name of [`PORT_PROBES`] in containers.
 pub const PORT_PROBES_NAME: &str = "probes";
 
-/// Folder of the engine's configuration (a ConfigMap).
+/// Folder of an engine's documents (a ConfigMap) and of its admin token.
 pub const CONFIG_DIR: &str = "/etc/plimsoll";
-/// Key of the engine's configuration in its ConfigMap.
-pub const CONFIG_KEY: &str = "engine.json";
-/// Path of the engine's configuration in the container.
-pub const CONFIG_PATH: &str = "/etc/plimsoll/engine.json";
+/// What an engine is started with: key in the ConfigMap, and file in [`CONFIG_DIR`].
+pub const BOOT_KEY: &str = "boot.json";
+/// What an engine is told: key in the ConfigMap, and file in [`CONFIG_DIR`].
+pub const TARGET_KEY: &str = "target.json";
 /// Key of the admin token in its Secret.
 pub const ADMIN_TOKEN_KEY: &str = "token";
 /// Path of the admin token in the container.

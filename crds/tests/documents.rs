@@ -8,10 +8,12 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use plimsoll_crds::names;
+use plimsoll_crds::v1alpha1::boot::*;
 use plimsoll_crds::v1alpha1::engine::*;
 use plimsoll_crds::v1alpha1::facts::*;
 use plimsoll_crds::v1alpha1::report::*;
 use plimsoll_crds::v1alpha1::status::*;
+use plimsoll_crds::v1alpha1::target::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -72,8 +74,34 @@ fn refusal_of_a_model_fits_a_termination_message() {
     assert!(serde_json::to_string(&result).unwrap().len() < names::TERMINATION_MESSAGE_BYTES);
 }
 
-fn config() -> EngineConfig {
-    EngineConfig {
+fn plan_status() -> PlanStatus {
+    PlanStatus {
+        kv_blocks: 100,
+        kv_tokens: 99 * 16,
+        max_model_len: 1584,
+        ranks: vec![RankPlanStatus {
+            rank: 0,
+            budget_bytes: 1 << 30,
+            kv_heads: Span { start: 0, end: 3 },
+            query_heads: Span { start: 0, end: 9 },
+            mlp_columns: Span {
+                start: 0,
+                end: 1536,
+            },
+            vocab_rows: Span {
+                start: 0,
+                end: 49_152,
+            },
+            accounts: vec![PlannedAccount {
+                name: "Weights".to_owned(),
+                planned_bytes: 7,
+            }],
+        }],
+    }
+}
+
+fn boot() -> Boot {
+    Boot {
         model_path: "/models/smollm2.gguf".to_owned(),
         served_names: vec!["smollm2".to_owned()],
         digest: "sha256:0".to_owned(),
@@ -84,74 +112,134 @@ fn config() -> EngineConfig {
             max_num_seqs: 64,
             max_num_batched_tokens: 2048,
         },
-        gpu_memory_utilization: 0.9,
-        kv_cache: EngineKvCache {
+        kv_cache: BootKvCache {
             dtype: Dtype::BFloat16,
             block_size: 16,
-            size_bytes: None,
         },
-        ranks: vec![RankConfig {
-            rank: 0,
-            quota_bytes: Some(1 << 30),
-            total_bytes: None,
-        }],
-        plan: PlanStatus {
-            kv_blocks: 100,
-            kv_tokens: 99 * 16,
+        split: BootSplit {
+            made_for: SplitBudgets {
+                budget_bytes: vec![1 << 30],
+                kv_cache_size_bytes: None,
+            },
             max_model_len: 1584,
-            ranks: vec![RankPlanStatus {
+            ranks: vec![RankSplit {
                 rank: 0,
-                budget_bytes: 1 << 30,
-                kv_heads: Span { start: 0, end: 3 },
-                query_heads: Span { start: 0, end: 9 },
-                mlp_columns: Span {
-                    start: 0,
-                    end: 1536,
-                },
-                vocab_rows: Span {
-                    start: 0,
-                    end: 49_152,
-                },
-                accounts: vec![PlannedAccount {
-                    name: "Weights".to_owned(),
-                    planned_bytes: 7,
-                }],
+                kv_heads: [0, 3],
+                query_heads: [0, 9],
+                mlp_columns: [0, 1536],
+                vocab_rows: [0, 49_152],
             }],
         },
         revision: "abc".to_owned(),
     }
 }
 
-#[test]
-fn engine_configuration_comes_back_as_it_went() {
-    assert_eq!(back(&config()), config());
+fn target() -> Target {
+    Target {
+        generation: 4,
+        gpu_memory_utilization: 0.9,
+        kv_cache: TargetKvCache {
+            size_bytes: None,
+            blocks: 100,
+            tokens: 99 * 16,
+        },
+        ranks: vec![TargetRank {
+            rank: 0,
+            quota_bytes: Some(1 << 30),
+            total_bytes: None,
+            budget_bytes: 1 << 30,
+            accounts: vec![TargetAccount {
+                name: "Weights".to_owned(),
+                planned_bytes: 7,
+            }],
+        }],
+    }
 }
 
 #[test]
-fn engine_configuration_refuses_fields_it_does_not_know() {
-    for at in ["", "/limits", "/kvCache", "/ranks/0"] {
-        let mut json = serde_json::to_value(config()).unwrap();
-        json.pointer_mut(at).unwrap()["sleepLevel"] = 2.into();
-        let error = serde_json::from_value::<EngineConfig>(json)
-            .unwrap_err()
-            .to_string();
+fn documents_of_an_engine_come_back_as_they_went() {
+    assert_eq!(back(&boot()), boot());
+    assert_eq!(back(&target()), target());
+}
+
+/// Every object of a document refuses a field that it does not know.
+fn refuses_unknown<T: Serialize + DeserializeOwned>(document: &T) {
+    fn objects(at: &str, value: &serde_json::Value, found: &mut Vec<String>) {
+        use serde_json::Value::{Array, Object};
+        let step = |key: &str, value, found: &mut _| objects(&format!("{at}/{key}"), value, found);
+        match value {
+            Object(fields) => {
+                found.push(at.to_owned());
+                fields.iter().for_each(|(key, it)| step(key, it, found));
+            }
+            Array(items) => {
+                let items = items.iter().enumerate();
+                items.for_each(|(index, it)| step(&index.to_string(), it, found));
+            }
+            _ => {}
+        }
+    }
+    let json = serde_json::to_value(document).unwrap();
+    let mut found = Vec::new();
+    objects("", &json, &mut found);
+    assert!(found.len() >= 4, "{found:?}");
+    for at in found {
+        let mut json = json.clone();
+        json.pointer_mut(&at).unwrap()["newer"] = 2.into();
+        let error = serde_json::from_value::<T>(json).err();
+        let error = error.map_or_else(String::new, |error| error.to_string());
+        assert!(error.contains("unknown field `newer`"), "{at}: {error}");
+    }
+}
+
+#[test]
+fn documents_of_an_engine_refuse_fields_they_do_not_know() {
+    refuses_unknown(&boot());
+    refuses_unknown(&target());
+    let both = serde_json::json!({"boot": boot(), "target": target()});
+    assert!(serde_json::from_value::<Boot>(both.clone()).is_err());
+    assert!(serde_json::from_value::<Target>(both).is_err());
+}
+
+fn misses_none<T: Serialize + DeserializeOwned>(document: &T) {
+    let json = serde_json::to_value(document).unwrap();
+    for name in json.as_object().unwrap().keys() {
+        let mut json = json.clone();
+        json.as_object_mut().unwrap().remove(name);
         assert!(
-            error.contains("unknown field `sleepLevel`"),
-            "{at}: {error}"
+            serde_json::from_value::<T>(json).is_err(),
+            "{name} was not missed"
         );
     }
 }
 
 #[test]
-fn engine_configuration_misses_no_field_silently() {
-    let json = serde_json::to_value(config()).unwrap();
-    for name in json.as_object().unwrap().keys() {
-        let mut json = json.clone();
-        json.as_object_mut().unwrap().remove(name);
-        assert!(
-            serde_json::from_value::<EngineConfig>(json).is_err(),
-            "{name} was not missed"
-        );
+fn documents_of_an_engine_miss_no_field_silently() {
+    misses_none(&boot());
+    misses_none(&target());
+}
+
+#[test]
+fn documents_of_an_engine_take_no_number_for_another() {
+    type Change = fn(&mut serde_json::Value, &mut serde_json::Value);
+    let changes: [Change; 9] = [
+        |boot, _| boot["split"]["ranks"][0]["kvHeads"] = serde_json::json!([0]),
+        |boot, _| boot["split"]["ranks"][0]["kvHeads"] = serde_json::json!([0, 1, 2]),
+        |boot, _| boot["split"]["ranks"][0]["kvHeads"] = serde_json::json!([-1, 1]),
+        |boot, _| boot["split"]["madeFor"]["budgetBytes"][0] = serde_json::json!(1.5),
+        |boot, _| boot["backend"] = "cpu".into(),
+        |_, target| target["generation"] = "4".into(),
+        |_, target| target["ranks"][0]["quotaBytes"] = serde_json::json!(-1),
+        |_, target| target["ranks"][0]["quotaBytes"] = "1Gi".into(),
+        |_, target| target["kvCache"]["blocks"] = serde_json::json!(1u64 << 32),
+    ];
+    for (index, change) in changes.into_iter().enumerate() {
+        let mut boot = serde_json::to_value(boot()).unwrap();
+        let mut target = serde_json::to_value(target()).unwrap();
+        change(&mut boot, &mut target);
+        let boot = serde_json::from_value::<Boot>(boot);
+        let target = serde_json::from_value::<Target>(target);
+        assert!(boot.is_err() || target.is_err(), "change {index} was taken");
     }
 }
 
@@ -226,7 +314,7 @@ fn largest_status_stays_far_below_what_etcd_stores() {
     let mut status = InferenceDeploymentStatus {
         model: Some(largest_facts()),
         memory: Some(MemoryStatus {
-            plan: Some(config().plan),
+            plan: Some(plan_status()),
             ..MemoryStatus::default()
         }),
         ..InferenceDeploymentStatus::default()

@@ -37,9 +37,15 @@ pub enum BootError {
     Digest { expected: String, found: String },
     #[error("{0}")]
     Refused(Box<Refusal>),
+    /// The split that this engine is started with does not fit the newest budgets.
+    #[error("target of generation {generation}: {refusal}")]
+    TargetRefused {
+        generation: i64,
+        refusal: Box<Refusal>,
+    },
     /// Operator and sidecar computed different plans for one configuration.
     #[error(
-        "the plan in the configuration differs from this sidecar's: {difference}; \
+        "the plan in the documents differs from this sidecar's: {difference}; \
              operator and sidecar must be of the same version"
     )]
     PlanDiffers { difference: String },
@@ -75,6 +81,7 @@ impl BootError {
             | BootError::Model(_)
             | BootError::Convert(_)
             | BootError::Refused(_)
+            | BootError::TargetRefused { .. }
             | BootError::Engine(_)
             | BootError::Listen { .. }
             | BootError::EngineFailed(_)

@@ -10,7 +10,7 @@ use clap::Parser;
 use plimsoll_crds::names::EXIT_PLAN_DIFFERS;
 use plimsoll_crds::v1alpha1::convert;
 use plimsoll_sidecar::args::{Cli, Command};
-use plimsoll_sidecar::config::plan_flags;
+use plimsoll_sidecar::config::{Planned, plan_flags};
 use plimsoll_sidecar::model::ModelFolder;
 use serde_json::{Value, json};
 use served::{FREE_PORTS, SMALL, SPLIT, Served, answer, binary, fixture, open, post_text};
@@ -279,8 +279,8 @@ fn plan_ends_with_the_codes_that_its_help_names() {
     );
 }
 
-/// The file an operator mounts, for the plan that the same flags lead to.
-fn engine_json() -> Value {
+/// The documents an operator mounts, for the plan that the same flags lead to.
+fn documents() -> [(&'static str, Value); 2] {
     let line = ["x", "plan", "m", "--tensor-parallel-size", "2"];
     let quotas = ["--quota", "0=8Mi", "--quota", "1=9Mi"];
     let small = &SMALL[..6];
@@ -290,27 +290,31 @@ fn engine_json() -> Value {
     };
     let model = ModelFolder::open(&fixture("tiny-llama")).unwrap();
     let planned = plan_flags(&flags.memory, &model).unwrap();
-    json!({
+    let Planned { request, plan } = &planned;
+    let boot = json!({
         "modelPath": fixture("tiny-llama"),
         "servedNames": ["chat"],
         "digest": model.digest,
         "dtype": "Float32",
         "backend": "CPU",
         "limits": {"maxNumSeqs": 4, "maxNumBatchedTokens": 64},
-        "gpuMemoryUtilization": 0.9,
         "kvCache": {"dtype": "Float32", "blockSize": 16},
-        "ranks": [{"rank": 0, "quotaBytes": 8 << 20}, {"rank": 1, "quotaBytes": 9 << 20}],
-        "plan": convert::plan_status(&planned.plan),
+        "split": convert::boot_split(request, plan),
         "revision": "r7",
-    })
+    });
+    let target = json!(convert::target(request, plan, (3, 0.9)));
+    [("boot.json", boot), ("target.json", target)]
 }
 
 #[test]
-fn the_operators_file_is_served_or_refused_with_both_numbers() {
-    let file = std::env::temp_dir().join(format!("plimsoll-engine-{}.json", std::process::id()));
-    let mut document = engine_json();
-    fs::write(&file, document.to_string()).unwrap();
-    let served = Served::start_config(&file);
+fn the_operators_documents_are_served_or_refused_with_both_numbers() {
+    let folder = std::env::temp_dir().join(format!("plimsoll-engine-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let [(boot_name, mut boot), (target_name, target)] = documents();
+    let write = |name, document: &Value| fs::write(folder.join(name), document.to_string());
+    write(boot_name, &boot).unwrap();
+    write(target_name, &target).unwrap();
+    let served = Served::start_config(&folder);
     let report = served.get_admin("/memory", "").json();
     assert_eq!(report["revision"], "r7");
     let names_and_bytes = |rows: &Value| -> Vec<(Value, Value)> {
@@ -322,22 +326,22 @@ fn the_operators_file_is_served_or_refused_with_both_numbers() {
         let reported = names_and_bytes(&report["ranks"][rank]["accounts"]);
         assert_eq!(
             reported,
-            names_and_bytes(&document["plan"]["ranks"][rank]["accounts"])
+            names_and_bytes(&target["ranks"][rank]["accounts"])
         );
     }
     drop(served);
 
-    let mlp = &mut document["plan"]["ranks"][1]["mlpColumns"]["start"];
+    let mlp = &mut boot["split"]["ranks"][1]["mlpColumns"][0];
     let ours = mlp.as_u64().unwrap();
     *mlp = json!(ours + 128);
-    fs::write(&file, document.to_string()).unwrap();
+    write(boot_name, &boot).unwrap();
     let output = binary()
         .args(["serve", "--port", "0", "--admin-port", "0"])
         .args(["--probe-port", "0", "--config"])
-        .arg(&file)
+        .arg(&folder)
         .output()
         .unwrap();
-    fs::remove_file(file).unwrap();
+    fs::remove_dir_all(folder).unwrap();
     assert_eq!(output.status.code(), Some(i32::from(EXIT_PLAN_DIFFERS)));
     let log = String::from_utf8_lossy(&output.stderr).into_owned();
     let there = format!(

@@ -1,10 +1,7 @@
-//! What the operator tells the engine: `engine.json`, mounted from a ConfigMap. The engine
-//! refuses fields it does not know, so that a newer operator never believes an older engine.
+//! Words that several documents share: where an engine computes, and its plan as status shows it.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use super::facts::Dtype;
 
 /// Where the ranks compute: CPU or CUDA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -15,75 +12,6 @@ pub enum Backend {
     /// NVIDIA GPUs.
     #[serde(rename = "CUDA")]
     Cuda,
-}
-
-/// The whole configuration of one engine.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct EngineConfig {
-    /// Folder or file of the model inside the container.
-    pub model_path: String,
-    /// Names that requests may call the model by; the first is the canonical one.
-    pub served_names: Vec<String>,
-    /// Digest that the model must have.
-    pub digest: String,
-    /// Type of the weights in memory.
-    pub dtype: Dtype,
-    /// Where the ranks compute.
-    pub backend: Backend,
-    /// Limits as asked for.
-    pub limits: EngineLimits,
-    /// Share of a device that ranks without a quota may use, 0.05 to 1.
-    pub gpu_memory_utilization: f64,
-    /// The KV cache as asked for.
-    pub kv_cache: EngineKvCache,
-    /// What each rank may use, one row per rank, in order.
-    pub ranks: Vec<RankConfig>,
-    /// The operator's plan. The engine computes its own from the fields above and refuses to
-    /// serve when the two differ.
-    pub plan: PlanStatus,
-    /// The revision this configuration belongs to.
-    pub revision: String,
-}
-
-/// Limits as asked for (`spec.limits` with its defaults).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct EngineLimits {
-    /// Longest sequence in tokens; absent: the model's own context, shrunk to fit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_model_len: Option<u32>,
-    /// Sequences that run at once.
-    pub max_num_seqs: u32,
-    /// Tokens computed in one step.
-    pub max_num_batched_tokens: u32,
-}
-
-/// The KV cache as asked for (`spec.memory.kvCache` with its defaults).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct EngineKvCache {
-    /// Type of the cached keys and values.
-    pub dtype: Dtype,
-    /// Tokens of one block.
-    pub block_size: u32,
-    /// Upper bound in bytes on each rank, if asked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub size_bytes: Option<u64>,
-}
-
-/// What one rank may use: budget = min(quota, utilization x total).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct RankConfig {
-    /// Index of the rank.
-    pub rank: u32,
-    /// `spec.memory.gpuQuotas[rank].limit` in bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub quota_bytes: Option<u64>,
-    /// Memory of the device in bytes, where known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub total_bytes: Option<u64>,
 }
 
 /// A plan: how the model is divided and what every rank is planned to hold.

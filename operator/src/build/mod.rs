@@ -2,7 +2,7 @@
 //! Objects are JSON, as they go over the wire, so that parts of `spec.template` that are newer
 //! than this program pass through unread.
 
-mod config;
+mod documents;
 mod inspect;
 mod pod;
 mod replica_set;
@@ -14,7 +14,7 @@ use plimsoll_crds::v1alpha1::model::PullPolicy;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-pub(crate) use config::{engine_config, served_names};
+pub(crate) use documents::{Documents, documents, served_names};
 pub(crate) use inspect::{inspect_asks, inspect_pod};
 pub(crate) use replica_set::{Revision, revision};
 pub(crate) use shared::{disruption_budget, secret, service, service_account};

@@ -131,7 +131,7 @@ fn engine_container(
         "imagePullPolicy": settings.pull_policy.as_str(),
         "args": [
             "serve",
-            "--config", names::CONFIG_PATH,
+            "--config", names::CONFIG_DIR,
             "--host", "0.0.0.0",
             "--admin-token-file", names::ADMIN_TOKEN_PATH,
         ],
@@ -170,7 +170,7 @@ fn resources(wish: EngineResources, memory_limit: u64) -> Value {
     json!({"requests": merged(all_requests, json!(requests)), "limits": all_limits})
 }
 
-/// `engine.json` and the admin token in one folder.
+/// The documents and the admin token in one folder.
 fn config_volume(identity: &Identity, config_map: &str) -> Value {
     json!({
         "name": CONFIG_VOLUME,
@@ -179,7 +179,10 @@ fn config_volume(identity: &Identity, config_map: &str) -> Value {
             "sources": [
                 {"configMap": {
                     "name": config_map,
-                    "items": [{"key": names::CONFIG_KEY, "path": names::CONFIG_KEY}],
+                    "items": [
+                        {"key": names::BOOT_KEY, "path": names::BOOT_KEY},
+                        {"key": names::TARGET_KEY, "path": names::TARGET_KEY},
+                    ],
                 }},
                 {"secret": {
                     "name": secret_name(&identity.name),

@@ -1,12 +1,12 @@
-//! A revision: one ReplicaSet, and the immutable ConfigMap that its pods mount.
+//! A revision: one ReplicaSet, and the ConfigMap that its pods mount.
 
 use plimsoll_crds::names;
-use plimsoll_crds::v1alpha1::InferenceDeployment;
-use plimsoll_crds::v1alpha1::engine::EngineConfig;
+use plimsoll_crds::v1alpha1::{Boot, InferenceDeployment, Target};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::pod::engine_template;
-use super::{PodSettings, Prepared, SPEC_ANNOTATION, merged, short_hash, spec_hash};
+use super::{Documents, PodSettings, Prepared, SPEC_ANNOTATION, merged, short_hash, spec_hash};
 use crate::children::ChildKind;
 use crate::error::Error;
 use crate::facts::Identity;
@@ -15,33 +15,26 @@ use crate::facts::Identity;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Revision {
     pub(crate) name: String,
+    /// `boot.json` stays as it is; `target.json` follows the resource, for pods that start again.
     pub(crate) config_map: Prepared,
     /// Made with no replicas: rolling decides how many it has.
     pub(crate) replica_set: Prepared,
+    /// What its engines are told.
+    pub(crate) target: Target,
 }
 
-/// The revision that a configuration and a template make. Its name is a hash of both, so an
-/// unchanged plan is an unchanged revision, whatever else changed in the spec.
+/// The revision that documents and a template make. Its name is a hash of the template and of what
+/// an engine is started with, so that it changes when pods have to.
 ///
 /// # Errors
-/// The configuration cannot be encoded: a mistake of ours.
+/// A document cannot be encoded: a mistake of ours.
 pub(crate) fn revision(
     object: &InferenceDeployment,
     identity: &Identity,
     settings: &PodSettings,
-    config: EngineConfig,
+    Documents { boot, target }: Documents,
     memory_limit: u64,
 ) -> Result<Revision, Error> {
-    let encode = |config: &EngineConfig| {
-        serde_json::to_value(config).map_err(|source| Error::Encode {
-            what: "engine.json",
-            source,
-        })
-    };
-    let unnamed = encode(&EngineConfig {
-        revision: String::new(),
-        ..config.clone()
-    })?;
     let mut template = engine_template(object, identity, settings, memory_limit, "");
     // How long a start may take says nothing of what runs: pods that run are not replaced for it.
     for list in ["containers", "initContainers"] {
@@ -51,13 +44,17 @@ pub(crate) fn revision(
             }
         }
     }
-    let name = short_hash(&json!({"config": unnamed, "template": template}));
+    let name = short_hash(&json!({"rolls": rolls(&boot, &target)?, "template": template}));
     let object_name = format!("{}-{name}", identity.name);
 
-    let config = encode(&EngineConfig {
+    let boot = Boot {
         revision: name.clone(),
-        ..config
-    })?;
+        ..boot
+    };
+    let data = json!({
+        names::BOOT_KEY: encode(names::BOOT_KEY, &boot)?.to_string(),
+        names::TARGET_KEY: encode(names::TARGET_KEY, &target)?.to_string(),
+    });
     let labels = json!({"labels": {names::LABEL_REVISION: name}});
     let config_map = Prepared::new(
         ChildKind::ConfigMap,
@@ -67,8 +64,7 @@ pub(crate) fn revision(
         identity,
         json!({
             "metadata": labels.clone(),
-            "immutable": true,
-            "data": {names::CONFIG_KEY: config.to_string()},
+            "data": data,
         }),
     );
     let mut template: Value =
@@ -98,5 +94,30 @@ pub(crate) fn revision(
         name,
         config_map,
         replica_set,
+        target,
     })
+}
+
+/// What of the documents makes a new revision, and so new pods: what an engine is started with.
+///
+/// Until engines can be resized, also what their target asks for, whatever its generation: an
+/// engine that runs refuses another one. The resize takes the target, and the split's `madeFor`,
+/// out of here, and the container's memory limit out of the template; nothing else.
+fn rolls(boot: &Boot, target: &Target) -> Result<Value, Error> {
+    let unnamed = Boot {
+        revision: String::new(),
+        ..boot.clone()
+    };
+    let ageless = Target {
+        generation: 0,
+        ..target.clone()
+    };
+    Ok(json!({
+        "boot": encode(names::BOOT_KEY, &unnamed)?,
+        "target": encode(names::TARGET_KEY, &ageless)?,
+    }))
+}
+
+fn encode(what: &'static str, document: &impl Serialize) -> Result<Value, Error> {
+    serde_json::to_value(document).map_err(|source| Error::Encode { what, source })
 }

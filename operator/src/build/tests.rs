@@ -3,8 +3,7 @@
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Secret};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use plimsoll_crds::v1alpha1::EngineConfig;
-use plimsoll_crds::v1alpha1::convert;
+use plimsoll_crds::v1alpha1::{Boot, Target, convert};
 use plimsoll_planner::Bytes;
 
 use super::*;
@@ -19,10 +18,19 @@ fn made(object: &InferenceDeployment) -> Revision {
         object,
         &identity,
         &settings(),
-        accepted.config,
+        accepted.documents,
         accepted.container.limit,
     )
     .unwrap()
+}
+
+fn documents_of(revision: &Revision) -> (Boot, Target) {
+    let data = &revision.config_map.object["data"];
+    let text = |key: &str| data[key].as_str().unwrap();
+    (
+        serde_json::from_str(text("boot.json")).unwrap(),
+        serde_json::from_str(text("target.json")).unwrap(),
+    )
 }
 
 fn pod_spec(revision: &Revision) -> PodSpec {
@@ -75,7 +83,7 @@ fn the_engine_is_the_only_container_and_passes_restricted() {
     let args = pod.containers[0].args.as_ref().unwrap().join(" ");
     assert_eq!(
         args,
-        "serve --config /etc/plimsoll/engine.json --host 0.0.0.0 \
+        "serve --config /etc/plimsoll --host 0.0.0.0 \
          --admin-token-file /etc/plimsoll/admin/token"
     );
     let probe = |probe: &Option<k8s_openapi::api::core::v1::Probe>| {
@@ -114,7 +122,6 @@ fn the_memory_limit_is_the_budgets_and_the_host_reserve() {
     let object = object(SMOLLM2);
     let accepted = plan(&object, &smollm2()).unwrap();
     let budgets: u64 = accepted
-        .config
         .plan
         .ranks
         .iter()
@@ -225,18 +232,22 @@ fn the_inspection_takes_no_gpu_and_little_memory() {
 fn the_engine_is_told_what_was_planned() {
     let object = object(SMOLLM2);
     let revision = made(&object);
-    let config = revision.config_map.object["data"]["engine.json"]
-        .as_str()
-        .unwrap();
-    let config: EngineConfig = serde_json::from_str(config).unwrap();
-    assert_eq!(config.revision, revision.name);
-    assert_eq!(revision.config_map.object["immutable"], true);
-    assert_eq!(config.digest, "sha256:abc");
-    // What the engine does with it: the same request, the same plan.
-    let shape = convert::model_shape(&smollm2()).unwrap();
-    let request = convert::engine_request(&config, shape).unwrap();
-    let plan = plimsoll_planner::plan(&request).unwrap();
-    assert_eq!(plan, convert::plan(&config.plan).unwrap());
+    assert!(revision.config_map.object.get("immutable").is_none());
+    let (boot, target) = documents_of(&revision);
+    assert_eq!(boot.revision, revision.name);
+    assert_eq!(boot.digest, "sha256:abc");
+    assert_eq!(target, revision.target);
+    assert_eq!(target.generation, 3);
+    // What the engine does with them: the split of a free plan, and the rest of one that stands.
+    let shape = || convert::model_shape(&smollm2()).unwrap();
+    let split = convert::split_request(&boot, shape());
+    let free = plimsoll_planner::plan(&split).unwrap();
+    assert_eq!(convert::boot_split(&split, &free), boot.split);
+    let request = convert::target_request(&boot, &target, shape()).unwrap();
+    let shards = convert::shards(&boot.split).unwrap();
+    let plan = plimsoll_planner::refit(&request, &shards, boot.split.max_model_len).unwrap();
+    assert_eq!(plan, free);
+    assert_eq!(convert::target(&request, &plan, (3, 0.9)), target);
     let volumes = pod_spec(&revision).volumes.unwrap();
     let sources = volumes[1]
         .projected
@@ -245,10 +256,10 @@ fn the_engine_is_told_what_was_planned() {
         .sources
         .as_ref()
         .unwrap();
-    assert_eq!(
-        sources[0].config_map.as_ref().unwrap().name,
-        revision.config_map.name
-    );
+    let mounted = sources[0].config_map.as_ref().unwrap();
+    assert_eq!(mounted.name, revision.config_map.name);
+    let keys = mounted.items.iter().flatten().map(|item| item.key.as_str());
+    assert_eq!(keys.collect::<Vec<_>>(), ["boot.json", "target.json"]);
     assert_eq!(
         sources[1].secret.as_ref().unwrap().name,
         "smollm2-plimsoll-admin"
@@ -279,6 +290,22 @@ fn a_revision_changes_with_the_plan_and_the_template_and_with_nothing_else() {
         same,
         name(&|object| object.spec.memory.gpu_quotas[0].limit.0 = "600Mi".to_owned())
     );
+}
+
+#[test]
+fn a_newer_generation_moves_the_target_of_a_revision_and_nothing_else() {
+    let mut object = object(SMOLLM2);
+    let before = made(&object);
+    object.metadata.generation = Some(9);
+    object.spec.replicas = Some(3);
+    let after = made(&object);
+    assert_eq!(before.replica_set, after.replica_set);
+    assert_ne!(before.config_map.hash, after.config_map.hash);
+    let ((boot, target), (boot_after, target_after)) =
+        (documents_of(&before), documents_of(&after));
+    assert_eq!(boot, boot_after);
+    assert!(target.same_demand(&target_after));
+    assert_eq!((target.generation, target_after.generation), (3, 9));
 }
 
 #[test]

@@ -157,13 +157,13 @@ fn plan_of(
     };
     match plan::plan(&facts.object, model) {
         Ok(plan::Accepted {
-            config,
+            documents,
+            plan,
             container,
             summary,
         }) => {
-            let plan = config.plan.clone();
             let (object, identity) = (&facts.object, &facts.identity);
-            let made = revision(object, identity, settings, config, container.limit)?;
+            let made = revision(object, identity, settings, documents, container.limit)?;
             let planned = Planned::Fits {
                 plan,
                 revision: made.name.clone(),
@@ -226,6 +226,7 @@ fn roll(facts: &Facts, made: Revision, patience: Duration, desire: &mut Desire) 
         name,
         config_map,
         replica_set,
+        target: _,
     } = made;
     desire.stand = revisions::stand(facts, &name);
     if let (Stand::Wants, Turn::Waits(words)) = (desire.stand, &facts.turn) {

@@ -1,6 +1,7 @@
 //! Whole decisions: from facts to the objects and counts that should be.
 
 use super::*;
+use crate::facts::ChildFacts;
 use crate::testing::*;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -325,5 +326,31 @@ fn a_spec_that_names_other_nodes_is_tried_although_no_old_pod_has_a_place() {
         facts.now = at(600);
         let replicas = desired(&facts).replicas;
         assert_eq!((replicas[0].1, replicas[1].1), (2, tried), "{words}");
+    }
+}
+
+#[test]
+fn a_revision_of_an_older_operator_stays_as_it_is_until_it_is_rolled() {
+    let mut facts = with_replicas(inspected(SMOLLM2), 2);
+    // Its pods mount another document, from an immutable ConfigMap of the ReplicaSet's name.
+    let old = ChildFacts {
+        hash: "made otherwise".to_owned(),
+        ..ChildFacts::default()
+    };
+    facts.replica_sets = vec![replica_set("smollm2-0ld", "0ld", 2)];
+    facts.pods = vec![engine("a", "0ld", ready()), engine("b", "0ld", ready())];
+    for kind in [ChildKind::ConfigMap, ChildKind::ReplicaSet] {
+        let key = (kind, "smollm2-0ld".to_owned());
+        facts.children.insert(key, old.clone());
+    }
+    let waits = facts.turn.clone();
+    for turn in [Turn::Waits("another rolls".to_owned()), waits] {
+        facts.turn = turn;
+        let desire = desired(&facts);
+        let written = desire.children.iter().map(|child| &child.name);
+        assert!(!written.clone().any(|name| name == "smollm2-0ld"));
+        assert!(desire.remove.iter().all(|(_, name)| name != "smollm2-0ld"));
+        let (_, kept) = &desire.replicas[0];
+        assert_eq!(*kept, 2, "a surge comes first");
     }
 }

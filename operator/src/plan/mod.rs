@@ -5,14 +5,14 @@ mod requests;
 
 use plimsoll_crds::names::{MESSAGE_CHARS, NAME_CHARS};
 use plimsoll_crds::v1alpha1::convert::{self, ConvertError};
-use plimsoll_crds::v1alpha1::engine::EngineConfig;
+use plimsoll_crds::v1alpha1::engine::PlanStatus;
 use plimsoll_crds::v1alpha1::{InferenceDeployment, ModelFacts, Reason};
 use plimsoll_planner::refusal::Reason as RefusalReason;
 use plimsoll_planner::{
     Bytes, MEMORY_LIMIT, Plan, Refusal, Request, cpu_memory_limit, plan_within,
 };
 
-use crate::build::engine_config;
+use crate::build::{Documents, documents};
 use crate::outcome::ContainerMemory;
 
 /// Where a user writes the container's memory limit.
@@ -21,7 +21,8 @@ const LIMIT_FIELD: &str = "spec.template.engine.resources.limits.memory";
 /// A plan that fits, and what follows from it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Accepted {
-    pub(crate) config: EngineConfig,
+    pub(crate) documents: Documents,
+    pub(crate) plan: PlanStatus,
     /// Memory of the engine's container.
     pub(crate) container: ContainerMemory,
     /// The plan's figures in a sentence, for a condition and an Event.
@@ -75,7 +76,8 @@ pub(crate) fn plan(object: &InferenceDeployment, model: &ModelFacts) -> Result<A
         .map_err(|message| Rejected::Invalid(short(&message)))?;
     Ok(Accepted {
         summary: summary(&request, &plan),
-        config: engine_config(object, model, &request, convert::plan_status(&plan)),
+        documents: documents(object, model, &request, &plan),
+        plan: convert::plan_status(&plan),
         container,
     })
 }

@@ -6,7 +6,7 @@ use crate::testing::*;
 #[test]
 fn two_unequal_ranks_share_three_heads() {
     let accepted = plan(&object(SMOLLM2), &smollm2()).unwrap();
-    let ranks = &accepted.config.plan.ranks;
+    let ranks = &accepted.plan.ranks;
     assert_eq!(ranks.len(), 2);
     let heads: Vec<u32> = ranks
         .iter()

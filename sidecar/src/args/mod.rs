@@ -55,7 +55,7 @@ Examples:
   plimsoll-sidecar serve ./SmolLM2-135M-Instruct.gguf
   plimsoll-sidecar serve ./Qwen2.5-0.5B-Instruct --port 9000 --served-model-name qwen
   plimsoll-sidecar serve ./model --tensor-parallel-size 2 --quota 0=300Mi --quota 1=700Mi
-  plimsoll-sidecar serve --config /etc/plimsoll/engine.json --host 0.0.0.0 \\
+  plimsoll-sidecar serve --config /etc/plimsoll --host 0.0.0.0 \\
       --admin-token-file /etc/plimsoll/admin/token
 
 Then:
@@ -95,8 +95,9 @@ pub struct ServeArgs {
     /// A Hugging Face folder, a GGUF file, or a folder with one GGUF file.
     #[arg(required_unless_present = "config")]
     pub model: Option<PathBuf>,
-    /// Take everything about model and memory from this file (the operator writes it).
-    #[arg(long, value_name = "FILE", conflicts_with_all = CONFIG_REPLACES)]
+    /// Take everything about model and memory from boot.json and target.json in this folder (the
+    /// operator writes them).
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = CONFIG_REPLACES)]
     pub config: Option<PathBuf>,
     #[command(flatten)]
     pub memory: MemoryArgs,

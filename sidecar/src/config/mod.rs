@@ -1,10 +1,10 @@
-//! From flags or from the operator's JSON to one request, and to the plan that answers it.
+//! From flags or from the operator's documents to one request, and to the plan that answers it.
 
-use std::fs;
+mod documents;
+
 use std::path::{Path, PathBuf};
 
-use plimsoll_crds::v1alpha1::convert;
-use plimsoll_crds::v1alpha1::engine::{Backend, EngineConfig as Document, PlanStatus};
+use plimsoll_crds::v1alpha1::engine::Backend;
 use plimsoll_crds::v1alpha1::report::Effective;
 use plimsoll_planner::{
     Backend as PlanBackend, KvLayout, Limits, Plan, RankCapacity, Request, Utilization, plan_within,
@@ -13,6 +13,7 @@ use plimsoll_planner::{
 use crate::args::{EngineArgs, MemoryArgs, ServeArgs};
 use crate::error::BootError;
 use crate::model::Model;
+pub use documents::Documents;
 
 /// What is served and how it was asked for.
 #[derive(Clone, Debug)]
@@ -30,7 +31,7 @@ pub struct Settings {
 #[derive(Clone, Debug)]
 pub enum Asked {
     Flags(Box<MemoryArgs>),
-    Document(Box<Document>),
+    Documents(Box<Documents>),
 }
 
 /// A request, its plan, and the limits that follow.
@@ -41,12 +42,12 @@ pub struct Planned {
 }
 
 impl Settings {
-    /// Reads the configuration file, if there is one.
+    /// Reads the folder with the operator's documents, if there is one.
     ///
     /// # Errors
     /// [`BootError`] with the file and the position.
     pub fn read(args: &ServeArgs) -> Result<Settings, BootError> {
-        let Some(path) = &args.config else {
+        let Some(folder) = &args.config else {
             let model = args.model.clone().unwrap_or_default();
             return Ok(Settings {
                 served: served_names(&args.engine, &model)?,
@@ -56,53 +57,25 @@ impl Settings {
                 memory: Asked::Flags(Box::new(args.memory.clone())),
             });
         };
-        let text = fs::read_to_string(path).map_err(|source| BootError::File {
-            path: path.clone(),
-            source,
-        })?;
-        let document: Document =
-            serde_json::from_str(&text).map_err(|source| BootError::Config {
-                path: path.clone(),
-                source,
-            })?;
-        if document.served_names.is_empty() {
-            let message = format!("{}: servedNames: empty, one name is needed", path.display());
-            return Err(BootError::Flag(message));
-        }
-        if document.backend != Backend::Cpu {
-            let message = format!("{}: backend: this build has CPU only", path.display());
-            return Err(BootError::Flag(message));
-        }
+        let documents = Documents::read(folder)?;
+        let boot = &documents.boot;
         Ok(Settings {
-            model: PathBuf::from(&document.model_path),
-            served: document.served_names.clone(),
-            revision: document.revision.clone(),
-            backend: document.backend,
-            memory: Asked::Document(Box::new(document)),
+            model: PathBuf::from(&boot.model_path),
+            served: boot.served_names.clone(),
+            revision: boot.revision.clone(),
+            backend: boot.backend,
+            memory: Asked::Documents(Box::new(documents)),
         })
     }
 
-    /// Plans for the opened model and, with a document, checks digest and plan against it.
+    /// Plans for the opened model; the operator's digest, split and plan are checked.
     ///
     /// # Errors
     /// [`BootError`]: another digest, a refusal with its numbers, another plan.
     pub fn plan(&self, model: &Model) -> Result<Planned, BootError> {
-        let document = match &self.memory {
-            Asked::Flags(flags) => return plan_flags(flags, model),
-            Asked::Document(document) => document,
-        };
-        if document.digest != model.digest {
-            return Err(BootError::Digest {
-                expected: document.digest.clone(),
-                found: model.digest.clone(),
-            });
-        }
-        let request = convert::engine_request(document, model.shape.clone())?;
-        let planned = solve(request)?;
-        let ours = convert::plan_status(&planned.plan);
-        match first_difference(&document.plan, &ours) {
-            None => Ok(planned),
-            Some(difference) => Err(BootError::PlanDiffers { difference }),
+        match &self.memory {
+            Asked::Flags(flags) => plan_flags(flags, model),
+            Asked::Documents(documents) => documents.plan(model),
         }
     }
 }
@@ -131,11 +104,6 @@ pub fn plan_flags(flags: &MemoryArgs, model: &Model) -> Result<Planned, BootErro
         ranks: quotas(flags)?,
     };
     let (request, plan) = plan_within(&request, flags.memory_limit).map_err(BootError::Refused)?;
-    Ok(Planned { request, plan })
-}
-
-fn solve(request: Request) -> Result<Planned, BootError> {
-    let plan = plimsoll_planner::plan(&request).map_err(BootError::Refused)?;
     Ok(Planned { request, plan })
 }
 
@@ -225,74 +193,6 @@ fn served_names(args: &EngineArgs, model: &Path) -> Result<Vec<String>, BootErro
         .map(|name| name.to_string_lossy().into_owned());
     let name = name.unwrap_or_else(|| "model".into());
     Ok(vec![name.strip_suffix(".gguf").unwrap_or(&name).to_owned()])
-}
-
-/// Where two plans part, with both numbers; None when they are equal.
-fn first_difference(theirs: &PlanStatus, ours: &PlanStatus) -> Option<String> {
-    if theirs == ours {
-        return None;
-    }
-    let differ = |what: &str, theirs: &dyn std::fmt::Display, ours: &dyn std::fmt::Display| {
-        Some(format!("{what} is {theirs} there, {ours} here"))
-    };
-    if theirs.ranks.len() != ours.ranks.len() {
-        return differ(
-            "the number of ranks",
-            &theirs.ranks.len(),
-            &ours.ranks.len(),
-        );
-    }
-    for (theirs, ours) in theirs.ranks.iter().zip(&ours.ranks) {
-        let rank = ours.rank;
-        if theirs.budget_bytes != ours.budget_bytes {
-            let what = format!("the budget of rank {rank} (bytes)");
-            return differ(&what, &theirs.budget_bytes, &ours.budget_bytes);
-        }
-        for (what, theirs, ours) in [
-            ("kvHeads", theirs.kv_heads, ours.kv_heads),
-            ("queryHeads", theirs.query_heads, ours.query_heads),
-            ("mlpColumns", theirs.mlp_columns, ours.mlp_columns),
-            ("vocabRows", theirs.vocab_rows, ours.vocab_rows),
-        ] {
-            if theirs != ours {
-                let span = |span: plimsoll_crds::v1alpha1::engine::Span| {
-                    format!("{}..{}", span.start, span.end)
-                };
-                return differ(
-                    &format!("{what} of rank {rank}"),
-                    &span(theirs),
-                    &span(ours),
-                );
-            }
-        }
-        let bytes = |plan: &plimsoll_crds::v1alpha1::engine::RankPlanStatus, name: &str| {
-            plan.accounts
-                .iter()
-                .find(|row| row.name == name)
-                .map_or(0, |row| row.planned_bytes)
-        };
-        for row in ours.accounts.iter().chain(&theirs.accounts) {
-            let (a, b) = (bytes(theirs, &row.name), bytes(ours, &row.name));
-            if a != b {
-                return differ(&format!("{} of rank {rank} (bytes)", row.name), &a, &b);
-            }
-        }
-    }
-    if theirs.kv_blocks != ours.kv_blocks {
-        return differ(
-            "the number of KV blocks",
-            &theirs.kv_blocks,
-            &ours.kv_blocks,
-        );
-    }
-    if theirs.max_model_len != ours.max_model_len {
-        return differ("maxModelLen", &theirs.max_model_len, &ours.max_model_len);
-    }
-    differ(
-        "the number of KV tokens",
-        &theirs.kv_tokens,
-        &ours.kv_tokens,
-    )
 }
 
 #[cfg(test)]

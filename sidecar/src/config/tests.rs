@@ -1,7 +1,11 @@
 //! Flags and the operator's document lead to the same plan; what contradicts is refused.
 
 use clap::Parser;
+use std::fs;
+
 use plimsoll_crds::names;
+use plimsoll_crds::v1alpha1::{Boot, Target, convert};
+use plimsoll_planner::{Bytes, refit};
 
 use super::*;
 use crate::args::{Cli, Command};
@@ -24,59 +28,62 @@ fn flags(line: &str) -> MemoryArgs {
 const TWO_RANKS: &str = "--tensor-parallel-size 2 --quota 0=8Mi --quota 1=9Mi --dtype float32 \
     --max-num-seqs 4 --max-num-batched-tokens 64";
 
-/// The document an operator would write for the same request.
-fn document(model: &Model, planned: &Planned) -> Document {
+/// The documents an operator would write for the same request.
+fn documents(model: &Model, planned: &Planned) -> Documents {
     let Planned { request, plan } = planned;
-    let row = |(rank, capacity): (u32, &RankCapacity)| {
-        serde_json::json!({
-            "rank": rank,
-            "quotaBytes": capacity.quota.map(plimsoll_planner::Bytes::get),
-            "totalBytes": capacity.total.map(plimsoll_planner::Bytes::get),
-        })
-    };
-    let ranks: Vec<_> = (0..).zip(&request.ranks).map(row).collect();
-    serde_json::from_value(serde_json::json!({
+    let boot = serde_json::json!({
         "modelPath": "/models/tiny",
         "servedNames": ["tiny"],
         "digest": model.digest,
         "dtype": "Float32",
         "backend": "CPU",
         "limits": {"maxNumSeqs": 4, "maxNumBatchedTokens": 64},
-        "gpuMemoryUtilization": 0.9,
         "kvCache": {"dtype": "Float32", "blockSize": 16},
-        "ranks": ranks,
-        "plan": convert::plan_status(plan),
+        "split": convert::boot_split(request, plan),
         "revision": "r1",
-    }))
-    .unwrap()
-}
-
-fn settings(document: Document) -> Settings {
-    Settings {
-        model: "/models/tiny".into(),
-        served: document.served_names.clone(),
-        revision: document.revision.clone(),
-        backend: document.backend,
-        memory: Asked::Document(Box::new(document)),
+    });
+    Documents {
+        boot: serde_json::from_value(boot).unwrap(),
+        target: convert::target(request, plan, (1, 0.9)),
     }
 }
 
-#[test]
-fn flags_and_document_give_the_same_plan() {
-    let model = model();
-    let by_flags = plan_flags(&flags(TWO_RANKS), &model).unwrap();
-    let by_document = settings(document(&model, &by_flags)).plan(&model).unwrap();
-    assert_eq!(by_document.request, by_flags.request);
-    assert_eq!(by_document.plan, by_flags.plan);
+/// The target that an operator would send to an engine of `documents` for other quotas.
+fn retold(model: &Model, documents: &Documents, quotas: [u64; 2]) -> Target {
+    let Documents { boot, target } = documents;
+    let mut asked = target.clone();
+    for (rank, mib) in asked.ranks.iter_mut().zip(quotas) {
+        rank.quota_bytes = Some(mib << 20);
+    }
+    let request = convert::target_request(boot, &asked, model.shape.clone()).unwrap();
+    let shards = convert::shards(&boot.split).unwrap();
+    let plan = refit(&request, &shards, boot.split.max_model_len).unwrap();
+    convert::target(&request, &plan, (target.generation + 1, 0.9))
+}
+
+fn differs(documents: &Documents, model: &Model) -> String {
+    let error = documents.plan(model).unwrap_err();
+    assert_eq!(error.exit_code(), names::EXIT_PLAN_DIFFERS, "{error}");
+    error.to_string()
 }
 
 #[test]
-fn another_digest_or_plan_refuses_to_boot_with_both_numbers() {
+fn flags_and_documents_give_the_same_plan() {
+    let model = model();
+    let by_flags = plan_flags(&flags(TWO_RANKS), &model).unwrap();
+    let by_documents = documents(&model, &by_flags).plan(&model).unwrap();
+    assert_eq!(by_documents.request, by_flags.request);
+    assert_eq!(by_documents.plan, by_flags.plan);
+}
+
+#[test]
+fn another_digest_split_or_plan_refuses_to_boot_with_both_numbers() {
     let model = model();
     let planned = plan_flags(&flags(TWO_RANKS), &model).unwrap();
-    let mut other = document(&model, &planned);
-    other.digest = "sha256:0".into();
-    let error = settings(other).plan(&model).unwrap_err();
+    let good = documents(&model, &planned);
+    let mut other = good.clone();
+    other.boot.digest = "sha256:0".into();
+    let error = other.plan(&model).unwrap_err();
     assert_eq!(error.exit_code(), names::EXIT_OTHER_FILES);
     let message = error.to_string();
     assert!(
@@ -84,20 +91,119 @@ fn another_digest_or_plan_refuses_to_boot_with_both_numbers() {
         "{message}"
     );
 
-    let mut other = document(&model, &planned);
-    let weights = &mut other.plan.ranks[1].accounts[0];
+    let mut other = good.clone();
+    let weights = &mut other.target.ranks[1].accounts[0];
     let theirs = weights.planned_bytes + 64;
     let ours = std::mem::replace(&mut weights.planned_bytes, theirs);
-    let error = settings(other).plan(&model).unwrap_err();
-    assert_eq!(error.exit_code(), names::EXIT_PLAN_DIFFERS);
-    let message = error.to_string();
+    let message = differs(&other, &model);
     let expected = format!("Weights of rank 1 (bytes) is {theirs} there, {ours} here");
     assert!(message.contains(&expected), "{message}");
 
-    let mut other = document(&model, &planned);
-    other.plan.kv_blocks += 1;
-    let message = settings(other).plan(&model).unwrap_err().to_string();
-    assert!(message.contains("KV blocks"), "{message}");
+    type Change = fn(&mut Documents);
+    let changes: [(Change, &str); 9] = [
+        (|it| it.target.kv_cache.blocks += 1, "KV blocks"),
+        (|it| it.target.kv_cache.tokens += 1, "KV tokens"),
+        (
+            |it| it.target.ranks[0].budget_bytes -= 1,
+            "budget of rank 0",
+        ),
+        (
+            |it| it.target.ranks[0].accounts[0].name = "Cache".into(),
+            "Weights of rank 0",
+        ),
+        (
+            |it| it.boot.split.ranks[1].mlp_columns[0] += 128,
+            "mlpColumns of rank 1",
+        ),
+        (
+            |it| it.boot.split.ranks[0].kv_heads = [1, 0],
+            "kvHeads of rank 0",
+        ),
+        (|it| it.boot.split.max_model_len += 1, "maxModelLen"),
+        (|it| it.boot.split.ranks.truncate(1), "number of ranks"),
+        // Made for other budgets: another split, or another context.
+        (
+            |it| it.boot.split.made_for.budget_bytes[0] = 700 << 10,
+            " there, ",
+        ),
+    ];
+    for (change, part) in changes {
+        let mut other = good.clone();
+        change(&mut other);
+        let message = differs(&other, &model);
+        assert!(message.contains(part), "{part}: {message}");
+    }
+}
+
+#[test]
+fn a_pod_that_starts_again_keeps_its_shards_and_takes_the_newest_target() {
+    let model = model();
+    let planned = plan_flags(&flags(TWO_RANKS), &model).unwrap();
+    let mut newer = documents(&model, &planned);
+    newer.target = retold(&model, &newer, [10, 12]);
+    let started = newer.plan(&model).unwrap();
+    let shards = |plan: &Plan| -> Vec<_> {
+        let ranks = plan.ranks.iter();
+        ranks.map(|rank| rank.shard.clone()).collect()
+    };
+    assert_eq!(shards(&started.plan), shards(&planned.plan));
+    assert_eq!(started.plan.max_model_len, planned.plan.max_model_len);
+    assert!(started.plan.kv_blocks > planned.plan.kv_blocks);
+    assert_eq!(started.plan.ranks[1].budget, Bytes::measured(12 << 20));
+
+    // A target that the shards cannot hold is refused by its name, with the numbers.
+    newer.target.ranks[0].quota_bytes = Some(600 << 10);
+    let error = newer.plan(&model).unwrap_err().to_string();
+    assert!(
+        error.starts_with("target of generation 2: the quotas are too small: rank 0 needs"),
+        "{error}"
+    );
+    let mut short = documents(&model, &planned);
+    short.target.ranks.truncate(1);
+    let error = short.plan(&model).unwrap_err().to_string();
+    assert!(error.contains("2 shards for 1 ranks"), "{error}");
+}
+
+#[test]
+fn documents_are_read_from_a_folder_or_refused_by_file_and_field() {
+    let model = model();
+    let planned = plan_flags(&flags(TWO_RANKS), &model).unwrap();
+    let good = documents(&model, &planned);
+    let folder = std::env::temp_dir().join(format!("plimsoll-documents-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let (boot, target) = (folder.join(names::BOOT_KEY), folder.join(names::TARGET_KEY));
+    let read = |boot_text: &str, target_text: &str| {
+        fs::write(&boot, boot_text).unwrap();
+        fs::write(&target, target_text).unwrap();
+        Documents::read(&folder)
+    };
+    let boot_text = serde_json::to_string(&good.boot).unwrap();
+    let target_text = serde_json::to_string(&good.target).unwrap();
+    let back = read(&boot_text, &target_text).unwrap();
+    assert_eq!((&back.boot, &back.target), (&good.boot, &good.target));
+
+    let nameless = Boot {
+        served_names: Vec::new(),
+        ..good.boot.clone()
+    };
+    let nameless = serde_json::to_string(&nameless).unwrap();
+    let refused = |boot_text: &str, target_text: &str, part: &str| {
+        let error = read(boot_text, target_text).unwrap_err().to_string();
+        assert!(error.contains(part), "{part}: {error}");
+    };
+    refused(&nameless, &target_text, "boot.json: servedNames: empty");
+    let cuda = boot_text.replace("\"CPU\"", "\"CUDA\"");
+    refused(&cuda, &target_text, "boot.json: backend");
+    refused(&boot_text, "{}", "target.json: missing field");
+    refused(&boot_text[1..], &target_text, "boot.json: ");
+    let newer = target_text.replacen('{', "{\"sleep\": 1, ", 1);
+    refused(&boot_text, &newer, "unknown field `sleep`");
+    fs::remove_file(&target).unwrap();
+    let error = Documents::read(&folder).unwrap_err().to_string();
+    assert!(error.contains("target.json"), "{error}");
+    let error = Documents::read(&boot).unwrap_err().to_string();
+    assert!(error.contains("is a file; name the folder"), "{error}");
+    fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]

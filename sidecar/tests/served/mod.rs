@@ -119,9 +119,9 @@ impl Served {
         served
     }
 
-    /// `serve --config FILE`, once it is ready.
-    pub(crate) fn start_config(file: &Path) -> Served {
-        let served = Served::launch(Served::command().arg("--config").arg(file));
+    /// `serve --config FOLDER`, once it is ready.
+    pub(crate) fn start_config(folder: &Path) -> Served {
+        let served = Served::launch(Served::command().arg("--config").arg(folder));
         served.wait_for("\"message\":\"ready\"");
         served
     }

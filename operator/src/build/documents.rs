@@ -1,20 +1,25 @@
-//! `engine.json`: what the engine is told.
+//! `boot.json` and `target.json`: what an engine is started with, and what it is told.
 
-use plimsoll_crds::v1alpha1::engine::{
-    EngineConfig, EngineKvCache, EngineLimits, PlanStatus, RankConfig,
-};
-use plimsoll_crds::v1alpha1::{InferenceDeployment, ModelFacts};
-use plimsoll_planner::{Bytes, KvLayout, Limits, Request};
+use plimsoll_crds::v1alpha1::boot::{BootKvCache, EngineLimits};
+use plimsoll_crds::v1alpha1::{Boot, InferenceDeployment, ModelFacts, Target, convert};
+use plimsoll_planner::{KvLayout, Limits, Plan, Request};
 
 use super::model_path;
 
-/// The configuration of a plan, of a revision that has no name yet.
-pub(crate) fn engine_config(
+/// The two documents of an engine.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Documents {
+    pub(crate) boot: Boot,
+    pub(crate) target: Target,
+}
+
+/// The documents of a plan, of a revision that has no name yet.
+pub(crate) fn documents(
     object: &InferenceDeployment,
     model: &ModelFacts,
     request: &Request,
-    plan: PlanStatus,
-) -> EngineConfig {
+    plan: &Plan,
+) -> Documents {
     let Request {
         shape: _,
         backend: _,
@@ -22,24 +27,19 @@ pub(crate) fn engine_config(
         kv,
         limits,
         utilization: _,
-        ranks,
+        ranks: _,
     } = request;
     let KvLayout {
         dtype: kv_dtype,
         block_size,
-        size,
+        size: _,
     } = *kv;
     let Limits {
         max_model_len,
         max_num_seqs,
         max_num_batched_tokens,
     } = *limits;
-    let rank = |(capacity, rank): (&plimsoll_planner::RankCapacity, u32)| RankConfig {
-        rank,
-        quota_bytes: capacity.quota.map(Bytes::get),
-        total_bytes: capacity.total.map(Bytes::get),
-    };
-    EngineConfig {
+    let boot = Boot {
         model_path: model_path(object),
         served_names: served_names(object),
         digest: model.digest.clone(),
@@ -50,15 +50,20 @@ pub(crate) fn engine_config(
             max_num_seqs,
             max_num_batched_tokens,
         },
-        gpu_memory_utilization: object.spec.memory.gpu_memory_utilization,
-        kv_cache: EngineKvCache {
+        kv_cache: BootKvCache {
             dtype: kv_dtype.into(),
             block_size,
-            size_bytes: size.map(Bytes::get),
         },
-        ranks: ranks.iter().zip(0..).map(rank).collect(),
-        plan,
+        split: convert::boot_split(request, plan),
         revision: String::new(),
+    };
+    let made_from = (
+        object.metadata.generation.unwrap_or_default(),
+        object.spec.memory.gpu_memory_utilization,
+    );
+    Documents {
+        boot,
+        target: convert::target(request, plan, made_from),
     }
 }
 

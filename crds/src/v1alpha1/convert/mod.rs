@@ -1,12 +1,15 @@
-//! Between the API's types and the planner's: a spec and a model's facts become a request, a plan
-//! becomes rows of JSON and comes back as the same plan.
+//! Between the API's types and the planner's: a spec and a model's facts become a request; a plan
+//! becomes status, and the documents that an engine is started with and told.
+
+mod documents;
+mod plan;
 
 use plimsoll_planner::request::Utilization;
-use plimsoll_planner::{
-    Account, Bytes, KvLayout, Limits, ModelShape, Plan, RankCapacity, RankPlan, Request, Shard,
-};
+use plimsoll_planner::{Bytes, KvLayout, Limits, ModelShape, RankCapacity, Request};
 
-use super::engine::{EngineConfig, PlanStatus, PlannedAccount, RankPlanStatus, Span};
+pub use documents::{boot_split, shards, split_request, target, target_request};
+pub use plan::{plan, plan_status};
+
 use super::facts::ModelFacts;
 use super::quantity::{self, QuantityError};
 use super::spec::InferenceDeploymentSpec;
@@ -187,163 +190,4 @@ fn utilization(share: f64) -> Result<Utilization, ConvertError> {
     )]
     let thousandths = (share * 1000.0).round() as u32;
     Ok(Utilization(thousandths))
-}
-
-/// What the planner is asked for an engine's configuration: the request that the operator's plan
-/// was made for, provided that `shape` is the shape of the model in front of the engine.
-///
-/// # Errors
-/// Ranks that are not 0, 1, 2 and so on, or a share out of its range.
-pub fn engine_request(config: &EngineConfig, shape: ModelShape) -> Result<Request, ConvertError> {
-    let ranks = config
-        .ranks
-        .iter()
-        .zip(0u32..)
-        .map(|(row, rank)| {
-            if row.rank != rank {
-                return Err(ConvertError::Plan(format!(
-                    "ranks: row {rank} is of rank {}; rows are in order of rank",
-                    row.rank
-                )));
-            }
-            Ok(RankCapacity {
-                quota: row.quota_bytes.map(Bytes::measured),
-                total: row.total_bytes.map(Bytes::measured),
-            })
-        })
-        .collect::<Result<_, _>>()?;
-    Ok(Request {
-        shape,
-        backend: config.backend.into(),
-        dtype: config.dtype.into(),
-        kv: KvLayout {
-            dtype: config.kv_cache.dtype.into(),
-            block_size: config.kv_cache.block_size,
-            size: config.kv_cache.size_bytes.map(Bytes::measured),
-        },
-        limits: Limits {
-            max_model_len: config.limits.max_model_len,
-            max_num_seqs: config.limits.max_num_seqs,
-            max_num_batched_tokens: config.limits.max_num_batched_tokens,
-        },
-        utilization: utilization(config.gpu_memory_utilization)?,
-        ranks,
-    })
-}
-
-/// A plan as rows of JSON.
-pub fn plan_status(plan: &Plan) -> PlanStatus {
-    let Plan {
-        ranks,
-        kv_blocks,
-        kv_tokens,
-        max_model_len,
-    } = plan;
-    PlanStatus {
-        kv_blocks: *kv_blocks,
-        kv_tokens: *kv_tokens,
-        max_model_len: *max_model_len,
-        ranks: ranks.iter().map(rank_plan_status).collect(),
-    }
-}
-
-fn rank_plan_status(plan: &RankPlan) -> RankPlanStatus {
-    let RankPlan {
-        rank,
-        shard,
-        budget,
-        accounts,
-    } = plan;
-    let Shard {
-        kv_heads,
-        query_heads,
-        mlp_columns,
-        vocab_rows,
-    } = shard;
-    let span = |range: &std::ops::Range<u32>| Span {
-        start: range.start,
-        end: range.end,
-    };
-    RankPlanStatus {
-        rank: *rank,
-        budget_bytes: budget.get(),
-        kv_heads: span(kv_heads),
-        query_heads: span(query_heads),
-        mlp_columns: span(mlp_columns),
-        vocab_rows: span(vocab_rows),
-        accounts: accounts
-            .iter()
-            .map(|(account, bytes)| PlannedAccount {
-                name: account.name().to_owned(),
-                planned_bytes: bytes.get(),
-            })
-            .collect(),
-    }
-}
-
-/// The plan that rows of JSON stand for.
-///
-/// # Errors
-/// An account that does not exist, a range that ends before it starts, or rows out of order.
-pub fn plan(status: &PlanStatus) -> Result<Plan, ConvertError> {
-    let PlanStatus {
-        kv_blocks,
-        kv_tokens,
-        max_model_len,
-        ranks,
-    } = status;
-    let ranks = ranks
-        .iter()
-        .zip(0u32..)
-        .map(|(row, rank)| rank_plan(row, rank));
-    Ok(Plan {
-        ranks: ranks.collect::<Result<_, _>>()?,
-        kv_blocks: *kv_blocks,
-        kv_tokens: *kv_tokens,
-        max_model_len: *max_model_len,
-    })
-}
-
-fn rank_plan(row: &RankPlanStatus, expected: u32) -> Result<RankPlan, ConvertError> {
-    let RankPlanStatus {
-        rank,
-        budget_bytes,
-        kv_heads,
-        query_heads,
-        mlp_columns,
-        vocab_rows,
-        accounts,
-    } = row;
-    if *rank != expected {
-        return Err(ConvertError::Plan(format!(
-            "row {expected} is of rank {rank}"
-        )));
-    }
-    let range = |name: &str, span: &Span| match span.start <= span.end {
-        true => Ok(span.start..span.end),
-        false => Err(ConvertError::Plan(format!(
-            "rank {rank}: {name} ends at {} before it starts at {}",
-            span.end, span.start
-        ))),
-    };
-    let accounts = accounts.iter().map(|row| {
-        let account = Account::ALL
-            .into_iter()
-            .find(|account| account.name() == row.name);
-        let account = account.ok_or_else(|| {
-            ConvertError::Plan(format!("rank {rank}: there is no account {:?}", row.name))
-        })?;
-        Ok((account, Bytes::measured(row.planned_bytes)))
-    });
-    Ok(RankPlan {
-        rank: *rank,
-        shard: Shard {
-            kv_heads: range("kvHeads", kv_heads)?,
-            query_heads: range("queryHeads", query_heads)?,
-            mlp_columns: range("mlpColumns", mlp_columns)?,
-            vocab_rows: range("vocabRows", vocab_rows)?,
-        },
-        budget: Bytes::measured(*budget_bytes),
-        accounts: accounts.collect::<Result<_, ConvertError>>()?,
-    })
 }

@@ -1,0 +1,96 @@
+//! What an engine is started with: `boot.json`, mounted from a ConfigMap. It stays as it is for the
+//! life of a revision. The engine refuses fields it does not know, so that a newer operator never
+//! believes an older engine.
+
+use serde::{Deserialize, Serialize};
+
+use super::engine::Backend;
+use super::facts::Dtype;
+
+/// All that takes a restart to change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Boot {
+    /// Folder or file of the model inside the container.
+    pub model_path: String,
+    /// Names that requests may call the model by; the first is the canonical one.
+    pub served_names: Vec<String>,
+    /// Digest that the model must have.
+    pub digest: String,
+    /// Type of the weights in memory.
+    pub dtype: Dtype,
+    /// Where the ranks compute.
+    pub backend: Backend,
+    /// Limits as asked for.
+    pub limits: EngineLimits,
+    /// How the KV cache is laid out.
+    pub kv_cache: BootKvCache,
+    /// Which part of the model each rank holds.
+    pub split: BootSplit,
+    /// The revision that this document belongs to.
+    pub revision: String,
+}
+
+/// Limits as asked for (`spec.limits` with its defaults).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EngineLimits {
+    /// Longest sequence in tokens; absent: the model's own context, shrunk to fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_model_len: Option<u32>,
+    /// Sequences that run at once.
+    pub max_num_seqs: u32,
+    /// Tokens computed in one step.
+    pub max_num_batched_tokens: u32,
+}
+
+/// What of `spec.memory.kvCache` the layout of the cache follows from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BootKvCache {
+    /// Type of the cached keys and values.
+    pub dtype: Dtype,
+    /// Tokens of one block.
+    pub block_size: u32,
+}
+
+/// The operator's split. The engine computes its own for the same budgets, and refuses to serve when
+/// the two differ.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BootSplit {
+    /// What it was made for.
+    pub made_for: SplitBudgets,
+    /// Longest sequence in tokens, in force: as asked for, or the model's own shrunk to fit.
+    pub max_model_len: u32,
+    /// One row per rank, in order.
+    pub ranks: Vec<RankSplit>,
+}
+
+/// Budgets that a split was made for. Those in force are the target's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SplitBudgets {
+    /// What each rank may use, in order.
+    pub budget_bytes: Vec<u64>,
+    /// Upper bound on the KV cache of each rank, if asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_cache_size_bytes: Option<u64>,
+}
+
+/// One rank's part of every layer. A range is its first index and the one past its last; the two
+/// are equal where the rank holds none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RankSplit {
+    /// Index of the rank.
+    pub rank: u32,
+    /// KV heads of the rank.
+    pub kv_heads: [u32; 2],
+    /// Query heads of the rank.
+    pub query_heads: [u32; 2],
+    /// MLP columns of the rank.
+    pub mlp_columns: [u32; 2],
+    /// Vocabulary rows of the rank.
+    pub vocab_rows: [u32; 2],
+}

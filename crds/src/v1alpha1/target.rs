@@ -1,0 +1,77 @@
+//! What an engine is told: `target.json`, mounted beside `boot.json` and sent to the engine while it
+//! runs. It refuses fields it does not know, as [`super::boot`] does.
+
+use serde::{Deserialize, Serialize};
+
+/// What an engine's memory should be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Target {
+    /// `metadata.generation` of the resource that it was made from.
+    pub generation: i64,
+    /// Share of a device that ranks without a quota may use, 0.05 to 1.
+    pub gpu_memory_utilization: f64,
+    /// The KV cache as asked for and as planned.
+    pub kv_cache: TargetKvCache,
+    /// What each rank may use and is planned to hold, one row per rank, in order.
+    pub ranks: Vec<TargetRank>,
+}
+
+/// The KV cache of every rank.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TargetKvCache {
+    /// Upper bound in bytes on each rank, if asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_bytes: Option<u64>,
+    /// Planned blocks on every rank, the null block included.
+    pub blocks: u32,
+    /// Tokens that they hold.
+    pub tokens: u64,
+}
+
+/// One rank: budget = min(quota, utilization x total), and what is planned within it. The engine
+/// plans for itself with the split it was started with, and refuses numbers that differ.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TargetRank {
+    /// Index of the rank.
+    pub rank: u32,
+    /// `spec.memory.gpuQuotas[rank].limit` in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota_bytes: Option<u64>,
+    /// Memory of the device in bytes, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_bytes: Option<u64>,
+    /// What the rank may use.
+    pub budget_bytes: u64,
+    /// Planned bytes of each account that is not zero.
+    pub accounts: Vec<TargetAccount>,
+}
+
+/// Planned bytes of one account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TargetAccount {
+    /// Weights, KVCache, Activations, Graphs, Comm, Workspaces, Adapters or Context.
+    pub name: String,
+    /// Bytes the plan gives it.
+    pub planned_bytes: u64,
+}
+
+impl Target {
+    /// Whether two targets ask for the same, whatever generations they were made from.
+    pub fn same_demand(&self, other: &Target) -> bool {
+        let Target {
+            generation: _,
+            gpu_memory_utilization,
+            kv_cache,
+            ranks,
+        } = self;
+        gpu_memory_utilization
+            .total_cmp(&other.gpu_memory_utilization)
+            .is_eq()
+            && *kv_cache == other.kv_cache
+            && *ranks == other.ranks
+    }
+}
