@@ -37,6 +37,7 @@ fn facts() -> ModelFacts {
         weight_file_bytes: 98_000_000,
         parameters: 134_515_008,
         digest: "sha256:0".to_owned(),
+        notes: Vec::new(),
     }
 }
 

@@ -45,6 +45,7 @@ fn largest_facts() -> ModelFacts {
         weight_file_bytes: u64::MAX,
         parameters: u64::MAX,
         digest: format!("sha256:{}", "f".repeat(64)),
+        notes: Vec::new(),
     }
 }
 

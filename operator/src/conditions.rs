@@ -192,9 +192,9 @@ fn model_resolved(facts: &Facts, outcome: &Outcome) -> Verdict {
     }
 }
 
-/// A model in a sentence.
+/// A model in a sentence, and what there is to know of its files.
 pub(crate) fn describe(model: &ModelFacts) -> String {
-    format!(
+    let facts = format!(
         "{:?}, {} parameters, {} in the file, {} layers, {} query and {} KV heads, context {}, {}",
         model.architecture,
         model.parameters,
@@ -204,7 +204,9 @@ pub(crate) fn describe(model: &ModelFacts) -> String {
         model.kv_heads,
         model.context_length,
         model.digest,
-    )
+    );
+    let notes = model.notes.iter().map(|note| format!("; {note}"));
+    short(&notes.fold(facts, |text, note| text + &note))
 }
 
 fn memory_fits(outcome: &Outcome) -> Verdict {

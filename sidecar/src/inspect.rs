@@ -13,6 +13,10 @@ pub const RESULT_BYTES_MAX: usize = 4096;
 /// of JSON (a pair of escapes), messages of errors are short anyway.
 const MESSAGE_CHARS_MAX: usize = 300;
 
+/// Notes of a model's facts, and the characters of each.
+const NOTES_MAX: usize = 8;
+const NOTE_CHARS_MAX: usize = 200;
+
 /// Opens the model and checks all of it that can be checked without reading weights: config,
 /// headers, tokenizer, chat template.
 ///
@@ -22,12 +26,18 @@ pub fn facts(path: &Path) -> Result<ModelFacts, ModelError> {
     let model = ModelFolder::open(path)?;
     let tokenizer = model.tokenizer()?;
     ChatTemplate::load(&model, &tokenizer)?;
-    Ok(model.facts)
+    let told = model.told.iter().chain(&model.sampling.ignored);
+    let mut facts = model.facts;
+    facts.notes = told
+        .take(NOTES_MAX)
+        .map(|note| note.chars().take(NOTE_CHARS_MAX).collect())
+        .collect();
+    Ok(facts)
 }
 
 /// The answer as JSON, at most [`RESULT_BYTES_MAX`] bytes: an [`InspectResult`].
 pub fn result_json(facts: &Result<ModelFacts, ModelError>) -> String {
-    let result = match facts {
+    let mut result = match facts {
         Ok(facts) => InspectResult {
             facts: Some(facts.clone()),
             error: None,
@@ -40,6 +50,14 @@ pub fn result_json(facts: &Result<ModelFacts, ModelError>) -> String {
             }),
         },
     };
-    // Numbers and short strings, which serialise always; an empty answer reads as a failure.
-    serde_json::to_string(&result).unwrap_or_default()
+    loop {
+        // Numbers and short strings, which serialise always; an empty answer reads as a failure.
+        let json = serde_json::to_string(&result).unwrap_or_default();
+        let notes = result.facts.as_mut().map(|facts| &mut facts.notes);
+        // Escapes make a note up to six times as long. The log has those that are left out.
+        match json.len() > RESULT_BYTES_MAX && notes.is_some_and(|notes| notes.pop().is_some()) {
+            true => {}
+            false => return json,
+        }
+    }
 }

@@ -85,6 +85,10 @@ pub struct ModelFacts {
     pub parameters: u64,
     /// `sha256:` over config and tensor headers. The engine refuses a model with another digest.
     pub digest: String,
+    /// Where the model's files contradict each other, and which one counts; what they ask for and
+    /// the engine does not do. At most 8 sentences of 200 characters; the engine's log has all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// Why a model was not accepted.

@@ -83,7 +83,8 @@ pub async fn chat(
         id: requests::answer_id(&headers, id)?,
     };
     let ids = prompt::encode_chat(Arc::clone(&loaded), messages, options).await?;
-    let generation = Generation::start(&app, loaded, vec![ids], &params, None, "messages")?;
+    let default = loaded.sampling.max_new_tokens;
+    let generation = Generation::start(&app, loaded, vec![ids], &params, default, "messages")?;
     answer(Kind::Chat, names, generation, &params).await
 }
 

@@ -271,10 +271,10 @@ pub(crate) fn app(script: Script) -> (Arc<App>, Arc<Scripted>) {
     app_with(script, HttpLimits::default())
 }
 
-fn app_with_room(
+fn app_of(
     script: Script,
     limits: HttpLimits,
-    unsent: Option<usize>,
+    change: impl FnOnce(&mut Loaded),
 ) -> (Arc<App>, Arc<Scripted>) {
     let app = empty_app(limits);
     let engine = Arc::new(Scripted::new(script));
@@ -293,20 +293,27 @@ fn app_with_room(
         effective,
     );
     let mut loaded = loaded.unwrap();
-    if let Some(bytes) = unsent {
-        loaded.unsent = Unsent::new(bytes);
-    }
+    change(&mut loaded);
     app.set_loaded(loaded);
     (app, engine)
 }
 
 /// An app whose answers may hold so many bytes until they are sent.
 pub(crate) fn app_holding(script: Script, bytes: usize) -> (Arc<App>, Arc<Scripted>) {
-    app_with_room(script, HttpLimits::default(), Some(bytes))
+    app_of(script, HttpLimits::default(), |loaded| {
+        loaded.unsent = Unsent::new(bytes);
+    })
+}
+
+/// An app whose model's publisher recommends so many tokens for an answer.
+pub(crate) fn app_recommending(script: Script, tokens: u32) -> (Arc<App>, Arc<Scripted>) {
+    app_of(script, HttpLimits::default(), |loaded| {
+        loaded.sampling.max_new_tokens = Some(tokens);
+    })
 }
 
 pub(crate) fn app_with(script: Script, limits: HttpLimits) -> (Arc<App>, Arc<Scripted>) {
-    app_with_room(script, limits, None)
+    app_of(script, limits, |_| {})
 }
 
 /// An app before its model is open.

@@ -76,5 +76,6 @@ pub(crate) fn facts(
         weight_file_bytes,
         parameters,
         digest: digest.to_owned(),
+        notes: Vec::new(),
     }
 }

@@ -27,6 +27,7 @@ const SAMPLING: Names = Names {
     top_p: "top_p",
     min_p: "min_p",
     repetition_penalty: "repetition_penalty",
+    max_new_tokens: Some("max_new_tokens"),
 };
 /// Fields that change what is generated and that the engine does not have, each with the values
 /// that change nothing.
@@ -96,6 +97,14 @@ pub(super) fn read(
                 said.file
             ));
         }
+    }
+    // Of `config.json` the field is transformers' own default, which nobody chose.
+    let longest = file.and_then(|file| file.get("max_length")?.as_u64());
+    if let Some(longest) = longest.filter(|tokens| *tokens < u64::from(config.shape.context)) {
+        told.push(format!(
+            "{FILE}: max_length is {longest}, which is not done here; maxModelLen bounds prompt and \
+             answer together"
+        ));
     }
     let sampling = ModelSampling::read(said.file, &SAMPLING, config.shape.vocab, |name| {
         let value = said.get(name)?;

@@ -26,6 +26,7 @@ const SAMPLING: Names = Names {
     top_p: "general.sampling.top_p",
     min_p: "general.sampling.min_p",
     repetition_penalty: "general.sampling.penalty_repeat",
+    max_new_tokens: None,
 };
 const QUANTIZATION_VERSION: u64 = 2;
 

@@ -26,6 +26,8 @@ pub struct SamplingDefaults {
     pub top_p: Option<f32>,
     pub min_p: Option<f32>,
     pub repetition_penalty: Option<f32>,
+    /// Tokens of a chat's answer, where the request does not say.
+    pub max_new_tokens: Option<u32>,
 }
 
 /// A model's recommendations.
@@ -36,7 +38,7 @@ pub struct ModelSampling {
     pub ignored: Vec<String>,
 }
 
-/// What a file calls the five values.
+/// What a file calls the values.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Names {
     pub(crate) temperature: &'static str,
@@ -44,6 +46,8 @@ pub(crate) struct Names {
     pub(crate) top_p: &'static str,
     pub(crate) min_p: &'static str,
     pub(crate) repetition_penalty: &'static str,
+    /// None where the format has no such field.
+    pub(crate) max_new_tokens: Option<&'static str>,
 }
 
 impl ModelSampling {
@@ -94,12 +98,31 @@ impl ModelSampling {
                 }
             }
         });
+        let max_new_tokens = names.max_new_tokens.and_then(|name| {
+            let range = 1.0..=f64::from(u32::MAX);
+            match get(name)? {
+                Found::Number(n) if range.contains(&n) && n.fract() == 0.0 =>
+                {
+                    #[expect(
+                        clippy::cast_possible_truncation,
+                        clippy::cast_sign_loss,
+                        reason = "a whole number of u32's range"
+                    )]
+                    Some(n as u32)
+                }
+                found => {
+                    ignored.push(complaint(file, name, &found, &range, true));
+                    None
+                }
+            }
+        });
         let defaults = SamplingDefaults {
             temperature,
             top_k,
             top_p,
             min_p,
             repetition_penalty,
+            max_new_tokens,
         };
         ModelSampling { defaults, ignored }
     }
@@ -135,6 +158,7 @@ mod tests {
         top_p: "p",
         min_p: "m",
         repetition_penalty: "r",
+        max_new_tokens: Some("n"),
     };
 
     fn read(name: &str, found: Found) -> ModelSampling {
@@ -171,6 +195,7 @@ mod tests {
             ..none
         };
         assert_eq!(of("r", 1.25), expected);
+        assert_eq!(of("n", 512.0).max_new_tokens, Some(512));
     }
 
     #[test]

@@ -177,6 +177,17 @@ fn a_service_that_somebody_fights_over_is_not_ready() {
 }
 
 #[test]
+fn what_a_models_files_contradict_is_said_where_the_model_is() {
+    let mut facts = inspected(SMOLLM2);
+    let note =
+        "generation_config.json: eos_token_id is [5], [5, 9] in config.json; the former counts";
+    let words = |facts: &Facts| find(&told(facts), "ModelResolved").unwrap().message.clone();
+    assert!(words(&facts).ends_with("sha256:abc"), "{}", words(&facts));
+    facts.status.model.as_mut().unwrap().notes = vec![note.to_owned()];
+    assert!(words(&facts).ends_with(&format!("sha256:abc; {note}")));
+}
+
+#[test]
 fn a_pods_last_words_reach_the_user() {
     let told = told(&with_pods([crashed(3, "digest differs"), ready()]));
     let ready = find(&told, "Ready").unwrap();

@@ -76,6 +76,8 @@ pub fn take(
         top_p,
         min_p,
         repetition_penalty,
+        // Which answers have a default length is their routes' to say.
+        max_new_tokens: _,
     } = *defaults;
     let vocabulary = i64::from(bounds.vocabulary);
     let seed = fields.integer("seed", i64::MIN..=i64::MAX)?;

@@ -52,6 +52,7 @@ fn a_models_defaults_count_where_the_request_is_silent_and_only_there() {
         top_p: Some(0.95),
         min_p: Some(0.02),
         repetition_penalty: Some(1.05),
+        max_new_tokens: None,
     };
     let silent = check_with(&defaults, r#"{"seed": 7, "top_k": null}"#).unwrap();
     let expected = SamplingParams {

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::engine::request::{FinishReason, TokenEvent, TokenLogprobs};
-use crate::http::testing::{EOS, Script, app, finished};
+use crate::http::testing::{EOS, Script, app, app_recommending, finished};
 
 /// A chat with more fields.
 fn hello(more: &str) -> String {
@@ -49,6 +49,31 @@ async fn a_prompt_takes_what_the_context_leaves_and_any_spelling_of_the_model() 
             assert_eq!(engine.take()[0].max_tokens, most, "{more}");
         }
     }
+}
+
+/// As transformers has it: `max_new_tokens` is for who does not say. OpenAI's completions have a
+/// default of their own.
+#[tokio::test]
+async fn a_models_own_length_counts_for_chats_that_do_not_say() {
+    let (app, engine) = app_recommending(Script::Say("ok"), 40);
+    let chat = "/v1/chat/completions";
+    let room = 512 - {
+        assert_eq!(post(&app, chat, &hello(r#""seed": 1"#)).await.status(), 200);
+        let request = engine.take().remove(0);
+        assert_eq!(request.max_tokens, 40);
+        u32::try_from(request.prompt.len()).unwrap()
+    };
+    for (more, most) in [
+        (r#""max_tokens": 100"#, 100),
+        (r#""max_completion_tokens": 3"#, 3),
+        (r#""max_tokens": -1"#, room),
+    ] {
+        assert_eq!(post(&app, chat, &hello(more)).await.status(), 200);
+        assert_eq!(engine.take()[0].max_tokens, most, "{more}");
+    }
+    let body = r#"{"prompt": [5, 6]}"#;
+    assert_eq!(post(&app, "/v1/completions", body).await.status(), 200);
+    assert_eq!(engine.take()[0].max_tokens, 16);
 }
 
 #[tokio::test]

@@ -94,13 +94,14 @@ fn sampling_defaults_come_from_the_generation_config() {
         top_p: Some(0.95),
         min_p: Some(0.1),
         repetition_penalty: Some(1.05),
+        max_new_tokens: Some(9),
     };
     assert_eq!((sampling.defaults, sampling.ignored.len()), (expected, 0));
     // What cannot be meant is left out; the rest counts, and the model is served.
     folder.write(
         "generation_config.json",
         r#"{"temperature": -1, "top_k": "many", "top_p": 0.9, "min_p": null,
-            "repetition_penalty": {"a": 1}}"#,
+            "repetition_penalty": {"a": 1}, "max_new_tokens": 0}"#,
     );
     let sampling = open(&folder).unwrap().sampling;
     let expected = SamplingDefaults {
@@ -113,10 +114,11 @@ fn sampling_defaults_come_from_the_generation_config() {
         "temperature is -1, expected a number from 0 to 2",
         "repetition_penalty is {\"a\":1}, expected a number above 0, up to 10",
         "top_k is \"many\", expected a number from -1 to 600",
+        "max_new_tokens is 0, expected a number from 1 to 4294967295",
     ]) {
         assert_eq!(*ignored, format!("{file}{part}"));
     }
-    assert_eq!(sampling.ignored.len(), 3);
+    assert_eq!(sampling.ignored.len(), 4);
     // As Python writes what JSON does not have.
     folder.write("generation_config.json", r#"{"temperature": NaN}"#);
     refused(&folder, "generation_config.json: is not valid JSON");
@@ -308,6 +310,27 @@ fn inspect_answers_in_a_termination_message() {
         serde_json::from_str(&inspect::result_json(&inspect::facts(folder.path()))).unwrap();
     assert_eq!(answer["facts"]["vocabularySize"], 600);
     assert!(answer.get("error").is_none());
+    assert!(answer["facts"].get("notes").is_none(), "nothing to tell");
+    let told = r#"{"max_length": 20, "temperature": -1, "min_length": 3}"#;
+    folder.write("generation_config.json", told);
+    let facts = inspect::facts(folder.path());
+    let notes = &facts.as_ref().unwrap().notes;
+    for (note, part) in notes.iter().zip([
+        "min_length is 3, which is not done here",
+        "max_length is 20, which is not done here; maxModelLen bounds prompt and answer",
+        "temperature is -1, expected a number from 0 to 2",
+    ]) {
+        assert!(note.contains(part), "{part}: {notes:?}");
+    }
+    assert_eq!(notes.len(), 3, "{notes:?}");
+    // Notes give way to facts.
+    let mut facts = facts.unwrap();
+    facts.notes = vec!["\u{1}".repeat(200); 8];
+    let answer = inspect::result_json(&Ok(facts));
+    assert!(answer.len() <= inspect::RESULT_BYTES_MAX);
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(answer["facts"]["vocabularySize"], 600);
+    assert_eq!(answer["facts"]["notes"].as_array().unwrap().len(), 3);
     folder.write(
         "config.json",
         format!(r#"{{"architectures": ["{}"]}}"#, "é\\u0000".repeat(50_000)),
