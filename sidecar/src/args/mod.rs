@@ -227,7 +227,8 @@ pub struct HttpArgs {
     /// picks a free one.
     #[arg(long, allow_negative_numbers = true, default_value_t = 8000)]
     pub port: u16,
-    /// Port of the admin API (/memory, /memory/watch, /weight_checker); 0 picks a free one.
+    /// Port of the admin API (/memory, /memory/watch, /weight_checker, and control: /sleep, /wake_up,
+    /// /pause and others); 0 picks a free one.
     #[arg(long, allow_negative_numbers = true, default_value_t = 8001)]
     pub admin_port: u16,
     /// Port of probes and metrics (/livez, /readyz, /health, /metrics), which answers whatever the
@@ -242,6 +243,10 @@ pub struct HttpArgs {
     /// runs counts from then on.
     #[arg(long, value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,
+    /// Who controls the engine (sleep, wake, pause) without a token: nobody, or clients on 127.0.0.1
+    /// and ::1, on the API port. Behind a proxy on this machine, leave it off.
+    #[arg(long, value_enum, default_value_t = ControlApi::Off)]
+    pub control_api: ControlApi,
     /// Largest request body, e.g. 4Mi.
     #[arg(long, allow_hyphen_values = true, value_name = "QUANTITY", default_value = "4Mi",
           value_parser = quantity_bytes)]
@@ -258,6 +263,13 @@ pub struct HttpArgs {
         default_value_t = 50
     )]
     pub drain_timeout: u64,
+}
+
+/// Control routes without a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ControlApi {
+    Off,
+    Loopback,
 }
 
 impl HttpArgs {

@@ -1,5 +1,7 @@
 //! The loop's other half: carrying out the commands of the control queue between two steps.
 
+use plimsoll_planner::Account;
+
 use super::control::{Asker, Command, ControlError};
 use super::handle::EngineState;
 use super::ranks::Failure;
@@ -40,8 +42,9 @@ impl Loop {
         if asker.is_gone() {
             return Ok(());
         }
-        if !self.rest.out.is_empty() {
-            let message = "memory is given back: wake the engine before its weights are checked";
+        if self.rest.out.contains(&Account::Weights) {
+            let message =
+                "the weights are given back: wake the engine before its weights are checked";
             asker.answer(Err(ControlError::WrongState {
                 message: message.to_owned(),
             }));

@@ -1,5 +1,5 @@
-//! The admin port: who holds which bytes, once or as a stream, and whether weights are what they
-//! were, behind a bearer token.
+//! The admin port: who holds which bytes, once or as a stream, whether weights are what they were,
+//! and the control routes, behind a bearer token.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use super::app::App;
+use super::control::{self, weights};
 use super::error::ApiError;
-use super::generator::uncontrolled;
 use super::prompt;
 use super::token::Token;
 use super::types::{RankWeights, WeightChecks};
@@ -45,13 +45,16 @@ pub fn router(app: Arc<App>, token: Option<Token>) -> Router {
         .route("/memory", get(memory))
         .route("/memory/watch", get(watch_memory))
         .route("/weight_checker", get(check_weights))
-        .fallback(super::not_found)
-        .method_not_allowed_fallback(super::method_not_allowed)
         .with_state(Admin {
-            app,
+            app: Arc::clone(&app),
             watchers,
             checks: Arc::new(Semaphore::new(1)),
         });
+    let routes = control::routes()
+        .with_state(app)
+        .merge(routes)
+        .fallback(super::not_found)
+        .method_not_allowed_fallback(super::method_not_allowed);
     match token {
         Some(token) => routes.layer(middleware::from_fn_with_state(token, authorize)),
         None => routes,
@@ -90,8 +93,7 @@ async fn watch_memory(State(admin): State<Admin>) -> Result<Response, ApiError> 
 const CHANGED_SHOWN: usize = 16;
 
 /// Compares all weights with what was loaded. Nothing is generated meanwhile (each rank reads all
-/// its weights once), so one check runs at a time. A rank that hangs in it fails the engine, which
-/// `/livez` tells; an engine that does not come to it keeps nobody waiting for ever.
+/// its weights once), so one check runs at a time here.
 async fn check_weights(State(admin): State<Admin>) -> Result<Json<WeightChecks>, ApiError> {
     let unavailable = |code, message: String| Err(ApiError::unavailable(code, message));
     let Some(loaded) = admin.app.peek() else {
@@ -103,17 +105,7 @@ async fn check_weights(State(admin): State<Admin>) -> Result<Json<WeightChecks>,
             ..ApiError::unavailable("check_under_way", "a check of the weights is under way")
         });
     };
-    let patience = loaded.engine.facts().check_patience;
-    let answer = tokio::time::timeout(patience, loaded.engine.check_weights().answer()).await;
-    let Ok(answer) = answer else {
-        let message = format!(
-            "the engine did not come to the check within {} s: ranks still compute the steps before \
-             it, or hang in one; nothing is generated while they do",
-            patience.as_secs_f64()
-        );
-        return unavailable("check_timed_out", message);
-    };
-    let checks = answer.map_err(|error| uncontrolled(&error))?;
+    let checks = weights::checks(&loaded).await?;
     let ranks: Vec<RankWeights> = (0..)
         .zip(checks)
         .map(|(rank, check)| RankWeights {
@@ -125,9 +117,6 @@ async fn check_weights(State(admin): State<Admin>) -> Result<Json<WeightChecks>,
             changed: check.changed.into_iter().take(CHANGED_SHOWN).collect(),
         })
         .collect();
-    for rank in ranks.iter().filter(|rank| !rank.unchanged) {
-        tracing::error!(rank = rank.rank, changed = ?rank.changed, "weights are not as loaded");
-    }
     let unchanged = ranks.iter().all(|rank| rank.unchanged);
     Ok(Json(WeightChecks { unchanged, ranks }))
 }

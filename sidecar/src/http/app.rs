@@ -13,6 +13,7 @@ use super::bounds::Bounds;
 use super::encoders::Encoders;
 use super::error::ApiError;
 use super::generator::{Generator, asleep, draining};
+use super::named::Named;
 use super::unsent::Unsent;
 use crate::chat::ChatTemplate;
 use crate::engine::handle::{EngineFacts, EngineState};
@@ -132,6 +133,8 @@ pub struct App {
     loaded: OnceLock<Arc<Loaded>>,
     draining: AtomicBool,
     next_id: AtomicU64,
+    /// Answers under way.
+    pub named: Arc<Named>,
 }
 
 impl App {
@@ -149,6 +152,7 @@ impl App {
             loaded: OnceLock::new(),
             draining: AtomicBool::new(false),
             next_id: AtomicU64::new(1),
+            named: Arc::default(),
         }
     }
 
@@ -293,6 +297,13 @@ impl App {
             report: self.report(),
             engine,
         })
+    }
+
+    /// Aborts the answers of these names, or all; how many sequences that ended.
+    pub fn abort(&self, engine: &dyn Generator, names: Option<&[String]>) -> usize {
+        let ids: Option<Vec<u64>> =
+            names.map(|names| names.iter().flat_map(|name| self.named.ids(name)).collect());
+        engine.abort(ids.as_deref())
     }
 
     /// An id no live request has.

@@ -16,6 +16,7 @@ use super::app::{App, Loaded};
 use super::choice::{Choice, Echo, Piece};
 use super::error::ApiError;
 use super::generator::{aborted, refusal};
+use super::named::{Name, Named};
 use super::params::Params;
 use super::types::{EndReason, PromptTokensDetails, Usage};
 use super::unsent::{Share, echo_bytes, scored_bytes, text_bytes};
@@ -51,6 +52,8 @@ pub struct Generation {
     share: Arc<Share>,
     /// The answer is kept until it is whole.
     whole: bool,
+    /// What it can be aborted by.
+    name: Option<Name>,
     sequences: Vec<Running>,
     /// The sequence that is asked first next time, so that none starves.
     turn: usize,
@@ -99,6 +102,7 @@ impl Generation {
             share,
             whole: !params.stream,
             metrics: Arc::clone(&app.metrics),
+            name: None,
             sequences: Vec::with_capacity(count),
             turn: 0,
             choices_per_prompt: params.n as usize,
@@ -281,6 +285,9 @@ impl Generation {
                     (FinishReason::Abort, false) if self.share.is_told() => {
                         Err(("abort", self.share.no_room()))
                     }
+                    (FinishReason::Abort, false) if self.loaded.engine.lives_on() => {
+                        Ok(EndReason::Abort)
+                    }
                     (FinishReason::Abort, false) => Err(("abort", aborted())),
                     (FinishReason::Error, false) => {
                         let message = finished.message.clone();
@@ -314,6 +321,7 @@ impl Generation {
                 let piece = choice.finish(end);
                 let reason = match piece.end {
                     Some(EndReason::Length) => "length",
+                    Some(EndReason::Abort) => "abort",
                     _ => "stop",
                 };
                 (reason, Ok(piece))
@@ -342,6 +350,12 @@ impl Generation {
                 cached_tokens: self.cached_tokens,
             },
         }
+    }
+
+    /// Lets the answer be aborted by its id.
+    pub fn enter(&mut self, named: &Arc<Named>, id: &str) {
+        let ids = self.sequences.iter().map(|of| of.id).collect();
+        self.name = Some(named.enter(id, ids));
     }
 
     pub fn choices(&self) -> usize {

@@ -5,10 +5,10 @@ use axum::http::StatusCode;
 use tokio::sync::watch;
 
 use super::error::ApiError;
-use crate::engine::control::{Asker, Command, ControlError, Reply};
+use crate::engine::control::{Asker, Command, ControlError, Reply, Woken};
 use crate::engine::handle::{EngineFacts, EngineHandle, EngineState, Progress};
 use crate::engine::request::{GenerateRequest, Refused};
-use crate::engine::rest::RestView;
+use crate::engine::rest::{PauseMode, RestView, SleepLevel, Tags};
 use crate::engine::stats::EngineStats;
 use crate::forward::WeightCheck;
 use crate::memory::snapshot::LedgerSnapshot;
@@ -35,9 +35,65 @@ pub trait Generator: std::fmt::Debug + Send + Sync {
 }
 
 impl dyn Generator {
+    /// Neither failed nor about to end: whoever aborted a request meant that request.
+    pub fn lives_on(&self) -> bool {
+        let state = self.subscribe().borrow().clone();
+        match state {
+            EngineState::Serving
+            | EngineState::Paused
+            | EngineState::Sleeping
+            | EngineState::Asleep
+            | EngineState::Waking => true,
+            EngineState::Loading
+            | EngineState::Draining
+            | EngineState::Drained
+            | EngineState::Failed { .. } => false,
+        }
+    }
+
     pub fn check_weights(&self) -> Reply<Vec<WeightCheck>> {
         let (asker, reply) = Asker::pair();
         self.command(Command::CheckWeights(asker));
+        reply
+    }
+
+    pub fn pause(&self, mode: PauseMode, clear_cache: bool) -> Reply<()> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::Pause {
+            mode,
+            clear_cache,
+            asker,
+        });
+        reply
+    }
+
+    pub fn resume(&self) -> Reply<()> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::Resume(asker));
+        reply
+    }
+
+    pub fn reset_prefix_cache(&self, running: bool) -> Reply<()> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::ResetPrefixCache { running, asker });
+        reply
+    }
+
+    pub fn sleep(&self, level: SleepLevel, mode: PauseMode) -> Reply<()> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::Sleep { level, mode, asker });
+        reply
+    }
+
+    pub fn release_kv_cache(&self) -> Reply<()> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::ReleaseKvCache(asker));
+        reply
+    }
+
+    pub fn wake(&self, tags: Tags) -> Reply<Woken> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::Wake { tags, asker });
         reply
     }
 }

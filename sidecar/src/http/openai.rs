@@ -85,7 +85,7 @@ pub async fn chat(
     let ids = prompt::encode_chat(Arc::clone(&loaded), messages, options).await?;
     let default = loaded.sampling.max_new_tokens;
     let generation = Generation::start(&app, loaded, vec![ids], &params, default, "messages")?;
-    answer(Kind::Chat, names, generation, &params).await
+    answer(&app, Kind::Chat, names, generation, &params).await
 }
 
 pub async fn completions(
@@ -113,7 +113,7 @@ pub async fn completions(
     let prompts = prompt::encode_prompts(Arc::clone(&loaded), prompts, add_special).await?;
     let default = Some(DEFAULT_COMPLETION_TOKENS);
     let generation = Generation::start(&app, loaded, prompts, &params, default, "prompt")?;
-    answer(Kind::Completion, names, generation, &params).await
+    answer(&app, Kind::Completion, names, generation, &params).await
 }
 
 /// What an answer calls its model and itself.
@@ -124,9 +124,10 @@ struct Names {
 }
 
 async fn answer(
+    app: &App,
     kind: Kind,
     names: Names,
-    generation: Generation,
+    mut generation: Generation,
     params: &Params,
 ) -> Result<Response, ApiError> {
     let Names { model, id } = names;
@@ -142,6 +143,7 @@ async fn answer(
         tokens_as_ids: params.tokens_as_ids,
         include_usage: params.include_usage,
     };
+    generation.enter(&app.named, &head.id);
     let choices = generation.choices();
     tracing::debug!(
         id = head.id,

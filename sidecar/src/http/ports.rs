@@ -11,10 +11,11 @@ use tokio::task::JoinHandle;
 
 use super::admin;
 use super::app::{App, HttpLimits};
+use super::control::loopback;
 use super::places::Places;
 use super::token::Token;
 use super::{probe_router, router, server};
-use crate::args::HttpArgs;
+use crate::args::{ControlApi, HttpArgs};
 use crate::error::BootError;
 
 /// What connections get to take their answers after the last request ended.
@@ -51,7 +52,10 @@ impl Ports {
             "listening"
         );
         let limits = app.limits;
-        let routes = router(Arc::clone(app), &http.cors_allow_origin);
+        let mut routes = router(Arc::clone(app), &http.cors_allow_origin);
+        if http.control_api == ControlApi::Loopback {
+            routes = routes.merge(loopback::router(Arc::clone(app)));
+        }
         let places = Places::new(limits.connections);
         let api = server::serve(api, routes, limits, places, stopping.clone());
         let api = tokio::spawn(api);

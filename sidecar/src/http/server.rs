@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
 use super::app::HttpLimits;
+use super::control::loopback::Peer;
 use super::places::{Place, Places, Working};
 use super::unsent::Share;
 
@@ -39,14 +40,14 @@ pub async fn serve(
             () = stopped(&mut stop) => break,
         };
         match stream {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 // Accepted first: nobody makes way for a client that does not come.
                 let place = tokio::select! {
                     place = places.enter() => place,
                     () = stopped(&mut stop) => break,
                 };
                 tokio::spawn(connection(
-                    stream,
+                    (stream, Peer(peer)),
                     router.clone(),
                     limits,
                     place,
@@ -71,7 +72,7 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 async fn connection(
-    stream: TcpStream,
+    (stream, peer): (TcpStream, Peer),
     router: Router,
     limits: HttpLimits,
     place: Arc<Place>,
@@ -85,6 +86,7 @@ async fn connection(
         service_fn(move |mut request: Request<Incoming>| {
             let working = place.working();
             request.extensions_mut().insert(Arc::clone(&place));
+            request.extensions_mut().insert(peer);
             let answer = router.call(request);
             let place = Arc::clone(&place);
             async move {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use plimsoll_crds::v1alpha1::engine::Backend;
+use plimsoll_planner::Account;
 use tokio::sync::watch;
 
 use super::app::{App, HttpLimits, Loaded};
@@ -57,6 +58,58 @@ struct Inner {
     /// Commands that came while draining: they are never carried out.
     commands: Vec<Command>,
     rest: RestView,
+    /// Commands that were carried out, in words.
+    obeyed: Vec<String>,
+}
+
+impl Inner {
+    /// Keeps what others see of pauses and sleeps, as the engine would.
+    fn rest(&mut self, command: Command) {
+        let rest = &mut self.rest;
+        let said = match &command {
+            Command::Pause {
+                mode, clear_cache, ..
+            } => format!("pause {} {clear_cache}", mode.name()),
+            Command::Sleep { level, mode, .. } => {
+                format!("sleep {} {}", level.number(), mode.name())
+            }
+            Command::Wake { tags, .. } => format!("wake {} {}", tags.weights, tags.kv_cache),
+            Command::ResetPrefixCache { running, .. } => format!("reset {running}"),
+            Command::Resume(_) => "resume".to_owned(),
+            Command::ReleaseKvCache(_) => "release".to_owned(),
+            Command::CheckWeights(_) => "check".to_owned(),
+        };
+        self.obeyed.push(said);
+        match command {
+            Command::Pause { asker, .. } => {
+                rest.paused = true;
+                asker.answer(Ok(()));
+            }
+            Command::Resume(asker) => {
+                rest.paused = false;
+                asker.answer(Ok(()));
+            }
+            Command::Sleep { level, asker, .. } => {
+                rest.level = Some(level);
+                rest.out = [Account::KvCache, Account::Weights].to_vec();
+                rest.out.retain(|account| level.tags().holds(*account));
+                asker.answer(Ok(()));
+            }
+            Command::ReleaseKvCache(asker) if rest.paused => asker.answer(Ok(())),
+            Command::ReleaseKvCache(asker) => {
+                let message = "not paused".to_owned();
+                asker.answer(Err(ControlError::WrongState { message }));
+            }
+            Command::Wake { tags, asker } => {
+                rest.out.retain(|account| !tags.holds(*account));
+                rest.level = rest.level.filter(|_| !rest.out.is_empty());
+                let asleep = rest.is_sleeping();
+                asker.answer(Ok(Woken { asleep }));
+            }
+            Command::ResetPrefixCache { asker, .. } => asker.answer(Ok(())),
+            Command::CheckWeights(asker) => asker.answer(Ok(Vec::new())),
+        }
+    }
 }
 
 /// An engine that follows a script.
@@ -74,6 +127,7 @@ impl Scripted {
             cancelled: Vec::new(),
             commands: Vec::new(),
             rest: RestView::default(),
+            obeyed: Vec::new(),
         };
         Scripted {
             inner: Mutex::new(inner),
@@ -97,6 +151,11 @@ impl Scripted {
     /// Commands that wait; dropping one answers it.
     pub(crate) fn take_commands(&self) -> Vec<Command> {
         std::mem::take(&mut self.lock().commands)
+    }
+
+    /// Commands carried out since this was asked last.
+    pub(crate) fn obeyed(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock().obeyed)
     }
 
     pub(crate) fn taken(&self) -> usize {
@@ -253,15 +312,7 @@ impl Generator for Scripted {
             (_, Command::CheckWeights(asker)) => {
                 asker.answer(Ok(vec![rank(&[]), rank(&["Head"; 20])]));
             }
-            (
-                _,
-                Command::Pause { asker, .. }
-                | Command::Resume(asker)
-                | Command::ResetPrefixCache { asker, .. }
-                | Command::Sleep { asker, .. }
-                | Command::ReleaseKvCache(asker),
-            ) => asker.answer(Ok(())),
-            (_, Command::Wake { asker, .. }) => asker.answer(Ok(Woken { asleep: false })),
+            (_, command) => self.lock().rest(command),
         }
     }
 }

@@ -39,12 +39,13 @@ pub struct PromptTokensDetails {
     pub cached_tokens: u32,
 }
 
-/// Why a choice ended, as OpenAI spells it.
+/// Why a choice ended, as OpenAI spells it; `abort` is vLLM's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EndReason {
     Stop,
     Length,
+    Abort,
 }
 
 /// One chunk of an answer; `C` is the kind of its choices. (`whole` writes the same of answers that

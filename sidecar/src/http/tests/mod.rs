@@ -6,6 +6,7 @@ mod browsers;
 mod chats;
 mod clients;
 mod connections;
+mod control;
 mod hostile;
 mod refusals;
 mod unsent;
