@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use harness::{Dice, Run, halves, request, start, start_unloaded, tiny};
 use plimsoll_sidecar::engine::control::{COMMANDS_MAX, ControlError, Reply};
 use plimsoll_sidecar::engine::handle::EngineState;
-use plimsoll_sidecar::engine::rest::PauseMode;
+use plimsoll_sidecar::engine::rest::{PauseMode, SleepLevel, Tags};
 use plimsoll_sidecar::model::Model;
 
 /// Waits for an answer that must come.
@@ -36,7 +36,7 @@ fn models() -> [Arc<Model>; 2] {
 fn every_asker_is_answered_once_whatever_the_engine_comes_to() {
     let models = models();
     let (mut done, mut refused) = (0, 0);
-    for seed in 0..40 {
+    for seed in 0..60 {
         let mut dice = Dice(seed);
         let model = &models[usize::from(dice.roll(3) == 0)];
         let run = Run {
@@ -50,13 +50,22 @@ fn every_asker_is_answered_once_whatever_the_engine_comes_to() {
             _ => start(model, &run),
         };
         let (mut checks, mut replies, mut requests) = (Vec::new(), Vec::new(), Vec::new());
+        let mut wakes = Vec::new();
         for id in 0..30 {
             match dice.roll(20) {
-                0..8 => checks.push(handle.check_weights()),
+                0..5 => checks.push(handle.check_weights()),
+                5 => {
+                    let levels = [SleepLevel::Zero, SleepLevel::One, SleepLevel::Two];
+                    let mode = [PauseMode::Abort, PauseMode::Wait, PauseMode::Keep];
+                    let (level, mode) = (dice.roll(3), mode[dice.roll(3)]);
+                    replies.push(handle.sleep(levels[level], mode));
+                }
+                6 => wakes.push(handle.wake(Tags::ALL)),
+                7 => replies.push(handle.release_kv_cache()),
                 8 | 9 => {
                     let mode = [PauseMode::Abort, PauseMode::Wait, PauseMode::Keep];
                     let clears = dice.roll(2) == 0;
-                    replies.push(handle.pause(mode[dice.roll(3) as usize], clears));
+                    replies.push(handle.pause(mode[dice.roll(3)], clears));
                 }
                 10 => replies.push(handle.resume()),
                 11 => replies.push(handle.reset_prefix_cache(dice.roll(2) == 0)),
@@ -73,6 +82,12 @@ fn every_asker_is_answered_once_whatever_the_engine_comes_to() {
         for reply in replies {
             match answered(reply, &format!("seed {seed}: a command")) {
                 Ok(()) => done += 1,
+                Err(_) => refused += 1,
+            }
+        }
+        for wake in wakes {
+            match answered(wake, &format!("seed {seed}: a wake")) {
+                Ok(woken) => assert!(!woken.asleep),
                 Err(_) => refused += 1,
             }
         }

@@ -111,6 +111,21 @@ fn who_was_there_is_finished_first_and_a_second_pause_waits_for_that() {
 }
 
 #[test]
+fn who_comes_while_others_are_finished_is_held() {
+    let handle = engine();
+    let other = alone(&handle, &OTHER, 20);
+    let first = ask_ids(&handle, 1, &PROMPT, 400);
+    first.wait_for(1);
+    let pause = handle.pause(Wait, false);
+    let second = ask_ids(&handle, 2, &OTHER, 20);
+    assert_eq!(pause.wait(), Ok(()));
+    assert_eq!(first.wait().ids.len(), 400);
+    assert_eq!(second.events(), 0, "it ran in the time of the first");
+    assert_eq!(handle.resume().wait(), Ok(()));
+    assert_eq!(second.wait().ids, other);
+}
+
+#[test]
 fn a_pause_that_waits_ends_with_what_it_waits_for_when_that_is_aborted() {
     let handle = engine();
     let answer = ask_ids(&handle, 1, &PROMPT, 500);

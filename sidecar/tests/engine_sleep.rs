@@ -105,8 +105,8 @@ fn every_architecture_says_the_same_after_every_kind_of_sleep() {
 
 /// One random command, carried out.
 fn command(handle: &EngineHandle, dice: &mut Dice) -> Result<(), String> {
-    let level = [SleepLevel::Zero, SleepLevel::One, SleepLevel::Two][dice.roll(3) as usize];
-    let tags = [Tags::ALL, WEIGHTS, KV_CACHE][dice.roll(3) as usize];
+    let level = [SleepLevel::Zero, SleepLevel::One, SleepLevel::Two][dice.roll(3)];
+    let tags = [Tags::ALL, WEIGHTS, KV_CACHE][dice.roll(3)];
     let clears = dice.roll(2) == 0;
     let done = match dice.roll(10) {
         0..3 => handle.sleep(level, Keep).wait(),
@@ -151,7 +151,7 @@ fn fifty_random_sequences_lose_no_token_of_requests_between_and_across() {
         let handle = start(&model, &run);
         let mut answers = Vec::new();
         for id in 0..24 {
-            let which = dice.roll(prompts.len() as u64) as usize;
+            let which = dice.roll(prompts.len());
             if handle.state() != EngineState::Asleep && dice.roll(2) == 0 {
                 let answer = ask_ids(&handle, id, &prompts[which], 60);
                 answers.push((which, answer));
@@ -250,4 +250,24 @@ fn transitions_are_counted_with_the_bytes_that_moved() {
         .map(|account| held(&handle, *account))
         .sum();
     assert_eq!(now, awake);
+}
+
+/// By the kernel's own figures.
+#[test]
+fn cycles_leave_no_byte_behind_and_none_is_missing() {
+    let model = tiny();
+    let handle = start(&model, &on_two_ranks(&model));
+    let driver = || -> Vec<u64> {
+        let ranks = handle.memory().ranks;
+        ranks.iter().map(|rank| rank.driver.get()).collect()
+    };
+    let awake = driver();
+    let expected = ask_ids(&handle, 1, &[3, 4, 5], 40).wait().ids;
+    for cycle in 0..30 {
+        assert_eq!(handle.sleep(SleepLevel::Two, Abort).wait(), Ok(()));
+        assert_eq!(driver(), [0, 0], "cycle {cycle}");
+        assert_eq!(handle.wake(Tags::ALL).wait(), Ok(Woken { asleep: false }));
+        assert_eq!(driver(), awake, "cycle {cycle}");
+        assert_eq!(ask_ids(&handle, 2, &[3, 4, 5], 40).wait().ids, expected);
+    }
 }

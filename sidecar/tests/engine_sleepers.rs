@@ -5,7 +5,7 @@
 mod harness;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use harness::watched::{alterable, watched};
 use harness::{Run, ask_ids, eventually, halves, request, start, start_unloaded, tiny, wait_for};
@@ -134,6 +134,25 @@ fn a_draining_engine_does_not_go_to_sleep() {
         "{refused}"
     );
     assert_eq!(answer.wait().ids.len(), 400);
+}
+
+#[test]
+fn weights_that_stayed_are_not_read_again() {
+    let reads = Arc::new(AtomicUsize::new(0));
+    let model = watched({
+        let reads = Arc::clone(&reads);
+        move |_, _| {
+            reads.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+    });
+    let handle = start(&model, &on_two_ranks(&model));
+    let loaded = reads.load(Ordering::Relaxed);
+    for (level, expected) in [(SleepLevel::One, loaded), (SleepLevel::Two, 2 * loaded)] {
+        assert_eq!(handle.sleep(level, Abort).wait(), Ok(()));
+        assert_eq!(handle.wake(Tags::ALL).wait(), AWAKE);
+        assert_eq!(reads.load(Ordering::Relaxed), expected, "{level:?}");
+    }
 }
 
 #[test]

@@ -69,7 +69,7 @@ impl Loop {
         self.forget_cache();
         let outcome = self.release(&[Account::KvCache]).map(|moved| {
             let kind = Transition::ReleaseKvCache;
-            self.told(kind, "paused", began, Direction::Back, &moved);
+            self.told(kind, None, began, &moved, None);
         });
         self.show_rest();
         settle(asker, outcome)
@@ -84,13 +84,8 @@ impl Loop {
             self.forget_cache();
         }
         let moved = self.release(&accounts)?;
-        self.told(
-            Transition::Sleep,
-            mode.name(),
-            began,
-            Direction::Back,
-            &moved,
-        );
+        let mode = Some(mode.name());
+        self.told(Transition::Sleep, mode, began, &moved, None);
         Ok(())
     }
 
@@ -121,16 +116,18 @@ impl Loop {
         let woken = match self.take(&back) {
             Ok(Ok((moved, proof))) => {
                 self.rest.trouble.clear();
-                self.told_with_proof(began, &moved, proof);
+                self.told(Transition::Wake, None, began, &moved, proof);
                 Ok(Woken {
                     asleep: self.rest.is_sleeping(),
                 })
             }
             Ok(Err(message)) => {
+                let seconds = began.elapsed().as_secs_f64();
                 tracing::error!(
                     message,
-                    seconds = began.elapsed().as_secs_f64(),
-                    "not awake"
+                    seconds,
+                    result = "failed",
+                    "wake: the engine sleeps on"
                 );
                 self.stats.transitions[Transition::Wake as usize].count(false, began.elapsed());
                 self.rest.trouble.clone_from(&message);
@@ -180,52 +177,39 @@ impl Loop {
         Ok(proved.map(|()| (moved, Some(began.elapsed()))))
     }
 
-    /// Counts a transition and says what moved, in one line.
+    /// Counts a transition and says what moved, in one line; `proof` is the time that proving took.
     fn told(
         &mut self,
         kind: Transition,
-        mode: &str,
+        mode: Option<&str>,
         began: Instant,
-        direction: Direction,
         moved: &[Moved],
+        proof: Option<Duration>,
     ) {
         let bytes = Moved::total(moved);
         let counts = &mut self.stats.transitions[kind as usize];
         counts.count(true, began.elapsed());
-        match direction {
-            Direction::Back => counts.given_back_bytes += bytes,
-            Direction::Taken => counts.taken_bytes += bytes,
-        }
+        let what = match kind {
+            Transition::Sleep | Transition::ReleaseKvCache => {
+                counts.given_back_bytes += bytes;
+                "memory given back"
+            }
+            Transition::Wake => {
+                counts.taken_bytes += bytes;
+                "memory taken"
+            }
+        };
         tracing::info!(
             mode,
             level = self.rest.level.map(SleepLevel::number),
             bytes,
             ranks = Moved::shown(moved),
             seconds = began.elapsed().as_secs_f64(),
+            proof_seconds = proof.map(|proof| proof.as_secs_f64()),
+            away = self.rest.out.len(),
             result = "done",
-            "{}: {}",
+            "{}: {what}",
             kind.name(),
-            match direction {
-                Direction::Back => "memory given back",
-                Direction::Taken => "memory taken",
-            }
         );
     }
-
-    fn told_with_proof(&mut self, began: Instant, moved: &[Moved], proof: Option<Duration>) {
-        if let Some(proof) = proof {
-            let seconds = proof.as_secs_f64();
-            tracing::info!(
-                seconds,
-                "weights and a probe are what they were after the load"
-            );
-        }
-        self.told(Transition::Wake, "", began, Direction::Taken, moved);
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Direction {
-    Back,
-    Taken,
 }

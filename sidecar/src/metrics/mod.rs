@@ -115,7 +115,7 @@ impl Metrics {
         if let Some(EngineFigures { stats, kv, rest }) = &scrape.engine {
             scraped.engine.set(stats, kv);
             scraped.steps.set(stats);
-            scraped.sleep.set(stats, rest);
+            scraped.sleep.set(stats, rest, scrape.report.state);
         }
         scraped.bytes.set(&scrape.report);
         TextEncoder::new()

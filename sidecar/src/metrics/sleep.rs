@@ -1,6 +1,7 @@
 //! Sleep, wake and release: vLLM's metrics by their names, and bytes and results of our own.
 
-use prometheus::{Counter, CounterVec, IntCounterVec, IntGaugeVec};
+use plimsoll_crds::v1alpha1::report::EngineState;
+use prometheus::{Counter, CounterVec, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::Maker;
 use super::histogram::{Counted, Kept};
@@ -11,6 +12,7 @@ use crate::engine::stats::EngineStats;
 pub(super) struct Sleep {
     state: IntGaugeVec,
     durations: Kept,
+    in_flight: IntGauge,
     total: IntCounterVec,
     bytes: IntCounterVec,
     seconds: CounterVec,
@@ -23,6 +25,10 @@ impl Sleep {
             "sleep_mode_operation_duration_seconds",
             "Time of sleeps, releases of the KV cache, and wakes.",
         );
+        let in_flight = maker.vllm(
+            "sleep_mode_operations_in_flight",
+            "Sleeps, releases and wakes under way.",
+        );
         let total = maker.plimsoll("transition_total", "Transitions, by kind and result.");
         let bytes = maker.plimsoll(
             "transition_bytes_total",
@@ -32,15 +38,19 @@ impl Sleep {
         let sleep = Sleep {
             state: maker.add(IntGaugeVec::new(state, &["sleep_state"])),
             durations: maker.add(Kept::new(durations, Some("operation"))),
+            in_flight: maker.add(IntGauge::with_opts(in_flight)),
             total: maker.add(IntCounterVec::new(total, &["kind", "result"])),
             bytes: maker.add(IntCounterVec::new(bytes, &["kind", "direction"])),
             seconds: maker.add(CounterVec::new(seconds, &["kind"])),
         };
-        sleep.set(&EngineStats::default(), &RestView::default());
+        let (stats, rest) = (EngineStats::default(), RestView::default());
+        sleep.set(&stats, &rest, EngineState::Loading);
         sleep
     }
 
-    pub(super) fn set(&self, stats: &EngineStats, rest: &RestView) {
+    pub(super) fn set(&self, stats: &EngineStats, rest: &RestView, state: EngineState) {
+        let moves = matches!(state, EngineState::Sleeping | EngineState::Waking);
+        self.in_flight.set(i64::from(moves));
         for (state, is_it) in [
             ("awake", !rest.is_sleeping()),
             ("weights_offloaded", rest.level == Some(SleepLevel::One)),

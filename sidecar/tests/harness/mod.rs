@@ -319,12 +319,12 @@ pub fn eventually(what: &str, done: impl Fn() -> bool) {
 pub struct Dice(pub u64);
 
 impl Dice {
-    pub fn roll(&mut self, sides: u64) -> u64 {
+    pub fn roll(&mut self, sides: usize) -> usize {
         self.0 = self
             .0
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1);
-        (self.0 >> 33) % sides
+        (self.0 >> 33) as usize % sides
     }
 }
 
