@@ -274,6 +274,7 @@ fn report(ranks: u32) -> MemoryReport {
             total_bytes: 2,
         }),
         weights_verified: Some(true),
+        sleep_level: Some(2),
         backend: Backend::Cpu,
         revision: "abc".to_owned(),
         effective: Some(Effective {

@@ -25,6 +25,10 @@ pub struct MemoryReport {
     /// the first one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights_verified: Option<bool>,
+    /// The level of the sleep that has not ended; absent while awake. An account that is away has
+    /// nothing reserved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sleep_level: Option<u8>,
     /// Where the ranks compute.
     pub backend: Backend,
     /// Revision of the configuration in force.

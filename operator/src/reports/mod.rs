@@ -283,6 +283,7 @@ fn says_more(before: &MemoryReport, next: &MemoryReport) -> bool {
         message,
         progress,
         weights_verified,
+        sleep_level,
         backend,
         revision,
         effective,
@@ -294,6 +295,7 @@ fn says_more(before: &MemoryReport, next: &MemoryReport) -> bool {
         || before.message != *message
         || before.progress != *progress
         || before.weights_verified != *weights_verified
+        || before.sleep_level != *sleep_level
         || before.backend != *backend
         || before.revision != *revision
         || before.effective != *effective;

@@ -10,6 +10,7 @@ pub fn worth_sending(old: &MemoryReport, new: &MemoryReport) -> bool {
     old.state != new.state
         || old.message != new.message
         || old.weights_verified != new.weights_verified
+        || old.sleep_level != new.sleep_level
         || old.effective != new.effective
         || old.progress.as_ref().map(|p| &p.stage) != new.progress.as_ref().map(|p| &p.stage)
         || progress_moved(old, new)

@@ -16,7 +16,7 @@ use plimsoll_crds::v1alpha1::report::{
 use plimsoll_planner::Bytes;
 
 use crate::engine::handle::{EngineState, Progress};
-use crate::engine::rest::RestView;
+use crate::engine::rest::{RestView, SleepLevel};
 use crate::memory::snapshot::{AccountRow, LedgerSnapshot, RankLedger};
 
 pub use change::worth_sending;
@@ -56,6 +56,7 @@ pub fn build(
         message: String::new(),
         progress: None,
         weights_verified: None,
+        sleep_level: None,
         backend: identity.backend,
         revision: identity.revision.clone(),
         effective: None,
@@ -91,6 +92,7 @@ pub fn build(
     };
     report.message = message;
     report.weights_verified = rest.weights_verified;
+    report.sleep_level = rest.level.map(SleepLevel::number);
     report.progress = (state == ReportedState::Loading).then(|| LoadProgress {
         stage: progress.stage.to_owned(),
         done_bytes: progress.done_bytes,
@@ -265,10 +267,12 @@ pub(crate) mod tests {
     fn an_engine_that_did_not_wake_says_why() {
         let mut view = view(EngineState::Asleep);
         view.rest.weights_verified = Some(false);
+        view.rest.level = Some(SleepLevel::Two);
         view.rest.trouble = "rank 1: Head: not as loaded".into();
         let report = build(&identity(), Some(view), false, &HostReader::new());
         assert_eq!(report.state, ReportedState::Asleep);
         assert_eq!(report.weights_verified, Some(false));
+        assert_eq!(report.sleep_level, Some(2));
         assert_eq!(report.message, "rank 1: Head: not as loaded");
     }
 
