@@ -227,4 +227,7 @@ fn a_weight_that_comes_back_different_keeps_the_engine_out_of_service_by_name() 
     assert_eq!(handle.wake(Tags::ALL).wait(), AWAKE);
     assert_eq!(handle.rest().weights_verified, Some(true));
     assert_eq!(ask_ids(&handle, 3, &[3, 4, 5], 60).wait().ids, expected);
+    let counts = handle.stats().transitions;
+    let (sleep, wake) = (Transition::Sleep as usize, Transition::Wake as usize);
+    assert_eq!(counts[sleep].given_back_bytes, counts[wake].taken_bytes);
 }

@@ -157,6 +157,8 @@ impl Loop {
                 Err(message) => return Ok(Err(message)),
             },
         };
+        // Taken, whatever is found in it.
+        self.stats.transitions[Transition::Wake as usize].taken_bytes += Moved::total(&moved);
         let is_away = |account: &Account| !accounts.contains(account);
         self.rest.out.retain(is_away);
         if !self.rest.out.is_empty() {
@@ -194,10 +196,7 @@ impl Loop {
                 counts.given_back_bytes += bytes;
                 "memory given back"
             }
-            Transition::Wake => {
-                counts.taken_bytes += bytes;
-                "memory taken"
-            }
+            Transition::Wake => "memory taken",
         };
         tracing::info!(
             mode,
