@@ -277,6 +277,12 @@ fn report(ranks: u32) -> MemoryReport {
         sleep_level: Some(2),
         backend: Backend::Cpu,
         revision: "abc".to_owned(),
+        target: Some(TargetReport {
+            generation: i64::MAX >> 11,
+            outcome: TargetOutcome::Deferred,
+            message: "r".repeat(names::MESSAGE_CHARS),
+            overage_bytes: u64::MAX >> 20,
+        }),
         effective: Some(Effective {
             max_model_len: 8192,
             max_num_seqs: 64,
@@ -335,6 +341,8 @@ fn largest_status_stays_far_below_what_etcd_stores() {
         memory
             .hosts
             .push(HostRow::new(&origin, report.host.clone()));
+        let told = report.target.clone().unwrap();
+        memory.targets.push(TargetRow::new(&origin.pod, told));
     }
     let size = serde_json::to_string(&status).unwrap().len();
     assert!(
@@ -342,6 +350,15 @@ fn largest_status_stays_far_below_what_etcd_stores() {
         "{size} bytes of the 1.5 MiB that etcd stores"
     );
     assert_eq!(back(&status), status);
+}
+
+#[test]
+fn a_report_of_an_older_engine_has_no_target() {
+    let mut json = serde_json::to_value(report(1)).unwrap();
+    assert_eq!(json["target"]["outcome"], "Deferred");
+    json.as_object_mut().unwrap().remove("target");
+    let older: MemoryReport = serde_json::from_value(json).unwrap();
+    assert_eq!(older.target, None);
 }
 
 #[test]

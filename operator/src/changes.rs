@@ -59,6 +59,7 @@ fn states(status: &InferenceDeploymentStatus) -> InferenceDeploymentStatus {
         plan: _,
         gpus,
         hosts,
+        targets: _,
     }) = &mut status.memory
     {
         // What is planned and allowed moves with pods alone, and pods that never reported have no

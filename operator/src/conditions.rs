@@ -14,6 +14,7 @@ use crate::inspect::Model;
 use crate::outcome::{ContainerMemory, Outcome, Planned};
 use crate::plan::short;
 use crate::progress::{Progress, progress};
+use crate::steer::Stand;
 
 /// One verdict: a status, its reason and its words.
 type Verdict = (ConditionStatus, Reason, String);
@@ -40,6 +41,7 @@ pub(crate) fn conditions(facts: &Facts, outcome: &Outcome) -> Vec<Condition> {
             Some(quota_enforced(facts, outcome)),
         ),
         (ConditionType::MemoryPressure, Some(memory_pressure(facts))),
+        (ConditionType::TargetApplied, Some(target_applied(outcome))),
         (ConditionType::Reconciling, reconciling),
         (ConditionType::Stalled, stalled),
     ];
@@ -310,6 +312,23 @@ fn memory_pressure(facts: &Facts) -> Verdict {
         ),
         // Between a restart of the operator and the first report nothing has changed.
         false => unchanged_pressure(facts),
+    }
+}
+
+fn target_applied(outcome: &Outcome) -> Verdict {
+    match &outcome.told {
+        Some(Stand::Applied(words)) => (True, Reason::Applied, words.clone()),
+        Some(Stand::Pending(words)) => (False, Reason::TargetPending, words.clone()),
+        Some(Stand::Deferred(words)) => (False, Reason::TargetDeferred, words.clone()),
+        Some(Stand::Refused(words)) => (False, Reason::TargetRefused, words.clone()),
+        Some(Stand::Nobody) => {
+            let text = "no engine of the newest revision runs".to_owned();
+            (Unknown, Reason::NoReports, text)
+        }
+        None => {
+            let text = "engines are told nothing new before the newest spec leads to a revision";
+            (Unknown, Reason::NoReports, text.to_owned())
+        }
     }
 }
 

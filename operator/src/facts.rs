@@ -15,6 +15,7 @@ use crate::memory::{Failure, Reread};
 use crate::pods::PodFacts;
 use crate::reach::Unreached;
 use crate::rolling::Room;
+use crate::steer::Tries;
 use crate::turns::Turn;
 
 /// Everything known about one resource.
@@ -35,6 +36,8 @@ pub(crate) struct Facts {
     pub(crate) taken: BTreeMap<(ChildKind, String), Holder>,
     /// The newest report of each pod that ever reported or should have, by pod name.
     pub(crate) reports: BTreeMap<String, ReportFacts>,
+    /// What became of the calls that told engine pods their targets, by uid of the pod.
+    pub(crate) tries: BTreeMap<String, Tries>,
     /// How the last inspection of this source failed, if it did.
     pub(crate) inspect_failure: Option<Failure>,
     /// The inspect pod whose image cannot be pulled, by uid, and since when.

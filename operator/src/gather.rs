@@ -28,6 +28,7 @@ use crate::memory::Memory;
 use crate::pods::{PodFacts, instant};
 use crate::reach::{Behind, Unreached};
 use crate::reports::Reports;
+use crate::steer::Steering;
 use crate::stores::{Stores, external, has_ready_endpoint};
 use crate::turns::Turn;
 
@@ -41,7 +42,7 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub(crate) fn gather(
     object: Arc<InferenceDeployment>,
     stores: &Stores,
-    reports: &Reports,
+    (reports, steering): (&Reports, &Steering),
     memory: &mut Memory,
 ) -> Result<Facts, Error> {
     let identity = identity(&object.metadata)?;
@@ -60,6 +61,7 @@ pub(crate) fn gather(
         children: ours,
         taken,
         reports: reports.of(&identity.uid),
+        tries: steering.of(&identity.uid),
         inspect_failure: memory.inspect_failure.clone(),
         pull_trouble: pull_trouble(&inspect_pods, memory, now),
         reread: memory.reread,

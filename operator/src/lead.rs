@@ -93,6 +93,7 @@ impl Leader {
             metrics: Arc::clone(&self.metrics),
             watches: Arc::clone(&self.watches),
             turns: Arc::new(Turns::new(self.args.max_concurrent_rollouts.into())),
+            mandate: self.mandate.clone(),
             key,
             args: Arc::clone(&self.args),
         };

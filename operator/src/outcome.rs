@@ -9,6 +9,7 @@ use crate::children::ChildKind;
 use crate::error::Error;
 use crate::inspect::Model;
 use crate::rolling::Step;
+use crate::steer::Stand;
 
 /// The outcome of the pure stages.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +18,8 @@ pub(crate) struct Outcome {
     pub(crate) planned: Planned,
     /// The rolling step taken, where there is a revision to roll to.
     pub(crate) step: Option<Step>,
+    /// How the engines stand to the newest target, where there is a revision to tell.
+    pub(crate) told: Option<Stand>,
     /// An object of somebody else's stands where one of ours should.
     pub(crate) taken: Option<String>,
     /// The Service, where somebody keeps changing it.

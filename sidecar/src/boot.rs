@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::args::{EngineArgs, GenerationConfig, HttpArgs, ServeArgs};
 use crate::chat::ChatTemplate;
-use crate::config::Settings;
+use crate::config::{Asked, Settings};
 use crate::engine::Engine;
 use crate::engine::config::EngineConfig;
 use crate::engine::handle::EngineState;
@@ -26,6 +26,7 @@ use crate::http::ports::Ports;
 use crate::http::token::Token;
 use crate::model::{Model, ModelFolder, SamplingDefaults};
 use crate::report::Identity;
+use crate::target::Held;
 
 /// This program, as the kernel knows it even after its file is gone.
 const SELF: &str = "/proc/self/exe";
@@ -76,6 +77,7 @@ fn app(settings: &Settings, http: &HttpArgs) -> App {
     let identity = Identity {
         revision: settings.revision.clone(),
         backend: settings.backend,
+        target: Arc::default(),
     };
     let root = settings.model.display().to_string();
     App::new(settings.served.clone(), root, limits, identity)
@@ -105,6 +107,10 @@ fn load(
     let model = Arc::new(ModelFolder::open(&settings.model)?);
     describe(&model, settings);
     let planned = settings.plan(&model)?;
+    if let Asked::Documents(documents) = &settings.memory {
+        // Boot comes here once.
+        let _ = app.identity.target.set(Held::new(documents.target.clone()));
+    }
     for rank in &planned.plan.ranks {
         tracing::info!(
             rank = rank.rank,

@@ -30,7 +30,9 @@ pub mod scheduler;
 
 pub mod engine;
 
-// What others see of it.
+// What it is told, and what others see of it.
+pub mod target;
+
 pub mod report;
 
 pub mod metrics;

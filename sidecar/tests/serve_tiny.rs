@@ -317,6 +317,9 @@ fn the_operators_documents_are_served_or_refused_with_both_numbers() {
     let served = Served::start_config(&folder);
     let report = served.get_admin("/memory", "").json();
     assert_eq!(report["revision"], "r7");
+    let applied = json!({"generation": 3, "outcome": "Applied", "overageBytes": 0});
+    assert_eq!(report["target"], applied);
+    assert_eq!(served.get_admin("/target", "").json(), applied);
     let names_and_bytes = |rows: &Value| -> Vec<(Value, Value)> {
         let rows = rows.as_array().unwrap().iter();
         rows.map(|row| (row["name"].clone(), row["plannedBytes"].clone()))

@@ -46,6 +46,7 @@ ConditionType {
     MemoryFits = "a split of the model fits every rank's budget",
     QuotaEnforced = "the quotas cannot be crossed, and the reason says who sees to that",
     MemoryPressure = "a rank holds more than its budget (abnormal while true)",
+    TargetApplied = "every engine of the newest revision holds to the newest quotas and cache size it was told",
     Reconciling = "the operator is still working on the newest spec (present only while true)",
     Stalled = "waiting will not help: the spec or the cluster must change (present only while true)",
 }}
@@ -94,6 +95,10 @@ Reason {
     WithinBudget = "no rank holds more than its budget",
     OverBudget = "a rank's driver figure is above its budget",
     NoReports = "no engine has reported yet",
+    Applied = "every engine of the newest revision has the newest target in force",
+    TargetPending = "an engine has not been told its newest target, or has not answered; the message names the pod, and what went wrong",
+    TargetDeferred = "an engine gives back what it holds above its newest target; the message has the bytes",
+    TargetRefused = "an engine cannot follow its newest target, and keeps to the one before; the message has the numbers",
     ReportsRefused = "an engine pod refuses the operator's token, so what it holds is not known",
 }}
 
@@ -180,6 +185,18 @@ impl ConditionType {
                 (True, &[Reason::OverBudget]),
                 (False, &[Reason::WithinBudget]),
                 (Unknown, &[Reason::NoReports, Reason::ReportsRefused]),
+            ],
+            ConditionType::TargetApplied => &[
+                (True, &[Reason::Applied]),
+                (
+                    False,
+                    &[
+                        Reason::TargetPending,
+                        Reason::TargetDeferred,
+                        Reason::TargetRefused,
+                    ],
+                ),
+                (Unknown, &[Reason::NoReports]),
             ],
             ConditionType::Reconciling => &[(True, WORKING)],
             ConditionType::Stalled => &[(True, STALLED)],

@@ -31,4 +31,4 @@ pub use facts::{InspectError, InspectResult, ModelFacts};
 pub use report::MemoryReport;
 pub use spec::{InferenceDeployment, InferenceDeploymentSpec};
 pub use status::InferenceDeploymentStatus;
-pub use target::Target;
+pub use target::{Target, TargetOutcome, TargetReport};

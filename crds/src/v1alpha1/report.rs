@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::Backend;
 use super::facts::Dtype;
+use super::target::TargetReport;
 
 /// One memory report of one engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,6 +34,10 @@ pub struct MemoryReport {
     pub backend: Backend,
     /// Revision of the configuration in force.
     pub revision: String,
+    /// What became of the newest target; absent until the plan is checked, and of engines that no
+    /// operator started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetReport>,
     /// Limits in force; absent until the plan is checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effective: Option<Effective>,

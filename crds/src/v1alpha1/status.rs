@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::engine::{Backend, PlanStatus};
 use super::facts::ModelFacts;
 use super::report::{AccountMemory, Effective, HostAccount, LoadProgress, RankMemory};
+use super::target::{TargetOutcome, TargetReport};
 
 /// What the operator sees of an InferenceDeployment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -65,7 +66,7 @@ pub struct InferenceDeploymentStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryStatus>,
     /// Where it stands, for programs: Ready, Available, ModelResolved, MemoryFits, QuotaEnforced,
-    /// MemoryPressure, and Reconciling or Stalled while they are true.
+    /// MemoryPressure, TargetApplied, and Reconciling or Stalled while they are true.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -130,6 +131,13 @@ pub struct MemoryStatus {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pod"])
     )]
     pub hosts: Vec<HostRow>,
+    /// What became of the newest target that each pod was told: at most 64 rows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 64),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pod"])
+    )]
+    pub targets: Vec<TargetRow>,
 }
 
 /// Totals over all pods and ranks as short strings, for display.
@@ -214,6 +222,60 @@ pub struct HostRow {
     /// operator's word: that the operator lives, its Lease tells (`renewTime`, every 6 s, of the
     /// Lease named as its Deployment).
     pub stale: bool,
+}
+
+/// What became of the newest target that one pod was told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetRow {
+    /// Name of the pod.
+    pub pod: String,
+    /// Generation of the resource that the target was made from.
+    pub generation: i64,
+    /// Whether it is in force.
+    pub outcome: TargetOutcome,
+    /// Why it is not, with the numbers; absent once it is applied.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// Bytes that the pod holds above it, all ranks together; zero unless it is deferred.
+    pub overage_bytes: u64,
+}
+
+impl TargetRow {
+    /// The row of a pod.
+    pub fn new(pod: &str, report: TargetReport) -> TargetRow {
+        let TargetReport {
+            generation,
+            outcome,
+            message,
+            overage_bytes,
+        } = report;
+        TargetRow {
+            pod: pod.to_owned(),
+            generation,
+            outcome,
+            message,
+            overage_bytes,
+        }
+    }
+}
+
+impl From<TargetRow> for TargetReport {
+    fn from(row: TargetRow) -> TargetReport {
+        let TargetRow {
+            pod: _,
+            generation,
+            outcome,
+            message,
+            overage_bytes,
+        } = row;
+        TargetReport {
+            generation,
+            outcome,
+            message,
+            overage_bytes,
+        }
+    }
 }
 
 /// Which pod a report came from, and how old it is.

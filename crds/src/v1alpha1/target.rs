@@ -1,6 +1,7 @@
 //! What an engine is told: `target.json`, mounted beside `boot.json` and sent to the engine while it
 //! runs. It refuses fields it does not know, as [`super::boot`] does.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What an engine's memory should be.
@@ -74,4 +75,32 @@ impl Target {
             && *kv_cache == other.kv_cache
             && *ranks == other.ranks
     }
+}
+
+/// What became of the newest target that an engine was told: the answer to `PUT /target`, and part of
+/// every report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetReport {
+    /// Generation of the resource that the target was made from.
+    pub generation: i64,
+    /// Whether it is in force.
+    pub outcome: TargetOutcome,
+    /// Why it is not, with the numbers; empty once it is applied.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// Bytes that the engine holds above it, all ranks together; zero unless it is deferred.
+    #[serde(default)]
+    pub overage_bytes: u64,
+}
+
+/// What became of a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum TargetOutcome {
+    /// It is in force.
+    Applied,
+    /// The engine gives back what is above it, and applies it then.
+    Deferred,
+    /// The engine cannot follow it; what was in force before still is.
+    Refused,
 }

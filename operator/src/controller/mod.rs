@@ -16,11 +16,13 @@ use tokio::sync::{OnceCell, mpsc};
 
 use crate::args::Args;
 use crate::build::PodSettings;
+use crate::mandate::Mandate;
 use crate::memory::Memories;
 use crate::metrics::Metrics;
 use crate::pods;
 use crate::reconcile::{Context, Settings, key_of, reconcile, retry};
 use crate::reports::Reports;
+use crate::steer::Steering;
 use crate::stores::{Decoded, Scope, Stores, Watched, Watches};
 use crate::token::AdminKey;
 use crate::turns::Turns;
@@ -41,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) watches: Arc<Watches>,
     pub(crate) turns: Arc<Turns>,
+    pub(crate) mandate: Mandate,
     pub(crate) key: AdminKey,
     pub(crate) args: Arc<Args>,
 }
@@ -56,6 +59,7 @@ pub(crate) async fn run(
         metrics,
         watches,
         turns,
+        mandate,
         key,
         args,
     } = shared;
@@ -66,6 +70,7 @@ pub(crate) async fn run(
         metrics: Arc::clone(&metrics),
     };
     let (nudges, nudged) = mpsc::channel(NUDGES);
+    let steering = Steering::new(nudges.clone(), mandate);
     let reports = Arc::new(Reports::new(nudges, Arc::clone(&metrics), args.stale_after));
 
     let (deployments, deployment_events) = scope.deployments();
@@ -91,6 +96,7 @@ pub(crate) async fn run(
         },
         filled: OnceCell::new(),
         reports,
+        steering,
         memories: Memories::default(),
         turns,
         metrics,
@@ -174,6 +180,7 @@ fn log(error: &controller::Error<crate::error::Error, watcher::Error>) {
 fn forget(context: &Context, object: &Decoded<InferenceDeployment>) {
     let uid = object.uid().unwrap_or_default();
     context.reports.listen(&uid, "", Vec::new());
+    context.steering.keep(&uid, &[]);
     context.memories.forget(&uid);
     context.turns.forget(&key_of(object));
     let namespace = object.namespace().unwrap_or_default();

@@ -84,6 +84,7 @@ async fn begin(last: &'static str) {
         metrics: Arc::clone(&metrics),
         watches: Arc::new(Watches::new(Arc::clone(&metrics))),
         turns: Arc::clone(&turns),
+        mandate: Mandate::forever(),
         key: AdminKey::new(b"0123456789abcdef".to_vec()).unwrap(),
         args: Arc::new(Args::parse_from(["operator", "--sidecar-image=image"])),
     };

@@ -1,9 +1,12 @@
 //! From facts to what should exist: inspection, plan, revision and rolling step, put together.
 //! Pure: the whole decision of a pass, without a client.
 
+mod engines;
 mod revisions;
 
 use std::time::Duration;
+
+use plimsoll_crds::v1alpha1::Target;
 
 use crate::build::{
     PodSettings, Prepared, Revision, disruption_budget, inspect_pod, revision, secret, service,
@@ -19,6 +22,7 @@ use crate::plan::{self, Rejected};
 use crate::pods::PodFacts;
 use crate::reach::{Reach, reach};
 use crate::rolling::{self, RevisionPods, Room};
+use crate::steer::steer;
 use crate::turns::{Stand, Turn};
 
 /// Who waits for a turn looks this often whether it has come.
@@ -46,6 +50,8 @@ pub(crate) struct Desire {
     pub(crate) stand: Stand,
     /// ReplicaSets to note at that a pod of them has answered.
     pub(crate) answered: Vec<String>,
+    /// The newest target, and the pods (by uid) that are told it once the rest is written.
+    pub(crate) told: Option<(Target, Vec<String>)>,
 }
 
 /// Decides a pass.
@@ -83,6 +89,7 @@ pub(crate) fn desire(
             model: inspection.model,
             planned,
             step: None,
+            told: None,
             contested: None,
             unreached: None,
             waits: None,
@@ -98,6 +105,7 @@ pub(crate) fn desire(
         made_way: None,
         answered: revisions::to_note(facts),
         stand: Stand::Idle,
+        told: None,
     };
     desire.look_again = soonest(desire.look_again, revisions::next_late(facts));
     let stands = &facts.status.conditions;
@@ -120,6 +128,7 @@ fn nothing_for(message: String) -> Desire {
             model: Model::Inspecting("the spec is refused".to_owned()),
             planned: Planned::Invalid(message),
             step: None,
+            told: None,
             contested: None,
             unreached: None,
             waits: None,
@@ -135,6 +144,7 @@ fn nothing_for(message: String) -> Desire {
         made_way: None,
         answered: Vec::new(),
         stand: Stand::Idle,
+        told: None,
     }
 }
 
@@ -206,6 +216,8 @@ impl Desire {
         );
         self.outcome.planned = Planned::Invalid(plan::short(&message));
         self.outcome.step = None;
+        self.outcome.told = None;
+        self.told = None;
         self.made_way = None;
         // A revision's objects, and the pod that was to read the model.
         let pods = |kind| {
@@ -226,7 +238,7 @@ fn roll(facts: &Facts, made: Revision, patience: Duration, desire: &mut Desire) 
         name,
         config_map,
         replica_set,
-        target: _,
+        target,
     } = made;
     desire.stand = revisions::stand(facts, &name);
     if let (Stand::Wants, Turn::Waits(words)) = (desire.stand, &facts.turn) {
@@ -271,6 +283,10 @@ fn roll(facts: &Facts, made: Revision, patience: Duration, desire: &mut Desire) 
         desire.look_again = soonest(desire.look_again, Some(patience));
     }
     desire.outcome.step = Some(step);
+    let steer = steer(target.generation, &engines::engines(facts, &name));
+    desire.look_again = soonest(desire.look_again, steer.look_again);
+    desire.outcome.told = Some(steer.stand);
+    desire.told = Some((target, steer.tell));
 }
 
 /// The next revision's turn has not come: what runs stays, and counts as what is wanted.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use kube::core::ObjectMeta;
 use kube::runtime::controller::Action;
 use kube::{Client, Resource, ResourceExt};
+use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::InferenceDeployment;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
@@ -24,6 +25,7 @@ use crate::metrics::Metrics;
 use crate::publish::{Publisher, publish, publish_unreadable, tell};
 use crate::reports::{Reports, listeners};
 use crate::status::status;
+use crate::steer::{Addressee, Steering};
 use crate::stores::{Decoded, Stores};
 use crate::token::AdminKey;
 use crate::turns::{Turn, Turns};
@@ -36,6 +38,7 @@ pub(crate) struct Context {
     /// it to be filled: they take turns here, or all but one would wait for ever.
     pub(crate) filled: OnceCell<()>,
     pub(crate) reports: Arc<Reports>,
+    pub(crate) steering: Steering,
     pub(crate) memories: Memories,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) turns: Arc<Turns>,
@@ -120,7 +123,12 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
         pod_name: _,
     } = &context.settings;
 
-    let mut facts = gather(object, &context.stores, &context.reports, &mut memory)?;
+    let mut facts = gather(
+        object,
+        &context.stores,
+        (&context.reports, &context.steering),
+        &mut memory,
+    )?;
     let token = context.key.token(&uid);
     context.reports.listen(&uid, &token, listeners(&facts));
     let decide = |facts: &Facts| desire(facts, pods, &token, *unschedulable_after);
@@ -153,6 +161,11 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
             Ending::Again => desire.outcome.admit(error),
         }
     }
+    let pods: Vec<&str> = facts.pods.iter().map(|pod| pod.uid.as_str()).collect();
+    context.steering.keep(&uid, &pods);
+    if applied.is_ok() {
+        tell_targets(&facts, &desire, &token, context)?;
+    }
     let publisher = context.publisher();
     remember(publisher, &facts, &desire, &mut memory).await;
     for (kind, name, path) in &written.repaired {
@@ -175,6 +188,37 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
     Ok(again.map_or_else(Action::await_change, Action::requeue))
 }
 
+/// Tells engines their newest target, once the files that they start with have it.
+fn tell_targets(
+    facts: &Facts,
+    desire: &Desire,
+    token: &str,
+    context: &Context,
+) -> Result<(), Error> {
+    let Some((target, uids)) = &desire.told else {
+        return Ok(());
+    };
+    let body = serde_json::to_vec(target).map_err(|source| Error::Encode {
+        what: names::TARGET_KEY,
+        source,
+    })?;
+    let (owner, body) = (&facts.identity.uid, hyper::body::Bytes::from(body));
+    for listener in listeners(facts) {
+        if uids.contains(&listener.pod_uid) {
+            let addressee = Addressee {
+                resource: listener.resource,
+                pod: listener.pod,
+                uid: listener.pod_uid,
+                ip: listener.ip,
+                port: listener.port,
+            };
+            let told = (target.generation, body.clone());
+            context.steering.tell(owner, token, addressee, told);
+        }
+    }
+    Ok(())
+}
+
 /// The namespace is being deleted: nothing is done here any more.
 fn give_up(facts: &Facts, memory: &mut Memory, context: &Context) -> Action {
     let Identity {
@@ -184,6 +228,7 @@ fn give_up(facts: &Facts, memory: &mut Memory, context: &Context) -> Action {
         generation: _,
     } = &facts.identity;
     context.reports.listen(uid, "", Vec::new());
+    context.steering.keep(uid, &[]);
     memory.namespace_ends = true;
     tracing::info!(
         namespace,

@@ -286,6 +286,7 @@ fn says_more(before: &MemoryReport, next: &MemoryReport) -> bool {
         sleep_level,
         backend,
         revision,
+        target,
         effective,
         kv_used_percent: _,
         ranks,
@@ -298,6 +299,7 @@ fn says_more(before: &MemoryReport, next: &MemoryReport) -> bool {
         || before.sleep_level != *sleep_level
         || before.backend != *backend
         || before.revision != *revision
+        || before.target != *target
         || before.effective != *effective;
     let scale = host.limit_bytes.unwrap_or(host.cgroup_bytes);
     states

@@ -6,7 +6,7 @@ use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::engine::PlanStatus;
 use plimsoll_crds::v1alpha1::report::{Effective, MemoryReport};
 use plimsoll_crds::v1alpha1::status::{
-    GpuRow, HostRow, MemoryStatus, MemorySummary, RowOrigin, State,
+    GpuRow, HostRow, MemoryStatus, MemorySummary, RowOrigin, State, TargetRow,
 };
 use plimsoll_crds::v1alpha1::{InferenceDeploymentStatus, Reason};
 
@@ -199,6 +199,8 @@ fn memory(facts: &Facts, plan: Option<PlanStatus>) -> MemoryStatus {
         planned: shown(planned + to_come(planned_bytes)),
         kv_used_percent: kv_used(facts),
     };
+    let targets = rows.iter().filter_map(|rows| rows.target.clone());
+    let targets = targets.take(names::STATUS_ROWS).collect();
     MemoryStatus {
         summary: Some(summary),
         plan,
@@ -212,6 +214,7 @@ fn memory(facts: &Facts, plan: Option<PlanStatus>) -> MemoryStatus {
             .filter_map(|r| r.host)
             .take(names::STATUS_ROWS)
             .collect(),
+        targets,
     }
 }
 
@@ -238,6 +241,7 @@ fn kv_used(facts: &Facts) -> Option<String> {
 struct Rows {
     gpus: Vec<GpuRow>,
     host: Option<HostRow>,
+    target: Option<TargetRow>,
 }
 
 /// The rows of one pod: of its newest report, or those that status has from before.
@@ -251,7 +255,9 @@ fn rows_of(facts: &Facts, pod: &PodFacts) -> Option<Rows> {
         gpus.iter_mut().for_each(|row| row.stale = stale);
         let mut host = before.hosts.iter().find(|row| row.pod == pod.name).cloned();
         host.iter_mut().for_each(|row| row.stale = stale);
-        return (!gpus.is_empty()).then_some(Rows { gpus, host });
+        let mut targets = before.targets.iter();
+        let target = targets.find(|row| row.pod == pod.name).cloned();
+        return (!gpus.is_empty()).then_some(Rows { gpus, host, target });
     };
     let origin = RowOrigin {
         pod: pod.name.clone(),
@@ -269,6 +275,10 @@ fn rows_of(facts: &Facts, pod: &PodFacts) -> Option<Rows> {
     Some(Rows {
         gpus,
         host: Some(HostRow::new(&origin, report.host.clone())),
+        target: report
+            .target
+            .clone()
+            .map(|told| TargetRow::new(&pod.name, told)),
     })
 }
 

@@ -24,10 +24,12 @@ use tokio::sync::{OnceCell, mpsc};
 
 use super::account::account;
 use super::settings;
+use crate::mandate::Mandate;
 use crate::memory::Memories;
 use crate::metrics::Metrics;
 use crate::reconcile::{Context, Settings};
 use crate::reports::Reports;
+use crate::steer::Steering;
 use crate::stores::{Decoded, Stores, Watched, trimmed};
 use crate::token::AdminKey;
 use crate::turns::Turns;
@@ -225,6 +227,7 @@ fn operator(client: Client) -> (Arc<Context>, Writers) {
             endpoint_slices,
         },
         filled: OnceCell::new_with(Some(())),
+        steering: Steering::new(nudges.clone(), Mandate::forever()),
         reports: Arc::new(Reports::new(
             nudges,
             Arc::clone(&metrics),

@@ -73,6 +73,7 @@ pub(crate) fn facts(yaml: &str) -> Facts {
         children: BTreeMap::new(),
         taken: Default::default(),
         reports: BTreeMap::new(),
+        tries: BTreeMap::new(),
         inspect_failure: None,
         pull_trouble: None,
         reread: None,
@@ -212,6 +213,7 @@ pub(crate) fn report(driver: u64) -> MemoryReport {
     serde_json::from_value(json!({
         "time": at(5).to_string(), "state": "Serving", "backend": "CPU", "revision": "r",
         "kvUsedPercent": 7,
+        "target": {"generation": 3, "outcome": "Applied", "overageBytes": 0},
         "effective": {
             "maxModelLen": 8192, "maxNumSeqs": 64, "maxNumBatchedTokens": 2048,
             "dtype": "BFloat16", "kvDtype": "BFloat16", "kvCacheTokens": 9000, "isa": "Avx2",

@@ -51,6 +51,7 @@ pub fn router(app: Arc<App>, token: Option<Token>) -> Router {
             checks: Arc::new(Semaphore::new(1)),
         });
     let routes = control::routes()
+        .merge(super::target::routes())
         .with_state(app)
         .merge(routes)
         .fallback(super::not_found)

@@ -372,6 +372,7 @@ pub(crate) fn empty_app(limits: HttpLimits) -> Arc<App> {
     let identity = Identity {
         revision: "r1".into(),
         backend: Backend::Cpu,
+        target: Arc::default(),
     };
     let served = vec!["tiny".to_owned(), "org/tiny".to_owned()];
     Arc::new(App::new(served, "/models/tiny".into(), limits, identity))

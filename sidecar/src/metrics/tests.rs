@@ -32,6 +32,7 @@ fn rendered() -> String {
     let identity = Identity {
         revision: "r".into(),
         backend: Backend::Cpu,
+        target: Default::default(),
     };
     let mut view = view(EngineState::Serving);
     view.ledger.ranks[0].other = -4;

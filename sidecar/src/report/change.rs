@@ -12,6 +12,7 @@ pub fn worth_sending(old: &MemoryReport, new: &MemoryReport) -> bool {
         || old.weights_verified != new.weights_verified
         || old.sleep_level != new.sleep_level
         || old.effective != new.effective
+        || old.target != new.target
         || old.progress.as_ref().map(|p| &p.stage) != new.progress.as_ref().map(|p| &p.stage)
         || progress_moved(old, new)
         || old.ranks.len() != new.ranks.len()
@@ -96,6 +97,7 @@ mod tests {
         let identity = Identity {
             revision: "r".into(),
             backend: Backend::Cpu,
+            target: Default::default(),
         };
         build(
             &identity,

@@ -6,6 +6,8 @@ mod cgroup;
 mod change;
 mod host;
 
+use std::sync::{Arc, OnceLock};
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use plimsoll_crds::v1alpha1::engine::Backend;
@@ -18,6 +20,7 @@ use plimsoll_planner::Bytes;
 use crate::engine::handle::{EngineState, Progress};
 use crate::engine::rest::{RestView, SleepLevel};
 use crate::memory::snapshot::{AccountRow, LedgerSnapshot, RankLedger};
+use crate::target::Held;
 
 pub use change::worth_sending;
 pub use host::HostReader;
@@ -27,6 +30,8 @@ pub use host::HostReader;
 pub struct Identity {
     pub revision: String,
     pub backend: Backend,
+    /// Set once the plan is checked, of engines that an operator started.
+    pub target: Arc<OnceLock<Held>>,
 }
 
 /// What the engine says, once there is one.
@@ -59,6 +64,7 @@ pub fn build(
         sleep_level: None,
         backend: identity.backend,
         revision: identity.revision.clone(),
+        target: identity.target.get().map(Held::report),
         effective: None,
         kv_used_percent: 0,
         ranks: Vec::new(),
@@ -226,6 +232,7 @@ pub(crate) mod tests {
         Identity {
             revision: "r1".into(),
             backend: Backend::Cpu,
+            target: Arc::default(),
         }
     }
 

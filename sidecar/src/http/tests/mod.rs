@@ -9,6 +9,7 @@ mod connections;
 mod control;
 mod hostile;
 mod refusals;
+mod target;
 mod unsent;
 
 use std::sync::Arc;

@@ -1,0 +1,124 @@
+//! Engines as steering sees them, from the facts. Pure.
+
+use plimsoll_crds::v1alpha1::TargetReport;
+use plimsoll_crds::v1alpha1::report::EngineState;
+
+use crate::facts::Facts;
+use crate::pods::PodFacts;
+use crate::steer::{Engine, Hears};
+
+/// The engines of a revision, those that leave included.
+pub(super) fn engines(facts: &Facts, revision: &str) -> Vec<Engine> {
+    let pods = facts.pods.iter().filter(|pod| pod.revision == revision);
+    pods.map(|pod| Engine {
+        pod: pod.name.clone(),
+        uid: pod.uid.clone(),
+        hears: hears(facts, pod),
+        reported: reported(facts, pod),
+        tries: facts.tries.get(&pod.uid).cloned().unwrap_or_default(),
+    })
+    .collect()
+}
+
+/// What its newest report says, or the status, until an operator that began again has heard it.
+fn reported(facts: &Facts, pod: &PodFacts) -> Option<TargetReport> {
+    if let Some(report) = facts.report(pod) {
+        return report.target.clone();
+    }
+    let rows = facts.status.memory.iter().flat_map(|it| &it.targets);
+    let mut of_pod = rows.filter(|row| row.pod == pod.name);
+    of_pod.next().cloned().map(TargetReport::from)
+}
+
+fn hears(facts: &Facts, pod: &PodFacts) -> Hears {
+    if !pod.counts() {
+        return Hears::Ends;
+    }
+    let known = facts.reports.get(&pod.name);
+    let heard = known.filter(|known| !known.stale && !known.refused);
+    let Some(report) = heard.and_then(|known| known.report.as_deref()) else {
+        return match pod.ready {
+            true => Hears::Silent,
+            false => Hears::Loading,
+        };
+    };
+    match report.state {
+        EngineState::Loading => Hears::Loading,
+        EngineState::Draining | EngineState::Failed => Hears::Ends,
+        // Whatever else it does, its admin port answers.
+        _ if pod.ip.is_none() => Hears::Silent,
+        _ => Hears::Yes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_crds::v1alpha1::TargetOutcome;
+    use plimsoll_crds::v1alpha1::status::TargetRow;
+
+    use super::*;
+    use crate::testing::*;
+
+    #[test]
+    fn pods_hear_while_their_engine_reports_and_runs() {
+        let applied = TargetReport {
+            generation: 2,
+            outcome: TargetOutcome::Applied,
+            message: String::new(),
+            overage_bytes: 0,
+        };
+        let mut facts = inspected(SMOLLM2);
+        facts.pods = ["serves", "loads", "fails", "stale", "unheard"]
+            .map(|name| engine(name, "r", ready()))
+            .to_vec();
+        facts.pods.push(engine("starts", "r", running(false)));
+        facts.pods.push(engine("crashed", "r", crashed(1, "")));
+        facts.pods.push(engine("old", "before", ready()));
+        let state = |state| {
+            let mut report = report(1);
+            report.state = state;
+            report.target = Some(applied.clone());
+            heard(report)
+        };
+        let mut stale = state(EngineState::Serving);
+        stale.stale = true;
+        let states = [
+            ("serves", state(EngineState::Serving)),
+            ("loads", state(EngineState::Loading)),
+            ("fails", state(EngineState::Failed)),
+            ("stale", stale),
+        ];
+        let named = states.map(|(name, heard)| (name.to_owned(), heard));
+        facts.reports.extend(named);
+        let seen_by = engines(&facts, "r");
+        let seen: Vec<(&str, Hears)> = seen_by
+            .iter()
+            .map(|it| (it.pod.as_str(), it.hears))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                ("serves", Hears::Yes),
+                ("loads", Hears::Loading),
+                ("fails", Hears::Ends),
+                ("stale", Hears::Silent),
+                ("unheard", Hears::Silent),
+                ("starts", Hears::Loading),
+                ("crashed", Hears::Loading),
+            ]
+        );
+        assert_eq!(seen_by[0].reported, Some(applied.clone()));
+        assert_eq!(seen_by[4].reported, None);
+        // An operator that began again goes by what status says.
+        let row = TargetRow::new("unheard", applied.clone());
+        facts
+            .status
+            .memory
+            .get_or_insert_default()
+            .targets
+            .push(row);
+        let seen_by = engines(&facts, "r");
+        assert_eq!(seen_by[4].reported, seen_by[0].reported);
+        assert_eq!(seen_by[5].reported, None);
+    }
+}
