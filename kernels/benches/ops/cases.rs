@@ -33,6 +33,7 @@ pub(crate) fn run(pool: &Pool, filter: &str, report: Report<'_>) {
         ("rms_norm", norms),
         ("silu_mul", silus),
         ("rope_kv", ropes),
+        ("memory", crate::memory::run),
     ] {
         if name.contains(filter) {
             case(pool, &mut wanted);
@@ -286,7 +287,7 @@ fn ropes(pool: &Pool, report: Report<'_>) {
         theta: 1e5,
         scaling: RopeScaling::Default,
     };
-    rope::table(&params, HEAD_DIM, &mut cos, &mut sin);
+    rope::table(pool, &params, HEAD_DIM, &mut cos, &mut sin);
     for tokens in [1, 16, 512] {
         let shape = KvCache {
             dtype: Dtype::BFloat16,

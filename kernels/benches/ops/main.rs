@@ -8,6 +8,7 @@
 mod cases;
 #[expect(unsafe_code, reason = "register-only loops in intrinsics and assembly")]
 mod ceiling;
+mod memory;
 
 use std::env;
 use std::time::Instant;

@@ -1,6 +1,9 @@
 //! One chunk after the other; eight independent lanes keep the multiplier busy.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::CHUNK_BYTES;
+use crate::pool::Pool;
 
 const LANES: usize = 8;
 const ROW_BYTES: usize = LANES * 8;
@@ -13,6 +16,28 @@ pub(super) fn run(bytes: &[u8]) -> u64 {
         .fold(of_length(bytes.len() as u64), |sum, (chunk, index)| {
             sum.wrapping_add(figure(index, chunk))
         })
+}
+
+/// Cuts tensors into pieces of whole chunks, whose figures are added in any order.
+pub(super) fn run_all(pool: &Pool, tensors: &[&[u8]]) -> Vec<u64> {
+    const PIECE_CHUNKS: usize = 256;
+    let lengths = tensors.iter().map(|bytes| bytes.len() as u64);
+    let sums: Vec<AtomicU64> = lengths.map(|len| AtomicU64::new(of_length(len))).collect();
+    let cut = |(tensor, bytes): (usize, &&'_ [u8])| {
+        let pieces = 0..bytes.len().div_ceil(CHUNK_BYTES * PIECE_CHUNKS);
+        pieces.map(move |piece| (tensor, piece))
+    };
+    let pieces: Vec<(usize, usize)> = tensors.iter().enumerate().flat_map(cut).collect();
+    pool.run(pieces.len(), |at| {
+        let (tensor, piece) = pieces[at];
+        let first = piece * PIECE_CHUNKS;
+        let chunks = tensors[tensor].chunks(CHUNK_BYTES);
+        let chunks = chunks.skip(first).take(PIECE_CHUNKS);
+        let figures = (first as u64..).zip(chunks).map(|(at, c)| figure(at, c));
+        let sum = figures.fold(0, u64::wrapping_add);
+        sums[tensor].fetch_add(sum, Ordering::Relaxed);
+    });
+    sums.into_iter().map(AtomicU64::into_inner).collect()
 }
 
 /// What the sum starts from.

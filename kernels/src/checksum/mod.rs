@@ -21,10 +21,17 @@ pub(crate) mod trials;
 #[cfg(test)]
 mod tests;
 
+use crate::pool::Pool;
+
 /// Bytes whose words are mixed one after the other.
 const CHUNK_BYTES: usize = 4 << 10;
 
 /// The checksum of `bytes`.
 pub fn run(bytes: &[u8]) -> u64 {
     cpu::run(bytes)
+}
+
+/// The checksum of each tensor, by all threads of a pool, however the tensors differ in length.
+pub fn run_all(pool: &Pool, tensors: &[&[u8]]) -> Vec<u64> {
+    cpu::run_all(pool, tensors)
 }

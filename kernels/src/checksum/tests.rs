@@ -81,6 +81,19 @@ fn it_is_what_the_definition_says() {
     }
 }
 
+#[test]
+fn a_pool_finds_the_same_for_tensors_of_any_length() {
+    let mut random = Random::new(6);
+    let lengths = [0, 1, 4096, 3 << 20, 5, (1 << 20) + 1, 4097];
+    let tensors = lengths.map(|len| bytes(len, &mut random));
+    let views: Vec<&[u8]> = tensors.iter().map(Vec::as_slice).collect();
+    let alone: Vec<u64> = views.iter().map(|bytes| run(bytes)).collect();
+    for threads in [1, 3] {
+        let pool = Pool::new(threads, crate::isa::Isa::Scalar).unwrap();
+        assert_eq!(run_all(&pool, &views), alone);
+    }
+}
+
 fn mix(sum: u64, word: u64) -> u64 {
     (sum ^ word)
         .wrapping_mul(0x9E37_79B1_85EB_CA87)

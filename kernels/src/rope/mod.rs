@@ -10,6 +10,8 @@ mod tests;
 
 use std::f64::consts::PI;
 
+use crate::pool::Pool;
+
 /// `rope_scaling` of a config.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RopeScaling {
@@ -68,28 +70,39 @@ pub struct RopeTables<'a> {
 ///
 /// # Panics
 /// When head_dim is odd or zero, or a table is not whole rows, or the two differ in length.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "rounding to f32 is the point"
-)]
-#[expect(clippy::cast_precision_loss, reason = "positions are far below 2^24")]
-pub fn table(params: &RopeParams, head_dim: usize, cos: &mut [f32], sin: &mut [f32]) {
+pub fn table(pool: &Pool, params: &RopeParams, head_dim: usize, cos: &mut [f32], sin: &mut [f32]) {
+    // A frequency is worth about as much as a position, and is computed once per chunk.
+    const POSITIONS_PER_CHUNK: usize = 256;
     assert!(
         head_dim > 0 && head_dim.is_multiple_of(2),
         "head_dim {head_dim} has no halves"
     );
     let half = head_dim / 2;
-    let factor = params.scaling.attention_factor() as f32;
     assert!(
         cos.len().is_multiple_of(half) && cos.len() == sin.len(),
         "tables of {half} columns"
     );
+    for (table, of) in [(cos, f64::cos as fn(f64) -> f64), (sin, f64::sin)] {
+        pool.run_rows(table, half, POSITIONS_PER_CHUNK, |first, rows| {
+            fill(params, head_dim, first, rows, of);
+        });
+    }
+}
+
+/// Fills the rows of positions from `first` on.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "rounding to f32 is the point"
+)]
+#[expect(clippy::cast_precision_loss, reason = "positions are far below 2^24")]
+fn fill(params: &RopeParams, head_dim: usize, first: usize, rows: &mut [f32], of: fn(f64) -> f64) {
+    let half = head_dim / 2;
+    let factor = params.scaling.attention_factor() as f32;
     for i in 0..half {
         let frequency = frequency(params, i, head_dim);
-        for position in 0..cos.len() / half {
+        for (position, row) in (first..).zip(rows.chunks_exact_mut(half)) {
             let angle = f64::from(position as f32 * frequency);
-            cos[position * half + i] = angle.cos() as f32 * factor;
-            sin[position * half + i] = angle.sin() as f32 * factor;
+            row[i] = of(angle) as f32 * factor;
         }
     }
 }

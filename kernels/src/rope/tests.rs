@@ -4,15 +4,16 @@ use super::*;
 
 #[test]
 fn tables_hold_the_formula() {
-    for head_dim in [2, 16, 64, 80, 128] {
-        let (half, positions) = (head_dim / 2, 97);
+    let pool = Pool::new(2, crate::isa::Isa::Scalar).unwrap();
+    for (head_dim, positions) in [(2, 97), (16, 1), (64, 97), (80, 255), (128, 700)] {
+        let half = head_dim / 2;
         let params = RopeParams {
             theta: 10_000.0,
             scaling: RopeScaling::Default,
         };
         let mut cos = vec![f32::NAN; half * positions];
         let mut sin = cos.clone();
-        table(&params, head_dim, &mut cos, &mut sin);
+        table(&pool, &params, head_dim, &mut cos, &mut sin);
         for position in 0..positions {
             for i in 0..half {
                 let angle = position as f64 * 10_000f64.powf(-2.0 * i as f64 / head_dim as f64);

@@ -87,7 +87,8 @@ impl Case {
             theta: 10_000.0,
             scaling: RopeScaling::Default,
         };
-        rope::table(&params, dim, &mut cos, &mut sin);
+        let pool = Pool::new(threads, isa).unwrap();
+        rope::table(&pool, &params, dim, &mut cos, &mut sin);
         let mut qkv = self.qkv.clone();
         let mut cache = vec![0xFF; self.shape.bytes()];
         let step = Step {

@@ -108,7 +108,8 @@ impl Store for CpuRank {
         let tables = [self.scratch.rope_cos.region, self.scratch.rope_sin.region];
         let [mut cos, mut sin] = self.workspaces.apart(tables);
         let head_dim = self.kv_shape.head_dim;
-        rope::table(&params.rope, head_dim, cos.all_mut(), sin.all_mut());
+        let (cos, sin) = (cos.all_mut(), sin.all_mut());
+        rope::table(&self.pool, &params.rope, head_dim, cos, sin);
     }
 
     fn clear(&mut self, tensor: Handle) {
@@ -133,11 +134,7 @@ impl Store for CpuRank {
 
     fn checksums(&self, of: &[Handle]) -> Vec<u64> {
         let tensors: Vec<&[u8]> = of.iter().map(|tensor| self.held(*tensor)).collect();
-        let mut sums = vec![0; tensors.len()];
-        self.pool.run_rows(&mut sums, 1, 1, |at, sum| {
-            sum[0] = checksum::run(tensors[at]);
-        });
-        sums
+        checksum::run_all(&self.pool, &tensors)
     }
 }
 
