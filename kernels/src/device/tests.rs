@@ -186,7 +186,7 @@ fn parts_are_apart_and_overlaps_and_holes_panic() {
     let [mut a, mut b, empty] = buffer.disjoint_mut([0..64, second..second + 8, 64..64]);
     a.all_mut::<u32>().fill(3);
     b.first_mut::<u64>(1)[0] = u64::from(a.first::<u32>(16)[15]);
-    assert!(empty.first::<u8>(0).is_empty());
+    assert!(empty.first::<f32>(0).is_empty());
     assert_eq!(buffer.range::<u64>(second, 1), [3]);
     let mut panics = |parts: [Range<usize>; 2]| {
         panic::catch_unwind(AssertUnwindSafe(|| buffer.disjoint_mut(parts).len())).is_err()
@@ -237,6 +237,9 @@ fn uncommitted_or_misaligned_views_panic() {
     assert!(!panics(&|| buffer.range::<u8>(0, page()).is_empty()));
     assert!(!panics(&|| buffer.range::<u8>(2 * page(), 1).is_empty()));
     assert!(panics(&|| buffer.missing(&(1..page())).get() == 0));
+    // A rank without a part of a tensor views nothing, wherever that would lie.
+    assert!(!panics(&|| buffer.range::<f32>(page(), 0).is_empty()));
+    assert!(buffer.range_mut::<u64>(4 * page(), 0).is_empty());
 }
 
 #[test]
