@@ -1,6 +1,7 @@
 //! What sleep and wake cost of memory: committing and poisoning it, and giving it back, beside a
 //! plain memset of the same bytes.
 
+use std::hint::black_box;
 use std::time::Instant;
 
 use plimsoll_kernels::device::{Cpu, Device, PIECE_BYTES, Pages};
@@ -25,10 +26,12 @@ pub(crate) fn run(pool: &Pool, report: &mut dyn FnMut(Row)) {
         "memset of it, all threads",
         "memset of it, one thread",
         "give back",
+        "commit alone, one thread",
+        "memset of fresh memory, one thread",
     ];
-    let mut best = [f64::MAX; 4];
+    let mut best = [f64::MAX; 6];
     for _ in 0..RUNS {
-        let mut seconds = [0.0; 4];
+        let mut seconds = [0.0; 6];
         let start = Instant::now();
         buffer.commit_poisoned(pool, 0..SIZE).expect("memory");
         seconds[0] = start.elapsed().as_secs_f64();
@@ -45,6 +48,15 @@ pub(crate) fn run(pool: &Pool, report: &mut dyn FnMut(Row)) {
         let start = Instant::now();
         buffer.discard(pool, 0..SIZE).expect("memory is taken back");
         seconds[3] = start.elapsed().as_secs_f64();
+
+        let start = Instant::now();
+        buffer.commit(0..SIZE).expect("memory");
+        seconds[4] = start.elapsed().as_secs_f64();
+        buffer.discard(pool, 0..SIZE).expect("memory is taken back");
+
+        let start = Instant::now();
+        drop(black_box(vec![0xFFu8; SIZE]));
+        seconds[5] = start.elapsed().as_secs_f64();
         for (best, seconds) in best.iter_mut().zip(seconds) {
             *best = best.min(seconds);
         }

@@ -47,7 +47,7 @@ use plimsoll_planner::Dtype;
 use crate::encoding;
 use crate::pool::Pool;
 
-pub use pack::{pack_rows, unpack_row};
+pub use pack::{pack_rows, pack_stored, unpack_row};
 
 /// Output rows of one panel; rows are padded to a multiple of it.
 pub const PANEL_ROWS: usize = 16;

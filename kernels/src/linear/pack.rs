@@ -46,6 +46,85 @@ pub fn pack_rows(packed: &mut [u8], shape: &LinearShape, first_row: usize, sourc
     }
 }
 
+/// As [`pack_rows`], of rows whose numbers have the weight's dtype already: `source` is
+/// `[n, cols]` of them, little endian. Whole panels go four bytes at a time.
+///
+/// # Panics
+/// As [`pack_rows`].
+pub fn pack_stored(packed: &mut [u8], shape: &LinearShape, first_row: usize, source: &[u8]) {
+    let row_bytes = shape.cols * encoding::bytes_of(shape.dtype);
+    assert!(
+        row_bytes > 0 && source.len().is_multiple_of(row_bytes),
+        "rows of {row_bytes} bytes"
+    );
+    let end = first_row + source.len() / row_bytes;
+    assert!(
+        end <= shape.rows,
+        "rows {first_row}..{end} of {}",
+        shape.rows
+    );
+    assert!(
+        packed.len() >= shape.packed_bytes(),
+        "packed weight has {} of {} bytes",
+        packed.len(),
+        shape.packed_bytes()
+    );
+    let (mut row, mut left) = (first_row, source);
+    while row < end {
+        let panel = row / PANEL_ROWS;
+        let count = ((panel + 1) * PANEL_ROWS).min(end) - row;
+        let rows;
+        (rows, left) = left.split_at(count * row_bytes);
+        let bytes = shape.panel_bytes();
+        let panel = &mut packed[panel * bytes..][..bytes];
+        let is_last = row + count == shape.rows;
+        pack_lanes(panel, row % PANEL_ROWS, rows, row_bytes, is_last);
+        row += count;
+    }
+}
+
+/// Rows of one panel, from lane `first` on; the lanes behind the last row become zeros.
+fn pack_lanes(panel: &mut [u8], first: usize, rows: &[u8], row_bytes: usize, is_last: bool) {
+    let count = rows.len() / row_bytes;
+    let mut cells: [&[[u8; CELL_BYTES]]; PANEL_ROWS] = [&[]; PANEL_ROWS];
+    for (cells, row) in cells.iter_mut().zip(rows.chunks_exact(row_bytes)) {
+        *cells = row.as_chunks().0;
+    }
+    let lanes = if is_last { PANEL_ROWS - first } else { count };
+    let (steps, _) = panel.as_chunks_mut::<STEP_BYTES>();
+    let whole = row_bytes / CELL_BYTES;
+    let (full, rest) = steps.split_at_mut(whole);
+    if count == PANEL_ROWS {
+        // All rows have as many cells: the check is made once per row, not per cell.
+        let cells = cells.map(|row| &row[..whole]);
+        for (at, step) in full.iter_mut().enumerate() {
+            let (to, _) = step.as_chunks_mut::<CELL_BYTES>();
+            for (to, row) in to.iter_mut().zip(&cells) {
+                *to = row[at];
+            }
+        }
+    } else {
+        for (at, step) in full.iter_mut().enumerate() {
+            let to = &mut step.as_chunks_mut::<CELL_BYTES>().0[first..first + lanes];
+            for (to, row) in to.iter_mut().zip(&cells) {
+                *to = row.get(at).copied().unwrap_or_default();
+            }
+        }
+    }
+    // The columns behind the whole cells: half a cell of numbers, then zeros.
+    for (at, step) in rest.iter_mut().enumerate() {
+        let to = &mut step.as_chunks_mut::<CELL_BYTES>().0[first..first + lanes];
+        for (lane, to) in to.iter_mut().enumerate() {
+            *to = [0; CELL_BYTES];
+            let tail = &rows[(lane * row_bytes + whole * CELL_BYTES).min(rows.len())..];
+            let tail = &tail[..tail.len().min(row_bytes - whole * CELL_BYTES)];
+            if at == 0 {
+                to[..tail.len()].copy_from_slice(tail);
+            }
+        }
+    }
+}
+
 /// Values, then zeros up to the padded width. A row has one number, or a pair, in every 64 bytes
 /// of its panel.
 fn pack_row(packed: &mut [u8], shape: &LinearShape, row: usize, values: &[f32]) {

@@ -79,6 +79,32 @@ impl Case {
     }
 }
 
+/// Any cut into parts, whole panels or not, leaves the bytes of [`pack_rows`].
+#[test]
+fn numbers_that_are_stored_are_packed_as_values_are() {
+    let mut random = Random::new(11);
+    for dtype in [Dtype::Float32, Dtype::BFloat16, Dtype::Float16] {
+        for (rows, cols) in [(1, 1), (16, 32), (17, 33), (35, 7), (48, 64), (64, 130)] {
+            let shape = LinearShape { rows, cols, dtype };
+            let width = crate::encoding::bytes_of(dtype);
+            let values = random.values(rows * cols);
+            let mut stored = vec![0; values.len() * width];
+            for (i, value) in values.iter().enumerate() {
+                crate::encoding::store(dtype, &mut stored, i * width, *value);
+            }
+            let mut expected = vec![0xFF; shape.packed_bytes()];
+            pack_rows(&mut expected, &shape, 0, &values);
+            for cut in [0, 1, rows / 2, rows.saturating_sub(16), rows] {
+                let mut packed = vec![0xFF; shape.packed_bytes()];
+                let (front, back) = stored.split_at(cut * cols * width);
+                pack_stored(&mut packed, &shape, cut, back);
+                pack_stored(&mut packed, &shape, 0, front);
+                assert_eq!(packed, expected, "{dtype} {rows} x {cols} cut at {cut}");
+            }
+        }
+    }
+}
+
 #[test]
 fn products_are_exact_up_to_the_rounding_of_f32_sums() {
     let mut random = Random::new(1);

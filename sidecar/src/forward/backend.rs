@@ -5,6 +5,8 @@
 //! against these traits. A device knows no model, no files, and no order of ops. Shapes that do not fit are our
 //! mistake, so ops assert; what a device refuses at run time ends its thread.
 
+use std::ops::Range;
+
 use plimsoll_kernels::comm::RankFailed;
 use plimsoll_kernels::sampling::VocabShard;
 use plimsoll_planner::{Account, Bytes};
@@ -17,7 +19,7 @@ use super::layout::Layout;
 use super::places::Inputs;
 use crate::memory::arena::ArenaError;
 use crate::memory::ledger::Ledger;
-use crate::model::ModelParams;
+use crate::model::{ModelError, ModelParams};
 
 /// The step's sequences, as `Backend::describe` left them on the device.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +31,9 @@ pub struct Batch<'a> {
     /// Blocks of each sequence in the block tables.
     pub table_stride: usize,
 }
+
+/// Reads some rows of a weight into bytes that are as long.
+pub type ReadRows<'a> = dyn Fn(Range<usize>, &mut [u8]) -> Result<(), ModelError> + Sync + 'a;
 
 /// One rank's memory, from its reservation on.
 pub trait Store: Sized {
@@ -79,9 +84,18 @@ pub trait Store: Sized {
     /// Fills a tensor with zeros.
     fn clear(&mut self, tensor: Handle);
 
-    /// Puts whole rows of a weight in their place, from `first_row` on, in the handle's format: the
-    /// only copy between what was read and where it stays.
-    fn write(&mut self, to: &Matrix, first_row: usize, values: &[f32]);
+    /// Puts whole rows of a weight in their place, in the handle's format. `read` gives rows as
+    /// `[rows, cols]` numbers of the weight's dtype; it is asked for each once, by several threads
+    /// at a time.
+    ///
+    /// # Errors
+    /// The first that `read` gives.
+    fn fill(
+        &mut self,
+        to: &Matrix,
+        rows: Range<usize>,
+        read: &ReadRows<'_>,
+    ) -> Result<(), ModelError>;
 
     /// One checksum for each tensor, the same on every device that holds the same bytes. Reads each
     /// once.

@@ -5,7 +5,8 @@
 //! numbers 0..16 in the low halves of its 16 bytes and 16..32 in the high halves; Q5_0 and Q5_1 have
 //! a fifth bit of each number in four bytes of their own. `k_quants` has the types of 256 numbers.
 
-use half::f16;
+use half::{bf16, f16};
+use plimsoll_planner::Dtype;
 
 use super::k_quants::{self, Q2_K_BYTES, Q3_K_BYTES, Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES, scale};
 
@@ -100,6 +101,16 @@ impl Encoding {
         }
     }
 
+    /// The type of numbers that stand in the file as memory has them.
+    pub(crate) const fn plain(self) -> Option<Dtype> {
+        match self {
+            Encoding::F32 => Some(Dtype::Float32),
+            Encoding::F16 => Some(Dtype::Float16),
+            Encoding::Bf16 => Some(Dtype::BFloat16),
+            _ => None,
+        }
+    }
+
     pub(crate) const fn is_quantized(self) -> bool {
         self.block_numbers() > 1
     }
@@ -122,6 +133,29 @@ impl Encoding {
             Encoding::Q4K => decode_blocks(bytes, skip, out, k_quants::q4_k),
             Encoding::Q5K => decode_blocks(bytes, skip, out, k_quants::q5_k),
             Encoding::Q6K => decode_blocks(bytes, skip, out, k_quants::q6_k),
+        }
+    }
+}
+
+/// Writes numbers as `dtype`, little endian, rounded to nearest even.
+///
+/// # Panics
+/// When `out` has another length.
+pub(crate) fn encode(dtype: Dtype, numbers: &[f32], out: &mut [u8]) {
+    let bytes = numbers.len() * if dtype == Dtype::Float32 { 4 } else { 2 };
+    assert_eq!(out.len(), bytes, "{} numbers of {dtype}", numbers.len());
+    match dtype {
+        Dtype::Float32 => {
+            let cells = out.as_chunks_mut::<4>().0.iter_mut();
+            cells.zip(numbers).for_each(|(to, x)| *to = x.to_le_bytes());
+        }
+        Dtype::BFloat16 => {
+            let cells = out.as_chunks_mut::<2>().0.iter_mut().zip(numbers);
+            cells.for_each(|(to, x)| *to = bf16::from_f32(*x).to_le_bytes());
+        }
+        Dtype::Float16 => {
+            let cells = out.as_chunks_mut::<2>().0.iter_mut().zip(numbers);
+            cells.for_each(|(to, x)| *to = f16::from_f32(*x).to_le_bytes());
         }
     }
 }
@@ -251,6 +285,28 @@ mod tests {
         assert_eq!(out, [1.0, -0.5, 2f32.powi(-24)]);
         Encoding::Bf16.decode(&[0x80, 0x3f, 0, 0xc0, 0, 0], 0, &mut out);
         assert_eq!(out, [1.0, -2.0, 0.0]);
+    }
+
+    #[test]
+    fn numbers_are_written_as_they_are_read() {
+        let numbers = [1.0, -0.5, 0.0, 65504.0, -3.25];
+        for (encoding, dtype) in [
+            (Encoding::F32, Dtype::Float32),
+            (Encoding::F16, Dtype::Float16),
+            (Encoding::Bf16, Dtype::BFloat16),
+        ] {
+            assert_eq!(encoding.plain(), Some(dtype));
+            let mut bytes = vec![0; numbers.len() * encoding.block_bytes()];
+            encode(dtype, &numbers, &mut bytes);
+            let mut out = [0.0; 5];
+            encoding.decode(&bytes, 0, &mut out);
+            let rounded = numbers.map(|x| match dtype {
+                Dtype::BFloat16 => bf16::from_f32(x).to_f32(),
+                _ => x,
+            });
+            assert_eq!(out, rounded, "{dtype}");
+        }
+        assert_eq!(Encoding::Q8_0.plain(), None);
     }
 
     #[test]

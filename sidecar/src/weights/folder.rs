@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::Path;
 
+use plimsoll_planner::Dtype;
 use serde::Deserialize;
 
+use super::encoding::encode;
 use super::file::{WeightFile, is_there, read_small};
 use super::safetensors::{self, SafetensorsFile, UniqueMap};
 use super::stored::Stored;
@@ -164,6 +166,35 @@ impl TensorSource for SafetensorsFolder {
                 Err(ModelError::quantization(file.name(), message))
             }
         }
+    }
+
+    fn read_as(
+        &self,
+        dtype: Dtype,
+        name: &str,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [u8],
+    ) -> Result<(), ModelError> {
+        let (info, count) = (self.info(name), rows.len().saturating_mul(cols.len()));
+        check_block(name, info, &rows, &cols, count)?;
+        let bytes = dtype.bytes().saturating_mul(count as u64);
+        assert_eq!(out.len() as u64, bytes, "{count} numbers of {dtype}");
+        if let Some(Place {
+            file,
+            stored: Some(stored),
+            ..
+        }) = self.tensors.get(name)
+        {
+            let file = &self.files[*file].file;
+            if stored.read_same(file, dtype, rows.clone(), cols.clone(), out)? {
+                return Ok(());
+            }
+        }
+        let mut numbers = vec![0.0; count];
+        self.read_block(name, rows, cols, &mut numbers)?;
+        encode(dtype, &numbers, out);
+        Ok(())
     }
 }
 

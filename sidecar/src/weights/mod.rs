@@ -19,6 +19,8 @@ mod validate;
 use std::fmt::Debug;
 use std::ops::Range;
 
+use plimsoll_planner::Dtype;
+
 use crate::model_error::{ModelError, shorten};
 
 pub use validate::{needed, validate};
@@ -69,6 +71,25 @@ pub trait TensorSource: Debug + Send + Sync {
         cols: Range<usize>,
         out: &mut [f32],
     ) -> Result<(), ModelError>;
+
+    /// As [`TensorSource::read_block`], as little-endian numbers of `dtype`: as they stand in the
+    /// file where that has them, rounded to nearest even otherwise.
+    ///
+    /// # Errors
+    /// As [`TensorSource::read_block`].
+    fn read_as(
+        &self,
+        dtype: Dtype,
+        name: &str,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [u8],
+    ) -> Result<(), ModelError> {
+        let mut numbers = vec![0.0; rows.len().saturating_mul(cols.len())];
+        self.read_block(name, rows, cols, &mut numbers)?;
+        encoding::encode(dtype, &numbers, out);
+        Ok(())
+    }
 
     /// Reads whole rows (elements of a vector). See [`TensorSource::read_block`].
     ///

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use plimsoll_planner::Dtype;
+
 use super::encoding::Encoding;
 use super::file::WeightFile;
 use crate::model_error::ModelError;
@@ -48,6 +50,33 @@ impl Stored {
             RowOrder::Plain => self.read_plain(file, rows, cols, out),
             RowOrder::Interleaved { head_dim } => self.read_heads(file, head_dim, rows, cols, out),
         }
+    }
+
+    /// Reads `rows x cols` as they stand in the file into `out`, which has their bytes; false where
+    /// the file has them in another type or order, and nothing is read.
+    pub(crate) fn read_same(
+        &self,
+        file: &WeightFile,
+        dtype: Dtype,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [u8],
+    ) -> Result<bool, ModelError> {
+        if self.encoding.plain() != Some(dtype) || self.order != RowOrder::Plain {
+            return Ok(false);
+        }
+        let cut = self.byte_range(&cols);
+        if out.is_empty() {
+            return Ok(true);
+        }
+        if cut.len() == self.row_bytes() {
+            file.read_at(self.row_offset(rows.start), out)?;
+            return Ok(true);
+        }
+        for (row, out) in rows.zip(out.chunks_exact_mut(cut.len())) {
+            file.read_at(self.row_offset(row) + cut.start as u64, out)?;
+        }
+        Ok(true)
     }
 
     fn row_bytes(&self) -> usize {
@@ -208,6 +237,34 @@ mod tests {
         check(3, 9000, (0..3, 10..8990)); // whole rows
         check(700, 600, (5..699, 0..600)); // several pieces
         check(2, 300_000, (0..2, 7..299_999)); // a row larger than a piece
+    }
+
+    #[test]
+    fn numbers_of_the_wanted_type_are_passed_on_as_they_stand() {
+        let bytes_of =
+            |numbers: &[f32]| -> Vec<u8> { numbers.iter().flat_map(|x| x.to_le_bytes()).collect() };
+        let (file, stored) = counting(700, 600, RowOrder::Plain);
+        for (rows, cols) in [
+            (5..699, 0..600),
+            (0..3, 7..599),
+            (9..9, 0..600),
+            (1..2, 4..4),
+        ] {
+            let mut numbers = vec![0.0; rows.len() * cols.len()];
+            let read = stored.read(&file, rows.clone(), cols.clone(), &mut numbers);
+            read.unwrap();
+            let mut out = vec![0xFF; numbers.len() * 4];
+            let same = stored.read_same(&file, Dtype::Float32, rows, cols, &mut out);
+            assert!(same.unwrap());
+            assert_eq!(out, bytes_of(&numbers));
+        }
+        let mut out = [0xFF; 2];
+        let same = stored.read_same(&file, Dtype::BFloat16, 0..1, 0..1, &mut out);
+        assert!(!same.unwrap() && out == [0xFF; 2], "another type");
+        let (file, stored) = counting(12, 3, RowOrder::Interleaved { head_dim: 4 });
+        let mut out = [0xFF; 12];
+        let same = stored.read_same(&file, Dtype::Float32, 1..2, 0..3, &mut out);
+        assert!(!same.unwrap() && out == [0xFF; 12], "another order");
     }
 
     #[test]

@@ -1,23 +1,24 @@
 //! A rank's memory on the processor: arenas as long as the layout says, and weights packed into
 //! them as the kernels read them.
 
+use std::ops::Range;
+
 use plimsoll_kernels::checksum;
 use plimsoll_kernels::comm::Exchange;
 use plimsoll_kernels::device::Device;
-use plimsoll_kernels::linear::{self, LinearShape};
 use plimsoll_kernels::pool::Pool;
 use plimsoll_kernels::rope;
 use plimsoll_kernels::sampling::Sampler;
-use plimsoll_planner::{Account, Bytes, Dtype};
+use plimsoll_planner::{Account, Bytes};
 
 use super::CpuRank;
-use crate::forward::backend::Store;
-use crate::forward::handle::{Format, Handle};
+use crate::forward::backend::{ReadRows, Store};
+use crate::forward::handle::Handle;
 use crate::forward::layers::Matrix;
 use crate::forward::layout::Layout;
 use crate::memory::arena::{Arena, ArenaError};
 use crate::memory::ledger::Ledger;
-use crate::model::ModelParams;
+use crate::model::{ModelError, ModelParams};
 
 /// Where a rank's memory comes from, and the threads that work on it.
 pub struct Host {
@@ -116,20 +117,14 @@ impl Store for CpuRank {
         self.held_mut(tensor).fill(0);
     }
 
-    fn write(&mut self, to: &Matrix, first_row: usize, values: &[f32]) {
-        let &Matrix {
-            weight, rows, cols, ..
-        } = to;
-        let target = self.held_mut(weight);
-        match weight.format {
-            Format::Panels(dtype) => {
-                let shape = LinearShape { rows, cols, dtype };
-                linear::pack_rows(target, &shape, first_row, values);
-            }
-            Format::RowMajor(dtype) => store_plain(dtype, target, first_row * cols, values),
-            Format::F32 => store_plain(Dtype::Float32, target, first_row * cols, values),
-            Format::U32 | Format::U64 | Format::Raw => unreachable!("{to:?} is no weight"),
-        }
+    fn fill(
+        &mut self,
+        to: &Matrix,
+        rows: Range<usize>,
+        read: &ReadRows<'_>,
+    ) -> Result<(), ModelError> {
+        let (arena, pool) = (&mut self.weights, &self.pool);
+        super::fill::run(pool, arena.all_mut(to.weight.region), to, rows, read)
     }
 
     fn checksums(&self, of: &[Handle]) -> Vec<u64> {
@@ -175,25 +170,5 @@ impl CpuRank {
             unreachable!("{} holds no tensors", tensor.arena.name())
         };
         arena.all_mut(tensor.region)
-    }
-}
-
-/// Numbers one after the other, in little-endian order as the kernels read them.
-fn store_plain(dtype: Dtype, target: &mut [u8], first: usize, values: &[f32]) {
-    match dtype {
-        Dtype::Float32 => {
-            let cells = target[first * 4..].chunks_exact_mut(4);
-            cells
-                .zip(values)
-                .for_each(|(cell, x)| cell.copy_from_slice(&x.to_ne_bytes()));
-        }
-        Dtype::BFloat16 => {
-            let cells = target[first * 2..].chunks_exact_mut(2).zip(values);
-            cells.for_each(|(c, x)| c.copy_from_slice(&half::bf16::from_f32(*x).to_ne_bytes()));
-        }
-        Dtype::Float16 => {
-            let cells = target[first * 2..].chunks_exact_mut(2).zip(values);
-            cells.for_each(|(c, x)| c.copy_from_slice(&half::f16::from_f32(*x).to_ne_bytes()));
-        }
     }
 }

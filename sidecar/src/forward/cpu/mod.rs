@@ -1,6 +1,7 @@
 //! The backend that defines all results: a rank on the processor. Its ops are those of `kernels`,
 //! its memory are arenas, one per account.
 
+mod fill;
 mod memory;
 mod ops;
 mod views;
