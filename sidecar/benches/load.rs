@@ -1,0 +1,156 @@
+//! What a rank's memory costs: load, verify, sleep and wake of a model, beside a plain read of its
+//! files and a memset of as many bytes.
+//!
+//! `cargo bench -p plimsoll-sidecar --bench load -- MODEL [--threads N] [--kv SIZE]` prints one table:
+//! the best of three runs, with the model's files in the page cache.
+#![expect(clippy::print_stdout, reason = "a table is what it makes")]
+
+use std::env;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::time::Instant;
+
+use clap::Parser;
+use plimsoll_kernels::device::Cpu;
+use plimsoll_kernels::isa::Isa;
+use plimsoll_kernels::pool::{self, Pool};
+use plimsoll_planner::Account;
+use plimsoll_sidecar::args::{Cli, Command};
+use plimsoll_sidecar::config::plan_flags;
+use plimsoll_sidecar::forward::Forward;
+use plimsoll_sidecar::forward::cpu::{CpuRank, Host};
+use plimsoll_sidecar::memory::ledger::Ledger;
+use plimsoll_sidecar::model::ModelFolder;
+
+const RUNS: usize = 3;
+const LEVEL_1: [Account; 4] = [
+    Account::KvCache,
+    Account::Activations,
+    Account::Workspaces,
+    Account::Comm,
+];
+
+/// Names, bytes and best seconds, in the order in which they were first measured.
+#[derive(Default)]
+struct Table(Vec<(&'static str, u64, f64)>);
+
+impl Table {
+    fn time<T>(
+        &mut self,
+        name: &'static str,
+        bytes: impl Fn(&T) -> u64,
+        act: impl FnOnce() -> T,
+    ) -> T {
+        let start = Instant::now();
+        let made = act();
+        let (seconds, bytes) = (start.elapsed().as_secs_f64(), bytes(&made));
+        match self.0.iter_mut().find(|row| row.0 == name) {
+            Some(row) => row.2 = row.2.min(seconds),
+            None => self.0.push((name, bytes, seconds)),
+        }
+        made
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = env::args().skip(1).filter(|a| a != "--bench").collect();
+    let value = |name: &str| {
+        let at = arguments.iter().position(|a| a == name)?;
+        arguments.get(at + 1).cloned()
+    };
+    let Some(path) = arguments.first().filter(|first| !first.starts_with("--")) else {
+        println!("--bench load -- MODEL [--threads N] [--kv SIZE]");
+        return Ok(());
+    };
+    let threads = match value("--threads") {
+        Some(text) => text.parse()?,
+        None => pool::available_cpus(),
+    };
+    let kv = value("--kv").unwrap_or_else(|| "4Gi".to_owned());
+    let model = ModelFolder::open(Path::new(path))?;
+    let line = format!("bench plan m --kv-cache-size {kv}");
+    let Command::Plan(args) = Cli::parse_from(line.split_whitespace()).command else {
+        unreachable!("the line says plan");
+    };
+    let planned = plan_flags(&args.memory, &model)?;
+    let (request, plan) = (&planned.request, &planned.plan);
+    let ledger = Ledger::new(plan, &request.ranks, request.kv.block_size, &[]);
+    let held = |account| plan.ranks[0].bytes(account).get();
+    let (weights, level_1) = (
+        held(Account::Weights),
+        LEVEL_1.into_iter().map(held).sum::<u64>(),
+    );
+
+    let mut table = Table::default();
+    for _ in 0..RUNS {
+        table.time(
+            "plain read of the files",
+            |bytes| *bytes,
+            || read(Path::new(path)),
+        );
+    }
+    let on = Host {
+        device: &Cpu,
+        pool: Pool::new(threads, Isa::detect())?,
+    };
+    let reserve = || Forward::<CpuRank>::reserve(on, &ledger, request, plan, 0, &model.params);
+    let (mut forward, _exchange) = table.time("reserve", |_| weights + level_1, reserve)?;
+    for _ in 0..RUNS {
+        table.time(
+            "load, with checksums",
+            |_| weights,
+            || forward.load(&model, |_| true),
+        )?;
+        table.time("verify", |_| weights, || forward.verify())?;
+        let sleep = || forward.release(&ledger, &LEVEL_1);
+        table.time("sleep, level 1", |_| level_1, sleep)?;
+        let wake = || forward.restore(&ledger, &model.params, &LEVEL_1);
+        table.time("wake, level 1", |_| level_1, wake)?;
+        let all = [&LEVEL_1[..], &[Account::Weights]].concat();
+        let sleep = || forward.release(&ledger, &all);
+        table.time("sleep, level 2", |_| weights + level_1, sleep)?;
+        let wake = || forward.restore(&ledger, &model.params, &all);
+        table.time(
+            "wake, level 2, without its load",
+            |_| weights + level_1,
+            wake,
+        )?;
+    }
+    println!("{threads} threads, {weights} bytes of weights, {level_1} bytes of level 1");
+    println!("{:36} {:>10} {:>8}", "", "time", "GB/s");
+    for (name, bytes, seconds) in table.0 {
+        let rate = bytes as f64 / seconds / 1e9;
+        println!("{name:36} {:>7.1} ms {rate:>8.2}", seconds * 1e3);
+    }
+    Ok(())
+}
+
+/// Reads the weights' files, or the one that is named, to the end, as `cat` does; bytes read.
+fn read(path: &Path) -> u64 {
+    let is_weights = |path: &Path| {
+        let extension = path.extension().and_then(|e| e.to_str());
+        matches!(extension, Some("safetensors" | "gguf"))
+    };
+    let files = match path.is_dir() {
+        true => path
+            .read_dir()
+            .expect("a folder")
+            .flatten()
+            .map(|e| e.path())
+            .collect(),
+        false => vec![path.to_owned()],
+    };
+    let mut buffer = vec![0; 1 << 20];
+    let mut bytes = 0;
+    for file in files.iter().filter(|file| is_weights(file)) {
+        let mut file = File::open(file).expect("a file");
+        loop {
+            match file.read(&mut buffer).expect("a readable file") {
+                0 => break,
+                count => bytes += count as u64,
+            }
+        }
+    }
+    bytes
+}
