@@ -17,6 +17,12 @@ use crate::memory::arena::Arena;
 pub use memory::Host;
 
 /// One rank's memory and threads.
+///
+/// After a release and a restore all of it is as after the first reservation, except the weights
+/// (read again, or kept) and the tables (computed again): arenas keep their addresses, places and
+/// shapes are the plan's, threads hold nothing between two ops, and what the last step left is
+/// forgotten with the KV cache, so that a token carried over a sleep is a panic and not a guess.
+/// Scratch is never read before it is written: it is poison at boot, too.
 #[derive(Debug)]
 pub struct CpuRank {
     weights: Arena,
