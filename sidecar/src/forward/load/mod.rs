@@ -1,0 +1,177 @@
+//! Reading one rank's share of the weights, straight to where they stay.
+//!
+//! The device asks for pieces of rows, on as many threads as it has, and writes each number once, in
+//! its own layout; no tensor is ever whole in host memory beside its place.
+
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use plimsoll_planner::weights::{Tensor, TensorPlace, WeightLayout, padded_mlp_columns};
+use plimsoll_planner::{Dtype, ModelShape, Shard};
+
+use super::backend::Store;
+use super::layers::{Matrix, matrix};
+use crate::model::ModelError;
+use crate::weights::TensorSource;
+
+/// A part of a tensor in the file, and the rows of the place that it fills.
+struct Part {
+    name: String,
+    rows: Range<usize>,
+    /// Columns of the file's tensor; the place may be wider (padding, zeros).
+    cols: Range<usize>,
+    first_row: usize,
+}
+
+/// Reads every tensor of a rank. `progress` is told the bytes of each part that is in place, and
+/// may stop the load by returning false (the load then returns `Ok(false)`).
+///
+/// # Errors
+/// As the source's.
+pub(super) fn load(
+    source: &dyn TensorSource,
+    shape: &ModelShape,
+    shard: &Shard,
+    layout: &WeightLayout,
+    device: &mut impl Store,
+    mut progress: impl FnMut(u64) -> bool,
+) -> Result<bool, ModelError> {
+    for place in layout.places() {
+        let target = matrix(place);
+        let parts = parts(place, shape, shard);
+        let covered: usize = parts.iter().map(|part| part.rows.len()).sum();
+        if covered < target.rows || parts.iter().any(|part| part.cols.is_empty()) {
+            // Rows that no part covers are zero; columns are padded with their rows.
+            device.clear(target.weight);
+        }
+        for part in parts {
+            fill(source, &target, &part, device)?;
+        }
+        if !progress(place.bytes) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn fill(
+    source: &dyn TensorSource,
+    target: &Matrix,
+    part: &Part,
+    device: &mut impl Store,
+) -> Result<(), ModelError> {
+    let Part {
+        name,
+        rows,
+        cols,
+        first_row,
+    } = part;
+    if rows.is_empty() || cols.is_empty() {
+        return Ok(());
+    }
+    let number = if target.dtype == Dtype::Float32 { 4 } else { 2 };
+    let (read, width) = (cols.len() * number, target.cols * number);
+    let places = *first_row..first_row + rows.len();
+    device.fill(target, places, &|places, out| {
+        let first = rows.start + (places.start - first_row);
+        let wanted = first..first + places.len();
+        let narrow = &mut out[..places.len() * read];
+        source.read_as(target.dtype, name, wanted, cols.clone(), narrow)?;
+        widen(out, read, width);
+        Ok(())
+    })
+}
+
+/// Rows of `from` bytes, at the front, become rows of `to`, padded with zeros.
+fn widen(rows: &mut [u8], from: usize, to: usize) {
+    if from == to {
+        return;
+    }
+    for row in (0..rows.len() / to).rev() {
+        rows.copy_within(row * from..(row + 1) * from, row * to);
+        rows[row * to + from..(row + 1) * to].fill(0);
+    }
+}
+
+/// Where the rows of a place come from, in the file's names.
+fn parts(place: &TensorPlace, shape: &ModelShape, shard: &Shard) -> Vec<Part> {
+    let hidden = shape.hidden as usize;
+    let head_dim = shape.head_dim as usize;
+    let wide =
+        |range: &Range<u32>, unit: usize| range.start as usize * unit..range.end as usize * unit;
+    let heads = wide(&shard.query_heads, head_dim);
+    let kv_heads = wide(&shard.kv_heads, head_dim);
+    let columns = wide(&shard.mlp_columns, 1);
+    let padded = usize::try_from(padded_mlp_columns(shard)).unwrap_or(usize::MAX);
+    let layer = |layer: u32, name: &str| format!("model.layers.{layer}.{name}");
+    let whole = |name: String, rows: Range<usize>, width: usize| {
+        vec![Part {
+            name,
+            rows,
+            cols: 0..width,
+            first_row: 0,
+        }]
+    };
+    // q, k and v rows, and gate and up rows, lie in one tensor each.
+    let qkv = |index: u32, suffix: &str, width: usize| {
+        let (q, kv) = (heads.len(), kv_heads.len());
+        let rows = [
+            ("q", &heads, 0),
+            ("k", &kv_heads, q),
+            ("v", &kv_heads, q + kv),
+        ];
+        let part = |(which, rows, first_row): (&str, &Range<usize>, usize)| Part {
+            name: layer(index, &format!("self_attn.{which}_proj.{suffix}")),
+            rows: rows.clone(),
+            cols: 0..width,
+            first_row,
+        };
+        rows.map(part).into_iter().collect()
+    };
+    let gate_up = |index: u32, suffix: &str, width: usize| {
+        let part = |(which, first_row): (&str, usize)| Part {
+            name: layer(index, &format!("mlp.{which}_proj.{suffix}")),
+            rows: columns.clone(),
+            cols: 0..width,
+            first_row,
+        };
+        [("gate", 0), ("up", padded)]
+            .map(part)
+            .into_iter()
+            .collect()
+    };
+    // The output projections are cut by columns.
+    let output = |index: u32, name: &str, cols: &Range<usize>| {
+        vec![Part {
+            name: layer(index, name),
+            rows: 0..hidden,
+            cols: cols.clone(),
+            first_row: 0,
+        }]
+    };
+    match place.tensor {
+        Tensor::Embedding => whole(
+            "model.embed_tokens.weight".into(),
+            wide(&shard.vocab_rows, 1),
+            hidden,
+        ),
+        Tensor::Head => whole("lm_head.weight".into(), wide(&shard.vocab_rows, 1), hidden),
+        Tensor::FinalNorm => whole("model.norm.weight".into(), 0..hidden, 1),
+        Tensor::InputNorm { layer: l } => whole(layer(l, "input_layernorm.weight"), 0..hidden, 1),
+        Tensor::PostNorm { layer: l } => {
+            whole(layer(l, "post_attention_layernorm.weight"), 0..hidden, 1)
+        }
+        Tensor::Qkv { layer: l } => qkv(l, "weight", hidden),
+        Tensor::QkvBias { layer: l } => qkv(l, "bias", 1),
+        Tensor::QNorm { layer: l } => whole(layer(l, "self_attn.q_norm.weight"), 0..head_dim, 1),
+        Tensor::KNorm { layer: l } => whole(layer(l, "self_attn.k_norm.weight"), 0..head_dim, 1),
+        Tensor::Output { layer: l } => output(l, "self_attn.o_proj.weight", &heads),
+        Tensor::OutputBias { layer: l } => whole(layer(l, "self_attn.o_proj.bias"), 0..hidden, 1),
+        Tensor::GateUp { layer: l } => gate_up(l, "weight", hidden),
+        Tensor::GateUpBias { layer: l } => gate_up(l, "bias", 1),
+        Tensor::Down { layer: l } => output(l, "mlp.down_proj.weight", &columns),
+        Tensor::DownBias { layer: l } => whole(layer(l, "mlp.down_proj.bias"), 0..hidden, 1),
+    }
+}
