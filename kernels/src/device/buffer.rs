@@ -100,7 +100,9 @@ impl Buffer {
     }
 
     /// Gives the memory behind a range back, by all threads of a pool. What was not committed may
-    /// be part of the range.
+    /// be part of the range. A huge page that goes in part is not resident there any more, but
+    /// the kernel keeps it whole, and charges a cgroup for it, until it splits it: where less than
+    /// all is given back, ranges had better end at multiples of [`PIECE_BYTES`].
     ///
     /// # Errors
     /// When the machine does not take it. All that was committed still is; its contents are not

@@ -46,20 +46,15 @@ impl Store for CpuRank {
         // A machine that does not say how much it has reserves what is planned.
         let total = device.total_memory().unwrap_or_default();
         let arena = |account| {
-            let planned = layout.bytes(account);
-            let sizes = (planned, layout.most(account, total));
-            let mut arena = Arena::reserve(device, ledger, rank, account, sizes)?;
-            arena.commit(ledger, &pool, 0..planned.get())?;
-            Ok::<Arena, ArenaError>(arena)
+            let sizes = (layout.bytes(account), layout.most(account, total));
+            Arena::reserve(device, ledger, rank, account, sizes)
         };
-        let (weights, kv) = (arena(Account::Weights)?, arena(Account::KvCache)?);
-        let (activations, workspaces) = (arena(Account::Activations)?, arena(Account::Workspaces)?);
         let (comm, exchange) = arena(Account::Comm)?.share();
-        let reserved = CpuRank {
-            weights,
-            kv,
-            activations,
-            workspaces,
+        let mut reserved = CpuRank {
+            weights: arena(Account::Weights)?,
+            kv: arena(Account::KvCache)?,
+            activations: arena(Account::Activations)?,
+            workspaces: arena(Account::Workspaces)?,
             comm,
             kv_shape: layout.kv,
             cache: layout.cache,
@@ -69,6 +64,16 @@ impl Store for CpuRank {
             drawn: Vec::new(),
             history: Vec::new(),
         };
+        for account in Account::ALL {
+            let committed = reserved.restore(ledger, account, layout.bytes(account));
+            if let Err(error) = committed {
+                for account in Account::ALL {
+                    // Charges go with the pages, which the drop below gives back in any case.
+                    let _ = reserved.release(ledger, account);
+                }
+                return Err(error);
+            }
+        }
         Ok((reserved, exchange))
     }
 

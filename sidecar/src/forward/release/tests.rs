@@ -4,10 +4,13 @@
 use std::ops::Range;
 
 use plimsoll_kernels::device::Faulty;
+use plimsoll_kernels::isa::Isa;
+use plimsoll_kernels::pool::Pool;
 use plimsoll_planner::Account::{Activations, Comm, KvCache, Weights, Workspaces};
 
 use super::*;
 use crate::forward::LoadError;
+use crate::forward::cpu::{CpuRank, Host};
 use crate::forward::testing::{Group, tiny, tiny_on};
 use crate::model::ModelError;
 use crate::weights::{TensorInfo, TensorSource};
@@ -132,6 +135,24 @@ fn a_restore_that_is_refused_takes_nothing_and_can_be_repeated() {
     device.commits_left(usize::MAX);
     group.restore(&LEVEL_1);
     assert_eq!(group.answer(&PROMPT), before);
+}
+
+#[test]
+fn a_first_reservation_that_is_refused_leaves_no_charge() {
+    let group = tiny(1, 1);
+    for left in 0..4 {
+        let device: &'static Faulty = Box::leak(Box::default());
+        device.commits_left(left);
+        let ledger = Ledger::new(&group.plan, &group.request.ranks, 16, &[]);
+        let pool = Pool::new(1, Isa::detect()).unwrap();
+        let on = Host { device, pool };
+        let (request, plan) = (&group.request, &group.plan);
+        let params = &group.model.params;
+        let refused = Forward::<CpuRank>::reserve(on, &ledger, request, plan, 0, params);
+        assert!(matches!(refused, Err(ArenaError::Device { .. })), "{left}");
+        let rows = ledger.snapshot().ranks.swap_remove(0).accounts;
+        assert!(rows.iter().all(|row| row.reserved == Bytes::ZERO), "{left}");
+    }
 }
 
 #[test]
