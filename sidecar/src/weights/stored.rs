@@ -243,11 +243,11 @@ mod tests {
     fn numbers_of_the_wanted_type_are_passed_on_as_they_stand() {
         let bytes_of =
             |numbers: &[f32]| -> Vec<u8> { numbers.iter().flat_map(|x| x.to_le_bytes()).collect() };
-        let (file, stored) = counting(700, 600, RowOrder::Plain);
+        let (file, stored) = counting(690, 601, RowOrder::Plain);
         for (rows, cols) in [
-            (5..699, 0..600),
+            (5..689, 0..601),
             (0..3, 7..599),
-            (9..9, 0..600),
+            (9..9, 0..601),
             (1..2, 4..4),
         ] {
             let mut numbers = vec![0.0; rows.len() * cols.len()];
