@@ -88,6 +88,7 @@ pub struct ModelFacts {
     /// Where the model's files contradict each other, and which one counts; what they ask for and
     /// the engine does not do. At most 8 sentences of 200 characters; the engine's log has all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub notes: Vec<String>,
 }
 
