@@ -22,6 +22,7 @@ mod rest;
 mod rights;
 mod rollouts;
 mod serve;
+mod sleep;
 mod smollm2;
 mod sources;
 mod tiny;

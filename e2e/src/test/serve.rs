@@ -11,7 +11,7 @@ use crate::http::Request;
 use crate::test::observe::{EVERY, name_of, pod_port, service_port, text};
 use crate::test::smollm2::{NAME, NAMESPACE, ready, running};
 use crate::test::world::World;
-use crate::test::{Group, Passed, admin, clients, expect, expect_eq, figures, test};
+use crate::test::{Group, Passed, admin, clients, expect, expect_eq, figures, sleep, test};
 use crate::wait;
 
 pub(super) const GROUP: Group = Group {
@@ -48,6 +48,10 @@ pub(super) const GROUP: Group = Group {
         test(
             "a client that goes away frees its blocks at once",
             disconnected,
+        ),
+        test(
+            "a pod that sleeps gives its memory back and wakes with the same answers",
+            sleep::gives_memory_back,
         ),
         test("deleting the resource leaves nothing", deleted),
     ],
