@@ -275,6 +275,7 @@ fn report(ranks: u32) -> MemoryReport {
         }),
         weights_verified: Some(true),
         sleep_level: Some(2),
+        weight_version: "default".to_owned(),
         backend: Backend::Cpu,
         revision: "abc".to_owned(),
         target: Some(TargetReport {

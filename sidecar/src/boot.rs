@@ -50,7 +50,8 @@ pub async fn serve(args: ServeArgs) -> Result<(), BootError> {
     let boot = {
         let (app, engine) = (Arc::clone(&app), args.engine.clone());
         let generation = args.generation_config;
-        tokio::task::spawn_blocking(move || load(&app, &settings, &engine, generation))
+        let version = args.weight_version.clone();
+        tokio::task::spawn_blocking(move || load(&app, &settings, &engine, generation, version))
     };
     let engine = tokio::select! {
         loaded = boot => loaded.map_err(std::io::Error::other)??,
@@ -80,7 +81,9 @@ fn app(settings: &Settings, http: &HttpArgs) -> App {
         target: Arc::default(),
     };
     let root = settings.model.display().to_string();
-    App::new(settings.served.clone(), root, limits, identity)
+    let mut app = App::new(settings.served.clone(), root, limits, identity);
+    app.weights_roots.clone_from(&http.weights_root);
+    app
 }
 
 /// The bearer token; none is fine on loopback only.
@@ -103,6 +106,7 @@ fn load(
     settings: &Settings,
     args: &EngineArgs,
     generation: GenerationConfig,
+    weight_version: String,
 ) -> Result<Arc<dyn Generator>, BootError> {
     let model = Arc::new(ModelFolder::open(&settings.model)?);
     describe(&model, settings);
@@ -135,6 +139,7 @@ fn load(
         threads_per_rank: args.threads.map(usize::from),
         isa: args.isa.map(|isa| isa.name().to_owned()),
         prefix_cache: !args.no_prefix_cache,
+        weight_version,
         ..EngineConfig::new(planned.request.clone())
     };
     let eos = model.eos_ids.clone();

@@ -2,8 +2,10 @@
 //! the API port, without one for this machine.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod harness;
 mod served;
 
+use harness::altered::Altered;
 use serde_json::json;
 use served::{SPLIT, Served};
 
@@ -85,4 +87,55 @@ fn without_the_switch_the_api_port_controls_nothing() {
         served.get_admin("/is_sleeping", "").json(),
         json!({"is_sleeping": false})
     );
+}
+
+#[test]
+fn a_trainer_on_this_machine_names_new_weights_and_gets_their_answers() {
+    let (other, wrong) = (Altered::other(), Altered::of(f32::NAN));
+    let root = other.path().parent().unwrap().to_str().unwrap();
+    let flags = [
+        "--control-api",
+        "loopback",
+        "--weights-root",
+        root,
+        "--weight-version",
+        "1",
+    ];
+    let served = Served::start("tiny-llama", &[&SPLIT[..], &flags].concat());
+    let version = || served.get("/weight_info").json()["weight_version"].take();
+    assert_eq!(version(), "1");
+    let before = said(&served);
+    let body = json!({"model_path": other.path(), "weight_version": "2"}).to_string();
+    let updated = served.post("/update_weights_from_disk", &body);
+    assert_eq!(updated.json()["success"], true, "{}", updated.body);
+    assert_eq!(version(), "2");
+    let after = said(&served);
+    assert_ne!(after, before);
+    assert_eq!(served.get_admin("/memory", "").json()["weightVersion"], "2");
+
+    let body = json!({"weight_dir": wrong.path()}).to_string();
+    let failed = served.post("/update_weights", &body);
+    assert_eq!(failed.status, 503, "{}", failed.body);
+    assert_eq!(failed.json()["error"]["code"], "weights_not_updated");
+    let report = served.get_admin("/memory", "").json();
+    assert_eq!(
+        (&report["state"], &report["weightsVerified"]),
+        (&json!("Asleep"), &json!(false))
+    );
+    assert!(
+        report["message"].as_str().unwrap().contains("not numbers"),
+        "{report}"
+    );
+    assert_eq!(served.post("/v1/completions", PROMPT).status, 503);
+    assert_eq!(served.get("/readyz").status, 503);
+    assert_eq!(served.post("/sleep?level=2", "").status, 200);
+    assert_eq!(served.post("/wake_up", "").status, 200);
+    assert_eq!((said(&served), version()), (after, json!("2")));
+    let metrics = served.get("/metrics").body;
+    for (result, count) in [("done", 1), ("failed", 1)] {
+        let line = format!(
+            r#"plimsoll_transition_total{{kind="update",model_name="tiny-llama",result="{result}"}} {count}"#
+        );
+        assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
+    }
 }

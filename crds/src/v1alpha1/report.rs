@@ -30,6 +30,9 @@ pub struct MemoryReport {
     /// nothing reserved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sleep_level: Option<u8>,
+    /// What the weights in force are called; empty before there are any.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub weight_version: String,
     /// Where the ranks compute.
     pub backend: Backend,
     /// Revision of the configuration in force.

@@ -284,6 +284,7 @@ fn says_more(before: &MemoryReport, next: &MemoryReport) -> bool {
         progress,
         weights_verified,
         sleep_level,
+        weight_version,
         backend,
         revision,
         target,
@@ -297,6 +298,7 @@ fn says_more(before: &MemoryReport, next: &MemoryReport) -> bool {
         || before.progress != *progress
         || before.weights_verified != *weights_verified
         || before.sleep_level != *sleep_level
+        || before.weight_version != *weight_version
         || before.backend != *backend
         || before.revision != *revision
         || before.target != *target

@@ -15,9 +15,12 @@ use plimsoll_planner::host::CONNECTIONS;
 use plimsoll_planner::{Bytes, Limits};
 
 use crate::engine::config::EngineConfig;
+use crate::engine::weights::WeightsInForce;
 
 pub use values::{DtypeArg, GenerationConfig, Output, RankQuota};
-use values::{isa, isa_help, origin, quantity_bytes, rank_quota, served_name, share};
+use values::{
+    isa, isa_help, origin, quantity_bytes, rank_quota, served_name, share, weight_version,
+};
 
 /// Runs a language model and shows who holds which bytes.
 #[derive(Debug, Parser)]
@@ -109,6 +112,10 @@ pub struct ServeArgs {
     /// leaves them out. The names are vLLM's.
     #[arg(long, value_enum, default_value_t = GenerationConfig::Auto)]
     pub generation_config: GenerationConfig,
+    /// What the weights are called that are loaded first; an update may call its own otherwise.
+    #[arg(long, value_name = "TEXT", default_value = WeightsInForce::DEFAULT_VERSION,
+          value_parser = weight_version)]
+    pub weight_version: String,
     /// On failure, write the last words here too (written to /dev/termination-log where it
     /// exists).
     #[arg(long, value_name = "FILE")]
@@ -247,6 +254,10 @@ pub struct HttpArgs {
     /// and ::1, on the API port. Behind a proxy on this machine, leave it off.
     #[arg(long, value_enum, default_value_t = ControlApi::Off)]
     pub control_api: ControlApi,
+    /// Folder under which other weights may lie that replace those in force while the server runs
+    /// (/update_weights, /update_weights_from_disk); repeat for more. Without it: none are read.
+    #[arg(long, value_name = "FOLDER")]
+    pub weights_root: Vec<PathBuf>,
     /// Largest request body, e.g. 4Mi.
     #[arg(long, allow_hyphen_values = true, value_name = "QUANTITY", default_value = "4Mi",
           value_parser = quantity_bytes)]

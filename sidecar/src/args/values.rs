@@ -7,6 +7,7 @@ use plimsoll_kernels::isa::{self, Isa};
 use plimsoll_planner::{Bytes, Dtype};
 
 use crate::digits;
+use crate::engine::weights::WeightsInForce;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
@@ -76,6 +77,11 @@ pub(super) fn share(text: &str) -> Result<f64, String> {
 #[cfg(test)]
 pub(super) const NAME_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$";
 pub(super) const NAME_CHARACTERS: usize = 128;
+
+/// A version of weights, as answers and the prefix cache have it.
+pub(super) fn weight_version(text: &str) -> Result<String, String> {
+    WeightsInForce::check_version(text).map(|()| text.to_owned())
+}
 
 /// A name that requests may call the model by.
 pub(super) fn served_name(text: &str) -> Result<String, String> {

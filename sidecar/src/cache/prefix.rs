@@ -13,6 +13,11 @@ impl BlockHash {
         Self::cut(Sha256::new_with_prefix(b"root").chain_update(salt.as_bytes()))
     }
 
+    /// This root for blocks that were computed with these weights: others are not shared.
+    pub fn with_weights(self, weights: &str) -> BlockHash {
+        Self::cut(Sha256::new_with_prefix(self.0).chain_update(weights.as_bytes()))
+    }
+
     /// The block of `tokens` after this one.
     pub fn next(self, tokens: &[u32]) -> BlockHash {
         let mut hash = Sha256::new_with_prefix(self.0);
@@ -40,6 +45,8 @@ mod tests {
         let name = root.next(&[1, 2]).next(&[3, 4]);
         assert_eq!(name, BlockHash::root("").next(&[1, 2]).next(&[3, 4]));
         assert_ne!(name, BlockHash::root("a").next(&[1, 2]).next(&[3, 4]));
+        assert_ne!(name, root.with_weights("a").next(&[1, 2]).next(&[3, 4]));
+        assert_ne!(root.with_weights("a"), root.with_weights("b"));
         assert_ne!(name, root.next(&[3, 4]));
         assert_ne!(name, root.next(&[2, 1]).next(&[3, 4]));
         assert_ne!(name, root.next(&[1, 2]).next(&[4, 3]));

@@ -11,19 +11,29 @@ pub struct BlockTable {
     names: Vec<BlockHash>,
     /// Blocks whose names the pool has been told.
     named: usize,
+    /// The parent of the first block, before the weights' name is in it.
+    salted: BlockHash,
     root: BlockHash,
     block_size: usize,
 }
 
 impl BlockTable {
     pub fn new(block_size: usize, salt: &str) -> BlockTable {
+        let salted = BlockHash::root(salt);
         BlockTable {
             blocks: Vec::new(),
             names: Vec::new(),
             named: 0,
-            root: BlockHash::root(salt),
+            salted,
+            root: salted,
             block_size,
         }
+    }
+
+    /// Blocks that are named from now on are those of these weights.
+    pub fn use_weights(&mut self, weights: &str) {
+        self.root = self.salted.with_weights(weights);
+        self.names.clear();
     }
 
     pub fn blocks(&self) -> &[BlockId] {

@@ -31,6 +31,17 @@ impl Loop {
             Command::Sleep { level, mode, asker } => self.sleep(level, mode, asker),
             Command::ReleaseKvCache(asker) => self.release_kv_cache(asker),
             Command::Wake { tags, asker } => self.wake(tags, asker),
+            Command::Update {
+                weights,
+                version,
+                mode,
+                asker,
+            } => self.update(weights, version, mode, asker),
+            Command::NameWeights { version, asker } => {
+                self.name_weights(version);
+                asker.answer(Ok(()));
+                Ok(())
+            }
         }
     }
 

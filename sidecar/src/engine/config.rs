@@ -2,6 +2,8 @@
 
 use plimsoll_planner::Request;
 
+use super::weights::WeightsInForce;
+
 /// The request a plan was made from, and what a plan does not depend on.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -22,6 +24,8 @@ pub struct EngineConfig {
     /// Answer a few fixed tokens after the load, and prove with them after each wake that nothing
     /// changed. Without it checksums alone are the proof.
     pub probe: bool,
+    /// What the weights are called that are loaded first.
+    pub weight_version: String,
 }
 
 impl EngineConfig {
@@ -36,6 +40,7 @@ impl EngineConfig {
             prefix_cache: true,
             steps_under_way: 2,
             probe: true,
+            weight_version: WeightsInForce::DEFAULT_VERSION.to_owned(),
         }
     }
 }

@@ -3,13 +3,16 @@
 //! Commands wait in the inbox, in order and bounded, and are carried out one after the other by the
 //! loop (`commands`). Whatever becomes of the engine, every asker is answered exactly once.
 
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::rest::{PauseMode, SleepLevel, Tags};
+use super::weights::Updated;
 use crate::forward::WeightCheck;
+use crate::model::Replacement;
 
 /// Commands that may wait; one more is refused at once.
 pub const COMMANDS_MAX: usize = 16;
@@ -46,6 +49,17 @@ pub enum Command {
     /// Take what is away and of these tags; with the last of it, weights and answers are proved and
     /// requests go on. An engine that is awake is answered, too.
     Wake { tags: Tags, asker: Asker<Woken> },
+    /// Write other weights over those in force, which must not be away. Nothing that was computed with
+    /// the old ones is used again; requests there are are treated as `mode` says.
+    Update {
+        weights: Arc<Replacement>,
+        /// What they are called; None: as those before.
+        version: Option<String>,
+        mode: PauseMode,
+        asker: Asker<Updated>,
+    },
+    /// Call the weights in force otherwise.
+    NameWeights { version: String, asker: Asker<()> },
 }
 
 /// What a wake came to.
@@ -63,8 +77,10 @@ impl Command {
             | Command::Resume(asker)
             | Command::ResetPrefixCache { asker, .. }
             | Command::Sleep { asker, .. }
-            | Command::ReleaseKvCache(asker) => asker.answer(Err(why)),
+            | Command::ReleaseKvCache(asker)
+            | Command::NameWeights { asker, .. } => asker.answer(Err(why)),
             Command::Wake { asker, .. } => asker.answer(Err(why)),
+            Command::Update { asker, .. } => asker.answer(Err(why)),
         }
     }
 
@@ -76,8 +92,10 @@ impl Command {
             | Command::Resume(asker)
             | Command::ResetPrefixCache { asker, .. }
             | Command::Sleep { asker, .. }
-            | Command::ReleaseKvCache(asker) => asker.is_gone(),
+            | Command::ReleaseKvCache(asker)
+            | Command::NameWeights { asker, .. } => asker.is_gone(),
             Command::Wake { asker, .. } => asker.is_gone(),
+            Command::Update { asker, .. } => asker.is_gone(),
         }
     }
 
@@ -90,7 +108,9 @@ impl Command {
             | Command::ResetPrefixCache { .. }
             | Command::Sleep { .. }
             | Command::ReleaseKvCache(_)
-            | Command::Wake { .. } => false,
+            | Command::Wake { .. }
+            | Command::Update { .. }
+            | Command::NameWeights { .. } => false,
         }
     }
 }
@@ -113,6 +133,9 @@ pub enum ControlError {
     /// repeated.
     #[error("the engine is not awake: {message}")]
     NotWoken { message: String },
+    /// Weights were written, and what is there is not to be served. It can be repeated.
+    #[error("the engine is out of service: {message}")]
+    NotUpdated { message: String },
     #[error("{limit} commands wait already; retry in {} s", retry_after.as_secs())]
     QueueFull { limit: usize, retry_after: Duration },
 }

@@ -1,5 +1,6 @@
 //! The engine's front door: everything other threads may ask of it.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::time::Duration;
 
@@ -10,9 +11,11 @@ use super::inbox::{Inbox, NotQueued};
 use super::request::{GenerateRequest, Refused};
 use super::rest::{PauseMode, RestView, SleepLevel, Tags};
 use super::stats::EngineStats;
+use super::weights::{Updated, WeightsInForce};
 use crate::forward::WeightCheck;
 use crate::memory::ledger::Ledger;
 use crate::memory::snapshot::LedgerSnapshot;
+use crate::model::{Model, ModelError, Replacement};
 
 /// A state of the engine. `Failed` is final: the process should end. What each means to probes,
 /// clients and reports is a table in ARCHITECTURE.md.
@@ -87,6 +90,9 @@ pub(crate) struct Shared {
     pub(crate) state: watch::Sender<EngineState>,
     pub(crate) progress: Mutex<Progress>,
     pub(crate) rest: Mutex<RestView>,
+    pub(crate) weights: Mutex<WeightsInForce>,
+    /// As it was loaded first.
+    pub(crate) model: Arc<Model>,
     #[cfg(test)]
     pub(crate) sabotage: super::sabotage::Sabotage,
     pub(crate) stats: Mutex<EngineStats>,
@@ -272,6 +278,45 @@ impl EngineHandle {
         let (asker, reply) = Asker::pair();
         self.command(Command::Wake { tags, asker });
         reply
+    }
+
+    /// [`Command::Update`].
+    pub fn update(
+        &self,
+        weights: Arc<Replacement>,
+        version: Option<String>,
+        mode: PauseMode,
+    ) -> Reply<Updated> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::Update {
+            weights,
+            version,
+            mode,
+            asker,
+        });
+        reply
+    }
+
+    /// [`Command::NameWeights`].
+    pub fn name_weights(&self, version: String) -> Reply<()> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::NameWeights { version, asker });
+        reply
+    }
+
+    /// Opens weights that can replace those in force; None: their own files again. It reads headers:
+    /// not for threads that must not block.
+    ///
+    /// # Errors
+    /// As [`Replacement::open`].
+    pub fn open_weights(&self, path: Option<&Path>) -> Result<Replacement, ModelError> {
+        let own = self.weights().path;
+        Replacement::open(path.unwrap_or(&own), &self.shared.model)
+    }
+
+    /// The weights in force.
+    pub fn weights(&self) -> WeightsInForce {
+        lock(&self.shared.weights).clone()
     }
 
     /// Ends these requests, or all, with `FinishReason::Abort`; how many were alive. It does not wait

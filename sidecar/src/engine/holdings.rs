@@ -1,4 +1,4 @@
-//! What ranks hold, changed on all of them together: given back, and taken all or nothing.
+//! What ranks hold, changed on all of them together: given back, taken all or nothing, overwritten.
 
 use std::sync::Arc;
 
@@ -6,6 +6,7 @@ use plimsoll_planner::Account;
 
 use super::rank::{Answer, Ask, Moved};
 use super::ranks::{Failure, Ranks};
+use crate::model::Replacement;
 
 impl Ranks {
     /// Has every rank give back the memory of these accounts. No step may be under way.
@@ -53,5 +54,50 @@ impl Ranks {
         // Giving back what is away already does nothing.
         self.release(accounts)?;
         Ok(Err(why.join("; ")))
+    }
+
+    /// Has every rank write these weights over those it has. The inner error says which ranks did not
+    /// come to the end: what there is then, on any of them, is for nobody.
+    pub(super) fn overwrite(
+        &mut self,
+        weights: &Arc<Replacement>,
+    ) -> Result<Result<(), String>, Failure> {
+        let ask = || Ask::Overwrite(Arc::clone(weights));
+        let answers = self.all(
+            "read of new weights",
+            self.move_limit,
+            ask,
+            |answer| match answer {
+                Answer::Overwritten { rank, written } => Some((rank, written)),
+                _ => None,
+            },
+        )?;
+        let why: Vec<String> = (0..)
+            .zip(&answers)
+            .filter_map(|(rank, written)| {
+                let rank: usize = rank;
+                Some(format!("rank {rank}: {}", written.as_ref().err()?))
+            })
+            .collect();
+        Ok(match why.is_empty() {
+            true => Ok(()),
+            false => Err(why.join("; ")),
+        })
+    }
+
+    /// The weights that every rank has are the measure from now on, and what a restore reads.
+    pub(super) fn adopt(&mut self, weights: &Arc<Replacement>) -> Result<(), Failure> {
+        let ask = || Ask::Adopt(Arc::clone(weights));
+        let limit = self.check_limit;
+        self.all(
+            "reference of new weights",
+            limit,
+            ask,
+            |answer| match answer {
+                Answer::Adopted { rank } => Some((rank, ())),
+                _ => None,
+            },
+        )?;
+        Ok(())
     }
 }

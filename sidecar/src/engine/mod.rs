@@ -11,6 +11,7 @@ pub mod handle;
 pub mod request;
 pub mod rest;
 pub mod stats;
+pub mod weights;
 
 mod commands;
 mod holdings;
@@ -26,6 +27,7 @@ mod run;
 pub(crate) mod sabotage;
 mod sleep;
 mod step;
+mod update;
 
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -40,12 +42,13 @@ use crate::memory::ledger::Ledger;
 use crate::model::Model;
 use crate::scheduler::{Scheduler, SchedulerConfig};
 use config::{EngineConfig, EngineError};
-use handle::{EngineFacts, EngineHandle, EngineState, Progress, Shared};
+use handle::{EngineFacts, EngineHandle, EngineState, Progress, Shared, lock};
 use inbox::Inbox;
 use ranks::Ranks;
 use rest::RestView;
 use run::Loop;
 use stats::EngineStats;
+use weights::WeightsInForce;
 
 /// Starts engines.
 #[derive(Debug)]
@@ -72,6 +75,7 @@ impl Engine {
             prefix_cache,
             steps_under_way,
             probe,
+            weight_version,
         } = config;
         check(&request, &model, &plan)?;
         let isa = match isa {
@@ -117,18 +121,25 @@ impl Engine {
                 total_bytes: total,
             }),
             rest: Mutex::new(RestView::default()),
+            weights: Mutex::new(WeightsInForce {
+                version: weight_version,
+                path: model.path.clone(),
+                writes: 0,
+            }),
+            model: Arc::clone(&model),
             #[cfg(test)]
             sabotage: sabotage::Sabotage::default(),
             stats: Mutex::new(EngineStats::default()),
             ledger,
         });
-        let scheduler = Scheduler::new(SchedulerConfig {
+        let mut scheduler = Scheduler::new(SchedulerConfig {
             max_num_seqs: request.limits.max_num_seqs as usize,
             max_num_batched_tokens: request.limits.max_num_batched_tokens as usize,
             block_size: request.kv.block_size as usize,
             kv_blocks: plan.kv_blocks,
             prefix_cache,
         });
+        scheduler.use_weights(&lock(&shared.weights).key());
         let (request, plan) = (Arc::new(request), Arc::new(plan));
         let ranks = Ranks::start(&request, &plan, &model, &shared, threads, isa)?;
         let engine = Loop::new(

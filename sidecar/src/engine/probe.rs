@@ -19,6 +19,16 @@ const DRAWN: usize = 4;
 /// Names of changed tensors that are shown of a rank.
 const NAMES_SHOWN: usize = 4;
 
+/// What a run of the probe came to.
+pub(super) struct Probe {
+    pub(super) drawn: Drawn,
+    /// All logits were numbers.
+    pub(super) finite: bool,
+}
+
+/// What is said of weights whose logits are none.
+pub(super) const NOT_NUMBERS: &str = "a probe of fixed tokens has logits that are not numbers";
+
 impl Loop {
     /// Whether what the ranks hold is what they loaded, and answers as it did. No step may be under
     /// way, and nobody may hold KV blocks. The inner error says what differs.
@@ -42,10 +52,18 @@ impl Loop {
         if !changed.is_empty() {
             return Ok(Err(changed.join("; ")));
         }
+        if !self.probes {
+            return Ok(Ok(()));
+        }
+        let Probe { drawn, finite } = self.probe()?;
         let Some(expected) = self.probed.clone() else {
+            // Weights that were written while there was no cache to answer with.
+            if !finite {
+                return Ok(Err(NOT_NUMBERS.to_owned()));
+            }
+            self.probed = Some(drawn);
             return Ok(Ok(()));
         };
-        let drawn = self.probe()?;
         let differs = expected.iter().zip(&drawn).position(|(a, b)| a != b);
         Ok(match differs {
             Some(at) => Err(format!(
@@ -57,7 +75,7 @@ impl Loop {
     }
 
     /// Runs the probe on the first KV blocks, past the scheduler: its own pool hands them out.
-    pub(super) fn probe(&mut self) -> Result<Drawn, Failure> {
+    pub(super) fn probe(&mut self) -> Result<Probe, Failure> {
         let pool = self.scheduler.pool();
         assert_eq!(
             pool.used() + pool.cached(),
@@ -96,9 +114,10 @@ impl Loop {
         scheduler: &mut Scheduler,
         mut live: HashMap<u64, Live>,
         logits: &Receiver<Vec<f32>>,
-    ) -> Result<Drawn, Failure> {
+    ) -> Result<Probe, Failure> {
         let (mut batch, mut drawn) = (Batch::default(), Drawn::new());
         let (mut ended, mut outbox) = (Vec::new(), Outbox::default());
+        let mut finite = true;
         // Each step computes a token or more; when none is left the batch is empty.
         for _ in 0..=PROMPT + DRAWN {
             scheduler.schedule(&mut batch);
@@ -110,6 +129,7 @@ impl Loop {
             scheduler.sent(&batch);
             let outputs = self.ranks.collect()?;
             let token = outputs.first().and_then(|output| output.sampled.first());
+            finite &= token.is_none_or(|sampled| sampled.finite);
             let token = token.map(|sampled| sampled.id);
             step::process(
                 outputs,
@@ -125,6 +145,6 @@ impl Loop {
             });
             drawn.extend(token.zip(bits));
         }
-        Ok(drawn)
+        Ok(Probe { drawn, finite })
     }
 }

@@ -18,7 +18,8 @@ use super::handle::{Shared, lock};
 use crate::forward::cpu::{CpuRank, Host};
 use crate::forward::input::StepInput;
 use crate::forward::{Forward, LoadError, StepOutput, WeightCheck};
-use crate::model::Model;
+use crate::model::{Model, Replacement};
+use crate::weights::TensorSource;
 
 /// What the engine asks of a rank.
 #[derive(Debug)]
@@ -29,6 +30,10 @@ pub(super) enum Ask {
     Step { slot: usize, output: StepOutput },
     /// Compare the weights with what was loaded.
     CheckWeights,
+    /// Write these weights over those there are.
+    Overwrite(Arc<Replacement>),
+    /// The weights there are are the measure from now on, and what a restore reads.
+    Adopt(Arc<Replacement>),
     /// Give back the memory of these accounts; what is given back already stays so.
     Release(Arc<[Account]>),
     /// Take the memory of these accounts again, all or nothing, and fill it: weights are read.
@@ -77,6 +82,14 @@ pub(super) enum Answer {
         rank: usize,
         check: WeightCheck,
     },
+    Overwritten {
+        rank: usize,
+        /// Or why not all of them are.
+        written: Result<(), String>,
+    },
+    Adopted {
+        rank: usize,
+    },
     Released {
         rank: usize,
         moved: Moved,
@@ -99,6 +112,9 @@ pub(super) type Inputs = [RwLock<StepInput>; STEPS_UNDER_WAY_MAX];
 
 /// Steps that ranks may have before them: one that they compute, one that they go on with.
 pub(super) const STEPS_UNDER_WAY_MAX: usize = 2;
+
+/// Why a read ends before its end.
+const ENDING: &str = "the engine is told to end";
 
 /// What a rank thread is started with.
 #[derive(Debug)]
@@ -208,6 +224,7 @@ fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
         Forward::<CpuRank>::reserve(on, &shared.ledger, request, plan, rank, &model.params);
     let (mut forward, exchange) = reserved.map_err(|error| with_sources(&error))?;
     tell(Answer::Reserved { rank, exchange })?;
+    let mut adopted: Option<Arc<Replacement>> = None;
     while let Ok(ask) = asks.recv() {
         match ask {
             Ask::Load(joined) => {
@@ -217,7 +234,7 @@ fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
                     !shared.inbox.is_ending()
                 };
                 let whole = forward
-                    .load(model, progress)
+                    .load(&*model.tensors, progress)
                     .map_err(|e| with_sources(&e))?;
                 if !whole {
                     return tell(Answer::Left);
@@ -243,6 +260,20 @@ fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
                 let check = forward.check_weights();
                 tell(Answer::Checked { rank, check })?;
             }
+            Ask::Overwrite(weights) => {
+                let goes_on = |_| !shared.inbox.is_ending();
+                let written = match forward.overwrite(&*weights.tensors, goes_on) {
+                    Ok(true) => Ok(()),
+                    Ok(false) => Err(ENDING.to_owned()),
+                    Err(error) => Err(with_sources(&error)),
+                };
+                tell(Answer::Overwritten { rank, written })?;
+            }
+            Ask::Adopt(weights) => {
+                forward.adopt();
+                adopted = Some(weights);
+                tell(Answer::Adopted { rank })?;
+            }
             Ask::Release(accounts) => {
                 let moved = forward
                     .release(&shared.ledger, &accounts)
@@ -251,7 +282,11 @@ fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
                 tell(Answer::Released { rank, moved })?;
             }
             Ask::Restore(accounts) => {
-                let taken = restore(&mut forward, start, &accounts);
+                let source = match &adopted {
+                    Some(weights) => &*weights.tensors,
+                    None => &*model.tensors,
+                };
+                let taken = restore(&mut forward, start, source, &accounts);
                 tell(Answer::Restored { rank, taken })?;
             }
         }
@@ -263,13 +298,14 @@ fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
 fn restore(
     forward: &mut Forward<CpuRank>,
     start: &RankStart,
+    source: &dyn TensorSource,
     accounts: &[Account],
 ) -> Result<Moved, String> {
     let RankStart { model, shared, .. } = start;
     let taken = forward
         .restore(&shared.ledger, &model.params, accounts)
         .map_err(|error| with_sources(&error))?;
-    let Err(why) = fill(forward, start, accounts) else {
+    let Err(why) = fill(forward, start, source, accounts) else {
         return Ok(Moved(taken));
     };
     match forward.release(&shared.ledger, accounts) {
@@ -281,14 +317,15 @@ fn restore(
 fn fill(
     forward: &mut Forward<CpuRank>,
     start: &RankStart,
+    source: &dyn TensorSource,
     accounts: &[Account],
 ) -> Result<(), String> {
-    let RankStart { model, shared, .. } = start;
+    let shared = &start.shared;
     if accounts.contains(&Account::Weights) {
-        match forward.load(model, |_| !shared.inbox.is_ending()) {
+        match forward.load(source, |_| !shared.inbox.is_ending()) {
             // What came back different is there: the proof of the wake names it.
             Ok(true) | Err(LoadError::Changed(_)) => {}
-            Ok(false) => return Err("the engine is told to end".to_owned()),
+            Ok(false) => return Err(ENDING.to_owned()),
             Err(error) => return Err(with_sources(&error)),
         }
     }

@@ -63,7 +63,7 @@ pub(super) struct Ranks {
     /// The slot of the next step to be submitted, and steps under way.
     next: usize,
     under_way: usize,
-    check_limit: Duration,
+    pub(super) check_limit: Duration,
     step_limit: Duration,
     pub(super) move_limit: Duration,
 }

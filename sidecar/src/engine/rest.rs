@@ -114,21 +114,25 @@ pub enum Transition {
     Sleep,
     ReleaseKvCache,
     Wake,
+    /// Other weights over those in force.
+    Update,
 }
 
 impl Transition {
-    pub const ALL: [Transition; 3] = [
+    pub const ALL: [Transition; 4] = [
         Transition::Sleep,
         Transition::ReleaseKvCache,
         Transition::Wake,
+        Transition::Update,
     ];
 
-    /// The `operation` label of vLLM's metric.
+    /// The `kind` label of metrics, and vLLM's `operation` where it has one.
     pub fn name(self) -> &'static str {
         match self {
             Transition::Sleep => "sleep",
             Transition::ReleaseKvCache => "release_kv_cache_memory",
             Transition::Wake => "wake",
+            Transition::Update => "update",
         }
     }
 }

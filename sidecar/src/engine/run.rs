@@ -59,8 +59,9 @@ pub(super) struct Loop {
     pub(super) waited: bool,
     /// What others see of a pause or sleep.
     pub(super) rest: RestView,
-    probes: bool,
-    /// What the probe drew after the load.
+    pub(super) probes: bool,
+    /// What the probe drew after the load or the last update; None where there is none, or when the
+    /// next wake is to draw it.
     pub(super) probed: Option<Drawn>,
 }
 
@@ -131,7 +132,7 @@ impl Loop {
             .load(|| lock(&shared.progress).stage = "LoadingWeights")?;
         if self.probes {
             lock(&self.shared.progress).stage = "Verifying";
-            self.probed = Some(self.probe()?);
+            self.probed = Some(self.probe()?.drawn);
         }
         lock(&self.shared.progress).stage = "Ready";
         self.shared.state.send_replace(EngineState::Serving);

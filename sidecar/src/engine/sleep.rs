@@ -196,7 +196,7 @@ impl Loop {
                 counts.given_back_bytes += bytes;
                 "memory given back"
             }
-            Transition::Wake => "memory taken",
+            Transition::Wake | Transition::Update => "memory taken",
         };
         tracing::info!(
             mode,

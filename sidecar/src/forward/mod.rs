@@ -26,7 +26,8 @@ use plimsoll_planner::{Account, ModelShape, Plan, Request, Shard};
 use crate::memory::arena::ArenaError;
 use crate::memory::ledger::Ledger;
 use crate::memory::registry::Registry;
-use crate::model::{Model, ModelError, ModelParams};
+use crate::model::{ModelError, ModelParams};
+use crate::weights::TensorSource;
 use backend::{Backend, Store};
 use input::StepInput;
 use layers::Decoder;
@@ -127,15 +128,15 @@ impl<B: Store> Forward<B> {
     /// it has done so before, the checksums must be the same.
     ///
     /// # Errors
-    /// As the model's tensor source; when the account is released; when the source no longer gives
+    /// As the tensor source; when the account is released; when the source no longer gives
     /// what was loaded first (the weights are in place then, and [`Forward::verify`] says the same).
     pub fn load(
         &mut self,
-        model: &Model,
+        source: &dyn TensorSource,
         progress: impl FnMut(u64) -> bool,
     ) -> Result<bool, LoadError> {
         let first = self.loaded.is_empty();
-        let whole = self.read(model, progress)?;
+        let whole = self.overwrite(source, progress)?;
         if whole && first {
             self.remember_weights();
         } else if whole {
@@ -144,26 +145,14 @@ impl<B: Store> Forward<B> {
         Ok(whole)
     }
 
-    /// Reads other weights into place and remembers their checksums from then on. A reload that
-    /// ends early leaves a mixture, which [`Forward::verify`] names.
+    /// Reads weights over those there are and remembers nothing of them: to [`Forward::verify`] they
+    /// are changed ones, as is the mixture that a read leaves which ends early.
     ///
     /// # Errors
-    /// As the model's tensor source; when the account is released.
-    pub fn reload(
+    /// As the tensor source; when the account is released.
+    pub fn overwrite(
         &mut self,
-        model: &Model,
-        progress: impl FnMut(u64) -> bool,
-    ) -> Result<bool, LoadError> {
-        let whole = self.read(model, progress)?;
-        if whole {
-            self.remember_weights();
-        }
-        Ok(whole)
-    }
-
-    fn read(
-        &mut self,
-        model: &Model,
+        source: &dyn TensorSource,
         progress: impl FnMut(u64) -> bool,
     ) -> Result<bool, LoadError> {
         let bytes = self.layout.bytes(Account::Weights);
@@ -171,7 +160,7 @@ impl<B: Store> Forward<B> {
             return Err(LoadError::Released);
         }
         let whole = load::load(
-            &*model.tensors,
+            source,
             &self.shape,
             &self.shard,
             &self.layout.weights,
@@ -179,6 +168,11 @@ impl<B: Store> Forward<B> {
             progress,
         )?;
         Ok(whole)
+    }
+
+    /// What there is now is the measure from now on.
+    pub fn adopt(&mut self) {
+        self.remember_weights();
     }
 
     pub fn registry(&self) -> &Registry {

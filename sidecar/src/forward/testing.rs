@@ -55,7 +55,7 @@ pub(super) fn tiny_on(device: &'static dyn Device, ranks: usize, threads: usize)
     let members = comm::group(exchanges, Duration::from_secs(20));
     let mut ranks: Vec<_> = forwards.into_iter().zip(members).collect();
     for (forward, _) in &mut ranks {
-        assert!(forward.load(&model, |_| true).unwrap());
+        assert!(forward.load(&*model.tensors, |_| true).unwrap());
     }
     Group {
         model,

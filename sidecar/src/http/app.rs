@@ -1,5 +1,6 @@
 //! What every handler shares: the served names, the loaded model once there is one, the metrics.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -120,6 +121,8 @@ impl Loaded {
 pub struct App {
     /// Names that requests may use; never empty, the first is in metrics and answers.
     pub served: Vec<String>,
+    /// Folders under which other weights may lie; none: they cannot be replaced from files.
+    pub weights_roots: Vec<PathBuf>,
     /// Where the model was read from, for `root` in `/v1/models`.
     pub root: String,
     pub limits: HttpLimits,
@@ -143,6 +146,7 @@ impl App {
         App {
             metrics: Arc::new(Metrics::new(model)),
             served,
+            weights_roots: Vec::new(),
             root,
             bodies: Bodies::new(limits.body_bytes),
             limits,
@@ -276,6 +280,7 @@ impl App {
         let view = self.peek().map(|loaded| EngineView {
             state: loaded.engine.subscribe().borrow().clone(),
             rest: loaded.engine.rest(),
+            weight_version: loaded.engine.weights().version,
             progress: loaded.engine.progress(),
             ledger: loaded.engine.memory(),
             effective: loaded.effective.clone(),

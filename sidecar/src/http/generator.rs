@@ -1,6 +1,9 @@
 //! What the HTTP layer needs of an engine, and how it tells clients that the engine refused. The
 //! engine's own handle is the one in production; tests script another.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use axum::http::StatusCode;
 use tokio::sync::watch;
 
@@ -10,8 +13,10 @@ use crate::engine::handle::{EngineFacts, EngineHandle, EngineState, Progress};
 use crate::engine::request::{GenerateRequest, Refused};
 use crate::engine::rest::{PauseMode, RestView, SleepLevel, Tags};
 use crate::engine::stats::EngineStats;
+use crate::engine::weights::{Updated, WeightsInForce};
 use crate::forward::WeightCheck;
 use crate::memory::snapshot::LedgerSnapshot;
+use crate::model::{ModelError, Replacement};
 
 /// The engine's front door; see [`EngineHandle`] for the contract of each call.
 pub trait Generator: std::fmt::Debug + Send + Sync {
@@ -32,6 +37,12 @@ pub trait Generator: std::fmt::Debug + Send + Sync {
     /// Ends these requests, or all; how many were alive.
     fn abort(&self, ids: Option<&[u64]>) -> usize;
     fn rest(&self) -> RestView;
+    fn weights(&self) -> WeightsInForce;
+    /// Reads headers of files: not for the threads that answer requests.
+    ///
+    /// # Errors
+    /// Why these weights cannot replace those in force.
+    fn open_weights(&self, path: Option<&Path>) -> Result<Replacement, ModelError>;
 }
 
 impl dyn Generator {
@@ -96,6 +107,28 @@ impl dyn Generator {
         self.command(Command::Wake { tags, asker });
         reply
     }
+
+    pub fn update(
+        &self,
+        weights: Arc<Replacement>,
+        version: Option<String>,
+        mode: PauseMode,
+    ) -> Reply<Updated> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::Update {
+            weights,
+            version,
+            mode,
+            asker,
+        });
+        reply
+    }
+
+    pub fn name_weights(&self, version: String) -> Reply<()> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::NameWeights { version, asker });
+        reply
+    }
 }
 
 impl Generator for EngineHandle {
@@ -145,6 +178,14 @@ impl Generator for EngineHandle {
 
     fn rest(&self) -> RestView {
         EngineHandle::rest(self)
+    }
+
+    fn weights(&self) -> WeightsInForce {
+        EngineHandle::weights(self)
+    }
+
+    fn open_weights(&self, path: Option<&Path>) -> Result<Replacement, ModelError> {
+        EngineHandle::open_weights(self, path)
     }
 }
 
@@ -211,6 +252,7 @@ pub fn uncontrolled(error: &ControlError) -> ApiError {
             ..ApiError::invalid(None, message).with_code("wrong_state")
         },
         ControlError::NotWoken { .. } => ApiError::unavailable("engine_asleep", message),
+        ControlError::NotUpdated { .. } => ApiError::unavailable("weights_not_updated", message),
         ControlError::Failed { .. } => ApiError::unavailable("engine_failed", message),
         ControlError::QueueFull { retry_after, .. } => ApiError {
             status: StatusCode::TOO_MANY_REQUESTS,

@@ -62,7 +62,9 @@ impl Sleep {
         for (kind, counts) in all.clone() {
             self.set_kind(kind.name(), counts);
         }
-        let counted = all.map(|(kind, counts)| (kind.name(), counted(counts)));
+        // vLLM counts updates apart from sleep.
+        let of_sleep = all.filter(|(kind, _)| *kind != Transition::Update);
+        let counted = of_sleep.map(|(kind, counts)| (kind.name(), counted(counts)));
         self.durations.set(counted);
     }
 

@@ -16,6 +16,7 @@ mod gguf_rope;
 pub(crate) mod known;
 mod object;
 pub mod params;
+pub mod replacement;
 mod rope_config;
 pub mod sampling;
 mod special;
@@ -31,6 +32,7 @@ use plimsoll_planner::{Dtype, ModelShape};
 
 pub use crate::model_error::ModelError;
 pub use params::ModelParams;
+pub use replacement::Replacement;
 pub use sampling::{ModelSampling, SamplingDefaults};
 pub use templates::ChatTemplates;
 
@@ -45,6 +47,8 @@ use digest::Digest;
 /// An opened model. Cheap to keep: headers only, and the files held open.
 #[derive(Debug)]
 pub struct Model {
+    /// Where it was opened.
+    pub path: PathBuf,
     pub facts: ModelFacts,
     pub shape: ModelShape,
     pub params: ModelParams,
@@ -89,25 +93,35 @@ impl ModelFolder {
     /// # Errors
     /// [`ModelError`], with the file and the numbers.
     pub fn open(path: &Path) -> Result<Model, ModelError> {
-        let metadata = std::fs::metadata(path).map_err(|e| ModelError::io(path, e))?;
-        if !metadata.is_dir() {
-            return open_gguf(path);
-        }
-        let is_folder = [SafetensorsFolder::SINGLE, SafetensorsFolder::INDEX]
-            .iter()
-            .any(|name| is_there(&path.join(name)));
-        match (is_folder, gguf_files(path)?.as_slice()) {
-            (false, [file]) => open_gguf(file),
-            (false, [first, second, ..]) => Err(ModelError::NotFound {
-                path: path.to_owned(),
-                message: format!(
-                    "holds several .gguf files ({}, {}, …); put the file's name into the path",
-                    display_name(first),
-                    display_name(second)
-                ),
-            }),
-            _ => open_folder(path),
-        }
+        let mut model = match gguf_at(path)? {
+            Some(file) => open_gguf(&file)?,
+            None => open_folder(path)?,
+        };
+        path.clone_into(&mut model.path);
+        Ok(model)
+    }
+}
+
+/// The GGUF file that a path means, if it does not mean a Hugging Face folder.
+fn gguf_at(path: &Path) -> Result<Option<PathBuf>, ModelError> {
+    let metadata = std::fs::metadata(path).map_err(|e| ModelError::io(path, e))?;
+    if !metadata.is_dir() {
+        return Ok(Some(path.to_owned()));
+    }
+    let is_folder = [SafetensorsFolder::SINGLE, SafetensorsFolder::INDEX]
+        .iter()
+        .any(|name| is_there(&path.join(name)));
+    match (is_folder, gguf_files(path)?.as_slice()) {
+        (false, [file]) => Ok(Some(file.clone())),
+        (false, [first, second, ..]) => Err(ModelError::NotFound {
+            path: path.to_owned(),
+            message: format!(
+                "holds several .gguf files ({}, {}, …); put the file's name into the path",
+                display_name(first),
+                display_name(second)
+            ),
+        }),
+        _ => Ok(None),
     }
 }
 
@@ -223,6 +237,7 @@ impl Opened<'_> {
         }
         let facts = facts::facts(&self.shape, &*self.tensors, self.format, &self.digest);
         Ok(Model {
+            path: PathBuf::new(),
             file_dtype: facts.file_dtype.clone(),
             default_dtype: facts::default_dtype(&facts.file_dtype),
             facts,

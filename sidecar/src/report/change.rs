@@ -11,6 +11,7 @@ pub fn worth_sending(old: &MemoryReport, new: &MemoryReport) -> bool {
         || old.message != new.message
         || old.weights_verified != new.weights_verified
         || old.sleep_level != new.sleep_level
+        || old.weight_version != new.weight_version
         || old.effective != new.effective
         || old.target != new.target
         || old.progress.as_ref().map(|p| &p.stage) != new.progress.as_ref().map(|p| &p.stage)

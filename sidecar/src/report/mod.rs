@@ -39,6 +39,7 @@ pub struct Identity {
 pub struct EngineView {
     pub state: EngineState,
     pub rest: RestView,
+    pub weight_version: String,
     pub progress: Progress,
     pub ledger: LedgerSnapshot,
     pub effective: Effective,
@@ -62,6 +63,7 @@ pub fn build(
         progress: None,
         weights_verified: None,
         sleep_level: None,
+        weight_version: String::new(),
         backend: identity.backend,
         revision: identity.revision.clone(),
         target: identity.target.get().map(Held::report),
@@ -73,6 +75,7 @@ pub fn build(
     let Some(EngineView {
         state,
         rest,
+        weight_version,
         progress,
         ledger,
         effective,
@@ -99,6 +102,7 @@ pub fn build(
     report.message = message;
     report.weights_verified = rest.weights_verified;
     report.sleep_level = rest.level.map(SleepLevel::number);
+    report.weight_version = weight_version;
     report.progress = (state == ReportedState::Loading).then(|| LoadProgress {
         stage: progress.stage.to_owned(),
         done_bytes: progress.done_bytes,
@@ -222,6 +226,7 @@ pub(crate) mod tests {
         EngineView {
             state,
             rest: RestView::default(),
+            weight_version: "7".to_owned(),
             progress,
             ledger,
             effective,
@@ -246,6 +251,7 @@ pub(crate) mod tests {
         );
         assert_eq!(report.state, ReportedState::Serving);
         assert_eq!(report.progress, None);
+        assert_eq!(report.weight_version, "7");
         assert_eq!(report.kv_used_percent, 1, "one block is not nothing");
         let rank = &report.ranks[0];
         assert_eq!(

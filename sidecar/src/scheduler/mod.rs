@@ -64,6 +64,8 @@ pub struct Scheduler {
     arrivals: u64,
     /// Sequences that came after this one get no first turn; None: all do.
     held_after: Option<u64>,
+    /// What the weights in force are called, in the names of blocks.
+    weights: String,
     counters: Counters,
 }
 
@@ -76,6 +78,7 @@ impl Scheduler {
             running: Vec::with_capacity(config.max_num_seqs),
             arrivals: 0,
             held_after: None,
+            weights: String::new(),
             counters: Counters::default(),
         }
     }
@@ -134,6 +137,8 @@ impl Scheduler {
             "sequence {id} has no room"
         );
         self.arrivals += 1;
+        let mut table = BlockTable::new(self.config.block_size, &cache_salt);
+        table.use_weights(&self.weights);
         self.waiting.push_back(Sequence {
             id,
             prompt_len: prompt.len(),
@@ -142,7 +147,7 @@ impl Scheduler {
             tokens: prompt,
             max_len,
             computed: 0,
-            table: BlockTable::new(self.config.block_size, &cache_salt),
+            table,
             preemptions: 0,
             scored: scores.then_some(0),
             cached_at_first: None,

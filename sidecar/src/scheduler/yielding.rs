@@ -43,6 +43,14 @@ impl Scheduler {
         !self.running.is_empty() || self.waiting.front().is_some_and(due)
     }
 
+    /// Blocks that are computed from now on are found only by sequences that were computed, or come,
+    /// under the same name of the weights.
+    pub fn use_weights(&mut self, weights: &str) {
+        weights.clone_into(&mut self.weights);
+        let all = self.waiting.iter_mut().chain(&mut self.running);
+        all.for_each(|sequence| sequence.table.use_weights(weights));
+    }
+
     /// Forgets all cached prefixes.
     pub fn reset_prefix_cache(&mut self) {
         self.pool.forget();
@@ -120,5 +128,38 @@ mod tests {
         assert_eq!(step(&mut scheduler), [1, 2]);
         assert_eq!(scheduler.counters().prefix_hits, hits);
         assert_eq!(scheduler.running()[0].computed, 10, "nine, and one drawn");
+    }
+
+    /// Tokens of the next sequence that were found in the cache.
+    fn found(scheduler: &mut Scheduler, id: u64) -> Option<usize> {
+        step(scheduler);
+        scheduler.remove(id).and_then(|s| s.cached_at_first)
+    }
+
+    #[test]
+    fn a_block_is_never_found_under_another_name_of_the_weights() {
+        let mut scheduler = scheduler();
+        scheduler.use_weights("1 old");
+        add(&mut scheduler, 1);
+        assert_eq!(found(&mut scheduler, 1), Some(0));
+        add(&mut scheduler, 2);
+        assert_eq!(found(&mut scheduler, 2), Some(8), "the same weights");
+        // One that waits already, and one that comes later.
+        add(&mut scheduler, 3);
+        scheduler.use_weights("2 new");
+        assert_eq!(found(&mut scheduler, 3), Some(0), "it came before");
+        add(&mut scheduler, 4);
+        assert_eq!(found(&mut scheduler, 4), Some(8), "of the new weights");
+        scheduler.use_weights("3 old");
+        add(&mut scheduler, 5);
+        assert_eq!(found(&mut scheduler, 5), Some(0));
+        // One that runs is not named half under the old name and half under the new one.
+        add(&mut scheduler, 6);
+        step(&mut scheduler);
+        scheduler.use_weights("4");
+        step(&mut scheduler);
+        scheduler.remove(6);
+        add(&mut scheduler, 7);
+        assert_eq!(found(&mut scheduler, 7), Some(0));
     }
 }

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "a broken fixture ends the test")]
 
+pub mod altered;
 pub mod fixture;
 pub mod watched;
 

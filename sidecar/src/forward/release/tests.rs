@@ -38,7 +38,7 @@ impl Group {
             let params = &self.model.params;
             forward.restore(&self.ledger, params, accounts).unwrap();
             if accounts.contains(&Weights) {
-                assert!(forward.load(&self.model, |_| true).unwrap());
+                assert!(forward.load(&*self.model.tensors, |_| true).unwrap());
             }
             forward.verify().unwrap();
             if accounts.contains(&KvCache) {
@@ -197,7 +197,7 @@ fn weights_that_are_not_read_again_are_all_named() {
     let params = &group.model.params;
     let asleep = forward.verify().unwrap();
     assert_eq!((asleep.tensors, asleep.bytes), (0, 0), "nothing is held");
-    let refused = forward.load(&group.model, |_| true);
+    let refused = forward.load(&*group.model.tensors, |_| true);
     assert!(matches!(refused, Err(LoadError::Released)));
     forward.restore(&group.ledger, params, &LEVEL_2).unwrap();
     let whole = forward.layout.weights.places();
@@ -209,7 +209,7 @@ fn weights_that_are_not_read_again_are_all_named() {
         text.contains("tensors are not what was loaded: Emb"),
         "{text}"
     );
-    assert!(forward.load(&group.model, |_| true).unwrap());
+    assert!(forward.load(&*group.model.tensors, |_| true).unwrap());
     forward.verify().unwrap();
 }
 
@@ -272,7 +272,7 @@ impl TensorSource for Shifted {
 }
 
 #[test]
-fn a_source_that_changed_is_told_by_name_unless_a_reload_was_asked_for() {
+fn a_source_that_changed_is_told_by_name_unless_it_is_adopted() {
     let mut group = tiny(1, 2);
     let before = group.answer(&PROMPT);
     group.release(&LEVEL_2);
@@ -280,14 +280,17 @@ fn a_source_that_changed_is_told_by_name_unless_a_reload_was_asked_for() {
     let (forward, _) = &mut group.ranks[0];
     let params = &group.model.params;
     forward.restore(&group.ledger, params, &LEVEL_2).unwrap();
-    let error = forward.load(&group.model, |_| true).unwrap_err();
+    let error = forward.load(&*group.model.tensors, |_| true).unwrap_err();
     let text = error.to_string();
     assert!(
         text.ends_with("not what was loaded: Output { layer: 0 }"),
         "{text}"
     );
     assert!(forward.verify().is_err(), "and it stays so");
-    assert!(forward.reload(&group.model, |_| true).unwrap());
+    let source = &*group.model.tensors;
+    assert!(forward.overwrite(source, |_| true).unwrap());
+    assert!(forward.verify().is_err(), "not before they are adopted");
+    forward.adopt();
     forward.verify().unwrap();
     assert_ne!(group.answer(&PROMPT), before);
 }

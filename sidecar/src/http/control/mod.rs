@@ -1,11 +1,12 @@
 //! The control routes of vLLM and SGLang, with their bodies and codes: pause, sleep, wake, release,
-//! abort. They live on the admin port behind its token; `--control-api loopback` serves them on the
+//! abort, other weights. They live on the admin port behind its token; `--control-api loopback` serves them on the
 //! API port, too, to this machine alone (`loopback`).
 
 pub mod loopback;
 mod query;
 mod refused;
 mod sglang;
+mod update;
 mod vllm;
 pub mod weights;
 
@@ -39,6 +40,10 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/server_info", get(vllm::server_info))
         .route("/collective_rpc", post(vllm::collective_rpc))
         .route("/weight_checker", post(vllm::weight_checker))
+        .route("/weight_info", get(update::info))
+        .route("/update_weight_version", post(update::name))
+        .route("/update_weights", post(update::vllm))
+        .route("/update_weights_from_disk", post(update::sglang))
         .route("/release_memory_occupation", post(sglang::release))
         .route("/resume_memory_occupation", post(sglang::resume))
         .route("/pause_generation", post(sglang::pause))

@@ -5,25 +5,28 @@ use axum::http::{StatusCode, Uri};
 use crate::http::error::{ApiError, shown};
 
 /// Rendezvous of NCCL and of torch, pickled tensors, and phases of updates around them.
-pub(super) const PATHS: [&str; 11] = [
+pub(super) const PATHS: [&str; 9] = [
     "/init_weight_transfer_engine",
     "/start_weight_update",
     "/start_draft_weight_update",
-    "/update_weights",
     "/finish_weight_update",
     "/init_weights_update_group",
     "/destroy_weights_update_group",
     "/update_weights_from_distributed",
     "/update_weights_from_tensor",
-    "/update_weights_from_disk",
     "/init_communicator",
 ];
 
 pub(super) async fn refuse(uri: Uri) -> ApiError {
-    let path = shown(uri.path());
+    pushed(&shown(uri.path()))
+}
+
+/// Weights that come over the wire.
+pub(super) fn pushed(what: &str) -> ApiError {
     not_implemented(format!(
-        "{path} is not served: weights that are pushed need NCCL, CUDA IPC or pickled torch tensors, \
-         which this server does not speak; write the new weights over the model's files and restart"
+        "{what} is not served: weights that are pushed need NCCL, CUDA IPC or pickled torch tensors, \
+         which this server does not speak; write them to a folder under --weights-root and name it \
+         (POST /update_weights {{\"update_info\": {{\"path\": \"...\"}}}})"
     ))
 }
 

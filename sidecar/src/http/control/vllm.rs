@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::query::{Query, tags};
 use super::refused::not_implemented;
-use super::{done, fields, loaded, texts, weights};
+use super::{done, fields, loaded, texts, update, weights};
 use crate::engine::rest::{PauseMode, SleepLevel, Tags};
 use crate::forward::WeightCheck;
 use crate::http::app::App;
@@ -158,7 +158,7 @@ pub(super) async fn server_info(State(app): State<Arc<App>>, mut query: Query) -
     })))
 }
 
-/// `reload_weights` alone: a wake has read them already, so this proves that they are there.
+/// `reload_weights` alone: the files of the weights in force are read again.
 pub(super) async fn collective_rpc(State(app): State<Arc<App>>, body: Body) -> Answer {
     let mut fields = fields(body).await?;
     let method = fields.remove("method");
@@ -181,25 +181,15 @@ pub(super) async fn collective_rpc(State(app): State<Arc<App>>, body: Body) -> A
             value => value.is_null(),
         };
         if fields.remove(name).is_some_and(|value| !is_empty(&value)) {
-            let why = "reload_weights reads the model that was loaded and takes nothing";
+            let why = "reload_weights reads the files of the weights in force and takes nothing; others are for \
+                 /update_weights";
             return Err(ApiError::unsupported(name, why));
         }
     }
     done(&fields)?;
-    let checks = weights::checks(&*loaded(&app)?).await?;
-    if let Some((rank, check)) = changed(&checks) {
-        let message = format!(
-            "rank {rank}: {} are not as loaded; sleep at level 2 and wake up to read them again",
-            check.changed.join(", ")
-        );
-        return Err(ApiError::engine(message));
-    }
-    Ok(Json(json!({"results": vec![Value::Null; checks.len()]})))
-}
-
-fn changed(checks: &[WeightCheck]) -> Option<(usize, &WeightCheck)> {
-    let mut ranks = checks.iter().enumerate();
-    ranks.find(|(_, check)| !check.changed.is_empty())
+    update::reload(&app).await?;
+    let ranks = loaded(&app)?.engine.facts().ranks as usize;
+    Ok(Json(json!({"results": vec![Value::Null; ranks]})))
 }
 
 /// `POST /weight_checker`: one checksum per rank, over all of its tensors.

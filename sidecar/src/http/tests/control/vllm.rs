@@ -293,13 +293,6 @@ async fn vllms_routes_have_its_bodies_and_codes() {
         ),
         ("/update_weights", "{}", 501, "not_implemented"),
         ("/update_weights_from_tensor", "{}", 501, "not_implemented"),
-        // Rank 1 of the script has lost something.
-        (
-            "/collective_rpc",
-            r#"{"method": "reload_weights"}"#,
-            500,
-            "engine_error",
-        ),
     ] {
         let (got, answer) = control(&app, "POST", path, body).await;
         assert_eq!(got, status, "{path}: {answer}");

@@ -1,5 +1,7 @@
 //! A scripted engine and an app around it, for tests of the HTTP layer alone.
 
+mod obeyed;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -19,9 +21,10 @@ use crate::engine::request::{
 };
 use crate::engine::rest::RestView;
 use crate::engine::stats::EngineStats;
+use crate::engine::weights::{Updated, WeightsInForce};
 use crate::forward::WeightCheck;
 use crate::memory::snapshot::LedgerSnapshot;
-use crate::model::ModelFolder;
+use crate::model::{ModelError, ModelFolder, Replacement};
 use crate::report::{Identity, tests::view};
 use crate::tokenizer::Tokenizer;
 
@@ -58,6 +61,7 @@ struct Inner {
     /// Commands that came while draining: they are never carried out.
     commands: Vec<Command>,
     rest: RestView,
+    weights: WeightsInForce,
     /// Commands that were carried out, in words.
     obeyed: Vec<String>,
 }
@@ -66,20 +70,7 @@ impl Inner {
     /// Keeps what others see of pauses and sleeps, as the engine would.
     fn rest(&mut self, command: Command) {
         let rest = &mut self.rest;
-        let said = match &command {
-            Command::Pause {
-                mode, clear_cache, ..
-            } => format!("pause {} {clear_cache}", mode.name()),
-            Command::Sleep { level, mode, .. } => {
-                format!("sleep {} {}", level.number(), mode.name())
-            }
-            Command::Wake { tags, .. } => format!("wake {} {}", tags.weights, tags.kv_cache),
-            Command::ResetPrefixCache { running, .. } => format!("reset {running}"),
-            Command::Resume(_) => "resume".to_owned(),
-            Command::ReleaseKvCache(_) => "release".to_owned(),
-            Command::CheckWeights(_) => "check".to_owned(),
-        };
-        self.obeyed.push(said);
+        self.obeyed.push(obeyed::said(&command));
         match command {
             Command::Pause { asker, .. } => {
                 rest.paused = true;
@@ -107,6 +98,15 @@ impl Inner {
                 asker.answer(Ok(Woken { asleep }));
             }
             Command::ResetPrefixCache { asker, .. } => asker.answer(Ok(())),
+            Command::Update { version, asker, .. } => {
+                self.weights.version = version.unwrap_or(self.weights.version.clone());
+                let version = self.weights.version.clone();
+                asker.answer(Ok(Updated { version, held: 3 }));
+            }
+            Command::NameWeights { version, asker } => {
+                self.weights.version = version;
+                asker.answer(Ok(()));
+            }
             Command::CheckWeights(asker) => asker.answer(Ok(Vec::new())),
         }
     }
@@ -127,6 +127,7 @@ impl Scripted {
             cancelled: Vec::new(),
             commands: Vec::new(),
             rest: RestView::default(),
+            weights: WeightsInForce::default(),
             obeyed: Vec::new(),
         };
         Scripted {
@@ -296,6 +297,15 @@ impl Generator for Scripted {
 
     fn rest(&self) -> RestView {
         self.lock().rest.clone()
+    }
+
+    fn weights(&self) -> WeightsInForce {
+        self.lock().weights.clone()
+    }
+
+    fn open_weights(&self, path: Option<&Path>) -> Result<Replacement, ModelError> {
+        let model = ModelFolder::open(&fixture()).unwrap();
+        Replacement::open(path.unwrap_or(&fixture()), &model)
     }
 
     fn command(&self, command: Command) {

@@ -1,0 +1,135 @@
+//! Other weights over those in force, on every rank, and what follows from it.
+//!
+//! Nothing is adopted before all of it is written and, where there is a cache to answer with, a probe
+//! has answered in numbers. Until then the checksums of the old weights are the measure: an update that
+//! fails leaves an engine that no wake takes for whole, until it is repeated, or the old weights are
+//! read again.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use plimsoll_planner::Account;
+
+use super::commands::settle;
+use super::control::{Asker, Command, ControlError};
+use super::handle::{EngineState, lock};
+use super::probe::{NOT_NUMBERS, Probe};
+use super::ranks::Failure;
+use super::rest::{PauseMode, SleepLevel, Transition};
+use super::run::Loop;
+use super::weights::Updated;
+use crate::model::Replacement;
+
+impl Loop {
+    /// Calls the weights in force otherwise.
+    pub(super) fn name_weights(&mut self, version: String) {
+        let key = {
+            let mut weights = lock(&self.shared.weights);
+            weights.version = version;
+            weights.key()
+        };
+        self.scheduler.use_weights(&key);
+    }
+
+    /// Writes other weights over those in force. Requests that are kept are computed again with the new
+    /// ones, what was said of them before included.
+    pub(super) fn update(
+        &mut self,
+        weights: Arc<Replacement>,
+        version: Option<String>,
+        mode: PauseMode,
+        asker: Asker<Updated>,
+    ) -> Result<(), Failure> {
+        if self.rest.out.contains(&Account::Weights) {
+            let message = "the weights are given back: wake them first \
+                           (POST /wake_up?tags=weights), then update them";
+            asker.answer(Err(ControlError::WrongState {
+                message: message.to_owned(),
+            }));
+            return Ok(());
+        }
+        match self.quieten(mode) {
+            Err(failure) => return settle(asker, Err(failure)),
+            Ok(false) => {
+                self.pending = Some(Command::Update {
+                    weights,
+                    version,
+                    mode,
+                    asker,
+                });
+                return Ok(());
+            }
+            Ok(true) => {}
+        }
+        if !self.rest.is_out() {
+            self.set_state(EngineState::Paused);
+        }
+        let (began, held) = (Instant::now(), self.live.len());
+        let replaced = match self.replace(&weights) {
+            Err(failure) => return settle(asker, Err(failure)),
+            Ok(replaced) => replaced,
+        };
+        let done = replaced.is_ok();
+        self.stats.transitions[Transition::Update as usize].count(done, began.elapsed());
+        let (path, seconds) = (weights.path.display(), began.elapsed().as_secs_f64());
+        let outcome = match replaced {
+            Ok(()) => {
+                let version = self.accept(&weights, version);
+                tracing::info!(%path, version, held, seconds, result = "done", "weights updated");
+                Ok(Updated { version, held })
+            }
+            Err(why) => {
+                let message = format!(
+                    "the update from {path} failed: {why}; repeat it with a whole folder, or sleep at \
+                     level 2 and wake up to read the weights before it"
+                );
+                tracing::error!(message, seconds, result = "failed", "the update failed");
+                self.rest.weights_verified = Some(false);
+                self.rest.trouble.clone_from(&message);
+                Err(ControlError::NotUpdated { message })
+            }
+        };
+        self.show_rest();
+        asker.answer(outcome);
+        Ok(())
+    }
+
+    /// The inner error says why what is there now must not be served.
+    fn replace(&mut self, weights: &Arc<Replacement>) -> Result<Result<(), String>, Failure> {
+        self.forget_cache();
+        lock(&self.shared.weights).writes += 1;
+        if let Err(why) = self.ranks.overwrite(weights)? {
+            return Ok(Err(why));
+        }
+        let mut probed = None;
+        // Without its cache the engine cannot answer: the wake that brings it back probes.
+        if self.probes && self.rest.out.is_empty() {
+            let Probe { drawn, finite } = self.probe()?;
+            if !finite {
+                return Ok(Err(NOT_NUMBERS.to_owned()));
+            }
+            probed = Some(drawn);
+        }
+        self.ranks.adopt(weights)?;
+        self.probed = probed;
+        Ok(Ok(()))
+    }
+
+    /// The weights that were written are those in force; what they are called.
+    fn accept(&mut self, weights: &Replacement, version: Option<String>) -> String {
+        let version = {
+            let mut now = lock(&self.shared.weights);
+            now.path.clone_from(&weights.path);
+            version.unwrap_or_else(|| now.version.clone())
+        };
+        self.name_weights(version.clone());
+        // A wake that came to nothing for the weights' sake has come to its end now.
+        if self.rest.weights_verified == Some(false) && self.rest.out.is_empty() {
+            let scheduling = |level: &SleepLevel| *level == SleepLevel::Zero;
+            self.rest.level = self.rest.level.filter(scheduling);
+        }
+        self.rest.weights_verified = self.rest.weights_verified.map(|_| true);
+        self.rest.trouble.clear();
+        version
+    }
+}

@@ -1,0 +1,47 @@
+//! Words for the weights that answers come from, and for their replacement.
+
+use std::path::PathBuf;
+
+/// The weights in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WeightsInForce {
+    /// What whoever wrote them calls them; no more than a name to the engine.
+    pub version: String,
+    /// Where they were read, and where a wake reads them again.
+    pub path: PathBuf,
+    /// Times that weights were written since the load, to the end or not.
+    pub writes: u64,
+}
+
+impl WeightsInForce {
+    /// As with vLLM.
+    pub const DEFAULT_VERSION: &str = "default";
+    pub const VERSION_BYTES_MAX: usize = 256;
+
+    /// What no weights but these are called, whatever versions are given twice.
+    pub(super) fn key(&self) -> String {
+        format!("{} {}", self.writes, self.version)
+    }
+
+    /// # Errors
+    /// Why a text cannot be a version.
+    pub fn check_version(version: &str) -> Result<(), String> {
+        let (bytes, most) = (version.len(), WeightsInForce::VERSION_BYTES_MAX);
+        if bytes == 0 || bytes > most {
+            return Err(format!("has {bytes} bytes, 1 to {most} can be a version"));
+        }
+        match version.chars().find(|c| c.is_control()) {
+            Some(c) => Err(format!("has the character {c:?}")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What an update came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Updated {
+    /// What the new weights are called.
+    pub version: String,
+    /// Requests that were held meanwhile and go on with the new weights.
+    pub held: usize,
+}

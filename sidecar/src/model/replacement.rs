@@ -1,0 +1,100 @@
+//! Other weights for a model that is loaded: the same tensors with other numbers.
+
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+
+use super::config::{self, CONFIG, CONFIG_BYTES_MAX};
+use super::{Model, ModelError, gguf_at, open_gguf};
+use crate::model_error::shorten;
+use crate::weights::TensorSource;
+use crate::weights::file::{display_name, read_small};
+use crate::weights::folder::SafetensorsFolder;
+
+/// Tensors that fit where a loaded model's are.
+#[derive(Debug)]
+pub struct Replacement {
+    /// Where they lie.
+    pub path: PathBuf,
+    pub tensors: Box<dyn TensorSource>,
+}
+
+impl Replacement {
+    /// Opens a folder with `config.json` and safetensors (however sharded), or a GGUF file, and checks
+    /// that shape, numbers, and every tensor's name, shape and type are those of `loaded`. Tokenizer
+    /// and templates are not looked at. No tensor data is touched.
+    ///
+    /// # Errors
+    /// [`ModelError`] with the file, and the first field or tensor that is not the same.
+    pub fn open(path: &Path, loaded: &Model) -> Result<Replacement, ModelError> {
+        let (file, shape, params, tensors) = match gguf_at(path)? {
+            Some(file) => {
+                let model = open_gguf(&file)?;
+                (
+                    display_name(&file),
+                    model.shape,
+                    model.params,
+                    model.tensors,
+                )
+            }
+            None => {
+                let bytes = read_small(&path.join(CONFIG), CONFIG_BYTES_MAX)?;
+                let config = config::parse(&bytes)?;
+                let tensors = SafetensorsFolder::open(path, &mut |_| {})?;
+                let tensors: Box<dyn TensorSource> = Box::new(tensors);
+                (CONFIG.to_owned(), config.shape, config.params, tensors)
+            }
+        };
+        same_fields(&file, &loaded.shape, &shape)?;
+        same_fields(&file, &loaded.params, &params)?;
+        same_tensors(&*loaded.tensors, &*tensors)?;
+        Ok(Replacement {
+            path: path.to_owned(),
+            tensors,
+        })
+    }
+}
+
+/// The first line in which they differ names the field.
+fn same_fields<T: Debug + PartialEq>(file: &str, loaded: &T, other: &T) -> Result<(), ModelError> {
+    if loaded == other {
+        return Ok(());
+    }
+    let (loaded, other) = (format!("{loaded:#?}"), format!("{other:#?}"));
+    let differing = loaded.lines().zip(other.lines()).find(|(a, b)| a != b);
+    let (loaded, other) = differing.unwrap_or(("another", "one"));
+    let trim = |line: &str| line.trim().trim_end_matches(',').to_owned();
+    let message = format!(
+        "has {}, the loaded model has {}: only weights can be replaced while the engine runs",
+        trim(other),
+        trim(loaded)
+    );
+    Err(ModelError::config(file, message))
+}
+
+fn same_tensors(loaded: &dyn TensorSource, other: &dyn TensorSource) -> Result<(), ModelError> {
+    let refuse = |name: &str, why: String| {
+        let message = format!("tensor `{}`: {why}", shorten(name));
+        Err(ModelError::weights("weights", message))
+    };
+    for name in loaded.names() {
+        let (Some(was), Some(is)) = (loaded.info(name), other.info(name)) else {
+            return refuse(name, "is missing; the loaded model has it".to_owned());
+        };
+        if was.shape != is.shape {
+            let why = format!("is {:?}, the loaded model's is {:?}", is.shape, was.shape);
+            return refuse(name, why);
+        }
+        if was.dtype != is.dtype {
+            let why = format!("is {}, the loaded model's is {}", is.dtype, was.dtype);
+            return refuse(name, why);
+        }
+    }
+    match other
+        .names()
+        .into_iter()
+        .find(|name| loaded.info(name).is_none())
+    {
+        Some(name) => refuse(name, "the loaded model has none of that name".to_owned()),
+        None => Ok(()),
+    }
+}

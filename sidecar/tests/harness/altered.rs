@@ -1,0 +1,156 @@
+//! Copies of a fixture's folder with other weights, or with something wrong.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::{Map, Value, json};
+
+use super::fixtures;
+
+const WEIGHTS: &str = "model.safetensors";
+
+/// A folder that goes with the value.
+#[derive(Debug)]
+pub struct Altered(PathBuf);
+
+impl Drop for Altered {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Altered {
+    /// The tiny model as it is.
+    pub fn copy() -> Altered {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("plimsoll-altered-{}-{count}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir_all(&folder).unwrap();
+        for entry in fs::read_dir(fixtures().join("models/tiny-llama")).unwrap() {
+            let path = entry.unwrap().path();
+            fs::copy(&path, folder.join(path.file_name().unwrap())).unwrap();
+        }
+        Altered(folder)
+    }
+
+    /// Other weights of the same shape: half of the numbers of each matrix have another sign.
+    pub fn other() -> Altered {
+        Altered::copy().with_numbers(|name, at, number| {
+            let turns = name.contains("_proj") && at % 2 == 0;
+            if turns { -number } else { number }
+        })
+    }
+
+    /// Weights that answer in no numbers.
+    pub fn of(number: f32) -> Altered {
+        Altered::copy().with_numbers(|name, _, was| match name {
+            "model.layers.1.mlp.down_proj.weight" => number,
+            _ => was,
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn parts(&self) -> (Map<String, Value>, Vec<u8>) {
+        let bytes = fs::read(self.0.join(WEIGHTS)).unwrap();
+        let size = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let header = serde_json::from_slice(&bytes[8..8 + size]).unwrap();
+        (header, bytes[8 + size..].to_vec())
+    }
+
+    fn write(&self, header: &Map<String, Value>, data: &[u8]) {
+        let header = serde_json::to_vec(header).unwrap();
+        let size = (header.len() as u64).to_le_bytes();
+        fs::write(self.0.join(WEIGHTS), [&size[..], &header, data].concat()).unwrap();
+    }
+
+    fn with_numbers(self, change: impl Fn(&str, usize, f32) -> f32) -> Altered {
+        let (header, mut data) = self.parts();
+        for (name, entry) in header.iter().filter(|(name, _)| *name != "__metadata__") {
+            let offset = |at: usize| entry["data_offsets"][at].as_u64().unwrap() as usize;
+            for (at, number) in data[offset(0)..offset(1)].chunks_exact_mut(4).enumerate() {
+                let was = f32::from_le_bytes(number.try_into().unwrap());
+                number.copy_from_slice(&change(name, at, was).to_le_bytes());
+            }
+        }
+        self.write(&header, &data);
+        self
+    }
+
+    /// With another header over the same bytes.
+    pub fn with_header(self, change: impl Fn(&mut Map<String, Value>)) -> Altered {
+        let (mut header, data) = self.parts();
+        change(&mut header);
+        self.write(&header, &data);
+        self
+    }
+
+    /// Without a tensor and its bytes.
+    pub fn without_tensor(self, name: &str) -> Altered {
+        let (mut header, mut data) = self.parts();
+        let entry = header.remove(name).unwrap();
+        let end = |entry: &Value, at: usize| entry["data_offsets"][at].as_u64().unwrap();
+        let (from, to) = (end(&entry, 0), end(&entry, 1));
+        data.drain(from as usize..to as usize);
+        for (_, other) in header
+            .iter_mut()
+            .filter(|(name, _)| *name != "__metadata__")
+        {
+            if end(other, 0) >= to {
+                let moved = [end(other, 0) - (to - from), end(other, 1) - (to - from)];
+                other["data_offsets"] = json!(moved);
+            }
+        }
+        self.write(&header, &data);
+        self
+    }
+
+    /// With one more tensor of one number.
+    pub fn with_tensor(self, name: &str) -> Altered {
+        let (mut header, mut data) = self.parts();
+        let end = data.len();
+        data.extend([0; 4]);
+        let entry = json!({"dtype": "F32", "shape": [1], "data_offsets": [end, end + 4]});
+        header.insert(name.to_owned(), entry);
+        self.write(&header, &data);
+        self
+    }
+
+    /// With another value in `config.json`; null takes the field away.
+    pub fn with_config(self, field: &str, value: Value) -> Altered {
+        let path = self.0.join("config.json");
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        config[field] = value;
+        fs::write(path, config.to_string()).unwrap();
+        self
+    }
+
+    pub fn without(self, file: &str) -> Altered {
+        fs::remove_file(self.0.join(file)).unwrap();
+        self
+    }
+
+    /// Cuts the weights off after so many bytes of data.
+    pub fn cut(&self, data: u64) {
+        let (header, _) = self.parts();
+        let header = serde_json::to_vec(&header).unwrap().len() as u64;
+        let mut options = fs::File::options();
+        let file = options.write(true).open(self.0.join(WEIGHTS)).unwrap();
+        file.set_len(8 + header + data).unwrap();
+    }
+}
+
+/// Moves an entry of a header to another name.
+pub fn rename(header: &mut Map<String, Value>, from: &str, to: &str) {
+    let entry = header.remove(from).unwrap();
+    header.insert(to.to_owned(), entry);
+}
+
+/// Gives an entry of a header a field.
+pub fn set(header: &mut Map<String, Value>, tensor: &str, field: &str, value: &[u64]) {
+    header[tensor][field] = json!(value);
+}
