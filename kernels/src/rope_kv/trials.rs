@@ -104,7 +104,7 @@ fn rotated(bench: &Bench<'_>, case: &Case) -> Result<(), Failure> {
         scaling: RopeScaling::Default,
     };
     let [cos, sin] = &mut tables;
-    rope::table(&pool, &params, dim, cos, sin);
+    rope::table(&trial::pool(), &params, dim, cos, sin);
 
     let mut wanted = qkv.clone();
     let norm = HeadNorm {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use plimsoll_planner::Bytes;
 
-use crate::comm::{Exchange, Member, group};
+use crate::comm::{self, Member, group};
 use crate::device::{Cpu, Device, Pages};
 use crate::gpu::trial::{self, Failure};
 use crate::sampling::{
@@ -79,7 +79,7 @@ pub(super) fn members(ranks: usize) -> Result<Vec<Member>, Failure> {
     let buffer = |_| {
         let mut buffer = Cpu.reserve(Bytes::measured(4096), Pages::Small)?;
         buffer.commit_all()?;
-        Ok(Exchange::new(buffer))
+        Ok(comm::Exchange::new(buffer))
     };
     let buffers: Result<Vec<_>, crate::device::DeviceError> = (0..ranks).map(buffer).collect();
     let buffers = buffers.map_err(|error| Failure::Wrong(error.to_string()))?;
