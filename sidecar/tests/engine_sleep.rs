@@ -1,14 +1,16 @@
 //! Sleep and wake: what a model says is what it said before, whatever sequence of sleeps, wakes,
-//! pauses and releases lies between, and across it for requests that are kept.
+//! reloads, pauses and releases lies between, and across it for requests that are kept.
 #![allow(clippy::unwrap_used, reason = "a broken fixture ends the test")]
 #![allow(clippy::cast_possible_truncation, reason = "fixtures are small")]
 
 mod harness;
 
+use std::sync::Arc;
+
 use harness::fixture::Fixture;
 use harness::{Dice, Run, ask_ids, fixtures, halves, score, start, tiny};
 use plimsoll_planner::{Account, Shard};
-use plimsoll_sidecar::engine::control::Woken;
+use plimsoll_sidecar::engine::control::{ControlError, Woken};
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
 use plimsoll_sidecar::engine::rest::PauseMode::{Abort, Keep, Wait};
 use plimsoll_sidecar::engine::rest::{SleepLevel, Tags, Transition};
@@ -103,17 +105,27 @@ fn every_architecture_says_the_same_after_every_kind_of_sleep() {
     }
 }
 
+/// The model's files once more, which is refused while the weights are away.
+fn reload(handle: &EngineHandle) -> Result<(), ControlError> {
+    let own = Arc::new(handle.open_weights(None).unwrap());
+    match handle.update(own, None, Keep).wait() {
+        Ok(_) | Err(ControlError::WrongState { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// One random command, carried out.
 fn command(handle: &EngineHandle, dice: &mut Dice) -> Result<(), String> {
     let level = [SleepLevel::Zero, SleepLevel::One, SleepLevel::Two][dice.roll(3)];
     let tags = [Tags::ALL, WEIGHTS, KV_CACHE][dice.roll(3)];
     let clears = dice.roll(2) == 0;
-    let done = match dice.roll(10) {
+    let done = match dice.roll(12) {
         0..3 => handle.sleep(level, Keep).wait(),
         3..6 => handle.wake(tags).wait().map(|_| ()),
         6 => handle.pause(Keep, clears).wait(),
         7 => handle.resume().wait(),
         8 => handle.reset_prefix_cache(clears).wait(),
+        9..11 => reload(handle),
         // Refused unless it is paused and awake.
         _ => handle.release_kv_cache().wait().or(Ok(())),
     };
@@ -135,7 +147,7 @@ fn fifty_random_sequences_lose_no_token_of_requests_between_and_across() {
         let ask = |(id, prompt): (u64, &Vec<u32>)| ask_ids(&handle, id, prompt, 60).wait().ids;
         (0..).zip(&prompts).map(ask).collect()
     };
-    let mut preemptions = 0;
+    let (mut preemptions, mut reloads) = (0, 0);
     for seed in 0..50 {
         let mut dice = Dice(seed);
         let shards = match seed % 2 {
@@ -168,7 +180,9 @@ fn fifty_random_sequences_lose_no_token_of_requests_between_and_across() {
         }
         let stats = handle.stats();
         assert_eq!((stats.running, stats.waiting, stats.kv_usage), (0, 0, 0.0));
+        reloads += stats.transitions[Transition::Update as usize].done;
     }
+    assert!(reloads > 20, "only {reloads} times were weights read again");
     assert!(
         preemptions > 20,
         "only {preemptions} requests were recomputed"

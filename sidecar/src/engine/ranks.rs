@@ -378,7 +378,7 @@ mod tests {
             tensors: 1,
             bytes: 1,
             checksum: 1,
-            changed: Vec::new(),
+            ..WeightCheck::default()
         };
         for rank in [2, 0] {
             let check = check.clone();

@@ -8,13 +8,15 @@ use super::backend::Store;
 use super::handle::Handle;
 
 /// What a rank's weights are now, beside what they were when their load ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WeightCheck {
     /// Tensors that were compared: those whose account is not released.
     pub tensors: usize,
     pub bytes: u64,
     /// Of all these tensors together, as they are now.
     pub checksum: u64,
+    /// Of each tensor, by its name, in the order in which they lie.
+    pub sums: Vec<(String, u64)>,
     /// Names of the tensors that are not what they were.
     pub changed: Vec<String>,
 }
@@ -61,6 +63,10 @@ impl<B: Store> Forward<B> {
             tensors: held.len(),
             bytes: held.iter().map(|(entry, ..)| entry.bytes).sum(),
             checksum: checksum::run(&together),
+            sums: held
+                .iter()
+                .map(|(entry, now, _)| (entry.name.clone(), *now))
+                .collect(),
             changed: held
                 .iter()
                 .filter(|(_, now, loaded)| Some(*now) != *loaded)
@@ -124,6 +130,9 @@ mod tests {
             let check = forward.check_weights();
             assert_eq!(check.changed, std::slice::from_ref(&entry.name));
             assert_ne!(check.checksum, whole.checksum, "{}", entry.name);
+            let sums = whole.sums.iter().zip(&check.sums);
+            let differ: Vec<&str> = sums.filter(|(a, b)| a != b).map(|(a, _)| &*a.0).collect();
+            assert_eq!(differ, [&*entry.name]);
             flip(&mut forward);
         }
         assert_eq!(forward.check_weights(), whole);

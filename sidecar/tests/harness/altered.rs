@@ -35,10 +35,11 @@ impl Altered {
         Altered(folder)
     }
 
-    /// Other weights of the same shape: half of the numbers of each matrix have another sign.
+    /// Other weights of the same shape: half of the numbers of each matrix have another sign, from the
+    /// first one on that is read.
     pub fn other() -> Altered {
         Altered::copy().with_numbers(|name, at, number| {
-            let turns = name.contains("_proj") && at % 2 == 0;
+            let turns = !name.contains("norm") && at % 2 == 0;
             if turns { -number } else { number }
         })
     }

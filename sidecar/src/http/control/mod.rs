@@ -20,8 +20,8 @@ use serde_json::{Map, Value};
 use super::app::{App, Loaded};
 use super::error::ApiError;
 
-/// Bytes of a body: names of requests, at most.
-const BODY_BYTES: usize = 256 << 10;
+/// Bytes of a body: names of requests, or the checksums of some ten thousand tensors.
+const BODY_BYTES: usize = 1 << 20;
 
 pub fn routes() -> Router<Arc<App>> {
     let routes = Router::new()

@@ -192,18 +192,21 @@ pub(super) async fn collective_rpc(State(app): State<Arc<App>>, body: Body) -> A
     Ok(Json(json!({"results": vec![Value::Null; ranks]})))
 }
 
-/// `POST /weight_checker`: one checksum per rank, over all of its tensors.
+/// `POST /weight_checker`: one checksum per rank and tensor, as the ranks have them in memory.
 pub(super) async fn weight_checker(State(app): State<Arc<App>>, body: Body) -> Answer {
     let mut fields = fields(body).await?;
     let action = fields.remove("action");
     let baseline = fields.remove("baseline");
     done(&fields)?;
     let sums = |checks: &[WeightCheck]| -> Map<String, Value> {
-        let sum = |(rank, check): (usize, &WeightCheck)| {
-            let key = format!("dp0:pp0:pcp0:tp{rank}:*");
-            (key, json!(format!("{:016x}", check.checksum)))
+        let of = |(rank, check): (usize, &WeightCheck)| {
+            let sum = |(tensor, sum): &(String, u64)| {
+                let key = format!("dp0:pp0:pcp0:tp{rank}:{tensor}");
+                (key, json!(format!("{sum:016x}")))
+            };
+            check.sums.iter().map(sum).collect::<Vec<_>>()
         };
-        checks.iter().enumerate().map(sum).collect()
+        checks.iter().enumerate().flat_map(of).collect()
     };
     match action.as_ref().and_then(Value::as_str) {
         Some("checksum") => {

@@ -313,6 +313,7 @@ impl Generator for Scripted {
             tensors: 3,
             bytes: 700,
             checksum: 0xab,
+            sums: vec![("Head".to_owned(), 0xab), ("Embedding".to_owned(), 0xcd)],
             changed: changed.iter().map(|name| (*name).to_owned()).collect(),
         };
         match (&*self.state.borrow(), command) {

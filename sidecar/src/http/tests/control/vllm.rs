@@ -221,16 +221,26 @@ async fn vllms_routes_have_its_bodies_and_codes() {
             "/weight_checker",
             r#"{"action": "checksum"}"#,
             200,
-            json!({"checksums": {"dp0:pp0:pcp0:tp0:*": "00000000000000ab",
-                "dp0:pp0:pcp0:tp1:*": "00000000000000ab"}}),
+            json!({"checksums": {
+                "dp0:pp0:pcp0:tp0:Embedding": "00000000000000cd",
+                "dp0:pp0:pcp0:tp0:Head": "00000000000000ab",
+                "dp0:pp0:pcp0:tp1:Embedding": "00000000000000cd",
+                "dp0:pp0:pcp0:tp1:Head": "00000000000000ab",
+            }}),
             &[],
         ),
         (
             "POST",
             "/weight_checker",
-            r#"{"action": "compare", "baseline": {"dp0:pp0:pcp0:tp0:*": "00000000000000ab"}}"#,
+            r#"{"action": "compare", "baseline": {
+                "dp0:pp0:pcp0:tp0:Head": "00000000000000ab",
+                "dp0:pp0:pcp0:tp0:Embedding": "00000000000000cd",
+                "dp0:pp0:pcp0:tp1:Head": "00000000000000ac",
+                "dp0:pp0:pcp0:tp2:Head": "00000000000000ab"}}"#,
             200,
-            json!({"match": false, "mismatches": ["dp0:pp0:pcp0:tp1:*"]}),
+            json!({"match": false, "mismatches": [
+                "dp0:pp0:pcp0:tp1:Embedding", "dp0:pp0:pcp0:tp1:Head", "dp0:pp0:pcp0:tp2:Head",
+            ]}),
             &[],
         ),
         (
