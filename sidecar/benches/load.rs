@@ -100,7 +100,7 @@ fn main() -> anyhow::Result<()> {
         table.time(
             "load, with checksums",
             |_| weights,
-            || forward.load(&model, |_| true),
+            || forward.load(&*model.tensors, |_| true),
         )?;
         table.time("verify", |_| weights, || forward.verify())?;
         let sleep = || forward.release(&ledger, &LEVEL_1);
