@@ -154,6 +154,7 @@ fn target() -> Target {
                 planned_bytes: 7,
             }],
         }],
+        sleep: None,
     }
 }
 
@@ -161,6 +162,17 @@ fn target() -> Target {
 fn documents_of_an_engine_come_back_as_they_went() {
     assert_eq!(back(&boot()), boot());
     assert_eq!(back(&target()), target());
+    assert_eq!(back(&asleep()), asleep());
+    // Without a word of sleep it is awake, as documents from before sleep are.
+    assert!(!serde_json::to_string(&target()).unwrap().contains("sleep"));
+    assert!(asleep().same_demand(&target()));
+}
+
+fn asleep() -> Target {
+    Target {
+        sleep: Some(TargetSleep { level: 2 }),
+        ..target()
+    }
 }
 
 /// Every object of a document refuses a field that it does not know.
@@ -197,6 +209,7 @@ fn refuses_unknown<T: Serialize + DeserializeOwned>(document: &T) {
 fn documents_of_an_engine_refuse_fields_they_do_not_know() {
     refuses_unknown(&boot());
     refuses_unknown(&target());
+    refuses_unknown(&asleep());
     let both = serde_json::json!({"boot": boot(), "target": target()});
     assert!(serde_json::from_value::<Boot>(both.clone()).is_err());
     assert!(serde_json::from_value::<Target>(both).is_err());

@@ -88,10 +88,22 @@ fn demo_divides_three_kv_heads_into_one_and_two() {
 
 #[test]
 fn other_examples_of_this_model_fit() {
-    for name in ["one-rank.yaml", "host-path.yaml", "beside-a-container.yaml"] {
+    for name in [
+        "one-rank.yaml",
+        "host-path.yaml",
+        "beside-a-container.yaml",
+        "sleeping.yaml",
+    ] {
         let plan = plimsoll_planner::plan(&request(name));
         assert!(plan.is_ok(), "{name}: {}", plan.unwrap_err().message());
     }
+}
+
+#[test]
+fn sleeping_example_asks_for_a_sleep() {
+    let sleep = example("sleeping.yaml").spec.sleep.unwrap();
+    assert_eq!(sleep.asked(), Some(1));
+    assert_eq!(example("one-rank.yaml").spec.sleep, None);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::inspect::Model;
 use crate::outcome::{ContainerMemory, Outcome, Planned};
 use crate::plan::short;
 use crate::progress::{Progress, progress};
+use crate::sleepers;
 use crate::steer::Stand;
 
 /// One verdict: a status, its reason and its words.
@@ -23,14 +24,16 @@ type Verdict = (ConditionStatus, Reason, String);
 pub(crate) fn conditions(facts: &Facts, outcome: &Outcome) -> Vec<Condition> {
     let (ready, stalled) = ready(facts, outcome);
     let waits = ready.0 != True;
+    let asleep = ready.1 == Reason::Sleeping;
     let reconciling = match &outcome.waits {
-        Some(words) if !waits => Some((True, Reason::WaitingForTurn, words.clone())),
-        _ => (waits && !stalled).then(|| (True, ready.1, ready.2.clone())),
+        Some(words) if !waits || asleep => Some((True, Reason::WaitingForTurn, words.clone())),
+        // Asleep as asked: there is nothing to wait for.
+        _ => (waits && !stalled && !asleep).then(|| (True, ready.1, ready.2.clone())),
     };
     let stalled = (waits && stalled).then(|| (True, ready.1, ready.2.clone()));
     let verdicts = [
         (ConditionType::Ready, Some(ready)),
-        (ConditionType::Available, Some(available(facts))),
+        (ConditionType::Available, Some(available(facts, asleep))),
         (
             ConditionType::ModelResolved,
             Some(model_resolved(facts, outcome)),
@@ -111,6 +114,9 @@ fn ready(facts: &Facts, outcome: &Outcome) -> (Verdict, bool) {
             (True, Reason::ScaledToZero, "spec.replicas is 0".to_owned()),
             false,
         ),
+        Progress::Done if sleepers::asked(facts).is_some() => {
+            ((False, Reason::Sleeping, sleepers::words(facts)), false)
+        }
         Progress::Done if outcome.contested.is_some() => {
             let name = outcome.contested.as_deref().unwrap_or_default();
             let text = format!(
@@ -152,11 +158,12 @@ fn late(facts: &Facts, (reason, message): (Reason, String)) -> (Verdict, bool) {
     ((False, Reason::ProgressDeadlineExceeded, text), true)
 }
 
-fn available(facts: &Facts) -> Verdict {
+fn available(facts: &Facts, asleep: bool) -> Verdict {
     let ready = facts.live_pods().filter(|pod| pod.ready).count();
     let wanted = facts.wanted();
     match (ready, wanted) {
         (0, 0) => (False, Reason::ScaledToZero, "spec.replicas is 0".to_owned()),
+        (0, _) if asleep => (False, Reason::Sleeping, sleepers::words(facts)),
         (0, _) => (
             False,
             Reason::NoReadyReplicas,

@@ -4,12 +4,15 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::EventType;
 use plimsoll_crds::names::{EXIT_PLAN_DIFFERS, KIND};
+use plimsoll_crds::v1alpha1::report::EngineState;
 use plimsoll_crds::v1alpha1::{ConditionType, EventReason, InferenceDeploymentStatus, Reason};
+use plimsoll_planner::Bytes;
 
 use crate::facts::Facts;
 use crate::memory::Told;
 use crate::plan::short;
 use crate::pods::PodFacts;
+use crate::sleepers;
 
 /// An Event to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +86,8 @@ impl Happening {
             | EventReason::ProgressDeadlineExceeded => "Roll",
             EventReason::ChildRepaired => "Repair",
             EventReason::EngineLoaded
+            | EventReason::EngineSlept
+            | EventReason::EngineWoken
             | EventReason::EngineSilent
             | EventReason::EngineFailed
             | EventReason::PlanDrift
@@ -248,7 +253,8 @@ pub(crate) fn of_pods(
         stale: names(facts, |pod| {
             facts.reports.get(&pod.name).is_some_and(|r| r.stale)
         }),
-        silent: names(facts, PodFacts::went_silent),
+        silent: names(facts, |pod| sleepers::went_silent(facts, pod)),
+        asleep: sleepers::asleep(facts, told.as_ref().map(|told| &told.asleep)),
         refused: names(facts, |pod| {
             facts.reports.get(&pod.name).is_some_and(|r| r.refused)
         }),
@@ -284,6 +290,7 @@ pub(crate) fn of_pods(
         let note = format!("pod {name}: its engine answered and does not any more; it still runs");
         all.push(Happening::warning(EventReason::EngineSilent, note));
     }
+    slept_and_woken(facts, &before, now, &mut all);
     for name in now.stale.difference(&before.stale) {
         let note = format!("pod {name} has been silent for too long; its rows are its last");
         all.push(Happening::warning(EventReason::ReportStale, note));
@@ -299,6 +306,32 @@ pub(crate) fn of_pods(
         all.push(Happening::normal(EventReason::RolloutFinished, note));
     }
     all
+}
+
+fn slept_and_woken(facts: &Facts, before: &Told, now: &Told, all: &mut Vec<Happening>) {
+    for pod in facts.live_pods() {
+        let flip = (
+            before.asleep.contains(&pod.name),
+            now.asleep.contains(&pod.name),
+        );
+        let Some(report) = facts.report(pod) else {
+            continue;
+        };
+        let held = Bytes::measured(sleepers::held_bytes(facts, pod));
+        let name = &pod.name;
+        match (flip, report.state) {
+            ((false, true), _) => {
+                let level = report.sleep_level.unwrap_or_default();
+                let note = format!("pod {name} sleeps at level {level}, and holds {held} still");
+                all.push(Happening::normal(EventReason::EngineSlept, note));
+            }
+            ((true, false), EngineState::Serving | EngineState::Paused) => {
+                let note = format!("pod {name} is awake, and holds {held}");
+                all.push(Happening::normal(EventReason::EngineWoken, note));
+            }
+            _ => {}
+        }
+    }
 }
 
 fn names(facts: &Facts, which: impl Fn(&PodFacts) -> bool) -> std::collections::BTreeSet<String> {

@@ -16,7 +16,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::Store;
 use kube::{Resource, ResourceExt};
 use plimsoll_crds::names;
-use plimsoll_crds::v1alpha1::{ConditionType, InferenceDeployment};
+use plimsoll_crds::v1alpha1::{ConditionType, InferenceDeployment, Reason};
 
 use crate::build::{ANSWERED_ANNOTATION, HASH_ANNOTATION, SPEC_ANNOTATION};
 use crate::children::ChildKind;
@@ -121,6 +121,11 @@ fn working_since(
     memory.working = Some((generation, began));
     match ready.map(|ready| ready.status == "True") {
         Some(true) => now,
+        // Nothing is worked on while all sleep as asked, however long.
+        _ if ready.is_some_and(|ready| ready.reason == Reason::Sleeping.as_str()) => {
+            memory.working = Some((generation, now));
+            now
+        }
         _ => not_ready_since.map_or(began, |since| since.max(began)),
     }
 }
@@ -339,5 +344,37 @@ impl Children {
                 self.ours.insert(key, facts);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::at;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+    #[test]
+    fn who_sleeps_as_asked_is_not_worked_on_and_what_comes_after_has_its_time() {
+        let mut memory = Memory::default();
+        let mut status = plimsoll_crds::v1alpha1::InferenceDeploymentStatus {
+            observed_generation: Some(3),
+            ..Default::default()
+        };
+        let since = |status: &_, memory: &mut _, now| working_since(status, memory, 3, at(now));
+        let mut says = |reason: Reason, now| {
+            status.conditions = vec![Condition {
+                type_: ConditionType::Ready.as_str().to_owned(),
+                status: "False".to_owned(),
+                reason: reason.as_str().to_owned(),
+                message: String::new(),
+                last_transition_time: Time(at(0)),
+                observed_generation: Some(3),
+            }];
+            since(&status, &mut memory, now)
+        };
+        assert_eq!(says(Reason::GoingToSleep, 5), at(0));
+        assert_eq!(says(Reason::Sleeping, 9_000), at(9_000));
+        // Its engine ends, and loads again.
+        assert_eq!(says(Reason::Loading, 9_005), at(9_000));
     }
 }

@@ -37,6 +37,7 @@ mod plan;
 mod reach;
 mod rolling;
 mod room;
+mod sleepers;
 mod steer;
 mod turns;
 

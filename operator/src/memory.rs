@@ -57,6 +57,8 @@ pub(crate) struct Told {
     /// Engines that answered, run and do not answer.
     pub(crate) silent: BTreeSet<String>,
     pub(crate) refused: BTreeSet<String>,
+    /// Engines that are asleep, or on their way out of it.
+    pub(crate) asleep: BTreeSet<String>,
     /// A rollout is under way, and its end has not been told.
     pub(crate) rolling: bool,
 }

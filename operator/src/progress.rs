@@ -10,6 +10,7 @@ use crate::pods::volumes::Mounting;
 use crate::pods::{PodFacts, Unschedulable};
 use crate::rolling::{Room, Step};
 use crate::room;
+use crate::sleepers::{Rest, in_place, rest, went_silent};
 
 /// Load progress is told in steps of this many percent, so that it writes little.
 const PERCENT_STEP: u64 = 10;
@@ -17,7 +18,7 @@ const PERCENT_STEP: u64 = 10;
 /// Where the pods stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// As many pods of the wanted revision as asked for answer, and no others exist.
+    /// As many pods of the wanted revision as asked for answer, or sleep as asked, and no others exist.
     Done,
     /// What it waits for.
     Waits(Reason, String),
@@ -35,7 +36,7 @@ pub(crate) fn progress(facts: &Facts, outcome: &Outcome) -> Progress {
         .filter(|pod| !pod.finished())
         .partition(|pod| pod.revision == revision);
     let live: Vec<&PodFacts> = new.iter().copied().filter(|pod| pod.counts()).collect();
-    let answering = live.iter().filter(|pod| pod.ready).count();
+    let answering = live.iter().filter(|pod| in_place(facts, pod)).count();
     let old_live = old.iter().filter(|pod| pod.counts()).count();
 
     if let Some(trouble) = &outcome.trouble {
@@ -103,13 +104,15 @@ fn hold_up(
     outcome: &Outcome,
     (live, rolls): (&[&PodFacts], bool),
 ) -> Option<(Reason, String)> {
-    let waiting: Vec<&PodFacts> = live.iter().copied().filter(|pod| !pod.ready).collect();
+    let waits = |pod: &&PodFacts| !in_place(facts, pod);
+    let waiting: Vec<&PodFacts> = live.iter().copied().filter(waits).collect();
     refused(facts, outcome, (live, rolls))
         .or_else(|| failed(facts, &waiting))
         .or_else(|| unschedulable(facts, &waiting, outcome, rolls))
         .or_else(|| unmounted(facts, &waiting, outcome, rolls))
         .or_else(|| unpulled(&waiting))
-        .or_else(|| silent(&waiting))
+        .or_else(|| silent(facts, &waiting))
+        .or_else(|| resting(facts, &waiting))
         .or_else(|| beside(&waiting))
         .or_else(|| not_started(&waiting))
         .or_else(|| loading(facts, &waiting))
@@ -268,8 +271,8 @@ fn unpulled(waiting: &[&PodFacts]) -> Option<(Reason, String)> {
 }
 
 /// An engine that answered, runs and does not answer: hung, or its node is out of reach.
-fn silent(waiting: &[&PodFacts]) -> Option<(Reason, String)> {
-    let pod = waiting.iter().find(|pod| pod.went_silent())?;
+fn silent(facts: &Facts, waiting: &[&PodFacts]) -> Option<(Reason, String)> {
+    let pod = waiting.iter().find(|pod| went_silent(facts, pod))?;
     let since = pod.readiness_since;
     let since = since.map_or_else(String::new, |since| format!(" since {since:.0}"));
     let node = pod.node.as_deref().unwrap_or("unknown");
@@ -281,6 +284,15 @@ fn silent(waiting: &[&PodFacts]) -> Option<(Reason, String)> {
             pod.name
         ),
     ))
+}
+
+/// An engine on its way to a sleep that is asked for, or out of one.
+fn resting(facts: &Facts, waiting: &[&PodFacts]) -> Option<(Reason, String)> {
+    waiting.iter().find_map(|pod| match rest(facts, pod) {
+        Rest::GoingToSleep(words) => Some((Reason::GoingToSleep, words)),
+        Rest::Waking(words) => Some((Reason::Waking, words)),
+        Rest::No | Rest::Asleep | Rest::WokenByHand => None,
+    })
 }
 
 /// An engine that answers in a pod that a container of the user's keeps from being ready.

@@ -23,6 +23,7 @@ use crate::error::BootError;
 use crate::http::app::{App, HttpLimits, Loaded};
 use crate::http::generator::Generator;
 use crate::http::ports::Ports;
+use crate::http::target::carry_out;
 use crate::http::token::Token;
 use crate::model::{Model, ModelFolder, SamplingDefaults};
 use crate::report::Identity;
@@ -210,7 +211,7 @@ fn describe(model: &Model, settings: &Settings) {
 
 /// From loading to the end of the drain.
 async fn run(
-    app: &App,
+    app: &Arc<App>,
     engine: &dyn Generator,
     signals: &mut Signals,
     drain_timeout: u64,
@@ -231,6 +232,9 @@ async fn run(
         | EngineState::Asleep
         | EngineState::Waking => {
             tracing::info!(served = app.served.join(", "), "ready");
+            if let Some(first) = app.identity.target.get().and_then(Held::first) {
+                carry_out(app, first);
+            }
             tokio::select! {
                 () = signals.terminate() => {}
                 message = failed(&mut state) => return Err(BootError::EngineFailed(message)),

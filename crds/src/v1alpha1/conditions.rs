@@ -46,7 +46,7 @@ ConditionType {
     MemoryFits = "a split of the model fits every rank's budget",
     QuotaEnforced = "the quotas cannot be crossed, and the reason says who sees to that",
     MemoryPressure = "a rank holds more than its budget (abnormal while true)",
-    TargetApplied = "every engine of the newest revision holds to the newest quotas and cache size it was told",
+    TargetApplied = "every engine of the newest revision holds to the newest quotas, cache size and sleep it was told",
     Reconciling = "the operator is still working on the newest spec (present only while true)",
     Stalled = "waiting will not help: the spec or the cluster must change (present only while true)",
 }}
@@ -66,6 +66,9 @@ Reason {
     PodsRefused = "engine pods, or the inspect pod, may not be made (quota, admission); the message is the refusal",
     Loading = "engines are reading weights",
     EngineSilent = "an engine that answered does not any more, though its process runs; the message says since when",
+    Sleeping = "every engine pod is asleep, as spec.sleep asks for; the message has the bytes that they hold still",
+    GoingToSleep = "engines are on their way to the sleep that spec.sleep asks for; the message names one, and what keeps it",
+    Waking = "engines are on their way out of the sleep that spec.sleep asked for; the message names one, and what keeps it",
     RollingOut = "pods of an older revision are being replaced",
     ServiceContested = "somebody keeps changing the resource's Service; requests may reach no engine",
     NoEndpoints = "engine pods are ready, and the resource's Service leads to none of them; the message says why",
@@ -97,8 +100,8 @@ Reason {
     NoReports = "no engine has reported yet",
     Applied = "every engine of the newest revision has the newest target in force",
     TargetPending = "an engine has not been told its newest target, or has not answered; the message names the pod, and what went wrong",
-    TargetDeferred = "an engine gives back what it holds above its newest target; the message has the bytes",
-    TargetRefused = "an engine cannot follow its newest target, and keeps to the one before; the message has the numbers",
+    TargetDeferred = "an engine gives back what it holds above its newest target, or is on its way to sleep or out of it; the message says which",
+    TargetRefused = "an engine cannot follow its newest target, and keeps to the one before; the message has the numbers, or why it did not sleep or wake",
     ReportsRefused = "an engine pod refuses the operator's token, so what it holds is not known",
 }}
 
@@ -119,6 +122,8 @@ EventReason {
     ChildRepaired = "somebody changed an object of the resource; it is as the operator made it again",
     EngineLoaded = "an engine pod has its weights in place and answers",
     EngineSilent = "an engine that answered does not any more, though its process runs",
+    EngineSlept = "an engine pod is asleep, whoever asked it to be; the note has its level and the bytes it holds still",
+    EngineWoken = "an engine pod that slept is awake; the note has the bytes it holds",
     EngineFailed = "an engine pod stopped; the note has its exit code and last words",
     PlanDrift = "an engine computed another plan than the operator and refused to serve",
     OverBudget = "a rank holds more than its budget",
@@ -157,7 +162,14 @@ impl ConditionType {
             ],
             ConditionType::Available => &[
                 (True, &[Reason::ReplicasAnswer]),
-                (False, &[Reason::NoReadyReplicas, Reason::ScaledToZero]),
+                (
+                    False,
+                    &[
+                        Reason::NoReadyReplicas,
+                        Reason::ScaledToZero,
+                        Reason::Sleeping,
+                    ],
+                ),
             ],
             ConditionType::ModelResolved => &[
                 (True, &[Reason::Inspected]),
@@ -237,6 +249,8 @@ const WORKING: &[Reason] = &[
     Reason::PodsRefused,
     Reason::Loading,
     Reason::EngineSilent,
+    Reason::GoingToSleep,
+    Reason::Waking,
     Reason::RollingOut,
     Reason::ServiceContested,
     Reason::NoEndpoints,
@@ -266,6 +280,7 @@ const STALLED: &[Reason] = &[
 ];
 
 const NOT_READY: &[Reason] = &[
+    Reason::Sleeping,
     Reason::Inspecting,
     Reason::WaitingForPods,
     Reason::Unschedulable,
@@ -274,6 +289,8 @@ const NOT_READY: &[Reason] = &[
     Reason::PodsRefused,
     Reason::Loading,
     Reason::EngineSilent,
+    Reason::GoingToSleep,
+    Reason::Waking,
     Reason::RollingOut,
     Reason::ServiceContested,
     Reason::NoEndpoints,

@@ -19,7 +19,7 @@ pub struct InferenceDeploymentStatus {
     #[schemars(extend("default" = -1))]
     pub observed_generation: Option<i64>,
     /// Where it stands, in a word, for display: Pending, Inspecting, Refused, Loading, Silent, Serving,
-    /// Degraded, Failed or Stopped. Programs read the conditions.
+    /// Degraded, Sleeping, Waking, Failed or Stopped. Programs read the conditions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<State>,
     /// Engine pods that exist.
@@ -72,8 +72,8 @@ pub struct InferenceDeploymentStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// Where it stands, in a word, for display: Pending, Inspecting, Refused, Loading, Serving,
-/// Degraded, Failed or Stopped. Programs read the conditions.
+/// Where it stands, in a word, for display: Pending, Inspecting, Refused, Loading, Silent, Serving,
+/// Degraded, Sleeping, Waking, Failed or Stopped. Programs read the conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum State {
     /// Nothing runs yet.
@@ -90,6 +90,10 @@ pub enum State {
     Serving,
     /// Some engines answer, but fewer than asked for.
     Degraded,
+    /// Engines are asleep as `spec.sleep` asks for, or about to be, and none answers.
+    Sleeping,
+    /// Engines are on their way out of a sleep, and none answers.
+    Waking,
     /// No engine answers, and waiting will not help.
     Failed,
     /// Scaled to zero.

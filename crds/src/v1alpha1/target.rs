@@ -4,7 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What an engine's memory should be.
+/// What an engine's memory should be, and whether it should hold it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Target {
@@ -16,6 +16,17 @@ pub struct Target {
     pub kv_cache: TargetKvCache,
     /// What each rank may use and is planned to hold, one row per rank, in order.
     pub ranks: Vec<TargetRank>,
+    /// How the engine should sleep; absent: it should be awake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sleep: Option<TargetSleep>,
+}
+
+/// A sleep that is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TargetSleep {
+    /// 1: KV cache and scratch memory are given back; 2: the weights, too.
+    pub level: u32,
 }
 
 /// The KV cache of every rank.
@@ -61,13 +72,15 @@ pub struct TargetAccount {
 }
 
 impl Target {
-    /// Whether two targets ask for the same, whatever generations they were made from.
+    /// Whether two targets ask for the same memory, whatever generations they were made from, asleep
+    /// or awake.
     pub fn same_demand(&self, other: &Target) -> bool {
         let Target {
             generation: _,
             gpu_memory_utilization,
             kv_cache,
             ranks,
+            sleep: _,
         } = self;
         gpu_memory_utilization
             .total_cmp(&other.gpu_memory_utilization)
@@ -99,7 +112,8 @@ pub struct TargetReport {
 pub enum TargetOutcome {
     /// It is in force.
     Applied,
-    /// The engine gives back what is above it, and applies it then.
+    /// The engine gives back what is above it, or is on its way to sleep or out of it, and applies it
+    /// then.
     Deferred,
     /// The engine cannot follow it; what was in force before still is.
     Refused,

@@ -23,6 +23,7 @@ mod rights;
 mod rollouts;
 mod serve;
 mod sleep;
+mod sleep_asked;
 mod smollm2;
 mod sources;
 mod tiny;

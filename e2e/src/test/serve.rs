@@ -11,7 +11,9 @@ use crate::http::Request;
 use crate::test::observe::{EVERY, name_of, pod_port, service_port, text};
 use crate::test::smollm2::{NAME, NAMESPACE, ready, running};
 use crate::test::world::World;
-use crate::test::{Group, Passed, admin, clients, expect, expect_eq, figures, sleep, test};
+use crate::test::{
+    Group, Passed, admin, clients, expect, expect_eq, figures, sleep, sleep_asked, test,
+};
 use crate::wait;
 
 pub(super) const GROUP: Group = Group {
@@ -52,6 +54,10 @@ pub(super) const GROUP: Group = Group {
         test(
             "a pod that sleeps gives its memory back and wakes with the same answers",
             sleep::gives_memory_back,
+        ),
+        test(
+            "spec.sleep puts all pods to sleep and wakes them, and they stay the same pods",
+            sleep_asked::sleeps_and_wakes,
         ),
         test("deleting the resource leaves nothing", deleted),
     ],

@@ -19,7 +19,7 @@ use crate::test::{Passed, expect, expect_eq};
 use crate::wait;
 
 /// What goes at each level, of every rank.
-const LEVELS: [(u32, &[&str]); 2] = [
+pub(super) const LEVELS: [(u32, &[&str]); 2] = [
     (1, &["KVCache", "Activations", "Comm", "Workspaces"]),
     (
         2,
@@ -112,7 +112,7 @@ impl Control {
 }
 
 /// A greedy answer, long enough to reach behind the first block.
-fn answer(target: &Target) -> Result<String> {
+pub(super) fn answer(target: &Target) -> Result<String> {
     let body = json!({
         "model": NAME, "prompt": "The capital of France is", "max_tokens": 24, "temperature": 0,
     });
@@ -125,7 +125,7 @@ fn answer(target: &Target) -> Result<String> {
 }
 
 /// Reserved bytes of these accounts, all ranks together.
-fn planned(report: &Value, accounts: &[&str]) -> Result<u64> {
+pub(super) fn planned(report: &Value, accounts: &[&str]) -> Result<u64> {
     let ranks = report["ranks"].as_array().context("no ranks")?;
     let rows = ranks
         .iter()
@@ -136,7 +136,7 @@ fn planned(report: &Value, accounts: &[&str]) -> Result<u64> {
         .sum())
 }
 
-fn restarts(pod: &Value) -> Option<u64> {
+pub(super) fn restarts(pod: &Value) -> Option<u64> {
     pod["status"]["containerStatuses"][0]["restartCount"].as_u64()
 }
 
@@ -158,7 +158,12 @@ fn await_pod(
 }
 
 /// The status shows the pod's accounts as they are: with their bytes, or with none.
-fn await_rows(resource: Resource<'_>, pod: &str, accounts: &[&str], there: bool) -> Result<()> {
+pub(super) fn await_rows(
+    resource: Resource<'_>,
+    pod: &str,
+    accounts: &[&str],
+    there: bool,
+) -> Result<()> {
     wait::until("the status follows", PATIENCE, EVERY, || {
         let status = resource.get()?.status;
         let memory = status.and_then(|status| status.memory);

@@ -1,6 +1,8 @@
 //! `boot.json` and `target.json`: what an engine is started with, and what it is told.
 
 use plimsoll_crds::v1alpha1::boot::{BootKvCache, EngineLimits};
+use plimsoll_crds::v1alpha1::spec::SleepSpec;
+use plimsoll_crds::v1alpha1::target::TargetSleep;
 use plimsoll_crds::v1alpha1::{Boot, InferenceDeployment, ModelFacts, Target, convert};
 use plimsoll_planner::{KvLayout, Limits, Plan, Request};
 
@@ -61,9 +63,13 @@ pub(crate) fn documents(
         object.metadata.generation.unwrap_or_default(),
         object.spec.memory.gpu_memory_utilization,
     );
+    let asked = object.spec.sleep.as_ref().and_then(SleepSpec::asked);
     Documents {
         boot,
-        target: convert::target(request, plan, made_from),
+        target: Target {
+            sleep: asked.map(|level| TargetSleep { level }),
+            ..convert::target(request, plan, made_from)
+        },
     }
 }
 

@@ -122,11 +122,13 @@ fn short_hash(object: &Value) -> String {
     hex(&Sha256::digest(object.to_string())[..5])
 }
 
-/// Hash of all of a spec that says what runs; how many, and how long a change may take, does not.
+/// Hash of all of a spec that says what runs; how many, whether they sleep, and
+/// how long a change may take, does not.
 pub(crate) fn spec_hash(object: &InferenceDeployment) -> String {
     let mut spec = json!(object.spec);
     if let Some(fields) = spec.as_object_mut() {
         fields.remove("replicas");
+        fields.remove("sleep");
         fields.remove("progressDeadlineSeconds");
     }
     short_hash(&spec)

@@ -141,7 +141,8 @@ fn engine_container(
             {"name": names::PORT_PROBES_NAME, "containerPort": names::PORT_PROBES, "protocol": "TCP"},
         ],
         "resources": resources(wish, memory_limit),
-        "startupProbe": probe("/readyz", 1, startup_seconds),
+        // A pod whose target says so falls asleep before it is ready, and has started all the same.
+        "startupProbe": probe("/health", 1, startup_seconds),
         "readinessProbe": probe("/readyz", 2, 2),
         "livenessProbe": probe("/livez", 10, 3),
         "lifecycle": {"preStop": {"sleep": {"seconds": LAST_REQUESTS_SECONDS}}},

@@ -100,8 +100,8 @@ pub(crate) fn revision(
 
 /// What of the documents makes a new revision, and so new pods: what an engine is started with.
 ///
-/// Until engines can be resized, also what their target asks for, whatever its generation: an
-/// engine that runs refuses another one. The resize takes the target, and the split's `madeFor`,
+/// Until engines can be resized, also what their target asks for, whatever its generation and
+/// whether they should sleep: an engine that runs refuses another one. The resize takes the target, and the split's `madeFor`,
 /// out of here, and the container's memory limit out of the template; nothing else.
 fn rolls(boot: &Boot, target: &Target) -> Result<Value, Error> {
     let unnamed = Boot {
@@ -110,6 +110,7 @@ fn rolls(boot: &Boot, target: &Target) -> Result<Value, Error> {
     };
     let ageless = Target {
         generation: 0,
+        sleep: None,
         ..target.clone()
     };
     Ok(json!({

@@ -9,6 +9,7 @@ use crate::pods::volumes::Mounting;
 use crate::pods::{PodFacts, age};
 use crate::rolling::{self, Cure, PodPhase, RevisionPods};
 use crate::room;
+use crate::sleepers::in_place;
 use crate::turns::Stand;
 
 /// The revision of a ReplicaSet. `wanted` is the revision that the spec asks for: its pods are
@@ -46,8 +47,12 @@ fn pods(facts: &Facts, revision: &str, wanted: &str) -> Vec<PodPhase> {
     let old = others(facts, wanted);
     let pods = facts.pods.iter().filter(|pod| pod.revision == revision);
     let cure = |pod: &PodFacts| cure(facts, pod, (revision == wanted).then_some(&old));
-    pods.filter_map(|pod| pod.rolling(facts.now, cure(pod)))
-        .collect()
+    pods.filter_map(|pod| match pod.counts() && in_place(facts, pod) {
+        // A sleeper holds its place as one that answers does.
+        true => Some(PodPhase::Ready),
+        false => pod.rolling(facts.now, cure(pod)),
+    })
+    .collect()
 }
 
 /// When a pod whose volumes are on their way counts as one without a place.
@@ -110,7 +115,7 @@ pub(super) fn stand(facts: &Facts, wanted: &str) -> Stand {
         let pods = facts.live_pods();
         pods.filter(move |pod| (pod.revision == wanted) == wanted_one)
     };
-    let ready = live(true).filter(|pod| pod.ready).count();
+    let ready = live(true).filter(|pod| in_place(facts, pod)).count();
     let finished = ready >= facts.wanted() as usize && live(false).next().is_none();
     match old.iter().any(same) && !finished {
         true => Stand::Rolls,

@@ -104,6 +104,8 @@ fn state(facts: &Facts, outcome: &Outcome, ready: Option<Reason>) -> State {
         (0, Some(Reason::PodFailed | Reason::ProgressDeadlineExceeded)) => State::Failed,
         (0, Some(Reason::Loading)) => State::Loading,
         (0, Some(Reason::EngineSilent)) => State::Silent,
+        (0, Some(Reason::Sleeping | Reason::GoingToSleep)) => State::Sleeping,
+        (0, Some(Reason::Waking)) => State::Waking,
         (0, _) if facts.live_pods().any(|pod| pod.engine.running) => State::Loading,
         (0, _) => State::Pending,
         _ if answering < wanted => State::Degraded,

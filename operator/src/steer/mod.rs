@@ -84,7 +84,7 @@ pub(crate) enum Stand {
     Applied(String),
     /// Not told yet, or not answered.
     Pending(String),
-    /// Given back step by step.
+    /// On the way: memory is given back step by step, or an engine goes to sleep or wakes.
     Deferred(String),
     Refused(String),
 }
@@ -93,7 +93,7 @@ pub(crate) enum Stand {
 enum One {
     Gone,
     Applied,
-    Deferred(u64),
+    Deferred(String),
     Refused(String),
     Tell,
     /// Told when something happens, or after a while.
@@ -117,9 +117,8 @@ pub(crate) fn steer(generation: i64, engines: &[Engine]) -> Steer {
         match one {
             One::Gone => {}
             One::Applied => applied += 1,
-            One::Deferred(bytes) => {
-                let bytes = Bytes::measured(bytes);
-                deferred.get_or_insert(format!("pod {name} holds {bytes} above it"));
+            One::Deferred(words) => {
+                deferred.get_or_insert(format!("pod {name} {words}"));
             }
             One::Refused(words) => {
                 refused.get_or_insert(format!("pod {name}: {words}"));
@@ -160,7 +159,10 @@ impl Engine {
         let one = match told {
             Some(told) if told.generation == generation => match told.outcome {
                 TargetOutcome::Applied => One::Applied,
-                TargetOutcome::Deferred => One::Deferred(told.overage_bytes),
+                TargetOutcome::Deferred => One::Deferred(match told.overage_bytes {
+                    0 => told.message.clone(),
+                    bytes => format!("holds {} above it", Bytes::measured(bytes)),
+                }),
                 TargetOutcome::Refused => One::Refused(told.message.clone()),
             },
             Some(told) if told.generation > generation => One::Waits(

@@ -72,6 +72,13 @@ fn status_names_the_pod_and_the_numbers() {
         pending(newer),
         format!("{begin} was told generation 5 already")
     );
+    let sleepy = one(
+        "b",
+        Hears::Yes,
+        Some(told(4, Deferred, "is going to sleep", 0)),
+    );
+    let words = "generation 4 is in force in 0 of 1 engines; pod b is going to sleep";
+    assert_eq!(steer(4, &[sleepy]).stand, Stand::Deferred(words.to_owned()));
     let deferred = one("b", Hears::Yes, Some(told(4, Deferred, "", 3 << 20)));
     assert_eq!(
         stand(&[applied.clone(), deferred.clone()]),

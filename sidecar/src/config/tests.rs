@@ -196,8 +196,8 @@ fn documents_are_read_from_a_folder_or_refused_by_file_and_field() {
     refused(&cuda, &target_text, "boot.json: backend");
     refused(&boot_text, "{}", "target.json: missing field");
     refused(&boot_text[1..], &target_text, "boot.json: ");
-    let newer = target_text.replacen('{', "{\"sleep\": 1, ", 1);
-    refused(&boot_text, &newer, "unknown field `sleep`");
+    let newer = target_text.replacen('{', "{\"nap\": 1, ", 1);
+    refused(&boot_text, &newer, "unknown field `nap`");
     fs::remove_file(&target).unwrap();
     let error = Documents::read(&folder).unwrap_err().to_string();
     assert!(error.contains("target.json"), "{error}");

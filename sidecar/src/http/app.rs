@@ -21,6 +21,7 @@ use crate::engine::handle::{EngineFacts, EngineState};
 use crate::metrics::{EngineFigures, Metrics, Scrape};
 use crate::model::SamplingDefaults;
 use crate::report::{self, EngineView, HostReader, Identity};
+use crate::target::Held;
 use crate::tokenizer::Tokenizer;
 
 /// Bounds on what one client can hold.
@@ -230,6 +231,7 @@ impl App {
             EngineState::Sleeping => "on its way to sleep",
             EngineState::Waking => "waking up",
             EngineState::Asleep => return Err(asleep()),
+            EngineState::Serving if self.falls_asleep() => "about to sleep",
             EngineState::Loading
             | EngineState::Serving
             | EngineState::Draining
@@ -240,6 +242,11 @@ impl App {
             "engine_paused",
             format!("the engine is {held}: requests are taken and held"),
         ))
+    }
+
+    fn falls_asleep(&self) -> bool {
+        let held = self.identity.target.get();
+        held.is_some_and(Held::falls_asleep)
     }
 
     /// The loaded model for what needs its tokenizer only: weights may still load.

@@ -35,7 +35,7 @@ pub mod requests;
 pub mod server;
 pub mod sse;
 pub mod stop;
-mod target;
+pub mod target;
 pub mod token;
 pub mod tokenize;
 pub mod types;

@@ -1,6 +1,7 @@
 //! `/target` of the admin port: what the operator tells this engine, and what became of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::State;
@@ -11,10 +12,15 @@ use plimsoll_crds::v1alpha1::{Target, TargetReport};
 
 use super::app::App;
 use super::error::ApiError;
-use crate::target::Held;
+use super::generator::Generator;
+use crate::engine::control::ControlError;
+use crate::engine::rest::{PauseMode, SleepLevel, Tags};
+use crate::target::{Change, Held};
 
 /// 16 ranks with 8 accounts each take about 12 KB.
 const BODY_BYTES: usize = 64 * 1024;
+/// An engine that takes no command yet is asked again so soon.
+const AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new().route("/target", get(read).put(tell))
@@ -34,7 +40,7 @@ async fn tell(State(app): State<Arc<App>>, body: Body) -> Result<Json<TargetRepo
         .map_err(|_| ApiError::too_large(BODY_BYTES))?;
     let target: Target = serde_json::from_slice(&bytes)
         .map_err(|error| ApiError::invalid(None, format!("the body is no target: {error}")))?;
-    let report = held.tell(target).map_err(|older| ApiError {
+    let (report, change) = held.tell(target).map_err(|older| ApiError {
         status: StatusCode::CONFLICT,
         ..ApiError::invalid(Some("generation"), older.to_string()).with_code("older_target")
     })?;
@@ -44,7 +50,55 @@ async fn tell(State(app): State<Arc<App>>, body: Body) -> Result<Json<TargetRepo
         message = report.message,
         "told a target"
     );
+    if let Some(change) = change {
+        carry_out(&app, change);
+    }
     Ok(Json(report))
+}
+
+/// Puts the engine to sleep or wakes it, beside who asked: a wake may take minutes. Requests that are
+/// under way are kept for after the sleep.
+pub fn carry_out(app: &Arc<App>, change: Change) {
+    let app = Arc::clone(app);
+    tokio::spawn(async move {
+        let Ok(held) = held(&app) else { return };
+        let outcome = carried_out(&app, held, change).await;
+        tracing::info!(sleep = ?change.sleep, ?outcome, "a target's sleep");
+        held.settle(change, outcome);
+    });
+}
+
+/// Ends once the engine answers, ends itself, or something newer is asked for.
+async fn carried_out(app: &App, held: &Held, change: Change) -> Result<(), String> {
+    loop {
+        let refused = match app.peek() {
+            None => ControlError::Loading,
+            Some(loaded) => match command(&*loaded.engine, change).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            },
+        };
+        match refused {
+            ControlError::Loading | ControlError::QueueFull { .. } if held.wants(change) => {
+                tokio::time::sleep(AGAIN).await;
+            }
+            error => return Err(error.to_string()),
+        }
+    }
+}
+
+async fn command(engine: &(dyn Generator + 'static), change: Change) -> Result<(), ControlError> {
+    match change.sleep {
+        Some(sleep) => {
+            let level = if sleep.level < 2 {
+                SleepLevel::One
+            } else {
+                SleepLevel::Two
+            };
+            engine.sleep(level, PauseMode::Keep).answer().await
+        }
+        None => engine.wake(Tags::ALL).answer().await.map(|_| ()),
+    }
 }
 
 fn held(app: &App) -> Result<&Held, ApiError> {

@@ -1,6 +1,8 @@
 //! Starts the real binary on a fixture model and speaks HTTP to it, with the standard library.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod documents;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -194,6 +196,18 @@ impl Served {
 
     pub(crate) fn post(&self, path: &str, body: &str) -> Answer {
         call(self.api, &post_text(path, body))
+    }
+
+    /// Puts JSON to the admin port.
+    pub(crate) fn put_admin(&self, path: &str, body: &str) -> Answer {
+        let put = post_text(path, body).replacen("POST", "PUT", 1);
+        call(self.admin, &put)
+    }
+
+    /// From the port of probes: the status.
+    pub(crate) fn probe(&self, path: &str) -> u16 {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        call(self.probes, &request).status
     }
 
     pub(crate) fn id(&self) -> u32 {

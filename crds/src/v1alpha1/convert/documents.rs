@@ -156,6 +156,7 @@ pub fn target(request: &Request, plan: &Plan, (generation, share): (i64, f64)) -
             tokens: plan.kv_tokens,
         },
         ranks: plan.ranks.iter().zip(&request.ranks).map(row).collect(),
+        sleep: None,
     }
 }
 

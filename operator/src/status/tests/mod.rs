@@ -4,6 +4,7 @@ mod enforcement;
 mod happenings;
 mod places;
 mod pulls;
+mod sleepers;
 mod totals;
 
 use std::time::Duration;

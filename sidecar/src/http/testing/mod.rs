@@ -154,6 +154,11 @@ impl Scripted {
         std::mem::take(&mut self.lock().commands)
     }
 
+    /// How many commands wait.
+    pub(crate) fn commands(&self) -> usize {
+        self.lock().commands.len()
+    }
+
     /// Commands carried out since this was asked last.
     pub(crate) fn obeyed(&self) -> Vec<String> {
         std::mem::take(&mut self.lock().obeyed)

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use super::*;
+use crate::engine::handle::EngineState;
 use crate::http::admin;
 use crate::http::app::HttpLimits;
 use crate::http::testing::empty_app;
-use crate::target::{Held, tests::target};
+use crate::http::testing::{Script, app};
+use crate::target::Held;
+use crate::target::tests::{asleep, target};
 
 async fn ask(app: &Arc<App>, method: &str, body: Body) -> (u16, Value) {
     use hyper::service::Service;
@@ -57,12 +60,12 @@ async fn a_target_is_answered_with_what_became_of_it_and_reports_repeat_that() {
 async fn what_is_no_target_changes_nothing() {
     let app = told_app();
     let mut newer = serde_json::to_value(target(4, 1000)).unwrap();
-    newer["sleep"] = 1.into();
+    newer["nap"] = 1.into();
     for (body, part) in [
         (Body::empty(), "no target: EOF"),
         (Body::from("{"), "no target: EOF"),
         (Body::from("[]"), "no target"),
-        (Body::from(newer.to_string()), "unknown field `sleep`"),
+        (Body::from(newer.to_string()), "unknown field `nap`"),
     ] {
         let (status, error) = ask(&app, "PUT", body).await;
         let message = error["error"]["message"].as_str().unwrap();
@@ -97,4 +100,68 @@ async fn an_engine_without_a_target_says_why() {
         (status, &error["error"]["code"]),
         (404, &"no_target".into())
     );
+}
+
+/// Waits until the target's outcome is as named.
+async fn comes_to(app: &Arc<App>, outcome: &str) -> Value {
+    let come = async {
+        loop {
+            let (_, answer) = ask(app, "GET", Body::empty()).await;
+            if answer["outcome"] == outcome {
+                return answer;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), come)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_target_that_sleeps_puts_the_engine_to_sleep_and_the_next_wakes_it() {
+    let (app, engine) = app(Script::Say("yes"));
+    app.identity.target.set(Held::new(target(3, 1000))).unwrap();
+    for (told, obeyed) in [
+        (asleep(4, 1), "sleep 1 keep"),
+        (asleep(5, 2), "sleep 2 keep"),
+        (target(6, 1000), "wake true true"),
+    ] {
+        let (status, answer) = put(&app, &told).await;
+        // Whoever tells is not kept waiting.
+        assert_eq!((status, &answer["outcome"]), (200, &"Deferred".into()));
+        let applied = comes_to(&app, "Applied").await;
+        assert_eq!(applied["generation"], told.generation);
+        assert_eq!(engine.obeyed(), [obeyed]);
+        // The same again is no command.
+        let (_, answer) = put(&app, &told).await;
+        assert_eq!(answer["outcome"], "Applied");
+        assert!(engine.obeyed().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn who_is_about_to_sleep_is_not_ready_and_a_sleep_that_fails_says_why() {
+    let (app, engine) = app(Script::Say("yes"));
+    app.identity.target.set(Held::new(target(3, 1000))).unwrap();
+    assert!(app.serving().is_ok());
+    // Commands wait in this state until they are taken.
+    engine.state.send_replace(EngineState::Draining);
+    put(&app, &asleep(4, 1)).await;
+    while engine.commands() == 0 {
+        tokio::task::yield_now().await;
+    }
+    engine.state.send_replace(EngineState::Serving);
+    let why = app.serving().unwrap_err().message;
+    assert!(why.contains("about to sleep"), "{why}");
+    drop(engine.take_commands());
+    let refused = comes_to(&app, "Refused").await;
+    let words = refused["message"].as_str().unwrap();
+    assert!(
+        words.starts_with("did not go to sleep: the engine ended"),
+        "{words}"
+    );
+    assert!(app.serving().is_ok());
+    put(&app, &asleep(4, 1)).await;
+    comes_to(&app, "Applied").await;
 }

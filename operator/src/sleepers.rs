@@ -1,0 +1,162 @@
+//! How an engine stands to the sleep that `spec.sleep` asks for. Pure.
+//!
+//! The newest target is told once; what its engine does beside, whoever has the pod's admin port
+//! decides. So a pod that went to sleep as asked and was woken by hand is as it was left, and one
+//! that sleeps without being asked is an engine that does not answer.
+
+use plimsoll_crds::v1alpha1::report::{EngineState, MemoryReport};
+use plimsoll_crds::v1alpha1::spec::SleepSpec;
+use plimsoll_crds::v1alpha1::status::State;
+use plimsoll_crds::v1alpha1::{ConditionType, Reason, TargetOutcome};
+use plimsoll_planner::Bytes;
+
+use crate::facts::Facts;
+use crate::pods::PodFacts;
+
+/// How one engine stands to the sleep that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Rest {
+    /// Whether it answers is all there is to it.
+    No,
+    /// Asleep as asked.
+    Asleep,
+    /// It was put to sleep as asked, and woken by hand since.
+    WokenByHand,
+    /// On its way to a sleep that is asked for, in words.
+    GoingToSleep(String),
+    /// On its way out of one, in words.
+    Waking(String),
+}
+
+/// The level that the spec asks engines to sleep at, if it does.
+pub(crate) fn asked(facts: &Facts) -> Option<u32> {
+    facts.object.spec.sleep.as_ref().and_then(SleepSpec::asked)
+}
+
+/// Whether a pod is what the spec asks for: it answers, or sleeps where it should.
+pub(crate) fn in_place(facts: &Facts, pod: &PodFacts) -> bool {
+    match asked(facts) {
+        None => pod.ready,
+        Some(_) => matches!(rest(facts, pod), Rest::Asleep | Rest::WokenByHand),
+    }
+}
+
+/// Whether an engine that answered is silent for no reason that the spec gives.
+pub(crate) fn went_silent(facts: &Facts, pod: &PodFacts) -> bool {
+    pod.went_silent() && rest(facts, pod) == Rest::No
+}
+
+/// How an engine stands to the sleep that the spec asks for.
+pub(crate) fn rest(facts: &Facts, pod: &PodFacts) -> Rest {
+    let asked = asked(facts);
+    let known = facts.reports.get(&pod.name);
+    let mute = known.is_some_and(|known| known.stale || known.refused);
+    if !pod.counts() || mute {
+        return Rest::No;
+    }
+    let Some(report) = facts.report(pod) else {
+        return unheard(facts, pod, asked);
+    };
+    let told = report.target.as_ref();
+    let told = told.filter(|told| told.generation >= facts.identity.generation);
+    let outcome = told.map(|told| told.outcome);
+    let applied = outcome == Some(TargetOutcome::Applied);
+    let words = |going: &str| match told {
+        Some(told) if outcome == Some(TargetOutcome::Refused) => {
+            format!("pod {}: {}", pod.name, told.message)
+        }
+        _ => format!("pod {} {going}", pod.name),
+    };
+    match (asked, report.state) {
+        (_, EngineState::Loading | EngineState::Draining | EngineState::Failed) => Rest::No,
+        (Some(level), EngineState::Asleep) if deep(report, level) => Rest::Asleep,
+        (Some(_), _) if applied => Rest::WokenByHand,
+        (Some(_), _) => Rest::GoingToSleep(words("is going to sleep")),
+        (None, EngineState::Sleeping | EngineState::Asleep | EngineState::Waking) if !applied => {
+            Rest::Waking(words("is waking up"))
+        }
+        // The kubelet looks every few seconds.
+        (None, EngineState::Serving) if !pod.ready && slept_before(facts) => {
+            Rest::Waking(format!("pod {} is awake, and about to be ready", pod.name))
+        }
+        (None, _) => Rest::No,
+    }
+}
+
+/// A pod that this operator has not heard yet: as the one before left it.
+fn unheard(facts: &Facts, pod: &PodFacts, asked: Option<u32>) -> Rest {
+    let slept = asked.is_some() && facts.status.state == Some(State::Sleeping);
+    let rows = facts.status.memory.iter().flat_map(|memory| &memory.gpus);
+    let known = rows.into_iter().any(|row| row.pod == pod.name);
+    match asked.is_some() && pod.ready {
+        true => Rest::GoingToSleep(format!("pod {} is not heard yet", pod.name)),
+        false if slept && known && pod.engine.running => Rest::Asleep,
+        false => Rest::No,
+    }
+}
+
+fn deep(report: &MemoryReport, level: u32) -> bool {
+    report.sleep_level.is_some_and(|is| u32::from(is) >= level)
+}
+
+fn slept_before(facts: &Facts) -> bool {
+    let mut conditions = facts.status.conditions.iter();
+    let ready = conditions.find(|it| it.type_ == ConditionType::Ready.as_str());
+    let reason = ready.and_then(|ready| Reason::parse(&ready.reason));
+    matches!(
+        reason,
+        Some(Reason::Sleeping | Reason::GoingToSleep | Reason::Waking)
+    )
+}
+
+/// What a resource says of which all pods rest as asked.
+pub(crate) fn words(facts: &Facts) -> String {
+    let (mut asleep, mut held, mut woken) = (0, 0, None);
+    for pod in facts.live_pods() {
+        match rest(facts, pod) {
+            Rest::Asleep => {
+                asleep += 1;
+                held += held_bytes(facts, pod);
+            }
+            Rest::WokenByHand => {
+                woken.get_or_insert(&pod.name);
+            }
+            Rest::No | Rest::GoingToSleep(_) | Rest::Waking(_) => {}
+        }
+    }
+    let by_hand = woken.map_or_else(String::new, |name| {
+        format!("; pod {name} was woken by hand since")
+    });
+    format!(
+        "asleep as asked (spec.sleep), {asleep} of {} pods, {} held{by_hand}",
+        facts.wanted(),
+        Bytes::measured(held)
+    )
+}
+
+/// What a pod's ranks hold, as it reported or as the status has it.
+pub(crate) fn held_bytes(facts: &Facts, pod: &PodFacts) -> u64 {
+    if let Some(report) = facts.report(pod) {
+        return report.ranks.iter().map(|rank| rank.driver_bytes).sum();
+    }
+    let rows = facts.status.memory.iter().flat_map(|memory| &memory.gpus);
+    let of_pod = rows.filter(|row| row.pod == pod.name);
+    of_pod.map(|row| row.driver_bytes).sum()
+}
+
+/// Pods whose engine is asleep, whoever asked, and those of `before` that are waking up.
+pub(crate) fn asleep(
+    facts: &Facts,
+    before: Option<&std::collections::BTreeSet<String>>,
+) -> std::collections::BTreeSet<String> {
+    let slept = |name: &String| before.is_some_and(|before| before.contains(name));
+    let live = facts.live_pods().filter(|pod| {
+        let state = facts.report(pod).map(|report| report.state);
+        match state {
+            Some(EngineState::Asleep) => true,
+            Some(EngineState::Waking) => slept(&pod.name),
+            _ => false,
+        }
+    });
+    live.map(|pod| pod.name.clone()).collect()
+}

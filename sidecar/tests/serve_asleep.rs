@@ -1,0 +1,70 @@
+//! The real binary that begins with a target of sleep: it is never ready before the wake, and has
+//! started all the same.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod served;
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use served::Served;
+use served::documents::documents;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Looks until the target is applied; `meanwhile` sees each status of `/readyz` on the way.
+fn applied(served: &Served, mut meanwhile: impl FnMut(u16)) -> Value {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        meanwhile(served.probe("/readyz"));
+        let report = served.get_admin("/target", "").json();
+        if report["outcome"] == "Applied" {
+            return report;
+        }
+        assert!(Instant::now() < end, "{report}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn it_falls_asleep_before_it_is_ready_and_wakes_when_it_is_told() {
+    let folder = std::env::temp_dir().join(format!("plimsoll-asleep-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let [(boot_name, boot), (target_name, mut target)] = documents();
+    target["sleep"] = json!({"level": 2});
+    fs::write(folder.join(boot_name), boot.to_string()).unwrap();
+    fs::write(folder.join(target_name), target.to_string()).unwrap();
+    let served = Served::start_config(&folder);
+    let report = applied(&served, |ready| assert_eq!(ready, 503));
+    assert_eq!(report["generation"], 3);
+    assert_eq!(
+        (served.probe("/readyz"), served.probe("/health")),
+        (503, 200)
+    );
+    let memory = served.get_admin("/memory", "").json();
+    assert_eq!(
+        (&memory["state"], &memory["sleepLevel"]),
+        (&json!("Asleep"), &json!(2))
+    );
+    let request = r#"{"model": "chat", "prompt": "a", "max_tokens": 2}"#;
+    assert_eq!(served.post("/v1/completions", request).status, 503);
+
+    target["generation"] = json!(4);
+    target.as_object_mut().unwrap().remove("sleep");
+    let answer = served.put_admin("/target", &target.to_string());
+    assert_eq!(
+        (answer.status, &answer.json()["outcome"]),
+        (200, &json!("Deferred"))
+    );
+    assert_eq!(applied(&served, |_| {})["generation"], 4);
+    assert_eq!(served.probe("/readyz"), 200);
+    let memory = served.get_admin("/memory", "").json();
+    assert_eq!(
+        (&memory["state"], &memory["weightsVerified"]),
+        (&json!("Serving"), &json!(true))
+    );
+    assert_eq!(served.post("/v1/completions", request).status, 200);
+    drop(served);
+    fs::remove_dir_all(folder).unwrap();
+}

@@ -1,0 +1,37 @@
+//! What an operator mounts for an engine, on a tiny model.
+
+use clap::Parser;
+use plimsoll_crds::v1alpha1::convert;
+use plimsoll_sidecar::args::{Cli, Command};
+use plimsoll_sidecar::config::{Planned, plan_flags};
+use plimsoll_sidecar::model::ModelFolder;
+use serde_json::{Value, json};
+
+use super::{SMALL, fixture};
+
+/// The documents an operator mounts, for the plan that the same flags lead to.
+pub(crate) fn documents() -> [(&'static str, Value); 2] {
+    let line = ["x", "plan", "m", "--tensor-parallel-size", "2"];
+    let quotas = ["--quota", "0=8Mi", "--quota", "1=9Mi"];
+    let small = &SMALL[..6];
+    let args = line.iter().chain(&quotas).chain(small);
+    let Command::Plan(flags) = Cli::try_parse_from(args).unwrap().command else {
+        panic!("not a plan")
+    };
+    let model = ModelFolder::open(&fixture("tiny-llama")).unwrap();
+    let planned = plan_flags(&flags.memory, &model).unwrap();
+    let Planned { request, plan } = &planned;
+    let boot = json!({
+        "modelPath": fixture("tiny-llama"),
+        "servedNames": ["chat"],
+        "digest": model.digest,
+        "dtype": "Float32",
+        "backend": "CPU",
+        "limits": {"maxNumSeqs": 4, "maxNumBatchedTokens": 64},
+        "kvCache": {"dtype": "Float32", "blockSize": 16},
+        "split": convert::boot_split(request, plan),
+        "revision": "r7",
+    });
+    let target = json!(convert::target(request, plan, (3, 0.9)));
+    [("boot.json", boot), ("target.json", target)]
+}
