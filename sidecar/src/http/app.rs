@@ -284,14 +284,16 @@ impl App {
 
     /// The memory report of this moment. Reads `/proc`: call it where blocking is allowed.
     pub fn report(&self) -> MemoryReport {
-        let view = self.peek().map(|loaded| EngineView {
-            state: loaded.engine.subscribe().borrow().clone(),
-            rest: loaded.engine.rest(),
-            weight_version: loaded.engine.weights().version,
-            progress: loaded.engine.progress(),
-            ledger: loaded.engine.memory(),
-            effective: loaded.effective.clone(),
-        });
+        let view = || {
+            self.peek().map(|loaded| EngineView {
+                state: loaded.engine.subscribe().borrow().clone(),
+                rest: loaded.engine.rest(),
+                weight_version: loaded.engine.weights().version,
+                progress: loaded.engine.progress(),
+                ledger: loaded.engine.memory(),
+                effective: loaded.effective.clone(),
+            })
+        };
         report::build(&self.identity, view, self.draining(), &self.host)
     }
 

@@ -61,7 +61,7 @@ fn rendered() -> String {
             ..RestView::default()
         },
     });
-    let report = build(&identity, Some(view), false, &HostReader::new());
+    let report = build(&identity, || Some(view), false, &HostReader::new());
     metrics.render(&Scrape {
         report: report.clone(),
         engine: engine.clone(),

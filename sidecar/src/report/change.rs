@@ -102,7 +102,7 @@ mod tests {
         };
         build(
             &identity,
-            Some(view(EngineState::Serving)),
+            || Some(view(EngineState::Serving)),
             false,
             &HostReader::new(),
         )

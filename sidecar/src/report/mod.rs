@@ -46,12 +46,16 @@ pub struct EngineView {
 }
 
 /// The report of this moment. `draining`: the process was asked to end, whatever the engine does.
+///
+/// The target is read before `engine` looks: a change that ends in between is then told as under way
+/// still, and not as one that came about and was undone by hand.
 pub fn build(
     identity: &Identity,
-    engine: Option<EngineView>,
+    engine: impl FnOnce() -> Option<EngineView>,
     draining: bool,
     host: &HostReader,
 ) -> MemoryReport {
+    let target = identity.target.get().map(Held::report);
     let mut report = MemoryReport {
         time: now(),
         state: if draining {
@@ -66,7 +70,7 @@ pub fn build(
         weight_version: String::new(),
         backend: identity.backend,
         revision: identity.revision.clone(),
-        target: identity.target.get().map(Held::report),
+        target,
         effective: None,
         kv_used_percent: 0,
         ranks: Vec::new(),
@@ -79,7 +83,7 @@ pub fn build(
         progress,
         ledger,
         effective,
-    }) = engine
+    }) = engine()
     else {
         report.host = host.read(Bytes::ZERO);
         return report;
@@ -186,6 +190,7 @@ fn now() -> Time {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use plimsoll_crds::v1alpha1::TargetOutcome;
     use plimsoll_crds::v1alpha1::facts::Dtype;
     use plimsoll_planner::Account;
 
@@ -245,7 +250,7 @@ pub(crate) mod tests {
     fn a_report_says_what_the_ledger_says() {
         let report = build(
             &identity(),
-            Some(view(EngineState::Serving)),
+            || Some(view(EngineState::Serving)),
             false,
             &HostReader::new(),
         );
@@ -270,10 +275,31 @@ pub(crate) mod tests {
     fn what_is_reserved_and_not_resident_is_shown_as_less_than_nothing() {
         let mut view = view(EngineState::Serving);
         view.ledger.ranks[0].other = -7;
-        let report = build(&identity(), Some(view), false, &HostReader::new());
+        let report = build(&identity(), || Some(view), false, &HostReader::new());
         assert_eq!(report.ranks[0].other_bytes, -7);
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["ranks"][0]["otherBytes"], -7);
+    }
+
+    #[test]
+    fn a_sleep_that_comes_about_in_the_middle_is_told_as_under_way() {
+        let identity = identity();
+        let held = Held::new(crate::target::tests::asleep(3, 1));
+        let change = held.first().unwrap();
+        identity.target.set(held).unwrap();
+        let target = identity.target.get().unwrap();
+        let look = |settles| {
+            let engine = || {
+                if settles {
+                    target.settle(change, Ok(()));
+                }
+                Some(view(EngineState::Asleep))
+            };
+            let report = build(&identity, engine, false, &HostReader::new());
+            report.target.unwrap().outcome
+        };
+        assert_eq!(look(true), TargetOutcome::Deferred);
+        assert_eq!(look(false), TargetOutcome::Applied);
     }
 
     #[test]
@@ -282,7 +308,7 @@ pub(crate) mod tests {
         view.rest.weights_verified = Some(false);
         view.rest.level = Some(SleepLevel::Two);
         view.rest.trouble = "rank 1: Head: not as loaded".into();
-        let report = build(&identity(), Some(view), false, &HostReader::new());
+        let report = build(&identity(), || Some(view), false, &HostReader::new());
         assert_eq!(report.state, ReportedState::Asleep);
         assert_eq!(report.weights_verified, Some(false));
         assert_eq!(report.sleep_level, Some(2));
@@ -292,7 +318,7 @@ pub(crate) mod tests {
     #[test]
     fn states_are_told_apart_and_failure_wins() {
         let host = HostReader::new();
-        let state = |engine, draining| build(&identity(), engine, draining, &host).state;
+        let state = |engine, draining| build(&identity(), || engine, draining, &host).state;
         assert_eq!(state(None, false), ReportedState::Loading);
         assert_eq!(state(None, true), ReportedState::Draining);
         assert_eq!(
@@ -306,12 +332,17 @@ pub(crate) mod tests {
         let failed = EngineState::Failed {
             message: "rank 1 died".into(),
         };
-        let report = build(&identity(), Some(view(failed)), true, &host);
+        let report = build(&identity(), || Some(view(failed)), true, &host);
         assert_eq!(
             (report.state, report.message.as_str()),
             (ReportedState::Failed, "rank 1 died")
         );
-        let loading = build(&identity(), Some(view(EngineState::Loading)), false, &host);
+        let loading = build(
+            &identity(),
+            || Some(view(EngineState::Loading)),
+            false,
+            &host,
+        );
         assert_eq!(
             loading.progress.map(|p| (p.done_bytes, p.total_bytes)),
             Some((3, 7))
