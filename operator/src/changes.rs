@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use plimsoll_crds::v1alpha1::InferenceDeploymentStatus;
-use plimsoll_crds::v1alpha1::status::{GpuRow, MemoryStatus};
+use plimsoll_crds::v1alpha1::status::{GpuRow, MemoryStatus, TargetRow};
 
 /// A byte figure has moved when it differs by more than this share of its budget.
 const MOVED_PERCENT: u64 = 5;
-/// Conditions whose words follow figures (load progress, counts).
-const FIGURES_IN_WORDS: [&str; 3] = ["Ready", "Reconciling", "Available"];
+/// Conditions whose words follow figures (load progress, counts, generations).
+const FIGURES_IN_WORDS: [&str; 4] = ["Ready", "Reconciling", "Available", "TargetApplied"];
 /// Words that say something else, and not the same with other figures, are written this soon.
 const WORDS_INTERVAL: Duration = Duration::from_secs(3);
 
@@ -38,7 +38,8 @@ pub(crate) fn due(
     if !figures_moved(written, next) {
         return Due::Nothing;
     }
-    let interval = match sayings(written) == sayings(next) {
+    let same = sayings(written) == sayings(next) && targets(written) == targets(next);
+    let interval = match same {
         true => interval,
         false => interval.min(WORDS_INTERVAL),
     };
@@ -59,9 +60,11 @@ fn states(status: &InferenceDeploymentStatus) -> InferenceDeploymentStatus {
         plan: _,
         gpus,
         hosts,
-        targets: _,
+        targets,
     }) = &mut status.memory
     {
+        // One after the other the pods hear of a generation; what each makes of it is a state.
+        targets.iter_mut().for_each(|row| row.generation = 0);
         // What is planned and allowed moves with pods alone, and pods that never reported have no
         // row that would tell: what stands must not say of one that is gone that it is there.
         if let Some(summary) = summary {
@@ -106,6 +109,11 @@ fn sayings(status: &InferenceDeploymentStatus) -> Vec<String> {
         .collect()
 }
 
+/// What became of the newest target, pod by pod.
+fn targets(status: &InferenceDeploymentStatus) -> &[TargetRow] {
+    status.memory.as_ref().map_or(&[], |memory| &memory.targets)
+}
+
 /// Whether a figure moved far enough to be written. Both have the same rows.
 fn figures_moved(written: &InferenceDeploymentStatus, next: &InferenceDeploymentStatus) -> bool {
     let words = |status: &InferenceDeploymentStatus| -> Vec<String> {
@@ -113,7 +121,8 @@ fn figures_moved(written: &InferenceDeploymentStatus, next: &InferenceDeployment
         let figures = figures.filter(|c| FIGURES_IN_WORDS.contains(&c.type_.as_str()));
         figures.map(|condition| condition.message.clone()).collect()
     };
-    if written.progress != next.progress || words(written) != words(next) {
+    let said = words(written) != words(next) || targets(written) != targets(next);
+    if written.progress != next.progress || said {
         return true;
     }
     let (Some(written), Some(next)) = (&written.memory, &next.memory) else {

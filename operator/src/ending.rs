@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use plimsoll_crds::v1alpha1::{ConditionType, InferenceDeploymentStatus};
 
+use crate::children::ChildKind;
 use crate::error::Error;
 use crate::facts::{Facts, Holder};
 
@@ -43,6 +44,13 @@ pub(crate) fn of_writes(error: &Error) -> Ending {
         | Error::Incomplete(_)
         | Error::Encode { .. } => Ending::Again,
     }
+}
+
+/// Whether writes that ended with `error` wrote all that engines start with all the same: a budget
+/// that is somebody else's keeps nothing else from being written.
+pub(crate) fn but_a_budget(error: &Error) -> bool {
+    let budget = ChildKind::PodDisruptionBudget.name();
+    matches!(error, Error::Taken { kind, .. } if *kind == budget)
 }
 
 /// What a pass that ended with `error` is followed by instead of a failure, if it is none: an
@@ -116,6 +124,24 @@ mod tests {
         };
         assert!(words.starts_with("Secret chat exists"), "{words}");
         assert_eq!(rest, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn what_engines_start_with_is_written_unless_more_than_a_budget_failed() {
+        let of = |kind| Error::Taken {
+            kind,
+            name: "chat".to_owned(),
+            holder: Holder::Stranger,
+        };
+        assert!(but_a_budget(&of(ChildKind::PodDisruptionBudget.name())));
+        for kind in [
+            ChildKind::ConfigMap,
+            ChildKind::ReplicaSet,
+            ChildKind::Service,
+        ] {
+            assert!(!but_a_budget(&of(kind.name())), "{kind:?}");
+        }
+        assert!(!but_a_budget(&api(500, "")));
     }
 
     #[test]

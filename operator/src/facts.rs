@@ -36,6 +36,8 @@ pub(crate) struct Facts {
     pub(crate) taken: BTreeMap<(ChildKind, String), Holder>,
     /// The newest report of each pod that ever reported or should have, by pod name.
     pub(crate) reports: BTreeMap<String, ReportFacts>,
+    /// Engines that serve and are not ready, by uid of the pod, and since when that is known.
+    pub(crate) awake: BTreeMap<String, Timestamp>,
     /// What became of the calls that told engine pods their targets, by uid of the pod.
     pub(crate) tries: BTreeMap<String, Tries>,
     /// How the last inspection of this source failed, if it did.

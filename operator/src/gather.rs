@@ -16,7 +16,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::Store;
 use kube::{Resource, ResourceExt};
 use plimsoll_crds::names;
-use plimsoll_crds::v1alpha1::{ConditionType, InferenceDeployment, Reason};
+use plimsoll_crds::v1alpha1::InferenceDeployment;
 
 use crate::build::{ANSWERED_ANNOTATION, HASH_ANNOTATION, SPEC_ANNOTATION};
 use crate::children::ChildKind;
@@ -28,9 +28,11 @@ use crate::memory::Memory;
 use crate::pods::{PodFacts, instant};
 use crate::reach::{Behind, Unreached};
 use crate::reports::Reports;
+use crate::sleepers;
 use crate::steer::Steering;
 use crate::stores::{Stores, external, has_ready_endpoint};
 use crate::turns::Turn;
+use crate::working::working_since;
 
 /// The label of an EndpointSlice that names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -56,11 +58,15 @@ pub(crate) fn gather(
     let (pods, inspect_pods) = pods(stores, &identity);
     let Children { ours, taken } = children(stores, &identity, memory);
     let unreached = unreached(stores, &identity, &pods, memory, now);
+    let reports = reports.of(&identity.uid);
+    let awake = sleepers::awake(&pods, &reports, &memory.awake, now);
+    memory.awake.clone_from(&awake);
     Ok(Facts {
         replica_sets: replica_sets(stores, &identity, memory),
         children: ours,
         taken,
-        reports: reports.of(&identity.uid),
+        reports,
+        awake,
         tries: steering.of(&identity.uid),
         inspect_failure: memory.inspect_failure.clone(),
         pull_trouble: pull_trouble(&inspect_pods, memory, now),
@@ -95,39 +101,6 @@ pub(crate) fn identity(meta: &ObjectMeta) -> Result<Identity, Error> {
 /// The time, for what is told outside of a pass.
 pub(crate) fn now() -> Timestamp {
     Timestamp::now()
-}
-
-/// When work on the present spec began: when it was first seen, when the resource last stopped
-/// being ready, or, after a restart of the operator, when the written status says it began.
-fn working_since(
-    status: &plimsoll_crds::v1alpha1::InferenceDeploymentStatus,
-    memory: &mut Memory,
-    generation: i64,
-    now: Timestamp,
-) -> Timestamp {
-    let ready = status
-        .conditions
-        .iter()
-        .find(|c| c.type_ == ConditionType::Ready.as_str());
-    let not_ready_since = ready
-        .filter(|ready| ready.status != "True")
-        .map(|ready| ready.last_transition_time.0);
-    let began = match memory.working {
-        Some((known, began)) if known == generation => began,
-        // The first look of this process at a spec that was already worked on.
-        None if status.observed_generation == Some(generation) => not_ready_since.unwrap_or(now),
-        _ => now,
-    };
-    memory.working = Some((generation, began));
-    match ready.map(|ready| ready.status == "True") {
-        Some(true) => now,
-        // Nothing is worked on while all sleep as asked, however long.
-        _ if ready.is_some_and(|ready| ready.reason == Reason::Sleeping.as_str()) => {
-            memory.working = Some((generation, now));
-            now
-        }
-        _ => not_ready_since.map_or(began, |since| since.max(began)),
-    }
 }
 
 /// The inspect pod whose image cannot be pulled, and since when that is known.
@@ -344,37 +317,5 @@ impl Children {
                 self.ours.insert(key, facts);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::at;
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-
-    #[test]
-    fn who_sleeps_as_asked_is_not_worked_on_and_what_comes_after_has_its_time() {
-        let mut memory = Memory::default();
-        let mut status = plimsoll_crds::v1alpha1::InferenceDeploymentStatus {
-            observed_generation: Some(3),
-            ..Default::default()
-        };
-        let since = |status: &_, memory: &mut _, now| working_since(status, memory, 3, at(now));
-        let mut says = |reason: Reason, now| {
-            status.conditions = vec![Condition {
-                type_: ConditionType::Ready.as_str().to_owned(),
-                status: "False".to_owned(),
-                reason: reason.as_str().to_owned(),
-                message: String::new(),
-                last_transition_time: Time(at(0)),
-                observed_generation: Some(3),
-            }];
-            since(&status, &mut memory, now)
-        };
-        assert_eq!(says(Reason::GoingToSleep, 5), at(0));
-        assert_eq!(says(Reason::Sleeping, 9_000), at(9_000));
-        // Its engine ends, and loads again.
-        assert_eq!(says(Reason::Loading, 9_005), at(9_000));
     }
 }

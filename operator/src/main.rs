@@ -20,6 +20,7 @@ mod error;
 mod reconcile;
 mod stores;
 mod watch;
+mod working;
 
 // Gather.
 mod children;

@@ -1,7 +1,7 @@
 //! What the operator remembers between passes over a resource. All of it can be lost: a new
 //! process finds its way from the cluster alone; what is remembered saves writes and repeats.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ pub(crate) struct Memory {
     pub(crate) replacing: Option<(String, Room)>,
     /// Engine pods are ready, and the Service leads to none.
     pub(crate) unreached: Option<Unreached>,
+    /// Engines that serve and are not ready, see [`crate::sleepers::awake`].
+    pub(crate) awake: BTreeMap<String, Timestamp>,
     /// When work on a generation began.
     pub(crate) working: Option<(i64, Timestamp)>,
     /// Pods whose readiness, and ends of engines that were told about by an Event already;

@@ -4,14 +4,21 @@
 //! decides. So a pod that went to sleep as asked and was woken by hand is as it was left, and one
 //! that sleeps without being asked is an engine that does not answer.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
 use plimsoll_crds::v1alpha1::report::{EngineState, MemoryReport};
 use plimsoll_crds::v1alpha1::spec::SleepSpec;
 use plimsoll_crds::v1alpha1::status::State;
 use plimsoll_crds::v1alpha1::{ConditionType, Reason, TargetOutcome};
 use plimsoll_planner::Bytes;
 
-use crate::facts::Facts;
-use crate::pods::PodFacts;
+use crate::facts::{Facts, ReportFacts};
+use crate::pods::{PodFacts, age};
+
+/// The kubelet looks every few seconds whether an engine that woke up answers.
+const FIRST_LOOK: Duration = Duration::from_secs(20);
 
 /// How one engine stands to the sleep that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +58,8 @@ pub(crate) fn rest(facts: &Facts, pod: &PodFacts) -> Rest {
     let asked = asked(facts);
     let known = facts.reports.get(&pod.name);
     let mute = known.is_some_and(|known| known.stale || known.refused);
-    if !pod.counts() || mute {
+    // A report outlives the engine that made it.
+    if !pod.counts() || mute || !pod.engine.running {
         return Rest::No;
     }
     let Some(report) = facts.report(pod) else {
@@ -75,8 +83,7 @@ pub(crate) fn rest(facts: &Facts, pod: &PodFacts) -> Rest {
         (None, EngineState::Sleeping | EngineState::Asleep | EngineState::Waking) if !applied => {
             Rest::Waking(words("is waking up"))
         }
-        // The kubelet looks every few seconds.
-        (None, EngineState::Serving) if !pod.ready && slept_before(facts) => {
+        (None, EngineState::Serving) if about_to_be_ready(facts, pod).is_some() => {
             Rest::Waking(format!("pod {} is awake, and about to be ready", pod.name))
         }
         (None, _) => Rest::No,
@@ -93,6 +100,48 @@ fn unheard(facts: &Facts, pod: &PodFacts, asked: Option<u32>) -> Rest {
         false if slept && known && pod.engine.running => Rest::Asleep,
         false => Rest::No,
     }
+}
+
+/// How long an engine that serves again, and whose pod does not know it yet, is given.
+fn about_to_be_ready(facts: &Facts, pod: &PodFacts) -> Option<Duration> {
+    // One that is ready is kept from requests by something else.
+    if pod.engine.ready || !slept_before(facts) {
+        return None;
+    }
+    let since = facts.awake.get(&pod.uid).copied().unwrap_or(facts.now);
+    let rest = FIRST_LOOK.saturating_sub(age(Some(since), facts.now));
+    (!rest.is_zero()).then_some(rest)
+}
+
+/// When to look again at engines that woke up, although nothing happens.
+pub(crate) fn next_look(facts: &Facts) -> Option<Duration> {
+    let woke = facts.live_pods().filter(|pod| {
+        let waking = matches!(rest(facts, pod), Rest::Waking(_));
+        waking && facts.awake.contains_key(&pod.uid)
+    });
+    woke.filter_map(|pod| about_to_be_ready(facts, pod)).min()
+}
+
+/// Engines that say that they serve and are not ready, by uid of the pod, and since when: as
+/// `before` has it, or since now. Not those on their way to a sleep, or called back from there.
+pub(crate) fn awake(
+    pods: &[PodFacts],
+    reports: &BTreeMap<String, ReportFacts>,
+    before: &BTreeMap<String, Timestamp>,
+    now: Timestamp,
+) -> BTreeMap<String, Timestamp> {
+    let serves = |pod: &&PodFacts| {
+        let known = reports.get(&pod.name);
+        let report = known.and_then(|known| known.report.as_deref());
+        let serves = |report: &MemoryReport| {
+            let told = report.target.as_ref().map(|told| told.outcome);
+            report.state == EngineState::Serving && told != Some(TargetOutcome::Deferred)
+        };
+        report.is_some_and(serves) && !pod.engine.ready
+    };
+    let since = |pod: &PodFacts| before.get(&pod.uid).copied().unwrap_or(now);
+    let pods = pods.iter().filter(serves);
+    pods.map(|pod| (pod.uid.clone(), since(pod))).collect()
 }
 
 fn deep(report: &MemoryReport, level: u32) -> bool {

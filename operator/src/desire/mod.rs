@@ -22,6 +22,7 @@ use crate::plan::{self, Rejected};
 use crate::pods::PodFacts;
 use crate::reach::{Reach, reach};
 use crate::rolling::{self, RevisionPods, Room};
+use crate::sleepers;
 use crate::steer::steer;
 use crate::turns::{Stand, Turn};
 
@@ -108,6 +109,7 @@ pub(crate) fn desire(
         told: None,
     };
     desire.look_again = soonest(desire.look_again, revisions::next_late(facts));
+    desire.look_again = soonest(desire.look_again, sleepers::next_look(facts));
     let stands = &facts.status.conditions;
     match reach(facts.unreached, &identity.name, stands, facts.now) {
         Reach::Reached => {}

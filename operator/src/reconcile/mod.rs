@@ -150,6 +150,9 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
         desire.refuse(&facts, words);
         applied = apply(&writer, &facts, &desire, &mut memory, &mut written).await;
     }
+    let written_first = applied
+        .as_ref()
+        .map_or_else(ending::but_a_budget, |()| true);
     if let Err(error) = &applied {
         match ending::of_writes(error) {
             Ending::Nothing => return Ok(give_up(&facts, &mut memory, context)),
@@ -163,7 +166,7 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
     }
     let pods: Vec<&str> = facts.pods.iter().map(|pod| pod.uid.as_str()).collect();
     context.steering.keep(&uid, &pods);
-    if applied.is_ok() {
+    if written_first && applied.is_ok() {
         tell_targets(&facts, &desire, &token, context)?;
     }
     let publisher = context.publisher();

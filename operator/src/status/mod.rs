@@ -15,6 +15,7 @@ use crate::conditions::{conditions, whole_seconds};
 use crate::facts::Facts;
 use crate::inspect::Model;
 use crate::outcome::{Outcome, Planned};
+use crate::plan::short;
 use crate::pods::PodFacts;
 use crate::progress::slowest;
 
@@ -259,6 +260,7 @@ fn rows_of(facts: &Facts, pod: &PodFacts) -> Option<Rows> {
         host.iter_mut().for_each(|row| row.stale = stale);
         let mut targets = before.targets.iter();
         let target = targets.find(|row| row.pod == pod.name).cloned();
+        let target = target.map(bounded);
         return (!gpus.is_empty()).then_some(Rows { gpus, host, target });
     };
     let origin = RowOrigin {
@@ -280,8 +282,14 @@ fn rows_of(facts: &Facts, pod: &PodFacts) -> Option<Rows> {
         target: report
             .target
             .clone()
-            .map(|told| TargetRow::new(&pod.name, told)),
+            .map(|told| bounded(TargetRow::new(&pod.name, told))),
     })
+}
+
+/// An engine's words are as long as it likes, and a status is not.
+fn bounded(mut row: TargetRow) -> TargetRow {
+    row.message = short(&row.message);
+    row
 }
 
 fn planned_budgets(plan: &PlanStatus) -> u64 {

@@ -34,6 +34,8 @@ pub(super) enum CallError {
     Status { status: StatusCode, words: String },
     #[error("the engine's answer is no report: {0}")]
     Answer(String),
+    #[error("the engine was told generation {told} and answers of {answered}")]
+    Generation { told: i64, answered: i64 },
     #[error("no answer within {} s", .0.as_secs_f32())]
     Silent(Duration),
 }

@@ -110,6 +110,7 @@ impl Steering {
         let call = tokio::spawn(async move {
             let at = (addressee.ip.as_str(), addressee.port);
             let outcome = call::put(at, &token, target, (&mandate, patience)).await;
+            let outcome = outcome.and_then(|report| of_generation(report, generation));
             log(&addressee, generation, &outcome);
             lock(&kept).take(generation, outcome);
             // The receiver lives as long as the controller; without it nobody needs to know.
@@ -117,6 +118,16 @@ impl Steering {
         });
         let owner = owner.to_owned();
         pods.insert(uid, Tracked { owner, past, call });
+    }
+}
+
+/// # Errors
+/// It answers of another target, and would be told again at once for ever.
+fn of_generation(report: TargetReport, told: i64) -> Result<TargetReport, CallError> {
+    let answered = report.generation;
+    match answered == told {
+        true => Ok(report),
+        false => Err(CallError::Generation { told, answered }),
     }
 }
 

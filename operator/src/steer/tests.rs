@@ -231,7 +231,13 @@ async fn a_pod_is_told_with_its_token_one_call_at_a_time() {
     assert_eq!(tries.answer.unwrap().0, applied);
     setup.tell(5);
     assert_eq!(setup.calls.recv().await.unwrap().1, b"target 5");
-    setup.ended().await;
+    // It answers of 4 all the same: a failure, which is tried again after a pause.
+    let failed = setup.ended().await.failed.unwrap();
+    assert_eq!((failed.generation, failed.times), (5, 1));
+    assert_eq!(
+        failed.words,
+        "the engine was told generation 5 and answers of 4"
+    );
     assert!(
         setup.calls.try_recv().is_err(),
         "three were told, two were called"

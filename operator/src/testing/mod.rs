@@ -73,6 +73,7 @@ pub(crate) fn facts(yaml: &str) -> Facts {
         children: BTreeMap::new(),
         taken: Default::default(),
         reports: BTreeMap::new(),
+        awake: BTreeMap::new(),
         tries: BTreeMap::new(),
         inspect_failure: None,
         pull_trouble: None,

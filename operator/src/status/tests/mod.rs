@@ -5,6 +5,7 @@ mod happenings;
 mod places;
 mod pulls;
 mod sleepers;
+mod targets;
 mod totals;
 
 use std::time::Duration;

@@ -204,6 +204,65 @@ fn a_sleeper_is_no_failure_however_long_it_sleeps_and_whoever_looks() {
 }
 
 #[test]
+fn a_sleeper_whose_engine_ended_is_not_asleep_whatever_it_reported_last() {
+    let asleep = || {
+        let report = saying(EngineState::Asleep, 4, TargetOutcome::Applied);
+        (false, report)
+    };
+    let mut facts = inspected(SMOLLM2);
+    asking(&mut facts, 4, SleepState::Sleeping);
+    pods(&mut facts, [asleep(), asleep()]);
+    assert!(crate::sleepers::in_place(&facts, &facts.pods[1]));
+    let revision = facts.pods[1].revision.clone();
+    facts.pods[1] = engine("b", &revision, crashed(1, "out of memory"));
+    assert!(!crate::sleepers::in_place(&facts, &facts.pods[1]));
+    assert_eq!(short(&told(&facts)).1, "PodFailed");
+}
+
+#[test]
+fn who_woke_up_has_some_seconds_to_be_ready_and_hides_nothing() {
+    let serving = || {
+        let report = saying(EngineState::Serving, 5, TargetOutcome::Applied);
+        (false, report)
+    };
+    let mut facts = inspected(SMOLLM2);
+    asking(&mut facts, 4, SleepState::Sleeping);
+    let all = [(); 2].map(|()| {
+        (
+            false,
+            saying(EngineState::Asleep, 4, TargetOutcome::Applied),
+        )
+    });
+    pods(&mut facts, all);
+    facts.status = told(&facts);
+    asking(&mut facts, 5, SleepState::Awake);
+    pods(&mut facts, [serving(), serving()]);
+    let look = |facts: &mut Facts, now| {
+        facts.now = at(now);
+        facts.awake = crate::sleepers::awake(&facts.pods, &facts.reports, &facts.awake, facts.now);
+        facts.status = told(facts);
+        let again = crate::sleepers::next_look(facts).map(|rest| rest.as_secs());
+        (short(&facts.status).1, again)
+    };
+    assert_eq!(look(&mut facts, 10), ("Waking".to_owned(), Some(20)));
+    assert_eq!(look(&mut facts, 29), ("Waking".to_owned(), Some(1)));
+    // It does not keep itself alive.
+    assert_eq!(look(&mut facts, 30), ("EngineSilent".to_owned(), None));
+    // One of another container that is not ready is not about to be.
+    let revision = facts.pods[0].revision.clone();
+    let mut beside = hung();
+    beside["containerStatuses"][0]["ready"] = json!(true);
+    for name in ["a", "b"] {
+        facts.pods.retain(|pod| pod.name != name);
+        facts.pods.push(engine(name, &revision, beside.clone()));
+    }
+    let reason = &mut facts.status.conditions[0].reason;
+    *reason = "Waking".to_owned();
+    assert_eq!(look(&mut facts, 31), ("WaitingForPods".to_owned(), None));
+    assert!(facts.awake.is_empty());
+}
+
+#[test]
 fn sleeps_and_wakes_are_told_once_each() {
     use EngineState::{Asleep, Serving, Waking};
     let mut facts = inspected(SMOLLM2);
