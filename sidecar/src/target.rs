@@ -130,6 +130,12 @@ impl Held {
         state.under_way && state.changes == change.number
     }
 
+    /// Asks for a change, unless something newer took its place; nothing newer is told meanwhile.
+    pub fn while_wanted<T>(&self, change: Change, ask: impl FnOnce() -> T) -> Option<T> {
+        let state = self.state();
+        (state.under_way && state.changes == change.number).then(ask)
+    }
+
     /// What came of a change; of one whose place was taken, nobody wants to know.
     pub fn settle(&self, change: Change, outcome: Result<(), String>) {
         let mut state = self.state();
@@ -347,6 +353,8 @@ pub(crate) mod tests {
         // Awake is asked for before it got there.
         let wakes = held.tell(target(4, 1000)).unwrap().1.unwrap();
         assert!(!held.falls_asleep() && !held.wants(first) && held.wants(wakes));
+        assert_eq!(held.while_wanted(first, || 1), None, "overtaken");
+        assert_eq!(held.while_wanted(wakes, || 1), Some(1));
         assert_eq!(held.first(), None);
         // Memory that is refused meanwhile stays refused.
         held.tell(target(5, 2000)).unwrap();

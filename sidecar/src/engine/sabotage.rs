@@ -140,6 +140,36 @@ mod tests {
         }
     }
 
+    /// New weights are no cure, and a broken table is never the measure of what follows.
+    #[test]
+    fn a_broken_table_is_not_served_with_other_weights_either() {
+        let handle = engine();
+        handle.sabotage().plan(Fault {
+            rank: 0,
+            moment: Moment::Restored,
+            tensor: Some("rope_cos"),
+        });
+        let slept = handle.sleep(SleepLevel::One, PauseMode::Keep).wait();
+        assert_eq!(slept, Ok(()));
+        not_woken(&handle);
+        let update = || {
+            let weights = Arc::new(handle.open_weights(None).unwrap());
+            handle.update(weights, None, PauseMode::Keep).wait()
+        };
+        let Err(ControlError::NotUpdated { message }) = update() else {
+            panic!("it took them: {:?}", handle.rest());
+        };
+        assert!(message.contains("rank 0: rope_cos"), "{message}");
+        assert_eq!(handle.state(), EngineState::Asleep);
+        let slept = handle.sleep(SleepLevel::One, PauseMode::Keep).wait();
+        assert_eq!(slept, Ok(()));
+        assert_eq!(handle.wake(Tags::ALL).wait(), AWAKE);
+        assert!(update().is_ok());
+        let slept = handle.sleep(SleepLevel::Two, PauseMode::Keep).wait();
+        assert_eq!(slept, Ok(()));
+        assert_eq!(handle.wake(Tags::ALL).wait(), AWAKE);
+    }
+
     #[test]
     fn what_checksums_do_not_see_the_probe_does() {
         let handle = engine();

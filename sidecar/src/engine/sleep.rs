@@ -115,7 +115,9 @@ impl Loop {
         let began = Instant::now();
         let woken = match self.take(&back) {
             Ok(Ok((moved, proof))) => {
-                self.rest.trouble.clear();
+                if self.rest.weights_verified != Some(false) {
+                    self.rest.trouble.clear();
+                }
                 self.told(Transition::Wake, None, began, &moved, proof);
                 Ok(Woken {
                     asleep: self.rest.is_sleeping(),

@@ -96,6 +96,16 @@ impl Loop {
 
     /// The inner error says why what is there now must not be served.
     fn replace(&mut self, weights: &Arc<Replacement>) -> Result<Result<(), String>, Failure> {
+        // New weights cure no table: with a broken one they would answer wrongly, too.
+        let checks = self.ranks.check_weights()?;
+        for (rank, check) in checks.iter().enumerate() {
+            if let Some(name) = check.changed_tables.first() {
+                return Ok(Err(format!(
+                    "rank {rank}: {name}, which is computed and not read, is not what it was; sleep \
+                     and wake up to have it computed again"
+                )));
+            }
+        }
         self.forget_cache();
         lock(&self.shared.weights).writes += 1;
         if let Err(why) = self.ranks.overwrite(weights)? {

@@ -25,7 +25,7 @@ use plimsoll_planner::{Account, ModelShape, Plan, Request, Shard};
 
 use crate::memory::arena::ArenaError;
 use crate::memory::ledger::Ledger;
-use crate::memory::registry::Registry;
+use crate::memory::registry::{Owner, Registry};
 use crate::model::{ModelError, ModelParams};
 use crate::weights::TensorSource;
 use backend::{Backend, Store};
@@ -170,9 +170,10 @@ impl<B: Store> Forward<B> {
         Ok(whole)
     }
 
-    /// What there is now is the measure from now on.
+    /// The weights that there are now are the measure from now on. Tables stay what they have to be:
+    /// no update changes them.
     pub fn adopt(&mut self) {
-        self.remember_weights();
+        self.remember(|owner| matches!(owner, Owner::Weight(_)));
     }
 
     pub fn registry(&self) -> &Registry {

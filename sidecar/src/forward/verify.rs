@@ -6,6 +6,7 @@ use plimsoll_kernels::checksum;
 use super::Forward;
 use super::backend::Store;
 use super::handle::Handle;
+use crate::memory::registry::Owner;
 
 /// What a rank's weights are now, beside what they were when their load ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct WeightCheck {
     pub sums: Vec<(String, u64)>,
     /// Names of the tensors that are not what they were.
     pub changed: Vec<String>,
+    /// Those of them that are computed from the configuration: no file brings them back.
+    pub changed_tables: Vec<String>,
 }
 
 /// Weights or derived tensors that are not what they were when their load ended.
@@ -42,10 +45,18 @@ impl<B: Store> Forward<B> {
     /// Remembers what was loaded; the figures of [`Forward::check_weights`] are compared to it.
     /// What is released keeps the figure that it had.
     pub(super) fn remember_weights(&mut self) {
+        self.remember(|_| true);
+    }
+
+    /// As [`Forward::remember_weights`], of tensors whose owner counts.
+    pub(super) fn remember(&mut self, counts: impl Fn(&Owner) -> bool) {
         let sums = self.checksums();
         self.loaded.resize(sums.len(), None);
-        for (loaded, now) in self.loaded.iter_mut().zip(sums) {
-            *loaded = now.or(*loaded);
+        let owners = self.layout.lasting().map(|(entry, _)| &entry.owner);
+        for ((loaded, now), owner) in self.loaded.iter_mut().zip(sums).zip(owners) {
+            if counts(owner) {
+                *loaded = now.or(*loaded);
+            }
         }
     }
 
@@ -58,6 +69,10 @@ impl<B: Store> Forward<B> {
             .zip(self.checksums().into_iter().zip(loaded))
             .filter_map(|(entry, (now, loaded))| Some((entry, now?, loaded)))
             .collect();
+        let changed = || {
+            let differs = held.iter().filter(|(_, now, loaded)| Some(*now) != *loaded);
+            differs.map(|(entry, ..)| *entry)
+        };
         let together: Vec<u8> = held.iter().flat_map(|of| of.1.to_le_bytes()).collect();
         WeightCheck {
             tensors: held.len(),
@@ -67,10 +82,10 @@ impl<B: Store> Forward<B> {
                 .iter()
                 .map(|(entry, now, _)| (entry.name.clone(), *now))
                 .collect(),
-            changed: held
-                .iter()
-                .filter(|(_, now, loaded)| Some(*now) != *loaded)
-                .map(|(entry, ..)| entry.name.clone())
+            changed: changed().map(|entry| entry.name.clone()).collect(),
+            changed_tables: changed()
+                .filter(|entry| matches!(entry.owner, Owner::Derived(_)))
+                .map(|entry| entry.name.clone())
                 .collect(),
         }
     }

@@ -13,7 +13,7 @@ use plimsoll_crds::v1alpha1::{Target, TargetReport};
 use super::app::App;
 use super::error::ApiError;
 use super::generator::Generator;
-use crate::engine::control::ControlError;
+use crate::engine::control::{ControlError, Reply, Woken};
 use crate::engine::rest::{PauseMode, SleepLevel, Tags};
 use crate::target::{Change, Held};
 
@@ -21,6 +21,7 @@ use crate::target::{Change, Held};
 const BODY_BYTES: usize = 64 * 1024;
 /// An engine that takes no command yet is asked again so soon.
 const AGAIN: Duration = Duration::from_secs(1);
+const OVERTAKEN: &str = "something newer was asked for";
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new().route("/target", get(read).put(tell))
@@ -73,9 +74,17 @@ async fn carried_out(app: &App, held: &Held, change: Change) -> Result<(), Strin
     loop {
         let refused = match app.peek() {
             None => ControlError::Loading,
-            Some(loaded) => match command(&*loaded.engine, change).await {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
+            // Queued while nothing newer can be asked for: commands come in the order of targets.
+            Some(loaded) => match held.while_wanted(change, || command(&*loaded.engine, change)) {
+                None => return Err(OVERTAKEN.to_owned()),
+                Some(Asked::Sleep(reply)) => match reply.answer().await {
+                    Ok(()) => return Ok(()),
+                    Err(error) => error,
+                },
+                Some(Asked::Wake(reply)) => match reply.answer().await {
+                    Ok(_) => return Ok(()),
+                    Err(error) => error,
+                },
             },
         };
         match refused {
@@ -87,7 +96,13 @@ async fn carried_out(app: &App, held: &Held, change: Change) -> Result<(), Strin
     }
 }
 
-async fn command(engine: &(dyn Generator + 'static), change: Change) -> Result<(), ControlError> {
+/// A command in the engine's queue.
+enum Asked {
+    Sleep(Reply<()>),
+    Wake(Reply<Woken>),
+}
+
+fn command(engine: &(dyn Generator + 'static), change: Change) -> Asked {
     match change.sleep {
         Some(sleep) => {
             let level = if sleep.level < 2 {
@@ -95,9 +110,9 @@ async fn command(engine: &(dyn Generator + 'static), change: Change) -> Result<(
             } else {
                 SleepLevel::Two
             };
-            engine.sleep(level, PauseMode::Keep).answer().await
+            Asked::Sleep(engine.sleep(level, PauseMode::Keep))
         }
-        None => engine.wake(Tags::ALL).answer().await.map(|_| ()),
+        None => Asked::Wake(engine.wake(Tags::ALL)),
     }
 }
 

@@ -6,7 +6,7 @@
 //! machine, which would make all its clients local, is told by the headers it adds and refused; so is
 //! a browser, whose pages may be anybody's.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
@@ -49,11 +49,20 @@ async fn only_this_machine(request: Request, next: Next) -> Response {
 
 /// Why a request may not control the engine without a token.
 fn refused(peer: Option<Peer>, headers: &HeaderMap) -> Option<&'static str> {
-    if !peer.is_some_and(|Peer(peer)| peer.ip().to_canonical().is_loopback()) {
+    // These two alone: a service mesh brings the requests of other machines from 127.0.0.6.
+    let own = [
+        IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::LOCALHOST),
+    ];
+    if !peer.is_some_and(|Peer(peer)| own.contains(&peer.ip().to_canonical())) {
         return Some("control routes on this port are for clients on 127.0.0.1 and ::1");
     }
-    let proxies = ["x-forwarded-for", "x-real-ip"];
-    if proxies.iter().any(|name| headers.contains_key(*name))
+    let proxies = ["x-forwarded-", "x-real-ip", "x-envoy-", "l5d-"];
+    let of_proxy = |name: &header::HeaderName| {
+        let mut proxies = proxies.iter();
+        proxies.any(|start| name.as_str().starts_with(start))
+    };
+    if headers.keys().any(of_proxy)
         || headers.contains_key(header::FORWARDED)
         || headers.contains_key(header::VIA)
     {
@@ -84,6 +93,9 @@ mod tests {
             assert!(admits(peer, None), "{peer}");
             for header in [
                 "x-forwarded-for",
+                "x-forwarded-client-cert",
+                "x-envoy-attempt-count",
+                "l5d-client-id",
                 "forwarded",
                 "via",
                 "origin",
@@ -92,7 +104,13 @@ mod tests {
                 assert!(!admits(peer, Some(header)), "{peer} {header}");
             }
         }
-        for peer in ["10.0.0.1:9", "[::ffff:10.0.0.1]:9", "[fe80::1]:9", "nobody"] {
+        for peer in [
+            "127.0.0.6:9",
+            "10.0.0.1:9",
+            "[::ffff:10.0.0.1]:9",
+            "[fe80::1]:9",
+            "nobody",
+        ] {
             assert!(!admits(peer, None), "{peer}");
             assert!(!admits(peer, Some("x-forwarded-for")), "{peer}");
         }

@@ -11,6 +11,7 @@ mod vllm;
 pub mod weights;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -22,6 +23,9 @@ use super::error::ApiError;
 
 /// Bytes of a body: names of requests, or the checksums of some ten thousand tensors.
 const BODY_BYTES: usize = 1 << 20;
+
+/// For a whole body.
+const BODY_PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn routes() -> Router<Arc<App>> {
     let routes = Router::new()
@@ -67,8 +71,9 @@ fn loaded(app: &App) -> Result<Arc<Loaded>, ApiError> {
 
 /// A body of fields: a JSON object, or nothing, which is an empty one.
 async fn fields(body: Body) -> Result<Map<String, Value>, ApiError> {
-    let bytes = to_bytes(body, BODY_BYTES)
-        .await
+    let bytes = tokio::time::timeout(BODY_PATIENCE, to_bytes(body, BODY_BYTES)).await;
+    let bytes = bytes
+        .map_err(|_| ApiError::body_timeout(BODY_PATIENCE.as_secs()))?
         .map_err(|_| ApiError::too_large(BODY_BYTES))?;
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(Map::new());

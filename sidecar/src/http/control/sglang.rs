@@ -17,7 +17,7 @@ use crate::engine::request::{FinishReason, GenerateRequest, SamplingParams, Toke
 use crate::engine::rest::{PauseMode, SleepLevel, Tags};
 use crate::http::app::App;
 use crate::http::error::ApiError;
-use crate::http::generator::{aborted, refusal, uncontrolled};
+use crate::http::generator::{Generator, aborted, refusal, uncontrolled};
 
 /// How long a token may take whose coming says that the engine is well.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(20);
@@ -200,6 +200,8 @@ pub(super) async fn health_generate(State(app): State<Arc<App>>) -> Result<Statu
         .engine
         .submit(request)
         .map_err(|refused| refusal(refused, "prompt"))?;
+    // A prober that hangs up leaves no request behind.
+    let _cancels = Cancel(&*loaded.engine, id);
     let finished = async {
         while let Some(event) = heard.recv().await {
             if let TokenEvent::Finished(finished) = event {
@@ -216,12 +218,20 @@ pub(super) async fn health_generate(State(app): State<Arc<App>>) -> Result<Statu
         },
         Ok(None) => Err(aborted()),
         Err(_) => {
-            loaded.engine.cancel(id);
             let seconds = HEALTH_PATIENCE.as_secs();
             Err(ApiError::unavailable(
                 "health_timed_out",
                 format!("no token came within {seconds} s"),
             ))
         }
+    }
+}
+
+/// Cancels a request when nobody waits for it any more; one that has ended is not there to cancel.
+struct Cancel<'a>(&'a dyn Generator, u64);
+
+impl Drop for Cancel<'_> {
+    fn drop(&mut self) {
+        self.0.cancel(self.1);
     }
 }

@@ -112,9 +112,11 @@ async fn from_disk(app: &App, body: Body) -> Result<Updated, ApiError> {
     replace(app, folder, "model_path", version, mode).await
 }
 
-/// The files of the weights in force, once more.
+/// The files of the weights in force, once more. An update that comes in between makes them older ones:
+/// then they are in force under their own name.
 pub(super) async fn reload(app: &App) -> Result<Updated, ApiError> {
-    read(app, None, "", None, PauseMode::Keep).await
+    let WeightsInForce { path, version, .. } = loaded(app)?.engine.weights();
+    read(app, path, "", Some(version), PauseMode::Keep).await
 }
 
 async fn replace(
@@ -127,19 +129,19 @@ async fn replace(
     let (roots, param_of) = (app.weights_roots.clone(), param.to_owned());
     let checked = move || allowed(&roots, &folder, &param_of);
     let path = blocking(checked).await??;
-    read(app, Some(path), param, version, mode).await
+    read(app, path, param, version, mode).await
 }
 
 async fn read(
     app: &App,
-    path: Option<PathBuf>,
+    path: PathBuf,
     param: &str,
     version: Option<String>,
     mode: PauseMode,
 ) -> Result<Updated, ApiError> {
     let loaded = loaded(app)?;
     let engine = Arc::clone(&loaded.engine);
-    let opened = blocking(move || engine.open_weights(path.as_deref())).await?;
+    let opened = blocking(move || engine.open_weights(Some(&path))).await?;
     let opened = opened.map_err(|error| {
         let message = format!("nothing was changed: {error}");
         ApiError::invalid(Some(param).filter(|param| !param.is_empty()), message)

@@ -127,7 +127,10 @@ impl Scripted {
             cancelled: Vec::new(),
             commands: Vec::new(),
             rest: RestView::default(),
-            weights: WeightsInForce::default(),
+            weights: WeightsInForce {
+                path: fixture(),
+                ..WeightsInForce::default()
+            },
             obeyed: Vec::new(),
         };
         Scripted {
@@ -320,6 +323,7 @@ impl Generator for Scripted {
             checksum: 0xab,
             sums: vec![("Head".to_owned(), 0xab), ("Embedding".to_owned(), 0xcd)],
             changed: changed.iter().map(|name| (*name).to_owned()).collect(),
+            changed_tables: Vec::new(),
         };
         match (&*self.state.borrow(), command) {
             (EngineState::Loading, command) => command.refuse(ControlError::Loading),

@@ -156,7 +156,7 @@ async fn weights_are_updated_from_a_folder_in_three_forms() {
             r#"{"method": "reload_weights"}"#,
             200,
             json!({"results": [null]}),
-            &["update - keep"],
+            &["update 8 keep"],
         ),
     ];
     check(&app, &engine, cases).await;
