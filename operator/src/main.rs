@@ -23,6 +23,7 @@ mod watch;
 mod working;
 
 // Gather.
+mod admin_port;
 mod children;
 mod facts;
 mod gather;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use harness::{Dice, Run, halves, request, start, start_unloaded, tiny};
-use plimsoll_sidecar::engine::control::{COMMANDS_MAX, ControlError, Reply};
+use plimsoll_sidecar::engine::control::{COMMANDS_MAX, Commands, ControlError, Reply};
 use plimsoll_sidecar::engine::handle::EngineState;
 use plimsoll_sidecar::engine::rest::{PauseMode, SleepLevel, Tags};
 use plimsoll_sidecar::model::Model;

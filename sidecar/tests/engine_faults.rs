@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use harness::watched::watched;
 use harness::{Run, eventually, halves, request, start, start_unloaded, tiny};
-use plimsoll_sidecar::engine::control::ControlError;
+use plimsoll_sidecar::engine::control::{Commands, ControlError};
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
 use plimsoll_sidecar::engine::request::{FinishReason, Refused, TokenEvent};
 use plimsoll_sidecar::model::{Model, ModelError};

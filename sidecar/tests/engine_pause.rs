@@ -5,7 +5,7 @@
 mod harness;
 
 use harness::{Run, ask_ids, eventually, halves, score, start, tiny, wait_for};
-use plimsoll_sidecar::engine::control::ControlError;
+use plimsoll_sidecar::engine::control::{Commands, ControlError};
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
 use plimsoll_sidecar::engine::request::FinishReason;
 use plimsoll_sidecar::engine::rest::PauseMode::{Abort, Keep, Wait};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use harness::{Run, ask, ask_ids, eventually, halves, request, start, tiny, wait_for};
 use plimsoll_planner::{Account, Bytes};
-use plimsoll_sidecar::engine::control::ControlError;
+use plimsoll_sidecar::engine::control::{Commands, ControlError};
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
 use plimsoll_sidecar::engine::request::{
     FinishReason, GenerateRequest, Refused, SamplingParams, TokenEvent,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use harness::fixture::Fixture;
 use harness::{Dice, Run, ask_ids, fixtures, halves, score, start, tiny};
 use plimsoll_planner::{Account, Shard};
-use plimsoll_sidecar::engine::control::{ControlError, Woken};
+use plimsoll_sidecar::engine::control::{Commands, ControlError, Woken};
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
 use plimsoll_sidecar::engine::rest::PauseMode::{Abort, Keep, Wait};
 use plimsoll_sidecar::engine::rest::{SleepLevel, Tags, Transition};

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use harness::watched::{alterable, watched};
 use harness::{Run, ask_ids, eventually, halves, request, start, start_unloaded, tiny, wait_for};
 use plimsoll_planner::Account;
-use plimsoll_sidecar::engine::control::{ControlError, Woken};
+use plimsoll_sidecar::engine::control::{Commands, ControlError, Woken};
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
 use plimsoll_sidecar::engine::request::{FinishReason, Refused};
 use plimsoll_sidecar::engine::rest::PauseMode::{Abort, Keep};

@@ -10,7 +10,7 @@ use harness::altered::Altered;
 use harness::{
     Answered, Run, ask_ids, eventually, halves, open, request, start, start_unloaded, tiny,
 };
-use plimsoll_sidecar::engine::control::{ControlError, Woken};
+use plimsoll_sidecar::engine::control::{Commands, ControlError, Woken};
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
 use plimsoll_sidecar::engine::request::FinishReason;
 use plimsoll_sidecar::engine::rest::PauseMode::{Abort, Keep, Wait};

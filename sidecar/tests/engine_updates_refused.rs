@@ -4,19 +4,18 @@
 
 mod harness;
 
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use harness::altered::{Altered, rename, set};
+use harness::watched::guarded;
 use harness::{Run, ask_ids, halves, open, request, start, tiny};
-use plimsoll_sidecar::engine::control::{ControlError, Woken};
+use plimsoll_sidecar::engine::control::{Commands, ControlError, Woken};
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
 use plimsoll_sidecar::engine::request::Refused;
 use plimsoll_sidecar::engine::rest::PauseMode::{Abort, Keep};
 use plimsoll_sidecar::engine::rest::{SleepLevel, Tags};
 use plimsoll_sidecar::model::{Model, ModelError, Replacement};
-use plimsoll_sidecar::weights::{TensorInfo, TensorSource};
 use serde_json::json;
 
 const DOWN: &str = "model.layers.1.mlp.down_proj.weight";
@@ -168,36 +167,6 @@ fn an_update_that_ends_half_way_is_out_of_service_until_it_is_repeated_or_undone
     }
 }
 
-/// New weights that the second rank cannot read.
-#[derive(Debug)]
-struct ForOneRank(Box<dyn TensorSource>);
-
-impl TensorSource for ForOneRank {
-    fn names(&self) -> Vec<&str> {
-        self.0.names()
-    }
-
-    fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.0.info(name)
-    }
-
-    fn read_block(
-        &self,
-        name: &str,
-        rows: Range<usize>,
-        cols: Range<usize>,
-        out: &mut [f32],
-    ) -> Result<(), ModelError> {
-        if name == "model.embed_tokens.weight" && rows.start >= 320 {
-            return Err(ModelError::Unreadable {
-                path: "the/rest".into(),
-                source: std::io::Error::other("stale handle"),
-            });
-        }
-        self.0.read_block(name, rows, cols, out)
-    }
-}
-
 #[test]
 fn ranks_with_two_sets_of_weights_are_never_served_even_without_a_probe() {
     let other = Altered::other();
@@ -210,7 +179,16 @@ fn ranks_with_two_sets_of_weights_are_never_served_even_without_a_probe() {
         let handle = start(&model, &run);
         let old = said(&handle);
         let mut weights = handle.open_weights(Some(other.path())).unwrap();
-        weights.tensors = Box::new(ForOneRank(weights.tensors));
+        // The second rank cannot read them.
+        weights.tensors = guarded(weights.tensors, |name, first_row| {
+            if name != "model.embed_tokens.weight" || first_row < 320 {
+                return Ok(());
+            }
+            Err(ModelError::Unreadable {
+                path: "the/rest".into(),
+                source: std::io::Error::other("stale handle"),
+            })
+        });
         check_out(&handle, update(&handle, weights), "rank 1: the/rest");
         go_back(&handle);
         assert_eq!(said(&handle), old);

@@ -4,14 +4,12 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
-use hyper::{Request, StatusCode, header};
-use hyper_util::rt::TokioIo;
+use hyper::{StatusCode, header};
 use plimsoll_crds::v1alpha1::MemoryReport;
-use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::lines::{LineError, Lines};
+use crate::admin_port::{self, Carrier};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -39,13 +37,8 @@ pub(crate) enum StreamError {
 pub(crate) struct ReportStream {
     body: Incoming,
     lines: Lines,
-    connection: JoinHandle<()>,
-}
-
-impl Drop for ReportStream {
-    fn drop(&mut self) {
-        self.connection.abort();
-    }
+    /// The stream ends with it.
+    _carrier: Carrier,
 }
 
 impl ReportStream {
@@ -59,32 +52,19 @@ impl ReportStream {
             .unwrap_or(Err(StreamError::Silent(CONNECT_TIMEOUT)))
     }
 
-    async fn connect((ip, port): (&str, u16), token: &str) -> Result<ReportStream, StreamError> {
-        let socket = TcpStream::connect((ip, port)).await?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
-        // Its errors come out of the body, too.
-        let connection = tokio::spawn(async move {
-            let _ = connection.await;
-        });
-        let host = match ip.contains(':') {
-            true => format!("[{ip}]"),
-            false => ip.to_owned(),
-        };
-        let request = Request::get("/memory/watch")
-            .header(header::HOST, format!("{host}:{port}"))
-            .header(header::AUTHORIZATION, format!("Bearer {token}"))
+    async fn connect(at: (&str, u16), token: &str) -> Result<ReportStream, StreamError> {
+        let (mut sender, carrier) = admin_port::connect::<_, StreamError>(at).await?;
+        let request = admin_port::request(at, token)
+            .uri("/memory/watch")
             .header(header::ACCEPT, "application/x-ndjson")
             .body(Empty::<Bytes>::new())?;
-        let answer = sender.send_request(request).await;
-        let stream = |body| ReportStream {
-            body,
-            lines: Lines::default(),
-            connection,
-        };
-        let answer = answer?;
+        let answer = sender.send_request(request).await?;
         match answer.status() {
-            StatusCode::OK => Ok(stream(answer.into_body())),
+            StatusCode::OK => Ok(ReportStream {
+                body: answer.into_body(),
+                lines: Lines::default(),
+                _carrier: carrier,
+            }),
             status => Err(StreamError::Status(status)),
         }
     }

@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
-use hyper::{Request, StatusCode, header};
-use hyper_util::rt::TokioIo;
+use hyper::{Method, StatusCode, header};
 use plimsoll_crds::v1alpha1::TargetReport;
 use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::admin_port;
 use crate::mandate::{Mandate, NoMandate};
 
 /// A report takes about a kilobyte.
@@ -56,25 +55,15 @@ pub(super) async fn put(
 }
 
 async fn exchange(
-    (ip, port): (&str, u16),
+    at: (&str, u16),
     token: &str,
     target: Bytes,
     mandate: &Mandate,
 ) -> Result<TargetReport, CallError> {
-    let socket = TcpStream::connect((ip, port)).await?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
-    // Its errors come out of the request, too.
-    let connection = AbortOnDrop(tokio::spawn(async move {
-        let _ = connection.await;
-    }));
-    let host = match ip.contains(':') {
-        true => format!("[{ip}]"),
-        false => ip.to_owned(),
-    };
-    let request = Request::put("/target")
-        .header(header::HOST, format!("{host}:{port}"))
-        .header(header::AUTHORIZATION, format!("Bearer {token}"))
+    let (mut sender, _carrier) = admin_port::connect::<_, CallError>(at).await?;
+    let request = admin_port::request(at, token)
+        .method(Method::PUT)
+        .uri("/target")
         .header(header::CONTENT_TYPE, "application/json")
         .body(Full::new(target))?;
     // It is a write, and the last moment to ask.
@@ -87,7 +76,6 @@ async fn exchange(
         .collect()
         .await;
     let body = body.map_err(|error| CallError::Answer(error.to_string()))?;
-    drop(connection);
     let body = body.to_bytes();
     match status {
         StatusCode::OK => {
@@ -106,12 +94,4 @@ fn words(body: &[u8]) -> String {
     let message = json.and_then(|json| Some(json["error"]["message"].as_str()?.to_owned()));
     let text = message.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
     text.chars().take(WORDS).collect()
-}
-
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }

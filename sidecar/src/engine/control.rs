@@ -115,6 +115,89 @@ impl Command {
     }
 }
 
+/// Who takes commands: an engine's handle, and what stands in for one.
+pub trait Commands {
+    /// Queues a command; it is answered in any case, at once when it cannot be queued.
+    fn command(&self, command: Command);
+
+    /// [`Command::CheckWeights`].
+    fn check_weights(&self) -> Reply<Vec<WeightCheck>> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::CheckWeights(asker));
+        reply
+    }
+
+    /// [`Command::Pause`].
+    fn pause(&self, mode: PauseMode, clear_cache: bool) -> Reply<()> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::Pause {
+            mode,
+            clear_cache,
+            asker,
+        });
+        reply
+    }
+
+    /// [`Command::Resume`].
+    fn resume(&self) -> Reply<()> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::Resume(asker));
+        reply
+    }
+
+    /// [`Command::ResetPrefixCache`].
+    fn reset_prefix_cache(&self, running: bool) -> Reply<()> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::ResetPrefixCache { running, asker });
+        reply
+    }
+
+    /// [`Command::Sleep`].
+    fn sleep(&self, level: SleepLevel, mode: PauseMode) -> Reply<()> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::Sleep { level, mode, asker });
+        reply
+    }
+
+    /// [`Command::ReleaseKvCache`].
+    fn release_kv_cache(&self) -> Reply<()> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::ReleaseKvCache(asker));
+        reply
+    }
+
+    /// [`Command::Wake`].
+    fn wake(&self, tags: Tags) -> Reply<Woken> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::Wake { tags, asker });
+        reply
+    }
+
+    /// [`Command::Update`].
+    fn update(
+        &self,
+        weights: Arc<Replacement>,
+        version: Option<String>,
+        mode: PauseMode,
+    ) -> Reply<Updated> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::Update {
+            weights,
+            version,
+            mode,
+            asker,
+        });
+        reply
+    }
+
+    /// [`Command::NameWeights`].
+    fn name_weights(&self, version: String) -> Reply<()> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::NameWeights { version, asker });
+        reply
+    }
+}
+
 /// Why a command was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ControlError {

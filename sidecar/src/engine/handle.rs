@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::control::{Asker, COMMANDS_MAX, Command, ControlError, RETRY_AFTER, Reply, Woken};
+use super::control::{COMMANDS_MAX, Command, Commands, ControlError, RETRY_AFTER};
 use super::inbox::{Inbox, NotQueued};
 use super::request::{GenerateRequest, Refused};
-use super::rest::{PauseMode, RestView, SleepLevel, Tags};
+use super::rest::RestView;
 use super::stats::EngineStats;
-use super::weights::{Updated, WeightsInForce};
-use crate::forward::WeightCheck;
+use super::weights::WeightsInForce;
 use crate::memory::ledger::Ledger;
 use crate::memory::snapshot::LedgerSnapshot;
 use crate::model::{Model, ModelError, Replacement};
@@ -204,106 +203,6 @@ impl EngineHandle {
         self.shared.inbox.cancel(id);
     }
 
-    /// Queues a command; it is answered in any case, at once when it cannot be queued.
-    pub fn command(&self, command: Command) {
-        match self.state() {
-            EngineState::Serving
-            | EngineState::Paused
-            | EngineState::Sleeping
-            | EngineState::Asleep
-            | EngineState::Waking
-            | EngineState::Draining => {}
-            state @ (EngineState::Loading | EngineState::Drained | EngineState::Failed { .. }) => {
-                return command.refuse(state.why_not());
-            }
-        }
-        match self.shared.inbox.command(command) {
-            Ok(()) => {}
-            Err(NotQueued::Full(command)) => command.refuse(ControlError::QueueFull {
-                limit: COMMANDS_MAX,
-                retry_after: RETRY_AFTER,
-            }),
-            Err(NotQueued::Closed(command)) => command.refuse(self.state().why_not()),
-        }
-    }
-
-    /// [`Command::CheckWeights`].
-    pub fn check_weights(&self) -> Reply<Vec<WeightCheck>> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::CheckWeights(asker));
-        reply
-    }
-
-    /// [`Command::Pause`].
-    pub fn pause(&self, mode: PauseMode, clear_cache: bool) -> Reply<()> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::Pause {
-            mode,
-            clear_cache,
-            asker,
-        });
-        reply
-    }
-
-    /// [`Command::Resume`].
-    pub fn resume(&self) -> Reply<()> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::Resume(asker));
-        reply
-    }
-
-    /// [`Command::ResetPrefixCache`].
-    pub fn reset_prefix_cache(&self, running: bool) -> Reply<()> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::ResetPrefixCache { running, asker });
-        reply
-    }
-
-    /// [`Command::Sleep`].
-    pub fn sleep(&self, level: SleepLevel, mode: PauseMode) -> Reply<()> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::Sleep { level, mode, asker });
-        reply
-    }
-
-    /// [`Command::ReleaseKvCache`].
-    pub fn release_kv_cache(&self) -> Reply<()> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::ReleaseKvCache(asker));
-        reply
-    }
-
-    /// [`Command::Wake`].
-    pub fn wake(&self, tags: Tags) -> Reply<Woken> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::Wake { tags, asker });
-        reply
-    }
-
-    /// [`Command::Update`].
-    pub fn update(
-        &self,
-        weights: Arc<Replacement>,
-        version: Option<String>,
-        mode: PauseMode,
-    ) -> Reply<Updated> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::Update {
-            weights,
-            version,
-            mode,
-            asker,
-        });
-        reply
-    }
-
-    /// [`Command::NameWeights`].
-    pub fn name_weights(&self, version: String) -> Reply<()> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::NameWeights { version, asker });
-        reply
-    }
-
     /// Opens weights that can replace those in force; None: their own files again. It reads headers:
     /// not for threads that must not block.
     ///
@@ -371,5 +270,29 @@ impl EngineHandle {
     /// The ledger with the kernel's own figures, which are read at most once a second.
     pub fn memory(&self) -> LedgerSnapshot {
         self.shared.ledger.snapshot()
+    }
+}
+
+impl Commands for EngineHandle {
+    fn command(&self, command: Command) {
+        match self.state() {
+            EngineState::Serving
+            | EngineState::Paused
+            | EngineState::Sleeping
+            | EngineState::Asleep
+            | EngineState::Waking
+            | EngineState::Draining => {}
+            state @ (EngineState::Loading | EngineState::Drained | EngineState::Failed { .. }) => {
+                return command.refuse(state.why_not());
+            }
+        }
+        match self.shared.inbox.command(command) {
+            Ok(()) => {}
+            Err(NotQueued::Full(command)) => command.refuse(ControlError::QueueFull {
+                limit: COMMANDS_MAX,
+                retry_after: RETRY_AFTER,
+            }),
+            Err(NotQueued::Closed(command)) => command.refuse(self.state().why_not()),
+        }
     }
 }

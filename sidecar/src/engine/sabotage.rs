@@ -55,7 +55,7 @@ impl Sabotage {
 
 mod tests {
     use std::sync::Arc;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use clap::Parser;
     use plimsoll_planner::Account;
@@ -65,7 +65,7 @@ mod tests {
     use crate::config::{Planned, plan_flags};
     use crate::engine::Engine;
     use crate::engine::config::EngineConfig;
-    use crate::engine::control::{ControlError, Woken};
+    use crate::engine::control::{Commands, ControlError, Woken};
     use crate::engine::handle::{EngineHandle, EngineState};
     use crate::engine::rest::{PauseMode, SleepLevel, Tags};
     use crate::http::testing::fixture;
@@ -86,11 +86,18 @@ mod tests {
             ..EngineConfig::new(request)
         };
         let handle = Engine::start(config, Arc::new(model), plan).unwrap();
-        let end = Instant::now() + Duration::from_secs(20);
-        while handle.state() != EngineState::Serving {
-            assert!(Instant::now() < end, "{:?}", handle.state());
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let mut state = handle.subscribe();
+        let mut waits = tokio::runtime::Builder::new_current_thread();
+        waits.enable_time();
+        let serving = async {
+            let is_serving = |state: &EngineState| *state == EngineState::Serving;
+            let limit = Duration::from_secs(20);
+            tokio::time::timeout(limit, state.wait_for(is_serving))
+                .await
+                .map(|seen| seen.is_ok())
+        };
+        let seen = waits.build().unwrap().block_on(serving);
+        assert_eq!(seen, Ok(true), "{:?}", handle.state());
         handle
     }
 

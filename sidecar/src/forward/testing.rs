@@ -1,5 +1,7 @@
 //! A group of ranks of a tiny model, each on its own memory, as tests take it apart.
 
+use std::fmt;
+use std::ops::{Deref, Range};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -19,7 +21,8 @@ use crate::args::{Cli, Command};
 use crate::config::{Planned, plan_flags};
 use crate::memory::ledger::Ledger;
 use crate::memory::snapshot::RankLedger;
-use crate::model::{Model, ModelFolder};
+use crate::model::{Model, ModelError, ModelFolder};
+use crate::weights::{TensorInfo, TensorSource};
 
 pub(super) struct Group {
     pub(super) model: Model,
@@ -130,5 +133,44 @@ impl Forward<CpuRank> {
         let (entry, handle) = found.map(|(of, handle)| (of.clone(), handle)).unwrap();
         let last = usize::try_from(entry.bytes).unwrap() - 1;
         self.backend.held_mut(handle)[last] ^= 1;
+    }
+}
+
+/// Rows and columns of one read.
+pub(super) type Block = [Range<usize>; 2];
+
+/// A source that is read through `read`, which is given the one behind it.
+pub(super) struct Through<S, F> {
+    pub(super) inner: S,
+    pub(super) read: F,
+}
+
+impl<S, F> fmt::Debug for Through<S, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Through").finish_non_exhaustive()
+    }
+}
+
+impl<S, F> TensorSource for Through<S, F>
+where
+    S: Deref<Target = dyn TensorSource> + Send + Sync,
+    F: Fn(&dyn TensorSource, &str, Block, &mut [f32]) -> Result<(), ModelError> + Send + Sync,
+{
+    fn names(&self) -> Vec<&str> {
+        self.inner.names()
+    }
+
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.inner.info(name)
+    }
+
+    fn read_block(
+        &self,
+        name: &str,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<(), ModelError> {
+        (self.read)(&*self.inner, name, [rows, cols], out)
     }
 }

@@ -2,24 +2,22 @@
 //! engine's own handle is the one in production; tests script another.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use axum::http::StatusCode;
 use tokio::sync::watch;
 
 use super::error::ApiError;
-use crate::engine::control::{Asker, Command, ControlError, Reply, Woken};
+use crate::engine::control::{Commands, ControlError};
 use crate::engine::handle::{EngineFacts, EngineHandle, EngineState, Progress};
 use crate::engine::request::{GenerateRequest, Refused};
-use crate::engine::rest::{PauseMode, RestView, SleepLevel, Tags};
+use crate::engine::rest::RestView;
 use crate::engine::stats::EngineStats;
-use crate::engine::weights::{Updated, WeightsInForce};
-use crate::forward::WeightCheck;
+use crate::engine::weights::WeightsInForce;
 use crate::memory::snapshot::LedgerSnapshot;
 use crate::model::{ModelError, Replacement};
 
 /// The engine's front door; see [`EngineHandle`] for the contract of each call.
-pub trait Generator: std::fmt::Debug + Send + Sync {
+pub trait Generator: Commands + std::fmt::Debug + Send + Sync {
     /// # Errors
     /// [`Refused`]: nothing was queued and no event will be sent.
     fn submit(&self, request: GenerateRequest) -> Result<(), Refused>;
@@ -32,8 +30,6 @@ pub trait Generator: std::fmt::Debug + Send + Sync {
     fn stats(&self) -> EngineStats;
     /// May read `/proc`: not for the threads that answer requests.
     fn memory(&self) -> LedgerSnapshot;
-    /// Answers the command in any case.
-    fn command(&self, command: Command);
     /// Ends these requests, or all; how many were alive.
     fn abort(&self, ids: Option<&[u64]>) -> usize;
     fn rest(&self) -> RestView;
@@ -60,74 +56,6 @@ impl dyn Generator {
             | EngineState::Drained
             | EngineState::Failed { .. } => false,
         }
-    }
-
-    pub fn check_weights(&self) -> Reply<Vec<WeightCheck>> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::CheckWeights(asker));
-        reply
-    }
-
-    pub fn pause(&self, mode: PauseMode, clear_cache: bool) -> Reply<()> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::Pause {
-            mode,
-            clear_cache,
-            asker,
-        });
-        reply
-    }
-
-    pub fn resume(&self) -> Reply<()> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::Resume(asker));
-        reply
-    }
-
-    pub fn reset_prefix_cache(&self, running: bool) -> Reply<()> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::ResetPrefixCache { running, asker });
-        reply
-    }
-
-    pub fn sleep(&self, level: SleepLevel, mode: PauseMode) -> Reply<()> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::Sleep { level, mode, asker });
-        reply
-    }
-
-    pub fn release_kv_cache(&self) -> Reply<()> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::ReleaseKvCache(asker));
-        reply
-    }
-
-    pub fn wake(&self, tags: Tags) -> Reply<Woken> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::Wake { tags, asker });
-        reply
-    }
-
-    pub fn update(
-        &self,
-        weights: Arc<Replacement>,
-        version: Option<String>,
-        mode: PauseMode,
-    ) -> Reply<Updated> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::Update {
-            weights,
-            version,
-            mode,
-            asker,
-        });
-        reply
-    }
-
-    pub fn name_weights(&self, version: String) -> Reply<()> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::NameWeights { version, asker });
-        reply
     }
 }
 
@@ -166,10 +94,6 @@ impl Generator for EngineHandle {
 
     fn memory(&self) -> LedgerSnapshot {
         EngineHandle::memory(self)
-    }
-
-    fn command(&self, command: Command) {
-        EngineHandle::command(self, command);
     }
 
     fn abort(&self, ids: Option<&[u64]>) -> usize {

@@ -10,90 +10,68 @@ use plimsoll_sidecar::weights::{TensorInfo, TensorSource};
 
 use super::tiny;
 
+/// Rows and columns of one read.
+type Block = [Range<usize>; 2];
+
+/// A source that is read through `read`, which is given the one behind it.
+pub struct Through<F> {
+    inner: Box<dyn TensorSource>,
+    read: F,
+}
+
+impl<F> fmt::Debug for Through<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Through").finish_non_exhaustive()
+    }
+}
+
+impl<F> TensorSource for Through<F>
+where
+    F: Fn(&dyn TensorSource, &str, Block, &mut [f32]) -> Result<(), ModelError> + Send + Sync,
+{
+    fn names(&self) -> Vec<&str> {
+        self.inner.names()
+    }
+
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.inner.info(name)
+    }
+
+    fn read_block(
+        &self,
+        name: &str,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<(), ModelError> {
+        (self.read)(&*self.inner, name, [rows, cols], out)
+    }
+}
+
 /// A source that asks `before` each read, with the tensor's name and the first row; what that says is
 /// what the reader hears.
-pub struct Watched<F> {
-    inner: Box<dyn TensorSource>,
-    before: F,
+pub fn guarded<F>(inner: Box<dyn TensorSource>, before: F) -> Box<dyn TensorSource>
+where
+    F: Fn(&str, usize) -> Result<(), ModelError> + Send + Sync + 'static,
+{
+    let read = move |inner: &dyn TensorSource, name: &str, [rows, cols]: Block, out: &mut [f32]| {
+        before(name, rows.start)?;
+        inner.read_block(name, rows, cols, out)
+    };
+    Box::new(Through { inner, read })
 }
 
-impl<F> fmt::Debug for Watched<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watched").finish_non_exhaustive()
-    }
-}
-
-impl<F: Fn(&str, usize) -> Result<(), ModelError> + Send + Sync> TensorSource for Watched<F> {
-    fn names(&self) -> Vec<&str> {
-        self.inner.names()
-    }
-
-    fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.inner.info(name)
-    }
-
-    fn read_block(
-        &self,
-        name: &str,
-        rows: Range<usize>,
-        cols: Range<usize>,
-        out: &mut [f32],
-    ) -> Result<(), ModelError> {
-        (self.before)(name, rows.start)?;
-        self.inner.read_block(name, rows, cols, out)
-    }
-}
-
-/// A source of which one tensor's numbers are other ones while `altered`.
-pub struct Altered {
-    inner: Box<dyn TensorSource>,
-    tensor: &'static str,
-    altered: Arc<AtomicBool>,
-}
-
-impl fmt::Debug for Altered {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Altered").finish_non_exhaustive()
-    }
-}
-
-impl TensorSource for Altered {
-    fn names(&self) -> Vec<&str> {
-        self.inner.names()
-    }
-
-    fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.inner.info(name)
-    }
-
-    fn read_block(
-        &self,
-        name: &str,
-        rows: Range<usize>,
-        cols: Range<usize>,
-        out: &mut [f32],
-    ) -> Result<(), ModelError> {
-        self.inner.read_block(name, rows, cols, out)?;
-        if name == self.tensor && self.altered.load(Ordering::Relaxed) {
+/// The tiny model, of which one tensor's numbers are other ones while `altered`.
+pub fn alterable(tensor: &'static str, altered: &Arc<AtomicBool>) -> Arc<Model> {
+    let altered = Arc::clone(altered);
+    let read = move |inner: &dyn TensorSource, name: &str, [rows, cols]: Block, out: &mut [f32]| {
+        inner.read_block(name, rows, cols, out)?;
+        if name == tensor && altered.load(Ordering::Relaxed) {
             out[0] += 1.0;
         }
         Ok(())
-    }
-}
-
-/// The tiny model, of which `tensor` may be altered.
-pub fn alterable(tensor: &'static str, altered: &Arc<AtomicBool>) -> Arc<Model> {
-    let model = Arc::into_inner(tiny()).unwrap();
-    let altered = Arc::clone(altered);
-    let tensors = Altered {
-        inner: model.tensors,
-        tensor,
-        altered,
     };
-    Arc::new(Model {
-        tensors: Box::new(tensors),
-        ..model
-    })
+    read_as(|inner| Box::new(Through { inner, read }))
 }
 
 /// The tiny model, read past `before`.
@@ -101,10 +79,13 @@ pub fn watched<F>(before: F) -> Arc<Model>
 where
     F: Fn(&str, usize) -> Result<(), ModelError> + Send + Sync + 'static,
 {
+    read_as(|inner| guarded(inner, before))
+}
+
+fn read_as(source: impl FnOnce(Box<dyn TensorSource>) -> Box<dyn TensorSource>) -> Arc<Model> {
     let model = Arc::into_inner(tiny()).unwrap();
-    let inner = model.tensors;
     Arc::new(Model {
-        tensors: Box::new(Watched { inner, before }),
+        tensors: source(model.tensors),
         ..model
     })
 }

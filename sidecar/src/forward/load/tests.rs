@@ -12,10 +12,10 @@ use crate::config::plan_flags;
 use crate::forward::backend::ReadRows;
 use crate::forward::handle::Handle;
 use crate::forward::layout::Layout;
+use crate::forward::testing::{Block, Through};
 use crate::memory::arena::ArenaError;
 use crate::memory::ledger::Ledger;
 use crate::model::{Model, ModelFolder, ModelParams};
-use crate::weights::TensorInfo;
 use plimsoll_planner::weights::{self, Form};
 use plimsoll_planner::{Account, Bytes};
 
@@ -78,31 +78,6 @@ impl Store for Rows {
     }
 }
 
-/// Counts the numbers that are read.
-#[derive(Debug)]
-struct Counted<'a>(&'a dyn TensorSource, AtomicUsize);
-
-impl TensorSource for Counted<'_> {
-    fn names(&self) -> Vec<&str> {
-        self.0.names()
-    }
-
-    fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.0.info(name)
-    }
-
-    fn read_block(
-        &self,
-        name: &str,
-        rows: Range<usize>,
-        cols: Range<usize>,
-        out: &mut [f32],
-    ) -> Result<(), ModelError> {
-        self.1.fetch_add(out.len(), Ordering::Relaxed);
-        self.0.read_block(name, rows, cols, out)
-    }
-}
-
 fn tiny() -> Model {
     let folder = "tests/fixtures/models/tiny-llama";
     ModelFolder::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap()
@@ -124,7 +99,14 @@ fn each_number_of_a_model_is_read_once_and_written_once_over_all_ranks() {
             panic!("not a plan")
         };
         let planned = plan_flags(&args.memory, &model).unwrap();
-        let source = Counted(&*model.tensors, AtomicUsize::new(0));
+        let read = AtomicUsize::new(0);
+        let source = Through {
+            inner: &*model.tensors,
+            read: |inner: &dyn TensorSource, name: &str, [rows, cols]: Block, out: &mut [f32]| {
+                read.fetch_add(out.len(), Ordering::Relaxed);
+                inner.read_block(name, rows, cols, out)
+            },
+        };
         let (mut written, mut copied) = (0, 0);
         for rank in 0..ranks {
             let layout = Layout::of(&planned.request, &planned.plan, rank);
@@ -145,7 +127,7 @@ fn each_number_of_a_model_is_read_once_and_written_once_over_all_ranks() {
                     .sum(),
             };
         }
-        let read = source.1.into_inner();
+        let read = read.load(Ordering::Relaxed);
         assert_eq!(read, stored + copied, "{ranks} ranks");
         // Columns of a split are padded with zeros when they are not whole units.
         assert!(

@@ -1,8 +1,6 @@
 //! What was released is gone by the kernel's own figures and comes back as it was; what does not
 //! come back as it was is named.
 
-use std::ops::Range;
-
 use plimsoll_kernels::device::Faulty;
 use plimsoll_kernels::isa::Isa;
 use plimsoll_kernels::pool::Pool;
@@ -11,9 +9,8 @@ use plimsoll_planner::Account::{Activations, Comm, KvCache, Weights, Workspaces}
 use super::*;
 use crate::forward::LoadError;
 use crate::forward::cpu::{CpuRank, Host};
-use crate::forward::testing::{Group, tiny, tiny_on};
-use crate::model::ModelError;
-use crate::weights::{TensorInfo, TensorSource};
+use crate::forward::testing::{Block, Group, Through, tiny, tiny_on};
+use crate::weights::TensorSource;
 
 const LEVEL_1: [Account; 4] = [KvCache, Activations, Workspaces, Comm];
 const LEVEL_2: [Account; 5] = [KvCache, Activations, Workspaces, Comm, Weights];
@@ -242,41 +239,23 @@ fn one_stale_row_and_a_wrong_shard_are_named() {
     assert_eq!(changed(&group), [name]);
 }
 
-/// A source whose files were changed after the first load: rows of one tensor come from elsewhere.
-#[derive(Debug)]
-struct Shifted(Box<dyn TensorSource>);
-
-impl TensorSource for Shifted {
-    fn names(&self) -> Vec<&str> {
-        self.0.names()
-    }
-
-    fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.0.info(name)
-    }
-
-    fn read_block(
-        &self,
-        name: &str,
-        rows: Range<usize>,
-        cols: Range<usize>,
-        out: &mut [f32],
-    ) -> Result<(), ModelError> {
-        self.0.read_block(name, rows, cols, out)?;
-        // `read_as` comes through here, too: only a file's own reader passes numbers on.
-        if name == "model.layers.0.self_attn.o_proj.weight" {
-            out.rotate_left(1);
-        }
-        Ok(())
-    }
-}
-
 #[test]
 fn a_source_that_changed_is_told_by_name_unless_it_is_adopted() {
     let mut group = tiny(1, 2);
     let before = group.answer(&PROMPT);
     group.release(&LEVEL_2);
-    group.model.tensors = Box::new(Shifted(group.model.tensors));
+    // Files that were changed after the first load: rows of one tensor come from elsewhere.
+    group.model.tensors = Box::new(Through {
+        inner: group.model.tensors,
+        read: |inner: &dyn TensorSource, name: &str, [rows, cols]: Block, out: &mut [f32]| {
+            inner.read_block(name, rows, cols, out)?;
+            // `read_as` comes through here, too: only a file's own reader passes numbers on.
+            if name == "model.layers.0.self_attn.o_proj.weight" {
+                out.rotate_left(1);
+            }
+            Ok(())
+        },
+    });
     let (forward, _) = &mut group.ranks[0];
     let params = &group.model.params;
     forward.restore(&group.ledger, params, &LEVEL_2).unwrap();

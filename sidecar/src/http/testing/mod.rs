@@ -7,22 +7,20 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use plimsoll_crds::v1alpha1::engine::Backend;
-use plimsoll_planner::Account;
 use tokio::sync::watch;
 
 use super::app::{App, HttpLimits, Loaded};
 use super::generator::Generator;
 use super::unsent::Unsent;
 use crate::chat::ChatTemplate;
-use crate::engine::control::{Command, ControlError, Woken};
+use crate::engine::control::Command;
 use crate::engine::handle::{EngineFacts, EngineState, Progress};
 use crate::engine::request::{
     FinishReason, Finished, GenerateRequest, Refused, Timings, TokenEvent, TokenLogprobs,
 };
 use crate::engine::rest::RestView;
 use crate::engine::stats::EngineStats;
-use crate::engine::weights::{Updated, WeightsInForce};
-use crate::forward::WeightCheck;
+use crate::engine::weights::WeightsInForce;
 use crate::memory::snapshot::LedgerSnapshot;
 use crate::model::{ModelError, ModelFolder, Replacement};
 use crate::report::{Identity, tests::view};
@@ -64,52 +62,6 @@ struct Inner {
     weights: WeightsInForce,
     /// Commands that were carried out, in words.
     obeyed: Vec<String>,
-}
-
-impl Inner {
-    /// Keeps what others see of pauses and sleeps, as the engine would.
-    fn rest(&mut self, command: Command) {
-        let rest = &mut self.rest;
-        self.obeyed.push(obeyed::said(&command));
-        match command {
-            Command::Pause { asker, .. } => {
-                rest.paused = true;
-                asker.answer(Ok(()));
-            }
-            Command::Resume(asker) => {
-                rest.paused = false;
-                asker.answer(Ok(()));
-            }
-            Command::Sleep { level, asker, .. } => {
-                rest.level = Some(level);
-                rest.out = [Account::KvCache, Account::Weights].to_vec();
-                rest.out.retain(|account| level.tags().holds(*account));
-                asker.answer(Ok(()));
-            }
-            Command::ReleaseKvCache(asker) if rest.paused => asker.answer(Ok(())),
-            Command::ReleaseKvCache(asker) => {
-                let message = "not paused".to_owned();
-                asker.answer(Err(ControlError::WrongState { message }));
-            }
-            Command::Wake { tags, asker } => {
-                rest.out.retain(|account| !tags.holds(*account));
-                rest.level = rest.level.filter(|_| !rest.out.is_empty());
-                let asleep = rest.is_sleeping();
-                asker.answer(Ok(Woken { asleep }));
-            }
-            Command::ResetPrefixCache { asker, .. } => asker.answer(Ok(())),
-            Command::Update { version, asker, .. } => {
-                self.weights.version = version.unwrap_or(self.weights.version.clone());
-                let version = self.weights.version.clone();
-                asker.answer(Ok(Updated { version, held: 3 }));
-            }
-            Command::NameWeights { version, asker } => {
-                self.weights.version = version;
-                asker.answer(Ok(()));
-            }
-            Command::CheckWeights(asker) => asker.answer(Ok(Vec::new())),
-        }
-    }
 }
 
 /// An engine that follows a script.
@@ -293,7 +245,6 @@ impl Generator for Scripted {
         view(EngineState::Serving).ledger
     }
 
-    /// Rank 1 has lost something.
     fn abort(&self, ids: Option<&[u64]>) -> usize {
         let mut inner = self.lock();
         let alive: Vec<u64> = inner.taken.iter().map(|request| request.id).collect();
@@ -314,26 +265,6 @@ impl Generator for Scripted {
     fn open_weights(&self, path: Option<&Path>) -> Result<Replacement, ModelError> {
         let model = ModelFolder::open(&fixture()).unwrap();
         Replacement::open(path.unwrap_or(&fixture()), &model)
-    }
-
-    fn command(&self, command: Command) {
-        let rank = |changed: &[&str]| WeightCheck {
-            tensors: 3,
-            bytes: 700,
-            checksum: 0xab,
-            sums: vec![("Head".to_owned(), 0xab), ("Embedding".to_owned(), 0xcd)],
-            changed: changed.iter().map(|name| (*name).to_owned()).collect(),
-            changed_tables: Vec::new(),
-        };
-        match (&*self.state.borrow(), command) {
-            (EngineState::Loading, command) => command.refuse(ControlError::Loading),
-            (EngineState::Draining, command) => self.lock().commands.push(command),
-            (EngineState::Drained | EngineState::Failed { .. }, command) => drop(command),
-            (_, Command::CheckWeights(asker)) => {
-                asker.answer(Ok(vec![rank(&[]), rank(&["Head"; 20])]));
-            }
-            (_, command) => self.lock().rest(command),
-        }
     }
 }
 

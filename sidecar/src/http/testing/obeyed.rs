@@ -1,8 +1,14 @@
-//! Commands in words, as tests compare them.
+//! How the scripted engine takes commands, and what they were in words, as tests compare them.
 
-use crate::engine::control::Command;
+use plimsoll_planner::Account;
 
-pub(super) fn said(command: &Command) -> String {
+use super::{Inner, Scripted};
+use crate::engine::control::{Command, Commands, ControlError, Woken};
+use crate::engine::handle::EngineState;
+use crate::engine::weights::Updated;
+use crate::forward::WeightCheck;
+
+fn said(command: &Command) -> String {
     match command {
         Command::Pause {
             mode, clear_cache, ..
@@ -20,5 +26,74 @@ pub(super) fn said(command: &Command) -> String {
             format!("update {version} {}", mode.name())
         }
         Command::NameWeights { version, .. } => format!("name {version}"),
+    }
+}
+
+impl Inner {
+    /// Keeps what others see of pauses and sleeps, as the engine would.
+    fn rest(&mut self, command: Command) {
+        let rest = &mut self.rest;
+        self.obeyed.push(said(&command));
+        match command {
+            Command::Pause { asker, .. } => {
+                rest.paused = true;
+                asker.answer(Ok(()));
+            }
+            Command::Resume(asker) => {
+                rest.paused = false;
+                asker.answer(Ok(()));
+            }
+            Command::Sleep { level, asker, .. } => {
+                rest.level = Some(level);
+                rest.out = [Account::KvCache, Account::Weights].to_vec();
+                rest.out.retain(|account| level.tags().holds(*account));
+                asker.answer(Ok(()));
+            }
+            Command::ReleaseKvCache(asker) if rest.paused => asker.answer(Ok(())),
+            Command::ReleaseKvCache(asker) => {
+                let message = "not paused".to_owned();
+                asker.answer(Err(ControlError::WrongState { message }));
+            }
+            Command::Wake { tags, asker } => {
+                rest.out.retain(|account| !tags.holds(*account));
+                rest.level = rest.level.filter(|_| !rest.out.is_empty());
+                let asleep = rest.is_sleeping();
+                asker.answer(Ok(Woken { asleep }));
+            }
+            Command::ResetPrefixCache { asker, .. } => asker.answer(Ok(())),
+            Command::Update { version, asker, .. } => {
+                self.weights.version = version.unwrap_or(self.weights.version.clone());
+                let version = self.weights.version.clone();
+                asker.answer(Ok(Updated { version, held: 3 }));
+            }
+            Command::NameWeights { version, asker } => {
+                self.weights.version = version;
+                asker.answer(Ok(()));
+            }
+            Command::CheckWeights(asker) => asker.answer(Ok(Vec::new())),
+        }
+    }
+}
+
+impl Commands for Scripted {
+    /// A check finds that rank 1 has lost something.
+    fn command(&self, command: Command) {
+        let rank = |changed: &[&str]| WeightCheck {
+            tensors: 3,
+            bytes: 700,
+            checksum: 0xab,
+            sums: vec![("Head".to_owned(), 0xab), ("Embedding".to_owned(), 0xcd)],
+            changed: changed.iter().map(|name| (*name).to_owned()).collect(),
+            changed_tables: Vec::new(),
+        };
+        match (&*self.state.borrow(), command) {
+            (EngineState::Loading, command) => command.refuse(ControlError::Loading),
+            (EngineState::Draining, command) => self.lock().commands.push(command),
+            (EngineState::Drained | EngineState::Failed { .. }, command) => drop(command),
+            (_, Command::CheckWeights(asker)) => {
+                asker.answer(Ok(vec![rank(&[]), rank(&["Head"; 20])]));
+            }
+            (_, command) => self.lock().rest(command),
+        }
     }
 }
