@@ -107,7 +107,7 @@ fn every_architecture_says_the_same_after_every_kind_of_sleep() {
 
 /// The model's files once more, which is refused while the weights are away.
 fn reload(handle: &EngineHandle) -> Result<(), ControlError> {
-    let own = Arc::new(handle.open_weights(None).unwrap());
+    let own = Arc::new(handle.open_weights(&handle.weights().path).unwrap());
     match handle.update(own, None, Keep).wait() {
         Ok(_) | Err(ControlError::WrongState { .. }) => Ok(()),
         Err(error) => Err(error),

@@ -47,7 +47,7 @@ fn started_on(folder: &Altered, prompt: &[u32], count: u32) -> Vec<u32> {
 }
 
 fn update(handle: &EngineHandle, folder: &Altered, version: &str) -> Result<Updated, ControlError> {
-    let weights = handle.open_weights(Some(folder.path())).unwrap();
+    let weights = handle.open_weights(folder.path()).unwrap();
     let version = Some(version.to_owned());
     handle.update(Arc::new(weights), version, Keep).wait()
 }
@@ -87,7 +87,7 @@ fn after_an_update_answers_are_those_of_an_engine_started_on_the_folder_and_back
         }
     }
     // Their own files again: a name that nobody gave stays.
-    let own = handle.open_weights(None).unwrap();
+    let own = handle.open_weights(&handle.weights().path).unwrap();
     assert_eq!(own.path, other.path());
     let reloaded = handle.update(Arc::new(own), None, Keep).wait();
     assert_eq!(reloaded.unwrap().version, "2");
@@ -127,13 +127,13 @@ fn an_update_waits_for_requests_or_ends_them_as_it_is_told() {
     let old = said(&handle, &prompt(), 150).ids;
     let answer = ask_ids(&handle, 2, &prompt(), 150);
     answer.wait_for(1);
-    let weights = Arc::new(handle.open_weights(Some(other.path())).unwrap());
+    let weights = Arc::new(handle.open_weights(other.path()).unwrap());
     let waited = handle.update(weights, None, Wait);
     assert_eq!(answer.wait().ids, old);
     assert_eq!(waited.wait().unwrap().held, 0);
     let answer = ask_ids(&handle, 3, &prompt(), 400);
     answer.wait_for(1);
-    let weights = Arc::new(handle.open_weights(Some(same.path())).unwrap());
+    let weights = Arc::new(handle.open_weights(same.path()).unwrap());
     assert_eq!(handle.update(weights, None, Abort).wait().unwrap().held, 0);
     assert_eq!(answer.wait().finished.unwrap().reason, FinishReason::Abort);
     assert_eq!(said(&handle, &prompt(), 150).ids, old);
@@ -147,7 +147,7 @@ fn updates_at_once_come_one_after_the_other() {
     let replies: Vec<_> = [(&same, "1"), (&other, "2"), (&same, "3"), (&other, "4")]
         .into_iter()
         .map(|(folder, version)| {
-            let weights = Arc::new(handle.open_weights(Some(folder.path())).unwrap());
+            let weights = Arc::new(handle.open_weights(folder.path()).unwrap());
             handle.update(weights, Some(version.to_owned()), Keep)
         })
         .collect();

@@ -90,16 +90,16 @@ fn what_does_not_fit_is_refused_by_name_before_a_byte_is_written() {
         ),
     ];
     for (at, (folder, named)) in cases.into_iter().enumerate() {
-        let refused = handle.open_weights(Some(folder.path()));
+        let refused = handle.open_weights(folder.path());
         let message = refused.map(|_| ()).unwrap_err().to_string();
         assert!(message.contains(named), "case {at}: {message}");
     }
-    assert!(handle.open_weights(Some(Path::new("/nowhere"))).is_err());
+    assert!(handle.open_weights(Path::new("/nowhere")).is_err());
     // A trainer saves no tokenizer.
     let bare = Altered::other()
         .without("tokenizer.json")
         .without("generation_config.json");
-    assert!(handle.open_weights(Some(bare.path())).is_ok());
+    assert!(handle.open_weights(bare.path()).is_ok());
     assert_eq!(said(&handle), old);
     assert_eq!(handle.weights().writes, 0);
 }
@@ -146,7 +146,7 @@ fn an_update_that_ends_half_way_is_out_of_service_until_it_is_repeated_or_undone
     let handle = start(&model, &on_two_ranks(&model));
     let (old, new) = (said(&handle), started_on(&other));
     for repeats in [false, true] {
-        let weights = handle.open_weights(Some(torn.path())).unwrap();
+        let weights = handle.open_weights(torn.path()).unwrap();
         torn.cut(400_000);
         check_out(&handle, update(&handle, weights), "model.safetensors");
         std::fs::copy(
@@ -155,7 +155,7 @@ fn an_update_that_ends_half_way_is_out_of_service_until_it_is_repeated_or_undone
         )
         .unwrap();
         if repeats {
-            let weights = handle.open_weights(Some(torn.path())).unwrap();
+            let weights = handle.open_weights(torn.path()).unwrap();
             assert_eq!(update(&handle, weights), Ok(()));
             assert_eq!(handle.state(), EngineState::Serving);
             assert_eq!(handle.weights().version, "2");
@@ -178,7 +178,7 @@ fn ranks_with_two_sets_of_weights_are_never_served_even_without_a_probe() {
         };
         let handle = start(&model, &run);
         let old = said(&handle);
-        let mut weights = handle.open_weights(Some(other.path())).unwrap();
+        let mut weights = handle.open_weights(other.path()).unwrap();
         // The second rank cannot read them.
         weights.tensors = guarded(weights.tensors, |name, first_row| {
             if name != "model.embed_tokens.weight" || first_row < 320 {
@@ -202,7 +202,7 @@ fn weights_whose_logits_are_no_numbers_are_refused_service() {
     let old = said(&handle);
     for number in [f32::NAN, f32::INFINITY] {
         let wrong = Altered::of(number);
-        let weights = handle.open_weights(Some(wrong.path())).unwrap();
+        let weights = handle.open_weights(wrong.path()).unwrap();
         check_out(&handle, update(&handle, weights), "not numbers");
         go_back(&handle);
         assert_eq!(said(&handle), old);

@@ -203,14 +203,13 @@ impl EngineHandle {
         self.shared.inbox.cancel(id);
     }
 
-    /// Opens weights that can replace those in force; None: their own files again. It reads headers:
+    /// Opens weights that can replace those in force, or are their own files again. It reads headers:
     /// not for threads that must not block.
     ///
     /// # Errors
     /// As [`Replacement::open`].
-    pub fn open_weights(&self, path: Option<&Path>) -> Result<Replacement, ModelError> {
-        let own = self.weights().path;
-        Replacement::open(path.unwrap_or(&own), &self.shared.model)
+    pub fn open_weights(&self, path: &Path) -> Result<Replacement, ModelError> {
+        Replacement::open(path, &self.shared.model)
     }
 
     /// The weights in force.

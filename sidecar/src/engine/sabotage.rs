@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(slept, Ok(()));
         not_woken(&handle);
         let update = || {
-            let weights = Arc::new(handle.open_weights(None).unwrap());
+            let weights = Arc::new(handle.open_weights(&handle.weights().path).unwrap());
             handle.update(weights, None, PauseMode::Keep).wait()
         };
         let Err(ControlError::NotUpdated { message }) = update() else {

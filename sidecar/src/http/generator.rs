@@ -38,7 +38,7 @@ pub trait Generator: Commands + std::fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Why these weights cannot replace those in force.
-    fn open_weights(&self, path: Option<&Path>) -> Result<Replacement, ModelError>;
+    fn open_weights(&self, path: &Path) -> Result<Replacement, ModelError>;
 }
 
 impl dyn Generator {
@@ -108,7 +108,7 @@ impl Generator for EngineHandle {
         EngineHandle::weights(self)
     }
 
-    fn open_weights(&self, path: Option<&Path>) -> Result<Replacement, ModelError> {
+    fn open_weights(&self, path: &Path) -> Result<Replacement, ModelError> {
         EngineHandle::open_weights(self, path)
     }
 }

@@ -141,7 +141,7 @@ async fn read(
 ) -> Result<Updated, ApiError> {
     let loaded = loaded(app)?;
     let engine = Arc::clone(&loaded.engine);
-    let opened = blocking(move || engine.open_weights(Some(&path))).await?;
+    let opened = blocking(move || engine.open_weights(&path)).await?;
     let opened = opened.map_err(|error| {
         let message = format!("nothing was changed: {error}");
         ApiError::invalid(Some(param).filter(|param| !param.is_empty()), message)

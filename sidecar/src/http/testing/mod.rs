@@ -262,9 +262,9 @@ impl Generator for Scripted {
         self.lock().weights.clone()
     }
 
-    fn open_weights(&self, path: Option<&Path>) -> Result<Replacement, ModelError> {
+    fn open_weights(&self, path: &Path) -> Result<Replacement, ModelError> {
         let model = ModelFolder::open(&fixture()).unwrap();
-        Replacement::open(path.unwrap_or(&fixture()), &model)
+        Replacement::open(path, &model)
     }
 }
 
