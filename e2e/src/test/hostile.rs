@@ -19,12 +19,12 @@ use crate::http::{Request, Target};
 use crate::kube::{Forward, Kubernetes, Resource};
 use crate::test::observe::{PATIENCE, cgroup_bytes, complete, name_of, pod_port};
 use crate::test::world::World;
-use crate::test::{Group, Passed, expect, expect_eq, figures, test};
+use crate::test::{Group, Passed, expect, expect_eq, figures, soak, test, waste};
 use crate::{interrupt, paths};
 
 pub(super) const GROUP: Group = Group {
     name: "hostile",
-    about: "slow bodies, half-open connections, abandoned prompts, idle sockets",
+    about: "slow bodies, half-open connections, idle sockets, the worst that is allowed",
     tests: &[
         test(
             "hostile clients cost no kill, no probe, no honest answer",
@@ -34,17 +34,25 @@ pub(super) const GROUP: Group = Group {
             "a body that is far too large leaves `kubectl port-forward` alive",
             forwarded,
         ),
+        test(
+            "allowed traffic at its worst: no rank passes its line, every answer is one",
+            soak::stays_within,
+        ),
+        test(
+            "a chat-like mix of lengths wastes less than 3% of the KV cache it holds",
+            waste::is_small,
+        ),
     ],
 };
 
-const NAMESPACE: &str = "hostile";
-const MODEL: &str = "smollm2";
+pub(super) const NAMESPACE: &str = "hostile";
+pub(super) const MODEL: &str = "smollm2";
 /// The largest body that is taken.
 const BODY: usize = 4 << 20;
 const IDLE_SOCKETS: usize = 2000;
 
 /// One pod of the example, with the limit that the operator gives it.
-fn ready(world: &World<'_>) -> Result<(Kubernetes, Value)> {
+pub(super) fn ready(world: &World<'_>) -> Result<(Kubernetes, Value)> {
     let kubernetes = world.installed()?;
     world.look_at(NAMESPACE);
     let resource = kubernetes.resource(NAMESPACE, MODEL);
@@ -62,12 +70,12 @@ fn ready(world: &World<'_>) -> Result<(Kubernetes, Value)> {
     Ok((kubernetes, pod))
 }
 
-fn pod_of(resource: &Resource<'_>) -> Result<Value> {
+pub(super) fn pod_of(resource: &Resource<'_>) -> Result<Value> {
     let mut pods = resource.engine_pods()?;
     pods.pop().context("no pod")
 }
 
-fn seconds() -> Result<Duration> {
+pub(super) fn seconds() -> Result<Duration> {
     let seconds = match std::env::var("PLIMSOLL_HOSTILE_SECONDS") {
         Ok(text) => text
             .parse()
