@@ -80,8 +80,8 @@ pub(super) fn seconds() -> Result<Duration> {
         Ok(text) => text
             .parse()
             .ok()
-            .filter(|seconds| (1..=600).contains(seconds))
-            .context("PLIMSOLL_HOSTILE_SECONDS: a whole number from 1 to 600")?,
+            .filter(|seconds| (1..=1200).contains(seconds))
+            .context("PLIMSOLL_HOSTILE_SECONDS: a whole number from 1 to 1200")?,
         Err(_) => 40,
     };
     Ok(Duration::from_secs(seconds))

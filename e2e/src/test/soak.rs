@@ -2,7 +2,7 @@
 //! leave or do not read. No rank passes its budget, the container no limit, and every answer is an
 //! answer.
 //!
-//! As long as the hostile clients' (`PLIMSOLL_HOSTILE_SECONDS`), half of it in a whole run.
+//! Half as long as the hostile clients last (`PLIMSOLL_HOSTILE_SECONDS`).
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
