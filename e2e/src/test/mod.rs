@@ -25,12 +25,10 @@ mod serve;
 mod sleep;
 mod sleep_asked;
 mod smollm2;
-mod soak;
 mod sources;
 mod tiny;
 mod unit;
 mod unreached;
-mod waste;
 mod world;
 
 use std::time::Instant;

@@ -9,9 +9,9 @@ use anyhow::{Result, bail};
 use plimsoll_crds::names;
 use serde_json::json;
 
+use super::{MODEL, ready};
 use crate::http::{Request, Target};
 use crate::interrupt;
-use crate::test::hostile::{MODEL, ready};
 use crate::test::observe::{metrics, pod_port, total};
 use crate::test::world::World;
 use crate::test::{Passed, expect};

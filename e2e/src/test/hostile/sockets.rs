@@ -15,77 +15,17 @@ use plimsoll_crds::names;
 use rustix::process::{Resource as Limited, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
+use super::{MODEL, NAMESPACE, pod_of, ready, seconds};
 use crate::http::{Request, Target};
-use crate::kube::{Forward, Kubernetes, Resource};
-use crate::test::observe::{PATIENCE, cgroup_bytes, complete, name_of, pod_port};
+use crate::interrupt;
+use crate::kube::{Forward, Kubernetes};
+use crate::test::observe::{cgroup_bytes, complete, name_of, pod_port};
 use crate::test::world::World;
-use crate::test::{Group, Passed, expect, expect_eq, figures, soak, test, waste};
-use crate::{interrupt, paths};
+use crate::test::{Passed, expect, expect_eq, figures};
 
-pub(super) const GROUP: Group = Group {
-    name: "hostile",
-    about: "slow bodies, half-open connections, idle sockets, the worst that is allowed",
-    tests: &[
-        test(
-            "hostile clients cost no kill, no probe, no honest answer",
-            outlived,
-        ),
-        test(
-            "a body that is far too large leaves `kubectl port-forward` alive",
-            forwarded,
-        ),
-        test(
-            "allowed traffic at its worst: no rank passes its line, every answer is one",
-            soak::stays_within,
-        ),
-        test(
-            "a chat-like mix of lengths wastes less than 3% of the KV cache it holds",
-            waste::is_small,
-        ),
-    ],
-};
-
-pub(super) const NAMESPACE: &str = "hostile";
-pub(super) const MODEL: &str = "smollm2";
 /// The largest body that is taken.
 const BODY: usize = 4 << 20;
 const IDLE_SOCKETS: usize = 2000;
-
-/// One pod of the example, with the limit that the operator gives it.
-pub(super) fn ready(world: &World<'_>) -> Result<(Kubernetes, Value)> {
-    let kubernetes = world.installed()?;
-    world.look_at(NAMESPACE);
-    let resource = kubernetes.resource(NAMESPACE, MODEL);
-    if kubernetes.api.find(&resource.path())?.is_none() {
-        kubernetes.create_namespace(NAMESPACE, "restricted")?;
-        let file = paths::repository().join("examples/smollm2.yaml");
-        let file = file.to_string_lossy();
-        let apply = ["--namespace", NAMESPACE, "apply", "-f", &file];
-        kubernetes.kubectl.run(&apply)?;
-        let one = json!({"spec": {"replicas": 1}});
-        kubernetes.api.merge(&resource.path(), &one)?;
-    }
-    resource.await_ready(2 * PATIENCE)?;
-    let pod = pod_of(&resource)?;
-    Ok((kubernetes, pod))
-}
-
-pub(super) fn pod_of(resource: &Resource<'_>) -> Result<Value> {
-    let mut pods = resource.engine_pods()?;
-    pods.pop().context("no pod")
-}
-
-pub(super) fn seconds() -> Result<Duration> {
-    let seconds = match std::env::var("PLIMSOLL_HOSTILE_SECONDS") {
-        Ok(text) => text
-            .parse()
-            .ok()
-            .filter(|seconds| (1..=1200).contains(seconds))
-            .context("PLIMSOLL_HOSTILE_SECONDS: a whole number from 1 to 1200")?,
-        Err(_) => 40,
-    };
-    Ok(Duration::from_secs(seconds))
-}
 
 /// What the honest ones count.
 #[derive(Debug, Default)]
@@ -96,7 +36,7 @@ struct Tally {
     probes_lost: AtomicU32,
 }
 
-fn outlived(world: &World<'_>) -> Passed {
+pub(super) fn outlived(world: &World<'_>) -> Passed {
     let (kubernetes, pod) = ready(world)?;
     let resource = kubernetes.resource(NAMESPACE, MODEL);
     let address = |port| match pod_port(&pod, port)? {
@@ -209,7 +149,7 @@ fn outlived(world: &World<'_>) -> Passed {
 }
 
 /// Far beyond the limit: its sender hears the refusal, and the forward goes on.
-fn forwarded(world: &World<'_>) -> Passed {
+pub(super) fn forwarded(world: &World<'_>) -> Passed {
     let (kubernetes, pod) = ready(world)?;
     let what = format!("pod/{}", name_of(&pod));
     let forward = Forward::open(&kubernetes.kubectl, NAMESPACE, &what, names::PORT_HTTP)?;

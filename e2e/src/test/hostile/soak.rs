@@ -14,10 +14,10 @@ use anyhow::{Context as _, Result};
 use plimsoll_crds::names;
 use serde_json::{Value, json};
 
+use super::{MODEL, NAMESPACE, pod_of, ready, seconds};
 use crate::http::{Request, Streamed, Target};
 use crate::interrupt;
 use crate::test::figures::memory_of;
-use crate::test::hostile::{MODEL, NAMESPACE, pod_of, ready, seconds};
 use crate::test::observe::{cgroup_bytes, complete, name_of, pod_port};
 use crate::test::world::World;
 use crate::test::{Passed, expect, expect_eq};
