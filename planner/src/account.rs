@@ -1,9 +1,10 @@
-//! The accounts of a rank's ledger: every byte on a GPU belongs to exactly one.
+//! The accounts of a rank's ledger: every byte on a GPU belongs to exactly one, and one more is for
+//! what the rank keeps in host memory.
 
 /// Who holds bytes on one rank. The order is the order of every table that shows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Account {
-    /// Weights in kernel layout.
+    /// Weights in kernel layout, and the ring that offloaded ones are streamed through.
     Weights,
     /// The paged KV cache, null block included.
     KvCache,
@@ -19,10 +20,12 @@ pub enum Account {
     Adapters,
     /// What the driver takes for itself (CUDA context and modules).
     Context,
+    /// Offloaded weights: host memory, in no budget.
+    Offload,
 }
 
 impl Account {
-    pub const ALL: [Account; 8] = [
+    pub const ALL: [Account; 9] = [
         Account::Weights,
         Account::KvCache,
         Account::Activations,
@@ -31,7 +34,23 @@ impl Account {
         Account::Workspaces,
         Account::Adapters,
         Account::Context,
+        Account::Offload,
     ];
+
+    /// Whether its bytes are the device's: a rank's budget bounds these, all together.
+    pub const fn on_device(self) -> bool {
+        match self {
+            Account::Weights
+            | Account::KvCache
+            | Account::Activations
+            | Account::Graphs
+            | Account::Comm
+            | Account::Workspaces
+            | Account::Adapters
+            | Account::Context => true,
+            Account::Offload => false,
+        }
+    }
 
     /// The name in status, JSON and tables (CamelCase, as Kubernetes enums are).
     pub const fn name(self) -> &'static str {
@@ -44,6 +63,7 @@ impl Account {
             Account::Workspaces => "Workspaces",
             Account::Adapters => "Adapters",
             Account::Context => "Context",
+            Account::Offload => "Offload",
         }
     }
 
@@ -58,6 +78,7 @@ impl Account {
             Account::Workspaces => "workspaces",
             Account::Adapters => "adapters",
             Account::Context => "context",
+            Account::Offload => "offload",
         }
     }
 }

@@ -1,7 +1,10 @@
 //! Requests that make no sense, refused before anything is computed; and whether one can be met.
 
+use crate::bytes::Bytes;
 use crate::limits;
+use crate::message::quantity;
 use crate::model::ModelShape;
+use crate::offload;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Budget, Request};
 use crate::split::Problem;
@@ -33,6 +36,7 @@ pub(crate) fn check(request: &Request) -> Result<Vec<Budget>, Box<Refusal>> {
             ),
         ));
     }
+    cpu_offload(request)?;
     (0..ranks).map(|rank| budget(request, rank)).collect()
 }
 
@@ -57,6 +61,37 @@ fn budget(request: &Request, rank: usize) -> Result<Budget, Box<Refusal>> {
         let detail = "missing, and the device's memory is not known; write a quota for every rank";
         invalid(&field, detail.to_owned())
     })
+}
+
+/// An offload that would gain nothing, even on ranks that are alike, is no request that makes sense.
+fn cpu_offload(request: &Request) -> Result<(), Box<Refusal>> {
+    const FIELD: &str = "spec.memory.cpuOffload";
+    let Some(asked) = request.cpu_offload else {
+        return Ok(());
+    };
+    let (layer, least) = offload::least(request);
+    let waits = format!(
+        "{} layers wait in the rank's own memory",
+        offload::RING_SLOTS
+    );
+    match least {
+        Some(least) if asked >= least => Ok(()),
+        Some(least) => Err(invalid(
+            FIELD,
+            format!(
+                "{asked} gains nothing: a rank's part of a layer takes {layer}, and {waits}; write \
+                 at least {}",
+                quantity(least.round_up(Bytes(1 << 20)))
+            ),
+        )),
+        None => Err(invalid(
+            FIELD,
+            format!(
+                "gains nothing for a model of {} layers of {layer}: {waits}; leave it out",
+                request.shape.layers
+            ),
+        )),
+    }
 }
 
 fn model(shape: &ModelShape) -> Result<(), Box<Refusal>> {

@@ -3,11 +3,11 @@
 use crate::account::Account;
 use crate::bytes::Bytes;
 use crate::kv_cache;
+use crate::offload;
 use crate::request::Request;
 use crate::scratch;
 use crate::shard::Shard;
 use crate::split;
-use crate::weights;
 
 /// The accounts of one rank that are not zero, each rounded up to the backend's granule, when the
 /// KV cache has `blocks` blocks and a null block.
@@ -36,11 +36,16 @@ pub(crate) fn accounts_at(
         limits,
         ..
     } = request;
+    let offload = offload::of(request, shard);
+    let granule = scratch::granule(*backend);
     let ranks = request.rank_count();
     let index = u32::try_from(rank).unwrap_or(u32::MAX);
     let driver = scratch::driver(*backend, ranks);
     let bytes = |account: Account| match account {
-        Account::Weights => weights::layout(shape, shard, *dtype, index).total(),
+        Account::Weights => {
+            let resident = offload::layout(request, shard, index).total();
+            resident.round_up(granule) + offload.ring()
+        }
         Account::KvCache => kv_cache::block_bytes(shape, shard, kv).saturating_mul(blocks + 1),
         Account::Activations => scratch::activations(shape, shard, limits, *backend).total(),
         Account::Graphs => driver.graphs,
@@ -50,8 +55,8 @@ pub(crate) fn accounts_at(
         }
         Account::Adapters => Bytes::ZERO,
         Account::Context => driver.context,
+        Account::Offload => offload.host(),
     };
-    let granule = scratch::granule(*backend);
     Account::ALL
         .into_iter()
         .map(|account| (account, bytes(account).round_up(granule)))
@@ -67,8 +72,10 @@ pub(crate) fn of(accounts: &[(Account, Bytes)], wanted: Account) -> Bytes {
         .sum()
 }
 
+/// What counts against the budget.
 pub(crate) fn total(accounts: &[(Account, Bytes)]) -> Bytes {
-    accounts.iter().map(|(_, bytes)| *bytes).sum()
+    let on_device = accounts.iter().filter(|(account, _)| account.on_device());
+    on_device.map(|(_, bytes)| *bytes).sum()
 }
 
 /// Bytes of a rank that holds everything, `blocks` blocks of KV among it.

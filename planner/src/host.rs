@@ -3,6 +3,7 @@
 
 use crate::bytes::Bytes;
 use crate::kv_cache::bytes_per_head;
+use crate::offload;
 use crate::request::Request;
 
 const KIB: u64 = 1 << 10;
@@ -110,6 +111,8 @@ pub struct HostReserve {
     pub page_tables: Bytes,
     /// What the engine keeps of every KV block.
     pub blocks: Bytes,
+    /// Weights that ranks keep in host memory.
+    pub offload: Bytes,
 }
 
 impl HostReserve {
@@ -124,8 +127,10 @@ impl HostReserve {
             sequences,
             page_tables,
             blocks,
+            offload,
         } = *self;
-        process + tokenizer + http + answers + work + ranks + sequences + page_tables + blocks
+        let serving = tokenizer + http + answers + work + sequences;
+        process + serving + ranks + page_tables + blocks + offload
     }
 }
 
@@ -142,8 +147,9 @@ impl HostReserve {
 /// | - serving | 180 x (largest text + 128 KiB) + 64 MiB | tokenizing, the process that renders chats |
 /// | ranks | 8 MiB x ranks | [`RANK_BYTES`] |
 /// | sequences | 4 x (256 x context + maxNumSeqs x context x 2 + tokens x (2 + ranks)) | ids of those that wait, of those that run, and in the steps under way |
-/// | page tables | budgets / 512 | [`PAGE_TABLE_SHARE`] |
+/// | page tables | (budgets + offload) / 512 | [`PAGE_TABLE_SHARE`] |
 /// | blocks | 128 x blocks | [`BLOCK_RECORD_BYTES`] |
+/// | offload | ranks x cpuOffload, or all matrices | `offload::most_host` |
 ///
 /// The context is the asked one or the model's own, and no more than the tokens that `budgets`
 /// could hold as KV cache alone; tokens of all that run and blocks likewise.
@@ -170,6 +176,7 @@ pub fn host_reserve(request: &Request, budgets: Bytes) -> HostReserve {
     let in_steps = running.min(tokens).saturating_mul(STEP_COPIES + ranks);
     let kept = running.saturating_mul(RUNNING_COPIES);
     let ids = waiting.saturating_add(kept).saturating_add(in_steps);
+    let offload = offload::most_host(request);
     HostReserve {
         process: Bytes(PROCESS_BYTES),
         tokenizer: tables,
@@ -178,8 +185,9 @@ pub fn host_reserve(request: &Request, budgets: Bytes) -> HostReserve {
         work: loading.max(Bytes(serving)),
         ranks: Bytes(RANK_BYTES).saturating_mul(request.rank_count().into()),
         sequences: Bytes(TOKEN_ID_BYTES).saturating_mul(ids),
-        page_tables: Bytes(budgets.get().div_ceil(PAGE_TABLE_SHARE)),
+        page_tables: Bytes((budgets + offload).get().div_ceil(PAGE_TABLE_SHARE)),
         blocks: Bytes(BLOCK_RECORD_BYTES).saturating_mul(blocks),
+        offload,
     }
 }
 

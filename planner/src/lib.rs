@@ -15,6 +15,7 @@ pub mod shard;
 // Bytes of each account on one rank, and of the host.
 pub mod host;
 pub mod kv_cache;
+pub mod offload;
 pub mod scratch;
 pub mod weights;
 
@@ -47,6 +48,7 @@ pub use container::plan_within;
 pub use host::{HostReserve, host_reserve};
 pub use message::{MEMORY_LIMIT, MOST_CHARACTERS};
 pub use model::{Architecture, Dtype, ModelShape};
+pub use offload::Offload;
 pub use plan::{Plan, RankPlan, plan};
 pub use refit::{Gain, refit, restart_gain};
 pub use refusal::{RankRefusal, Reason, Refusal};

@@ -210,6 +210,9 @@ impl fmt::Display for Remedy {
                 f.write_str(&remedies.join(" with "))
             }
             Remedy::ModelDtype { dtype } => write!(f, "spec.model.dtype {dtype}"),
+            Remedy::CpuOffload { bytes } => {
+                write!(f, "spec.memory.cpuOffload at least {}", quantity(*bytes))
+            }
             Remedy::KvDtype { dtype } => write!(f, "spec.memory.kvCache.dtype {dtype}"),
             Remedy::BatchedTokens { tokens } => {
                 write!(f, "spec.limits.maxNumBatchedTokens at most {tokens}")
@@ -236,7 +239,7 @@ fn quantities(bytes: &[Bytes]) -> String {
 }
 
 /// Bytes as a Kubernetes quantity: exact, in the largest unit that divides them.
-fn quantity(bytes: Bytes) -> String {
+pub(crate) fn quantity(bytes: Bytes) -> String {
     const UNITS: [(u64, &str); 3] = [(1 << 30, "Gi"), (1 << 20, "Mi"), (1 << 10, "Ki")];
     let bytes = bytes.get();
     match UNITS

@@ -5,6 +5,7 @@ use crate::bytes::Bytes;
 use crate::check::check;
 use crate::holdings::{of, rank_accounts, total};
 use crate::kv_cache;
+use crate::offload::{self, Offload};
 use crate::refusal::Refusal;
 use crate::refuse::refuse;
 use crate::request::Request;
@@ -18,7 +19,8 @@ pub struct RankPlan {
     pub rank: u32,
     pub shard: Shard,
     pub budget: Bytes,
-    /// One row per account that is not zero, in `Account::ALL` order; sums to at most `budget`.
+    /// One row per account that is not zero, in `Account::ALL` order; those on the device sum to at
+    /// most `budget`.
     pub accounts: Vec<(Account, Bytes)>,
 }
 
@@ -27,6 +29,7 @@ impl RankPlan {
         of(&self.accounts, account)
     }
 
+    /// Bytes on the device.
     pub fn total(&self) -> Bytes {
         total(&self.accounts)
     }
@@ -46,7 +49,7 @@ pub struct Plan {
 
 impl Plan {
     /// Bytes each rank reads in a decode step with the cache as full as it is wanted: its weights,
-    /// and keys and values of min(tokens held, tokens wanted). The largest predicts the step time
+    /// streamed or not, and keys and values of min(tokens held, tokens wanted). The largest predicts the step time
     /// of ranks with equal bandwidth, and is what the second criterion of the split minimises.
     pub fn step_bytes(&self, request: &Request) -> Vec<Bytes> {
         let blocks = u64::from(self.kv_blocks.saturating_sub(1));
@@ -56,6 +59,14 @@ impl Plan {
             weights::layout(&request.shape, &rank.shard, request.dtype, rank.rank).total()
                 + kv.saturating_mul(blocks)
         };
+        self.ranks.iter().map(of_rank).collect()
+    }
+}
+
+impl Plan {
+    /// What each rank offloads.
+    pub fn offload(&self, request: &Request) -> Vec<Offload> {
+        let of_rank = |rank: &RankPlan| offload::of(request, &rank.shard);
         self.ranks.iter().map(of_rank).collect()
     }
 }

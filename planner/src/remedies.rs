@@ -7,7 +7,9 @@ use crate::model::Dtype;
 use crate::refusal::{RankRefusal, Reason};
 use crate::remedy::{Remedy, other_size};
 use crate::request::{Backend, Bound, KvLayout, Limits, Request, Utilization};
+use crate::shard::Shard;
 use crate::split::{Problem, fewest_blocks, largest, smallest};
+use crate::weights;
 
 /// Remedies that a refusal names at most.
 pub(crate) const MOST_REMEDIES: usize = 3;
@@ -26,7 +28,7 @@ pub(crate) fn remedies(request: &Request, reason: &Reason, ranks: &[RankRefusal]
         Reason::QuotaTooSmall | Reason::MemoryTooSmall | Reason::HostMemoryTooSmall { .. } => {}
     }
     found.extend(more_memory(request, ranks));
-    for remedy in [smaller_numbers, other_limits, other_ranks] {
+    for remedy in [smaller_numbers, cpu_offload, other_limits, other_ranks] {
         if found.len() < MOST_REMEDIES {
             found.extend(remedy(request));
         }
@@ -191,6 +193,19 @@ fn smaller_numbers(request: &Request) -> Vec<Remedy> {
     }
     remedies.retain(|remedy| holds(remedy, request));
     remedies
+}
+
+/// The fewest bytes of weights in host memory with which the rest fits.
+fn cpu_offload(request: &Request) -> Vec<Remedy> {
+    let with = |steps: u64| Remedy::CpuOffload {
+        bytes: STEP.saturating_mul(steps),
+    };
+    let (shape, dtype) = (&request.shape, request.dtype);
+    let layer = weights::layer_bytes(shape, &Shard::whole(shape), dtype);
+    let most = layer.saturating_mul(shape.layers.into()).get() / STEP.get() + 1;
+    let now = request.cpu_offload.unwrap_or_default().get() / STEP.get();
+    let least = smallest(now + 1..=most, |steps| holds(&with(steps), request));
+    least.map(with).into_iter().collect()
 }
 
 /// Halves, because a limit is a round number: the largest that fits.

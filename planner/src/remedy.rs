@@ -20,6 +20,8 @@ pub enum Remedy {
     /// budgets of at least this for all ranks in order: quotas where there are some, and devices
     /// (CPU: the ranks' parts of the container's memory) of which utilization leaves as much
     Budgets { bytes: Vec<Bytes> },
+    /// `spec.memory.cpuOffload` of at least this
+    CpuOffload { bytes: Bytes },
     /// `spec.model.dtype`
     ModelDtype { dtype: Dtype },
     /// `spec.memory.kvCache.dtype`
@@ -62,6 +64,7 @@ impl Remedy {
                     .iter()
                     .fold(changed, |request, remedy| remedy.apply(&request));
             }
+            Remedy::CpuOffload { bytes } => changed.cpu_offload = Some(*bytes),
             Remedy::ModelDtype { dtype } => changed.dtype = *dtype,
             Remedy::KvDtype { dtype } => changed.kv.dtype = *dtype,
             Remedy::BatchedTokens { tokens } => changed.limits.max_num_batched_tokens = *tokens,

@@ -55,6 +55,8 @@ pub struct Request {
     /// dtype of the weights in memory.
     pub dtype: Dtype,
     pub kv: KvLayout,
+    /// `spec.memory.cpuOffload`: bytes of weights that each rank may keep in host memory.
+    pub cpu_offload: Option<Bytes>,
     pub limits: Limits,
     pub utilization: Utilization,
     /// One per rank; its length is the tensor-parallel size (1 to 16).

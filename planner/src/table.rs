@@ -2,12 +2,14 @@
 
 use crate::account::Account;
 use crate::bytes::Bytes;
+use crate::offload::{self, Offload};
 use crate::plan::{Plan, RankPlan};
 use crate::request::Request;
 
 /// Renders `plan`: one row per rank and one for all, a column per account that any rank has.
 /// `STEP` is the rank's part of the bytes that all ranks read in a decode step; the rank with the
-/// largest sets the pace. Lines end with a newline; the last line names tokens and context.
+/// largest sets the pace. Lines end with a newline; the line after the rows names tokens and context,
+/// and one more what is streamed, where anything is.
 pub fn table(request: &Request, plan: &Plan) -> String {
     let has = |account: &Account| {
         plan.ranks
@@ -37,7 +39,28 @@ pub fn table(request: &Request, plan: &Plan) -> String {
         plan.max_model_len,
         request.dtype,
     ));
+    text.push_str(&streams(request, plan));
     text
+}
+
+/// What each rank streams in a step, and how long that takes at most.
+fn streams(request: &Request, plan: &Plan) -> String {
+    let offload = plan.offload(request);
+    if offload.iter().all(|rank| rank.layers == 0) {
+        return String::new();
+    }
+    let rank = |(rank, offload): (usize, &Offload)| {
+        format!(
+            "rank {rank}: {} of {} layers, {}, at most {:.1} ms",
+            offload.layers,
+            offload.of,
+            offload.bytes(),
+            offload.time(request.backend).as_secs_f64() * 1e3
+        )
+    };
+    let ranks: Vec<String> = offload.iter().enumerate().map(rank).collect();
+    let rate = offload::bytes_per_second(request.backend) / 1_000_000_000;
+    format!("streamed in a step, at {rate} GB/s: {}\n", ranks.join("; "))
 }
 
 fn head(accounts: &[Account]) -> Vec<String> {

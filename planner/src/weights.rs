@@ -1,8 +1,9 @@
-//! The account `Weights` of one rank: every tensor, where it lies and how it is packed.
+//! The weights of one rank: every tensor, where it lies and how it is packed.
 //!
 //! Planner, loader and engine read the same list, so they agree by construction. Nothing here
 //! touches memory.
 
+use crate::account::Account;
 use crate::bytes::Bytes;
 use crate::model::{Dtype, ModelShape};
 use crate::shard::Shard;
@@ -65,6 +66,29 @@ pub enum Tensor {
     Head,
 }
 
+impl Tensor {
+    /// The layer whose matrix this is; none where it is a vector, or no layer's.
+    pub const fn matrix_of(self) -> Option<u32> {
+        match self {
+            Tensor::Qkv { layer }
+            | Tensor::Output { layer }
+            | Tensor::GateUp { layer }
+            | Tensor::Down { layer } => Some(layer),
+            Tensor::Embedding
+            | Tensor::InputNorm { .. }
+            | Tensor::QkvBias { .. }
+            | Tensor::QNorm { .. }
+            | Tensor::KNorm { .. }
+            | Tensor::OutputBias { .. }
+            | Tensor::PostNorm { .. }
+            | Tensor::GateUpBias { .. }
+            | Tensor::DownBias { .. }
+            | Tensor::FinalNorm
+            | Tensor::Head => None,
+        }
+    }
+}
+
 /// How the numbers of a tensor lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Form {
@@ -97,6 +121,8 @@ impl Form {
 pub struct TensorPlace {
     pub tensor: Tensor,
     pub form: Form,
+    /// `Weights`, or `Offload` where it is streamed.
+    pub account: Account,
     /// Bytes from the start of the account; a multiple of [`TENSOR_ALIGN`].
     pub offset: u64,
     /// Bytes, padding included; zero where the rank's share is.
@@ -130,7 +156,7 @@ impl WeightLayout {
             .or_else(|| self.get(Tensor::Embedding))
     }
 
-    /// The account `Weights`, before it is rounded up to the granule.
+    /// Bytes in the account `Weights`, ring left out, before they are rounded up to the granule.
     pub fn total(&self) -> Bytes {
         self.total
     }
@@ -142,24 +168,60 @@ pub fn padded_mlp_columns(shard: &Shard) -> u64 {
     u64::from(shard.mlp_column_count()).next_multiple_of(PANEL_ROWS)
 }
 
-/// Where every tensor of `rank` lies. Weights and the embedding are of type `dtype`, norms and
+/// Where every tensor of `rank` lies when none is offloaded. Weights and the embedding are of type `dtype`, norms and
 /// biases of f32.
 pub fn layout(shape: &ModelShape, shard: &Shard, dtype: Dtype, rank: u32) -> WeightLayout {
-    let mut places = Vec::new();
-    let mut end = Bytes::ZERO;
-    for (tensor, form, rows, cols) in tensors(shape, shard, dtype, rank) {
+    place(tensors(shape, shard, dtype, rank), |_| false)
+}
+
+/// The same with the matrices of offloaded layers in the account `Offload`: one layer after the
+/// other, in the order in which they are streamed.
+pub(crate) fn offloaded(
+    shape: &ModelShape,
+    shard: &Shard,
+    dtype: Dtype,
+    rank: u32,
+    goes: impl Fn(u32) -> bool,
+) -> WeightLayout {
+    let is_offloaded = |tensor: Tensor| tensor.matrix_of().is_some_and(&goes);
+    place(tensors(shape, shard, dtype, rank), is_offloaded)
+}
+
+/// Bytes that the matrices of one layer take: what a slot of the ring holds.
+pub fn layer_bytes(shape: &ModelShape, shard: &Shard, dtype: Dtype) -> Bytes {
+    let mut rows = Vec::with_capacity(14);
+    attention_tensors(&mut rows, 0, shape, shard, dtype, 1);
+    mlp_tensors(&mut rows, 0, shape, shard, dtype, 1);
+    let matrices = rows.iter().filter(|row| row.0.matrix_of().is_some());
+    matrices
+        .map(|(_, form, rows, cols)| form.bytes(*rows, *cols).round_up(TENSOR_ALIGN))
+        .sum()
+}
+
+fn place(tensors: Vec<Row>, is_offloaded: impl Fn(Tensor) -> bool) -> WeightLayout {
+    let (mut resident, mut host) = (Bytes::ZERO, Bytes::ZERO);
+    let mut places = Vec::with_capacity(tensors.len());
+    for (tensor, form, rows, cols) in tensors {
         let bytes = form.bytes(rows, cols);
+        let (account, end) = match is_offloaded(tensor) {
+            false => (Account::Weights, &mut resident),
+            true => (Account::Offload, &mut host),
+        };
         places.push(TensorPlace {
             tensor,
             form,
+            account,
             offset: end.0,
             bytes: bytes.0,
             rows,
             cols,
         });
-        end += bytes.round_up(TENSOR_ALIGN);
+        *end += bytes.round_up(TENSOR_ALIGN);
     }
-    WeightLayout { places, total: end }
+    WeightLayout {
+        places,
+        total: resident,
+    }
 }
 
 type Row = (Tensor, Form, u64, u64);

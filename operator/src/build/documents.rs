@@ -27,6 +27,7 @@ pub(crate) fn documents(
         backend: _,
         dtype,
         kv,
+        cpu_offload: _,
         limits,
         utilization: _,
         ranks: _,

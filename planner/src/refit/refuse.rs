@@ -17,7 +17,7 @@ pub(super) fn refuse(given: &Given<'_>, budgets: &[Budget]) -> Refusal {
         let mut floor = given.accounts(rank, blocks);
         let needed = total(&floor);
         let cache = of(&floor, Account::KvCache);
-        floor.retain(|(account, _)| *account != Account::KvCache);
+        floor.retain(|(account, _)| *account != Account::KvCache && account.on_device());
         RankRefusal {
             rank: u32::try_from(rank).unwrap_or(u32::MAX),
             budget: *budget,

@@ -4,8 +4,10 @@
 //! differences of the layouts give every term once; the search then only adds. The layouts stay
 //! the only place that knows sizes (`plan` checks the sum against them).
 
+use crate::bytes::Bytes;
 use crate::kv_cache;
 use crate::model::ModelShape;
+use crate::offload::Offload;
 use crate::request::Request;
 use crate::scratch;
 use crate::shard::{MLP_UNIT_COLUMNS, Shard, VOCAB_UNIT_ROWS};
@@ -26,6 +28,8 @@ pub(crate) struct Heads {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cost {
     weights: u64,
+    /// Bytes of one layer's matrices, which may be offloaded.
+    layer: u64,
     activations: u64,
     workspaces: u64,
     /// Widest input of a linear layer that the share brings; a rank needs room for the widest.
@@ -147,14 +151,24 @@ impl Costs {
     ) -> u64 {
         let share = heads.cost.plus(*columns).plus(*rows);
         let input = share.input_width.max(self.request.shape.hidden.into());
+        let offload = self.request.cpu_offload.map(|_| self.offload(&share));
+        let (moved, ring) = offload.unwrap_or_default();
+        let weights = self.base_weights[usize::from(first)] + share.weights;
         let accounts = [
-            self.round(self.base_weights[usize::from(first)] + share.weights),
+            self.round(weights - moved),
+            ring,
             self.round(self.base_activations + share.activations),
             self.round(level.workspaces + share.workspaces + self.input_bytes(input)),
             self.kv_bytes(level, heads),
             self.constant,
         ];
         accounts.into_iter().fold(0, u64::saturating_add)
+    }
+
+    /// Bytes that a rank with this share keeps in host memory, and its ring.
+    fn offload(&self, share: &Cost) -> (u64, u64) {
+        let offload = Offload::new(&self.request, Bytes(share.layer));
+        (offload.bytes().0, offload.ring().0)
     }
 
     /// Bytes a rank reads in one step: its weights, and the keys and values of `blocks` blocks.
@@ -198,6 +212,7 @@ impl Cost {
     fn plus(self, other: Cost) -> Cost {
         Cost {
             weights: self.weights + other.weights,
+            layer: self.layer + other.layer,
             activations: self.activations + other.activations,
             workspaces: self.workspaces + other.workspaces,
             input_width: self.input_width.max(other.input_width),
@@ -246,6 +261,7 @@ impl<'a> Probe<'a> {
         Cost {
             // Rank 1, not 0: the biases of rank 0 belong to no share.
             weights: weights::layout(shape, shard, *dtype, 1).total().0,
+            layer: weights::layer_bytes(shape, shard, *dtype).0,
             activations: scratch::activations(shape, shard, limits, *backend)
                 .total()
                 .0,
@@ -260,6 +276,7 @@ impl<'a> Probe<'a> {
         let cost = self.read(shard, input_width);
         Cost {
             weights: (cost.weights - self.base.weights) * u64::from(layers),
+            layer: cost.layer,
             activations: cost.activations - self.base.activations,
             workspaces: cost.workspaces.next_multiple_of(weights::TENSOR_ALIGN.0),
             input_width,

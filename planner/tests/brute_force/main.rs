@@ -13,6 +13,7 @@ use plimsoll_planner::{
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
+use samples::random::{percent_of_matrices, sensible};
 
 fn check(request: &Request) -> Result<Option<Plan>, TestCaseError> {
     let expected = best(request);
@@ -60,7 +61,10 @@ prop_compose! {
     fn requests()(
         ranks in 1usize..=3,
         (kv_heads, group) in (1u32..=8, 1u32..=4),
-        (layers, hidden) in (1u32..=2, prop::sample::select(vec![40u32, 64, 96])),
+        (layers, hidden) in (
+            prop_oneof![3 => 1u32..=2, 1 => 3u32..=6],
+            prop::sample::select(vec![40u32, 64, 96]),
+        ),
         ffn in prop::sample::select(vec![100u32, 128, 256, 300, 384]),
         vocab in prop::sample::select(vec![50u32, 64, 100, 192, 250]),
         flags in any::<[bool; 6]>(),
@@ -69,23 +73,28 @@ prop_compose! {
         max_num_seqs in 1u32..=3,
         size in prop::option::weighted(0.2, 1u64..60),
         pages in prop::collection::vec(20u64..220, 3),
+        offload in prop::option::weighted(0.7, 1u64..=110),
     )(
         query_heads in Just(if ranks == 3 { kv_heads.min(3) * group } else { kv_heads * group }),
         kv_heads in Just(if ranks == 3 { kv_heads.min(3) } else { kv_heads }),
         ranks in Just(ranks), layers in Just(layers), hidden in Just(hidden), ffn in Just(ffn),
         vocab in Just(vocab), flags in Just(flags), float32 in Just(float32),
         max_model_len in Just(max_model_len), max_num_seqs in Just(max_num_seqs),
-        size in Just(size), pages in Just(pages),
+        size in Just(size), pages in Just(pages), offload in Just(offload),
     ) -> Request {
         let [tied, qkv_bias, output_bias, mlp_bias, qk_norm, totals] = flags;
-        Request {
-            shape: ModelShape {
-                architecture: Architecture::Llama,
-                layers, hidden, query_heads, kv_heads, head_dim: 8, ffn, vocab,
-                tied, qkv_bias, output_bias, mlp_bias, qk_norm, context: 300,
-            },
+        let shape = ModelShape {
+            architecture: Architecture::Llama,
+            layers, hidden, query_heads, kv_heads, head_dim: 8, ffn, vocab,
+            tied, qkv_bias, output_bias, mlp_bias, qk_norm, context: 300,
+        };
+        let dtype = if float32 { Dtype::Float32 } else { Dtype::BFloat16 };
+        let deeper = u64::from(layers).div_ceil(2);
+        sensible(Request {
+            cpu_offload: offload.map(|percent| percent_of_matrices(&shape, dtype, percent)),
+            shape,
             backend: Backend::Cpu,
-            dtype: if float32 { Dtype::Float32 } else { Dtype::BFloat16 },
+            dtype,
             kv: KvLayout {
                 dtype: Dtype::BFloat16,
                 block_size: 16,
@@ -95,12 +104,12 @@ prop_compose! {
             utilization: Utilization(900),
             ranks: (0..ranks)
                 .map(|rank| {
-                    let bytes = Some(Bytes::measured(pages[rank] * 4096));
+                    let bytes = Some(Bytes::measured(pages[rank] * deeper * 4096));
                     let (quota, total) = if totals { (None, bytes) } else { (bytes, None) };
                     RankCapacity { quota, total }
                 })
                 .collect(),
-        }
+        })
     }
 }
 

@@ -70,6 +70,21 @@ fn budget(request: &Request, rank: usize) -> u64 {
         .min(share.unwrap_or(u64::MAX))
 }
 
+/// Weights of a rank that offloads as many layers as fit, when that gains anything.
+fn weight_bytes(request: &Request, rank: usize, shard: &Shard) -> u64 {
+    let all = weights::layout(&request.shape, shard, request.dtype, rank as u32).total();
+    let layer = weights::layer_bytes(&request.shape, shard, request.dtype).get();
+    let most = request.cpu_offload.unwrap_or_default().get() / 4096 * 4096;
+    let layers = (0..=u64::from(request.shape.layers))
+        .take_while(|layers| layers * layer <= most)
+        .last();
+    let (moved, ring) = (layers.unwrap_or(0) * layer, layer.div_ceil(4096) * 4096 * 2);
+    match moved > ring {
+        true => rounded(Bytes::measured(all.get() - moved)) + ring,
+        false => rounded(all),
+    }
+}
+
 fn rank_fits(request: &Request, rank: usize, shard: &Shard, blocks: u64) -> bool {
     let Request {
         shape,
@@ -80,7 +95,7 @@ fn rank_fits(request: &Request, rank: usize, shard: &Shard, blocks: u64) -> bool
     } = request;
     let context = context_of(request, blocks);
     let cache = kv_cache::block_bytes(shape, shard, kv).get() * (blocks + 1);
-    let bytes = rounded(weights::layout(shape, shard, *dtype, rank as u32).total())
+    let bytes = weight_bytes(request, rank, shard)
         + cache.div_ceil(4096) * 4096
         + rounded(scratch::activations(shape, shard, limits, Backend::Cpu).total())
         + rounded(scratch::workspaces(shape, shard, limits, context, *dtype, kv).total())

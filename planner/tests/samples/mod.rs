@@ -116,6 +116,7 @@ pub(crate) fn request(shape: ModelShape, backend: Backend, quotas: &[u64]) -> Re
             block_size: 16,
             size: None,
         },
+        cpu_offload: None,
         limits: Limits {
             max_model_len: None,
             max_num_seqs: Limits::DEFAULT_MAX_NUM_SEQS,

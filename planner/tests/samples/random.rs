@@ -1,8 +1,8 @@
 //! Random models, limits and quotas.
 
 use plimsoll_planner::{
-    Architecture, Backend, Bytes, Dtype, KvLayout, Limits, ModelShape, RankCapacity, Request,
-    Utilization,
+    Architecture, Backend, Bytes, Dtype, KvLayout, Limits, ModelShape, RankCapacity, Reason,
+    Request, Shard, Utilization, plan, weights,
 };
 use proptest::prelude::*;
 
@@ -53,6 +53,7 @@ prop_compose! {
         size in prop::option::weighted(0.1, 1u64..=64),
         ranks in prop::collection::vec((10u64..=400, any::<bool>()), 1..=5),
         utilization in 50u32..=1000,
+        offload in prop::option::weighted(0.4, 1u64..=110),
     ) -> Request {
         let scale = if cuda { 2048 * MIB } else { 0 };
         let max_model_len = max_model_len.map(|tokens| tokens.min(shape.context));
@@ -60,8 +61,10 @@ prop_compose! {
             let quota = Bytes::measured(scale + mib * MIB);
             RankCapacity { quota: Some(quota), total: both.then(|| quota.saturating_mul(2)) }
         };
-        Request {
+        let offloaded = offload.map(|percent| percent_of_matrices(&shape, dtype, percent));
+        sensible(Request {
             shape,
+            cpu_offload: offloaded,
             backend: if cuda { Backend::Cuda } else { Backend::Cpu },
             dtype,
             kv: KvLayout {
@@ -72,6 +75,25 @@ prop_compose! {
             limits: Limits { max_model_len, max_num_seqs, max_num_batched_tokens },
             utilization: Utilization(utilization),
             ranks: ranks.iter().map(capacity).collect(),
-        }
+        })
+    }
+}
+
+/// So many percent of what all matrices of a model's layers take.
+pub(crate) fn percent_of_matrices(shape: &ModelShape, dtype: Dtype, percent: u64) -> Bytes {
+    let layer = weights::layer_bytes(shape, &Shard::whole(shape), dtype);
+    let all = layer.saturating_mul(shape.layers.into());
+    Bytes::measured(all.get() / 100 * percent)
+}
+
+/// The request without an offload that is refused for what it is.
+pub(crate) fn sensible(request: Request) -> Request {
+    let refused = plan(&request).err();
+    match refused.map(|refusal| refusal.reason) {
+        Some(Reason::Invalid { field, .. }) if field == "spec.memory.cpuOffload" => Request {
+            cpu_offload: None,
+            ..request
+        },
+        _ => request,
     }
 }

@@ -72,7 +72,7 @@ impl Tags {
 
     pub fn holds(self, account: Account) -> bool {
         match account {
-            Account::Weights => self.weights,
+            Account::Weights | Account::Offload => self.weights,
             Account::KvCache | Account::Activations | Account::Workspaces | Account::Comm => {
                 self.kv_cache
             }

@@ -214,7 +214,8 @@ impl Rank {
         let accounts: Vec<AccountRow> = rows
             .filter(|row| row.planned > Bytes::ZERO || row.reserved > Bytes::ZERO)
             .collect();
-        let reserved: Bytes = accounts.iter().map(|row| row.reserved).sum();
+        let on_device = accounts.iter().filter(|row| row.account.on_device());
+        let reserved: Bytes = on_device.map(|row| row.reserved).sum();
         let slot_bytes = self.block_bytes.get() / u64::from(block_size.max(1));
         RankLedger {
             rank: u32::try_from(index).unwrap_or(u32::MAX),

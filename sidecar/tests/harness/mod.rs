@@ -152,6 +152,7 @@ pub fn planner_request(model: &Model, run: &Run, quotas: Vec<Option<Bytes>>) -> 
             block_size: run.block_size,
             size: None,
         },
+        cpu_offload: None,
         limits: Limits {
             max_model_len: Some(run.max_model_len),
             max_num_seqs: run.max_num_seqs,

@@ -124,6 +124,7 @@ fn request(
             block_size: boot.kv_cache.block_size,
             size: size.map(Bytes::measured),
         },
+        cpu_offload: None,
         limits: Limits {
             max_model_len: boot.limits.max_model_len,
             max_num_seqs: boot.limits.max_num_seqs,

@@ -111,6 +111,7 @@ pub fn request(
             block_size: spec.memory.kv_cache.block_size,
             size,
         },
+        cpu_offload: None,
         limits: Limits {
             max_model_len: spec.limits.max_model_len,
             max_num_seqs: spec.limits.max_num_seqs,

@@ -147,7 +147,7 @@ impl CpuRank {
             Account::Workspaces => Some(&self.workspaces),
             Account::Comm => Some(&self.comm),
             // A processor has no driver, and adapters are merged.
-            Account::Graphs | Account::Adapters | Account::Context => None,
+            Account::Graphs | Account::Adapters | Account::Context | Account::Offload => None,
         }
     }
 
@@ -158,7 +158,7 @@ impl CpuRank {
             Account::Activations => Some(&mut self.activations),
             Account::Workspaces => Some(&mut self.workspaces),
             Account::Comm => Some(&mut self.comm),
-            Account::Graphs | Account::Adapters | Account::Context => None,
+            Account::Graphs | Account::Adapters | Account::Context | Account::Offload => None,
         };
         (arena, &self.pool)
     }
