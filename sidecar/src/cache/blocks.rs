@@ -7,6 +7,9 @@
 //! ```
 //! The free list runs from the block to take next to the one released last. Block 0 is the null
 //! block: padding in block tables points to it, it is never given out.
+//!
+//! A pool grows and shrinks at its end. What is held there moves to free blocks before it, and names
+//! go with it; what is only cached there is given up.
 
 use std::collections::HashMap;
 
@@ -23,6 +26,13 @@ struct Block {
     /// Neighbours in the free list; the null block closes the ring.
     before: BlockId,
     after: BlockId,
+}
+
+/// A held block that gets another place: whoever holds it, and its contents, follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Move {
+    pub from: BlockId,
+    pub to: BlockId,
 }
 
 #[derive(Debug)]
@@ -148,6 +158,69 @@ impl BlockPool {
         self.blocks.iter_mut().for_each(|block| block.name = None);
     }
 
+    /// Adds blocks at the end until there are `blocks`, the null block included. New ones are taken
+    /// before any that a prefix may bring back.
+    pub fn grow(&mut self, blocks: u32) {
+        let before = self.count();
+        assert!(blocks >= before, "{before} blocks grow to {blocks}");
+        self.blocks.reserve_exact((blocks - before) as usize);
+        self.blocks.resize(blocks as usize, Block::default());
+        for id in (before..blocks).rev() {
+            let first = self.blocks[NULL_BLOCK as usize].after;
+            self.link_before(first, id);
+        }
+    }
+
+    /// Gives up the blocks from `blocks` on. Held ones move to free blocks before them, with their
+    /// names: unnamed ones first, then those cached longest. The moves ascend by where they come
+    /// from; no block that one reads is one that another writes.
+    ///
+    /// # Panics
+    /// When fewer blocks are left than are held.
+    pub fn shrink(&mut self, blocks: u32) -> Vec<Move> {
+        let before = self.count();
+        assert!(
+            (self.used() + 1..=before).contains(&blocks),
+            "{before} blocks, {} of them held, shrink to {blocks}",
+            self.used()
+        );
+        let mut moves = Vec::new();
+        for id in blocks..before {
+            if self.blocks[id as usize].references > 0 {
+                moves.push(Move { from: id, to: id });
+                continue;
+            }
+            self.unlink(id);
+            if let Some(name) = self.blocks[id as usize].name.take() {
+                self.names.remove(&name);
+                self.cached -= 1;
+            }
+        }
+        for Move { from, to } in &mut moves {
+            let Some(place) = self.take() else {
+                unreachable!("{blocks} blocks have room for all that are held");
+            };
+            *to = place;
+            let Block {
+                references, name, ..
+            } = self.blocks[*from as usize];
+            self.blocks[place as usize].references = references;
+            self.blocks[place as usize].name = name;
+            if let Some(name) = name {
+                self.names.insert(name, place);
+            }
+        }
+        self.blocks.truncate(blocks as usize);
+        self.blocks.shrink_to_fit();
+        self.names.shrink_to(blocks as usize);
+        moves
+    }
+
+    /// Blocks there are, with the null block.
+    fn count(&self) -> u32 {
+        self.total() + 1
+    }
+
     fn unlink(&mut self, id: BlockId) {
         let Block { before, after, .. } = self.blocks[id as usize];
         self.blocks[before as usize].after = after;
@@ -163,6 +236,13 @@ impl BlockPool {
         self.blocks[before as usize].after = id;
         self.blocks[next as usize].before = id;
         self.free += 1;
+    }
+
+    /// A fault for tests: the block's name still leads to where it was.
+    #[cfg(test)]
+    pub(crate) fn misname(&mut self, Move { from, to }: Move) -> bool {
+        let name = self.blocks[to as usize].name;
+        name.is_some_and(|name| self.names.insert(name, from).is_some())
     }
 
     /// Checks every invariant by recounting; `holders` counts the tables that hold each block.

@@ -1,6 +1,6 @@
 //! A sequence's block table: where its tokens lie, and the names of its full blocks.
 
-use super::blocks::{BlockId, BlockPool};
+use super::blocks::{BlockId, BlockPool, Move};
 use super::prefix::BlockHash;
 
 /// Blocks in the order of a sequence's tokens. Token `i` lies in block `i / block_size`.
@@ -114,6 +114,15 @@ impl BlockTable {
             pool.name(self.blocks[index], self.names[index]);
         }
         self.named = full;
+    }
+
+    /// Its blocks are where these moves, which ascend by where they come from, put them.
+    pub fn follow(&mut self, moves: &[Move]) {
+        for block in &mut self.blocks {
+            if let Ok(at) = moves.binary_search_by_key(block, |one| one.from) {
+                *block = moves[at].to;
+            }
+        }
     }
 
     /// Lets go of all blocks.

@@ -1,11 +1,11 @@
 //! Seeded random stories of requests that come, run, are preempted, cancelled and end, on caches
-//! of every size, with everything recounted after every step.
+//! of every size that grow and shrink meanwhile, with everything recounted after every step.
 #![allow(clippy::cast_possible_truncation, reason = "small worlds")]
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::{Batch, Chunk, NewSequence, Scheduler, SchedulerConfig, Settled};
-use crate::cache::blocks::BlockId;
+use crate::cache::blocks::{BlockId, Move};
 use crate::cache::story::Dice;
 
 /// What a device would do with a step: remember which token lies in which slot, and what it drew.
@@ -92,6 +92,20 @@ impl Device {
         }
         drawn
     }
+
+    /// Copies blocks as a resize to `blocks` says, and loses what lay past them.
+    fn resize(&mut self, blocks: u32, moves: &[Move]) {
+        for Move { from, to } in moves {
+            for at in 0..4 {
+                let [from, to] = [from, to].map(|block| u64::from(*block) * 4 + at);
+                match self.slots.remove(&from) {
+                    Some(token) => self.slots.insert(to, token),
+                    None => self.slots.remove(&to),
+                };
+            }
+        }
+        self.slots.retain(|slot, _| *slot < u64::from(blocks) * 4);
+    }
 }
 
 /// Expected output of a prompt, without any scheduler.
@@ -115,7 +129,7 @@ fn random_stories_with_two_steps_under_way_end_with_the_same_tokens() {
 }
 
 fn stories(most_under_way: usize) {
-    let (mut preemptions, mut hits, mut again) = (0, 0, 0);
+    let (mut preemptions, mut hits, mut again, mut moved) = (0, 0, 0, 0);
     // So many that enough is preempted, though a sixth of the sequences draw nothing and so never grow.
     for seed in 0..100 {
         let mut dice = Dice(seed);
@@ -133,7 +147,7 @@ fn stories(most_under_way: usize) {
         let mut under_way: VecDeque<(Batch, Vec<Option<u32>>)> = VecDeque::new();
         // Of prompts that are scored: the tokens whose scores came, in order.
         let mut scored: HashMap<u64, Vec<u32>> = HashMap::new();
-        let mut next_id = 0;
+        let (mut next_id, mut resizes) = (0, false);
         let mut steps_left = 100_000;
         while next_id < 40 || !scheduler.is_empty() || !under_way.is_empty() {
             steps_left -= 1;
@@ -173,8 +187,21 @@ fn stories(most_under_way: usize) {
                 scheduler.reset_prefix_cache();
                 device.slots.clear();
             }
+            resizes |= dice.roll(8) == 0;
+            if resizes && under_way.is_empty() {
+                resizes = false;
+                // Never less than the longest sequence takes.
+                let blocks = config.kv_blocks + dice.roll(20) as u32;
+                let moves = scheduler.resize(blocks);
+                device.resize(blocks, &moves);
+                moved += moves.len();
+                assert_eq!(scheduler.pool().total() + 1, blocks);
+            }
             let mut batch = Batch::default();
-            scheduler.schedule(&mut batch);
+            // The steps under way land first.
+            if !resizes {
+                scheduler.schedule(&mut batch);
+            }
             check(&scheduler, &batch, &config);
             assert!(
                 !batch.chunks.is_empty() || scheduler.is_empty() || !under_way.is_empty(),
@@ -237,6 +264,7 @@ fn stories(most_under_way: usize) {
         preemptions > 100,
         "the stories preempted only {preemptions} times"
     );
+    assert!(moved > 100, "the resizes moved only {moved} blocks");
     assert!(again > 0, "no scored prompt went on after a preemption");
     assert!(
         hits > 100,

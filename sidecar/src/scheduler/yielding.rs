@@ -1,7 +1,8 @@
-//! Who gives way: the last in turn when blocks run out, all when the cache goes, and newcomers while
-//! nothing new may begin.
+//! Who gives way: the last in turn when blocks run out or go, all when the cache goes, and newcomers
+//! while nothing new may begin.
 
 use super::{Chunk, PREEMPTIONS_BEFORE_AGEING, Scheduler, Sequence};
+use crate::cache::blocks::Move;
 
 impl Scheduler {
     /// The last in turn gives up its blocks and goes back to the queue, ahead of later ones.
@@ -26,6 +27,28 @@ impl Scheduler {
     /// values are about to go. No step may be under way.
     pub fn preempt_all(&mut self) {
         while self.preempt_last(&mut Vec::new()).is_some() {}
+    }
+
+    /// The cache has `kv_blocks` blocks from now on, the null block included, which hold the longest
+    /// sequence. Where they are too few for what runs, the last in turn give theirs up and are
+    /// computed again later. Blocks that go and are held still are copied as the moves say. No step
+    /// may be under way.
+    pub fn resize(&mut self, kv_blocks: u32) -> Vec<Move> {
+        self.config.kv_blocks = kv_blocks;
+        if kv_blocks > self.pool.total() {
+            self.pool.grow(kv_blocks);
+            return Vec::new();
+        }
+        while self.pool.used() >= kv_blocks {
+            if self.preempt_last(&mut Vec::new()).is_none() {
+                break;
+            }
+        }
+        let moves = self.pool.shrink(kv_blocks);
+        for sequence in &mut self.running {
+            sequence.table.follow(&moves);
+        }
+        moves
     }
 
     /// Sequences that come from now on get no turn until [`Scheduler::admit_all`].
@@ -128,6 +151,30 @@ mod tests {
         assert_eq!(step(&mut scheduler), [1, 2]);
         assert_eq!(scheduler.counters().prefix_hits, hits);
         assert_eq!(scheduler.running()[0].computed, 10, "nine, and one drawn");
+    }
+
+    #[test]
+    fn a_smaller_cache_takes_from_the_newest_and_keeps_what_the_others_computed() {
+        let mut scheduler = scheduler();
+        for id in 1..=4 {
+            add(&mut scheduler, id);
+        }
+        step(&mut scheduler);
+        assert_eq!(scheduler.pool().used(), 12);
+        assert_eq!(scheduler.resize(13), [], "all have room");
+        scheduler.remove(1);
+        let moves = scheduler.resize(8);
+        assert_eq!(moves.iter().map(|one| one.from).collect::<Vec<_>>(), [8, 9]);
+        let left: Vec<u64> = scheduler.running().iter().map(|s| s.id).collect();
+        assert_eq!((left, scheduler.waiting()), (vec![2, 3], 1));
+        assert!(scheduler.running().iter().all(|s| s.computed == 9));
+        assert_eq!(scheduler.resize(40), []);
+        assert_eq!(
+            step(&mut scheduler),
+            [2, 3, 4],
+            "and the fourth begins again"
+        );
+        assert_eq!(scheduler.counters().preemptions, 1);
     }
 
     /// Tokens of the next sequence that were found in the cache.
