@@ -151,7 +151,7 @@ fn load(
         isa = facts.isa,
         threads_per_rank = facts.threads_per_rank,
         ranks = facts.ranks,
-        kv_tokens = facts.kv_tokens,
+        kv_tokens = planned.plan.kv_tokens,
         max_model_len = facts.max_model_len,
         "engine started, loading weights"
     );
@@ -230,7 +230,8 @@ async fn run(
         | EngineState::Paused
         | EngineState::Sleeping
         | EngineState::Asleep
-        | EngineState::Waking => {
+        | EngineState::Waking
+        | EngineState::Resizing => {
             tracing::info!(served = app.served.join(", "), "ready");
             if let Some(first) = app.identity.target.get().and_then(Held::first) {
                 carry_out(app, first);
@@ -292,6 +293,7 @@ async fn loaded(
             | EngineState::Sleeping
             | EngineState::Asleep
             | EngineState::Waking
+            | EngineState::Resizing
             | EngineState::Draining
             | EngineState::Drained => {
                 tracing::info!(seconds = started.elapsed().as_secs_f64(), "loaded");

@@ -1,5 +1,5 @@
 //! Sleep and wake: what a model says is what it said before, whatever sequence of sleeps, wakes,
-//! reloads, pauses and releases lies between, and across it for requests that are kept.
+//! reloads, pauses, releases and resizes lies between, and across it for requests that are kept.
 #![allow(clippy::unwrap_used, reason = "a broken fixture ends the test")]
 #![allow(clippy::cast_possible_truncation, reason = "fixtures are small")]
 
@@ -8,7 +8,7 @@ mod harness;
 use std::sync::Arc;
 
 use harness::fixture::Fixture;
-use harness::{Dice, Run, ask_ids, fixtures, halves, score, start, tiny};
+use harness::{Dice, Run, ask_ids, fixtures, halves, score, size, start, tiny};
 use plimsoll_planner::{Account, Shard};
 use plimsoll_sidecar::engine::control::{Commands, ControlError, Woken};
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
@@ -115,17 +115,25 @@ fn reload(handle: &EngineHandle) -> Result<(), ControlError> {
 }
 
 /// One random command, carried out.
-fn command(handle: &EngineHandle, dice: &mut Dice) -> Result<(), String> {
+fn command(
+    handle: &EngineHandle,
+    (model, run): (&Model, &Run),
+    dice: &mut Dice,
+) -> Result<(), String> {
     let level = [SleepLevel::Zero, SleepLevel::One, SleepLevel::Two][dice.roll(3)];
     let tags = [Tags::ALL, WEIGHTS, KV_CACHE][dice.roll(3)];
     let clears = dice.roll(2) == 0;
-    let done = match dice.roll(12) {
+    let done = match dice.roll(14) {
         0..3 => handle.sleep(level, Keep).wait(),
         3..6 => handle.wake(tags).wait().map(|_| ()),
         6 => handle.pause(Keep, clears).wait(),
         7 => handle.resume().wait(),
         8 => handle.reset_prefix_cache(clears).wait(),
         9..11 => reload(handle),
+        11..13 => {
+            let blocks = 128 + dice.roll(150) as u32;
+            handle.resize(size(model, run, blocks)).wait().map(|_| ())
+        }
         // Refused unless it is paused and awake.
         _ => handle.release_kv_cache().wait().or(Ok(())),
     };
@@ -168,7 +176,8 @@ fn fifty_random_sequences_lose_no_token_of_requests_between_and_across() {
                 let answer = ask_ids(&handle, id, &prompts[which], 60);
                 answers.push((which, answer));
             } else {
-                command(&handle, &mut dice).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+                command(&handle, (&model, &run), &mut dice)
+                    .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
             }
         }
         assert_eq!(handle.wake(Tags::ALL).wait(), Ok(Woken { asleep: false }));

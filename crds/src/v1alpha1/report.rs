@@ -67,6 +67,8 @@ pub enum EngineState {
     Asleep,
     /// Taking memory again and proving what is in it.
     Waking,
+    /// Giving the KV cache another size: requests are taken, and computed in a moment.
+    Resizing,
     /// Finishing requests before it stops.
     Draining,
     /// Stopped by a failure; the message says which.

@@ -42,6 +42,7 @@ impl Loop {
                 asker.answer(Ok(()));
                 Ok(())
             }
+            Command::Resize { size, asker } => self.resize(size, asker),
         }
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::rest::{PauseMode, SleepLevel, Tags};
+use super::size::{Resized, Size};
 use super::weights::Updated;
 use crate::forward::WeightCheck;
 use crate::model::Replacement;
@@ -60,6 +61,11 @@ pub enum Command {
     },
     /// Call the weights in force otherwise.
     NameWeights { version: String, asker: Asker<()> },
+    /// Give the KV cache the size that this has; nothing else of it may differ from what is in force.
+    Resize {
+        size: Arc<Size>,
+        asker: Asker<Resized>,
+    },
 }
 
 /// What a wake came to.
@@ -81,6 +87,7 @@ impl Command {
             | Command::NameWeights { asker, .. } => asker.answer(Err(why)),
             Command::Wake { asker, .. } => asker.answer(Err(why)),
             Command::Update { asker, .. } => asker.answer(Err(why)),
+            Command::Resize { asker, .. } => asker.answer(Err(why)),
         }
     }
 
@@ -96,6 +103,7 @@ impl Command {
             | Command::NameWeights { asker, .. } => asker.is_gone(),
             Command::Wake { asker, .. } => asker.is_gone(),
             Command::Update { asker, .. } => asker.is_gone(),
+            Command::Resize { asker, .. } => asker.is_gone(),
         }
     }
 
@@ -110,7 +118,8 @@ impl Command {
             | Command::ReleaseKvCache(_)
             | Command::Wake { .. }
             | Command::Update { .. }
-            | Command::NameWeights { .. } => false,
+            | Command::NameWeights { .. }
+            | Command::Resize { .. } => false,
         }
     }
 }
@@ -196,6 +205,13 @@ pub trait Commands {
         self.command(Command::NameWeights { version, asker });
         reply
     }
+
+    /// [`Command::Resize`].
+    fn resize(&self, size: Arc<Size>) -> Reply<Resized> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::Resize { size, asker });
+        reply
+    }
 }
 
 /// Why a command was not carried out.
@@ -219,6 +235,9 @@ pub enum ControlError {
     /// Weights were written, and what is there is not to be served. It can be repeated.
     #[error("the engine is out of service: {message}")]
     NotUpdated { message: String },
+    /// The machine did not give the memory: the size is what it was. It can be repeated.
+    #[error("the KV cache was not resized: {message}")]
+    NotResized { message: String },
     #[error("{limit} commands wait already; retry in {} s", retry_after.as_secs())]
     QueueFull { limit: usize, retry_after: Duration },
 }

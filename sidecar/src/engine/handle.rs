@@ -31,6 +31,8 @@ pub enum EngineState {
     Asleep,
     /// Memory is being taken again and proved: requests are taken and held.
     Waking,
+    /// The KV cache gets another size: requests are taken, and computed in a moment.
+    Resizing,
     /// Running requests end, new ones are refused.
     Draining,
     /// Drained: nothing is left to do.
@@ -53,6 +55,7 @@ impl EngineState {
             | EngineState::Sleeping
             | EngineState::Asleep
             | EngineState::Waking
+            | EngineState::Resizing
             | EngineState::Draining
             | EngineState::Drained => ControlError::Ended,
         }
@@ -77,7 +80,6 @@ pub struct EngineFacts {
     /// The instruction set in use, by name.
     pub isa: String,
     pub threads_per_rank: usize,
-    pub kv_tokens: u64,
     /// The longest that a check of the weights may take, and the steps before it.
     pub check_patience: Duration,
 }
@@ -162,7 +164,8 @@ impl EngineHandle {
             EngineState::Serving
             | EngineState::Paused
             | EngineState::Sleeping
-            | EngineState::Waking => {}
+            | EngineState::Waking
+            | EngineState::Resizing => {}
             // Where a wake on request would begin.
             EngineState::Asleep => return Err(Refused::Asleep),
             EngineState::Loading => return Err(Refused::Loading),
@@ -280,6 +283,7 @@ impl Commands for EngineHandle {
             | EngineState::Sleeping
             | EngineState::Asleep
             | EngineState::Waking
+            | EngineState::Resizing
             | EngineState::Draining => {}
             state @ (EngineState::Loading | EngineState::Drained | EngineState::Failed { .. }) => {
                 return command.refuse(state.why_not());

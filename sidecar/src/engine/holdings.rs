@@ -6,7 +6,20 @@ use plimsoll_planner::Account;
 
 use super::rank::{Answer, Ask, Moved};
 use super::ranks::{Failure, Ranks};
+use crate::forward::resize::NewCache;
 use crate::model::Replacement;
+
+/// What all ranks did, or why some did not.
+fn of_all<T>(ranks: Vec<Result<T, String>>) -> Result<Vec<T>, String> {
+    let why = |(rank, done): (usize, &Result<T, String>)| {
+        Some(format!("rank {rank}: {}", done.as_ref().err()?))
+    };
+    let why: Vec<String> = ranks.iter().enumerate().filter_map(why).collect();
+    match why.is_empty() {
+        true => Ok(ranks.into_iter().flatten().collect()),
+        false => Err(why.join("; ")),
+    }
+}
 
 impl Ranks {
     /// Has every rank give back the memory of these accounts. No step may be under way.
@@ -43,17 +56,44 @@ impl Ranks {
                 _ => None,
             },
         )?;
-        let why: Vec<String> = answers
-            .iter()
-            .enumerate()
-            .filter_map(|(rank, taken)| Some(format!("rank {rank}: {}", taken.as_ref().err()?)))
-            .collect();
-        if why.is_empty() {
-            return Ok(Ok(answers.into_iter().flatten().collect()));
+        let taken = of_all(answers);
+        if taken.is_err() {
+            // Giving back what is away already does nothing.
+            self.release(accounts)?;
         }
-        // Giving back what is away already does nothing.
-        self.release(accounts)?;
-        Ok(Err(why.join("; ")))
+        Ok(taken)
+    }
+
+    /// Has every rank bring its KV cache from `before` blocks to another size. All or nothing: where
+    /// one cannot take memory, the others give back what they took, and the inner error says why. No
+    /// step may be under way.
+    pub(super) fn resize(
+        &mut self,
+        to: NewCache,
+        before: u32,
+    ) -> Result<Result<Vec<Moved>, String>, Failure> {
+        let held = to.held;
+        let resized = of_all(self.ask_resize(to)?);
+        if resized.is_err() {
+            // Those that could not grow are as they were already.
+            let back = NewCache {
+                blocks: before,
+                moves: Vec::new(),
+                held,
+            };
+            self.ask_resize(back)?;
+        }
+        Ok(resized)
+    }
+
+    fn ask_resize(&mut self, to: NewCache) -> Result<Vec<Result<Moved, String>>, Failure> {
+        let to = Arc::new(to);
+        let ask = || Ask::Resize(Arc::clone(&to));
+        let limit = self.move_limit;
+        self.all("resize", limit, ask, |answer| match answer {
+            Answer::Resized { rank, moved } => Some((rank, moved)),
+            _ => None,
+        })
     }
 
     /// Has every rank write these weights over those it has. The inner error says which ranks did not
@@ -72,17 +112,7 @@ impl Ranks {
                 _ => None,
             },
         )?;
-        let why: Vec<String> = (0..)
-            .zip(&answers)
-            .filter_map(|(rank, written)| {
-                let rank: usize = rank;
-                Some(format!("rank {rank}: {}", written.as_ref().err()?))
-            })
-            .collect();
-        Ok(match why.is_empty() {
-            true => Ok(()),
-            false => Err(why.join("; ")),
-        })
+        Ok(of_all(answers).map(|_| ()))
     }
 
     /// The weights that every rank has are the measure from now on, and what a restore reads.

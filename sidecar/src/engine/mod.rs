@@ -10,6 +10,7 @@ pub mod control;
 pub mod handle;
 pub mod request;
 pub mod rest;
+pub mod size;
 pub mod stats;
 pub mod weights;
 
@@ -22,6 +23,7 @@ mod pause;
 mod probe;
 mod rank;
 mod ranks;
+mod resize;
 mod run;
 #[cfg(test)]
 pub(crate) mod sabotage;
@@ -47,6 +49,7 @@ use inbox::Inbox;
 use ranks::Ranks;
 use rest::RestView;
 use run::Loop;
+use size::Size;
 use stats::EngineStats;
 use weights::WeightsInForce;
 
@@ -92,7 +95,6 @@ impl Engine {
             vocabulary: request.shape.vocab,
             isa: isa.name().to_owned(),
             threads_per_rank: threads,
-            kv_tokens: plan.kv_tokens,
             check_patience: ranks::check_patience(&plan),
         };
         let block_bytes: Vec<_> = plan
@@ -140,12 +142,17 @@ impl Engine {
             prefix_cache,
         });
         scheduler.use_weights(&lock(&shared.weights).key());
+        let size = Size {
+            plan: plan.clone(),
+            capacities: request.ranks.clone(),
+        };
         let (request, plan) = (Arc::new(request), Arc::new(plan));
         let ranks = Ranks::start(&request, &plan, &model, &shared, threads, isa)?;
         let engine = Loop::new(
             Arc::clone(&shared),
             ranks,
             scheduler,
+            size,
             steps_under_way,
             probe,
         );

@@ -17,6 +17,7 @@ use plimsoll_planner::{Account, Bytes, Plan, Request};
 use super::handle::{Shared, lock};
 use crate::forward::cpu::{CpuRank, Host};
 use crate::forward::input::StepInput;
+use crate::forward::resize::NewCache;
 use crate::forward::{Forward, LoadError, StepOutput, WeightCheck};
 use crate::model::{Model, Replacement};
 use crate::weights::TensorSource;
@@ -38,6 +39,8 @@ pub(super) enum Ask {
     Release(Arc<[Account]>),
     /// Take the memory of these accounts again, all or nothing, and fill it: weights are read.
     Restore(Arc<[Account]>),
+    /// Take or give back the end of the KV cache.
+    Resize(Arc<NewCache>),
 }
 
 /// What moved on one rank, account by account.
@@ -98,6 +101,11 @@ pub(super) enum Answer {
         rank: usize,
         /// Or why not; then nothing is taken.
         taken: Result<Moved, String>,
+    },
+    Resized {
+        rank: usize,
+        /// Or why it could not grow; then it is as before.
+        moved: Result<Moved, String>,
     },
     /// It stopped loading and left, because the engine is told to end.
     Left,
@@ -289,9 +297,35 @@ fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
                 let taken = restore(&mut forward, start, source, &accounts);
                 tell(Answer::Restored { rank, taken })?;
             }
+            Ask::Resize(to) => {
+                let moved = resize(&mut forward, start, &to)?;
+                tell(Answer::Resized { rank, moved })?;
+            }
         }
     }
     Ok(())
+}
+
+/// The inner error says why the cache did not grow. One that cannot shrink has moved its blocks
+/// already, and ends its rank.
+fn resize(
+    forward: &mut Forward<CpuRank>,
+    start: &RankStart,
+    to: &NewCache,
+) -> Result<Result<Moved, String>, String> {
+    let grows = to.blocks >= forward.kv_blocks();
+    #[cfg(test)]
+    let planted = start.shared.sabotage.resized(start.rank, to);
+    #[cfg(test)]
+    let to = match &planted {
+        Ok(to) => to,
+        Err(why) => return Ok(Err(why.clone())),
+    };
+    match forward.resize(&start.shared.ledger, to) {
+        Ok(bytes) => Ok(Ok(Moved(vec![(Account::KvCache, bytes)]))),
+        Err(error) if grows => Ok(Err(with_sources(&error))),
+        Err(error) => Err(with_sources(&error)),
+    }
 }
 
 /// Takes memory again and fills it. On an error nothing is taken.

@@ -34,7 +34,7 @@ fn check_limit(plan: &Plan) -> Duration {
 const TAKEN_PER_SECOND: u64 = 16 << 20;
 
 /// The longest that ranks may take to give back or take again all that they hold.
-fn move_limit(plan: &Plan) -> Duration {
+pub(super) fn move_limit(plan: &Plan) -> Duration {
     let most = plan.ranks.iter().map(|rank| rank.total()).max();
     EXCHANGE_LIMIT + Duration::from_secs(most.unwrap_or_default().get() / TAKEN_PER_SECOND)
 }

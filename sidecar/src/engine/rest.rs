@@ -116,14 +116,17 @@ pub enum Transition {
     Wake,
     /// Other weights over those in force.
     Update,
+    /// Another size of the KV cache.
+    Resize,
 }
 
 impl Transition {
-    pub const ALL: [Transition; 4] = [
+    pub const ALL: [Transition; 5] = [
         Transition::Sleep,
         Transition::ReleaseKvCache,
         Transition::Wake,
         Transition::Update,
+        Transition::Resize,
     ];
 
     /// The `kind` label of metrics, and vLLM's `operation` where it has one.
@@ -133,6 +136,7 @@ impl Transition {
             Transition::ReleaseKvCache => "release_kv_cache_memory",
             Transition::Wake => "wake",
             Transition::Update => "update",
+            Transition::Resize => "resize",
         }
     }
 }

@@ -19,6 +19,7 @@ use super::rank::{STEPS_UNDER_WAY_MAX, panic_text};
 use super::ranks::{Failure, Ranks};
 use super::request::FinishReason;
 use super::rest::RestView;
+use super::size::Size;
 use super::stats::EngineStats;
 use super::step::{self, Drawn};
 use crate::scheduler::{Batch, NewSequence, Scheduler};
@@ -40,6 +41,8 @@ pub(super) struct Loop {
     pub(super) shared: Arc<Shared>,
     pub(super) ranks: Ranks,
     pub(super) scheduler: Scheduler,
+    /// In force.
+    pub(super) size: Arc<Size>,
     /// Oldest first; at most `steps_under_way`.
     flying: VecDeque<Flight>,
     steps_under_way: usize,
@@ -71,6 +74,7 @@ impl Loop {
         shared: Arc<Shared>,
         ranks: Ranks,
         scheduler: Scheduler,
+        size: Size,
         steps_under_way: usize,
         probes: bool,
     ) -> Loop {
@@ -78,6 +82,7 @@ impl Loop {
             shared,
             ranks,
             scheduler,
+            size: Arc::new(size),
             flying: VecDeque::new(),
             steps_under_way: steps_under_way.clamp(1, STEPS_UNDER_WAY_MAX),
             spare: Vec::new(),

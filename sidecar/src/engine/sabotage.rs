@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::forward::Forward;
 use crate::forward::cpu::CpuRank;
+use crate::forward::resize::NewCache;
 
 /// When a fault happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +15,10 @@ pub(crate) enum Moment {
     Restored,
     /// Before the next step: checksums are taken already.
     Step,
+    /// The cache is about to grow, and may not.
+    Growth,
+    /// Held blocks are about to move, and do not.
+    Move,
 }
 
 /// What goes wrong on which rank.
@@ -31,6 +36,23 @@ pub(crate) struct Sabotage(Mutex<Option<Fault>>);
 impl Sabotage {
     pub(crate) fn plan(&self, fault: Fault) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+    }
+
+    /// What a rank does that is told to resize so.
+    pub(super) fn resized(&self, rank: usize, to: &NewCache) -> Result<NewCache, String> {
+        let mut planned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due = |moment| {
+            let is_it = |fault: &mut Fault| (fault.rank, fault.moment) == (rank, moment);
+            planned.take_if(is_it).is_some()
+        };
+        if due(Moment::Growth) {
+            return Err("the memory is taken by somebody else".to_owned());
+        }
+        let mut to = to.clone();
+        if !to.moves.is_empty() && due(Moment::Move) {
+            to.moves.clear();
+        }
+        Ok(to)
     }
 
     /// Lets the planned fault happen, if it is one of this rank and moment.
@@ -58,7 +80,7 @@ mod tests {
     use std::time::Duration;
 
     use clap::Parser;
-    use plimsoll_planner::Account;
+    use plimsoll_planner::{Account, Bytes, Plan, Request, kv_cache};
 
     use super::*;
     use crate::args::{Cli, Command};
@@ -67,13 +89,14 @@ mod tests {
     use crate::engine::config::EngineConfig;
     use crate::engine::control::{Commands, ControlError, Woken};
     use crate::engine::handle::{EngineHandle, EngineState};
-    use crate::engine::rest::{PauseMode, SleepLevel, Tags};
+    use crate::engine::request::{GenerateRequest, SamplingParams, TokenEvent};
+    use crate::engine::rest::{PauseMode, SleepLevel, Tags, Transition};
+    use crate::engine::size::Size;
     use crate::http::testing::fixture;
-    use crate::model::ModelFolder;
+    use crate::model::{Model, ModelFolder};
     const AWAKE: Result<Woken, ControlError> = Ok(Woken { asleep: false });
 
-    /// The tiny model on two ranks, serving.
-    fn engine() -> EngineHandle {
+    fn planned() -> (Model, Request, Plan) {
         let model = ModelFolder::open(&fixture()).unwrap();
         let line = "x plan m --max-num-seqs 2 --max-num-batched-tokens 32 \
             --kv-cache-size 1Mi --tensor-parallel-size 2";
@@ -81,6 +104,12 @@ mod tests {
             panic!("not a plan")
         };
         let Planned { request, plan } = plan_flags(&args.memory, &model).unwrap();
+        (model, request, plan)
+    }
+
+    /// The tiny model on two ranks, serving.
+    fn engine() -> EngineHandle {
+        let (model, request, plan) = planned();
         let config = EngineConfig {
             threads_per_rank: Some(1),
             ..EngineConfig::new(request)
@@ -196,6 +225,127 @@ mod tests {
             Ok(())
         );
         assert_eq!(handle.wake(Tags::ALL).wait(), AWAKE);
+    }
+
+    /// The plan with other blocks of the cache; as many bytes of it as there are.
+    fn size(handle: &EngineHandle, less: u32) -> Arc<Size> {
+        let (model, request, mut plan) = planned();
+        plan.kv_blocks -= less;
+        plan.kv_tokens -= u64::from(less * request.kv.block_size);
+        for rank in &mut plan.ranks {
+            let block = kv_cache::block_bytes(&model.shape, &rank.shard, &request.kv);
+            let rows = rank.accounts.iter_mut();
+            let bytes = block.saturating_mul(plan.kv_blocks.into());
+            let bytes = bytes.round_up(Bytes::measured(4096));
+            rows.filter(|row| row.0 == Account::KvCache)
+                .for_each(|row| row.1 = bytes);
+        }
+        assert!(u64::from(handle.facts().max_model_len) <= plan.kv_tokens);
+        Arc::new(Size {
+            plan,
+            capacities: request.ranks,
+        })
+    }
+
+    fn ask(
+        handle: &EngineHandle,
+        id: u64,
+        prompt: Vec<u32>,
+    ) -> tokio::sync::mpsc::Receiver<TokenEvent> {
+        let (events, received) = tokio::sync::mpsc::channel(400);
+        let request = GenerateRequest {
+            id,
+            prompt,
+            sampling: SamplingParams::default(),
+            eos: vec![],
+            min_tokens: 0,
+            bias: vec![],
+            prompt_logprobs: None,
+            max_tokens: 200,
+            cache_salt: None,
+            events: events.into(),
+        };
+        handle.submit(request).unwrap();
+        received
+    }
+
+    fn ids(mut events: tokio::sync::mpsc::Receiver<TokenEvent>) -> Vec<u32> {
+        let mut ids = Vec::new();
+        while let Some(event) = events.blocking_recv() {
+            if let TokenEvent::Token { id, .. } = event {
+                ids.push(id);
+            }
+        }
+        ids
+    }
+
+    /// A held block that is not copied is told by who reads it.
+    #[test]
+    fn a_block_that_does_not_move_changes_an_answer() {
+        let answers = |fault: Option<Fault>| {
+            let handle = engine();
+            // The first takes the first blocks and gives them up: the second's lie behind them.
+            let (first, second) = (ask(&handle, 1, vec![7; 450]), ask(&handle, 2, vec![9; 40]));
+            while second.len() < 60 {
+                std::thread::yield_now();
+            }
+            handle.cancel(1);
+            drop(ids(first));
+            assert_eq!(handle.pause(PauseMode::Keep, false).wait(), Ok(()));
+            fault.into_iter().for_each(|it| handle.sabotage().plan(it));
+            let used = handle.memory().kv.blocks_used;
+            let total = handle.memory().kv.blocks_total;
+            let least = handle.facts().max_model_len.div_ceil(16).max(used);
+            let resized = handle.resize(size(&handle, total - least)).wait().unwrap();
+            assert_eq!(handle.resume().wait(), Ok(()));
+            (resized.moved, ids(second))
+        };
+        let expected = ids(ask(&engine(), 2, vec![9; 40]));
+        let (moved, whole) = answers(None);
+        assert!(moved > 0, "nothing had to move");
+        assert_eq!(whole, expected);
+        let (_, broken) = answers(Some(Fault {
+            rank: 1,
+            moment: Moment::Move,
+            tensor: None,
+        }));
+        assert_ne!(broken, expected);
+    }
+
+    #[test]
+    fn a_growth_that_one_rank_cannot_follow_leaves_all_ranks_as_they_were() {
+        let handle = engine();
+        let expected = ids(ask(&handle, 1, vec![5; 40]));
+        let full = handle.memory();
+        handle.resize(size(&handle, 2)).wait().unwrap();
+        let small = handle.memory();
+        assert!(small.ranks[0].driver < full.ranks[0].driver);
+        handle.sabotage().plan(Fault {
+            rank: 1,
+            moment: Moment::Growth,
+            tensor: None,
+        });
+        let refused = handle.resize(size(&handle, 0)).wait().unwrap_err();
+        let ControlError::NotResized { message } = refused else {
+            panic!("{refused}");
+        };
+        assert_eq!(message, "rank 1: the memory is taken by somebody else");
+        let now = handle.memory();
+        for (now, small) in now.ranks.iter().zip(&small.ranks) {
+            assert_eq!((now.driver, now.other), (small.driver, 0));
+            let held = |of: &crate::memory::snapshot::RankLedger| -> Vec<(Bytes, Bytes)> {
+                let rows = of.accounts.iter();
+                rows.map(|row| (row.planned, row.reserved)).collect()
+            };
+            assert_eq!(held(now), held(small));
+        }
+        assert_eq!(now.kv.blocks_total, small.kv.blocks_total);
+        assert_eq!(handle.state(), EngineState::Serving);
+        assert_eq!(ids(ask(&handle, 2, vec![5; 40])), expected);
+        handle.resize(size(&handle, 0)).wait().unwrap();
+        assert_eq!(handle.memory().ranks[1].driver, full.ranks[1].driver);
+        let counts = handle.stats().transitions[Transition::Resize as usize];
+        assert_eq!((counts.done, counts.failed), (2, 1));
     }
 
     #[test]

@@ -198,7 +198,7 @@ impl Loop {
                 counts.given_back_bytes += bytes;
                 "memory given back"
             }
-            Transition::Wake | Transition::Update => "memory taken",
+            Transition::Wake | Transition::Update | Transition::Resize => "memory taken",
         };
         tracing::info!(
             mode,

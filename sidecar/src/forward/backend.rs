@@ -17,6 +17,7 @@ use super::input::{SampleRow, StepInput};
 use super::layers::{Attention, Embedding, Matrix, Norm};
 use super::layout::Layout;
 use super::places::Inputs;
+use crate::cache::blocks::Move;
 use crate::memory::arena::ArenaError;
 use crate::memory::ledger::Ledger;
 use crate::model::{ModelError, ModelParams};
@@ -77,6 +78,23 @@ pub trait Store: Sized {
         account: Account,
         bytes: Bytes,
     ) -> Result<Bytes, ArenaError>;
+
+    /// Gives back what an account has past its first `bytes` and tells how much that was.
+    ///
+    /// # Errors
+    /// When the machine does not take it; it is held then, its contents are lost.
+    fn trim(
+        &mut self,
+        ledger: &Ledger,
+        account: Account,
+        bytes: Bytes,
+    ) -> Result<Bytes, ArenaError>;
+
+    /// Copies whole blocks of the KV cache, all layers. No block is read that another move writes.
+    fn copy_blocks(&mut self, moves: &[Move]);
+
+    /// The KV cache is as this layout has it from now on.
+    fn reach(&mut self, layout: &Layout);
 
     /// Fills the tensors that are computed from the configuration.
     fn derive(&mut self, params: &ModelParams);

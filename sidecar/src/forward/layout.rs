@@ -26,6 +26,7 @@ pub struct Layout {
     /// The rank's exchange buffer.
     pub exchange: Handle,
     entered: Entered,
+    granule: Bytes,
     /// Bytes of each account, in whole granules.
     accounts: Vec<(Account, Bytes)>,
 }
@@ -109,6 +110,7 @@ impl Layout {
             null_block: whole(Account::KvCache, block_bytes),
             exchange,
             entered,
+            granule,
             accounts: accounts.map(rounded).to_vec(),
         }
     }
@@ -128,6 +130,19 @@ impl Layout {
                 planned.max(Bytes::measured(device.get() - device.get() % block))
             }
             _ => planned,
+        }
+    }
+
+    /// The KV cache has so many blocks from now on, the null block included.
+    pub fn resize(&mut self, blocks: u32) {
+        let block = Bytes::measured(self.null_block.region.bytes);
+        let bytes = block.saturating_mul(u64::from(blocks));
+        self.kv.blocks = blocks as usize;
+        self.cache.region.bytes = bytes.get();
+        self.entered.resize_kv(self.cache);
+        let row = self.accounts.iter_mut();
+        if let Some((_, planned)) = row.into_iter().find(|(of, _)| *of == Account::KvCache) {
+            *planned = bytes.round_up(self.granule);
         }
     }
 

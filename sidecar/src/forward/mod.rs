@@ -13,6 +13,7 @@ mod load;
 mod pass;
 pub mod places;
 mod release;
+pub mod resize;
 #[cfg(test)]
 mod testing;
 mod verify;

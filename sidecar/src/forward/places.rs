@@ -26,6 +26,13 @@ impl Entered {
         });
         self.handles.push(handle);
     }
+
+    /// The KV cache lies here from now on.
+    pub(super) fn resize_kv(&mut self, cache: Handle) {
+        if let Some(at) = self.registry.resize_kv(cache.region.bytes) {
+            self.handles[at] = cache;
+        }
+    }
 }
 
 /// An account whose tensors are placed one after the other.

@@ -201,7 +201,8 @@ impl App {
             EngineState::Serving
             | EngineState::Paused
             | EngineState::Sleeping
-            | EngineState::Waking => Ok(loaded),
+            | EngineState::Waking
+            | EngineState::Resizing => Ok(loaded),
             EngineState::Asleep => Err(asleep()),
             EngineState::Loading => {
                 let progress = loaded.engine.progress();
@@ -231,9 +232,10 @@ impl App {
             EngineState::Sleeping => "on its way to sleep",
             EngineState::Waking => "waking up",
             EngineState::Asleep => return Err(asleep()),
-            EngineState::Serving if self.falls_asleep() => "about to sleep",
+            EngineState::Serving | EngineState::Resizing if self.falls_asleep() => "about to sleep",
             EngineState::Loading
             | EngineState::Serving
+            | EngineState::Resizing
             | EngineState::Draining
             | EngineState::Drained
             | EngineState::Failed { .. } => return Ok(loaded),
@@ -285,13 +287,19 @@ impl App {
     /// The memory report of this moment. Reads `/proc`: call it where blocking is allowed.
     pub fn report(&self) -> MemoryReport {
         let view = || {
-            self.peek().map(|loaded| EngineView {
-                state: loaded.engine.subscribe().borrow().clone(),
-                rest: loaded.engine.rest(),
-                weight_version: loaded.engine.weights().version,
-                progress: loaded.engine.progress(),
-                ledger: loaded.engine.memory(),
-                effective: loaded.effective.clone(),
+            self.peek().map(|loaded| {
+                let ledger = loaded.engine.memory();
+                EngineView {
+                    state: loaded.engine.subscribe().borrow().clone(),
+                    rest: loaded.engine.rest(),
+                    weight_version: loaded.engine.weights().version,
+                    progress: loaded.engine.progress(),
+                    effective: Effective {
+                        kv_cache_tokens: ledger.kv.tokens(),
+                        ..loaded.effective.clone()
+                    },
+                    ledger,
+                }
             })
         };
         report::build(&self.identity, view, self.draining(), &self.host)

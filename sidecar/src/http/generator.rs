@@ -50,7 +50,8 @@ impl dyn Generator {
             | EngineState::Paused
             | EngineState::Sleeping
             | EngineState::Asleep
-            | EngineState::Waking => true,
+            | EngineState::Waking
+            | EngineState::Resizing => true,
             EngineState::Loading
             | EngineState::Draining
             | EngineState::Drained
@@ -177,6 +178,7 @@ pub fn uncontrolled(error: &ControlError) -> ApiError {
         },
         ControlError::NotWoken { .. } => ApiError::unavailable("engine_asleep", message),
         ControlError::NotUpdated { .. } => ApiError::unavailable("weights_not_updated", message),
+        ControlError::NotResized { .. } => ApiError::unavailable("not_resized", message),
         ControlError::Failed { .. } => ApiError::unavailable("engine_failed", message),
         ControlError::QueueFull { retry_after, .. } => ApiError {
             status: StatusCode::TOO_MANY_REQUESTS,

@@ -1,6 +1,7 @@
 //! The ledger: per rank and account, what was planned, what is mapped, what is in use.
 //!
-//! Planned >= charged, always: a charge past the plan is refused before any memory is touched.
+//! Planned >= charged, always: a charge past the plan is refused before any memory is touched. The
+//! plan changes with a resize: whoever makes one raises it first, or lowers it last.
 //! Counters are atomics so that the engine writes and any thread reads without waiting.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -12,9 +13,9 @@ use super::resident::Residents;
 use super::snapshot::{AccountRow, KvUsage, LedgerSnapshot, RankLedger};
 
 /// One account of one rank.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Row {
-    planned: Bytes,
+    planned: AtomicU64,
     reserved: AtomicU64,
     used: AtomicU64,
     high_water: AtomicU64,
@@ -22,12 +23,18 @@ struct Row {
 
 #[derive(Debug)]
 struct Rank {
-    budget: Bytes,
-    quota: Option<Bytes>,
+    may: Mutex<May>,
     /// In `Account::ALL` order.
     rows: [Row; Account::ALL.len()],
     /// Bytes of one KV block on this rank.
     block_bytes: Bytes,
+}
+
+/// What a rank may use.
+#[derive(Clone, Copy, Debug, Default)]
+struct May {
+    budget: Bytes,
+    quota: Option<Bytes>,
 }
 
 /// Every rank's accounts. Shared by the rank threads, the engine and the reports.
@@ -35,7 +42,7 @@ struct Rank {
 pub struct Ledger {
     ranks: Vec<Rank>,
     block_size: u32,
-    blocks_total: u32,
+    blocks_total: AtomicU32,
     blocks_used: AtomicU32,
     blocks_cached: AtomicU32,
     slots_wasted: AtomicU64,
@@ -64,26 +71,38 @@ impl Ledger {
         block_size: u32,
         block_bytes: &[Bytes],
     ) -> Ledger {
-        let rank = |(index, plan): (usize, &plimsoll_planner::RankPlan)| Rank {
-            budget: plan.budget,
-            quota: capacities.get(index).and_then(|capacity| capacity.quota),
-            rows: Account::ALL.map(|account| Row {
-                planned: plan.bytes(account),
-                reserved: AtomicU64::new(0),
-                used: AtomicU64::new(0),
-                high_water: AtomicU64::new(0),
-            }),
+        let rank = |index: usize| Rank {
+            may: Mutex::default(),
+            rows: Account::ALL.map(|_| Row::default()),
             block_bytes: block_bytes.get(index).copied().unwrap_or_default(),
         };
-        Ledger {
-            ranks: plan.ranks.iter().enumerate().map(rank).collect(),
+        let ledger = Ledger {
+            ranks: (0..plan.ranks.len()).map(rank).collect(),
             block_size,
-            blocks_total: plan.kv_blocks.saturating_sub(1),
+            blocks_total: AtomicU32::new(0),
             blocks_used: AtomicU32::new(0),
             blocks_cached: AtomicU32::new(0),
             slots_wasted: AtomicU64::new(0),
             residents: Mutex::new(Residents::new(plan.ranks.len())),
+        };
+        ledger.plan(plan, capacities);
+        ledger
+    }
+
+    /// This plan is the one that bounds what is charged from now on. It has as many ranks as the one
+    /// before.
+    pub fn plan(&self, plan: &Plan, capacities: &[RankCapacity]) {
+        for (index, (rank, plan)) in self.ranks.iter().zip(&plan.ranks).enumerate() {
+            for (account, row) in Account::ALL.iter().zip(&rank.rows) {
+                row.planned.store(plan.bytes(*account).get(), Relaxed);
+            }
+            *rank.may.lock().unwrap_or_else(PoisonError::into_inner) = May {
+                budget: plan.budget,
+                quota: capacities.get(index).and_then(|capacity| capacity.quota),
+            };
         }
+        let blocks = plan.kv_blocks.saturating_sub(1);
+        self.blocks_total.store(blocks, Relaxed);
     }
 
     fn row(&self, rank: usize, account: Account) -> &Row {
@@ -91,7 +110,7 @@ impl Ledger {
     }
 
     pub fn planned(&self, rank: usize, account: Account) -> Bytes {
-        self.row(rank, account).planned
+        Bytes::measured(self.row(rank, account).planned.load(Relaxed))
     }
 
     /// Charges bytes that are about to be mapped.
@@ -99,17 +118,17 @@ impl Ledger {
     /// # Errors
     /// [`Exceeded`] when the plan does not cover them; nothing is charged then.
     pub fn charge(&self, rank: usize, account: Account, bytes: Bytes) -> Result<(), Exceeded> {
-        let row = self.row(rank, account);
+        let (row, planned) = (self.row(rank, account), self.planned(rank, account));
         let take = |held: u64| {
             held.checked_add(bytes.get())
-                .filter(|sum| *sum <= row.planned.get())
+                .filter(|sum| *sum <= planned.get())
         };
         match row.reserved.fetch_update(Relaxed, Relaxed, take) {
             Ok(_) => Ok(()),
             Err(held) => Err(Exceeded {
                 rank,
                 account,
-                planned: row.planned,
+                planned,
                 reserved: Bytes::measured(held),
                 asked: bytes,
             }),
@@ -183,7 +202,7 @@ impl Ledger {
             .read();
         let slots_wasted = self.slots_wasted.load(Relaxed);
         let kv = KvUsage {
-            blocks_total: self.blocks_total,
+            blocks_total: self.blocks_total.load(Relaxed),
             blocks_used: self.blocks_used.load(Relaxed),
             blocks_cached: self.blocks_cached.load(Relaxed),
             block_size: self.block_size,
@@ -206,7 +225,7 @@ impl Rank {
             .zip(&self.rows)
             .map(|(account, row)| AccountRow {
                 account: *account,
-                planned: row.planned,
+                planned: Bytes::measured(row.planned.load(Relaxed)),
                 reserved: Bytes::measured(row.reserved.load(Relaxed)),
                 used: Bytes::measured(row.used.load(Relaxed)),
                 high_water: Bytes::measured(row.high_water.load(Relaxed)),
@@ -216,11 +235,12 @@ impl Rank {
             .collect();
         let on_device = accounts.iter().filter(|row| row.account.on_device());
         let reserved: Bytes = on_device.map(|row| row.reserved).sum();
+        let May { budget, quota } = *self.may.lock().unwrap_or_else(PoisonError::into_inner);
         let slot_bytes = self.block_bytes.get() / u64::from(block_size.max(1));
         RankLedger {
             rank: u32::try_from(index).unwrap_or(u32::MAX),
-            budget: self.budget,
-            quota: self.quota,
+            budget,
+            quota,
             accounts,
             driver,
             other: driver.get().cast_signed() - reserved.get().cast_signed(),

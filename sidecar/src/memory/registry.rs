@@ -57,6 +57,13 @@ impl Registry {
         self.entries.push(entry);
     }
 
+    /// The KV cache, which is alone in its account, has so many bytes from now on; which entry it is.
+    pub fn resize_kv(&mut self, bytes: u64) -> Option<usize> {
+        let at = self.entries.iter().position(|e| e.owner == Owner::Kv)?;
+        self.entries[at].bytes = bytes;
+        Some(at)
+    }
+
     /// Bytes of tensors in an account, without gaps.
     pub fn bytes(&self, account: Account) -> u64 {
         self.entries

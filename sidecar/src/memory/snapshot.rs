@@ -50,3 +50,10 @@ pub struct KvUsage {
     /// Slots of used blocks that hold no token.
     pub slots_wasted: u64,
 }
+
+impl KvUsage {
+    /// Tokens that the cache holds.
+    pub fn tokens(&self) -> u64 {
+        u64::from(self.blocks_total) * u64::from(self.block_size)
+    }
+}

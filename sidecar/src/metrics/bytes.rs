@@ -27,13 +27,14 @@ pub(super) struct Bytes {
     load_total: IntGauge,
 }
 
-const STATES: [(EngineState, &str); 8] = [
+const STATES: [(EngineState, &str); 9] = [
     (EngineState::Loading, "loading"),
     (EngineState::Serving, "serving"),
     (EngineState::Paused, "paused"),
     (EngineState::Sleeping, "sleeping"),
     (EngineState::Asleep, "asleep"),
     (EngineState::Waking, "waking"),
+    (EngineState::Resizing, "resizing"),
     (EngineState::Draining, "draining"),
     (EngineState::Failed, "failed"),
 ];

@@ -62,8 +62,11 @@ impl Sleep {
         for (kind, counts) in all.clone() {
             self.set_kind(kind.name(), counts);
         }
-        // vLLM counts updates apart from sleep.
-        let of_sleep = all.filter(|(kind, _)| *kind != Transition::Update);
+        // vLLM counts updates apart from sleep, and knows no resize.
+        let of_sleep = all.filter(|(kind, _)| match kind {
+            Transition::Sleep | Transition::ReleaseKvCache | Transition::Wake => true,
+            Transition::Update | Transition::Resize => false,
+        });
         let counted = of_sleep.map(|(kind, counts)| (kind.name(), counted(counts)));
         self.durations.set(counted);
     }

@@ -95,6 +95,7 @@ pub fn build(
         EngineState::Sleeping => (ReportedState::Sleeping, String::new()),
         EngineState::Asleep => (ReportedState::Asleep, rest.trouble),
         EngineState::Waking => (ReportedState::Waking, String::new()),
+        EngineState::Resizing => (ReportedState::Resizing, String::new()),
         EngineState::Draining | EngineState::Drained => (ReportedState::Draining, String::new()),
         EngineState::Failed { message } => (ReportedState::Failed, message),
     };

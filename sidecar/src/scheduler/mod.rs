@@ -14,6 +14,8 @@
 //! may change hands meanwhile, since steps are computed in the order in which they are sent.
 
 mod batch;
+#[cfg(test)]
+mod device;
 mod sequence;
 #[cfg(test)]
 mod story;

@@ -25,6 +25,7 @@ use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
 use plimsoll_sidecar::engine::request::{
     Finished, GenerateRequest, SamplingParams, TokenEvent, TokenLogprobs,
 };
+use plimsoll_sidecar::engine::size::Size;
 use plimsoll_sidecar::model::{Model, ModelFolder};
 
 /// What differs between two runs of one model.
@@ -138,6 +139,19 @@ pub fn start_unloaded(model: &Arc<Model>, run: &Run) -> EngineHandle {
     let request = planner_request(model, run, vec![None; run.shards.len()]);
     let plan = plan(&request, run);
     start_planned(model, run, request, plan)
+}
+
+/// A run's size with another number of blocks beside the null block.
+pub fn size(model: &Model, run: &Run, kv_blocks: u32) -> Arc<Size> {
+    let request = planner_request(model, run, vec![None; run.shards.len()]);
+    let run = Run {
+        kv_blocks,
+        ..run.clone()
+    };
+    Arc::new(Size {
+        plan: plan(&request, &run),
+        capacities: request.ranks,
+    })
 }
 
 /// What the planner would be asked for a run, with these quotas.

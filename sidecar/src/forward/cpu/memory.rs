@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use plimsoll_kernels::block_copy;
 use plimsoll_kernels::checksum;
 use plimsoll_kernels::comm::Exchange;
 use plimsoll_kernels::device::Device;
@@ -12,6 +13,7 @@ use plimsoll_kernels::sampling::Sampler;
 use plimsoll_planner::{Account, Bytes};
 
 use super::CpuRank;
+use crate::cache::blocks::Move;
 use crate::forward::backend::{ReadRows, Store};
 use crate::forward::handle::Handle;
 use crate::forward::layers::Matrix;
@@ -108,6 +110,30 @@ impl Store for CpuRank {
             (Some(arena), pool) => arena.commit(ledger, pool, 0..bytes.get()),
             (None, _) => Ok(Bytes::ZERO),
         }
+    }
+
+    fn trim(
+        &mut self,
+        ledger: &Ledger,
+        account: Account,
+        bytes: Bytes,
+    ) -> Result<Bytes, ArenaError> {
+        match self.find_mut(account) {
+            (Some(arena), pool) => {
+                let tail = bytes.get()..arena.capacity().get();
+                arena.discard(ledger, pool, tail)
+            }
+            (None, _) => Ok(Bytes::ZERO),
+        }
+    }
+
+    fn copy_blocks(&mut self, moves: &[Move]) {
+        let pairs: Vec<(u32, u32)> = moves.iter().map(|one| (one.from, one.to)).collect();
+        block_copy::run(self.kv.all_mut(self.cache.region), &self.kv_shape, &pairs);
+    }
+
+    fn reach(&mut self, layout: &Layout) {
+        (self.kv_shape, self.cache) = (layout.kv, layout.cache);
     }
 
     fn derive(&mut self, params: &ModelParams) {

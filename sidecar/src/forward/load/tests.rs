@@ -8,6 +8,7 @@ use clap::Parser;
 
 use super::*;
 use crate::args::{Cli, Command};
+use crate::cache::blocks::Move;
 use crate::config::plan_flags;
 use crate::forward::backend::ReadRows;
 use crate::forward::handle::Handle;
@@ -46,6 +47,14 @@ impl Store for Rows {
     fn restore(&mut self, _: &Ledger, _: Account, _: Bytes) -> Result<Bytes, ArenaError> {
         Ok(Bytes::ZERO)
     }
+
+    fn trim(&mut self, _: &Ledger, _: Account, _: Bytes) -> Result<Bytes, ArenaError> {
+        Ok(Bytes::ZERO)
+    }
+
+    fn copy_blocks(&mut self, _: &[Move]) {}
+
+    fn reach(&mut self, _: &Layout) {}
 
     fn derive(&mut self, _: &ModelParams) {}
 

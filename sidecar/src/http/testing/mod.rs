@@ -217,7 +217,6 @@ impl Generator for Scripted {
             vocabulary: VOCABULARY,
             isa: "scalar".into(),
             threads_per_rank: 1,
-            kv_tokens: 4096,
             check_patience: Duration::from_millis(300),
         }
     }

@@ -5,6 +5,7 @@ use plimsoll_planner::Account;
 use super::{Inner, Scripted};
 use crate::engine::control::{Command, Commands, ControlError, Woken};
 use crate::engine::handle::EngineState;
+use crate::engine::size::Resized;
 use crate::engine::weights::Updated;
 use crate::forward::WeightCheck;
 
@@ -26,6 +27,7 @@ fn said(command: &Command) -> String {
             format!("update {version} {}", mode.name())
         }
         Command::NameWeights { version, .. } => format!("name {version}"),
+        Command::Resize { size, .. } => format!("resize {}", size.plan.kv_blocks),
     }
 }
 
@@ -70,6 +72,11 @@ impl Inner {
                 self.weights.version = version;
                 asker.answer(Ok(()));
             }
+            Command::Resize { size, asker } => asker.answer(Ok(Resized {
+                kv_blocks: size.plan.kv_blocks,
+                moved: 0,
+                preempted: 0,
+            })),
             Command::CheckWeights(asker) => asker.answer(Ok(Vec::new())),
         }
     }

@@ -187,6 +187,7 @@ async fn states_decide_who_answers() {
     for (state, livez, readyz, health, code) in [
         (EngineState::Loading, 200, 503, 503, "model_loading"),
         (EngineState::Serving, 200, 200, 200, ""),
+        (EngineState::Resizing, 200, 200, 200, ""),
         (EngineState::Draining, 200, 503, 200, "draining"),
         (EngineState::Asleep, 200, 503, 200, "engine_asleep"),
         (

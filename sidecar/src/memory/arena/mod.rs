@@ -29,6 +29,17 @@ pub enum ArenaError {
         account: Account,
         source: DeviceError,
     },
+    #[error(
+        "rank {rank}: account {} has address space for {capacity}, {asked} are asked for; it is \
+         reserved at the start: restart the engine",
+        account.name()
+    )]
+    OutOfReach {
+        rank: usize,
+        account: Account,
+        capacity: Bytes,
+        asked: Bytes,
+    },
 }
 
 /// An account's memory on one rank.
@@ -140,17 +151,26 @@ impl Arena {
     /// is committed already stays as it is.
     ///
     /// # Errors
-    /// When the plan does not cover the bytes, or the machine does not give them. Neither charge
-    /// nor pages are left then.
+    /// When the range passes the address space, the plan does not cover the bytes, or the machine does
+    /// not give them. Neither charge nor pages are left then.
     ///
     /// # Panics
-    /// As [`Arena::missing`].
+    /// When the range is not whole granules.
     pub fn commit(
         &mut self,
         ledger: &Ledger,
         pool: &Pool,
         range: Range<u64>,
     ) -> Result<Bytes, ArenaError> {
+        let (asked, capacity) = (Bytes::measured(range.end), self.capacity());
+        if asked > capacity {
+            return Err(ArenaError::OutOfReach {
+                rank: self.rank,
+                account: self.account,
+                capacity,
+                asked,
+            });
+        }
         let missing = self.missing(&range);
         ledger.charge(self.rank, self.account, missing)?;
         let committed = match &mut self.memory {
