@@ -93,6 +93,7 @@ fn other_examples_of_this_model_fit() {
         "host-path.yaml",
         "beside-a-container.yaml",
         "sleeping.yaml",
+        "trainer.yaml",
     ] {
         let plan = plimsoll_planner::plan(&request(name));
         assert!(plan.is_ok(), "{name}: {}", plan.unwrap_err().message());

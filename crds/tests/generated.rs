@@ -209,5 +209,5 @@ fn every_map_of_quantities_says_what_to_do_about_a_number() {
             }
         }
     });
-    assert_eq!(maps, 2);
+    assert_eq!(maps, 4);
 }

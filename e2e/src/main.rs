@@ -6,6 +6,7 @@
 
 mod bench;
 mod build;
+mod changed;
 mod cluster;
 mod demo;
 mod diagnose;

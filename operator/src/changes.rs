@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use plimsoll_crds::v1alpha1::InferenceDeploymentStatus;
 use plimsoll_crds::v1alpha1::status::{GpuRow, MemoryStatus, TargetRow};
+use plimsoll_crds::v1alpha1::weights::WeightsStatus;
 
 /// A byte figure has moved when it differs by more than this share of its budget.
 const MOVED_PERCENT: u64 = 5;
@@ -38,7 +39,9 @@ pub(crate) fn due(
     if !figures_moved(written, next) {
         return Due::Nothing;
     }
-    let same = sayings(written) == sayings(next) && targets(written) == targets(next);
+    let same = sayings(written) == sayings(next)
+        && targets(written) == targets(next)
+        && written.weights == next.weights;
     let interval = match same {
         true => interval,
         false => interval.min(WORDS_INTERVAL),
@@ -90,6 +93,11 @@ fn states(status: &InferenceDeploymentStatus) -> InferenceDeploymentStatus {
             row.accounts.clear();
         }
     }
+    // A trainer may name weights anew every few seconds.
+    if let Some(WeightsStatus { version, pods }) = &mut status.weights {
+        *version = None;
+        pods.iter_mut().for_each(|row| row.version.clear());
+    }
     for condition in &mut status.conditions {
         if FIGURES_IN_WORDS.contains(&condition.type_.as_str()) {
             condition.message.clear();
@@ -121,7 +129,9 @@ fn figures_moved(written: &InferenceDeploymentStatus, next: &InferenceDeployment
         let figures = figures.filter(|c| FIGURES_IN_WORDS.contains(&c.type_.as_str()));
         figures.map(|condition| condition.message.clone()).collect()
     };
-    let said = words(written) != words(next) || targets(written) != targets(next);
+    let said = words(written) != words(next)
+        || targets(written) != targets(next)
+        || written.weights != next.weights;
     if written.progress != next.progress || said {
         return true;
     }

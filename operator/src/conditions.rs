@@ -16,6 +16,7 @@ use crate::plan::short;
 use crate::progress::{Progress, progress};
 use crate::sleepers;
 use crate::steer::Stand;
+use crate::weights;
 
 /// One verdict: a status, its reason and its words.
 type Verdict = (ConditionStatus, Reason, String);
@@ -45,6 +46,7 @@ pub(crate) fn conditions(facts: &Facts, outcome: &Outcome) -> Vec<Condition> {
         ),
         (ConditionType::MemoryPressure, Some(memory_pressure(facts))),
         (ConditionType::TargetApplied, Some(target_applied(outcome))),
+        (ConditionType::WeightsVerified, weights::verified(facts)),
         (ConditionType::Reconciling, reconciling),
         (ConditionType::Stalled, stalled),
     ];

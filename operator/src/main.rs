@@ -42,6 +42,7 @@ mod room;
 mod sleepers;
 mod steer;
 mod turns;
+mod weights;
 
 // Apply.
 mod apply;

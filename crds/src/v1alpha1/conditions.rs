@@ -47,6 +47,7 @@ ConditionType {
     QuotaEnforced = "the quotas cannot be crossed, and the reason says who sees to that",
     MemoryPressure = "a rank holds more than its budget (abnormal while true)",
     TargetApplied = "every engine of the newest revision holds to the newest quotas, cache size and sleep it was told",
+    WeightsVerified = "weights and answers are what they were after the load or the last update (present once an engine was woken or updated)",
     Reconciling = "the operator is still working on the newest spec (present only while true)",
     Stalled = "waiting will not help: the spec or the cluster must change (present only while true)",
 }}
@@ -102,6 +103,8 @@ Reason {
     TargetPending = "an engine has not been told its newest target, or has not answered; the message names the pod, and what went wrong",
     TargetDeferred = "an engine gives back what it holds above its newest target, or is on its way to sleep or out of it; the message says which",
     TargetRefused = "an engine cannot follow its newest target, and keeps to the one before; the message has the numbers, or why it did not sleep or wake",
+    AsLoaded = "every engine that was woken or updated has proved its weights since",
+    NotAsLoaded = "an engine's weights are not what they should be, or an update of them ended half way: it does not answer; the message names the tensor, and the way out",
     ReportsRefused = "an engine pod refuses the operator's token, so what it holds is not known",
 }}
 
@@ -210,6 +213,9 @@ impl ConditionType {
                 ),
                 (Unknown, &[Reason::NoReports]),
             ],
+            ConditionType::WeightsVerified => {
+                &[(True, &[Reason::AsLoaded]), (False, &[Reason::NotAsLoaded])]
+            }
             ConditionType::Reconciling => &[(True, WORKING)],
             ConditionType::Stalled => &[(True, STALLED)],
         }

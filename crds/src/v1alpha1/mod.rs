@@ -18,6 +18,7 @@ pub mod target;
 // What is shown.
 pub mod conditions;
 pub mod status;
+pub mod weights;
 
 // From here to the planner and to the API server.
 pub mod convert;

@@ -9,6 +9,7 @@ use super::engine::{Backend, PlanStatus};
 use super::facts::ModelFacts;
 use super::report::{AccountMemory, Effective, HostAccount, LoadProgress, RankMemory};
 use super::target::{TargetOutcome, TargetReport};
+use super::weights::WeightsStatus;
 
 /// What the operator sees of an InferenceDeployment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -65,8 +66,12 @@ pub struct InferenceDeploymentStatus {
     /// Planned and measured memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryStatus>,
+    /// Which weights the engines answer with; absent before any has its weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<WeightsStatus>,
     /// Where it stands, for programs: Ready, Available, ModelResolved, MemoryFits, QuotaEnforced,
-    /// MemoryPressure, TargetApplied, and Reconciling or Stalled while they are true.
+    /// MemoryPressure, TargetApplied, WeightsVerified once an engine was woken or updated, and
+    /// Reconciling or Stalled while they are true.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

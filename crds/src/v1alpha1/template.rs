@@ -62,6 +62,20 @@ pub struct EngineContainer {
     /// of threads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<EngineResources>,
+    /// Who controls the engine (sleep, wake, pause, pushed weights) without the admin port's token.
+    /// Absent means Off. A change makes new pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control_api: Option<ControlApi>,
+}
+
+/// Who controls the engine without a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ControlApi {
+    /// Nobody.
+    Off,
+    /// Clients in the same pod: the control routes are on the API port, too, for 127.0.0.1 and ::1. A
+    /// `kubectl port-forward` to the pod comes from there as well.
+    Loopback,
 }
 
 /// Requests and limits of the engine's container.
@@ -96,6 +110,11 @@ pub struct TemplateSpec {
         ])
     )]
     pub containers: Vec<Map<String, Value>>,
+    /// Requests and limits of the pod as a whole, as in the Pod API (Kubernetes 1.34 or newer): a memory
+    /// limit that the engine and the containers beside it share, so that a trainer may use what a
+    /// sleeping engine has given back. Each container's own limit must lie within it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<EngineResources>,
     /// Volumes for the containers beside the engine. Each is a volume of the Pod API; names that
     /// begin with `plimsoll-` are taken.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

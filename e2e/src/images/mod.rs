@@ -42,7 +42,8 @@ pub(crate) fn sidecar(name: &str, programs: &Programs) -> Result<PathBuf> {
     program(name, &programs.sidecar)
 }
 
-fn program(name: &str, program: &Path) -> Result<PathBuf> {
+/// A program with the libraries that it needs, under a name.
+pub(crate) fn program(name: &str, program: &Path) -> Result<PathBuf> {
     let file = program
         .file_name()
         .context("a program has a name")?

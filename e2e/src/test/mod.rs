@@ -27,6 +27,7 @@ mod sleep_asked;
 mod smollm2;
 mod sources;
 mod tiny;
+mod trainer;
 mod unit;
 mod unreached;
 mod world;

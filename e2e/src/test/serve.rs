@@ -12,7 +12,7 @@ use crate::test::observe::{EVERY, name_of, pod_port, service_port, text};
 use crate::test::smollm2::{NAME, NAMESPACE, ready, running};
 use crate::test::world::World;
 use crate::test::{
-    Group, Passed, admin, clients, expect, expect_eq, figures, sleep, sleep_asked, test,
+    Group, Passed, admin, clients, expect, expect_eq, figures, sleep, sleep_asked, test, trainer,
 };
 use crate::wait;
 
@@ -58,6 +58,10 @@ pub(super) const GROUP: Group = Group {
         test(
             "spec.sleep puts all pods to sleep and wakes them, and they stay the same pods",
             sleep_asked::sleeps_and_wakes,
+        ),
+        test(
+            "a trainer in the pod uses the memory, pushes weights, and dies in the next push",
+            trainer::pushes_and_dies,
         ),
         test("deleting the resource leaves nothing", deleted),
     ],

@@ -203,3 +203,5 @@ pub(crate) fn secret_name(resource: &str) -> String {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trainer_tests;

@@ -2,7 +2,9 @@
 
 use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::InferenceDeployment;
-use plimsoll_crds::v1alpha1::template::{EngineResources, EngineTemplate, TemplateSpec};
+use plimsoll_crds::v1alpha1::template::{
+    ControlApi, EngineContainer, EngineResources, EngineTemplate, TemplateSpec,
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -37,11 +39,14 @@ pub(super) fn engine_template(
         spec,
     } = object.spec.template.clone().unwrap_or_default();
     let metadata = metadata.unwrap_or_default();
-    let resources = engine
-        .and_then(|engine| engine.resources)
-        .unwrap_or_default();
+    let EngineContainer {
+        resources,
+        control_api,
+    } = engine.unwrap_or_default();
+    let resources = resources.unwrap_or_default();
     let TemplateSpec {
         containers,
+        resources: whole,
         volumes,
         node_selector,
         tolerations,
@@ -57,6 +62,14 @@ pub(super) fn engine_template(
         .progress_deadline_seconds
         .max(LEAST_STARTUP_SECONDS);
     let mut engine = engine_container(settings, resources, (memory_limit, startup_seconds));
+    match control_api {
+        Some(ControlApi::Loopback) => {
+            if let Some(args) = engine["args"].as_array_mut() {
+                args.extend(["--control-api".into(), "loopback".into()]);
+            }
+        }
+        Some(ControlApi::Off) | None => {}
+    }
     let mut pod = json!({
         // A token of the user's in the engine's container is the user's to allow.
         "automountServiceAccountToken": automount == Some(true),
@@ -78,6 +91,9 @@ pub(super) fn engine_template(
         engine["restartPolicy"] = json!("Always");
         pod["initContainers"] = json!([engine]);
         pod["containers"] = json!(containers);
+    }
+    if let Some(whole) = whole {
+        pod["resources"] = json!(whole);
     }
     if !node_selector.is_empty() {
         pod["nodeSelector"] = json!(node_selector);

@@ -11,7 +11,7 @@ use crate::gather::identity;
 use crate::plan::plan;
 use crate::testing::*;
 
-fn made(object: &InferenceDeployment) -> Revision {
+pub(super) fn made(object: &InferenceDeployment) -> Revision {
     let accepted = plan(object, &smollm2()).unwrap();
     let identity = identity(&object.metadata).unwrap();
     revision(
@@ -33,7 +33,7 @@ fn documents_of(revision: &Revision) -> (Boot, Target) {
     )
 }
 
-fn pod_spec(revision: &Revision) -> PodSpec {
+pub(super) fn pod_spec(revision: &Revision) -> PodSpec {
     let set: ReplicaSet = serde_json::from_value(revision.replica_set.object.clone()).unwrap();
     set.spec.unwrap().template.unwrap().spec.unwrap()
 }

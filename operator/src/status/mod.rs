@@ -18,6 +18,7 @@ use crate::outcome::{Outcome, Planned};
 use crate::plan::short;
 use crate::pods::PodFacts;
 use crate::progress::slowest;
+use crate::weights;
 
 /// The status of a resource, all of it.
 pub(crate) fn status(facts: &Facts, outcome: &Outcome) -> InferenceDeploymentStatus {
@@ -77,6 +78,7 @@ pub(crate) fn status(facts: &Facts, outcome: &Outcome) -> InferenceDeploymentSta
         effective: effective(facts),
         progress: slowest(facts),
         memory: Some(memory(facts, plan)),
+        weights: weights::status(facts),
         conditions,
     }
 }

@@ -22,6 +22,7 @@ use crate::turns::Turn;
 
 pub(crate) const SMOLLM2: &str = include_str!("../../../examples/smollm2.yaml");
 pub(crate) const BESIDE: &str = include_str!("../../../examples/beside-a-container.yaml");
+pub(crate) const TRAINER: &str = include_str!("../../../examples/trainer.yaml");
 pub(crate) const CLAIM: &str = include_str!("../../../examples/persistent-volume-claim.yaml");
 pub(crate) const HOST_PATH: &str = include_str!("../../../examples/host-path.yaml");
 pub(crate) const ONE_RANK: &str = include_str!("../../../examples/one-rank.yaml");

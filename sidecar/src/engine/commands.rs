@@ -37,6 +37,10 @@ impl Loop {
                 mode,
                 asker,
             } => self.update(weights, version, mode, asker),
+            Command::OpenPush { whole, mode, asker } => self.open_push(whole, mode, asker),
+            Command::WritePush { piece, asker } => self.write_push(&piece, asker),
+            Command::ClosePush { version, asker } => self.close_push(version, asker),
+            Command::AbandonPush { why, asker } => self.end_push(&why, asker),
             Command::NameWeights { version, asker } => {
                 self.name_weights(version);
                 asker.answer(Ok(()));

@@ -11,9 +11,10 @@ use tokio::sync::oneshot;
 
 use super::rest::{PauseMode, SleepLevel, Tags};
 use super::size::{Resized, Size};
-use super::weights::Updated;
+use super::weights::{Abandoned, Updated};
 use crate::forward::WeightCheck;
 use crate::model::Replacement;
+use crate::weights::piece::Piece;
 
 /// Commands that may wait; one more is refused at once.
 pub const COMMANDS_MAX: usize = 16;
@@ -50,7 +51,7 @@ pub enum Command {
     /// Take what is away and of these tags; with the last of it, weights and answers are proved and
     /// requests go on. An engine that is awake is answered, too.
     Wake { tags: Tags, asker: Asker<Woken> },
-    /// Write other weights over those in force, which must not be away. Nothing that was computed with
+    /// Write other weights over those in force, or in their place where they are away. Nothing that was computed with
     /// the old ones is used again; requests there are are treated as `mode` says.
     Update {
         weights: Arc<Replacement>,
@@ -58,6 +59,25 @@ pub enum Command {
         version: Option<String>,
         mode: PauseMode,
         asker: Asker<Updated>,
+    },
+    /// The same with weights that are sent: stop computing, and take the memory of the weights where it
+    /// is away. `whole`: every tensor must come; otherwise those that do not stay as they are.
+    OpenPush {
+        whole: bool,
+        mode: PauseMode,
+        asker: Asker<()>,
+    },
+    /// Write some rows of a tensor; a tensor's rows come in order, and whole before the next's.
+    WritePush { piece: Arc<Piece>, asker: Asker<()> },
+    /// What was written are the weights in force. Refused, and open still, while something is missing.
+    ClosePush {
+        version: Option<String>,
+        asker: Asker<Updated>,
+    },
+    /// Nothing more comes.
+    AbandonPush {
+        why: String,
+        asker: Asker<Abandoned>,
     },
     /// Call the weights in force otherwise.
     NameWeights { version: String, asker: Asker<()> },
@@ -84,9 +104,14 @@ impl Command {
             | Command::ResetPrefixCache { asker, .. }
             | Command::Sleep { asker, .. }
             | Command::ReleaseKvCache(asker)
+            | Command::OpenPush { asker, .. }
+            | Command::WritePush { asker, .. }
             | Command::NameWeights { asker, .. } => asker.answer(Err(why)),
             Command::Wake { asker, .. } => asker.answer(Err(why)),
-            Command::Update { asker, .. } => asker.answer(Err(why)),
+            Command::Update { asker, .. } | Command::ClosePush { asker, .. } => {
+                asker.answer(Err(why));
+            }
+            Command::AbandonPush { asker, .. } => asker.answer(Err(why)),
             Command::Resize { asker, .. } => asker.answer(Err(why)),
         }
     }
@@ -100,9 +125,12 @@ impl Command {
             | Command::ResetPrefixCache { asker, .. }
             | Command::Sleep { asker, .. }
             | Command::ReleaseKvCache(asker)
+            | Command::OpenPush { asker, .. }
+            | Command::WritePush { asker, .. }
             | Command::NameWeights { asker, .. } => asker.is_gone(),
             Command::Wake { asker, .. } => asker.is_gone(),
-            Command::Update { asker, .. } => asker.is_gone(),
+            Command::Update { asker, .. } | Command::ClosePush { asker, .. } => asker.is_gone(),
+            Command::AbandonPush { asker, .. } => asker.is_gone(),
             Command::Resize { asker, .. } => asker.is_gone(),
         }
     }
@@ -118,6 +146,10 @@ impl Command {
             | Command::ReleaseKvCache(_)
             | Command::Wake { .. }
             | Command::Update { .. }
+            | Command::OpenPush { .. }
+            | Command::WritePush { .. }
+            | Command::ClosePush { .. }
+            | Command::AbandonPush { .. }
             | Command::NameWeights { .. }
             | Command::Resize { .. } => false,
         }
@@ -196,6 +228,34 @@ pub trait Commands {
             mode,
             asker,
         });
+        reply
+    }
+
+    /// [`Command::OpenPush`].
+    fn open_push(&self, whole: bool, mode: PauseMode) -> Reply<()> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::OpenPush { whole, mode, asker });
+        reply
+    }
+
+    /// [`Command::WritePush`].
+    fn write_push(&self, piece: Arc<Piece>) -> Reply<()> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::WritePush { piece, asker });
+        reply
+    }
+
+    /// [`Command::ClosePush`].
+    fn close_push(&self, version: Option<String>) -> Reply<Updated> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::ClosePush { version, asker });
+        reply
+    }
+
+    /// [`Command::AbandonPush`].
+    fn abandon_push(&self, why: String) -> Reply<Abandoned> {
+        let (asker, reply) = Asker::pair();
+        self.command(Command::AbandonPush { why, asker });
         reply
     }
 

@@ -14,7 +14,7 @@ use super::stats::EngineStats;
 use super::weights::WeightsInForce;
 use crate::memory::ledger::Ledger;
 use crate::memory::snapshot::LedgerSnapshot;
-use crate::model::{Model, ModelError, Replacement};
+use crate::model::{Model, ModelError, Pushable, Replacement};
 
 /// A state of the engine. `Failed` is final: the process should end. What each means to probes,
 /// clients and reports is a table in ARCHITECTURE.md.
@@ -92,6 +92,7 @@ pub(crate) struct Shared {
     pub(crate) progress: Mutex<Progress>,
     pub(crate) rest: Mutex<RestView>,
     pub(crate) weights: Mutex<WeightsInForce>,
+    pub(crate) pushable: Pushable,
     /// As it was loaded first.
     pub(crate) model: Arc<Model>,
     #[cfg(test)]
@@ -213,6 +214,11 @@ impl EngineHandle {
     /// As [`Replacement::open`].
     pub fn open_weights(&self, path: &Path) -> Result<Replacement, ModelError> {
         Replacement::open(path, &self.shared.model)
+    }
+
+    /// The tensors that may be sent.
+    pub fn pushable(&self) -> &Pushable {
+        &self.shared.pushable
     }
 
     /// The weights in force.

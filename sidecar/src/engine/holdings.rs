@@ -8,6 +8,7 @@ use super::rank::{Answer, Ask, Moved};
 use super::ranks::{Failure, Ranks};
 use crate::forward::resize::NewCache;
 use crate::model::Replacement;
+use crate::weights::piece::Piece;
 
 /// What all ranks did, or why some did not.
 fn of_all<T>(ranks: Vec<Result<T, String>>) -> Result<Vec<T>, String> {
@@ -38,15 +39,19 @@ impl Ranks {
         Ok(answers)
     }
 
-    /// Has every rank take the memory of these accounts again and fill it, weights from the model's
-    /// files. All or nothing: where one cannot, the others give back what they took, and the inner
-    /// error says why.
+    /// Has every rank take the memory of these accounts again and fill it: weights from the files that
+    /// have them, where `reads`. All or nothing: where one cannot, the others give back what they took,
+    /// and the inner error says why.
     pub(super) fn restore(
         &mut self,
         accounts: &[Account],
+        reads: bool,
     ) -> Result<Result<Vec<Moved>, String>, Failure> {
         let shared: Arc<[Account]> = accounts.into();
-        let ask = || Ask::Restore(Arc::clone(&shared));
+        let ask = || Ask::Restore {
+            accounts: Arc::clone(&shared),
+            reads,
+        };
         let answers = self.all(
             "restore of memory",
             self.move_limit,
@@ -102,22 +107,32 @@ impl Ranks {
         &mut self,
         weights: &Arc<Replacement>,
     ) -> Result<Result<(), String>, Failure> {
-        let ask = || Ask::Overwrite(Arc::clone(weights));
-        let answers = self.all(
-            "read of new weights",
-            self.move_limit,
-            ask,
-            |answer| match answer {
-                Answer::Overwritten { rank, written } => Some((rank, written)),
-                _ => None,
-            },
-        )?;
+        self.written("read of new weights", || {
+            Ask::Overwrite(Arc::clone(weights))
+        })
+    }
+
+    /// As [`Ranks::overwrite`], of some rows of one tensor, on whichever ranks have them.
+    pub(super) fn write(&mut self, piece: &Arc<Piece>) -> Result<Result<(), String>, Failure> {
+        self.written("write of new weights", || Ask::Write(Arc::clone(piece)))
+    }
+
+    fn written(
+        &mut self,
+        what: &str,
+        ask: impl Fn() -> Ask,
+    ) -> Result<Result<(), String>, Failure> {
+        let answers = self.all(what, self.move_limit, ask, |answer| match answer {
+            Answer::Overwritten { rank, written } => Some((rank, written)),
+            _ => None,
+        })?;
         Ok(of_all(answers).map(|_| ()))
     }
 
-    /// The weights that every rank has are the measure from now on, and what a restore reads.
-    pub(super) fn adopt(&mut self, weights: &Arc<Replacement>) -> Result<(), Failure> {
-        let ask = || Ask::Adopt(Arc::clone(weights));
+    /// The weights that every rank has are the measure from now on, and these what a restore reads; no
+    /// file has them where there are none.
+    pub(super) fn adopt(&mut self, weights: Option<&Arc<Replacement>>) -> Result<(), Failure> {
+        let ask = || Ask::Adopt(weights.map(Arc::clone));
         let limit = self.check_limit;
         self.all(
             "reference of new weights",

@@ -21,6 +21,8 @@ mod live;
 mod outbox;
 mod pause;
 mod probe;
+mod push;
+mod pushed;
 mod rank;
 mod ranks;
 mod resize;
@@ -41,7 +43,7 @@ use plimsoll_planner::{Account, Plan, Request, kv_cache};
 use tokio::sync::watch;
 
 use crate::memory::ledger::Ledger;
-use crate::model::Model;
+use crate::model::{Model, Pushable};
 use crate::scheduler::{Scheduler, SchedulerConfig};
 use config::{EngineConfig, EngineError};
 use handle::{EngineFacts, EngineHandle, EngineState, Progress, Shared, lock};
@@ -124,10 +126,13 @@ impl Engine {
             }),
             rest: Mutex::new(RestView::default()),
             weights: Mutex::new(WeightsInForce {
+                source_version: weight_version.clone(),
                 version: weight_version,
                 path: model.path.clone(),
                 writes: 0,
+                pushed: false,
             }),
+            pushable: Pushable::of(&model, request.dtype),
             model: Arc::clone(&model),
             #[cfg(test)]
             sabotage: sabotage::Sabotage::default(),

@@ -66,8 +66,9 @@ impl Loop {
     /// Deals with the requests there are. False: some have yet to end, and are computed meanwhile;
     /// the command is to be carried out again when they have.
     pub(super) fn quieten(&mut self, mode: PauseMode) -> Result<bool, Failure> {
-        // Whoever is left when the others have ended came later; nobody ends while memory is away.
-        if mode == PauseMode::Wait && !self.waited && !self.rest.is_out() {
+        // Whoever is left when the others have ended came later; nobody ends while memory is away or
+        // weights are being written.
+        if mode == PauseMode::Wait && !self.waited && !self.rest.is_idle() {
             self.scheduler.hold_new();
             if self.scheduler.has_turns() {
                 return Ok(false);
@@ -110,14 +111,14 @@ impl Loop {
     pub(super) fn computes(&self) -> bool {
         let state = self.shared.state.borrow();
         let serves = matches!(*state, EngineState::Serving | EngineState::Draining);
-        !self.rest.is_out() && (self.pending.is_some() || serves)
+        !self.rest.is_idle() && (self.pending.is_some() || serves)
     }
 
     /// Makes state and figures those of the rest (or of its end), before whoever asked is told.
     pub(super) fn show_rest(&mut self) {
         let state = if self.rest.is_out() {
             EngineState::Asleep
-        } else if self.rest.paused || self.rest.level.is_some() {
+        } else if self.rest.paused || self.rest.level.is_some() || self.rest.updating {
             EngineState::Paused
         } else {
             EngineState::Serving

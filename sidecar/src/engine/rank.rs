@@ -21,6 +21,7 @@ use crate::forward::resize::NewCache;
 use crate::forward::{Forward, LoadError, StepOutput, WeightCheck};
 use crate::model::{Model, Replacement};
 use crate::weights::TensorSource;
+use crate::weights::piece::Piece;
 
 /// What the engine asks of a rank.
 #[derive(Debug)]
@@ -33,12 +34,18 @@ pub(super) enum Ask {
     CheckWeights,
     /// Write these weights over those there are.
     Overwrite(Arc<Replacement>),
-    /// The weights there are are the measure from now on, and what a restore reads.
-    Adopt(Arc<Replacement>),
+    /// Write some rows of a tensor over those there are.
+    Write(Arc<Piece>),
+    /// The weights there are are the measure from now on, and a restore reads these; None: nothing has
+    /// them, and no restore reads.
+    Adopt(Option<Arc<Replacement>>),
     /// Give back the memory of these accounts; what is given back already stays so.
     Release(Arc<[Account]>),
-    /// Take the memory of these accounts again, all or nothing, and fill it: weights are read.
-    Restore(Arc<[Account]>),
+    /// Take the memory of these accounts again, all or nothing, and fill it: weights where `reads`.
+    Restore {
+        accounts: Arc<[Account]>,
+        reads: bool,
+    },
     /// Take or give back the end of the KV cache.
     Resize(Arc<NewCache>),
 }
@@ -85,6 +92,7 @@ pub(super) enum Answer {
         rank: usize,
         check: WeightCheck,
     },
+    /// Weights were written, whole or in part.
     Overwritten {
         rank: usize,
         /// Or why not all of them are.
@@ -277,9 +285,14 @@ fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
                 };
                 tell(Answer::Overwritten { rank, written })?;
             }
+            Ask::Write(piece) => {
+                let written = forward.write(&piece);
+                let written = written.map_err(|error| with_sources(&error));
+                tell(Answer::Overwritten { rank, written })?;
+            }
             Ask::Adopt(weights) => {
                 forward.adopt();
-                adopted = Some(weights);
+                adopted = weights.or(adopted);
                 tell(Answer::Adopted { rank })?;
             }
             Ask::Release(accounts) => {
@@ -289,11 +302,12 @@ fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
                 let moved = Moved(moved);
                 tell(Answer::Released { rank, moved })?;
             }
-            Ask::Restore(accounts) => {
+            Ask::Restore { accounts, reads } => {
                 let source = match &adopted {
                     Some(weights) => &*weights.tensors,
                     None => &*model.tensors,
                 };
+                let source = reads.then_some(source);
                 let taken = restore(&mut forward, start, source, &accounts);
                 tell(Answer::Restored { rank, taken })?;
             }
@@ -332,7 +346,7 @@ fn resize(
 fn restore(
     forward: &mut Forward<CpuRank>,
     start: &RankStart,
-    source: &dyn TensorSource,
+    source: Option<&dyn TensorSource>,
     accounts: &[Account],
 ) -> Result<Moved, String> {
     let RankStart { model, shared, .. } = start;
@@ -351,11 +365,15 @@ fn restore(
 fn fill(
     forward: &mut Forward<CpuRank>,
     start: &RankStart,
-    source: &dyn TensorSource,
+    source: Option<&dyn TensorSource>,
     accounts: &[Account],
 ) -> Result<(), String> {
     let shared = &start.shared;
-    if accounts.contains(&Account::Weights) {
+    let weights = accounts.contains(&Account::Weights);
+    if weights && source.is_none() {
+        forward.blank();
+    }
+    if let Some(source) = source.filter(|_| weights) {
         match forward.load(source, |_| !shared.inbox.is_ending()) {
             // What came back different is there: the proof of the wake names it.
             Ok(true) | Err(LoadError::Changed(_)) => {}

@@ -349,22 +349,22 @@ mod tests {
             let moved = Moved::default();
             answers.send(Answer::Released { rank, moved }).unwrap();
         }
-        let taken = ranks.restore(&[Account::Weights]).unwrap();
+        let taken = ranks.restore(&[Account::Weights], true).unwrap();
         assert_eq!(taken, Err("rank 1: no memory".to_owned()));
         for asked in &heard {
             let asked: Vec<Ask> = asked.try_iter().collect();
             assert!(
-                matches!(&asked[..], [Ask::Restore(_), Ask::Release(of)] if **of == [Account::Weights]),
+                matches!(&asked[..], [Ask::Restore { .. }, Ask::Release(of)] if **of == [Account::Weights]),
                 "{asked:?}"
             );
         }
         for rank in [0, 1] {
             answers.send(restored(rank, Ok(moved.clone()))).unwrap();
         }
-        let taken = ranks.restore(&[Account::Weights]).unwrap();
+        let taken = ranks.restore(&[Account::Weights], true).unwrap();
         assert_eq!(taken, Ok(vec![moved.clone(), moved]));
         answers.send(restored(0, Ok(Moved::default()))).unwrap();
-        let Failure(message) = ranks.restore(&[Account::Weights]).unwrap_err();
+        let Failure(message) = ranks.restore(&[Account::Weights], true).unwrap_err();
         assert_eq!(
             message,
             "rank 1 did not end a restore of memory within 0.05 s: it hangs"

@@ -92,7 +92,9 @@ pub struct RestView {
     pub out: Vec<Account>,
     /// Whether weights and answers were what they were after the load, at the last wake.
     pub weights_verified: Option<bool>,
-    /// Why the last wake did not bring the engine back; empty when it did.
+    /// Weights are being written that come piece by piece.
+    pub updating: bool,
+    /// Why the last wake or update did not bring the engine back; empty when it did.
     pub trouble: String,
 }
 
@@ -100,6 +102,11 @@ impl RestView {
     /// Memory is away, or what is in it is not what it should be.
     pub fn is_out(&self) -> bool {
         !self.out.is_empty() || self.weights_verified == Some(false)
+    }
+
+    /// Nothing may be computed: as [`RestView::is_out`], or weights are being written.
+    pub fn is_idle(&self) -> bool {
+        self.is_out() || self.updating
     }
 
     /// As vLLM counts it: until everything is back and scheduling goes on.

@@ -15,6 +15,7 @@ use super::handle::{EngineState, Shared, lock};
 use super::inbox::{Mail, Submitted};
 use super::live::{self, Live};
 use super::outbox::Outbox;
+use super::pushed::Sent;
 use super::rank::{STEPS_UNDER_WAY_MAX, panic_text};
 use super::ranks::{Failure, Ranks};
 use super::request::FinishReason;
@@ -62,6 +63,7 @@ pub(super) struct Loop {
     pub(super) waited: bool,
     /// What others see of a pause or sleep.
     pub(super) rest: RestView,
+    pub(super) sent: Sent,
     pub(super) probes: bool,
     /// What the probe drew after the load or the last update; None where there is none, or when the
     /// next wake is to draw it.
@@ -94,6 +96,7 @@ impl Loop {
             pending: None,
             waited: false,
             rest: RestView::default(),
+            sent: Sent::default(),
             probes,
             probed: None,
         }
@@ -204,7 +207,7 @@ impl Loop {
         self.ended
             .extend(cancelled.into_iter().map(|id| (id, FinishReason::Abort)));
         // Nothing can be computed where memory is away, and nobody wakes an engine that ends.
-        if stopping || draining && self.rest.is_out() {
+        if stopping || draining && self.rest.is_idle() {
             self.abort_all();
         }
         self.end_requests(None);

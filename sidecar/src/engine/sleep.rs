@@ -9,7 +9,8 @@ use plimsoll_planner::Account;
 
 use super::commands::settle;
 use super::control::{Asker, Command, ControlError, Woken};
-use super::handle::EngineState;
+use super::handle::{EngineState, lock};
+use super::push::{UPDATE_OPEN, wrong_state};
 use super::rank::Moved;
 use super::ranks::Failure;
 use super::rest::{PauseMode, SleepLevel, Tags, Transition};
@@ -23,6 +24,11 @@ const SLEEPERS: [Account; 5] = [
     Account::KvCache,
     Account::Weights,
 ];
+
+/// Files have older weights, which nobody asked for.
+const PUSHED_AND_GONE: &str = "the weights in force were pushed, and went with the sleep: push every \
+     tensor again (POST /start_weight_update), or read those of the files before them (POST \
+     /collective_rpc, reload_weights)";
 
 impl Loop {
     /// Gives back what the level says and is not away yet. Never takes anything: a second sleep of a
@@ -76,6 +82,9 @@ impl Loop {
     }
 
     fn give_back(&mut self, tags: Tags, mode: PauseMode) -> Result<(), Failure> {
+        if tags.weights {
+            self.abandon_push("the weights were put to sleep")?;
+        }
         let began = Instant::now();
         let away = &self.rest.out;
         let due = |account: &Account| tags.holds(*account) && !away.contains(account);
@@ -95,6 +104,7 @@ impl Loop {
             accounts => self.ranks.release(accounts)?,
         };
         self.rest.out.extend(accounts);
+        self.sent.blank &= !accounts.contains(&Account::Weights);
         Ok(moved)
     }
 
@@ -109,6 +119,10 @@ impl Loop {
             .filter(|account| tags.holds(*account) && self.rest.out.contains(account))
             .collect();
         let doubted = self.rest.weights_verified == Some(false) && self.rest.out.is_empty();
+        if self.rest.updating && (!back.is_empty() || doubted) {
+            asker.answer(Err(wrong_state(UPDATE_OPEN.to_owned())));
+            return Ok(());
+        }
         if self.rest.is_out() && (!back.is_empty() || doubted) {
             self.set_state(EngineState::Waking);
         }
@@ -152,9 +166,10 @@ impl Loop {
         &mut self,
         accounts: &[Account],
     ) -> Result<Result<(Vec<Moved>, Option<Duration>), String>, Failure> {
+        let reads = !lock(&self.shared.weights).pushed;
         let moved = match accounts {
             [] => Vec::new(),
-            accounts => match self.ranks.restore(accounts)? {
+            accounts => match self.ranks.restore(accounts, reads)? {
                 Ok(moved) => moved,
                 Err(message) => return Ok(Err(message)),
             },
@@ -163,8 +178,15 @@ impl Loop {
         self.stats.transitions[Transition::Wake as usize].taken_bytes += Moved::total(&moved);
         let is_away = |account: &Account| !accounts.contains(account);
         self.rest.out.retain(is_away);
+        if !reads && accounts.contains(&Account::Weights) {
+            self.sent.blank = true;
+            self.doubt(PUSHED_AND_GONE);
+        }
         if !self.rest.out.is_empty() {
             return Ok(Ok((moved, None)));
+        }
+        if self.sent.blank {
+            return Ok(Err(PUSHED_AND_GONE.to_owned()));
         }
         // A sleep that gave nothing back has nothing to prove.
         let doubted = self.rest.weights_verified == Some(false);

@@ -5,6 +5,7 @@
 //! fails leaves an engine that no wake takes for whole, until it is repeated, or the old weights are
 //! read again.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,17 +15,29 @@ use super::commands::settle;
 use super::control::{Asker, Command, ControlError};
 use super::handle::{EngineState, lock};
 use super::probe::{NOT_NUMBERS, Probe};
+use super::push::{UPDATE_OPEN, wrong_state};
 use super::ranks::Failure;
 use super::rest::{PauseMode, SleepLevel, Transition};
 use super::run::Loop;
 use super::weights::Updated;
 use crate::model::Replacement;
 
+/// What a look at the weights found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) broken_table: Option<String>,
+    /// Weights and tables.
+    pub(super) changed: Option<String>,
+}
+
 impl Loop {
     /// Calls the weights in force otherwise.
     pub(super) fn name_weights(&mut self, version: String) {
         let key = {
             let mut weights = lock(&self.shared.weights);
+            if !weights.pushed {
+                weights.source_version.clone_from(&version);
+            }
             weights.version = version;
             weights.key()
         };
@@ -40,12 +53,8 @@ impl Loop {
         mode: PauseMode,
         asker: Asker<Updated>,
     ) -> Result<(), Failure> {
-        if self.rest.out.contains(&Account::Weights) {
-            let message = "the weights are given back: wake them first \
-                           (POST /wake_up?tags=weights), then update them";
-            asker.answer(Err(ControlError::WrongState {
-                message: message.to_owned(),
-            }));
+        if self.rest.updating {
+            asker.answer(Err(wrong_state(UPDATE_OPEN.to_owned())));
             return Ok(());
         }
         match self.quieten(mode) {
@@ -74,7 +83,7 @@ impl Loop {
         let (path, seconds) = (weights.path.display(), began.elapsed().as_secs_f64());
         let outcome = match replaced {
             Ok(()) => {
-                let version = self.accept(&weights, version);
+                let version = self.accept(Some(&weights.path), version);
                 tracing::info!(%path, version, held, seconds, result = "done", "weights updated");
                 Ok(Updated { version, held })
             }
@@ -84,8 +93,11 @@ impl Loop {
                      level 2 and wake up to read the weights before it"
                 );
                 tracing::error!(message, seconds, result = "failed", "the update failed");
-                self.rest.weights_verified = Some(false);
-                self.rest.trouble.clone_from(&message);
+                match self.rest.out.contains(&Account::Weights) {
+                    // They are as they were: away.
+                    true => self.rest.trouble.clone_from(&message),
+                    false => self.doubt(&message),
+                }
                 Err(ControlError::NotUpdated { message })
             }
         };
@@ -96,19 +108,19 @@ impl Loop {
 
     /// The inner error says why what is there now must not be served.
     fn replace(&mut self, weights: &Arc<Replacement>) -> Result<Result<(), String>, Failure> {
-        // New weights cure no table: with a broken one they would answer wrongly, too.
-        let checks = self.ranks.check_weights()?;
-        for (rank, check) in checks.iter().enumerate() {
-            if let Some(name) = check.changed_tables.first() {
-                return Ok(Err(format!(
-                    "rank {rank}: {name}, which is computed and not read, is not what it was; sleep \
-                     and wake up to have it computed again"
-                )));
-            }
+        if let Some(why) = self.look_at_weights()?.broken_table {
+            return Ok(Err(why));
         }
+        let took = match self.take_weights()? {
+            Ok(took) => took,
+            Err(why) => return Ok(Err(why)),
+        };
         self.forget_cache();
         lock(&self.shared.weights).writes += 1;
         if let Err(why) = self.ranks.overwrite(weights)? {
+            if took {
+                self.give_weights_back()?;
+            }
             return Ok(Err(why));
         }
         let mut probed = None;
@@ -120,16 +132,47 @@ impl Loop {
             }
             probed = Some(drawn);
         }
-        self.ranks.adopt(weights)?;
+        self.ranks.adopt(Some(weights))?;
         self.probed = probed;
         Ok(Ok(()))
     }
 
-    /// The weights that were written are those in force; what they are called.
-    fn accept(&mut self, weights: &Replacement, version: Option<String>) -> String {
+    /// What is there now is not to be served, and why.
+    pub(super) fn doubt(&mut self, why: &str) {
+        self.rest.weights_verified = Some(false);
+        why.clone_into(&mut self.rest.trouble);
+    }
+
+    /// What is held is not what it was. New weights cure no table: with a broken one they would answer
+    /// wrongly, too.
+    pub(super) fn look_at_weights(&mut self) -> Result<Found, Failure> {
+        let mut found = Found::default();
+        let checks = self.ranks.check_weights()?;
+        for (rank, check) in checks.iter().enumerate() {
+            if let Some(name) = check.changed_tables.first() {
+                found.broken_table.get_or_insert(format!(
+                    "rank {rank}: {name}, which is computed and not read, is not what it was; sleep \
+                     and wake up to have it computed again"
+                ));
+            }
+            if let Some(name) = check.changed.first() {
+                let why = format!("rank {rank}: {name} is not what it was");
+                found.changed.get_or_insert(why);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The weights that were written are those in force: of these files, or none's; what they are
+    /// called.
+    pub(super) fn accept(&mut self, files: Option<&Path>, version: Option<String>) -> String {
+        self.sent.blank = false;
         let version = {
             let mut now = lock(&self.shared.weights);
-            now.path.clone_from(&weights.path);
+            now.pushed = files.is_none();
+            if let Some(path) = files {
+                path.clone_into(&mut now.path);
+            }
             version.unwrap_or_else(|| now.version.clone())
         };
         self.name_weights(version.clone());

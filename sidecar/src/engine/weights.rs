@@ -7,8 +7,11 @@ use std::path::PathBuf;
 pub struct WeightsInForce {
     /// What whoever wrote them calls them; no more than a name to the engine.
     pub version: String,
-    /// Where they were read, and where a wake reads them again.
+    /// The files that were read last, and what their weights were called.
     pub path: PathBuf,
+    pub source_version: String,
+    /// They were sent since: no file has them, and a wake reads none.
+    pub pushed: bool,
     /// Times that weights were written since the load, to the end or not.
     pub writes: u64,
 }
@@ -44,4 +47,15 @@ pub struct Updated {
     pub version: String,
     /// Requests that were held meanwhile and go on with the new weights.
     pub held: usize,
+}
+
+/// What an update left that was sent and came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Abandoned {
+    /// The weights before it: not a byte was written.
+    Unharmed,
+    /// No weights, as before it.
+    Away,
+    /// A mixture, which is not served.
+    OutOfService,
 }

@@ -29,6 +29,7 @@ use crate::memory::ledger::Ledger;
 use crate::memory::registry::{Owner, Registry};
 use crate::model::{ModelError, ModelParams};
 use crate::weights::TensorSource;
+use crate::weights::piece::Piece;
 use backend::{Backend, Store};
 use input::StepInput;
 use layers::Decoder;
@@ -169,6 +170,39 @@ impl<B: Store> Forward<B> {
             progress,
         )?;
         Ok(whole)
+    }
+
+    /// Makes memory of weights that comes new ready for [`Forward::write`].
+    pub fn blank(&mut self) {
+        let Forward {
+            shape,
+            shard,
+            layout,
+            backend,
+            ..
+        } = self;
+        load::blank(shape, shard, &layout.weights, backend);
+    }
+
+    /// Writes some rows of one tensor over those there are; as [`Forward::overwrite`], nothing of it is
+    /// remembered.
+    ///
+    /// # Errors
+    /// When the account is released.
+    pub fn write(&mut self, piece: &Piece) -> Result<(), LoadError> {
+        let bytes = self.layout.bytes(Account::Weights);
+        if !self.backend.holds(Account::Weights, bytes) {
+            return Err(LoadError::Released);
+        }
+        let Forward {
+            shape,
+            shard,
+            layout,
+            backend,
+            ..
+        } = self;
+        load::scatter(piece, shape, shard, &layout.weights, backend)?;
+        Ok(())
     }
 
     /// The weights that there are now are the measure from now on. Tables stay what they have to be:

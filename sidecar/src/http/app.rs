@@ -16,6 +16,7 @@ use super::error::ApiError;
 use super::generator::{Generator, asleep, draining};
 use super::named::Named;
 use super::unsent::Unsent;
+use super::updates::Updates;
 use crate::chat::ChatTemplate;
 use crate::engine::handle::{EngineFacts, EngineState};
 use crate::metrics::{EngineFigures, Metrics, Scrape};
@@ -35,6 +36,8 @@ pub struct HttpLimits {
     pub header_timeout: Duration,
     /// For the body of a request.
     pub body_timeout: Duration,
+    /// For 64 KiB more of pushed weights.
+    pub push_timeout: Duration,
     /// For a reader that takes nothing of its answer.
     pub write_timeout: Duration,
     /// Streams of `/memory/watch`.
@@ -48,6 +51,7 @@ impl Default for HttpLimits {
             connections: host::CONNECTIONS as usize,
             header_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(60),
+            push_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
             watchers: 8,
         }
@@ -139,6 +143,8 @@ pub struct App {
     next_id: AtomicU64,
     /// Answers under way.
     pub named: Arc<Named>,
+    /// The update of pushed weights that is open.
+    pub updates: Arc<Updates>,
 }
 
 impl App {
@@ -158,6 +164,7 @@ impl App {
             draining: AtomicBool::new(false),
             next_id: AtomicU64::new(1),
             named: Arc::default(),
+            updates: Arc::default(),
         }
     }
 

@@ -14,7 +14,7 @@ use crate::engine::rest::RestView;
 use crate::engine::stats::EngineStats;
 use crate::engine::weights::WeightsInForce;
 use crate::memory::snapshot::LedgerSnapshot;
-use crate::model::{ModelError, Replacement};
+use crate::model::{ModelError, Pushable, Replacement};
 
 /// The engine's front door; see [`EngineHandle`] for the contract of each call.
 pub trait Generator: Commands + std::fmt::Debug + Send + Sync {
@@ -34,6 +34,8 @@ pub trait Generator: Commands + std::fmt::Debug + Send + Sync {
     fn abort(&self, ids: Option<&[u64]>) -> usize;
     fn rest(&self) -> RestView;
     fn weights(&self) -> WeightsInForce;
+    /// The tensors that may be pushed.
+    fn pushable(&self) -> &Pushable;
     /// Reads headers of files: not for the threads that answer requests.
     ///
     /// # Errors
@@ -107,6 +109,10 @@ impl Generator for EngineHandle {
 
     fn weights(&self) -> WeightsInForce {
         EngineHandle::weights(self)
+    }
+
+    fn pushable(&self) -> &Pushable {
+        EngineHandle::pushable(self)
     }
 
     fn open_weights(&self, path: &Path) -> Result<Replacement, ModelError> {

@@ -40,6 +40,7 @@ pub mod token;
 pub mod tokenize;
 pub mod types;
 pub mod unsent;
+pub mod updates;
 pub mod whole;
 
 #[cfg(test)]
@@ -52,7 +53,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -60,6 +61,9 @@ use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 
 use app::App;
 use error::{ApiError, shown};
+
+/// What the weights are called that an answer is of.
+pub const WEIGHT_VERSION: HeaderName = HeaderName::from_static("x-plimsoll-weight-version");
 
 /// The API port. `origins`: whose pages may call it from a browser.
 pub fn router(app: Arc<App>, origins: &[HeaderValue]) -> Router {
@@ -110,7 +114,7 @@ fn cors(origins: &[HeaderValue]) -> CorsLayer {
         // Clients send headers of their own (authorization, x-stainless-lang); none is a secret
         // here.
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([header::RETRY_AFTER])
+        .expose_headers([header::RETRY_AFTER, WEIGHT_VERSION])
         .max_age(A_DAY);
     match origins.iter().any(|origin| origin == "*") {
         true => layer.allow_origin(Any),
@@ -134,10 +138,23 @@ pub(crate) async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
     }
 }
 
-/// Counts answers of `/v1` that are errors, by status: what a client did wrong is in its body.
+/// Counts answers of `/v1` that are errors, by status: what a client did wrong is in its body. Others
+/// say which weights they are of: those in force when the answer, or its stream, begins.
 async fn count_refusals(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let counted = request.uri().path().starts_with("/v1/");
-    let response = next.run(request).await;
+    let mut response = next.run(request).await;
+    if let Some(loaded) = app
+        .peek()
+        .filter(|_| counted && response.status().is_success())
+    {
+        let version = loaded.engine.weights().version;
+        // A version has no control characters; where there is none, there is no header.
+        if let Ok(version) = HeaderValue::from_bytes(version.as_bytes())
+            && !version.is_empty()
+        {
+            response.headers_mut().insert(WEIGHT_VERSION, version);
+        }
+    }
     if counted && (response.status().is_client_error() || response.status().is_server_error()) {
         app.metrics.refused(response.status().as_str());
     }

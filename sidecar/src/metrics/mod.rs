@@ -10,6 +10,7 @@ mod histogram;
 mod requests;
 mod sleep;
 mod steps;
+mod updates;
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -24,6 +25,7 @@ use crate::engine::stats::EngineStats;
 use crate::memory::snapshot::KvUsage;
 
 pub use requests::Sequence;
+pub use updates::{Phase, Under};
 
 /// What a scrape shows of the engine.
 #[derive(Clone, Debug)]
@@ -45,6 +47,7 @@ pub struct EngineFigures {
 pub struct Metrics {
     registry: Registry,
     requests: requests::Requests,
+    updates: updates::Updates,
     /// Locked for a whole scrape: its figures belong together.
     scraped: Mutex<Scraped>,
 }
@@ -65,6 +68,7 @@ impl Metrics {
             model: model.to_owned(),
         };
         let requests = requests::Requests::new(&mut maker);
+        let updates = updates::Updates::new(&mut maker);
         let engine = engine::Engine::new(&mut maker);
         let steps = steps::StepSizes::new(&mut maker);
         let sleep = sleep::Sleep::new(&mut maker);
@@ -72,6 +76,7 @@ impl Metrics {
         Metrics {
             registry: maker.registry,
             requests,
+            updates,
             scraped: Mutex::new(Scraped {
                 engine,
                 steps,
@@ -104,6 +109,11 @@ impl Metrics {
     /// A request was answered with an error status.
     pub fn refused(&self, status: &str) {
         self.requests.refused(status);
+    }
+
+    /// A phase of a pushed update begins; it ends when the answer is dropped.
+    pub fn updating(&self, phase: Phase) -> Under {
+        self.updates.begin(phase)
     }
 
     /// The text format, version 0.0.4.

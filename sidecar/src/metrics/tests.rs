@@ -152,6 +152,8 @@ fn the_families_are_these() {
         vllm:request_params_n vllm:request_prefill_time_seconds vllm:request_prompt_tokens \
         vllm:request_queue_time_seconds vllm:request_success_total \
         vllm:request_time_per_output_token_seconds \
+        vllm:rl_weight_update_operation_duration_seconds \
+        vllm:rl_weight_update_operations_in_flight \
         vllm:sleep_mode_operation_duration_seconds vllm:sleep_mode_operations_in_flight \
         vllm:time_to_first_token_seconds";
     let expected: Vec<&str> = expected.split_whitespace().collect();

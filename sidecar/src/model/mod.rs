@@ -16,6 +16,7 @@ mod gguf_rope;
 pub(crate) mod known;
 mod object;
 pub mod params;
+pub mod pushable;
 pub mod replacement;
 mod rope_config;
 pub mod sampling;
@@ -32,6 +33,7 @@ use plimsoll_planner::{Dtype, ModelShape};
 
 pub use crate::model_error::ModelError;
 pub use params::ModelParams;
+pub use pushable::Pushable;
 pub use replacement::Replacement;
 pub use sampling::{ModelSampling, SamplingDefaults};
 pub use templates::ChatTemplates;

@@ -8,8 +8,10 @@ pub(crate) mod file;
 pub(crate) mod folder;
 pub(crate) mod gguf;
 mod k_quants;
+pub mod piece;
 pub(crate) mod safetensors;
 pub(crate) mod stored;
+pub mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

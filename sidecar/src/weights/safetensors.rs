@@ -17,7 +17,7 @@ use super::file::WeightFile;
 use super::stored::{RowOrder, Stored};
 use crate::model_error::{ModelError, shorten};
 
-const LENGTH_BYTES: u64 = 8;
+pub(crate) const LENGTH_BYTES: u64 = 8;
 /// The format's own bound.
 const HEADER_BYTES_MAX: u64 = 100_000_000;
 
@@ -87,11 +87,26 @@ pub(crate) fn open(
 ) -> Result<SafetensorsFile, ModelError> {
     let header = read_header(&file)?;
     digest(&header);
-    let name = file.name();
-    let UniqueMap(fields) = serde_json::from_slice::<UniqueMap<Field>>(&header[8..])
+    let data = file.bytes() - header.len() as u64;
+    let tensors = entries(file.name(), &header[8..], header.len() as u64, Some(data))?.0;
+    Ok(SafetensorsFile { file, tensors })
+}
+
+/// The tensors of a header's JSON, in the order of their data, and the bytes that these take.
+/// `data_bytes`: what there is behind the header, where that is known.
+pub(crate) fn entries(
+    name: &str,
+    json: &[u8],
+    data_start: u64,
+    data_bytes: Option<u64>,
+) -> Result<(Vec<Entry>, u64), ModelError> {
+    let UniqueMap(fields) = serde_json::from_slice::<UniqueMap<Field>>(json)
         .map_err(|e| ModelError::weights(name, format!("the header is not valid: {e}")))?;
-    let data_start = header.len() as u64;
-    let data_bytes = file.bytes() - data_start;
+    let ends = fields.iter().filter_map(|(_, field)| match field {
+        Field::Tensor(tensor) => Some(tensor.data_offsets.1),
+        Field::Other(_) => None,
+    });
+    let data_bytes = data_bytes.unwrap_or_else(|| ends.max().unwrap_or_default());
     let mut entries = Vec::with_capacity(fields.len());
     for (tensor, field) in fields {
         match field {
@@ -109,7 +124,7 @@ pub(crate) fn open(
         }
     }
     let tensors = without_holes(name, entries, data_bytes)?;
-    Ok(SafetensorsFile { file, tensors })
+    Ok((tensors, data_bytes))
 }
 
 fn read_header(file: &WeightFile) -> Result<Vec<u8>, ModelError> {

@@ -69,7 +69,8 @@ impl Altered {
         fs::write(self.0.join(WEIGHTS), [&size[..], &header, data].concat()).unwrap();
     }
 
-    fn with_numbers(self, change: impl Fn(&str, usize, f32) -> f32) -> Altered {
+    /// With numbers that `change` makes of those there are: name, place, number.
+    pub fn with_numbers(self, change: impl Fn(&str, usize, f32) -> f32) -> Altered {
         let (header, mut data) = self.parts();
         for (name, entry) in header.iter().filter(|(name, _)| *name != "__metadata__") {
             let offset = |at: usize| entry["data_offsets"][at].as_u64().unwrap() as usize;

@@ -6,6 +6,7 @@
 
 pub mod altered;
 pub mod fixture;
+pub mod sent;
 pub mod watched;
 
 use std::ops::Range;

@@ -7,6 +7,7 @@ mod pulls;
 mod sleepers;
 mod targets;
 mod totals;
+mod weights;
 
 use std::time::Duration;
 

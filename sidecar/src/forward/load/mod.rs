@@ -1,7 +1,8 @@
 //! Reading one rank's share of the weights, straight to where they stay.
 //!
 //! The device asks for pieces of rows, on as many threads as it has, and writes each number once, in
-//! its own layout; no tensor is ever whole in host memory beside its place.
+//! its own layout; no tensor is ever whole in host memory beside its place. Tensors that are sent come
+//! the other way round: some rows at a time, in whatever order, each to the places that it fills.
 
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ use super::backend::Store;
 use super::layers::{Matrix, matrix};
 use crate::model::ModelError;
 use crate::weights::TensorSource;
+use crate::weights::piece::Piece;
 
 /// A part of a tensor in the file, and the rows of the place that it fills.
 struct Part {
@@ -41,9 +43,7 @@ pub(super) fn load(
     for place in layout.places() {
         let target = matrix(place);
         let parts = parts(place, shape, shard);
-        let covered: usize = parts.iter().map(|part| part.rows.len()).sum();
-        if covered < target.rows || parts.iter().any(|part| part.cols.is_empty()) {
-            // Rows that no part covers are zero; columns are padded with their rows.
+        if !covers(&parts, &target) {
             device.clear(target.weight);
         }
         for part in parts {
@@ -54,6 +54,59 @@ pub(super) fn load(
         }
     }
     Ok(true)
+}
+
+/// Zeros in the places that no tensor fills whole, for memory that comes new and is written by pieces.
+pub(super) fn blank(
+    shape: &ModelShape,
+    shard: &Shard,
+    layout: &WeightLayout,
+    device: &mut impl Store,
+) {
+    for place in layout.places() {
+        let target = matrix(place);
+        if !covers(&parts(place, shape, shard), &target) {
+            device.clear(target.weight);
+        }
+    }
+}
+
+/// Writes some rows of a tensor wherever this rank has them: nowhere, where it has none.
+///
+/// # Errors
+/// As the piece's.
+pub(super) fn scatter(
+    piece: &Piece,
+    shape: &ModelShape,
+    shard: &Shard,
+    layout: &WeightLayout,
+    device: &mut impl Store,
+) -> Result<(), ModelError> {
+    let name = &piece.tensor().name;
+    for place in layout.places() {
+        for part in parts(place, shape, shard) {
+            if part.name != *name {
+                continue;
+            }
+            let rows = piece.rows().start.max(part.rows.start)..piece.rows().end.min(part.rows.end);
+            if rows.is_empty() {
+                continue;
+            }
+            let there = Part {
+                first_row: part.first_row + (rows.start - part.rows.start),
+                rows,
+                ..part
+            };
+            fill(piece, &matrix(place), &there, device)?;
+        }
+    }
+    Ok(())
+}
+
+/// Every row comes from a tensor; columns are padded with their rows.
+fn covers(parts: &[Part], target: &Matrix) -> bool {
+    let covered: usize = parts.iter().map(|part| part.rows.len()).sum();
+    covered >= target.rows && parts.iter().all(|part| !part.cols.is_empty())
 }
 
 fn fill(

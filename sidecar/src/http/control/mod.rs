@@ -3,6 +3,7 @@
 //! API port, too, to this machine alone (`loopback`).
 
 pub mod loopback;
+pub(in crate::http) mod push;
 mod query;
 mod refused;
 mod sglang;
@@ -46,7 +47,10 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/weight_checker", post(vllm::weight_checker))
         .route("/weight_info", get(update::info))
         .route("/update_weight_version", post(update::name))
-        .route("/update_weights", post(update::vllm))
+        .route("/start_weight_update", post(push::start))
+        .route("/update_weights", post(push::update_weights))
+        .route("/finish_weight_update", post(push::finish))
+        .route("/abort_weight_update", post(push::abort))
         .route("/update_weights_from_disk", post(update::sglang))
         .route("/release_memory_occupation", post(sglang::release))
         .route("/resume_memory_occupation", post(sglang::resume))

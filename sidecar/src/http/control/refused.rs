@@ -4,12 +4,10 @@ use axum::http::{StatusCode, Uri};
 
 use crate::http::error::{ApiError, shown};
 
-/// Rendezvous of NCCL and of torch, pickled tensors, and phases of updates around them.
-pub(super) const PATHS: [&str; 9] = [
+/// Rendezvous of NCCL and of torch, and pickled tensors.
+pub(super) const PATHS: [&str; 7] = [
     "/init_weight_transfer_engine",
-    "/start_weight_update",
     "/start_draft_weight_update",
-    "/finish_weight_update",
     "/init_weights_update_group",
     "/destroy_weights_update_group",
     "/update_weights_from_distributed",
@@ -24,9 +22,10 @@ pub(super) async fn refuse(uri: Uri) -> ApiError {
 /// Weights that come over the wire.
 pub(super) fn pushed(what: &str) -> ApiError {
     not_implemented(format!(
-        "{what} is not served: weights that are pushed need NCCL, CUDA IPC or pickled torch tensors, \
-         which this server does not speak; write them to a folder under --weights-root and name it \
-         (POST /update_weights {{\"update_info\": {{\"path\": \"...\"}}}})"
+        "{what} is not served: it needs NCCL, CUDA IPC or pickled torch tensors, which this server does \
+         not speak; push tensors as safetensors (POST /start_weight_update, POST /update_weights with \
+         Content-Type: application/octet-stream, POST /finish_weight_update), or write them to a folder \
+         under --weights-root and name it (POST /update_weights {{\"update_info\": {{\"path\": \"...\"}}}})"
     ))
 }
 

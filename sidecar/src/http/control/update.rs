@@ -40,7 +40,7 @@ pub(super) async fn name(State(app): State<Arc<App>>, body: Body) -> Answer {
 }
 
 /// `{"update_info": {"path"}}`, or prime-rl's `{"weight_dir"}`; requests are held meanwhile.
-pub(super) async fn vllm(State(app): State<Arc<App>>, body: Body) -> Answer {
+pub(super) async fn vllm(app: Arc<App>, body: Body) -> Answer {
     let mut fields = fields(body).await?;
     if let Some(folder) = text(&mut fields, "weight_dir")? {
         done(&fields)?;
@@ -112,11 +112,15 @@ async fn from_disk(app: &App, body: Body) -> Result<Updated, ApiError> {
     replace(app, folder, "model_path", version, mode).await
 }
 
-/// The files of the weights in force, once more. An update that comes in between makes them older ones:
-/// then they are in force under their own name.
+/// The files that were read last, once more, under the name that they had: of the weights in force, or,
+/// where an update comes in between or weights were pushed since, of older ones.
 pub(super) async fn reload(app: &App) -> Result<Updated, ApiError> {
-    let WeightsInForce { path, version, .. } = loaded(app)?.engine.weights();
-    read(app, path, "", Some(version), PauseMode::Keep).await
+    let WeightsInForce {
+        path,
+        source_version,
+        ..
+    } = loaded(app)?.engine.weights();
+    read(app, path, "", Some(source_version), PauseMode::Keep).await
 }
 
 async fn replace(
@@ -210,7 +214,10 @@ fn missing(name: &str) -> ApiError {
     ApiError::invalid(Some(name), format!("{name}: is missing"))
 }
 
-fn text(fields: &mut Map<String, Value>, name: &str) -> Result<Option<String>, ApiError> {
+pub(super) fn text(
+    fields: &mut Map<String, Value>,
+    name: &str,
+) -> Result<Option<String>, ApiError> {
     match fields.remove(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
@@ -221,7 +228,11 @@ fn text(fields: &mut Map<String, Value>, name: &str) -> Result<Option<String>, A
     }
 }
 
-fn flag(fields: &mut Map<String, Value>, name: &str, default: bool) -> Result<bool, ApiError> {
+pub(super) fn flag(
+    fields: &mut Map<String, Value>,
+    name: &str,
+    default: bool,
+) -> Result<bool, ApiError> {
     match fields.remove(name) {
         None | Some(Value::Null) => Ok(default),
         Some(Value::Bool(flag)) => Ok(flag),
@@ -232,7 +243,10 @@ fn flag(fields: &mut Map<String, Value>, name: &str, default: bool) -> Result<bo
     }
 }
 
-fn version(fields: &mut Map<String, Value>, name: &str) -> Result<Option<String>, ApiError> {
+pub(super) fn version(
+    fields: &mut Map<String, Value>,
+    name: &str,
+) -> Result<Option<String>, ApiError> {
     let version = text(fields, name)?;
     if let Some(version) = &version {
         let refuse = |why| ApiError::invalid(Some(name), format!("{name}: {why}"));

@@ -3,10 +3,11 @@
 mod obeyed;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use plimsoll_crds::v1alpha1::engine::Backend;
+use plimsoll_planner::Dtype;
 use tokio::sync::watch;
 
 use super::app::{App, HttpLimits, Loaded};
@@ -22,7 +23,7 @@ use crate::engine::rest::RestView;
 use crate::engine::stats::EngineStats;
 use crate::engine::weights::WeightsInForce;
 use crate::memory::snapshot::LedgerSnapshot;
-use crate::model::{ModelError, ModelFolder, Replacement};
+use crate::model::{ModelError, ModelFolder, Pushable, Replacement};
 use crate::report::{Identity, tests::view};
 use crate::tokenizer::Tokenizer;
 
@@ -112,6 +113,16 @@ impl Scripted {
     /// How many commands wait.
     pub(crate) fn commands(&self) -> usize {
         self.lock().commands.len()
+    }
+
+    /// Commands carried out since they were asked for last.
+    pub(crate) fn told(&self) -> usize {
+        self.lock().obeyed.len()
+    }
+
+    /// The engine ends an update by itself.
+    pub(crate) fn end_update(&self) {
+        self.lock().rest.updating = false;
     }
 
     /// Commands carried out since this was asked last.
@@ -259,6 +270,11 @@ impl Generator for Scripted {
 
     fn weights(&self) -> WeightsInForce {
         self.lock().weights.clone()
+    }
+
+    fn pushable(&self) -> &Pushable {
+        static TINY: OnceLock<Pushable> = OnceLock::new();
+        TINY.get_or_init(|| Pushable::of(&ModelFolder::open(&fixture()).unwrap(), Dtype::Float32))
     }
 
     fn open_weights(&self, path: &Path) -> Result<Replacement, ModelError> {

@@ -6,7 +6,7 @@ use super::{Inner, Scripted};
 use crate::engine::control::{Command, Commands, ControlError, Woken};
 use crate::engine::handle::EngineState;
 use crate::engine::size::Resized;
-use crate::engine::weights::Updated;
+use crate::engine::weights::{Abandoned, Updated};
 use crate::forward::WeightCheck;
 
 fn said(command: &Command) -> String {
@@ -26,6 +26,16 @@ fn said(command: &Command) -> String {
             let version = version.as_deref().unwrap_or("-");
             format!("update {version} {}", mode.name())
         }
+        Command::OpenPush { whole, mode, .. } => {
+            format!("open {whole} {}", mode.name())
+        }
+        Command::WritePush { piece, .. } => {
+            format!("write {} {:?}", piece.tensor().name, piece.rows())
+        }
+        Command::ClosePush { version, .. } => {
+            format!("close {}", version.as_deref().unwrap_or("-"))
+        }
+        Command::AbandonPush { why, .. } => format!("abandon: {why}"),
         Command::NameWeights { version, .. } => format!("name {version}"),
         Command::Resize { size, .. } => format!("resize {}", size.plan.kv_blocks),
     }
@@ -66,9 +76,25 @@ impl Inner {
             Command::Update { version, asker, .. } => {
                 self.weights.version = version.unwrap_or(self.weights.version.clone());
                 let version = self.weights.version.clone();
+                self.weights.source_version.clone_from(&version);
                 asker.answer(Ok(Updated { version, held: 3 }));
             }
+            Command::OpenPush { asker, .. } => {
+                rest.updating = true;
+                asker.answer(Ok(()));
+            }
+            Command::WritePush { asker, .. } => asker.answer(Ok(())),
+            Command::ClosePush { version, asker } => {
+                rest.updating = false;
+                let version = version.unwrap_or_default();
+                asker.answer(Ok(Updated { version, held: 0 }));
+            }
+            Command::AbandonPush { asker, .. } => {
+                rest.updating = false;
+                asker.answer(Ok(Abandoned::OutOfService));
+            }
             Command::NameWeights { version, asker } => {
+                self.weights.source_version.clone_from(&version);
                 self.weights.version = version;
                 asker.answer(Ok(()));
             }

@@ -3,4 +3,5 @@
 mod folder;
 mod gguf;
 mod safetensors;
+mod stream;
 mod validate;

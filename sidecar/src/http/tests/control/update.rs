@@ -249,3 +249,21 @@ async fn a_folder_that_does_not_fit_is_refused_and_nothing_is_asked_of_the_engin
     assert!(answer.contains("model.safetensors"), "{answer}");
     assert_eq!(engine.obeyed(), [""; 0]);
 }
+
+#[tokio::test]
+async fn answers_say_which_weights_they_are_of() {
+    let (app, _) = app(Script::Say("x"));
+    let named = |version: &str| format!(r#"{{"new_version": "{version}"}}"#);
+    let body = r#"{"model": "tiny", "prompt": "x", "stream": true}"#;
+    for version in ["7", "step 8: größer"] {
+        control(&app, "POST", "/update_weight_version", &named(version)).await;
+        for (path, body) in [("/v1/completions", body), ("/v1/models", "")] {
+            let method = if body.is_empty() { "GET" } else { "POST" };
+            let answer = send(&app, method, path, body).await;
+            let header = answer.headers()["x-plimsoll-weight-version"].as_bytes();
+            assert_eq!(header, version.as_bytes(), "{path}");
+        }
+        let refused = post(&app, "/v1/completions", "{").await;
+        assert!(!refused.headers().contains_key("x-plimsoll-weight-version"));
+    }
+}

@@ -1,0 +1,74 @@
+//! What may be sent to a model that is loaded: its own tensors, by name and shape, in any float type.
+
+use std::collections::HashMap;
+
+use plimsoll_planner::Dtype;
+
+use super::{Model, ModelError};
+use crate::model_error::shorten;
+use crate::weights::{TensorInfo, needed};
+
+/// Float types of safetensors that are read.
+const TYPES: [&str; 3] = ["F32", "F16", "BF16"];
+
+/// The tensors of a model.
+#[derive(Debug)]
+pub struct Pushable {
+    shapes: HashMap<String, Vec<usize>>,
+    needed: Vec<String>,
+    dtype: Dtype,
+}
+
+impl Pushable {
+    /// `dtype`: in which the engine keeps matrices.
+    pub fn of(model: &Model, dtype: Dtype) -> Pushable {
+        let names = model.tensors.names().into_iter();
+        let known = names.filter_map(|name| model.tensors.info(name));
+        let known = known.map(|info| (info.name.clone(), info.shape.clone()));
+        // What the engine reads has one shape, whatever the file.
+        let needed = needed(&model.shape);
+        Pushable {
+            shapes: known.chain(needed.iter().cloned()).collect(),
+            needed: needed.into_iter().map(|(name, _)| name).collect(),
+            dtype,
+        }
+    }
+
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Those without which an update is not whole.
+    pub fn needed(&self) -> &[String] {
+        &self.needed
+    }
+
+    /// # Errors
+    /// [`ModelError`] with the name, and what of the tensor is another than the model's.
+    pub fn check(&self, tensor: &TensorInfo) -> Result<(), ModelError> {
+        let TensorInfo {
+            name,
+            shape,
+            dtype,
+            bytes: _,
+        } = tensor;
+        let refuse = |why: String| {
+            let message = format!("tensor `{}`: {why}", shorten(name));
+            Err(ModelError::weights("the body", message))
+        };
+        match self.shapes.get(name) {
+            None if name == "lm_head.weight" => refuse(
+                "the loaded model has none: its head is its embedding (tie_word_embeddings)".into(),
+            ),
+            None => refuse("the loaded model has none of that name".into()),
+            Some(known) if known != shape => {
+                refuse(format!("is {shape:?}, the loaded model's is {known:?}"))
+            }
+            Some(_) if !TYPES.contains(&dtype.as_str()) => {
+                let dtype = shorten(dtype);
+                refuse(format!("is {dtype}; taken are {}", TYPES.join(", ")))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+}
