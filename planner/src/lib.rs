@@ -44,7 +44,7 @@ pub use account::Account;
 pub use bytes::Bytes;
 pub use capacity::{cpu_capacity, cpu_memory_limit};
 pub use check::MOST_RANKS;
-pub use container::plan_within;
+pub use container::{plan_within, refit_within};
 pub use host::{HostReserve, host_reserve};
 pub use message::{MEMORY_LIMIT, MOST_CHARACTERS};
 pub use model::{Architecture, Dtype, ModelShape};

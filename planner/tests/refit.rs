@@ -4,8 +4,8 @@ mod samples;
 
 use plimsoll_planner::refusal::Reason;
 use plimsoll_planner::{
-    Account, Backend, Bytes, MOST_CHARACTERS, Plan, RankCapacity, Refusal, Request, Shard, plan,
-    refit, restart_gain,
+    Account, Backend, Bytes, MOST_CHARACTERS, Plan, RankCapacity, Refusal, Remedy, Request, Shard,
+    plan, plan_within, refit, refit_within, restart_gain,
 };
 use proptest::prelude::*;
 use samples::MIB;
@@ -118,6 +118,87 @@ proptest! {
         let larger = refit(&moved(&smaller, &more), &stands, before.max_model_len);
         prop_assert!(larger.is_ok_and(|larger| larger.kv_tokens >= smaller_plan.kv_tokens));
     }
+}
+
+/// A request of the CPU backend as it is before its totals are known: some ranks have no quota.
+fn opened(request: &Request, open: &[bool]) -> Request {
+    let mut opened = Request {
+        backend: Backend::Cpu,
+        ..request.clone()
+    };
+    for (rank, open) in opened.ranks.iter_mut().zip(open) {
+        rank.total = None;
+        rank.quota = rank.quota.filter(|_| !open);
+    }
+    opened
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn in_a_container_a_plan_that_stands_is_that_plan_and_what_would_help_another_one_holds(
+        request in requests(),
+        open in prop::collection::vec(any::<bool>(), 5),
+        limit in prop::option::weighted(0.6, 1000u64..=4000),
+        other in prop::option::weighted(0.8, 600u64..=4000),
+        mib in prop::collection::vec(-100i64..=100, 5),
+    ) {
+        let request = opened(&request, &open);
+        let limit = limit.map(|mib| Bytes::measured(mib * MIB));
+        let Ok((filled, planned)) = plan_within(&request, limit) else { return Ok(()) };
+        let (stands, context) = (shards(&planned), planned.max_model_len);
+        let again = refit_within(&request, limit, &stands, context);
+        prop_assert_eq!(again, Ok((filled, planned)));
+        // A limit that is written stays written; one that is not follows.
+        let other = limit.and(other).map(|mib| Bytes::measured(mib * MIB)).or(limit);
+        let changed = moved(&request, &mib);
+        let Err(refusal) = refit_within(&changed, other, &stands, context) else { return Ok(()) };
+        prop_assert!(refusal.message().len() <= MOST_CHARACTERS);
+        if !refusal.shards_given {
+            return Ok(());
+        }
+        for remedy in &refusal.remedies {
+            let (changed, limit) = taken(remedy, &changed, other);
+            let holds = refit_within(&changed, limit, &stands, context);
+            prop_assert!(holds.is_ok(), "{remedy} does not hold");
+        }
+    }
+}
+
+/// What who takes a remedy writes: the request and the container's limit.
+fn taken(remedy: &Remedy, request: &Request, limit: Option<Bytes>) -> (Request, Option<Bytes>) {
+    match remedy {
+        Remedy::MemoryLimit { bytes } => (request.clone(), Some(*bytes)),
+        Remedy::All(all) => all
+            .iter()
+            .fold((request.clone(), limit), |(request, limit), remedy| {
+                taken(remedy, &request, limit)
+            }),
+        one => (one.apply(request), limit),
+    }
+}
+
+#[test]
+fn a_container_whose_limit_falls_keeps_its_split_and_says_which_limit_would_hold_it() {
+    let request = samples::on_cpu(&[None, None]);
+    let limit = |mib: u64| Some(Bytes::measured(mib * MIB));
+    let (_, planned) = plan_within(&request, limit(2000)).unwrap();
+    let (stands, context) = (shards(&planned), planned.max_model_len);
+    let (filled, smaller) = refit_within(&request, limit(1500), &stands, context).unwrap();
+    assert!(smaller.kv_tokens < planned.kv_tokens);
+    let gain = restart_gain(&filled, Some(&smaller)).unwrap();
+    assert_eq!(gain.kept_tokens, smaller.kv_tokens);
+    // Less than one sequence at its longest: a free plan may shrink the context, a refit does not.
+    let tight = (400..1500).step_by(20).find_map(|mib| {
+        let refusal = refit_within(&request, limit(mib), &stands, context).err()?;
+        refusal.shards_given.then_some((mib, refusal))
+    });
+    let (_, refusal) = tight.expect("some limit is between the two");
+    let [Remedy::MemoryLimit { bytes }, ..] = refusal.remedies.as_slice() else {
+        panic!("{refusal}")
+    };
+    assert!(refit_within(&request, Some(*bytes), &stands, context).is_ok());
 }
 
 fn two_ranks(quotas: [u64; 2]) -> Request {
