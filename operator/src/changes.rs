@@ -61,6 +61,7 @@ fn states(status: &InferenceDeploymentStatus) -> InferenceDeploymentStatus {
     if let Some(MemoryStatus {
         summary,
         plan: _,
+        restart: _,
         gpus,
         hosts,
         targets,

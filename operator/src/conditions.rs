@@ -248,7 +248,12 @@ fn quota_enforced(facts: &Facts, outcome: &Outcome) -> Verdict {
     );
     let bytes = Bytes::measured;
     let Planned::Fits {
-        container: ContainerMemory { limit, needed },
+        container:
+            ContainerMemory {
+                limit,
+                needed,
+                written: _,
+            },
         ..
     } = outcome.planned
     else {

@@ -12,6 +12,7 @@ use crate::facts::Facts;
 use crate::memory::Told;
 use crate::plan::short;
 use crate::pods::PodFacts;
+use crate::resizes;
 use crate::sleepers;
 
 /// An Event to be written.
@@ -88,6 +89,7 @@ impl Happening {
             EventReason::EngineLoaded
             | EventReason::EngineSlept
             | EventReason::EngineWoken
+            | EventReason::EngineResized
             | EventReason::EngineSilent
             | EventReason::EngineFailed
             | EventReason::PlanDrift
@@ -255,6 +257,7 @@ pub(crate) fn of_pods(
         }),
         silent: names(facts, |pod| sleepers::went_silent(facts, pod)),
         asleep: sleepers::asleep(facts, told.as_ref().map(|told| &told.asleep)),
+        holdings: resizes::holdings(facts, told.as_ref().map(|told| &told.holdings)),
         refused: names(facts, |pod| {
             facts.reports.get(&pod.name).is_some_and(|r| r.refused)
         }),
@@ -291,6 +294,11 @@ pub(crate) fn of_pods(
         all.push(Happening::warning(EventReason::EngineSilent, note));
     }
     slept_and_woken(facts, &before, now, &mut all);
+    let resized = resizes::notes(&before.holdings, &now.holdings);
+    let resized = resized
+        .into_iter()
+        .map(|note| Happening::normal(EventReason::EngineResized, note));
+    all.extend(resized);
     for name in now.stale.difference(&before.stale) {
         let note = format!("pod {name} has been silent for too long; its rows are its last");
         all.push(Happening::warning(EventReason::ReportStale, note));

@@ -8,14 +8,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::report::MemoryReport;
-use plimsoll_crds::v1alpha1::{InferenceDeployment, InferenceDeploymentStatus};
+use plimsoll_crds::v1alpha1::{Boot, InferenceDeployment, InferenceDeploymentStatus};
 
 use crate::children::ChildKind;
 use crate::memory::{Failure, Reread};
 use crate::pods::PodFacts;
 use crate::reach::Unreached;
 use crate::rolling::Room;
-use crate::steer::Tries;
+use crate::steer::{Tried, Tries};
 use crate::turns::Turn;
 
 /// Everything known about one resource.
@@ -27,6 +27,8 @@ pub(crate) struct Facts {
     pub(crate) status: InferenceDeploymentStatus,
     /// Oldest first.
     pub(crate) replica_sets: Vec<ReplicaSetFacts>,
+    /// What engines of each revision were started with, by revision, where its ConfigMap says.
+    pub(crate) boots: BTreeMap<String, Boot>,
     /// Engine pods by name, those that are being deleted included.
     pub(crate) pods: Vec<PodFacts>,
     pub(crate) inspect_pods: Vec<PodFacts>,
@@ -40,6 +42,8 @@ pub(crate) struct Facts {
     pub(crate) awake: BTreeMap<String, Timestamp>,
     /// What became of the calls that told engine pods their targets, by uid of the pod.
     pub(crate) tries: BTreeMap<String, Tries>,
+    /// What became of the last request for a pod's memory limit, by uid of the pod.
+    pub(crate) limits_tried: BTreeMap<String, Tried>,
     /// How the last inspection of this source failed, if it did.
     pub(crate) inspect_failure: Option<Failure>,
     /// The inspect pod whose image cannot be pulled, by uid, and since when.

@@ -9,14 +9,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::Store;
 use kube::{Resource, ResourceExt};
 use plimsoll_crds::names;
-use plimsoll_crds::v1alpha1::InferenceDeployment;
+use plimsoll_crds::v1alpha1::{Boot, InferenceDeployment};
 
 use crate::build::{ANSWERED_ANNOTATION, HASH_ANNOTATION, SPEC_ANNOTATION};
 use crate::children::ChildKind;
@@ -63,11 +63,13 @@ pub(crate) fn gather(
     memory.awake.clone_from(&awake);
     Ok(Facts {
         replica_sets: replica_sets(stores, &identity, memory),
+        boots: boots(stores, &identity, memory),
         children: ours,
         taken,
         reports,
         awake,
         tries: steering.of(&identity.uid),
+        limits_tried: memory.limits_tried(&pods),
         inspect_failure: memory.inspect_failure.clone(),
         pull_trouble: pull_trouble(&inspect_pods, memory, now),
         reread: memory.reread,
@@ -240,6 +242,22 @@ fn replica_sets(stores: &Stores, identity: &Identity, memory: &Memory) -> Vec<Re
     let mut sets: Vec<ReplicaSetFacts> = ours.iter().map(read).collect();
     sets.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
     sets
+}
+
+/// What engines were started with, by revision: of ConfigMaps of ours whose document can be read,
+/// and is of the revision that they are labelled with.
+fn boots(stores: &Stores, identity: &Identity, memory: &Memory) -> BTreeMap<String, Boot> {
+    let ours = stores.config_maps.state_filter(|map| {
+        let here = map.metadata.namespace.as_deref() == Some(identity.namespace.as_str());
+        here && is_ours(map, ChildKind::ConfigMap, identity, memory)
+    });
+    let read = |map: &Arc<ConfigMap>| {
+        let text = map.data.as_ref()?.get(names::BOOT_KEY)?;
+        let boot: Boot = serde_json::from_str(text).ok()?;
+        let labelled = map.labels().get(names::LABEL_REVISION) == Some(&boot.revision);
+        labelled.then(|| (boot.revision.clone(), boot))
+    };
+    ours.iter().filter_map(read).collect()
 }
 
 /// Since when, and why, a ReplicaSet cannot make its pods, if it says so (quota, admission).

@@ -8,6 +8,7 @@ use std::time::Duration;
 use kube::Client;
 use tokio::sync::watch as signalling;
 
+use crate::abilities;
 use crate::args::Args;
 use crate::controller::{self, Shared};
 use crate::key::KeySource;
@@ -87,6 +88,10 @@ impl Leader {
             key = source.read() => key?,
             _ = stopped.wait_for(|stop| *stop) => return Ok(()),
         };
+        let resize = tokio::select! {
+            resize = abilities::resizes(&self.client) => resize,
+            _ = stopped.wait_for(|stop| *stop) => return Ok(()),
+        };
         self.ready.store(true, Ordering::Relaxed);
         let shared = Shared {
             client: self.client.clone(),
@@ -96,6 +101,7 @@ impl Leader {
             mandate: self.mandate.clone(),
             key,
             args: Arc::clone(&self.args),
+            resize,
         };
         let (end, ended) = signalling::channel(false);
         let mut controllers = tokio::task::JoinSet::new();

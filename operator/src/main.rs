@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 // The process.
+mod abilities;
 mod args;
 mod http;
 mod key;
@@ -38,6 +39,7 @@ mod inspect;
 mod plan;
 mod reach;
 mod rolling;
+mod resizes;
 mod room;
 mod sleepers;
 mod steer;

@@ -10,8 +10,10 @@ use plimsoll_crds::v1alpha1::{InferenceDeploymentStatus, Reason};
 use tokio::time::Instant;
 
 use crate::children::ChildKind;
+use crate::pods::PodFacts;
 use crate::reach::Unreached;
 use crate::rolling::Room;
+use crate::steer::Tried;
 
 /// Pauses between two attempts to inspect one source, for as long as the resource exists: a
 /// registry comes back, a claim is filled, a tag is moved to a model that can be run.
@@ -40,6 +42,8 @@ pub(crate) struct Memory {
     pub(crate) unreached: Option<Unreached>,
     /// Engines that serve and are not ready, see [`crate::sleepers::awake`].
     pub(crate) awake: BTreeMap<String, Timestamp>,
+    /// The last request for each pod's memory limit, by uid of the pod.
+    pub(crate) limits: HashMap<String, LimitAsked>,
     /// When work on a generation began.
     pub(crate) working: Option<(i64, Timestamp)>,
     /// Pods whose readiness, and ends of engines that were told about by an Event already;
@@ -61,8 +65,21 @@ pub(crate) struct Told {
     pub(crate) refused: BTreeSet<String>,
     /// Engines that are asleep, or on their way out of it.
     pub(crate) asleep: BTreeSet<String>,
+    /// What engines hold to.
+    pub(crate) holdings: BTreeMap<String, Holding>,
     /// A rollout is under way, and its end has not been told.
     pub(crate) rolling: bool,
+}
+
+/// What one engine holds to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Holding {
+    /// The life of its container.
+    pub(crate) restarts: i32,
+    /// The budgets of its ranks, in bytes.
+    pub(crate) budgets: u64,
+    /// Tokens of its KV cache.
+    pub(crate) tokens: u64,
 }
 
 /// A child as it was written.
@@ -78,12 +95,37 @@ pub(crate) struct Applied {
     pub(crate) repairs: u32,
 }
 
+/// A memory limit that was asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct LimitAsked {
+    pub(crate) bytes: u64,
+    pub(crate) at: Instant,
+    /// The API server's words, if it refused.
+    pub(crate) refused: Option<String>,
+}
+
 /// A ReplicaSet that can't be made, whoever asks.
 #[derive(Clone, Debug)]
 pub(crate) struct RefusedSet {
     pub(crate) hash: String,
     pub(crate) words: String,
     pub(crate) at: Instant,
+}
+
+impl Memory {
+    /// What became of requests for the limits of these pods; those of others are forgotten.
+    pub(crate) fn limits_tried(&mut self, pods: &[PodFacts]) -> BTreeMap<String, Tried> {
+        let known = |uid: &String| pods.iter().any(|pod| pod.uid == *uid);
+        self.limits.retain(|uid, _| known(uid));
+        let tried = |asked: &LimitAsked| Tried {
+            bytes: asked.bytes,
+            ago: asked.at.elapsed(),
+            refused: asked.refused.clone(),
+        };
+        let all = self.limits.iter();
+        all.map(|(uid, asked)| (uid.clone(), tried(asked)))
+            .collect()
+    }
 }
 
 /// An inspection that failed.

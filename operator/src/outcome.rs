@@ -3,6 +3,7 @@
 
 use plimsoll_crds::v1alpha1::Reason;
 use plimsoll_crds::v1alpha1::engine::PlanStatus;
+use plimsoll_crds::v1alpha1::status::RestartGain;
 
 use crate::build::inspect_asks;
 use crate::children::ChildKind;
@@ -20,6 +21,8 @@ pub(crate) struct Outcome {
     pub(crate) step: Option<Step>,
     /// How the engines stand to the newest target, where there is a revision to tell.
     pub(crate) told: Option<Stand>,
+    /// The memory of an engine, or its container's limit, is on its way to that target.
+    pub(crate) resizing: bool,
     /// An object of somebody else's stands where one of ours should.
     pub(crate) taken: Option<String>,
     /// The Service, where somebody keeps changing it.
@@ -48,6 +51,8 @@ pub(crate) enum Planned {
         revision: String,
         summary: String,
         container: ContainerMemory,
+        /// What a restart with another split would gain.
+        restart: Option<RestartGain>,
     },
 }
 
@@ -58,6 +63,8 @@ pub(crate) struct ContainerMemory {
     pub(crate) limit: u64,
     /// The ranks' budgets and the host's reserve.
     pub(crate) needed: u64,
+    /// The limit is the user's: it changes with `spec.template` only.
+    pub(crate) written: bool,
 }
 
 impl Outcome {

@@ -180,6 +180,12 @@ pub struct Parallelism {
     /// How the model is split: Tensor (every layer over all ranks), or Auto for the best that
     /// this version has, which is Tensor.
     pub split: Split,
+    /// When running engines give up the split they have for another one, which takes a restart. New
+    /// quotas, `gpuMemoryUtilization` and `kvCache.size` change the KV cache of running engines in
+    /// place. Auto: they restart only where their split does not fit the new figures. Never: such
+    /// figures are refused (condition MemoryFits), and what runs stays. Always: they restart whenever
+    /// another split is better. `status.memory.restart` has what a restart would gain.
+    pub resplit: Resplit,
 }
 
 impl Default for Parallelism {
@@ -187,8 +193,18 @@ impl Default for Parallelism {
         Parallelism {
             tensor_parallel_size: 1,
             split: Split::Auto,
+            resplit: Resplit::Auto,
         }
     }
+}
+
+/// When engines restart for another split.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Resplit {
+    #[default]
+    Auto,
+    Never,
+    Always,
 }
 
 /// How a model is split.

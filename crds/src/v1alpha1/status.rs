@@ -20,7 +20,7 @@ pub struct InferenceDeploymentStatus {
     #[schemars(extend("default" = -1))]
     pub observed_generation: Option<i64>,
     /// Where it stands, in a word, for display: Pending, Inspecting, Refused, Loading, Silent, Serving,
-    /// Degraded, Sleeping, Waking, Failed or Stopped. Programs read the conditions.
+    /// Resizing, Degraded, Sleeping, Waking, Failed or Stopped. Programs read the conditions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<State>,
     /// Engine pods that exist.
@@ -78,7 +78,7 @@ pub struct InferenceDeploymentStatus {
 }
 
 /// Where it stands, in a word, for display: Pending, Inspecting, Refused, Loading, Silent, Serving,
-/// Degraded, Sleeping, Waking, Failed or Stopped. Programs read the conditions.
+/// Resizing, Degraded, Sleeping, Waking, Failed or Stopped. Programs read the conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum State {
     /// Nothing runs yet.
@@ -93,6 +93,8 @@ pub enum State {
     Silent,
     /// As many engines answer as the spec asks for.
     Serving,
+    /// As many engines answer as the spec asks for, and the memory of one is on its way to new quotas.
+    Resizing,
     /// Some engines answer, but fewer than asked for.
     Degraded,
     /// Engines are asleep as `spec.sleep` asks for, or about to be, and none answers.
@@ -126,6 +128,10 @@ pub struct MemoryStatus {
     /// What every engine pod is planned to hold, rank by rank.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<PlanStatus>,
+    /// What a restart of the engines would gain: the split that they keep holds fewer tokens under the
+    /// newest quotas than another one would. Absent where it gains nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<RestartGain>,
     /// What every rank of every pod really holds: at most 64 rows, the totals count all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
@@ -147,6 +153,20 @@ pub struct MemoryStatus {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pod"])
     )]
     pub targets: Vec<TargetRow>,
+}
+
+/// What a restart with another split would gain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RestartGain {
+    /// Tokens that the KV cache holds with the split that stands.
+    pub kept_tokens: u64,
+    /// Tokens that it would hold after a restart.
+    pub tokens: u64,
+    /// Tokens that a restart adds.
+    pub gained_tokens: u64,
+    /// Longest sequence in tokens after a restart.
+    pub max_model_len: u32,
 }
 
 /// Totals over all pods and ranks as short strings, for display.
@@ -248,10 +268,23 @@ pub struct TargetRow {
     pub message: String,
     /// Bytes that the pod holds above it, all ranks together; zero unless it is deferred.
     pub overage_bytes: u64,
+    /// The budgets that the engine holds to, all ranks together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget_bytes: Option<u64>,
+    /// The budgets that the newest target gives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted_budget_bytes: Option<u64>,
+    /// Memory limit of the engine's container, as its node has it in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_bytes: Option<u64>,
+    /// The limit that the newest target leads to; absent where the limit is written in
+    /// `spec.template`, which a resize leaves alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted_limit_bytes: Option<u64>,
 }
 
 impl TargetRow {
-    /// The row of a pod.
+    /// The row of a pod, without the figures before and after.
     pub fn new(pod: &str, report: TargetReport) -> TargetRow {
         let TargetReport {
             generation,
@@ -265,6 +298,10 @@ impl TargetRow {
             outcome,
             message,
             overage_bytes,
+            budget_bytes: None,
+            wanted_budget_bytes: None,
+            limit_bytes: None,
+            wanted_limit_bytes: None,
         }
     }
 }
@@ -277,6 +314,10 @@ impl From<TargetRow> for TargetReport {
             outcome,
             message,
             overage_bytes,
+            budget_bytes: _,
+            wanted_budget_bytes: _,
+            limit_bytes: _,
+            wanted_limit_bytes: _,
         } = row;
         TargetReport {
             generation,

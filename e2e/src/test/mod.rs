@@ -18,6 +18,7 @@ mod lifecycle;
 mod observe;
 mod reconcile;
 mod refusal;
+mod resize;
 mod rest;
 mod rights;
 mod rollouts;

@@ -87,12 +87,18 @@ pub(super) fn processes_of(pod: &Value, container: &str) -> Result<Vec<i32>> {
 
 /// What the kernel charges to one container, in bytes.
 pub(super) fn cgroup_bytes(pod: &Value, container: &str) -> Result<u64> {
+    cgroup_figure(pod, container, ("memory.current", "memory.usage_in_bytes"))
+}
+
+/// What the kernel holds one container to, in bytes.
+pub(super) fn cgroup_limit(pod: &Value, container: &str) -> Result<u64> {
+    cgroup_figure(pod, container, ("memory.max", "memory.limit_in_bytes"))
+}
+
+/// A figure of a container's memory cgroup: the file's name in version 2, and in version 1.
+fn cgroup_figure(pod: &Value, container: &str, (new, old): (&str, &str)) -> Result<u64> {
     let (folder, unified) = memory_cgroup(pod, container)?;
-    let file = if unified {
-        "memory.current"
-    } else {
-        "memory.usage_in_bytes"
-    };
+    let file = if unified { new } else { old };
     let text = fs::read_to_string(folder.join(file))?;
     text.trim()
         .parse()

@@ -12,7 +12,7 @@ use crate::test::observe::{EVERY, name_of, pod_port, service_port, text};
 use crate::test::smollm2::{NAME, NAMESPACE, ready, running};
 use crate::test::world::World;
 use crate::test::{
-    Group, Passed, admin, clients, expect, expect_eq, figures, sleep, sleep_asked, test, trainer,
+    Group, Passed, admin, clients, expect, expect_eq, figures, resize, sleep, sleep_asked, test, trainer,
 };
 use crate::wait;
 
@@ -62,6 +62,10 @@ pub(super) const GROUP: Group = Group {
         test(
             "a trainer in the pod uses the memory, pushes weights, and dies in the next push",
             trainer::pushes_and_dies,
+        ),
+        test(
+            "quotas change under load without a restart, a lost request or a byte above the line",
+            resize::follows_quotas,
         ),
         test("deleting the resource leaves nothing", deleted),
     ],

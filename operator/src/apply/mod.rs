@@ -2,6 +2,7 @@
 //! exists, and never one that is somebody else's.
 
 mod decide;
+mod limits;
 mod writer;
 
 use std::time::Duration;
@@ -54,6 +55,8 @@ pub(crate) async fn apply(
     memory: &mut Memory,
     written: &mut Written,
 ) -> Result<(), Error> {
+    let asking = limits::ask(writer, facts, &desire.limits, (&mut *memory, &mut *written));
+    asking.await?;
     let mut taken = None;
     for child in &desire.children {
         let replicas = desire.replicas.iter().find(|(name, _)| *name == child.name);

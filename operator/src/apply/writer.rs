@@ -24,12 +24,15 @@ use crate::children::ChildKind;
 use crate::error::Error;
 use crate::facts::Holder;
 use crate::metrics::Metrics;
+use crate::pods::PodFacts;
 
 /// A write that is not answered by then is given up, and tried again in a later pass.
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Field manager of replica counts, apart from that of the rest, so that a count can be written
 /// alone.
 const SCALE_MANAGER: &str = "plimsoll-operator-scale";
+/// Field manager of the memory limits of pods that run.
+const RESIZE_MANAGER: &str = "plimsoll-operator-resize";
 /// What a request accepts that wants an object's metadata alone.
 const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 /// Field manager of dry runs; it never owns a field.
@@ -285,6 +288,40 @@ impl Writer<'_> {
             self.log(&format!("scaled to {replicas}"), kind, name);
         }
         answer.map(|written| written.metadata)
+    }
+
+    /// Asks for another memory limit of a running pod's engine; `requests`: and for as much of its
+    /// node. A limit that is asked for in full stays so, and with it the pod's class of service.
+    pub(super) async fn resize(
+        &self,
+        pod: &PodFacts,
+        (bytes, requests): (u64, bool),
+    ) -> Result<(), Error> {
+        let memory = json!({"memory": bytes.to_string()});
+        let mut resources = json!({"limits": memory});
+        if requests {
+            resources["requests"] = memory;
+        }
+        let list = match pod.limit.sidecar {
+            true => "initContainers",
+            false => "containers",
+        };
+        let mut spec = json!({});
+        spec[list] = json!([{"name": names::CONTAINER_ENGINE, "resources": resources}]);
+        let patch = json!({"metadata": {"uid": pod.uid}, "spec": spec});
+        let params = PatchParams {
+            field_manager: Some(RESIZE_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        // Of the answer only the metadata is read.
+        let api: Api<PartialObjectMeta<Pod>> = Api::namespaced(self.client.clone(), self.namespace);
+        let patch = Patch::Strategic(&patch);
+        let call = api.patch_subresource("resize", &pod.name, &params, &patch);
+        let kind = ChildKind::Pod;
+        answered("resize", kind.name(), &pod.name, call).await?;
+        self.count(kind);
+        self.log(&format!("resized to {bytes} bytes"), kind, &pod.name);
+        Ok(())
     }
 
     /// Deletes a child; one that is gone already is as good, and so is one whose name another

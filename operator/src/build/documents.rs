@@ -1,6 +1,6 @@
 //! `boot.json` and `target.json`: what an engine is started with, and what it is told.
 
-use plimsoll_crds::v1alpha1::boot::{BootKvCache, EngineLimits};
+use plimsoll_crds::v1alpha1::boot::{BootKvCache, BootSplit, EngineLimits};
 use plimsoll_crds::v1alpha1::spec::SleepSpec;
 use plimsoll_crds::v1alpha1::target::TargetSleep;
 use plimsoll_crds::v1alpha1::{Boot, InferenceDeployment, ModelFacts, Target, convert};
@@ -15,13 +15,13 @@ pub(crate) struct Documents {
     pub(crate) target: Target,
 }
 
-/// The documents of a plan, of a revision that has no name yet.
-pub(crate) fn documents(
+/// What an engine with a split is started with; the revision has no name yet.
+pub(crate) fn boot(
     object: &InferenceDeployment,
     model: &ModelFacts,
     request: &Request,
-    plan: &Plan,
-) -> Documents {
+    split: BootSplit,
+) -> Boot {
     let Request {
         shape: _,
         backend: _,
@@ -42,7 +42,7 @@ pub(crate) fn documents(
         max_num_seqs,
         max_num_batched_tokens,
     } = *limits;
-    let boot = Boot {
+    Boot {
         model_path: model_path(object),
         served_names: served_names(object),
         digest: model.digest.clone(),
@@ -57,20 +57,21 @@ pub(crate) fn documents(
             dtype: kv_dtype.into(),
             block_size,
         },
-        split: convert::boot_split(request, plan),
+        split,
         revision: String::new(),
-    };
+    }
+}
+
+/// What the engines of a plan are told.
+pub(crate) fn target(object: &InferenceDeployment, request: &Request, plan: &Plan) -> Target {
     let made_from = (
         object.metadata.generation.unwrap_or_default(),
         object.spec.memory.gpu_memory_utilization,
     );
     let asked = object.spec.sleep.as_ref().and_then(SleepSpec::asked);
-    Documents {
-        boot,
-        target: Target {
-            sleep: asked.map(|level| TargetSleep { level }),
-            ..convert::target(request, plan, made_from)
-        },
+    Target {
+        sleep: asked.map(|level| TargetSleep { level }),
+        ..convert::target(request, plan, made_from)
     }
 }
 

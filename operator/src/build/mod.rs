@@ -14,9 +14,9 @@ use plimsoll_crds::v1alpha1::model::PullPolicy;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-pub(crate) use documents::{Documents, documents, served_names};
+pub(crate) use documents::{Documents, boot, served_names, target};
 pub(crate) use inspect::{inspect_asks, inspect_pod};
-pub(crate) use replica_set::{Revision, revision};
+pub(crate) use replica_set::{Revision, name_of, revision};
 pub(crate) use shared::{disruption_budget, secret, service, service_account};
 
 use crate::children::ChildKind;
@@ -39,6 +39,8 @@ const CONFIG_VOLUME: &str = "plimsoll-config";
 pub(crate) struct PodSettings {
     pub(crate) sidecar_image: String,
     pub(crate) pull_policy: PullPolicy,
+    /// The cluster changes the memory limits of pods that run (`pods/resize`).
+    pub(crate) resize: bool,
 }
 
 /// An object that should exist.

@@ -70,6 +70,11 @@ pub(super) fn engine_template(
         }
         Some(ControlApi::Off) | None => {}
     }
+    if settings.resize {
+        // A limit that changes restarts nothing.
+        engine["resizePolicy"] =
+            json!([{"resourceName": "memory", "restartPolicy": "NotRequired"}]);
+    }
     let mut pod = json!({
         // A token of the user's in the engine's container is the user's to allow.
         "automountServiceAccountToken": automount == Some(true),

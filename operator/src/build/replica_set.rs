@@ -21,10 +21,42 @@ pub(crate) struct Revision {
     pub(crate) replica_set: Prepared,
     /// What its engines are told.
     pub(crate) target: Target,
+    /// The memory limit that the containers of pods that run are to have, where the operator sets it.
+    pub(crate) limit: Option<u64>,
 }
 
-/// The revision that documents and a template make. Its name is a hash of the template and of what
-/// an engine is started with, so that it changes when pods have to.
+/// The name of the revision that documents and a template make: a hash of the template and of what
+/// an engine is started with, so that it changes when pods have to. With a `target`, also of what that
+/// asks for.
+///
+/// # Errors
+/// A document cannot be encoded: a mistake of ours.
+pub(crate) fn name_of(
+    object: &InferenceDeployment,
+    identity: &Identity,
+    settings: &PodSettings,
+    (boot, target): (&Boot, Option<&Target>),
+    memory_limit: u64,
+) -> Result<String, Error> {
+    // A limit that the operator sets follows the target; pods that run are resized to it.
+    let limit = match settings.resize {
+        true => 0,
+        false => memory_limit,
+    };
+    let mut template = engine_template(object, identity, settings, limit, "");
+    // How long a start may take says nothing of what runs: pods that run are not replaced for it.
+    for list in ["containers", "initContainers"] {
+        for container in template["spec"][list].as_array_mut().into_iter().flatten() {
+            if container["name"] == names::CONTAINER_ENGINE {
+                container["startupProbe"]["failureThreshold"] = json!(3600);
+            }
+        }
+    }
+    let rolls = rolls(boot, target)?;
+    Ok(short_hash(&json!({"rolls": rolls, "template": template})))
+}
+
+/// The revision that documents and a template make.
 ///
 /// # Errors
 /// A document cannot be encoded: a mistake of ours.
@@ -35,16 +67,9 @@ pub(crate) fn revision(
     Documents { boot, target }: Documents,
     memory_limit: u64,
 ) -> Result<Revision, Error> {
-    let mut template = engine_template(object, identity, settings, memory_limit, "");
-    // How long a start may take says nothing of what runs: pods that run are not replaced for it.
-    for list in ["containers", "initContainers"] {
-        for container in template["spec"][list].as_array_mut().into_iter().flatten() {
-            if container["name"] == names::CONTAINER_ENGINE {
-                container["startupProbe"]["failureThreshold"] = json!(3600);
-            }
-        }
-    }
-    let name = short_hash(&json!({"rolls": rolls(&boot, &target)?, "template": template}));
+    // Where the cluster cannot resize pods, new ones follow the target.
+    let told = (&boot, (!settings.resize).then_some(&target));
+    let name = name_of(object, identity, settings, told, memory_limit)?;
     let object_name = format!("{}-{name}", identity.name);
 
     let boot = Boot {
@@ -95,28 +120,29 @@ pub(crate) fn revision(
         config_map,
         replica_set,
         target,
+        limit: None,
     })
 }
 
-/// What of the documents makes a new revision, and so new pods: what an engine is started with.
-///
-/// Until engines can be resized, also what their target asks for, whatever its generation and
-/// whether they should sleep: an engine that runs refuses another one. The resize takes the target, and the split's `madeFor`,
-/// out of here, and the container's memory limit out of the template; nothing else.
-fn rolls(boot: &Boot, target: &Target) -> Result<Value, Error> {
+/// What of the documents makes a new revision, and so new pods: what an engine is started with, but
+/// for the budgets that its split was made for. Those in force are the target's, and running engines
+/// follow it; where the cluster cannot resize pods, new ones do.
+fn rolls(boot: &Boot, target: Option<&Target>) -> Result<Value, Error> {
     let unnamed = Boot {
         revision: String::new(),
         ..boot.clone()
     };
-    let ageless = Target {
-        generation: 0,
-        sleep: None,
-        ..target.clone()
-    };
-    Ok(json!({
-        "boot": encode(names::BOOT_KEY, &unnamed)?,
-        "target": encode(names::TARGET_KEY, &ageless)?,
-    }))
+    let mut rolls = json!({"boot": encode(names::BOOT_KEY, &unnamed)?});
+    rolls["boot"]["split"]["madeFor"] = Value::Null;
+    if let Some(target) = target {
+        let ageless = Target {
+            generation: 0,
+            sleep: None,
+            ..target.clone()
+        };
+        rolls["target"] = encode(names::TARGET_KEY, &ageless)?;
+    }
+    Ok(rolls)
 }
 
 fn encode(what: &'static str, document: &impl Serialize) -> Result<Value, Error> {

@@ -8,11 +8,10 @@ use plimsoll_planner::Bytes;
 
 use super::*;
 use crate::gather::identity;
-use crate::plan::plan;
 use crate::testing::*;
 
 pub(super) fn made(object: &InferenceDeployment) -> Revision {
-    let accepted = plan(object, &smollm2()).unwrap();
+    let accepted = free_plan(object, &smollm2()).unwrap();
     let identity = identity(&object.metadata).unwrap();
     revision(
         object,
@@ -120,7 +119,7 @@ fn the_engine_is_the_only_container_and_passes_restricted() {
 #[test]
 fn the_memory_limit_is_the_budgets_and_the_host_reserve() {
     let object = object(SMOLLM2);
-    let accepted = plan(&object, &smollm2()).unwrap();
+    let accepted = free_plan(&object, &smollm2()).unwrap();
     let budgets: u64 = accepted
         .plan
         .ranks

@@ -46,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) mandate: Mandate,
     pub(crate) key: AdminKey,
     pub(crate) args: Arc<Args>,
+    /// The cluster changes the memory limits of pods that run.
+    pub(crate) resize: bool,
 }
 
 /// Reconciles the resources of one namespace (`None`: of all) until `stop` resolves.
@@ -62,6 +64,7 @@ pub(crate) async fn run(
         mandate,
         key,
         args,
+        resize,
     } = shared;
     let scope = Scope {
         client: client.clone(),
@@ -105,6 +108,7 @@ pub(crate) async fn run(
             pods: PodSettings {
                 sidecar_image: args.sidecar_image.clone(),
                 pull_policy: args.image_pull_policy,
+                resize,
             },
             status_interval: args.status_interval,
             renew_every: args.renew_every,

@@ -87,6 +87,7 @@ async fn begin(last: &'static str) {
         mandate: Mandate::forever(),
         key: AdminKey::new(b"0123456789abcdef".to_vec()).unwrap(),
         args: Arc::new(Args::parse_from(["operator", "--sidecar-image=image"])),
+        resize: true,
     };
     let controller = tokio::spawn(run(shared, None, future::pending()));
     let begun = async {

@@ -1,20 +1,31 @@
 //! Engines as steering sees them, from the facts. Pure.
 
+use k8s_openapi::jiff::Timestamp;
 use plimsoll_crds::v1alpha1::TargetReport;
 use plimsoll_crds::v1alpha1::report::EngineState;
 
 use crate::facts::Facts;
 use crate::pods::PodFacts;
-use crate::steer::{Engine, Hears};
+use crate::sleepers;
+use crate::steer::{Engine, Hears, Limit};
 
-/// The engines of a revision, those that leave included.
-pub(super) fn engines(facts: &Facts, revision: &str) -> Vec<Engine> {
+/// The engines of a revision, those that leave included. `limit`: the memory limit of their
+/// containers that the target leads to, where it is the operator's to set.
+pub(super) fn engines(facts: &Facts, revision: &str, limit: Option<u64>) -> Vec<Engine> {
     let pods = facts.pods.iter().filter(|pod| pod.revision == revision);
     pods.map(|pod| Engine {
         pod: pod.name.clone(),
         uid: pod.uid.clone(),
         hears: hears(facts, pod),
         reported: reported(facts, pod),
+        confirmed: confirmed(facts, pod),
+        awake: awake(facts, pod),
+        limit: limit.map(|wanted| Limit {
+            wanted,
+            is: pod.limit.clone(),
+            unplaced: pod.node.is_none(),
+            tried: facts.limits_tried.get(&pod.uid).cloned(),
+        }),
         tries: facts.tries.get(&pod.uid).cloned().unwrap_or_default(),
     })
     .collect()
@@ -28,6 +39,28 @@ fn reported(facts: &Facts, pod: &PodFacts) -> Option<TargetReport> {
     let rows = facts.status.memory.iter().flat_map(|it| &it.targets);
     let mut of_pod = rows.filter(|row| row.pod == pod.name);
     of_pod.next().cloned().map(TargetReport::from)
+}
+
+/// Whether the report is of the container that runs.
+fn confirmed(facts: &Facts, pod: &PodFacts) -> bool {
+    let Some(report) = facts.report(pod) else {
+        return false;
+    };
+    // Both in whole seconds.
+    let newer = |began: Timestamp| report.time.0.as_second() > began.as_second();
+    pod.engine.running && pod.engine.running_since.is_some_and(newer)
+}
+
+fn awake(facts: &Facts, pod: &PodFacts) -> bool {
+    let state = facts.report(pod).map(|report| report.state);
+    let stays = sleepers::asked(facts).is_none();
+    let awake = |state| {
+        matches!(
+            state,
+            EngineState::Serving | EngineState::Paused | EngineState::Resizing
+        )
+    };
+    stays && state.is_some_and(awake)
 }
 
 fn hears(facts: &Facts, pod: &PodFacts) -> Hears {
@@ -90,7 +123,7 @@ mod tests {
         ];
         let named = states.map(|(name, heard)| (name.to_owned(), heard));
         facts.reports.extend(named);
-        let seen_by = engines(&facts, "r");
+        let seen_by = engines(&facts, "r", None);
         let seen: Vec<(&str, Hears)> = seen_by
             .iter()
             .map(|it| (it.pod.as_str(), it.hears))
@@ -117,7 +150,7 @@ mod tests {
             .get_or_insert_default()
             .targets
             .push(row);
-        let seen_by = engines(&facts, "r");
+        let seen_by = engines(&facts, "r", None);
         assert_eq!(seen_by[4].reported, seen_by[0].reported);
         assert_eq!(seen_by[5].reported, None);
     }

@@ -3,13 +3,14 @@
 
 mod engines;
 mod revisions;
+mod standing;
 
 use std::time::Duration;
 
 use plimsoll_crds::v1alpha1::Target;
 
 use crate::build::{
-    PodSettings, Prepared, Revision, disruption_budget, inspect_pod, revision, secret, service,
+    PodSettings, Prepared, Revision, disruption_budget, inspect_pod, secret, service,
     service_account,
 };
 use crate::children::ChildKind;
@@ -23,7 +24,7 @@ use crate::pods::PodFacts;
 use crate::reach::{Reach, reach};
 use crate::rolling::{self, RevisionPods, Room};
 use crate::sleepers;
-use crate::steer::steer;
+use crate::steer::{Steer, steer};
 use crate::turns::{Stand, Turn};
 
 /// Who waits for a turn looks this often whether it has come.
@@ -53,6 +54,17 @@ pub(crate) struct Desire {
     pub(crate) answered: Vec<String>,
     /// The newest target, and the pods (by uid) that are told it once the rest is written.
     pub(crate) told: Option<(Target, Vec<String>)>,
+    /// Memory limits of pods to ask for.
+    pub(crate) limits: Vec<PodLimit>,
+}
+
+/// A pod's memory limit that is to be asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PodLimit {
+    pub(crate) uid: String,
+    pub(crate) bytes: u64,
+    /// What the pod asks its node for is the same; otherwise it is the user's.
+    pub(crate) requests: bool,
 }
 
 /// Decides a pass.
@@ -91,6 +103,7 @@ pub(crate) fn desire(
             planned,
             step: None,
             told: None,
+            resizing: false,
             contested: None,
             unreached: None,
             waits: None,
@@ -107,6 +120,7 @@ pub(crate) fn desire(
         answered: revisions::to_note(facts),
         stand: Stand::Idle,
         told: None,
+        limits: Vec::new(),
     };
     desire.look_again = soonest(desire.look_again, revisions::next_late(facts));
     desire.look_again = soonest(desire.look_again, sleepers::next_look(facts));
@@ -131,6 +145,7 @@ fn nothing_for(message: String) -> Desire {
             planned: Planned::Invalid(message),
             step: None,
             told: None,
+            resizing: false,
             contested: None,
             unreached: None,
             waits: None,
@@ -147,6 +162,7 @@ fn nothing_for(message: String) -> Desire {
         answered: Vec::new(),
         stand: Stand::Idle,
         told: None,
+        limits: Vec::new(),
     }
 }
 
@@ -164,29 +180,10 @@ fn plan_of(
     model: &Model,
     settings: &PodSettings,
 ) -> Result<(Planned, Option<Revision>), Error> {
-    let Model::Known(model, _) = model else {
-        return Ok((Planned::Unresolved, None));
-    };
-    match plan::plan(&facts.object, model) {
-        Ok(plan::Accepted {
-            documents,
-            plan,
-            container,
-            summary,
-        }) => {
-            let (object, identity) = (&facts.object, &facts.identity);
-            let made = revision(object, identity, settings, documents, container.limit)?;
-            let planned = Planned::Fits {
-                plan,
-                revision: made.name.clone(),
-                summary,
-                container,
-            };
-            Ok((planned, Some(made)))
-        }
-        Err(Rejected::Invalid(message)) => Ok((Planned::Invalid(message), None)),
-        Err(Rejected::Refused { reason, message }) => {
-            Ok((Planned::Refused { reason, message }, None))
+    match model {
+        Model::Known(model, _) => standing::plan(facts, model, settings),
+        Model::Inspecting(_) | Model::Held(..) | Model::Unavailable(_) | Model::Failed(_) => {
+            Ok((Planned::Unresolved, None))
         }
     }
 }
@@ -219,7 +216,9 @@ impl Desire {
         self.outcome.planned = Planned::Invalid(plan::short(&message));
         self.outcome.step = None;
         self.outcome.told = None;
+        self.outcome.resizing = false;
         self.told = None;
+        self.limits.clear();
         self.made_way = None;
         // A revision's objects, and the pod that was to read the model.
         let pods = |kind| {
@@ -241,6 +240,7 @@ fn roll(facts: &Facts, made: Revision, patience: Duration, desire: &mut Desire) 
         config_map,
         replica_set,
         target,
+        limit,
     } = made;
     desire.stand = revisions::stand(facts, &name);
     if let (Stand::Wants, Turn::Waits(words)) = (desire.stand, &facts.turn) {
@@ -277,18 +277,41 @@ fn roll(facts: &Facts, made: Revision, patience: Duration, desire: &mut Desire) 
         .map(|(set, (_, replicas))| (set, *replicas))
         .collect();
     forget_old(facts, &old, &set_name, desire);
-    desire.children.push(config_map);
+    let steer = steer_engines(facts, &name, (&target, limit), desire);
+    let key = (ChildKind::ConfigMap, config_map.name.clone());
+    if !steer.raising || !facts.children.contains_key(&key) {
+        desire.children.push(config_map);
+    }
     desire.children.push(replica_set);
+    desire.told = Some((target, steer.tell));
     desire.look_again = soonest(desire.look_again, step.look_again);
     if room != Room::Assumed && facts.pods.iter().any(PodFacts::leaving) {
         // A pod whose node is gone leaves without an event.
         desire.look_again = soonest(desire.look_again, Some(patience));
     }
     desire.outcome.step = Some(step);
-    let steer = steer(target.generation, &engines::engines(facts, &name));
+}
+
+/// How the engines of a revision stand to its target, and their containers' limits with it.
+fn steer_engines(
+    facts: &Facts,
+    revision: &str,
+    (target, limit): (&Target, Option<u64>),
+    desire: &mut Desire,
+) -> Steer {
+    let engines = engines::engines(facts, revision, limit);
+    let steer = steer(target.generation, &engines);
+    let requests = !plan::requests_memory(&facts.object);
+    let asked = |(uid, bytes): &(String, u64)| PodLimit {
+        uid: uid.clone(),
+        bytes: *bytes,
+        requests,
+    };
+    desire.limits = steer.limits.iter().map(asked).collect();
     desire.look_again = soonest(desire.look_again, steer.look_again);
-    desire.outcome.told = Some(steer.stand);
-    desire.told = Some((target, steer.tell));
+    desire.outcome.told = Some(steer.stand.clone());
+    desire.outcome.resizing = steer.resizing;
+    steer
 }
 
 /// The next revision's turn has not come: what runs stays, and counts as what is wanted.
@@ -339,6 +362,8 @@ pub(crate) fn soonest(a: Option<Duration>, b: Option<Duration>) -> Option<Durati
     }
 }
 
+#[cfg(test)]
+mod standing_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

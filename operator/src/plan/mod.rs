@@ -4,15 +4,17 @@
 mod requests;
 
 use plimsoll_crds::names::{MESSAGE_CHARS, NAME_CHARS};
+use plimsoll_crds::v1alpha1::boot::BootSplit;
 use plimsoll_crds::v1alpha1::convert::{self, ConvertError};
 use plimsoll_crds::v1alpha1::engine::PlanStatus;
-use plimsoll_crds::v1alpha1::{InferenceDeployment, ModelFacts, Reason};
+use plimsoll_crds::v1alpha1::{Boot, InferenceDeployment, ModelFacts, Reason};
 use plimsoll_planner::refusal::Reason as RefusalReason;
 use plimsoll_planner::{
-    Bytes, MEMORY_LIMIT, Plan, Refusal, Request, cpu_memory_limit, plan_within,
+    Bytes, MEMORY_LIMIT, Plan, Refusal, Request, cpu_memory_limit, plan as planner_plan,
+    plan_within, refit_within,
 };
 
-use crate::build::{Documents, documents};
+use crate::build::{self, Documents};
 use crate::outcome::ContainerMemory;
 
 /// Where a user writes the container's memory limit.
@@ -59,27 +61,97 @@ pub(crate) fn check_name(object: &InferenceDeployment) -> Result<(), Rejected> {
     }
 }
 
-/// Plans a spec for a model.
-///
-/// # Errors
-/// [`Rejected`], in words for the user of at most 1,000 characters.
-pub(crate) fn plan(object: &InferenceDeployment, model: &ModelFacts) -> Result<Accepted, Rejected> {
-    let request = convert::request(&object.spec, model).map_err(|error| invalid(&error))?;
-    let limit = written_limit(object).map_err(|error| invalid(&error))?;
-    let (request, plan) = plan_within(&request, limit).map_err(|refusal| refused(&refusal))?;
-    let needed = cpu_memory_limit(&request).unwrap_or(Bytes::ZERO);
-    let container = ContainerMemory {
-        limit: limit.unwrap_or(needed).max(needed).get(),
-        needed: needed.get(),
-    };
-    requests::check(object, container.limit)
-        .map_err(|message| Rejected::Invalid(short(&message)))?;
-    Ok(Accepted {
-        summary: summary(&request, &plan),
-        documents: documents(object, model, &request, &plan),
-        plan: convert::plan_status(&plan),
-        container,
-    })
+/// A spec and a model as the planner is asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked<'a> {
+    object: &'a InferenceDeployment,
+    model: &'a ModelFacts,
+    request: Request,
+    /// The container's memory limit, where the user wrote one.
+    limit: Option<Bytes>,
+}
+
+impl<'a> Asked<'a> {
+    /// # Errors
+    /// [`Rejected::Invalid`]: the spec makes no request.
+    pub(crate) fn new(
+        object: &'a InferenceDeployment,
+        model: &'a ModelFacts,
+    ) -> Result<Asked<'a>, Rejected> {
+        Ok(Asked {
+            object,
+            model,
+            request: convert::request(&object.spec, model).map_err(|error| invalid(&error))?,
+            limit: written_limit(object).map_err(|error| invalid(&error))?,
+        })
+    }
+
+    /// Plans it anew.
+    ///
+    /// # Errors
+    /// [`Rejected`], in words for the user of at most 1,000 characters.
+    pub(crate) fn plan(&self) -> Result<Accepted, Rejected> {
+        let planned = plan_within(&self.request, self.limit);
+        let (request, plan) = planned.map_err(|refusal| refused(&refusal))?;
+        let split = convert::boot_split(&request, &plan);
+        self.accept((&request, &plan), split)
+    }
+
+    /// Plans it with the split of engines that run.
+    ///
+    /// # Errors
+    /// As [`Asked::plan`], with the numbers of that split.
+    pub(crate) fn keep(&self, split: &BootSplit) -> Result<Accepted, Rejected> {
+        let shards = convert::shards(split).map_err(|error| invalid(&error))?;
+        let planned = refit_within(&self.request, self.limit, &shards, split.max_model_len);
+        let (request, plan) = planned.map_err(|refusal| refused(&refusal))?;
+        self.accept((&request, &plan), split.clone())
+    }
+
+    /// What an engine with this split would be started with.
+    pub(crate) fn boot(&self, split: BootSplit) -> Boot {
+        build::boot(self.object, self.model, &self.request, split)
+    }
+
+    /// Whether a split is what its engine will find it to be: a plan for the budgets that it says it
+    /// was made for.
+    pub(crate) fn believes(&self, split: &BootSplit) -> bool {
+        let boot = self.boot(split.clone());
+        let request = convert::split_request(&boot, self.request.shape.clone());
+        planner_plan(&request).is_ok_and(|plan| convert::boot_split(&request, &plan) == *split)
+    }
+
+    fn accept(
+        &self,
+        (request, plan): (&Request, &Plan),
+        split: BootSplit,
+    ) -> Result<Accepted, Rejected> {
+        let needed = cpu_memory_limit(request).unwrap_or(Bytes::ZERO);
+        let container = ContainerMemory {
+            limit: self.limit.unwrap_or(needed).max(needed).get(),
+            needed: needed.get(),
+            written: self.limit.is_some(),
+        };
+        requests::check(self.object, container.limit)
+            .map_err(|message| Rejected::Invalid(short(&message)))?;
+        Ok(Accepted {
+            summary: summary(request, plan),
+            documents: Documents {
+                boot: self.boot(split),
+                target: build::target(self.object, request, plan),
+            },
+            plan: convert::plan_status(plan),
+            container,
+        })
+    }
+}
+
+/// Whether the user wrote how much memory the engine's container asks its node for.
+pub(crate) fn requests_memory(object: &InferenceDeployment) -> bool {
+    let template = object.spec.template.as_ref();
+    let engine = template.and_then(|template| template.engine.as_ref());
+    let resources = engine.and_then(|engine| engine.resources.as_ref());
+    resources.is_some_and(|resources| resources.requests.contains_key("memory"))
 }
 
 /// `spec.template.engine.resources.limits.memory`, if it is written.

@@ -5,7 +5,7 @@ use crate::testing::*;
 
 #[test]
 fn two_unequal_ranks_share_three_heads() {
-    let accepted = plan(&object(SMOLLM2), &smollm2()).unwrap();
+    let accepted = free_plan(&object(SMOLLM2), &smollm2()).unwrap();
     let ranks = &accepted.plan.ranks;
     assert_eq!(ranks.len(), 2);
     let heads: Vec<u32> = ranks
@@ -22,7 +22,7 @@ fn two_unequal_ranks_share_three_heads() {
 
 #[test]
 fn a_refusal_has_the_numbers_and_a_remedy_and_fits_an_event() {
-    let rejected = plan(&object(REFUSED), &smollm2()).unwrap_err();
+    let rejected = free_plan(&object(REFUSED), &smollm2()).unwrap_err();
     let Rejected::Refused { reason, message } = rejected else {
         panic!("{rejected:?}")
     };
@@ -38,7 +38,7 @@ fn a_memory_limit_below_what_is_needed_is_refused_with_the_numbers() {
         "spec:\n",
         "spec:\n  template: {engine: {resources: {limits: {memory: 500Mi}}}}\n",
     );
-    let rejected = plan(&object(&yaml), &smollm2()).unwrap_err();
+    let rejected = free_plan(&object(&yaml), &smollm2()).unwrap_err();
     let Rejected::Refused { reason, message } = rejected else {
         panic!("{rejected:?}")
     };
@@ -47,7 +47,7 @@ fn a_memory_limit_below_what_is_needed_is_refused_with_the_numbers() {
     let (_, limit) = message
         .split_once("This fits: spec.template.engine.resources.limits.memory at least ")
         .unwrap_or_else(|| panic!("{message}"));
-    assert!(plan(&object(&yaml.replace("500Mi", limit)), &smollm2()).is_ok());
+    assert!(free_plan(&object(&yaml.replace("500Mi", limit)), &smollm2()).is_ok());
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn quotas_and_a_memory_limit_that_are_both_too_small_are_refused_once() {
             "spec:\n",
             "spec:\n  template: {engine: {resources: {limits: {memory: 100Mi}}}}\n",
         );
-    let Rejected::Refused { reason, message } = plan(&object(&yaml), &smollm2()).unwrap_err()
+    let Rejected::Refused { reason, message } = free_plan(&object(&yaml), &smollm2()).unwrap_err()
     else {
         panic!("not refused")
     };
@@ -85,7 +85,10 @@ fn a_larger_memory_limit_is_kept() {
         "spec:\n  template: {engine: {resources: {limits: {memory: 64Gi}}}}\n",
     );
     assert_eq!(
-        plan(&object(&yaml), &smollm2()).unwrap().container.limit,
+        free_plan(&object(&yaml), &smollm2())
+            .unwrap()
+            .container
+            .limit,
         64 << 30
     );
 }
@@ -98,7 +101,7 @@ fn specs_that_slipped_past_the_api_server_are_invalid_and_say_which_field() {
     ] {
         let yaml = SMOLLM2.replace(from, to);
         assert_ne!(yaml, SMOLLM2);
-        match plan(&object(&yaml), &smollm2()) {
+        match free_plan(&object(&yaml), &smollm2()) {
             Err(Rejected::Invalid(message)) => assert!(message.contains(field), "{message}"),
             other => panic!("{other:?}"),
         }
@@ -123,7 +126,7 @@ fn a_name_that_no_service_can_carry_is_refused_before_anything_is_made() {
 /// The words about a spec whose engine container has these `resources`.
 fn refused_resources(resources: &str) -> Option<String> {
     let template = format!("spec:\n  template: {{engine: {{resources: {resources}}}}}\n");
-    match plan(&object(&SMOLLM2.replace("spec:\n", &template)), &smollm2()) {
+    match free_plan(&object(&SMOLLM2.replace("spec:\n", &template)), &smollm2()) {
         Ok(_) => None,
         Err(Rejected::Invalid(message)) => Some(message),
         Err(other) => panic!("{other:?}"),
@@ -132,7 +135,10 @@ fn refused_resources(resources: &str) -> Option<String> {
 
 #[test]
 fn a_memory_request_above_the_computed_limit_is_refused_with_both_numbers_and_a_way_out() {
-    let computed = plan(&object(SMOLLM2), &smollm2()).unwrap().container.limit;
+    let computed = free_plan(&object(SMOLLM2), &smollm2())
+        .unwrap()
+        .container
+        .limit;
     let message = refused_resources("{requests: {memory: 64Gi}}").unwrap();
     assert!(
         message.starts_with("spec.template.engine.resources.requests.memory: 64Gi is above"),

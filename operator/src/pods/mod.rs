@@ -2,6 +2,7 @@
 
 pub(crate) mod asks;
 pub(crate) mod containers;
+pub(crate) mod limit;
 pub(crate) mod volumes;
 
 use std::time::Duration;
@@ -17,6 +18,7 @@ use crate::watch::hash_of;
 use asks::Asks;
 pub(crate) use containers::Waiting;
 use containers::{Held, container_status, unpulled, unready_beside};
+use limit::MemoryLimit;
 use volumes::Volumes;
 
 /// A pod that should be gone by now, and whose node does not answer, holds no room for ever.
@@ -62,6 +64,7 @@ pub(crate) struct PodFacts {
     pub(crate) unmounted_since: Option<Timestamp>,
     pub(crate) volumes: Volumes,
     pub(crate) asks: Asks,
+    pub(crate) limit: MemoryLimit,
     pub(crate) engine: EngineContainer,
 }
 
@@ -166,6 +169,7 @@ impl PodFacts {
             }),
             volumes: Volumes::read(pod),
             asks: Asks::read(pod),
+            limit: MemoryLimit::read(pod, container),
             engine,
         }
     }
@@ -314,6 +318,7 @@ pub(crate) fn relevant(pod: &Pod) -> u64 {
             unmounted_since,
             volumes: _,
             asks: _,
+            limit,
             engine,
         } = PodFacts::read(pod, name);
         let EngineContainer {
@@ -340,7 +345,7 @@ pub(crate) fn relevant(pod: &Pod) -> u64 {
         hash_of(&(
             pod,
             (ready, phase, answered, since, unschedulable, sandbox),
-            (unready_beside, unpulled),
+            (unready_beside, unpulled, limit),
             ((started, engine_ready), running, restarts, waiting, ended),
         ))
     };

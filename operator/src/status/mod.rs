@@ -1,5 +1,6 @@
 //! The status that should stand: told from facts and outcome. Pure.
 
+mod targets;
 pub(crate) mod unreadable;
 
 use plimsoll_crds::names;
@@ -31,14 +32,20 @@ pub(crate) fn status(facts: &Facts, outcome: &Outcome) -> InferenceDeploymentSta
             (before.model.clone(), before.inspection.clone())
         }
     };
-    let (plan, update_revision) = match &outcome.planned {
-        Planned::Fits { plan, revision, .. } => (Some(plan.clone()), Some(revision.clone())),
+    let (plan, restart, update_revision) = match &outcome.planned {
+        Planned::Fits {
+            plan,
+            revision,
+            restart,
+            ..
+        } => (Some(plan.clone()), *restart, Some(revision.clone())),
         // A refused spec leaves the pods alone, and with them the plan they run.
         Planned::Refused { .. } | Planned::Invalid(_) | Planned::Unresolved => (
             before
                 .memory
                 .as_ref()
                 .and_then(|memory| memory.plan.clone()),
+            before.memory.as_ref().and_then(|memory| memory.restart),
             before.update_revision.clone(),
         ),
     };
@@ -77,7 +84,10 @@ pub(crate) fn status(facts: &Facts, outcome: &Outcome) -> InferenceDeploymentSta
         inspection,
         effective: effective(facts),
         progress: slowest(facts),
-        memory: Some(memory(facts, plan)),
+        memory: Some(MemoryStatus {
+            restart,
+            ..memory(facts, outcome, plan)
+        }),
         weights: weights::status(facts),
         conditions,
     }
@@ -112,6 +122,7 @@ fn state(facts: &Facts, outcome: &Outcome, ready: Option<Reason>) -> State {
         (0, _) if facts.live_pods().any(|pod| pod.engine.running) => State::Loading,
         (0, _) => State::Pending,
         _ if answering < wanted => State::Degraded,
+        _ if outcome.resizing => State::Resizing,
         _ => State::Serving,
     }
 }
@@ -168,7 +179,7 @@ fn effective(facts: &Facts) -> Option<Effective> {
 }
 
 /// Planned and measured memory: rows of every pod that still exists, at most 64, and totals of all.
-fn memory(facts: &Facts, plan: Option<PlanStatus>) -> MemoryStatus {
+fn memory(facts: &Facts, outcome: &Outcome, plan: Option<PlanStatus>) -> MemoryStatus {
     // Pods that ended for good hold nothing any more.
     let holding: Vec<&PodFacts> = facts.pods.iter().filter(|pod| !pod.finished()).collect();
     let told: Vec<(&PodFacts, Option<Rows>)> = holding
@@ -205,10 +216,14 @@ fn memory(facts: &Facts, plan: Option<PlanStatus>) -> MemoryStatus {
         kv_used_percent: kv_used(facts),
     };
     let targets = rows.iter().filter_map(|rows| rows.target.clone());
-    let targets = targets.take(names::STATUS_ROWS).collect();
+    let targets = targets.take(names::STATUS_ROWS);
+    let targets = targets
+        .map(|row| targets::with_figures(facts, outcome, row))
+        .collect();
     MemoryStatus {
         summary: Some(summary),
         plan,
+        restart: None,
         gpus: rows
             .iter()
             .flat_map(|r| r.gpus.clone())

@@ -4,9 +4,11 @@
 //! A pod reads its first target from its ConfigMap, which is written before anybody is told. So
 //! steering only has to reach engines that run, and may stop at any point: what a pod reports, or
 //! answered a moment ago, is all that the next look goes by. A refusal is an answer and is not
-//! repeated; a call that failed is, for ever, after ever longer pauses.
+//! repeated; a call that failed is, for ever, after ever longer pauses. Where a container's memory
+//! limit follows the target, `limit` says what comes first.
 
 mod call;
+mod limit;
 mod sender;
 
 use std::time::Duration;
@@ -14,6 +16,8 @@ use std::time::Duration;
 use plimsoll_crds::v1alpha1::{TargetOutcome, TargetReport};
 use plimsoll_planner::Bytes;
 
+use limit::Step;
+pub(crate) use limit::{Limit, Tried};
 pub(crate) use sender::{Addressee, Steering};
 
 /// Pauses after a call that failed, doubled from the first up to the longest.
@@ -31,6 +35,13 @@ pub(crate) struct Engine {
     pub(crate) hears: Hears,
     /// What its newest report says of its newest target.
     pub(crate) reported: Option<TargetReport>,
+    /// It said so itself, in this life of its container: what was heard of the one before is no reason
+    /// to take memory from it.
+    pub(crate) confirmed: bool,
+    /// It is awake, and stays so: what it does about a target it does about its memory.
+    pub(crate) awake: bool,
+    /// Its container's memory limit, where that follows the target.
+    pub(crate) limit: Option<Limit>,
     pub(crate) tries: Tries,
 }
 
@@ -71,8 +82,15 @@ pub(crate) struct Failed {
 pub(crate) struct Steer {
     /// Pods to tell, by uid.
     pub(crate) tell: Vec<String>,
+    /// Memory limits to ask for, in bytes, by uid of the pod.
+    pub(crate) limits: Vec<(String, u64)>,
     pub(crate) look_again: Option<Duration>,
     pub(crate) stand: Stand,
+    /// The memory of an engine, or its container's limit, is on its way.
+    pub(crate) resizing: bool,
+    /// A container's limit does not hold the newest target yet: the file that it would begin again with
+    /// stays as it is.
+    pub(crate) raising: bool,
 }
 
 /// How the engines stand to the newest target.
@@ -92,7 +110,8 @@ pub(crate) enum Stand {
 /// How one engine stands.
 enum One {
     Gone,
-    Applied,
+    /// In force; with words: although its container's limit stays as it was.
+    Applied(Option<String>),
     Deferred(String),
     Refused(String),
     Tell,
@@ -104,19 +123,35 @@ enum One {
 pub(crate) fn steer(generation: i64, engines: &[Engine]) -> Steer {
     let mut steer = Steer {
         tell: Vec::new(),
+        limits: Vec::new(),
         look_again: None,
         stand: Stand::Nobody,
+        resizing: false,
+        raising: false,
     };
     let (mut applied, mut all) = (0, 0);
-    let (mut refused, mut pending, mut deferred) = (None, None, None);
+    let (mut refused, mut pending, mut deferred, mut kept) = (None, None, None, None);
     for engine in engines {
-        let (one, again) = engine.stands(generation);
+        let Verdict {
+            one,
+            again,
+            ask,
+            moves,
+        } = engine.stands(generation);
+        steer.raising |= engine.raising();
         let name = &engine.pod;
         all += u32::from(!matches!(one, One::Gone));
+        steer
+            .limits
+            .extend(ask.map(|bytes| (engine.uid.clone(), bytes)));
+        steer.resizing |= moves;
         let mut rest = again;
         match one {
             One::Gone => {}
-            One::Applied => applied += 1,
+            One::Applied(words) => {
+                applied += 1;
+                kept = kept.or(words.map(|words| format!("; pod {name}: {words}")));
+            }
             One::Deferred(words) => {
                 deferred.get_or_insert(format!("pod {name} {words}"));
             }
@@ -143,35 +178,127 @@ pub(crate) fn steer(generation: i64, engines: &[Engine]) -> Steer {
         (_, _, Some(words)) => Stand::Deferred(counted(words)),
         _ if all == 0 => Stand::Nobody,
         _ => Stand::Applied(format!(
-            "generation {generation} is in force in all engines ({all})"
+            "generation {generation} is in force in all engines ({all}){}",
+            kept.unwrap_or_default()
         )),
     };
     steer
 }
 
+/// What one engine's stand comes to.
+struct Verdict {
+    one: One,
+    /// When to look again because an answer stops to count.
+    again: Option<Duration>,
+    /// The memory limit to ask for.
+    ask: Option<u64>,
+    /// Its memory is on its way.
+    moves: bool,
+}
+
+impl Verdict {
+    fn of(one: One) -> Verdict {
+        Verdict {
+            one,
+            again: None,
+            ask: None,
+            moves: false,
+        }
+    }
+}
+
 impl Engine {
-    /// How it stands, and when to look again because an answer stops to count.
-    fn stands(&self, generation: i64) -> (One, Option<Duration>) {
+    fn raising(&self) -> bool {
+        let limit = self.limit.as_ref().filter(|_| self.hears != Hears::Ends);
+        limit.is_some_and(|limit| limit.before() != Step::Free)
+    }
+
+    fn stands(&self, generation: i64) -> Verdict {
         if self.hears == Hears::Ends {
-            return (One::Gone, None);
+            return Verdict::of(One::Gone);
         }
         let (told, again) = self.told();
-        let one = match told {
+        let verdict = match told {
             Some(told) if told.generation == generation => match told.outcome {
-                TargetOutcome::Applied => One::Applied,
-                TargetOutcome::Deferred => One::Deferred(match told.overage_bytes {
-                    0 => told.message.clone(),
-                    bytes => format!("holds {} above it", Bytes::measured(bytes)),
-                }),
-                TargetOutcome::Refused => One::Refused(told.message.clone()),
+                TargetOutcome::Applied => self.applied(),
+                TargetOutcome::Deferred => Verdict {
+                    moves: self.awake,
+                    ..Verdict::of(One::Deferred(match told.overage_bytes {
+                        0 => told.message.clone(),
+                        bytes => format!("holds {} above it", Bytes::measured(bytes)),
+                    }))
+                },
+                TargetOutcome::Refused => Verdict::of(One::Refused(told.message.clone())),
             },
-            Some(told) if told.generation > generation => One::Waits(
+            Some(told) if told.generation > generation => Verdict::of(One::Waits(
                 format!("was told generation {} already", told.generation),
                 None,
-            ),
-            _ => self.to_tell(generation),
+            )),
+            _ => match self.limit.as_ref().map_or(Step::Free, Limit::before) {
+                Step::Free => Verdict::of(self.to_tell(generation)),
+                step => self.by_limit(step, false),
+            },
         };
-        (one, again)
+        Verdict {
+            again: sooner(again, verdict.again),
+            ..verdict
+        }
+    }
+
+    /// The target is in force: what is left is its container's limit.
+    fn applied(&self) -> Verdict {
+        let Some(limit) = &self.limit else {
+            return Verdict::of(One::Applied(None));
+        };
+        match limit.before() {
+            Step::Free => {}
+            // It began again with the newest target, and waits for its limit.
+            step => return self.by_limit(step, false),
+        }
+        match limit.after() {
+            Step::Free => Verdict::of(One::Applied(None)),
+            _ if !self.confirmed || self.hears != Hears::Yes => {
+                let words =
+                    "has it in force; its container's memory limit follows once it is heard";
+                Verdict::of(One::Waits(words.to_owned(), None))
+            }
+            step => self.by_limit(step, true),
+        }
+    }
+
+    /// A limit that is on its way; `follows`: the engine has its target.
+    fn by_limit(&self, step: Step, follows: bool) -> Verdict {
+        let on_its_way = |words: String, pause| match follows {
+            true => One::Deferred(format!("has it in force; {words}")),
+            false => One::Waits(format!("is not told yet; {words}"), pause),
+        };
+        match step {
+            Step::Free => Verdict::of(One::Applied(None)),
+            Step::Ask(bytes) => Verdict {
+                ask: Some(bytes),
+                moves: true,
+                ..Verdict::of(on_its_way(self.asked(), None))
+            },
+            Step::Waits(words, pause) => Verdict {
+                moves: true,
+                again: pause,
+                ..Verdict::of(on_its_way(words, pause))
+            },
+            Step::No(words, pause) if follows => Verdict {
+                again: pause,
+                ..Verdict::of(One::Applied(Some(words)))
+            },
+            Step::No(words, pause) => Verdict {
+                again: pause,
+                ..Verdict::of(One::Refused(words))
+            },
+        }
+    }
+
+    fn asked(&self) -> String {
+        let limit = self.limit.as_ref();
+        let words = limit.and_then(|limit| Some(limit.change(limit.is.asked?)));
+        words.unwrap_or_default()
     }
 
     /// The newest of what it reported and what it answered a moment ago.
@@ -228,6 +355,8 @@ fn sooner(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
     }
 }
 
+#[cfg(test)]
+mod limit_model;
 #[cfg(test)]
 mod model;
 #[cfg(test)]

@@ -55,6 +55,9 @@ impl State {
             uid: "a".to_owned(),
             hears: self.hears,
             reported: self.reported.map(report),
+            confirmed: true,
+            awake: true,
+            limit: None,
             tries: Tries {
                 under_way: self.call.is_some(),
                 failed: self.failed.map(|(generation, times, over)| Failed {
@@ -218,8 +221,11 @@ impl State {
     fn check(&self) -> Result<(), String> {
         let Steer {
             tell,
+            limits: _,
             look_again,
             stand,
+            resizing: _,
+            raising: _,
         } = self.steered();
         let known = self.answer.filter(|(.., fresh)| *fresh);
         let known = known

@@ -30,6 +30,9 @@ fn one(name: &str, hears: Hears, reported: Option<TargetReport>) -> Engine {
         uid: format!("uid-{name}"),
         hears,
         reported,
+        confirmed: true,
+        awake: true,
+        limit: None,
         tries: Tries::default(),
     }
 }

@@ -5,11 +5,12 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::{Pod, Service, ServiceSpec};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kube::core::PartialObjectMeta;
+use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::InferenceDeployment;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
@@ -73,6 +74,20 @@ impl Watched for ReplicaSet {
             "metadata": raw["metadata"],
             "spec": {"replicas": raw["spec"]["replicas"].as_i64(), "selector": {}},
         })
+    }
+}
+
+impl Watched for ConfigMap {
+    fn rest(raw: &Value) -> Value {
+        json!({"metadata": named(raw)})
+    }
+
+    /// What engines were started with: whether the split that they have can stand.
+    fn trim(&mut self) {
+        if let Some(data) = &mut self.data {
+            data.retain(|key, _| key == names::BOOT_KEY);
+        }
+        self.binary_data = None;
     }
 }
 

@@ -41,7 +41,7 @@ pub(crate) struct Stores {
     pub(crate) deployments: Store<Decoded<InferenceDeployment>>,
     pub(crate) replica_sets: Store<ReplicaSet>,
     pub(crate) pods: Store<Pod>,
-    pub(crate) config_maps: Store<PartialObjectMeta<ConfigMap>>,
+    pub(crate) config_maps: Store<ConfigMap>,
     pub(crate) services: Store<Service>,
     pub(crate) service_accounts: Store<PartialObjectMeta<ServiceAccount>>,
     pub(crate) budgets: Store<PartialObjectMeta<PodDisruptionBudget>>,

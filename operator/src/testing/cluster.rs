@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use tokio::sync::{OnceCell, mpsc};
 
 use super::account::account;
+use super::requests::words;
 use super::settings;
 use crate::mandate::Mandate;
 use crate::memory::Memories;
@@ -59,7 +60,7 @@ struct Writers {
     _deployments: Writer<Decoded<InferenceDeployment>>,
     replica_sets: Writer<ReplicaSet>,
     pods: Writer<Pod>,
-    config_maps: Writer<PartialObjectMeta<ConfigMap>>,
+    config_maps: Writer<ConfigMap>,
     services: Writer<Service>,
     service_accounts: Writer<PartialObjectMeta<ServiceAccount>>,
     budgets: Writer<PartialObjectMeta<PodDisruptionBudget>>,
@@ -293,35 +294,6 @@ async fn answer(
     (StatusCode::from_u16(code).unwrap(), answer.to_string()).into_response()
 }
 
-/// `create services/smollm2`, `apply services/smollm2!` (by force), and the like.
-fn words((method, uri, applies): (&Method, &Uri, bool), body: &Value) -> String {
-    let mut path = uri.path().rsplit('/');
-    let (name, kind) = (path.next().unwrap(), path.next().unwrap());
-    let query = uri.query().unwrap_or_default();
-    let has = |word: &str| query.split('&').any(|part| part == word);
-    match (method.as_str(), name) {
-        (_, "events") => format!("event {}", body["reason"].as_str().unwrap()),
-        (_, "status") => "status".to_owned(),
-        ("POST", _) => format!(
-            "create {name}/{}",
-            body["metadata"]["name"].as_str().unwrap()
-        ),
-        ("DELETE", _) => format!("delete {kind}/{name}"),
-        _ if has("dryRun=All") => format!("look {kind}/{name}"),
-        _ if has("fieldManager=plimsoll-operator-scale") => {
-            format!("scale {kind}/{name} to {}", body["spec"]["replicas"])
-        }
-        _ if !applies => format!("reset {kind}/{name}"),
-        _ => {
-            let mut words = format!("apply {kind}/{name}");
-            if has("force=true") {
-                words.push('!');
-            }
-            words
-        }
-    }
-}
-
 fn conflict() -> (u16, Value) {
     let words = "the object exists, or is another one";
     (
@@ -342,6 +314,21 @@ impl Server {
         asked.is_null() || found == Some(asked)
     }
 
+    /// Of a pod's containers only what they may use changes.
+    fn resize(&mut self, key: &str, spec: &Value) -> Value {
+        self.version += 1;
+        let pod = self.objects.get_mut(key).expect("it was looked for");
+        for list in ["containers", "initContainers"] {
+            for asked in spec[list].as_array().into_iter().flatten() {
+                let all = pod["spec"][list].as_array_mut().into_iter().flatten();
+                let named = all.filter(|it| it["name"] == asked["name"]);
+                named.for_each(|it| lay_over(it, asked));
+            }
+        }
+        pod["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        pod.clone()
+    }
+
     fn take(&mut self, words: &str, body: Value) -> (u16, Value) {
         let mut parts = words.split(' ');
         let verb = parts.next().unwrap();
@@ -358,6 +345,7 @@ impl Server {
                 return (200, json!({"kind": "Status", "status": "Success"}));
             }
             "look" => return (200, self.objects[key].clone()),
+            "resize" => return (200, self.resize(key, &body["spec"])),
             _ => {}
         }
         self.version += 1;

@@ -2,6 +2,7 @@
 
 pub(crate) mod account;
 pub(crate) mod cluster;
+mod requests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use crate::build::PodSettings;
 use crate::facts::{Facts, ReplicaSetFacts, ReportFacts};
 use crate::gather::identity;
+use crate::plan::{Accepted, Asked, Rejected};
 use crate::pods::PodFacts;
 use crate::turns::Turn;
 
@@ -50,10 +52,19 @@ pub(crate) fn smollm2() -> ModelFacts {
     .unwrap()
 }
 
+/// A plan of a spec whose engines do not run yet.
+pub(crate) fn free_plan(
+    object: &InferenceDeployment,
+    model: &ModelFacts,
+) -> Result<Accepted, Rejected> {
+    Asked::new(object, model)?.plan()
+}
+
 pub(crate) fn settings() -> PodSettings {
     PodSettings {
         sidecar_image: "localhost/plimsoll-sidecar:dev".to_owned(),
         pull_policy: PullPolicy::Never,
+        resize: true,
     }
 }
 
@@ -69,6 +80,7 @@ pub(crate) fn facts(yaml: &str) -> Facts {
         object: Arc::new(object),
         status: Default::default(),
         replica_sets: Vec::new(),
+        boots: BTreeMap::new(),
         pods: Vec::new(),
         inspect_pods: Vec::new(),
         children: BTreeMap::new(),
@@ -76,6 +88,7 @@ pub(crate) fn facts(yaml: &str) -> Facts {
         reports: BTreeMap::new(),
         awake: BTreeMap::new(),
         tries: BTreeMap::new(),
+        limits_tried: BTreeMap::new(),
         inspect_failure: None,
         pull_trouble: None,
         reread: None,

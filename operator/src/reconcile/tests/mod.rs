@@ -5,6 +5,7 @@ mod pulls;
 mod reach;
 mod refusals;
 mod repairs;
+mod resizes;
 
 use serde_json::{Value, json};
 

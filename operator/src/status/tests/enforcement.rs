@@ -16,7 +16,7 @@ fn who_enforces_the_quotas_is_told_with_the_values() {
         "{message}"
     );
     let bytes = plimsoll_planner::Bytes::measured;
-    let needed = crate::plan::plan(&object(SMOLLM2), &smollm2())
+    let needed = free_plan(&object(SMOLLM2), &smollm2())
         .unwrap()
         .container
         .needed;

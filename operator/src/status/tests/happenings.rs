@@ -141,3 +141,36 @@ fn an_engine_that_has_loaded_and_awaits_its_first_readiness_probe_is_not_called_
     facts.pods[0] = engine("a", "r", beside);
     assert_eq!(look(&facts, &mut told), []);
 }
+
+#[test]
+fn budgets_that_change_under_a_running_engine_are_told_once_with_both_figures() {
+    let mut facts = with_pods([ready(), ready()]);
+    let mut told = None;
+    let mut at = |budget: u64, restarts: i32, applied: bool| {
+        let mut report = report(500);
+        report.ranks[0].budget_bytes = budget;
+        if !applied {
+            report.target.as_mut().unwrap().outcome =
+                plimsoll_crds::v1alpha1::TargetOutcome::Deferred;
+        }
+        facts.reports.insert("a".to_owned(), heard(report));
+        facts.pods[0].engine.restarts = restarts;
+        let all = look(&facts, &mut told);
+        let resized = all
+            .into_iter()
+            .filter(|it| it.reason == EventReason::EngineResized);
+        resized.map(|it| it.note).collect::<Vec<_>>()
+    };
+    assert_eq!(at(3 << 20, 0, true), [""; 0]);
+    assert_eq!(at(5 << 20, 0, false), [""; 0], "not yet");
+    assert_eq!(
+        at(5 << 20, 0, true),
+        [
+            "pod a: budgets 3.00 MiB -> 5.00 MiB (3145728 -> 5242880 bytes), KV cache 9000 -> 9000 \
+             tokens, without a restart"
+        ]
+    );
+    assert_eq!(at(5 << 20, 0, true), [""; 0]);
+    // An engine that began again with other figures was not resized.
+    assert_eq!(at(7 << 20, 1, true), [""; 0]);
+}

@@ -53,3 +53,71 @@ fn an_engines_own_words_are_cut_to_what_a_status_holds() {
     facts.reports.clear();
     assert_eq!(words(&told(&facts)), most);
 }
+
+/// The pods of `with_pods` under other quotas: `limit` is what their node has in force.
+fn resized(limit: u64, outcome: TargetOutcome) -> Facts {
+    let mut facts = with_pods([ready(), ready()]);
+    for pod in &mut facts.pods {
+        (pod.limit.asked, pod.limit.in_force) = (Some(limit), Some(limit));
+    }
+    for name in ["a", "b"] {
+        let mut report = report(500);
+        report.target.as_mut().unwrap().outcome = outcome;
+        facts.reports.insert(name.to_owned(), heard(report));
+    }
+    facts
+}
+
+#[test]
+fn rows_have_budgets_and_limits_before_and_after_and_the_column_says_resizing() {
+    use TargetOutcome::{Applied, Deferred};
+    let wanted = {
+        let status = told(&resized(1 << 40, Deferred));
+        let row = status.memory.as_ref().unwrap().targets[0].clone();
+        assert_eq!(row.budget_bytes, Some(1000));
+        assert_eq!(row.wanted_budget_bytes, Some(1000 << 20), "300 and 700 MiB");
+        assert_eq!(row.limit_bytes, Some(1 << 40));
+        row.wanted_limit_bytes.unwrap()
+    };
+    assert!(wanted > 1000 << 20, "{wanted}");
+    // In force, and the limit follows; in place; not told yet; on its way.
+    for (limit, outcome, state, reason) in [
+        (1 << 40, Applied, State::Resizing, "TargetDeferred"),
+        (wanted, Applied, State::Serving, "Applied"),
+        (wanted, Deferred, State::Resizing, "TargetDeferred"),
+    ] {
+        let status = told(&resized(limit, outcome));
+        assert_eq!(status.state, Some(state), "{limit} {outcome:?}");
+        let applied = find(&status, "TargetApplied").unwrap();
+        assert_eq!(applied.reason, reason, "{}", applied.message);
+        assert_eq!(
+            short(&status),
+            ("True".to_owned(), "Serving".to_owned(), "")
+        );
+    }
+}
+
+#[test]
+fn a_limit_is_lowered_only_on_the_word_of_the_engine_that_runs() {
+    let mut facts = resized(1 << 40, TargetOutcome::Applied);
+    let lowered = |facts: &Facts| {
+        let desire = desire(facts, &settings(), "token", PATIENCE).unwrap();
+        desire.limits.len()
+    };
+    assert_eq!(lowered(&facts), 2);
+    // The report is of the container before.
+    facts.pods[0].engine.running_since = Some(at(5));
+    assert_eq!(lowered(&facts), 1);
+    // Silent.
+    facts.reports.get_mut("b").unwrap().stale = true;
+    assert_eq!(lowered(&facts), 0);
+    // What the status has is what the operator before heard.
+    let mut begun = resized(1 << 40, TargetOutcome::Applied);
+    begun.status = told(&begun);
+    begun.reports.clear();
+    assert_eq!(lowered(&begun), 0);
+    // A pod that no node has holds nothing.
+    begun.pods[0].node = None;
+    begun.status.memory = None;
+    assert_eq!(lowered(&begun), 1);
+}
