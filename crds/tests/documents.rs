@@ -5,6 +5,8 @@
     reason = "a test may end at what it did not expect"
 )]
 
+mod told;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use plimsoll_crds::names;
@@ -16,6 +18,7 @@ use plimsoll_crds::v1alpha1::status::*;
 use plimsoll_crds::v1alpha1::target::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use told::{asleep, boot, target};
 
 fn back<T: Serialize + DeserializeOwned>(value: &T) -> T {
     serde_json::from_str(&serde_json::to_string(value).unwrap()).unwrap()
@@ -101,78 +104,17 @@ fn plan_status() -> PlanStatus {
     }
 }
 
-fn boot() -> Boot {
-    Boot {
-        model_path: "/models/smollm2.gguf".to_owned(),
-        served_names: vec!["smollm2".to_owned()],
-        digest: "sha256:0".to_owned(),
-        dtype: Dtype::BFloat16,
-        backend: Backend::Cpu,
-        limits: EngineLimits {
-            max_model_len: None,
-            max_num_seqs: 64,
-            max_num_batched_tokens: 2048,
-        },
-        kv_cache: BootKvCache {
-            dtype: Dtype::BFloat16,
-            block_size: 16,
-        },
-        split: BootSplit {
-            made_for: SplitBudgets {
-                budget_bytes: vec![1 << 30],
-                kv_cache_size_bytes: None,
-            },
-            max_model_len: 1584,
-            ranks: vec![RankSplit {
-                rank: 0,
-                kv_heads: [0, 3],
-                query_heads: [0, 9],
-                mlp_columns: [0, 1536],
-                vocab_rows: [0, 49_152],
-            }],
-        },
-        revision: "abc".to_owned(),
-    }
-}
-
-fn target() -> Target {
-    Target {
-        generation: 4,
-        gpu_memory_utilization: 0.9,
-        kv_cache: TargetKvCache {
-            size_bytes: None,
-            blocks: 100,
-            tokens: 99 * 16,
-        },
-        ranks: vec![TargetRank {
-            rank: 0,
-            quota_bytes: Some(1 << 30),
-            total_bytes: None,
-            budget_bytes: 1 << 30,
-            accounts: vec![TargetAccount {
-                name: "Weights".to_owned(),
-                planned_bytes: 7,
-            }],
-        }],
-        sleep: None,
-    }
-}
-
 #[test]
 fn documents_of_an_engine_come_back_as_they_went() {
     assert_eq!(back(&boot()), boot());
     assert_eq!(back(&target()), target());
     assert_eq!(back(&asleep()), asleep());
     // Without a word of sleep it is awake, as documents from before sleep are.
-    assert!(!serde_json::to_string(&target()).unwrap().contains("sleep"));
-    assert!(asleep().same_demand(&target()));
-}
-
-fn asleep() -> Target {
-    Target {
-        sleep: Some(TargetSleep { level: 2 }),
-        ..target()
+    let text = serde_json::to_string(&target()).unwrap();
+    for word in ["sleep", "idle", "wake"] {
+        assert!(!text.contains(word), "engines from before {word} refuse it");
     }
+    assert!(asleep().same_demand(&target()));
 }
 
 /// Every object of a document refuses a field that it does not know.
@@ -288,6 +230,9 @@ fn report(ranks: u32) -> MemoryReport {
         }),
         weights_verified: Some(true),
         sleep_level: Some(2),
+        sleep_reason: Some(SleepReason::Idle),
+        woken_by: Some(WokenBy::Request),
+        wakes_on_request: true,
         weight_version: "default".to_owned(),
         backend: Backend::Cpu,
         revision: "abc".to_owned(),

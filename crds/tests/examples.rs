@@ -94,6 +94,7 @@ fn other_examples_of_this_model_fit() {
         "beside-a-container.yaml",
         "sleeping.yaml",
         "trainer.yaml",
+        "idle.yaml",
     ] {
         let plan = plimsoll_planner::plan(&request(name));
         assert!(plan.is_ok(), "{name}: {}", plan.unwrap_err().message());
@@ -105,6 +106,13 @@ fn sleeping_example_asks_for_a_sleep() {
     let sleep = example("sleeping.yaml").spec.sleep.unwrap();
     assert_eq!(sleep.asked(), Some(1));
     assert_eq!(example("one-rank.yaml").spec.sleep, None);
+}
+
+#[test]
+fn idle_example_sleeps_by_its_clock_and_wakes_for_a_request() {
+    let sleep = example("idle.yaml").spec.sleep.unwrap();
+    assert_eq!((sleep.asked(), sleep.idle_seconds()), (None, Some(900)));
+    assert!(sleep.wake_on_request);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::inspect::Model;
 use crate::outcome::{ContainerMemory, Outcome, Planned};
 use crate::plan::short;
 use crate::progress::{Progress, progress};
-use crate::sleepers;
+use crate::sleepers::{self, Sleepers};
 use crate::steer::Stand;
 use crate::weights;
 
@@ -116,7 +116,7 @@ fn ready(facts: &Facts, outcome: &Outcome) -> (Verdict, bool) {
             (True, Reason::ScaledToZero, "spec.replicas is 0".to_owned()),
             false,
         ),
-        Progress::Done if sleepers::asked(facts).is_some() => {
+        Progress::Done if sleepers::together(facts) == Sleepers::All => {
             ((False, Reason::Sleeping, sleepers::words(facts)), false)
         }
         Progress::Done if outcome.contested.is_some() => {
@@ -132,13 +132,26 @@ fn ready(facts: &Facts, outcome: &Outcome) -> (Verdict, bool) {
             let text = outcome.unreached.clone().unwrap_or_default();
             ((False, Reason::NoEndpoints, text), false)
         }
-        Progress::Done => {
-            let text = format!("{} of {} replicas answer", facts.wanted(), facts.wanted());
-            ((True, Reason::Serving, text), false)
-        }
+        Progress::Done => (serving(facts), false),
         Progress::Waits(reason, message) => late(facts, (reason, message)),
         Progress::Stuck(reason, message) => ((False, reason, message), true),
     }
+}
+
+/// All pods are where the spec wants them, and at least one answers.
+fn serving(facts: &Facts) -> Verdict {
+    let wanted = facts.wanted();
+    let text = match sleepers::together(facts) {
+        Sleepers::InService | Sleepers::All => {
+            return (True, Reason::WakesOnRequest, sleepers::words(facts));
+        }
+        Sleepers::Some(0) => format!("{wanted} of {wanted} replicas answer"),
+        Sleepers::Some(asleep) => {
+            let answer = wanted.saturating_sub(asleep);
+            format!("{answer} of {wanted} replicas answer, {asleep} sleep as spec.sleep lets them")
+        }
+    };
+    (True, Reason::Serving, text)
 }
 
 fn trouble(outcome: &Outcome) -> String {

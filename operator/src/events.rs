@@ -4,7 +4,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::EventType;
 use plimsoll_crds::names::{EXIT_PLAN_DIFFERS, KIND};
-use plimsoll_crds::v1alpha1::report::EngineState;
+use plimsoll_crds::v1alpha1::report::{EngineState, SleepReason, WokenBy};
 use plimsoll_crds::v1alpha1::{ConditionType, EventReason, InferenceDeploymentStatus, Reason};
 use plimsoll_planner::Bytes;
 
@@ -330,11 +330,22 @@ fn slept_and_woken(facts: &Facts, before: &Told, now: &Told, all: &mut Vec<Happe
         match (flip, report.state) {
             ((false, true), _) => {
                 let level = report.sleep_level.unwrap_or_default();
-                let note = format!("pod {name} sleeps at level {level}, and holds {held} still");
+                let who = report.sleep_reason.map_or("", |who| match who {
+                    SleepReason::Control => " by its control routes",
+                    SleepReason::Target => " as spec.sleep asks",
+                    SleepReason::Idle => " by its own clock",
+                });
+                let note =
+                    format!("pod {name} sleeps{who} at level {level}, and holds {held} still");
                 all.push(Happening::normal(EventReason::EngineSlept, note));
             }
             ((true, false), EngineState::Serving | EngineState::Paused) => {
-                let note = format!("pod {name} is awake, and holds {held}");
+                let who = report.woken_by.map_or("", |who| match who {
+                    WokenBy::Control => ", woken by its control routes,",
+                    WokenBy::Target => ", woken as spec.sleep asks,",
+                    WokenBy::Request => ", woken by a request,",
+                });
+                let note = format!("pod {name} is awake{who} and holds {held}");
                 all.push(Happening::normal(EventReason::EngineWoken, note));
             }
             _ => {}
@@ -357,7 +368,8 @@ fn serves(status: &InferenceDeploymentStatus) -> bool {
         .conditions
         .iter()
         .find(|c| c.type_ == ConditionType::Ready.as_str());
-    ready.is_some_and(|c| c.status == "True" && c.reason == Reason::Serving.as_str())
+    let all = [Reason::Serving, Reason::WakesOnRequest].map(Reason::as_str);
+    ready.is_some_and(|c| c.status == "True" && all.contains(&c.reason.as_str()))
 }
 
 fn engine_failed(pod: &PodFacts, restarts: i32) -> Happening {

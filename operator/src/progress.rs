@@ -18,7 +18,8 @@ const PERCENT_STEP: u64 = 10;
 /// Where the pods stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// As many pods of the wanted revision as asked for answer, or sleep as asked, and no others exist.
+    /// As many pods of the wanted revision as asked for answer, or sleep as asked or let, and no others
+    /// exist.
     Done,
     /// What it waits for.
     Waits(Reason, String),
@@ -291,7 +292,7 @@ fn resting(facts: &Facts, waiting: &[&PodFacts]) -> Option<(Reason, String)> {
     waiting.iter().find_map(|pod| match rest(facts, pod) {
         Rest::GoingToSleep(words) => Some((Reason::GoingToSleep, words)),
         Rest::Waking(words) => Some((Reason::Waking, words)),
-        Rest::No | Rest::Asleep | Rest::WokenByHand => None,
+        Rest::No | Rest::Asleep | Rest::Dozing | Rest::WokenByHand => None,
     })
 }
 

@@ -2,14 +2,15 @@
 //!
 //! The newest target is told once; what its engine does beside, whoever has the pod's admin port
 //! decides. So a pod that went to sleep as asked and was woken by hand is as it was left, and one
-//! that sleeps without being asked is an engine that does not answer.
+//! that sleeps without being asked is an engine that does not answer. One that sleeps by its own clock
+//! does what `idleAfter` says; where a request wakes it, its pod is ready all the while.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use plimsoll_crds::v1alpha1::report::{EngineState, MemoryReport};
-use plimsoll_crds::v1alpha1::spec::SleepSpec;
+use plimsoll_crds::v1alpha1::report::{EngineState, MemoryReport, SleepReason};
+use plimsoll_crds::v1alpha1::sleep::SleepSpec;
 use plimsoll_crds::v1alpha1::status::State;
 use plimsoll_crds::v1alpha1::{ConditionType, Reason, TargetOutcome};
 use plimsoll_planner::Bytes;
@@ -27,6 +28,8 @@ pub(crate) enum Rest {
     No,
     /// Asleep as asked.
     Asleep,
+    /// Asleep by its own clock, as the spec lets it.
+    Dozing,
     /// It was put to sleep as asked, and woken by hand since.
     WokenByHand,
     /// On its way to a sleep that is asked for, in words.
@@ -40,11 +43,58 @@ pub(crate) fn asked(facts: &Facts) -> Option<u32> {
     facts.object.spec.sleep.as_ref().and_then(SleepSpec::asked)
 }
 
-/// Whether a pod is what the spec asks for: it answers, or sleeps where it should.
+/// Whether engines fall asleep by their own clock.
+fn by_the_clock(facts: &Facts) -> bool {
+    let sleep = facts.object.spec.sleep.as_ref();
+    sleep.and_then(SleepSpec::idle_seconds).is_some()
+}
+
+/// Whether requests wake engines.
+fn wakes(facts: &Facts) -> bool {
+    let sleep = facts.object.spec.sleep.as_ref();
+    sleep.is_some_and(|sleep| sleep.wake_on_request)
+}
+
+/// Whether a pod is what the spec asks for: it answers, or sleeps where it should or may.
 pub(crate) fn in_place(facts: &Facts, pod: &PodFacts) -> bool {
-    match asked(facts) {
-        None => pod.ready,
-        Some(_) => matches!(rest(facts, pod), Rest::Asleep | Rest::WokenByHand),
+    match rest(facts, pod) {
+        Rest::Asleep | Rest::Dozing | Rest::WokenByHand => true,
+        // Ready, it answers: whoever sleeps in the Service is woken by whoever asks.
+        Rest::No | Rest::GoingToSleep(_) | Rest::Waking(_) => {
+            pod.ready && (asked(facts).is_none() || wakes(facts))
+        }
+    }
+}
+
+/// How the pods sleep, together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sleepers {
+    /// Some, or none, and others answer.
+    Some(u32),
+    /// All, or all but those that were woken by hand.
+    All,
+    /// All, and a request wakes the one that it reaches.
+    InService,
+}
+
+/// How the pods of a resource sleep that are all where the spec wants them.
+pub(crate) fn together(facts: &Facts) -> Sleepers {
+    let (mut asleep, mut others, mut reachable) = (0, 0, false);
+    for pod in facts.live_pods() {
+        match rest(facts, pod) {
+            Rest::Asleep | Rest::Dozing => {
+                asleep += 1;
+                reachable |= pod.ready;
+            }
+            Rest::WokenByHand => {}
+            Rest::No | Rest::GoingToSleep(_) | Rest::Waking(_) => others += 1,
+        }
+    }
+    match (asleep, others) {
+        (0, _) if asked(facts).is_none() || wakes(facts) => Sleepers::Some(0),
+        (_, 0) if wakes(facts) && reachable => Sleepers::InService,
+        (_, 0) => Sleepers::All,
+        _ => Sleepers::Some(asleep),
     }
 }
 
@@ -75,9 +125,19 @@ pub(crate) fn rest(facts: &Facts, pod: &PodFacts) -> Rest {
         }
         _ => format!("pod {} {going}", pod.name),
     };
+    let dozes = report.sleep_reason == Some(SleepReason::Idle) && by_the_clock(facts);
     match (asked, report.state) {
         (_, EngineState::Loading | EngineState::Draining | EngineState::Failed) => Rest::No,
+        (_, EngineState::Asleep) if wakes(facts) && stuck(report) => Rest::Waking(format!(
+            "pod {}: did not wake: {}",
+            pod.name, report.message
+        )),
         (Some(level), EngineState::Asleep) if deep(report, level) => Rest::Asleep,
+        (_, EngineState::Sleeping | EngineState::Asleep | EngineState::Waking) if dozes => {
+            Rest::Dozing
+        }
+        // A request woke it, or may at any time.
+        (Some(_), _) if applied && wakes(facts) => Rest::No,
         (Some(_), _) if applied => Rest::WokenByHand,
         (Some(_), _) => Rest::GoingToSleep(words("is going to sleep")),
         (None, EngineState::Sleeping | EngineState::Asleep | EngineState::Waking) if !applied => {
@@ -95,6 +155,13 @@ fn unheard(facts: &Facts, pod: &PodFacts, asked: Option<u32>) -> Rest {
     let slept = asked.is_some() && facts.status.state == Some(State::Sleeping);
     let rows = facts.status.memory.iter().flat_map(|memory| &memory.gpus);
     let known = rows.into_iter().any(|row| row.pod == pod.name);
+    if pod.ready && wakes(facts) {
+        let slept = facts.status.state == Some(State::Sleeping);
+        return if slept { Rest::Dozing } else { Rest::No };
+    }
+    if known && by_the_clock(facts) && !pod.ready && pod.engine.running {
+        return Rest::Dozing;
+    }
     match asked.is_some() && pod.ready {
         true => Rest::GoingToSleep(format!("pod {} is not heard yet", pod.name)),
         false if slept && known && pod.engine.running => Rest::Asleep,
@@ -105,7 +172,7 @@ fn unheard(facts: &Facts, pod: &PodFacts, asked: Option<u32>) -> Rest {
 /// How long an engine that serves again, and whose pod does not know it yet, is given.
 fn about_to_be_ready(facts: &Facts, pod: &PodFacts) -> Option<Duration> {
     // One that is ready is kept from requests by something else.
-    if pod.engine.ready || !slept_before(facts) {
+    if pod.engine.ready || !(slept_before(facts) || by_the_clock(facts)) {
         return None;
     }
     let since = facts.awake.get(&pod.uid).copied().unwrap_or(facts.now);
@@ -144,6 +211,12 @@ pub(crate) fn awake(
     pods.map(|pod| (pod.uid.clone(), since(pod))).collect()
 }
 
+/// Whether a sleeper that a request should wake did not wake for one.
+fn stuck(report: &MemoryReport) -> bool {
+    let by_hand = report.sleep_reason == Some(SleepReason::Control);
+    !report.wakes_on_request && !report.message.is_empty() && !by_hand
+}
+
 fn deep(report: &MemoryReport, level: u32) -> bool {
     report.sleep_level.is_some_and(|is| u32::from(is) >= level)
 }
@@ -158,12 +231,12 @@ fn slept_before(facts: &Facts) -> bool {
     )
 }
 
-/// What a resource says of which all pods rest as asked.
+/// What a resource says of which all pods sleep.
 pub(crate) fn words(facts: &Facts) -> String {
     let (mut asleep, mut held, mut woken) = (0, 0, None);
     for pod in facts.live_pods() {
         match rest(facts, pod) {
-            Rest::Asleep => {
+            Rest::Asleep | Rest::Dozing => {
                 asleep += 1;
                 held += held_bytes(facts, pod);
             }
@@ -176,8 +249,16 @@ pub(crate) fn words(facts: &Facts) -> String {
     let by_hand = woken.map_or_else(String::new, |name| {
         format!("; pod {name} was woken by hand since")
     });
+    let why = match asked(facts) {
+        Some(_) => "as asked (spec.sleep)",
+        None => "by their own clock (spec.sleep.idleAfter)",
+    };
+    let woken = match wakes(facts) {
+        true => "; a request wakes them",
+        false => "",
+    };
     format!(
-        "asleep as asked (spec.sleep), {asleep} of {} pods, {} held{by_hand}",
+        "asleep {why}, {asleep} of {} pods, {} held{woken}{by_hand}",
         facts.wanted(),
         Bytes::measured(held)
     )

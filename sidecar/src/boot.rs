@@ -23,7 +23,7 @@ use crate::error::BootError;
 use crate::http::app::{App, HttpLimits, Loaded};
 use crate::http::generator::Generator;
 use crate::http::ports::Ports;
-use crate::http::target::carry_out;
+use crate::http::target::{carry_out, lead};
 use crate::http::token::Token;
 use crate::model::{Model, ModelFolder, SamplingDefaults};
 use crate::report::Identity;
@@ -233,8 +233,9 @@ async fn run(
         | EngineState::Waking
         | EngineState::Resizing => {
             tracing::info!(served = app.served.join(", "), "ready");
-            if let Some(first) = app.identity.target.get().and_then(Held::first) {
-                carry_out(app, first);
+            if let Some(held) = app.identity.target.get() {
+                lead(app, held);
+                held.first().inspect(|first| carry_out(app, *first));
             }
             tokio::select! {
                 () = signals.terminate() => {}

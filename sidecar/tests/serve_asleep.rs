@@ -68,3 +68,46 @@ fn it_falls_asleep_before_it_is_ready_and_wakes_when_it_is_told() {
     drop(served);
     fs::remove_dir_all(folder).unwrap();
 }
+
+/// One second is the shortest clock there is; nothing here waits longer for it.
+#[test]
+fn it_falls_asleep_by_its_clock_stays_ready_and_wakes_for_a_request() {
+    let folder = std::env::temp_dir().join(format!("plimsoll-idle-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let [(boot_name, boot), (target_name, mut target)] = documents();
+    target["idle"] = json!({"afterSeconds": 1, "level": 1});
+    target["wakeOnRequest"] = json!(true);
+    fs::write(folder.join(boot_name), boot.to_string()).unwrap();
+    fs::write(folder.join(target_name), target.to_string()).unwrap();
+    let served = Served::start_config(&folder);
+    let end = Instant::now() + PATIENCE;
+    let falls_asleep = || loop {
+        let memory = served.get_admin("/memory", "").json();
+        if memory["state"] == "Asleep" {
+            return memory;
+        }
+        assert!(Instant::now() < end, "{memory}");
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let request = r#"{"model": "chat", "prompt": "a", "max_tokens": 2, "temperature": 0}"#;
+    let mut said = None;
+    for _ in 0..2 {
+        let memory = falls_asleep();
+        assert_eq!(
+            (&memory["sleepReason"], &memory["wakesOnRequest"]),
+            (&json!("Idle"), &json!(true))
+        );
+        for path in ["/readyz", "/health", "/metrics"] {
+            assert_eq!(served.probe(path), 200, "{path}");
+        }
+        assert_eq!(served.get_admin("/memory", "").json()["state"], "Asleep");
+        let answer = served.post("/v1/completions", request);
+        assert_eq!(answer.status, 200);
+        let text = answer.json()["choices"][0]["text"].clone();
+        assert_eq!(said.get_or_insert(text.clone()), &text);
+        let memory = served.get_admin("/memory", "").json();
+        assert_eq!(memory["wokenBy"], "Request");
+    }
+    drop(served);
+    fs::remove_dir_all(folder).unwrap();
+}

@@ -55,7 +55,8 @@ ConditionType {
 words! {
 /// `reason` of a condition.
 Reason {
-    Serving = "every replica runs the newest spec and answers",
+    Serving = "every replica runs the newest spec, and answers or sleeps by its own clock",
+    WakesOnRequest = "every engine pod is asleep, in the Service, and the next request wakes the one that it reaches; the message has the bytes that they hold still",
     ScaledToZero = "spec.replicas is 0",
     ReplicasAnswer = "at least one engine pod is ready",
     NoReadyReplicas = "no engine pod is ready",
@@ -69,7 +70,7 @@ Reason {
     EngineSilent = "an engine that answered does not any more, though its process runs; the message says since when",
     Sleeping = "every engine pod is asleep, as spec.sleep asks for; the message has the bytes that they hold still",
     GoingToSleep = "engines are on their way to the sleep that spec.sleep asks for; the message names one, and what keeps it",
-    Waking = "engines are on their way out of the sleep that spec.sleep asked for; the message names one, and what keeps it",
+    Waking = "engines are on their way out of a sleep that spec.sleep asked for or let be; the message names one, and what keeps it",
     RollingOut = "pods of an older revision are being replaced",
     ServiceContested = "somebody keeps changing the resource's Service; requests may reach no engine",
     NoEndpoints = "engine pods are ready, and the resource's Service leads to none of them; the message says why",
@@ -125,8 +126,8 @@ EventReason {
     ChildRepaired = "somebody changed an object of the resource; it is as the operator made it again",
     EngineLoaded = "an engine pod has its weights in place and answers",
     EngineSilent = "an engine that answered does not any more, though its process runs",
-    EngineSlept = "an engine pod is asleep, whoever asked it to be; the note has its level and the bytes it holds still",
-    EngineWoken = "an engine pod that slept is awake; the note has the bytes it holds",
+    EngineSlept = "an engine pod is asleep, whoever asked it to be; the note says who did, and has its level and the bytes it holds still",
+    EngineWoken = "an engine pod that slept is awake; the note says who woke it, and has the bytes it holds",
     EngineResized = "an engine pod holds to new budgets without a restart; the note has the bytes before and after, and its tokens",
     EngineFailed = "an engine pod stopped; the note has its exit code and last words",
     PlanDrift = "an engine computed another plan than the operator and refused to serve",
@@ -160,10 +161,7 @@ impl ConditionType {
     pub const fn reasons(self) -> &'static [(ConditionStatus, &'static [Reason])] {
         use ConditionStatus::{False, True, Unknown};
         match self {
-            ConditionType::Ready => &[
-                (True, &[Reason::Serving, Reason::ScaledToZero]),
-                (False, NOT_READY),
-            ],
+            ConditionType::Ready => &[(True, READY), (False, NOT_READY)],
             ConditionType::Available => &[
                 (True, &[Reason::ReplicasAnswer]),
                 (
@@ -284,6 +282,12 @@ const STALLED: &[Reason] = &[
     Reason::KVCacheTooSmall,
     Reason::ContextTooLong,
     Reason::MemoryTooSmall,
+];
+
+const READY: &[Reason] = &[
+    Reason::Serving,
+    Reason::WakesOnRequest,
+    Reason::ScaledToZero,
 ];
 
 const NOT_READY: &[Reason] = &[

@@ -5,6 +5,7 @@
 // What is asked.
 pub mod model;
 mod rules;
+pub mod sleep;
 pub mod spec;
 pub mod template;
 

@@ -30,6 +30,15 @@ pub struct MemoryReport {
     /// nothing reserved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sleep_level: Option<u8>,
+    /// Who asked for that sleep; absent while awake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sleep_reason: Option<SleepReason>,
+    /// Who woke it last; absent before the first time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub woken_by: Option<WokenBy>,
+    /// Whether a request would wake the engine from it: it is ready while it sleeps.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wakes_on_request: bool,
     /// What the weights in force are called; empty before there are any.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub weight_version: String,
@@ -50,6 +59,28 @@ pub struct MemoryReport {
     pub ranks: Vec<RankMemory>,
     /// Bytes that belong to no rank.
     pub host: HostMemory,
+}
+
+/// Who asked for a sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SleepReason {
+    /// Somebody on the engine's control routes: no request wakes it.
+    Control,
+    /// Its target: `spec.sleep.state`.
+    Target,
+    /// Its own clock: `spec.sleep.idleAfter`.
+    Idle,
+}
+
+/// Who woke an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WokenBy {
+    /// Somebody on the engine's control routes.
+    Control,
+    /// Its target.
+    Target,
+    /// A request.
+    Request,
 }
 
 /// What an engine is doing.

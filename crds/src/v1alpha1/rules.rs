@@ -46,6 +46,16 @@ impl Rule {
     }
 }
 
+/// Rules for a span of time: hours, minutes and seconds, from 1s to 168h.
+pub(super) fn span_rules() -> [Rule; 2] {
+    const SPAN: &str = "self.matches('^([0-9]{1,4}h)?([0-9]{1,5}m)?([0-9]{1,6}s)?$') && self != ''";
+    let bounds = "duration(self) >= duration('1s') && duration(self) <= duration('168h')";
+    [
+        rule(SPAN).says("must be a span of time; write e.g. 90s, 15m or 1h30m"),
+        rule(&format!("!({SPAN}) || ({bounds})")).says("must be from 1s to 168h"),
+    ]
+}
+
 /// Rules for a quantity of bytes: from 1Mi (so that a forgotten unit is caught) to below 1Pi.
 pub(super) fn byte_rules() -> [Rule; 2] {
     [

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::model::{DtypeChoice, ModelSpec};
 use super::rules::{byte_rules, rule};
+use super::sleep::SleepSpec;
 use super::status::InferenceDeploymentStatus;
 use super::template::EngineTemplate;
 
@@ -326,41 +327,6 @@ impl Default for LimitsSpec {
             max_num_batched_tokens: plimsoll_planner::Limits::DEFAULT_MAX_NUM_BATCHED_TOKENS,
         }
     }
-}
-
-/// Whether the engines hold their memory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct SleepSpec {
-    /// Sleeping: the engines give memory back, and go on with what they were doing once they are
-    /// awake. Awake: they take it again, prove that weights and answers are as before, and serve.
-    #[serde(default)]
-    pub state: SleepState,
-    /// What a sleeping engine gives back. 1: the KV cache and all scratch memory. 2: the weights,
-    /// too, which a wake then reads again. An engine that sleeps never takes memory: from 2 to 1
-    /// nothing changes before the next wake.
-    #[serde(default = "sleep_level")]
-    #[schemars(extend("enum" = [1, 2]))]
-    pub level: u32,
-}
-
-const fn sleep_level() -> u32 {
-    1
-}
-
-impl SleepSpec {
-    /// The level that the engines should sleep at, if they should.
-    pub fn asked(&self) -> Option<u32> {
-        (self.state == SleepState::Sleeping).then_some(self.level)
-    }
-}
-
-/// Whether engines are awake.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum SleepState {
-    #[default]
-    Awake,
-    Sleeping,
 }
 
 /// Where the ranks compute, or Auto.

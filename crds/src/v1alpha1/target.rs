@@ -19,6 +19,14 @@ pub struct Target {
     /// How the engine should sleep; absent: it should be awake.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sleep: Option<TargetSleep>,
+    /// When an engine that is awake falls asleep by itself; absent: never. An engine that is older
+    /// than this field or the next refuses the whole target, by the name of the field; both are left
+    /// out where they are not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<TargetIdle>,
+    /// Whether a request wakes an engine that sleeps as asked or by its own clock.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wake_on_request: bool,
 }
 
 /// A sleep that is asked for.
@@ -26,6 +34,16 @@ pub struct Target {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TargetSleep {
     /// 1: KV cache and scratch memory are given back; 2: the weights, too.
+    pub level: u32,
+}
+
+/// When an engine falls asleep by itself, by its own clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TargetIdle {
+    /// Seconds without a request or a command.
+    pub after_seconds: u32,
+    /// The level of that sleep, as in [`TargetSleep`].
     pub level: u32,
 }
 
@@ -81,6 +99,8 @@ impl Target {
             kv_cache,
             ranks,
             sleep: _,
+            idle: _,
+            wake_on_request: _,
         } = self;
         gpu_memory_utilization
             .total_cmp(&other.gpu_memory_utilization)

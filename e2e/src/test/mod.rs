@@ -14,6 +14,7 @@ mod faults;
 mod figures;
 mod foreign;
 mod hostile;
+mod idle;
 mod lifecycle;
 mod observe;
 mod reconcile;

@@ -12,7 +12,8 @@ use crate::test::observe::{EVERY, name_of, pod_port, service_port, text};
 use crate::test::smollm2::{NAME, NAMESPACE, ready, running};
 use crate::test::world::World;
 use crate::test::{
-    Group, Passed, admin, clients, expect, expect_eq, figures, resize, sleep, sleep_asked, test, trainer,
+    Group, Passed, admin, clients, expect, expect_eq, figures, idle, resize, sleep, sleep_asked,
+    test, trainer,
 };
 use crate::wait;
 
@@ -66,6 +67,11 @@ pub(super) const GROUP: Group = Group {
         test(
             "quotas change under load without a restart, a lost request or a byte above the line",
             resize::follows_quotas,
+        ),
+        test(
+            "idleAfter puts pods to sleep, an official client wakes them, and without wakeOnRequest they \
+             leave the Service",
+            idle::sleeps_when_nobody_asks,
         ),
         test("deleting the resource leaves nothing", deleted),
     ],

@@ -140,7 +140,7 @@ pub(super) fn restarts(pod: &Value) -> Option<u64> {
     pod["status"]["containerStatuses"][0]["restartCount"].as_u64()
 }
 
-fn await_pod(
+pub(super) fn await_pod(
     resource: Resource<'_>,
     name: &str,
     what: &str,

@@ -92,13 +92,13 @@ pub(super) fn sleeps_and_wakes(world: &World<'_>) -> Passed {
 }
 
 /// Engine pods in the order of their names.
-fn pods(resource: Resource<'_>) -> Result<Vec<Value>> {
+pub(super) fn pods(resource: Resource<'_>) -> Result<Vec<Value>> {
     let mut pods = resource.engine_pods()?;
     pods.sort_by(|a, b| name_of(a).cmp(name_of(b)));
     Ok(pods)
 }
 
-fn patch(kubernetes: &Kubernetes, sleep: &str) -> Result<()> {
+pub(super) fn patch(kubernetes: &Kubernetes, sleep: &str) -> Result<()> {
     let patch = format!(r#"{{"spec":{{"sleep":{sleep}}}}}"#);
     let words = ["--namespace", NAMESPACE, "patch", "infd", NAME];
     let how = ["--type=merge", "-p", &patch];
@@ -107,7 +107,11 @@ fn patch(kubernetes: &Kubernetes, sleep: &str) -> Result<()> {
 }
 
 /// Until the printer's column says so, and Ready the reason.
-fn await_state(resource: Resource<'_>, state: State, reason: Option<Reason>) -> Result<()> {
+pub(super) fn await_state(
+    resource: Resource<'_>,
+    state: State,
+    reason: Option<Reason>,
+) -> Result<()> {
     wait::until(&format!("{state:?}"), PATIENCE, EVERY, || {
         let status = resource.get()?.status.context("no status")?;
         let ready = status.conditions.iter().find(|it| it.type_ == "Ready");

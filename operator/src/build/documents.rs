@@ -1,8 +1,8 @@
 //! `boot.json` and `target.json`: what an engine is started with, and what it is told.
 
 use plimsoll_crds::v1alpha1::boot::{BootKvCache, BootSplit, EngineLimits};
-use plimsoll_crds::v1alpha1::spec::SleepSpec;
-use plimsoll_crds::v1alpha1::target::TargetSleep;
+use plimsoll_crds::v1alpha1::sleep::SleepSpec;
+use plimsoll_crds::v1alpha1::target::{TargetIdle, TargetSleep};
 use plimsoll_crds::v1alpha1::{Boot, InferenceDeployment, ModelFacts, Target, convert};
 use plimsoll_planner::{KvLayout, Limits, Plan, Request};
 
@@ -68,9 +68,19 @@ pub(crate) fn target(object: &InferenceDeployment, request: &Request, plan: &Pla
         object.metadata.generation.unwrap_or_default(),
         object.spec.memory.gpu_memory_utilization,
     );
-    let asked = object.spec.sleep.as_ref().and_then(SleepSpec::asked);
+    let sleep = object.spec.sleep.as_ref();
+    let asked = sleep.and_then(SleepSpec::asked);
+    let idle = |sleep: &SleepSpec| {
+        let (after_seconds, level) = (sleep.idle_seconds()?, sleep.level);
+        Some(TargetIdle {
+            after_seconds,
+            level,
+        })
+    };
     Target {
         sleep: asked.map(|level| TargetSleep { level }),
+        idle: sleep.and_then(idle),
+        wake_on_request: sleep.is_some_and(|sleep| sleep.wake_on_request),
         ..convert::target(request, plan, made_from)
     }
 }

@@ -138,6 +138,8 @@ fn rolls(boot: &Boot, target: Option<&Target>) -> Result<Value, Error> {
         let ageless = Target {
             generation: 0,
             sleep: None,
+            idle: None,
+            wake_on_request: false,
             ..target.clone()
         };
         rolls["target"] = encode(names::TARGET_KEY, &ageless)?;

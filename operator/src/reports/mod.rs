@@ -284,6 +284,9 @@ fn says_more(before: &MemoryReport, next: &MemoryReport) -> bool {
         progress,
         weights_verified,
         sleep_level,
+        sleep_reason,
+        woken_by,
+        wakes_on_request,
         weight_version,
         backend,
         revision,
@@ -298,6 +301,9 @@ fn says_more(before: &MemoryReport, next: &MemoryReport) -> bool {
         || before.progress != *progress
         || before.weights_verified != *weights_verified
         || before.sleep_level != *sleep_level
+        || before.sleep_reason != *sleep_reason
+        || before.woken_by != *woken_by
+        || before.wakes_on_request != *wakes_on_request
         || before.weight_version != *weight_version
         || before.backend != *backend
         || before.revision != *revision

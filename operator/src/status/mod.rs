@@ -113,6 +113,7 @@ fn state(facts: &Facts, outcome: &Outcome, ready: Option<Reason>) -> State {
         Planned::Unresolved | Planned::Fits { .. } => {}
     }
     match (answering, ready) {
+        (_, Some(Reason::WakesOnRequest)) => State::Sleeping,
         (0, _) if wanted == 0 => State::Stopped,
         (0, Some(Reason::PodFailed | Reason::ProgressDeadlineExceeded)) => State::Failed,
         (0, Some(Reason::Loading)) => State::Loading,
@@ -121,6 +122,8 @@ fn state(facts: &Facts, outcome: &Outcome, ready: Option<Reason>) -> State {
         (0, Some(Reason::Waking)) => State::Waking,
         (0, _) if facts.live_pods().any(|pod| pod.engine.running) => State::Loading,
         (0, _) => State::Pending,
+        // Who sleeps by its own clock is where it should be.
+        (_, Some(Reason::Serving)) => State::Serving,
         _ if answering < wanted => State::Degraded,
         _ if outcome.resizing => State::Resizing,
         _ => State::Serving,

@@ -28,9 +28,14 @@ impl Loop {
                 Ok(())
             }
             Command::ResetPrefixCache { running, asker } => self.reset_prefix_cache(running, asker),
-            Command::Sleep { level, mode, asker } => self.sleep(level, mode, asker),
+            Command::Sleep {
+                level,
+                mode,
+                cause,
+                asker,
+            } => self.sleep(level, (mode, cause), asker),
             Command::ReleaseKvCache(asker) => self.release_kv_cache(asker),
-            Command::Wake { tags, asker } => self.wake(tags, asker),
+            Command::Wake { tags, cause, asker } => self.wake(tags, cause, asker),
             Command::Update {
                 weights,
                 version,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::rest::{PauseMode, SleepLevel, Tags};
+use super::rest::{Cause, PauseMode, SleepLevel, Tags};
 use super::size::{Resized, Size};
 use super::weights::{Abandoned, Updated};
 use crate::forward::WeightCheck;
@@ -44,13 +44,18 @@ pub enum Command {
     Sleep {
         level: SleepLevel,
         mode: PauseMode,
+        cause: Cause,
         asker: Asker<()>,
     },
     /// Give back the memory of the KV cache alone. Only a paused engine that holds everything can.
     ReleaseKvCache(Asker<()>),
     /// Take what is away and of these tags; with the last of it, weights and answers are proved and
     /// requests go on. An engine that is awake is answered, too.
-    Wake { tags: Tags, asker: Asker<Woken> },
+    Wake {
+        tags: Tags,
+        cause: Cause,
+        asker: Asker<Woken>,
+    },
     /// Write other weights over those in force, or in their place where they are away. Nothing that was computed with
     /// the old ones is used again; requests there are are treated as `mode` says.
     Update {
@@ -193,10 +198,20 @@ pub trait Commands {
         reply
     }
 
-    /// [`Command::Sleep`].
+    /// [`Command::Sleep`], by hand.
     fn sleep(&self, level: SleepLevel, mode: PauseMode) -> Reply<()> {
+        self.sleep_for(Cause::Hand, level, mode)
+    }
+
+    /// [`Command::Sleep`].
+    fn sleep_for(&self, cause: Cause, level: SleepLevel, mode: PauseMode) -> Reply<()> {
         let (asker, reply) = Asker::pair();
-        self.command(Command::Sleep { level, mode, asker });
+        self.command(Command::Sleep {
+            level,
+            mode,
+            cause,
+            asker,
+        });
         reply
     }
 
@@ -207,10 +222,15 @@ pub trait Commands {
         reply
     }
 
-    /// [`Command::Wake`].
+    /// [`Command::Wake`], by hand.
     fn wake(&self, tags: Tags) -> Reply<Woken> {
+        self.wake_for(Cause::Hand, tags)
+    }
+
+    /// [`Command::Wake`].
+    fn wake_for(&self, cause: Cause, tags: Tags) -> Reply<Woken> {
         let (asker, reply) = Asker::pair();
-        self.command(Command::Wake { tags, asker });
+        self.command(Command::Wake { tags, cause, asker });
         reply
     }
 

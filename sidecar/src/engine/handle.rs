@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::clock::IdlePolicy;
 use super::control::{COMMANDS_MAX, Command, Commands, ControlError, RETRY_AFTER};
 use super::inbox::{Inbox, NotQueued};
 use super::request::{GenerateRequest, Refused};
@@ -27,7 +28,7 @@ pub enum EngineState {
     Paused,
     /// On the way to `Asleep`: requests are taken and held.
     Sleeping,
-    /// Memory is given back; new requests are refused.
+    /// Memory is given back; a new request wakes the engine where it may, and is refused elsewhere.
     Asleep,
     /// Memory is being taken again and proved: requests are taken and held.
     Waking,
@@ -167,8 +168,7 @@ impl EngineHandle {
             | EngineState::Sleeping
             | EngineState::Waking
             | EngineState::Resizing => {}
-            // Where a wake on request would begin.
-            EngineState::Asleep => return Err(Refused::Asleep),
+            EngineState::Asleep => self.rest().admits()?,
             EngineState::Loading => return Err(Refused::Loading),
             EngineState::Draining | EngineState::Drained => return Err(Refused::Draining),
             EngineState::Failed { message } => {
@@ -230,6 +230,16 @@ impl EngineHandle {
     /// behind commands, so that it ends what a pause waits for.
     pub fn abort(&self, ids: Option<&[u64]>) -> usize {
         self.shared.inbox.abort(ids)
+    }
+
+    /// What the engine does about sleep by itself from now on.
+    pub fn follow(&self, policy: IdlePolicy) {
+        self.shared.inbox.follow(policy);
+    }
+
+    /// Lets the clock that it falls asleep by run ahead, so that tests need not wait.
+    pub fn skip(&self, time: Duration) {
+        self.shared.inbox.skip(time);
     }
 
     /// Whether the engine is paused, and what of it sleeps.

@@ -5,6 +5,7 @@
 //! tokens to each request's channel; between two steps it carries out commands (`control`,
 //! `commands`). Ranks (`rank`, `ranks`) fail together and never hang.
 
+pub mod clock;
 pub mod config;
 pub mod control;
 pub mod handle;
@@ -16,6 +17,7 @@ pub mod weights;
 
 mod commands;
 mod holdings;
+mod idle;
 pub(crate) mod inbox;
 mod live;
 mod outbox;

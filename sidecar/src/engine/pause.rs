@@ -126,7 +126,10 @@ impl Loop {
         if state == EngineState::Serving {
             self.scheduler.admit_all();
         }
-        lock(&self.shared.rest).clone_from(&self.rest);
+        if !self.rest.is_sleeping() {
+            self.rest.cause = None;
+        }
+        self.show_sleep();
         self.set_state(state);
         self.publish();
         self.outbox.send();

@@ -16,7 +16,7 @@ use super::probe::NOT_NUMBERS;
 use super::pushed::Pushed;
 use super::rank::Moved;
 use super::ranks::Failure;
-use super::rest::{PauseMode, Transition};
+use super::rest::{Cause, PauseMode, Transition};
 use super::run::Loop;
 use super::weights::{Abandoned, Updated};
 use crate::weights::piece::Piece;
@@ -189,7 +189,7 @@ impl Loop {
         let held = self.live.len();
         if let Some(pushed) = self.sent.open.take() {
             let seconds = pushed.began.elapsed();
-            self.stats.transitions[Transition::Update as usize].count(true, seconds);
+            self.stats.transitions[Transition::Update as usize].count(true, seconds, Cause::Hand);
             tracing::info!(
                 version,
                 held,
@@ -214,7 +214,7 @@ impl Loop {
         };
         self.rest.updating = false;
         let seconds = pushed.began.elapsed();
-        self.stats.transitions[Transition::Update as usize].count(false, seconds);
+        self.stats.transitions[Transition::Update as usize].count(false, seconds, Cause::Hand);
         let left = if pushed.took {
             self.give_weights_back()?;
             Abandoned::Away

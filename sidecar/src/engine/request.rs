@@ -170,6 +170,8 @@ pub enum FinishReason {
     Abort,
     /// The engine failed; see `Finished::message`.
     Error,
+    /// It came to an engine that sleeps and could not be woken; see `Finished::message`.
+    NotWoken,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -181,7 +183,7 @@ pub struct Finished {
     pub completion_tokens: u32,
     pub preemptions: u32,
     pub timings: Timings,
-    /// Why, for `FinishReason::Error`.
+    /// Why, for `FinishReason::Error` and `NotWoken`.
     pub message: Option<String>,
 }
 
@@ -226,6 +228,11 @@ pub enum Refused {
     Loading,
     #[error("the engine is asleep: its memory is given back; wake it, or retry on another")]
     Asleep,
+    #[error("the engine is asleep and did not wake: {message}; it is tried again within {} s", again_after.as_secs())]
+    NotWoken {
+        message: String,
+        again_after: Duration,
+    },
     #[error("the engine is shutting down and takes no new requests")]
     Draining,
     #[error("the engine has failed: {message}")]

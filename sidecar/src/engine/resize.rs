@@ -14,7 +14,7 @@ use super::control::{Asker, ControlError};
 use super::handle::EngineState;
 use super::rank::Moved;
 use super::ranks::{Failure, move_limit};
-use super::rest::Transition;
+use super::rest::{Cause, Transition};
 use super::run::Loop;
 use super::size::{Resized, Size};
 use crate::forward::resize::NewCache;
@@ -40,7 +40,7 @@ impl Loop {
             Err(failure) => return settle(asker, Err(failure)),
         };
         let counts = &mut self.stats.transitions[Transition::Resize as usize];
-        counts.count(outcome.is_ok(), began.elapsed());
+        counts.count(outcome.is_ok(), began.elapsed(), Cause::Hand);
         let (seconds, after) = (began.elapsed().as_secs_f64(), size.plan.kv_blocks);
         let answer = match outcome {
             Ok((resized, bytes)) => {

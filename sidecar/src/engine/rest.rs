@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use plimsoll_planner::Account;
 
+use super::request::Refused;
+
 /// What becomes of the requests there are when the engine stops computing. Those that come later are
 /// held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,6 +25,33 @@ impl PauseMode {
             PauseMode::Abort => "abort",
             PauseMode::Wait => "wait",
             PauseMode::Keep => "keep",
+        }
+    }
+}
+
+/// Who asked for a sleep or a wake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// Somebody on the control routes.
+    Hand,
+    /// The operator's target.
+    Target,
+    /// The engine's own clock.
+    Idle,
+    /// A request that found the engine asleep.
+    Request,
+}
+
+impl Cause {
+    pub const ALL: [Cause; 4] = [Cause::Hand, Cause::Target, Cause::Idle, Cause::Request];
+
+    /// The `reason` label of metrics and of the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Cause::Hand => "control",
+            Cause::Target => "target",
+            Cause::Idle => "idle",
+            Cause::Request => "request",
         }
     }
 }
@@ -88,6 +117,14 @@ pub struct RestView {
     pub paused: bool,
     /// Of the sleep that has not ended yet.
     pub level: Option<SleepLevel>,
+    /// Who asked for that sleep. Once it was asked for by hand it stays so, whoever asks, too.
+    pub cause: Option<Cause>,
+    /// Who asked for the last wake that brought everything back.
+    pub woken_by: Option<Cause>,
+    /// A request would wake the engine from it.
+    pub reachable: bool,
+    /// A wake for a request failed, and is repeated within this time.
+    pub again_after: Option<Duration>,
     /// Accounts whose memory is given back, on every rank.
     pub out: Vec<Account>,
     /// Whether weights and answers were what they were after the load, at the last wake.
@@ -107,6 +144,21 @@ impl RestView {
     /// Nothing may be computed: as [`RestView::is_out`], or weights are being written.
     pub fn is_idle(&self) -> bool {
         self.is_out() || self.updating
+    }
+
+    /// Whether an engine that is asleep takes a request, and wakes for it.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn admits(&self) -> Result<(), Refused> {
+        match self.again_after {
+            _ if self.reachable => Ok(()),
+            Some(again_after) => Err(Refused::NotWoken {
+                message: self.trouble.clone(),
+                again_after,
+            }),
+            None => Err(Refused::Asleep),
+        }
     }
 
     /// As vLLM counts it: until everything is back and scheduling goes on.
@@ -164,16 +216,19 @@ pub struct TransitionCounts {
     /// Bytes of all ranks together.
     pub given_back_bytes: u64,
     pub taken_bytes: u64,
+    /// In the order of [`Cause::ALL`]: who asked, whatever came of it.
+    pub causes: [u64; Cause::ALL.len()],
 }
 
 impl TransitionCounts {
-    pub(crate) fn count(&mut self, done: bool, time: Duration) {
+    pub(crate) fn count(&mut self, done: bool, time: Duration, cause: Cause) {
         *(if done {
             &mut self.done
         } else {
             &mut self.failed
         }) += 1;
         self.time += time;
+        self.causes[cause as usize] += 1;
         let seconds = time.as_secs_f64();
         self.times[TRANSITION_EDGES.partition_point(|edge| *edge < seconds)] += 1;
     }

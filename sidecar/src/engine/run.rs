@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::clock::Idle;
 use super::control::{Command, ControlError};
 use super::handle::{EngineState, Shared, lock};
 use super::inbox::{Mail, Submitted};
@@ -64,6 +65,7 @@ pub(super) struct Loop {
     /// What others see of a pause or sleep.
     pub(super) rest: RestView,
     pub(super) sent: Sent,
+    pub(super) idle: Idle,
     pub(super) probes: bool,
     /// What the probe drew after the load or the last update; None where there is none, or when the
     /// next wake is to draw it.
@@ -81,6 +83,7 @@ impl Loop {
         probes: bool,
     ) -> Loop {
         Loop {
+            idle: Idle::new(shared.inbox.now()),
             shared,
             ranks,
             scheduler,
@@ -149,9 +152,10 @@ impl Loop {
 
     fn serve(&mut self) -> Result<(), Failure> {
         loop {
-            let (idle, obeys) = (self.is_idle(), self.pending.is_none());
-            let mut mail = self.shared.inbox.take(idle, obeys);
-            let command = mail.command.take();
+            let (idle, obeys, alarm) = (self.is_idle(), self.pending.is_none(), self.alarm());
+            let mut mail = self.shared.inbox.take(idle, obeys, alarm);
+            let heard = mail.is_something();
+            let (command, policy) = (mail.command.take(), mail.policy.take());
             if mail.draining && *self.shared.state.borrow() != EngineState::Draining {
                 self.leave_rest();
             }
@@ -165,6 +169,7 @@ impl Loop {
                 self.obey(command)?;
             }
             self.go_on_pausing()?;
+            self.mind_sleep(heard, policy)?;
             let launched = self.computes() && self.may_launch() && self.launch()?;
             if !launched || self.flying.len() >= self.steps_under_way {
                 self.land()?;
@@ -198,6 +203,7 @@ impl Loop {
             submitted,
             cancelled,
             command: _,
+            policy: _,
             draining,
             stopping,
         } = mail;
@@ -313,7 +319,7 @@ impl Loop {
         Ok(())
     }
 
-    /// Takes ended requests out of the scheduler and says why; `error` explains an `Error`.
+    /// Takes ended requests out of the scheduler and says why; `error` explains a failure.
     pub(super) fn end_requests(&mut self, error: Option<&str>) {
         for (id, reason) in std::mem::take(&mut self.ended) {
             let Some(live) = self.live.remove(&id) else {
@@ -326,12 +332,11 @@ impl Loop {
             match reason {
                 FinishReason::Stop => stats.finished_stop += 1,
                 FinishReason::Length => stats.finished_length += 1,
-                FinishReason::Abort => stats.finished_abort += 1,
+                FinishReason::Abort | FinishReason::NotWoken => stats.finished_abort += 1,
                 FinishReason::Error => stats.finished_error += 1,
             }
-            let message = error
-                .filter(|_| reason == FinishReason::Error)
-                .map(str::to_owned);
+            let told = matches!(reason, FinishReason::Error | FinishReason::NotWoken);
+            let message = error.filter(|_| told).map(str::to_owned);
             let service = live.finish(&sequence, reason, message, &mut self.outbox);
             self.shared.inbox.finished(id, service);
         }
@@ -386,10 +391,8 @@ impl Loop {
         }
         self.shared.inbox.stop();
         // Requests that came before the state changed are still in the inbox.
-        let mail = self.shared.inbox.take(false, false);
-        mail.submitted
-            .into_iter()
-            .for_each(|submitted| self.admit(submitted));
+        let came = self.shared.inbox.take(false, false, None).submitted;
+        came.into_iter().for_each(|submitted| self.admit(submitted));
         self.ended.clear();
         self.ended
             .extend(self.live.keys().map(|id| (*id, FinishReason::Error)));

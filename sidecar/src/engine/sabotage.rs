@@ -75,7 +75,7 @@ impl Sabotage {
     }
 }
 
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -108,7 +108,7 @@ mod tests {
     }
 
     /// The tiny model on two ranks, serving.
-    fn engine() -> EngineHandle {
+    pub(crate) fn engine() -> EngineHandle {
         let (model, request, plan) = planned();
         let config = EngineConfig {
             threads_per_rank: Some(1),

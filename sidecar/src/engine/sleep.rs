@@ -13,7 +13,7 @@ use super::handle::{EngineState, lock};
 use super::push::{UPDATE_OPEN, wrong_state};
 use super::rank::Moved;
 use super::ranks::Failure;
-use super::rest::{PauseMode, SleepLevel, Tags, Transition};
+use super::rest::{Cause, PauseMode, SleepLevel, Tags, Transition};
 use super::run::Loop;
 
 /// Accounts that sleep, in the order in which they come back: scratch is small and first to fail.
@@ -36,22 +36,31 @@ impl Loop {
     pub(super) fn sleep(
         &mut self,
         level: SleepLevel,
-        mode: PauseMode,
+        (mode, cause): (PauseMode, Cause),
         asker: Asker<()>,
     ) -> Result<(), Failure> {
+        // Whoever asked by hand has the memory, until it is taken again.
+        let by_hand = self.rest.cause == Some(Cause::Hand);
+        self.rest.cause = Some(if by_hand { Cause::Hand } else { cause });
+        self.show_sleep();
         if level > SleepLevel::Zero && !self.rest.is_out() {
             self.set_state(EngineState::Sleeping);
         }
         match self.quieten(mode) {
             Err(failure) => return settle(asker, Err(failure)),
             Ok(false) => {
-                self.pending = Some(Command::Sleep { level, mode, asker });
+                self.pending = Some(Command::Sleep {
+                    level,
+                    mode,
+                    cause,
+                    asker,
+                });
                 return Ok(());
             }
             Ok(true) => {}
         }
         self.rest.level = self.rest.level.max(Some(level));
-        let outcome = self.give_back(level.tags(), mode);
+        let outcome = self.give_back(level.tags(), mode, cause);
         self.show_rest();
         settle(asker, outcome)
     }
@@ -70,18 +79,19 @@ impl Loop {
             asker.answer(Err(ControlError::WrongState { message }));
             return Ok(());
         }
+        self.rest.cause = Some(Cause::Hand);
         self.set_state(EngineState::Sleeping);
         let began = Instant::now();
         self.forget_cache();
         let outcome = self.release(&[Account::KvCache]).map(|moved| {
             let kind = Transition::ReleaseKvCache;
-            self.told(kind, None, began, &moved, None);
+            self.told((kind, Cause::Hand), None, began, &moved, None);
         });
         self.show_rest();
         settle(asker, outcome)
     }
 
-    fn give_back(&mut self, tags: Tags, mode: PauseMode) -> Result<(), Failure> {
+    fn give_back(&mut self, tags: Tags, mode: PauseMode, cause: Cause) -> Result<(), Failure> {
         if tags.weights {
             self.abandon_push("the weights were put to sleep")?;
         }
@@ -94,7 +104,7 @@ impl Loop {
         }
         let moved = self.release(&accounts)?;
         let mode = Some(mode.name());
-        self.told(Transition::Sleep, mode, began, &moved, None);
+        self.told((Transition::Sleep, cause), mode, began, &moved, None);
         Ok(())
     }
 
@@ -109,10 +119,33 @@ impl Loop {
     }
 
     /// Takes what is away and of these tags; when everything is back, proves it and goes on.
-    pub(super) fn wake(&mut self, tags: Tags, asker: Asker<Woken>) -> Result<(), Failure> {
+    pub(super) fn wake(
+        &mut self,
+        tags: Tags,
+        cause: Cause,
+        asker: Asker<Woken>,
+    ) -> Result<(), Failure> {
+        let woken = match self.wake_up(tags, cause) {
+            Ok(woken) => woken,
+            Err(failure) => return settle(asker, Err(failure)),
+        };
+        // Who takes a part needs the rest of the memory for something.
+        if woken == Ok(Woken { asleep: true }) {
+            self.rest.cause = Some(cause);
+            self.show_sleep();
+        }
+        asker.answer(woken);
+        Ok(())
+    }
+
+    /// The inner error says why the engine is not awake.
+    pub(super) fn wake_up(
+        &mut self,
+        tags: Tags,
+        cause: Cause,
+    ) -> Result<Result<Woken, ControlError>, Failure> {
         if !self.rest.is_sleeping() {
-            asker.answer(Ok(Woken { asleep: false }));
-            return Ok(());
+            return Ok(Ok(Woken { asleep: false }));
         }
         let back: Vec<Account> = SLEEPERS
             .into_iter()
@@ -120,40 +153,43 @@ impl Loop {
             .collect();
         let doubted = self.rest.weights_verified == Some(false) && self.rest.out.is_empty();
         if self.rest.updating && (!back.is_empty() || doubted) {
-            asker.answer(Err(wrong_state(UPDATE_OPEN.to_owned())));
-            return Ok(());
+            return Ok(Err(wrong_state(UPDATE_OPEN.to_owned())));
         }
         if self.rest.is_out() && (!back.is_empty() || doubted) {
             self.set_state(EngineState::Waking);
         }
         let began = Instant::now();
-        let woken = match self.take(&back) {
-            Ok(Ok((moved, proof))) => {
+        let woken = match self.take(&back)? {
+            Ok((moved, proof)) => {
                 if self.rest.weights_verified != Some(false) {
                     self.rest.trouble.clear();
                 }
-                self.told(Transition::Wake, None, began, &moved, proof);
+                let kind = (Transition::Wake, cause);
+                self.told(kind, None, began, &moved, proof);
+                if !self.rest.is_sleeping() {
+                    self.rest.woken_by = Some(cause);
+                }
                 Ok(Woken {
                     asleep: self.rest.is_sleeping(),
                 })
             }
-            Ok(Err(message)) => {
+            Err(message) => {
                 let seconds = began.elapsed().as_secs_f64();
                 tracing::error!(
                     message,
+                    reason = cause.name(),
                     seconds,
                     result = "failed",
                     "wake: the engine sleeps on"
                 );
-                self.stats.transitions[Transition::Wake as usize].count(false, began.elapsed());
+                let counts = &mut self.stats.transitions[Transition::Wake as usize];
+                counts.count(false, began.elapsed(), cause);
                 self.rest.trouble.clone_from(&message);
                 Err(ControlError::NotWoken { message })
             }
-            Err(failure) => return settle(asker, Err(failure)),
         };
         self.show_rest();
-        asker.answer(woken);
-        Ok(())
+        Ok(woken)
     }
 
     /// Takes memory on every rank; the time that the proof took, where all is back. The inner error
@@ -206,7 +242,7 @@ impl Loop {
     /// Counts a transition and says what moved, in one line; `proof` is the time that proving took.
     fn told(
         &mut self,
-        kind: Transition,
+        (kind, cause): (Transition, Cause),
         mode: Option<&str>,
         began: Instant,
         moved: &[Moved],
@@ -214,7 +250,7 @@ impl Loop {
     ) {
         let bytes = Moved::total(moved);
         let counts = &mut self.stats.transitions[kind as usize];
-        counts.count(true, began.elapsed());
+        counts.count(true, began.elapsed(), cause);
         let what = match kind {
             Transition::Sleep | Transition::ReleaseKvCache => {
                 counts.given_back_bytes += bytes;
@@ -223,6 +259,7 @@ impl Loop {
             Transition::Wake | Transition::Update | Transition::Resize => "memory taken",
         };
         tracing::info!(
+            reason = cause.name(),
             mode,
             level = self.rest.level.map(SleepLevel::number),
             bytes,

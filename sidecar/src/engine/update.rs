@@ -17,7 +17,7 @@ use super::handle::{EngineState, lock};
 use super::probe::{NOT_NUMBERS, Probe};
 use super::push::{UPDATE_OPEN, wrong_state};
 use super::ranks::Failure;
-use super::rest::{PauseMode, SleepLevel, Transition};
+use super::rest::{Cause, PauseMode, SleepLevel, Transition};
 use super::run::Loop;
 use super::weights::Updated;
 use crate::model::Replacement;
@@ -79,7 +79,8 @@ impl Loop {
             Ok(replaced) => replaced,
         };
         let done = replaced.is_ok();
-        self.stats.transitions[Transition::Update as usize].count(done, began.elapsed());
+        let counts = &mut self.stats.transitions[Transition::Update as usize];
+        counts.count(done, began.elapsed(), Cause::Hand);
         let (path, seconds) = (weights.path.display(), began.elapsed().as_secs_f64());
         let outcome = match replaced {
             Ok(()) => {

@@ -13,7 +13,7 @@ use super::bodies::Bodies;
 use super::bounds::Bounds;
 use super::encoders::Encoders;
 use super::error::ApiError;
-use super::generator::{Generator, asleep, draining};
+use super::generator::{Generator, asleep, draining, refusal};
 use super::named::Named;
 use super::unsent::Unsent;
 use super::updates::Updates;
@@ -42,6 +42,8 @@ pub struct HttpLimits {
     pub write_timeout: Duration,
     /// Streams of `/memory/watch`.
     pub watchers: usize,
+    /// For a request that came to an engine that was asleep or waking up.
+    pub wake_timeout: Duration,
 }
 
 impl Default for HttpLimits {
@@ -54,6 +56,7 @@ impl Default for HttpLimits {
             push_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
             watchers: 8,
+            wake_timeout: Duration::from_secs(120),
         }
     }
 }
@@ -189,7 +192,7 @@ impl App {
     }
 
     /// The loaded model, if requests are taken now; they may be held for a while (paused, on the way
-    /// to sleep or out of it).
+    /// to sleep or out of it, asleep where a request wakes the engine).
     ///
     /// # Errors
     /// 503 with the reason: loading (and how far), asleep, draining, failed.
@@ -210,7 +213,10 @@ impl App {
             | EngineState::Sleeping
             | EngineState::Waking
             | EngineState::Resizing => Ok(loaded),
-            EngineState::Asleep => Err(asleep()),
+            EngineState::Asleep => match loaded.engine.rest().admits() {
+                Ok(()) => Ok(loaded),
+                Err(refused) => Err(refusal(refused, "prompt")),
+            },
             EngineState::Loading => {
                 let progress = loaded.engine.progress();
                 let message = format!(
@@ -227,14 +233,19 @@ impl App {
         }
     }
 
-    /// As [`App::ready`], and requests are computed, too: a service should lead here.
+    /// As [`App::ready`], and requests are computed, too, or wake the engine: a service should lead
+    /// here.
     ///
     /// # Errors
     /// 503 with the reason.
     pub fn serving(&self) -> Result<Arc<Loaded>, ApiError> {
         let loaded = self.ready()?;
         let state = loaded.engine.subscribe().borrow().clone();
+        let reachable = || loaded.engine.rest().reachable;
         let held = match state {
+            EngineState::Sleeping | EngineState::Asleep | EngineState::Waking if reachable() => {
+                return Ok(loaded);
+            }
             EngineState::Paused => "paused",
             EngineState::Sleeping => "on its way to sleep",
             EngineState::Waking => "waking up",

@@ -2,11 +2,13 @@
 //! engine's own handle is the one in production; tests script another.
 
 use std::path::Path;
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use tokio::sync::watch;
 
 use super::error::ApiError;
+use crate::engine::clock::IdlePolicy;
 use crate::engine::control::{Commands, ControlError};
 use crate::engine::handle::{EngineFacts, EngineHandle, EngineState, Progress};
 use crate::engine::request::{GenerateRequest, Refused};
@@ -33,6 +35,8 @@ pub trait Generator: Commands + std::fmt::Debug + Send + Sync {
     /// Ends these requests, or all; how many were alive.
     fn abort(&self, ids: Option<&[u64]>) -> usize;
     fn rest(&self) -> RestView;
+    /// What it does about sleep by itself from now on.
+    fn follow(&self, policy: IdlePolicy);
     fn weights(&self) -> WeightsInForce;
     /// The tensors that may be pushed.
     fn pushable(&self) -> &Pushable;
@@ -107,6 +111,10 @@ impl Generator for EngineHandle {
         EngineHandle::rest(self)
     }
 
+    fn follow(&self, policy: IdlePolicy) {
+        EngineHandle::follow(self, policy);
+    }
+
     fn weights(&self) -> WeightsInForce {
         EngineHandle::weights(self)
     }
@@ -148,6 +156,7 @@ pub fn refusal(refused: Refused, field: &str) -> ApiError {
         Refused::Loading => ApiError::unavailable("model_loading", "the model is loading"),
         Refused::Draining => draining(),
         Refused::Asleep => asleep(),
+        Refused::NotWoken { again_after, .. } => not_woken(refused.to_string(), Some(again_after)),
         Refused::DuplicateId { .. } => ApiError::engine(refused.to_string()),
         Refused::Failed { .. } => ApiError::unavailable("engine_failed", refused.to_string()),
     }
@@ -167,6 +176,25 @@ pub fn asleep() -> ApiError {
         "engine_asleep",
         "the engine is asleep: its memory is given back; wake it (POST /wake_up on the admin port), \
          or retry on another replica",
+    )
+}
+
+/// What a request hears that came to an engine that sleeps and does not wake.
+pub fn not_woken(message: String, again_after: Option<Duration>) -> ApiError {
+    let error = ApiError::unavailable("engine_asleep", message);
+    let seconds = again_after.and_then(|rest| u32::try_from(rest.as_secs()).ok());
+    ApiError {
+        retry_after: seconds.or(error.retry_after),
+        ..error
+    }
+}
+
+/// What a request hears that waited long enough for an engine to wake up.
+pub fn still_waking(waited: Duration) -> ApiError {
+    let seconds = waited.as_secs();
+    ApiError::unavailable(
+        "engine_waking",
+        format!("the engine is waking up, and was not awake after {seconds} s; retry"),
     )
 }
 

@@ -144,6 +144,7 @@ async fn answer(
         include_usage: params.include_usage,
     };
     generation.enter(&app.named, &head.id);
+    generation.awake(app.limits.wake_timeout).await?;
     let choices = generation.choices();
     tracing::debug!(
         id = head.id,

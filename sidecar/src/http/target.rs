@@ -13,8 +13,10 @@ use plimsoll_crds::v1alpha1::{Target, TargetReport};
 use super::app::App;
 use super::error::ApiError;
 use super::generator::Generator;
+use crate::engine::clock;
 use crate::engine::control::{ControlError, Reply, Woken};
-use crate::engine::rest::{PauseMode, SleepLevel, Tags};
+use crate::engine::rest::{Cause, PauseMode, Tags};
+use crate::target::wish::deep;
 use crate::target::{Change, Held};
 
 /// 16 ranks with 8 accounts each take about 12 KB.
@@ -51,10 +53,18 @@ async fn tell(State(app): State<Arc<App>>, body: Body) -> Result<Json<TargetRepo
         message = report.message,
         "told a target"
     );
+    lead(&app, held);
     if let Some(change) = change {
         carry_out(&app, change);
     }
     Ok(Json(report))
+}
+
+/// Hands the engine what its newest target leaves to itself, once there is an engine.
+pub fn lead(app: &App, held: &Held) {
+    if let Some(loaded) = app.peek() {
+        held.lead(|policy| loaded.engine.follow(policy));
+    }
 }
 
 /// Puts the engine to sleep or wakes it, beside who asked: a wake may take minutes. Requests that are
@@ -69,8 +79,10 @@ pub fn carry_out(app: &Arc<App>, change: Change) {
     });
 }
 
-/// Ends once the engine answers, ends itself, or something newer is asked for.
+/// Ends once the engine answers, ends itself, or something newer is asked for. A wake that failed is
+/// repeated for ever, after ever longer pauses.
 async fn carried_out(app: &App, held: &Held, change: Change) -> Result<(), String> {
+    let mut failures = 0;
     loop {
         let refused = match app.peek() {
             None => ControlError::Loading,
@@ -91,6 +103,11 @@ async fn carried_out(app: &App, held: &Held, change: Change) -> Result<(), Strin
             ControlError::Loading | ControlError::QueueFull { .. } if held.wants(change) => {
                 tokio::time::sleep(AGAIN).await;
             }
+            ControlError::NotWoken { message } if held.wants(change) => {
+                failures += 1;
+                held.repeats(change, &message);
+                tokio::time::sleep(clock::pause(failures)).await;
+            }
             error => return Err(error.to_string()),
         }
     }
@@ -105,14 +122,10 @@ enum Asked {
 fn command(engine: &(dyn Generator + 'static), change: Change) -> Asked {
     match change.sleep {
         Some(sleep) => {
-            let level = if sleep.level < 2 {
-                SleepLevel::One
-            } else {
-                SleepLevel::Two
-            };
-            Asked::Sleep(engine.sleep(level, PauseMode::Keep))
+            let level = deep(sleep.level);
+            Asked::Sleep(engine.sleep_for(Cause::Target, level, PauseMode::Keep))
         }
-        None => Asked::Wake(engine.wake(Tags::ALL)),
+        None => Asked::Wake(engine.wake_for(Cause::Target, Tags::ALL)),
     }
 }
 

@@ -5,7 +5,9 @@ use prometheus::{Counter, CounterVec, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::Maker;
 use super::histogram::{Counted, Kept};
-use crate::engine::rest::{RestView, SleepLevel, TRANSITION_EDGES, Transition, TransitionCounts};
+use crate::engine::rest::{
+    Cause, RestView, SleepLevel, TRANSITION_EDGES, Transition, TransitionCounts,
+};
 use crate::engine::stats::EngineStats;
 
 #[derive(Debug)]
@@ -14,6 +16,7 @@ pub(super) struct Sleep {
     durations: Kept,
     in_flight: IntGauge,
     total: IntCounterVec,
+    by_reason: IntCounterVec,
     bytes: IntCounterVec,
     seconds: CounterVec,
 }
@@ -30,6 +33,10 @@ impl Sleep {
             "Sleeps, releases and wakes under way.",
         );
         let total = maker.plimsoll("transition_total", "Transitions, by kind and result.");
+        let by_reason = maker.plimsoll(
+            "transition_reason_total",
+            "Sleeps and wakes, by kind and by who asked: control, target, idle or request.",
+        );
         let bytes = maker.plimsoll(
             "transition_bytes_total",
             "Bytes of all GPUs given back or taken by transitions.",
@@ -40,6 +47,7 @@ impl Sleep {
             durations: maker.add(Kept::new(durations, Some("operation"))),
             in_flight: maker.add(IntGauge::with_opts(in_flight)),
             total: maker.add(IntCounterVec::new(total, &["kind", "result"])),
+            by_reason: maker.add(IntCounterVec::new(by_reason, &["kind", "reason"])),
             bytes: maker.add(IntCounterVec::new(bytes, &["kind", "direction"])),
             seconds: maker.add(CounterVec::new(seconds, &["kind"])),
         };
@@ -61,6 +69,10 @@ impl Sleep {
         let all = Transition::ALL.into_iter().zip(&stats.transitions);
         for (kind, counts) in all.clone() {
             self.set_kind(kind.name(), counts);
+            // Everything else is asked for by hand.
+            if matches!(kind, Transition::Sleep | Transition::Wake) {
+                self.set_reasons(kind.name(), counts);
+            }
         }
         // vLLM counts updates apart from sleep, and knows no resize.
         let of_sleep = all.filter(|(kind, _)| match kind {
@@ -69,6 +81,13 @@ impl Sleep {
         });
         let counted = of_sleep.map(|(kind, counts)| (kind.name(), counted(counts)));
         self.durations.set(counted);
+    }
+
+    fn set_reasons(&self, kind: &str, counts: &TransitionCounts) {
+        for (cause, count) in Cause::ALL.into_iter().zip(counts.causes) {
+            let counter = self.by_reason.with_label_values(&[kind, cause.name()]);
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
     }
 
     fn set_kind(&self, kind: &str, counts: &TransitionCounts) {

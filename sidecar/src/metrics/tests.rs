@@ -3,7 +3,7 @@
 use super::*;
 use crate::engine::handle::EngineState;
 use crate::engine::request::Timings;
-use crate::engine::rest::{RestView, SleepLevel, Transition, TransitionCounts};
+use crate::engine::rest::{Cause, RestView, SleepLevel, Transition, TransitionCounts};
 use crate::report::{HostReader, Identity, build, tests::view};
 use plimsoll_crds::v1alpha1::engine::Backend;
 
@@ -51,7 +51,7 @@ fn rendered() -> String {
     };
     for (done, seconds) in [(true, 0.02), (false, 3.0), (true, 1000.0)] {
         let time = Duration::from_secs_f64(seconds);
-        stats.transitions[Transition::Wake as usize].count(done, time);
+        stats.transitions[Transition::Wake as usize].count(done, time, Cause::Idle);
     }
     let engine = Some(EngineFigures {
         stats,
@@ -94,6 +94,7 @@ fn names_labels_and_values_are_those_that_dashboards_read() {
         format!("{SLEEP_SECONDS}_count{vllm},operation=\"wake\"}} 3"),
         format!("{SLEEP_SECONDS}_count{vllm},operation=\"sleep\"}} 0"),
         "plimsoll_transition_total{kind=\"wake\",model_name=\"tiny\",result=\"failed\"} 1".into(),
+        r#"plimsoll_transition_reason_total{kind="wake",model_name="tiny",reason="idle"} 3"#.into(),
         "plimsoll_transition_bytes_total{direction=\"taken\",kind=\"wake\",model_name=\"tiny\"} 700"
             .into(),
         format!("vllm:iteration_tokens_total_bucket{vllm},le=\"8\"}} 2"),
@@ -139,8 +140,8 @@ fn the_families_are_these() {
         plimsoll_host_memory_cgroup_bytes plimsoll_host_memory_other_bytes \
         plimsoll_kv_cache_blocks plimsoll_kv_cache_waste_ratio plimsoll_kv_cache_wasted_bytes \
         plimsoll_load_done_bytes plimsoll_load_total_bytes plimsoll_requests_refused_total \
-        plimsoll_transition_bytes_total plimsoll_transition_seconds_total \
-        plimsoll_transition_total vllm:cache_config_info vllm:e2e_request_latency_seconds \
+        plimsoll_transition_bytes_total plimsoll_transition_reason_total \
+        plimsoll_transition_seconds_total plimsoll_transition_total vllm:cache_config_info vllm:e2e_request_latency_seconds \
         vllm:engine_sleep_state vllm:generation_tokens_total \
         vllm:inter_token_latency_seconds vllm:iteration_tokens_total vllm:kv_cache_usage_perc vllm:num_preemptions_total \
         vllm:num_requests_running vllm:num_requests_waiting vllm:num_requests_waiting_by_reason \

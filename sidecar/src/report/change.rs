@@ -11,6 +11,9 @@ pub fn worth_sending(old: &MemoryReport, new: &MemoryReport) -> bool {
         || old.message != new.message
         || old.weights_verified != new.weights_verified
         || old.sleep_level != new.sleep_level
+        || old.sleep_reason != new.sleep_reason
+        || old.woken_by != new.woken_by
+        || old.wakes_on_request != new.wakes_on_request
         || old.weight_version != new.weight_version
         || old.effective != new.effective
         || old.target != new.target

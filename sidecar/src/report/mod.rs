@@ -13,12 +13,12 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use plimsoll_crds::v1alpha1::engine::Backend;
 use plimsoll_crds::v1alpha1::report::{
     AccountMemory, Effective, EngineState as ReportedState, HostMemory, LoadProgress, MemoryReport,
-    RankMemory,
+    RankMemory, SleepReason, WokenBy,
 };
 use plimsoll_planner::Bytes;
 
 use crate::engine::handle::{EngineState, Progress};
-use crate::engine::rest::{RestView, SleepLevel};
+use crate::engine::rest::{Cause, RestView, SleepLevel};
 use crate::memory::snapshot::{AccountRow, LedgerSnapshot, RankLedger};
 use crate::target::Held;
 
@@ -67,6 +67,9 @@ pub fn build(
         progress: None,
         weights_verified: None,
         sleep_level: None,
+        sleep_reason: None,
+        woken_by: None,
+        wakes_on_request: false,
         weight_version: String::new(),
         backend: identity.backend,
         revision: identity.revision.clone(),
@@ -107,6 +110,19 @@ pub fn build(
     report.message = message;
     report.weights_verified = rest.weights_verified;
     report.sleep_level = rest.level.map(SleepLevel::number);
+    report.sleep_reason = rest.cause.and_then(|cause| match cause {
+        Cause::Hand => Some(SleepReason::Control),
+        Cause::Target => Some(SleepReason::Target),
+        Cause::Idle => Some(SleepReason::Idle),
+        Cause::Request => None,
+    });
+    report.woken_by = rest.woken_by.and_then(|cause| match cause {
+        Cause::Hand => Some(WokenBy::Control),
+        Cause::Target => Some(WokenBy::Target),
+        Cause::Request => Some(WokenBy::Request),
+        Cause::Idle => None,
+    });
+    report.wakes_on_request = rest.reachable;
     report.weight_version = weight_version;
     report.progress = (state == ReportedState::Loading).then(|| LoadProgress {
         stage: progress.stage.to_owned(),

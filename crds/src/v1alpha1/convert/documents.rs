@@ -158,6 +158,8 @@ pub fn target(request: &Request, plan: &Plan, (generation, share): (i64, f64)) -
         },
         ranks: plan.ranks.iter().zip(&request.ranks).map(row).collect(),
         sleep: None,
+        idle: None,
+        wake_on_request: false,
     }
 }
 

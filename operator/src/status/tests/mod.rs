@@ -1,6 +1,7 @@
 //! Status and conditions, told from facts as they are found in a cluster.
 
 mod enforcement;
+mod dozers;
 mod happenings;
 mod places;
 mod pulls;

@@ -1,7 +1,7 @@
 //! Resources that sleep: as asked, on the way there and back, by hand, and through a rollout.
 
-use plimsoll_crds::v1alpha1::report::{EngineState, MemoryReport};
-use plimsoll_crds::v1alpha1::spec::{SleepSpec, SleepState};
+use plimsoll_crds::v1alpha1::report::{EngineState, MemoryReport, SleepReason, WokenBy};
+use plimsoll_crds::v1alpha1::sleep::{SleepSpec, SleepState};
 use plimsoll_crds::v1alpha1::{EventReason, TargetOutcome};
 
 use super::*;
@@ -11,16 +11,22 @@ use crate::gather::identity;
 /// The resource of a generation, asleep or awake.
 fn asking(facts: &mut Facts, generation: i64, state: SleepState) {
     let mut object = (*facts.object).clone();
-    object.spec.sleep = Some(SleepSpec { state, level: 1 });
+    object.spec.sleep = Some(SleepSpec {
+        state,
+        level: 1,
+        idle_after: None,
+        wake_on_request: false,
+    });
     object.metadata.generation = Some(generation);
     facts.identity = identity(&object.metadata).unwrap();
     facts.object = object.into();
 }
 
-fn saying(state: EngineState, generation: i64, outcome: TargetOutcome) -> MemoryReport {
+pub(super) fn saying(state: EngineState, generation: i64, outcome: TargetOutcome) -> MemoryReport {
     let mut report = report(300);
     report.state = state;
     report.sleep_level = (state == EngineState::Asleep).then_some(1);
+    report.sleep_reason = report.sleep_level.map(|_| SleepReason::Target);
     let target = report.target.as_mut().unwrap();
     (target.generation, target.outcome) = (generation, outcome);
     target.message = match outcome {
@@ -31,7 +37,7 @@ fn saying(state: EngineState, generation: i64, outcome: TargetOutcome) -> Memory
 }
 
 /// Two pods, each with whether it is ready, and what it reports.
-fn pods(facts: &mut Facts, pods: [(bool, MemoryReport); 2]) {
+pub(super) fn pods(facts: &mut Facts, pods: [(bool, MemoryReport); 2]) {
     let revision = told(facts).update_revision.unwrap();
     facts.pods.clear();
     for (name, (is_ready, report)) in ["a", "b"].into_iter().zip(pods) {
@@ -270,7 +276,11 @@ fn sleeps_and_wakes_are_told_once_each() {
     let applied = TargetOutcome::Applied;
     let mut told_of = None;
     let mut look = |facts: &mut Facts, is_ready, state| {
-        let report = || (is_ready, saying(state, 4, applied));
+        let report = || {
+            let mut report = saying(state, 4, applied);
+            report.woken_by = Some(WokenBy::Request);
+            (is_ready, report)
+        };
         pods(facts, [report(), report()]);
         let happened = of_pods(facts, &told(facts), &mut told_of);
         happened
@@ -282,12 +292,14 @@ fn sleeps_and_wakes_are_told_once_each() {
     let slept = look(&mut facts, false, Asleep);
     let reasons: Vec<EventReason> = slept.iter().map(|(reason, _)| *reason).collect();
     assert_eq!(reasons, [EventReason::EngineSlept; 2]);
-    assert_eq!(slept[0].1, "pod a sleeps at level 1, and holds 300 B still");
+    let note = "pod a sleeps as spec.sleep asks at level 1, and holds 300 B still";
+    assert_eq!(slept[0].1, note);
     assert_eq!(look(&mut facts, false, Asleep), []);
     facts.status = told(&facts);
     assert_eq!(look(&mut facts, false, Waking), []);
     let woken = look(&mut facts, true, Serving);
     assert_eq!(woken.len(), 2, "{woken:?}");
+    assert!(woken[0].1.contains("woken by a request"), "{woken:?}");
     assert!(
         woken
             .iter()

@@ -17,7 +17,7 @@ use crate::engine::request::{FinishReason, GenerateRequest, SamplingParams, Toke
 use crate::engine::rest::{PauseMode, SleepLevel, Tags};
 use crate::http::app::App;
 use crate::http::error::ApiError;
-use crate::http::generator::{Generator, aborted, refusal, uncontrolled};
+use crate::http::generator::{Generator, aborted, not_woken, refusal, uncontrolled};
 
 /// How long a token may take whose coming says that the engine is well.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(20);
@@ -179,9 +179,13 @@ pub(super) async fn check(
     }
 }
 
-/// Generates one token.
+/// Generates one token. A prober wakes nobody: an engine that sleeps and would wake for a request is
+/// as well as it can be seen to be.
 pub(super) async fn health_generate(State(app): State<Arc<App>>) -> Result<StatusCode, ApiError> {
     let loaded = app.serving()?;
+    if loaded.engine.rest().is_out() {
+        return Ok(StatusCode::OK);
+    }
     let (events, mut heard) = mpsc::channel(4);
     let id = app.next_id();
     let request = GenerateRequest {
@@ -215,6 +219,7 @@ pub(super) async fn health_generate(State(app): State<Arc<App>>) -> Result<Statu
             FinishReason::Stop | FinishReason::Length => Ok(StatusCode::OK),
             FinishReason::Abort => Err(aborted()),
             FinishReason::Error => Err(ApiError::engine(finished.message.unwrap_or_default())),
+            FinishReason::NotWoken => Err(not_woken(finished.message.unwrap_or_default(), None)),
         },
         Ok(None) => Err(aborted()),
         Err(_) => {

@@ -14,6 +14,7 @@ use super::app::{App, HttpLimits, Loaded};
 use super::generator::Generator;
 use super::unsent::Unsent;
 use crate::chat::ChatTemplate;
+use crate::engine::clock::IdlePolicy;
 use crate::engine::control::Command;
 use crate::engine::handle::{EngineFacts, EngineState, Progress};
 use crate::engine::request::{
@@ -60,6 +61,9 @@ struct Inner {
     /// Commands that came while draining: they are never carried out.
     commands: Vec<Command>,
     rest: RestView,
+    policy: Option<IdlePolicy>,
+    /// So many wakes fail.
+    bad_wakes: u32,
     weights: WeightsInForce,
     /// Commands that were carried out, in words.
     obeyed: Vec<String>,
@@ -80,6 +84,8 @@ impl Scripted {
             cancelled: Vec::new(),
             commands: Vec::new(),
             rest: RestView::default(),
+            policy: None,
+            bad_wakes: 0,
             weights: WeightsInForce {
                 path: fixture(),
                 ..WeightsInForce::default()
@@ -130,6 +136,20 @@ impl Scripted {
         std::mem::take(&mut self.lock().obeyed)
     }
 
+    /// The policy that it was told last.
+    pub(crate) fn policy(&self) -> Option<IdlePolicy> {
+        self.lock().policy
+    }
+
+    pub(crate) fn fail_wakes(&self, times: u32) {
+        self.lock().bad_wakes = times;
+    }
+
+    /// What others see of its sleep.
+    pub(crate) fn set_rest(&self, rest: RestView) {
+        self.lock().rest = rest;
+    }
+
     pub(crate) fn taken(&self) -> usize {
         self.lock().taken.len()
     }
@@ -146,7 +166,11 @@ pub(crate) fn finished(reason: FinishReason, prompt: usize, tokens: usize) -> To
             first_token: Some(Duration::from_millis(1)),
             ..Timings::default()
         },
-        message: (reason == FinishReason::Error).then(|| "rank 1 died".into()),
+        message: match reason {
+            FinishReason::Error => Some("rank 1 died".into()),
+            FinishReason::NotWoken => Some("the memory is taken".into()),
+            FinishReason::Stop | FinishReason::Length | FinishReason::Abort => None,
+        },
     })
 }
 
@@ -266,6 +290,10 @@ impl Generator for Scripted {
 
     fn rest(&self) -> RestView {
         self.lock().rest.clone()
+    }
+
+    fn follow(&self, policy: IdlePolicy) {
+        self.lock().policy = Some(policy);
     }
 
     fn weights(&self) -> WeightsInForce {

@@ -66,7 +66,12 @@ impl Inner {
                 let message = "not paused".to_owned();
                 asker.answer(Err(ControlError::WrongState { message }));
             }
-            Command::Wake { tags, asker } => {
+            Command::Wake { asker, .. } if self.bad_wakes > 0 => {
+                self.bad_wakes -= 1;
+                let message = "the memory is taken".to_owned();
+                asker.answer(Err(ControlError::NotWoken { message }));
+            }
+            Command::Wake { tags, asker, .. } => {
                 rest.out.retain(|account| !tags.holds(*account));
                 rest.level = rest.level.filter(|_| !rest.out.is_empty());
                 let asleep = rest.is_sleeping();

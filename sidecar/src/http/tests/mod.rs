@@ -8,6 +8,7 @@ mod clients;
 mod connections;
 mod control;
 mod hostile;
+mod idle;
 mod refusals;
 mod target;
 mod unsent;

@@ -140,6 +140,36 @@ async fn a_target_that_sleeps_puts_the_engine_to_sleep_and_the_next_wakes_it() {
     }
 }
 
+/// Waking is wanted for as long as the target says so.
+#[tokio::test]
+async fn a_wake_that_failed_is_tried_again_until_it_is_done_or_no_longer_wanted() {
+    let (app, engine) = app(Script::Say("yes"));
+    app.identity.target.set(Held::new(target(3, 1000))).unwrap();
+    put(&app, &asleep(4, 1)).await;
+    comes_to(&app, "Applied").await;
+    engine.fail_wakes(1);
+    put(&app, &target(5, 1000)).await;
+    let refused = comes_to(&app, "Refused").await;
+    let words = refused["message"].as_str().unwrap();
+    assert!(words.starts_with("did not wake: "), "{words}");
+    assert!(words.ends_with("it is tried again"), "{words}");
+    assert_eq!(comes_to(&app, "Applied").await["generation"], 5);
+    engine.obeyed();
+    put(&app, &asleep(6, 1)).await;
+    comes_to(&app, "Applied").await;
+    engine.fail_wakes(u32::MAX);
+    put(&app, &target(7, 1000)).await;
+    comes_to(&app, "Refused").await;
+    put(&app, &asleep(8, 1)).await;
+    comes_to(&app, "Applied").await;
+    let obeyed = engine.obeyed();
+    assert_eq!(
+        obeyed.last().map(String::as_str),
+        Some("sleep 1 keep"),
+        "{obeyed:?}"
+    );
+}
+
 #[tokio::test]
 async fn who_is_about_to_sleep_is_not_ready_and_a_sleep_that_fails_says_why() {
     let (app, engine) = app(Script::Say("yes"));

@@ -7,8 +7,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, mpsc};
 use std::time::{Duration, Instant};
 
-use super::control::{COMMANDS_MAX, Command};
-use super::request::{GenerateRequest, Refused};
+use crate::engine::clock::{Clock, IdlePolicy};
+use crate::engine::control::{COMMANDS_MAX, Command};
+use crate::engine::request::{GenerateRequest, Refused};
 
 /// A request and when it came.
 #[derive(Debug)]
@@ -35,8 +36,24 @@ pub(crate) struct Mail {
     pub(crate) cancelled: Vec<u64>,
     /// The next in order; the others wait.
     pub(crate) command: Option<Command>,
+    pub(crate) policy: Option<IdlePolicy>,
     pub(crate) draining: bool,
     pub(crate) stopping: bool,
+}
+
+impl Mail {
+    /// Somebody asked for something.
+    pub(crate) fn is_something(&self) -> bool {
+        let Mail {
+            submitted,
+            cancelled,
+            command,
+            policy,
+            draining: _,
+            stopping: _,
+        } = self;
+        !submitted.is_empty() || !cancelled.is_empty() || command.is_some() || policy.is_some()
+    }
 }
 
 #[derive(Debug)]
@@ -47,6 +64,8 @@ struct Inner {
     live: HashMap<u64, bool>,
     /// In order, each with how many requests came before it; at most [`COMMANDS_MAX`].
     commands: VecDeque<(u64, Command)>,
+    /// What the engine is to do about sleep by itself; None: as before.
+    policy: Option<IdlePolicy>,
     /// Requests that came since the start.
     came: u64,
     /// Requests in the scheduler that have not had a turn yet.
@@ -63,6 +82,7 @@ struct Inner {
 pub(crate) struct Inbox {
     inner: Mutex<Inner>,
     bell: Condvar,
+    clock: Clock,
     max_waiting: usize,
     max_num_seqs: usize,
 }
@@ -74,6 +94,7 @@ impl Inbox {
             cancelled: Vec::new(),
             live: HashMap::new(),
             commands: VecDeque::with_capacity(COMMANDS_MAX),
+            policy: None,
             came: 0,
             waiting_in_engine: 0,
             mean_service: Duration::from_secs(1),
@@ -84,6 +105,7 @@ impl Inbox {
         Inbox {
             inner: Mutex::new(inner),
             bell: Condvar::new(),
+            clock: Clock::default(),
             max_waiting,
             max_num_seqs,
         }
@@ -190,6 +212,25 @@ impl Inbox {
         Ok(())
     }
 
+    /// What the engine is to do about sleep by itself from now on.
+    pub(crate) fn follow(&self, policy: IdlePolicy) {
+        self.lock().policy = Some(policy);
+        self.bell.notify_one();
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// Lets so much time pass at once.
+    pub(crate) fn skip(&self, time: Duration) {
+        // Under the lock: who is about to wait has looked at the clock, and must look again.
+        let inner = self.lock();
+        self.clock.skip(time);
+        drop(inner);
+        self.bell.notify_one();
+    }
+
     pub(crate) fn drain(&self) {
         self.lock().draining = true;
         self.bell.notify_one();
@@ -215,20 +256,31 @@ impl Inbox {
     }
 
     /// Everything that came since, up to a command when it `obeys`; blocks until there is something
-    /// when `idle`.
-    pub(crate) fn take(&self, idle: bool, obeys: bool) -> Mail {
+    /// when `idle`, or the clock says `until`.
+    pub(crate) fn take(&self, idle: bool, obeys: bool, until: Option<Instant>) -> Mail {
         let mut inner = self.lock();
         while idle
             && inner.submitted.is_empty()
             && inner.cancelled.is_empty()
             && (inner.commands.is_empty() || !obeys)
+            && inner.policy.is_none()
             && !inner.draining
             && !inner.stopping
         {
-            inner = self
-                .bell
-                .wait(inner)
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            inner = match until.map(|at| at.saturating_duration_since(self.clock.now())) {
+                Some(Duration::ZERO) => break,
+                Some(rest) => {
+                    let (inner, _) = self
+                        .bell
+                        .wait_timeout(inner, rest)
+                        .unwrap_or_else(std::sync::PoisonError::into_inner);
+                    inner
+                }
+                None => self
+                    .bell
+                    .wait(inner)
+                    .unwrap_or_else(std::sync::PoisonError::into_inner),
+            };
         }
         // Requests that came after a command wait until it is carried out.
         let later = match inner.commands.front() {
@@ -250,6 +302,7 @@ impl Inbox {
             submitted: std::mem::replace(&mut inner.submitted, later),
             cancelled,
             command: command.map(|(_, command)| command),
+            policy: inner.policy.take(),
             draining: inner.draining,
             stopping: inner.stopping,
         }
@@ -280,88 +333,4 @@ impl Inbox {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::control::{Asker, ControlError};
-    use super::*;
-
-    fn submit(inbox: &Inbox, id: u64) {
-        let (events, _) = tokio::sync::mpsc::channel(1);
-        let request = GenerateRequest {
-            id,
-            prompt: vec![1],
-            sampling: crate::engine::request::SamplingParams::default(),
-            eos: Vec::new(),
-            max_tokens: 1,
-            min_tokens: 0,
-            bias: Vec::new(),
-            prompt_logprobs: None,
-            cache_salt: None,
-            events: events.into(),
-        };
-        inbox.submit(request, None).unwrap();
-    }
-
-    #[test]
-    fn requests_and_their_cancels_keep_their_place_among_commands() {
-        let inbox = Inbox::new(9, 9);
-        let command = || {
-            let (asker, reply) = Asker::pair();
-            assert!(inbox.command(Command::CheckWeights(asker)).is_ok());
-            reply
-        };
-        submit(&inbox, 1);
-        let _first = command();
-        submit(&inbox, 2);
-        inbox.cancel(2);
-        let _second = command();
-        submit(&inbox, 3);
-        inbox.cancel(1);
-        let ids =
-            |mail: &Mail| -> Vec<u64> { mail.submitted.iter().map(|s| s.request.id).collect() };
-        let held = inbox.take(false, false);
-        assert_eq!((ids(&held), held.cancelled), (vec![1], vec![1]));
-        assert!(held.command.is_none());
-        for (expected, cancelled) in [(vec![], vec![]), (vec![2], vec![2]), (vec![3], vec![])] {
-            let mail = inbox.take(false, true);
-            assert_eq!((ids(&mail), &mail.cancelled), (expected, &cancelled));
-        }
-        let _third = command();
-        submit(&inbox, 4);
-        inbox.drain();
-        let last = inbox.take(false, false);
-        assert_eq!(ids(&last), [4], "who ends waits for no command");
-    }
-
-    #[test]
-    fn commands_wait_in_order_and_within_bounds_and_none_is_lost_at_the_end() {
-        let inbox = Inbox::new(1, 1);
-        let ask = || {
-            let (asker, reply) = Asker::pair();
-            (inbox.command(Command::CheckWeights(asker)), reply)
-        };
-        let mut replies: Vec<_> = (0..COMMANDS_MAX)
-            .map(|_| {
-                let (queued, reply) = ask();
-                assert!(queued.is_ok());
-                reply
-            })
-            .collect();
-        assert!(matches!(ask().0, Err(NotQueued::Full(_))));
-        assert!(inbox.take(false, false).command.is_none());
-        inbox
-            .take(false, true)
-            .command
-            .unwrap()
-            .refuse(ControlError::Draining);
-        let first = replies.remove(0);
-        assert_eq!(first.wait(), Err(ControlError::Draining));
-        assert!(ask().0.is_ok(), "there is room again");
-        let left = inbox.close();
-        assert_eq!(left.len(), COMMANDS_MAX);
-        drop(left);
-        for reply in replies {
-            assert_eq!(reply.wait(), Err(ControlError::Ended));
-        }
-        assert!(matches!(ask().0, Err(NotQueued::Closed(_))));
-    }
-}
+mod tests;

@@ -5,22 +5,23 @@
 //! the body, the drop cancels every sequence that has not finished, and its blocks are free
 //! before the next step.
 
+mod awake;
+
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Instant;
 
 use plimsoll_planner::host::SEQUENCE_ANSWER_BYTES;
 use tokio::sync::mpsc;
 
-use super::app::{App, Loaded};
-use super::choice::{Choice, Echo, Piece};
-use super::error::ApiError;
-use super::generator::{aborted, refusal};
-use super::named::{Name, Named};
-use super::params::Params;
-use super::types::{EndReason, PromptTokensDetails, Usage};
-use super::unsent::{Share, echo_bytes, scored_bytes, text_bytes};
 use crate::engine::request::{Events, FinishReason, Finished, GenerateRequest, Room, TokenEvent};
+use crate::http::app::{App, Loaded};
+use crate::http::choice::{Choice, Echo, Piece};
+use crate::http::error::ApiError;
+use crate::http::generator::{aborted, not_woken, refusal};
+use crate::http::named::{Name, Named};
+use crate::http::params::Params;
+use crate::http::types::{EndReason, PromptTokensDetails, Usage};
+use crate::http::unsent::{Share, echo_bytes, scored_bytes, text_bytes};
 use crate::metrics::{Metrics, Sequence};
 
 /// Sequences that one request may become (prompts x n).
@@ -55,6 +56,8 @@ pub struct Generation {
     /// What it can be aborted by.
     name: Option<Name>,
     sequences: Vec<Running>,
+    /// What was heard while the engine woke up.
+    early: Option<(usize, Option<TokenEvent>)>,
     /// The sequence that is asked first next time, so that none starves.
     turn: usize,
     choices_per_prompt: usize,
@@ -104,6 +107,7 @@ impl Generation {
             metrics: Arc::clone(&app.metrics),
             name: None,
             sequences: Vec::with_capacity(count),
+            early: None,
             turn: 0,
             choices_per_prompt: params.n as usize,
             prompt_tokens: 0,
@@ -204,7 +208,7 @@ impl Generation {
             let (at, event) = tokio::select! {
                 biased;
                 () = share.told() => return Some(Err(share.no_room())),
-                event = std::future::poll_fn(|context| self.poll_event(context)) => event,
+                event = self.event() => event,
             };
             let piece = self.take(at, event).and_then(|piece| self.keep(piece));
             let piece = match piece {
@@ -216,22 +220,6 @@ impl Generation {
                 return Some(Ok(Update { index, piece }));
             }
         }
-    }
-
-    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<(usize, Option<TokenEvent>)> {
-        let count = self.sequences.len();
-        for step in 0..count {
-            let at = (self.turn + step) % count;
-            let sequence = &mut self.sequences[at];
-            if sequence.done {
-                continue;
-            }
-            if let Poll::Ready(event) = sequence.events.poll_recv(context) {
-                self.turn = (at + 1) % count;
-                return Poll::Ready((at, event));
-            }
-        }
-        Poll::Pending
     }
 
     /// The text of an answer that is kept takes room, too.
@@ -289,6 +277,11 @@ impl Generation {
                         Ok(EndReason::Abort)
                     }
                     (FinishReason::Abort, false) => Err(("abort", aborted())),
+                    (FinishReason::NotWoken, false) => {
+                        let why = finished.message.clone().unwrap_or_default();
+                        let again_after = self.loaded.engine.rest().again_after;
+                        Err(("abort", not_woken(why, again_after)))
+                    }
                     (FinishReason::Error, false) => {
                         let message = finished.message.clone();
                         let message = message.unwrap_or_else(|| "the engine failed".into());

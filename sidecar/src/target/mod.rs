@@ -1,10 +1,15 @@
 //! The target in force: what the operator told this engine last, and what became of it.
 
+pub mod wish;
+
 use std::fmt::Display;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use plimsoll_crds::v1alpha1::target::{TargetRank, TargetSleep};
 use plimsoll_crds::v1alpha1::{Target, TargetOutcome, TargetReport};
+
+use crate::engine::clock::IdlePolicy;
+use wish::{Wish, policy};
 
 /// What an engine holds to. It begins with the target that its plan was made for.
 #[derive(Debug)]
@@ -19,6 +24,8 @@ struct State {
     under_way: bool,
     /// The last of them did not come about.
     failed: bool,
+    /// The newest report says how the last of them failed, and it is tried again.
+    repeated: bool,
 }
 
 /// A sleep or a wake that a target asks for: who gets one carries it out and says what came of it.
@@ -53,6 +60,7 @@ impl Held {
             changes: u64::from(begins),
             under_way: begins,
             failed: false,
+            repeated: false,
         }))
     }
 
@@ -71,10 +79,16 @@ impl Held {
         self.state().newest.clone()
     }
 
-    /// A sleep was asked for, and the engine is not there yet: no service should lead to it.
+    /// A sleep was asked for that no request ends, and the engine is not there yet: no service should
+    /// lead to it.
     pub fn falls_asleep(&self) -> bool {
         let state = self.state();
-        state.under_way && state.in_force.sleep.is_some()
+        state.under_way && matches!(Wish::of(&state.in_force), Wish::Asleep(_))
+    }
+
+    /// Hands on what the target leaves to the engine itself; nothing newer is told meanwhile.
+    pub fn lead<T>(&self, follow: impl FnOnce(IdlePolicy) -> T) -> T {
+        follow(policy(&self.state().in_force))
     }
 
     /// Takes a target. Memory that is not what is in force is refused, since this engine's memory
@@ -102,11 +116,13 @@ impl Held {
                 ),
                 overage_bytes: 0,
             };
+            state.repeated = false;
             return Ok((state.newest.clone(), None));
         }
-        let same = state.in_force.sleep == told.sleep;
+        let same = Wish::of(&state.in_force).holds_for(Wish::of(&told));
         let (generation, sleep) = (told.generation, told.sleep);
         state.in_force = told;
+        state.repeated = false;
         if same && (state.under_way || !state.failed) {
             state.newest = match state.under_way {
                 true => on_the_way(generation, sleep),
@@ -136,6 +152,21 @@ impl Held {
         (state.under_way && state.changes == change.number).then(ask)
     }
 
+    /// A change did not come about yet, and is tried again.
+    pub fn repeats(&self, change: Change, why: &str) {
+        let mut state = self.state();
+        let ours = state.newest.outcome == TargetOutcome::Deferred || state.repeated;
+        if !state.under_way || state.changes != change.number || !ours {
+            return;
+        }
+        state.repeated = true;
+        state.newest = TargetReport {
+            outcome: TargetOutcome::Refused,
+            message: format!("{}; it is tried again", failure(change, why)),
+            ..state.newest.clone()
+        };
+    }
+
     /// What came of a change; of one whose place was taken, nobody wants to know.
     pub fn settle(&self, change: Change, outcome: Result<(), String>) {
         let mut state = self.state();
@@ -144,17 +175,15 @@ impl Held {
         }
         (state.under_way, state.failed) = (false, outcome.is_err());
         // Of memory that was refused meanwhile, the refusal stays.
-        if state.newest.outcome != TargetOutcome::Deferred {
+        let repeated = std::mem::take(&mut state.repeated);
+        if state.newest.outcome != TargetOutcome::Deferred && !repeated {
             return;
         }
         state.newest = match outcome {
             Ok(()) => applied(state.newest.generation),
             Err(why) => TargetReport {
                 outcome: TargetOutcome::Refused,
-                message: match change.sleep {
-                    Some(_) => format!("did not go to sleep: {why}"),
-                    None => format!("did not wake: {why}"),
-                },
+                message: failure(change, &why),
                 ..state.newest.clone()
             },
         };
@@ -162,6 +191,13 @@ impl Held {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn failure(change: Change, why: &str) -> String {
+    match change.sleep {
+        Some(_) => format!("did not go to sleep: {why}"),
+        None => format!("did not wake: {why}"),
     }
 }
 
@@ -220,146 +256,4 @@ fn difference(in_force: &Target, told: &Target) -> Option<String> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use plimsoll_crds::v1alpha1::target::{TargetAccount, TargetKvCache};
-
-    pub(crate) fn target(generation: i64, quota: u64) -> Target {
-        Target {
-            generation,
-            gpu_memory_utilization: 0.9,
-            kv_cache: TargetKvCache {
-                size_bytes: None,
-                blocks: 9,
-                tokens: 128,
-            },
-            ranks: vec![TargetRank {
-                rank: 0,
-                quota_bytes: Some(quota),
-                total_bytes: None,
-                budget_bytes: quota,
-                accounts: vec![TargetAccount {
-                    name: "Weights".to_owned(),
-                    planned_bytes: 5,
-                }],
-            }],
-            sleep: None,
-        }
-    }
-
-    pub(crate) fn asleep(generation: i64, level: u32) -> Target {
-        Target {
-            sleep: Some(TargetSleep { level }),
-            ..target(generation, 1000)
-        }
-    }
-
-    #[test]
-    fn the_same_demand_of_a_newer_generation_is_applied_and_an_older_one_is_not_taken() {
-        let held = Held::new(target(3, 1000));
-        assert_eq!(held.report(), applied(3));
-        for generation in [3, 5, 5] {
-            let (report, change) = held.tell(target(generation, 1000)).unwrap();
-            assert_eq!((report, change), (applied(generation), None));
-        }
-        let older = Older { told: 4, newest: 5 };
-        assert_eq!(held.tell(target(4, 1000)), Err(older));
-        assert_eq!(held.report(), applied(5));
-        assert!(older.to_string().contains("4 is older than 5"), "{older}");
-    }
-
-    #[test]
-    fn another_demand_is_refused_by_name_and_what_was_in_force_stays() {
-        let held = Held::new(target(3, 1000));
-        let refused = held.tell(target(4, 2000)).unwrap().0;
-        assert_eq!(
-            (refused.outcome, refused.generation, refused.overage_bytes),
-            (TargetOutcome::Refused, 4, 0)
-        );
-        assert_eq!(
-            refused.message,
-            "the quota of rank 0 (bytes) is 1000, and 2000 is asked for; this engine needs a restart \
-             for that, and keeps to generation 3"
-        );
-        assert_eq!(held.report(), refused);
-        assert_eq!(held.tell(target(4, 2000)), Ok((refused, None)));
-        // What is in force may be asked for again.
-        assert_eq!(held.tell(target(5, 1000)), Ok((applied(5), None)));
-
-        type Change = fn(&mut Target);
-        let changes: [(Change, &str); 7] = [
-            (
-                |it| it.kv_cache.size_bytes = Some(7),
-                "kvCache.size (bytes) is open, and 7",
-            ),
-            (|it| it.kv_cache.blocks = 8, "KV blocks is 9, and 8"),
-            (|it| it.gpu_memory_utilization = 0.5, "is 0.9, and 0.5"),
-            (|it| it.ranks[0].quota_bytes = None, "is 1000, and open"),
-            (
-                |it| it.ranks[0].total_bytes = Some(1),
-                "device's memory of rank 0",
-            ),
-            (|it| it.ranks.clear(), "the number of ranks is 1, and 0"),
-            (|it| it.ranks[0].accounts.clear(), "planned bytes"),
-        ];
-        for (change, part) in changes {
-            let mut other = target(6, 1000);
-            change(&mut other);
-            let answer = held.tell(other).unwrap().0;
-            assert_eq!(answer.outcome, TargetOutcome::Refused, "{part}");
-            assert!(answer.message.contains(part), "{part}: {}", answer.message);
-        }
-    }
-
-    #[test]
-    fn a_sleep_is_asked_for_once_and_again_only_where_it_did_not_come_about() {
-        let held = Held::new(target(3, 1000));
-        assert_eq!(held.first(), None);
-        let (report, change) = held.tell(asleep(4, 1)).unwrap();
-        assert_eq!(report.outcome, TargetOutcome::Deferred);
-        assert_eq!(report.message, "is going to sleep at level 1");
-        let sleeps = change.unwrap();
-        assert!(held.falls_asleep() && held.wants(sleeps));
-        // Told again, and by a newer generation, while it is under way.
-        assert_eq!(held.tell(asleep(4, 1)), Ok((report, None)));
-        let (report, change) = held.tell(asleep(5, 1)).unwrap();
-        assert_eq!((report.generation, change), (5, None));
-        held.settle(sleeps, Ok(()));
-        assert_eq!(held.report(), applied(5));
-        assert!(!held.falls_asleep());
-        assert_eq!(held.tell(asleep(6, 1)), Ok((applied(6), None)));
-
-        let wakes = held.tell(target(7, 1000)).unwrap().1.unwrap();
-        assert_eq!(wakes.sleep, None);
-        held.settle(wakes, Err("no memory".to_owned()));
-        let refused = held.report();
-        assert_eq!(refused.outcome, TargetOutcome::Refused);
-        assert_eq!(refused.message, "did not wake: no memory");
-        // Telling it again tries it again.
-        let again = held.tell(target(7, 1000)).unwrap().1.unwrap();
-        // What came of one whose place was taken is nobody's matter.
-        held.settle(wakes, Ok(()));
-        assert!(held.wants(again));
-        held.settle(again, Ok(()));
-        assert_eq!(held.report(), applied(7));
-    }
-
-    #[test]
-    fn an_engine_that_begins_with_a_sleep_has_to_go_there() {
-        let held = Held::new(asleep(3, 2));
-        let first = held.first().unwrap();
-        assert!(held.falls_asleep());
-        assert_eq!(held.report().outcome, TargetOutcome::Deferred);
-        // Awake is asked for before it got there.
-        let wakes = held.tell(target(4, 1000)).unwrap().1.unwrap();
-        assert!(!held.falls_asleep() && !held.wants(first) && held.wants(wakes));
-        assert_eq!(held.while_wanted(first, || 1), None, "overtaken");
-        assert_eq!(held.while_wanted(wakes, || 1), Some(1));
-        assert_eq!(held.first(), None);
-        // Memory that is refused meanwhile stays refused.
-        held.tell(target(5, 2000)).unwrap();
-        held.settle(wakes, Ok(()));
-        assert_eq!(held.report().outcome, TargetOutcome::Refused);
-        assert_eq!(held.tell(target(6, 1000)), Ok((applied(6), None)));
-    }
-}
+pub(crate) mod tests;
