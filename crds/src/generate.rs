@@ -1,9 +1,11 @@
 //! The files that are generated from the API's types. They are committed; a test fails when one
 //! of them is stale.
 
+use std::fmt::Write as _;
+
 use serde_json::{Map, Value, json};
 
-use crate::v1alpha1::{conditions, schema};
+use crate::v1alpha1::{ConditionType, EventReason, schema};
 
 /// Every generated file: its path in the repository and its text.
 pub fn files() -> [(&'static str, String); 2] {
@@ -41,9 +43,34 @@ pub fn chart_template() -> String {
     )
 }
 
-/// The table of conditions and Events.
+/// `crds/CONDITIONS.md`: every condition with its reasons, and every Event.
 pub fn conditions_table() -> String {
-    conditions::markdown()
+    let mut text = String::from(
+        "# Conditions and Events of an InferenceDeployment\n\n\
+         Printed by `crdgen conditions` from `crds/src/v1alpha1/conditions.rs`; do not edit.\n\n\
+         ## Conditions\n\n| Type | True means |\n|---|---|\n",
+    );
+    for kind in ConditionType::ALL {
+        let _ = writeln!(text, "| {kind} | {} |", kind.meaning());
+    }
+    text.push_str("\n## Reasons\n\n| Type | Status | Reason | Meaning |\n|---|---|---|---|\n");
+    for kind in ConditionType::ALL {
+        for (status, reasons) in kind.reasons() {
+            for reason in *reasons {
+                let status = status.as_str();
+                let _ = writeln!(
+                    text,
+                    "| {kind} | {status} | {reason} | {} |",
+                    reason.meaning()
+                );
+            }
+        }
+    }
+    text.push_str("\n## Events\n\n| Reason | Meaning |\n|---|---|\n");
+    for event in EventReason::ALL {
+        let _ = writeln!(text, "| {event} | {} |", event.meaning());
+    }
+    text
 }
 
 /// Block-style YAML with sorted keys, whatever order `serde_json` keeps them in.

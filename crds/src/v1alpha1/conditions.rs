@@ -1,7 +1,5 @@
 //! Condition types, their reasons, and the reasons of Events: types, not strings. The table in
-//! `crds/CONDITIONS.md` is printed from here and a test fails when it is stale.
-
-use std::fmt::Write as _;
+//! `crds/CONDITIONS.md` is printed from here (`generate`), and a test fails when it is stale.
 
 /// An enum whose variants are the CamelCase words of the API, each with its meaning.
 macro_rules! words {
@@ -323,36 +321,6 @@ const NOT_READY: &[Reason] = &[
     Reason::ContextTooLong,
     Reason::MemoryTooSmall,
 ];
-
-/// `crds/CONDITIONS.md`: every condition with its reasons, and every Event.
-pub fn markdown() -> String {
-    let mut text = String::from(
-        "# Conditions and Events of an InferenceDeployment\n\n\
-         Printed by `crdgen conditions` from `crds/src/v1alpha1/conditions.rs`; do not edit.\n\n\
-         ## Conditions\n\n| Type | True means |\n|---|---|\n",
-    );
-    for kind in ConditionType::ALL {
-        let _ = writeln!(text, "| {kind} | {} |", kind.meaning());
-    }
-    text.push_str("\n## Reasons\n\n| Type | Status | Reason | Meaning |\n|---|---|---|---|\n");
-    for kind in ConditionType::ALL {
-        for (status, reasons) in kind.reasons() {
-            for reason in *reasons {
-                let status = status.as_str();
-                let _ = writeln!(
-                    text,
-                    "| {kind} | {status} | {reason} | {} |",
-                    reason.meaning()
-                );
-            }
-        }
-    }
-    text.push_str("\n## Events\n\n| Reason | Meaning |\n|---|---|\n");
-    for event in EventReason::ALL {
-        let _ = writeln!(text, "| {event} | {} |", event.meaning());
-    }
-    text
-}
 
 #[cfg(test)]
 mod tests {
