@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::args::{EngineArgs, GenerationConfig, HttpArgs, ServeArgs};
 use crate::chat::ChatTemplate;
-use crate::config::{Asked, Settings};
+use crate::config::Settings;
 use crate::engine::Engine;
 use crate::engine::config::EngineConfig;
 use crate::engine::handle::EngineState;
@@ -27,7 +27,7 @@ use crate::http::target::{carry_out, lead};
 use crate::http::token::Token;
 use crate::model::{Model, ModelFolder, SamplingDefaults};
 use crate::report::Identity;
-use crate::target::Held;
+use crate::room;
 
 /// This program, as the kernel knows it even after its file is gone.
 const SELF: &str = "/proc/self/exe";
@@ -112,10 +112,7 @@ fn load(
     let model = Arc::new(ModelFolder::open(&settings.model)?);
     describe(&model, settings);
     let planned = settings.plan(&model)?;
-    if let Asked::Documents(documents) = &settings.memory {
-        // Boot comes here once.
-        let _ = app.identity.target.set(Held::new(documents.target.clone()));
-    }
+    let planned = room::hold(app, settings, planned)?;
     for rank in &planned.plan.ranks {
         tracing::info!(
             rank = rank.rank,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::convert::ConvertError;
-use plimsoll_planner::Refusal;
+use plimsoll_planner::{Bytes, Refusal};
 
 use crate::engine::config::EngineError;
 use crate::model::ModelError;
@@ -43,6 +43,8 @@ pub enum BootError {
         generation: i64,
         refusal: Box<Refusal>,
     },
+    #[error("{0}; it was waited for in vain: raise the limit, or lower the quotas")]
+    OverLimit(OverLimit),
     /// Operator and sidecar computed different plans for one configuration.
     #[error(
         "the plan in the documents differs from this sidecar's: {difference}; \
@@ -66,6 +68,17 @@ pub enum BootError {
     Runtime(#[from] io::Error),
 }
 
+/// A container that is too small for a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the ranks' budgets and the host's reserve need {needed}, the memory limit of this container or \
+     machine is {limit}"
+)]
+pub struct OverLimit {
+    pub needed: Bytes,
+    pub limit: Bytes,
+}
+
 impl BootError {
     /// The program's exit code: the operator knows by it what it can see to, whatever the words.
     #[must_use]
@@ -82,6 +95,7 @@ impl BootError {
             | BootError::Convert(_)
             | BootError::Refused(_)
             | BootError::TargetRefused { .. }
+            | BootError::OverLimit(_)
             | BootError::Engine(_)
             | BootError::Listen { .. }
             | BootError::EngineFailed(_)

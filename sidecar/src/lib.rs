@@ -20,6 +20,7 @@ pub mod devices;
 
 // The whole life of `serve`.
 pub mod boot;
+pub mod room;
 
 // The engine, from bytes up.
 pub mod memory;
@@ -31,6 +32,7 @@ pub mod scheduler;
 pub mod engine;
 
 // What it is told, and what others see of it.
+pub mod resizes;
 pub mod target;
 
 pub mod report;

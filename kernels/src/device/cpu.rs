@@ -24,15 +24,7 @@ impl Device for Cpu {
 
     /// The smaller of the machine's memory and the cgroup's limit (v2, then v1).
     fn total_memory(&self) -> Result<Bytes, DeviceError> {
-        const MEMINFO: &str = "/proc/meminfo";
-        let meminfo = fs::read_to_string(MEMINFO).map_err(|source| DeviceError::TotalMemory {
-            path: MEMINFO,
-            source,
-        })?;
-        let machine = machine_bytes(&meminfo).ok_or_else(|| DeviceError::TotalMemory {
-            path: MEMINFO,
-            source: io::Error::new(io::ErrorKind::InvalidData, "no MemTotal line"),
-        })?;
+        let machine = self.most_memory()?.get();
         let mut limits = cgroup::read_v2("memory.max");
         limits.extend(cgroup::read_v1("memory", "memory.limit_in_bytes"));
         // The word "max" means no limit.
@@ -43,6 +35,18 @@ impl Device for Cpu {
         Ok(Bytes::measured(
             limit.map_or(machine, |limit| limit.min(machine)),
         ))
+    }
+
+    fn most_memory(&self) -> Result<Bytes, DeviceError> {
+        const MEMINFO: &str = "/proc/meminfo";
+        let failed = |source| DeviceError::TotalMemory {
+            path: MEMINFO,
+            source,
+        };
+        let meminfo = fs::read_to_string(MEMINFO).map_err(failed)?;
+        let invalid = || io::Error::new(io::ErrorKind::InvalidData, "no MemTotal line");
+        let machine = machine_bytes(&meminfo).ok_or_else(|| failed(invalid()))?;
+        Ok(Bytes::measured(machine))
     }
 
     fn reserve(&self, max: Bytes, pages: Pages) -> Result<Buffer, DeviceError> {

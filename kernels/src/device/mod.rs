@@ -55,6 +55,14 @@ pub trait Device: Send + Sync {
     /// When the machine does not say.
     fn total_memory(&self) -> Result<Bytes, DeviceError>;
 
+    /// The most that may ever be shared: a container's bound may be another one by then.
+    ///
+    /// # Errors
+    /// As [`Device::total_memory`].
+    fn most_memory(&self) -> Result<Bytes, DeviceError> {
+        self.total_memory()
+    }
+
     /// Reserves address space, without memory behind it, for at most `max` bytes (rounded up to
     /// the granularity).
     ///

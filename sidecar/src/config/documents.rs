@@ -164,7 +164,7 @@ fn split_difference(theirs: &BootSplit, ours: &BootSplit) -> Option<String> {
 
 /// Where two targets of one generation part in memory, with both numbers; None when they are equal.
 /// No plan says who sleeps.
-fn target_difference(theirs: &Target, ours: &Target) -> Option<String> {
+pub(super) fn target_difference(theirs: &Target, ours: &Target) -> Option<String> {
     if theirs.same_demand(ours) {
         return None;
     }

@@ -1,6 +1,7 @@
 //! From flags or from the operator's documents to one request, and to the plan that answers it.
 
 mod documents;
+mod standing;
 
 use std::path::{Path, PathBuf};
 
@@ -11,9 +12,11 @@ use plimsoll_planner::{
 };
 
 use crate::args::{EngineArgs, MemoryArgs, ServeArgs};
+use crate::engine::size::Size;
 use crate::error::BootError;
 use crate::model::Model;
 pub use documents::Documents;
+pub use standing::Standing;
 
 /// What is served and how it was asked for.
 #[derive(Clone, Debug)]
@@ -35,7 +38,7 @@ pub enum Asked {
 }
 
 /// A request, its plan, and the limits that follow.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Planned {
     pub request: Request,
     pub plan: Plan,
@@ -109,6 +112,14 @@ pub fn plan_flags(flags: &MemoryArgs, model: &Model) -> Result<Planned, BootErro
 }
 
 impl Planned {
+    /// What an engine of this plan is resized to.
+    pub fn size(&self) -> Size {
+        Size {
+            plan: self.plan.clone(),
+            capacities: self.request.ranks.clone(),
+        }
+    }
+
     /// The limits in force, as reports show them.
     pub fn effective(&self, isa: Option<String>) -> Effective {
         Effective {

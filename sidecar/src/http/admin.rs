@@ -52,6 +52,7 @@ pub fn router(app: Arc<App>, token: Option<Token>) -> Router {
         });
     let routes = control::routes()
         .merge(super::target::routes())
+        .merge(super::quota::routes())
         .with_state(app)
         .merge(routes)
         .fallback(super::not_found)

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use plimsoll_crds::v1alpha1::MemoryReport;
-use plimsoll_crds::v1alpha1::report::Effective;
+use plimsoll_crds::v1alpha1::report::{Effective, LoadProgress};
 use plimsoll_planner::host;
 
 use super::bodies::Bodies;
@@ -18,12 +18,17 @@ use super::named::Named;
 use super::unsent::Unsent;
 use super::updates::Updates;
 use crate::chat::ChatTemplate;
-use crate::engine::handle::{EngineFacts, EngineState};
+use crate::engine::handle::{EngineFacts, EngineState, lock};
+use crate::error::OverLimit;
 use crate::metrics::{EngineFigures, Metrics, Scrape};
 use crate::model::SamplingDefaults;
 use crate::report::{self, EngineView, HostReader, Identity};
+use crate::resizes::Resizes;
 use crate::target::Held;
 use crate::tokenizer::Tokenizer;
+
+/// The stage of loading in which a container's memory limit has to be raised first.
+const WAITING_FOR_LIMIT: &str = "WaitingForMemoryLimit";
 
 /// Bounds on what one client can hold.
 #[derive(Clone, Copy, Debug)]
@@ -138,6 +143,10 @@ pub struct App {
     pub bodies: Bodies,
     pub metrics: Arc<Metrics>,
     pub identity: Identity,
+    /// Set once the plan is checked.
+    pub resizes: OnceLock<Arc<Resizes>>,
+    /// Why the engine is not started yet.
+    waiting: Mutex<Option<OverLimit>>,
     host: HostReader,
     /// Unix seconds of the start, for `created` in `/v1/models`.
     pub created: u64,
@@ -161,6 +170,8 @@ impl App {
             bodies: Bodies::new(limits.body_bytes),
             limits,
             identity,
+            resizes: OnceLock::new(),
+            waiting: Mutex::default(),
             host: HostReader::new(),
             created: unix_seconds(),
             loaded: OnceLock::new(),
@@ -320,7 +331,21 @@ impl App {
                 }
             })
         };
-        report::build(&self.identity, view, self.draining(), &self.host)
+        let mut report = report::build(&self.identity, view, self.draining(), &self.host);
+        if let Some(over) = *lock(&self.waiting) {
+            report.message = over.to_string();
+            report.progress = Some(LoadProgress {
+                stage: WAITING_FOR_LIMIT.to_owned(),
+                done_bytes: 0,
+                total_bytes: 0,
+            });
+        }
+        report
+    }
+
+    /// The engine is started once this is over.
+    pub fn set_waiting(&self, over: Option<OverLimit>) {
+        *lock(&self.waiting) = over;
     }
 
     /// The text that Prometheus reads. Reads `/proc`, as [`App::report`] does.

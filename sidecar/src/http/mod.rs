@@ -31,6 +31,7 @@ pub mod ports;
 pub mod messages;
 pub mod named;
 pub mod prompt;
+pub mod quota;
 pub mod requests;
 pub mod server;
 pub mod sse;

@@ -13,6 +13,7 @@ use plimsoll_crds::v1alpha1::{Target, TargetReport};
 use super::app::App;
 use super::error::ApiError;
 use super::generator::Generator;
+use super::quota;
 use crate::engine::clock;
 use crate::engine::control::{ControlError, Reply, Woken};
 use crate::engine::rest::{Cause, PauseMode, Tags};
@@ -43,10 +44,13 @@ async fn tell(State(app): State<Arc<App>>, body: Body) -> Result<Json<TargetRepo
         .map_err(|_| ApiError::too_large(BODY_BYTES))?;
     let target: Target = serde_json::from_slice(&bytes)
         .map_err(|error| ApiError::invalid(None, format!("the body is no target: {error}")))?;
-    let (report, change) = held.tell(target).map_err(|older| ApiError {
+    let (_, change) = held.tell(target).map_err(|older| ApiError {
         status: StatusCode::CONFLICT,
         ..ApiError::invalid(Some("generation"), older.to_string()).with_code("older_target")
     })?;
+    // Memory first: a wake takes what is wanted by then.
+    quota::carry_out(&app).await;
+    let report = held.report();
     tracing::info!(
         generation = report.generation,
         outcome = ?report.outcome,

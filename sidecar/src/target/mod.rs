@@ -3,17 +3,19 @@
 pub mod wish;
 
 use std::fmt::Display;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use plimsoll_crds::v1alpha1::target::{TargetRank, TargetSleep};
 use plimsoll_crds::v1alpha1::{Target, TargetOutcome, TargetReport};
 
 use crate::engine::clock::IdlePolicy;
+use crate::resizes::Resizes;
 use wish::{Wish, policy};
 
-/// What an engine holds to. It begins with the target that its plan was made for.
+/// What an engine holds to. It begins with the target that its plan was made for. Sleep is kept here,
+/// memory by [`Resizes`]; without them memory changes with a restart only.
 #[derive(Debug)]
-pub struct Held(Mutex<State>);
+pub struct Held(Mutex<State>, Option<Arc<Resizes>>);
 
 #[derive(Debug)]
 struct State {
@@ -54,14 +56,20 @@ impl Held {
             None => applied(in_force.generation),
             sleep => on_the_way(in_force.generation, sleep),
         };
-        Held(Mutex::new(State {
+        let state = State {
             in_force,
             newest,
             changes: u64::from(begins),
             under_way: begins,
             failed: false,
             repeated: false,
-        }))
+        };
+        Held(Mutex::new(state), None)
+    }
+
+    /// With memory that changes while the engine runs.
+    pub fn with(self, resizes: Arc<Resizes>) -> Held {
+        Held(self.0, Some(resizes))
     }
 
     /// What the first target asks for beside its memory, to be carried out once the engine serves.
@@ -76,7 +84,27 @@ impl Held {
 
     /// What became of the newest target.
     pub fn report(&self) -> TargetReport {
-        self.state().newest.clone()
+        let newest = self.state().newest.clone();
+        match &self.1 {
+            Some(resizes) => resizes.complete(newest),
+            None => newest,
+        }
+    }
+
+    /// Begins what a target's memory asks for; why it cannot be followed.
+    fn resized(&self, in_force: &Target, told: &Target) -> Result<(), String> {
+        let kept = in_force.generation;
+        match &self.1 {
+            Some(resizes) => resizes
+                .tell(told)
+                .map_err(|why| format!("{why}; this engine keeps to generation {kept}")),
+            None => match difference(in_force, told) {
+                None => Ok(()),
+                Some(difference) => Err(format!(
+                    "{difference}; this engine needs a restart for that, and keeps to generation {kept}"
+                )),
+            },
+        }
     }
 
     /// A sleep was asked for that no request ends, and the engine is not there yet: no service should
@@ -91,9 +119,9 @@ impl Held {
         follow(policy(&self.state().in_force))
     }
 
-    /// Takes a target. Memory that is not what is in force is refused, since this engine's memory
-    /// changes with a restart only. A sleep that is not what was asked for last, or did not come
-    /// about, is deferred, and the [`Change`] is the caller's to carry out. What the engine does
+    /// Takes a target. Memory that is not what was asked for last is begun ([`Resizes::due`]), or
+    /// refused where this engine cannot follow it, and then nothing changes. A sleep that is not what
+    /// was asked for last, or did not come about, is deferred, and the [`Change`] is the caller's to carry out. What the engine does
     /// beside (who has its admin port may put it to sleep and wake it) is no matter of targets.
     ///
     /// # Errors
@@ -106,14 +134,11 @@ impl Held {
                 newest: state.newest.generation,
             });
         }
-        if let Some(difference) = difference(&state.in_force, &told) {
+        if let Err(message) = self.resized(&state.in_force, &told) {
             state.newest = TargetReport {
                 generation: told.generation,
                 outcome: TargetOutcome::Refused,
-                message: format!(
-                    "{difference}; this engine needs a restart for that, and keeps to generation {}",
-                    state.in_force.generation
-                ),
+                message,
                 overage_bytes: 0,
             };
             state.repeated = false;

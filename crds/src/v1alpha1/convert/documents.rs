@@ -93,6 +93,15 @@ pub fn target_request(
     target: &Target,
     shape: ModelShape,
 ) -> Result<Request, ConvertError> {
+    let whole = (Utilization(1000), Vec::new(), None);
+    retarget(&request(boot, shape, whole), target)
+}
+
+/// The request that a target's plan answers, of an engine that was started with `request`.
+///
+/// # Errors
+/// As [`target_request`].
+pub fn retarget(request: &Request, target: &Target) -> Result<Request, ConvertError> {
     let row = |(row, expected): (&TargetRank, u32)| {
         in_order("ranks", row.rank, expected)?;
         Ok(RankCapacity {
@@ -101,13 +110,15 @@ pub fn target_request(
         })
     };
     let ranks = target.ranks.iter().zip(0..).map(row);
-    let share = utilization(target.gpu_memory_utilization)?;
-    let asked = (
-        share,
-        ranks.collect::<Result<_, ConvertError>>()?,
-        target.kv_cache.size_bytes,
-    );
-    Ok(request(boot, shape, asked))
+    Ok(Request {
+        utilization: utilization(target.gpu_memory_utilization)?,
+        ranks: ranks.collect::<Result<_, ConvertError>>()?,
+        kv: KvLayout {
+            size: target.kv_cache.size_bytes.map(Bytes::measured),
+            ..request.kv
+        },
+        ..request.clone()
+    })
 }
 
 fn request(

@@ -7,7 +7,7 @@ mod plan;
 use plimsoll_planner::request::Utilization;
 use plimsoll_planner::{Bytes, KvLayout, Limits, ModelShape, RankCapacity, Request};
 
-pub use documents::{boot_split, shards, split_request, target, target_request};
+pub use documents::{boot_split, retarget, shards, split_request, target, target_request};
 pub use plan::{plan, plan_status};
 
 use super::facts::ModelFacts;

@@ -46,7 +46,7 @@ impl Store for CpuRank {
     ) -> Result<(CpuRank, Exchange), ArenaError> {
         let Host { device, pool } = on;
         // A machine that does not say how much it has reserves what is planned.
-        let total = device.total_memory().unwrap_or_default();
+        let total = device.most_memory().unwrap_or_default();
         let arena = |account| {
             let sizes = (layout.bytes(account), layout.most(account, total));
             Arena::reserve(device, ledger, rank, account, sizes)

@@ -74,7 +74,7 @@ fn loaded(app: &App) -> Result<Arc<Loaded>, ApiError> {
 }
 
 /// A body of fields: a JSON object, or nothing, which is an empty one.
-async fn fields(body: Body) -> Result<Map<String, Value>, ApiError> {
+pub(super) async fn fields(body: Body) -> Result<Map<String, Value>, ApiError> {
     let bytes = tokio::time::timeout(BODY_PATIENCE, to_bytes(body, BODY_BYTES)).await;
     let bytes = bytes
         .map_err(|_| ApiError::body_timeout(BODY_PATIENCE.as_secs()))?
@@ -114,7 +114,7 @@ fn texts(fields: &mut Map<String, Value>, name: &str) -> Result<Option<Vec<Strin
 }
 
 /// What is left was not taken: it is named, not passed over.
-fn done(fields: &Map<String, Value>) -> Result<(), ApiError> {
+pub(super) fn done(fields: &Map<String, Value>) -> Result<(), ApiError> {
     match fields.iter().find(|(_, value)| !value.is_null()) {
         None => Ok(()),
         Some((name, _)) => Err(ApiError::unsupported(name, "this route does not know it")),

@@ -9,6 +9,7 @@ mod connections;
 mod control;
 mod hostile;
 mod idle;
+mod quota;
 mod refusals;
 mod target;
 mod unsent;

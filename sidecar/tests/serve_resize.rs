@@ -1,0 +1,119 @@
+//! The real binary, told other memory while it runs: by its operator, and by hand.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod served;
+
+use std::fs;
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use plimsoll_crds::v1alpha1::{Boot, Target, convert};
+use plimsoll_planner::refit;
+use plimsoll_sidecar::model::ModelFolder;
+use serde_json::{Value, json};
+use served::documents::documents;
+use served::{Answer, Served, answer, fixture, open, post_text};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The target that an operator sends for quotas of so many MiB, in its next generation.
+fn retold(boot: &Value, target: &Value, quotas: [u64; 2]) -> Value {
+    let boot: Boot = serde_json::from_value(boot.clone()).unwrap();
+    let mut asked: Target = serde_json::from_value(target.clone()).unwrap();
+    for (rank, mib) in asked.ranks.iter_mut().zip(quotas) {
+        rank.quota_bytes = Some(mib << 20);
+    }
+    let model = ModelFolder::open(&fixture("tiny-llama")).unwrap();
+    let request = convert::target_request(&boot, &asked, model.shape).unwrap();
+    let shards = convert::shards(&boot.split).unwrap();
+    let plan = refit(&request, &shards, boot.split.max_model_len).unwrap();
+    json!(convert::target(
+        &request,
+        &plan,
+        (asked.generation + 1, 0.9)
+    ))
+}
+
+/// Tells a target and looks until it is in force; the memory report of then.
+fn tell(served: &Served, target: &Value) -> Value {
+    let told = served.put_admin("/target", &target.to_string());
+    assert_eq!(told.status, 200, "{}", told.json());
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let report = served.get_admin("/memory", "").json();
+        if report["target"]["outcome"] == "Applied" {
+            assert_eq!(report["target"]["generation"], target["generation"]);
+            return report;
+        }
+        assert_ne!(report["target"]["outcome"], "Refused", "{report}");
+        assert!(Instant::now() < end, "{report}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn by_hand_told(served: &Served, body: &Value) -> Answer {
+    let mut stream = open(served.admin, &post_text("/quota", &body.to_string()));
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    answer(&bytes)
+}
+
+#[test]
+fn its_memory_follows_targets_and_whoever_has_its_admin_port() {
+    let folder = std::env::temp_dir().join(format!("plimsoll-resize-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let [(boot_name, boot), (target_name, target)] = documents();
+    fs::write(folder.join(boot_name), boot.to_string()).unwrap();
+    fs::write(folder.join(target_name), target.to_string()).unwrap();
+    let served = Served::start_config(&folder);
+    let request = json!({"model": "chat", "prompt": "a", "max_tokens": 24, "temperature": 0});
+    let said = || -> Value {
+        let answer = served.post("/v1/completions", &request.to_string());
+        assert_eq!(answer.status, 200, "{}", answer.json());
+        answer.json()["choices"][0]["text"].clone()
+    };
+    let end = Instant::now() + PATIENCE;
+    while served.probe("/readyz") != 200 {
+        assert!(Instant::now() < end);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let first = said();
+    let larger = retold(&boot, &target, [20, 21]);
+    let report = tell(&served, &larger);
+    assert_eq!(report["ranks"][1]["quotaBytes"], 21 << 20);
+    assert_eq!(
+        report["effective"]["kvCacheTokens"],
+        larger["kvCache"]["tokens"]
+    );
+    assert_eq!(report["ranks"][0]["otherBytes"], 0);
+    assert_eq!(said(), first);
+    let smaller = retold(&boot, &larger, [6, 7]);
+    let report = tell(&served, &smaller);
+    let rank = &report["ranks"][0];
+    assert!(rank["driverBytes"].as_u64().unwrap() <= 6 << 20, "{rank}");
+    assert_eq!((said(), served.probe("/readyz")), (first.clone(), 200));
+
+    let by_hand = json!({"revision": 1, "kvCache": {"size": "1Mi"}});
+    let told = by_hand_told(&served, &by_hand);
+    assert!(matches!(told.status, 200 | 202), "{}", told.json());
+    let end = Instant::now() + PATIENCE;
+    while served.get_admin("/quota", "").json()["outcome"] != "Applied" {
+        assert!(Instant::now() < end);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let mut same = smaller.clone();
+    same["generation"] = json!(9);
+    let report = tell(&served, &same);
+    let rows = report["ranks"][0]["accounts"].as_array().unwrap();
+    let cache = rows.iter().find(|row| row["name"] == "KVCache").unwrap();
+    assert!(
+        cache["plannedBytes"].as_u64().unwrap() <= 1 << 20,
+        "{cache}"
+    );
+    assert_eq!(said(), first);
+    let metrics = served.get("/metrics").body;
+    let counted =
+        "plimsoll_transition_total{kind=\"resize\",model_name=\"chat\",result=\"done\"} 3";
+    assert!(metrics.contains(counted), "{metrics}");
+    fs::remove_dir_all(folder).unwrap();
+}
