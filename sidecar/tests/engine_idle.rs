@@ -223,6 +223,27 @@ fn a_sleep_by_hand_is_ended_by_no_request_whoever_else_asked_for_it() {
     assert!(handle.rest().reachable);
 }
 
+/// Who pushes weights into a sleeper has its memory until that is over.
+#[test]
+fn while_weights_are_pushed_it_neither_falls_asleep_nor_wakes_for_a_request() {
+    let handle = engine(true);
+    let expected = said(&handle, 9);
+    let opened = || handle.open_push(false, PauseMode::Keep).wait();
+    let ended = || handle.abandon_push("it came to nothing".to_owned()).wait();
+    assert_eq!(opened(), Ok(()));
+    handle.skip(HOUR * 24);
+    looks(&handle);
+    assert_eq!(moves(&handle), (0, 0));
+    assert!(ended().is_ok());
+    doze(&handle);
+    assert_eq!(opened(), Ok(()));
+    assert!(!handle.rest().reachable);
+    assert_eq!(handle.submit(request(2, &[1], 1).0), Err(Refused::Asleep));
+    assert!(ended().is_ok());
+    assert!(handle.rest().reachable);
+    assert_eq!(said(&handle, 9), expected);
+}
+
 #[test]
 fn a_sleep_that_the_target_asks_for_ends_with_a_request_only_where_it_says_so() {
     for level in [SleepLevel::One, SleepLevel::Two] {

@@ -158,18 +158,15 @@ impl ConditionType {
     /// Every reason that a condition of this type may carry, with the status it goes with.
     pub const fn reasons(self) -> &'static [(ConditionStatus, &'static [Reason])] {
         use ConditionStatus::{False, True, Unknown};
+        use Reason::{NoReadyReplicas, ScaledToZero, Serving, Sleeping, WakesOnRequest};
         match self {
-            ConditionType::Ready => &[(True, READY), (False, NOT_READY)],
+            ConditionType::Ready => &[
+                (True, &[Serving, WakesOnRequest, ScaledToZero]),
+                (False, NOT_READY),
+            ],
             ConditionType::Available => &[
                 (True, &[Reason::ReplicasAnswer]),
-                (
-                    False,
-                    &[
-                        Reason::NoReadyReplicas,
-                        Reason::ScaledToZero,
-                        Reason::Sleeping,
-                    ],
-                ),
+                (False, &[NoReadyReplicas, ScaledToZero, Sleeping]),
             ],
             ConditionType::ModelResolved => &[
                 (True, &[Reason::Inspected]),
@@ -280,12 +277,6 @@ const STALLED: &[Reason] = &[
     Reason::KVCacheTooSmall,
     Reason::ContextTooLong,
     Reason::MemoryTooSmall,
-];
-
-const READY: &[Reason] = &[
-    Reason::Serving,
-    Reason::WakesOnRequest,
-    Reason::ScaledToZero,
 ];
 
 const NOT_READY: &[Reason] = &[

@@ -168,34 +168,26 @@ pub trait Commands {
 
     /// [`Command::CheckWeights`].
     fn check_weights(&self) -> Reply<Vec<WeightCheck>> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::CheckWeights(asker));
-        reply
+        ask(self, Command::CheckWeights)
     }
 
     /// [`Command::Pause`].
     fn pause(&self, mode: PauseMode, clear_cache: bool) -> Reply<()> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::Pause {
+        ask(self, |asker| Command::Pause {
             mode,
             clear_cache,
             asker,
-        });
-        reply
+        })
     }
 
     /// [`Command::Resume`].
     fn resume(&self) -> Reply<()> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::Resume(asker));
-        reply
+        ask(self, Command::Resume)
     }
 
     /// [`Command::ResetPrefixCache`].
     fn reset_prefix_cache(&self, running: bool) -> Reply<()> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::ResetPrefixCache { running, asker });
-        reply
+        ask(self, |asker| Command::ResetPrefixCache { running, asker })
     }
 
     /// [`Command::Sleep`], by hand.
@@ -205,21 +197,17 @@ pub trait Commands {
 
     /// [`Command::Sleep`].
     fn sleep_for(&self, cause: Cause, level: SleepLevel, mode: PauseMode) -> Reply<()> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::Sleep {
+        ask(self, |asker| Command::Sleep {
             level,
             mode,
             cause,
             asker,
-        });
-        reply
+        })
     }
 
     /// [`Command::ReleaseKvCache`].
     fn release_kv_cache(&self) -> Reply<()> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::ReleaseKvCache(asker));
-        reply
+        ask(self, Command::ReleaseKvCache)
     }
 
     /// [`Command::Wake`], by hand.
@@ -229,9 +217,7 @@ pub trait Commands {
 
     /// [`Command::Wake`].
     fn wake_for(&self, cause: Cause, tags: Tags) -> Reply<Woken> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::Wake { tags, cause, asker });
-        reply
+        ask(self, |asker| Command::Wake { tags, cause, asker })
     }
 
     /// [`Command::Update`].
@@ -241,57 +227,49 @@ pub trait Commands {
         version: Option<String>,
         mode: PauseMode,
     ) -> Reply<Updated> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::Update {
+        ask(self, |asker| Command::Update {
             weights,
             version,
             mode,
             asker,
-        });
-        reply
+        })
     }
 
     /// [`Command::OpenPush`].
     fn open_push(&self, whole: bool, mode: PauseMode) -> Reply<()> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::OpenPush { whole, mode, asker });
-        reply
+        ask(self, |asker| Command::OpenPush { whole, mode, asker })
     }
 
     /// [`Command::WritePush`].
     fn write_push(&self, piece: Arc<Piece>) -> Reply<()> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::WritePush { piece, asker });
-        reply
+        ask(self, |asker| Command::WritePush { piece, asker })
     }
 
     /// [`Command::ClosePush`].
     fn close_push(&self, version: Option<String>) -> Reply<Updated> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::ClosePush { version, asker });
-        reply
+        ask(self, |asker| Command::ClosePush { version, asker })
     }
 
     /// [`Command::AbandonPush`].
     fn abandon_push(&self, why: String) -> Reply<Abandoned> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::AbandonPush { why, asker });
-        reply
+        ask(self, |asker| Command::AbandonPush { why, asker })
     }
 
     /// [`Command::NameWeights`].
     fn name_weights(&self, version: String) -> Reply<()> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::NameWeights { version, asker });
-        reply
+        ask(self, |asker| Command::NameWeights { version, asker })
     }
 
     /// [`Command::Resize`].
     fn resize(&self, size: Arc<Size>) -> Reply<Resized> {
-        let (asker, reply) = Asker::pair();
-        self.command(Command::Resize { size, asker });
-        reply
+        ask(self, |asker| Command::Resize { size, asker })
     }
+}
+
+fn ask<T>(who: &(impl Commands + ?Sized), command: impl FnOnce(Asker<T>) -> Command) -> Reply<T> {
+    let (asker, reply) = Asker::pair();
+    who.command(command(asker));
+    reply
 }
 
 /// Why a command was not carried out.

@@ -10,12 +10,22 @@ use std::time::Instant;
 use super::clock::{IdlePolicy, pause};
 use super::control::{Asker, ControlError};
 use super::handle::{EngineState, lock};
+use super::inbox::Mail;
 use super::ranks::Failure;
 use super::request::FinishReason;
 use super::rest::{Cause, PauseMode, SleepLevel, Tags};
 use super::run::Loop;
 
 impl Loop {
+    /// Follows a new policy, before the command that came with it is carried out. Whether anything came.
+    pub(super) fn heed(&mut self, mail: &mut Mail) -> bool {
+        let heard = mail.is_something();
+        if let Some(policy) = mail.policy.take() {
+            self.follow(policy);
+        }
+        heard
+    }
+
     /// From now on the engine does so.
     fn follow(&mut self, policy: IdlePolicy) {
         if self.idle.policy != policy {
@@ -42,14 +52,7 @@ impl Loop {
 
     /// What the clock and waiting requests ask for; `heard`: something came since the last look, and
     /// the clock begins anew.
-    pub(super) fn mind_sleep(
-        &mut self,
-        heard: bool,
-        policy: Option<IdlePolicy>,
-    ) -> Result<(), Failure> {
-        if let Some(policy) = policy {
-            self.follow(policy);
-        }
+    pub(super) fn mind_sleep(&mut self, heard: bool) -> Result<(), Failure> {
         let now = self.shared.inbox.now();
         if heard || !self.live.is_empty() || self.pending.is_some() {
             self.idle.busy = now;
@@ -76,7 +79,8 @@ impl Loop {
             Some(Cause::Hand | Cause::Request) | None => false,
         };
         let asleep = *self.shared.state.borrow() == EngineState::Asleep;
-        cause && asleep && !self.rest.paused && self.pending.is_none()
+        let held = self.rest.paused || self.rest.updating;
+        cause && asleep && !held && self.pending.is_none()
     }
 
     fn wake_for_requests(&mut self, now: Instant) -> Result<(), Failure> {
@@ -133,7 +137,8 @@ impl Loop {
         let sound = self.rest.weights_verified != Some(false) && self.idle.again.is_none();
         let ours = matches!(self.rest.cause, Some(Cause::Idle | Cause::Target));
         let wakes = self.idle.policy.wake_on_request && ours;
-        self.rest.reachable = wakes && sound && !self.rest.paused;
+        let held = self.rest.paused || self.rest.updating;
+        self.rest.reachable = wakes && sound && !held;
         lock(&self.shared.rest).clone_from(&self.rest);
     }
 }

@@ -154,8 +154,7 @@ impl Loop {
         loop {
             let (idle, obeys, alarm) = (self.is_idle(), self.pending.is_none(), self.alarm());
             let mut mail = self.shared.inbox.take(idle, obeys, alarm);
-            let heard = mail.is_something();
-            let (command, policy) = (mail.command.take(), mail.policy.take());
+            let (heard, command) = (self.heed(&mut mail), mail.command.take());
             if mail.draining && *self.shared.state.borrow() != EngineState::Draining {
                 self.leave_rest();
             }
@@ -169,7 +168,7 @@ impl Loop {
                 self.obey(command)?;
             }
             self.go_on_pausing()?;
-            self.mind_sleep(heard, policy)?;
+            self.mind_sleep(heard)?;
             let launched = self.computes() && self.may_launch() && self.launch()?;
             if !launched || self.flying.len() >= self.steps_under_way {
                 self.land()?;
@@ -322,10 +321,8 @@ impl Loop {
     /// Takes ended requests out of the scheduler and says why; `error` explains a failure.
     pub(super) fn end_requests(&mut self, error: Option<&str>) {
         for (id, reason) in std::mem::take(&mut self.ended) {
-            let Some(live) = self.live.remove(&id) else {
-                continue;
-            };
-            let Some(sequence) = self.scheduler.remove(id) else {
+            let removed = self.live.remove(&id).zip(self.scheduler.remove(id));
+            let Some((live, sequence)) = removed else {
                 continue;
             };
             let stats = &mut self.stats;
