@@ -95,10 +95,23 @@ fn other_examples_of_this_model_fit() {
         "sleeping.yaml",
         "trainer.yaml",
         "idle.yaml",
+        "offload.yaml",
     ] {
         let plan = plimsoll_planner::plan(&request(name));
         assert!(plan.is_ok(), "{name}: {}", plan.unwrap_err().message());
     }
+}
+
+#[test]
+fn offload_example_fits_because_of_its_offload() {
+    let with = request("offload.yaml");
+    let plan = plimsoll_planner::plan(&with).unwrap();
+    assert_eq!(plan.offload(&with)[0].layers, 28);
+    let without = Request {
+        cpu_offload: None,
+        ..with
+    };
+    assert!(plimsoll_planner::plan(&without).is_err());
 }
 
 #[test]

@@ -81,6 +81,9 @@ fn states(status: &InferenceDeploymentStatus) -> InferenceDeploymentStatus {
             row.driver_bytes = none;
             row.other_bytes = 0;
             row.kv_wasted_bytes = none;
+            if let Some(offload) = &mut row.offload {
+                offload.waited_step_microseconds = none;
+            }
             for account in &mut row.accounts {
                 account.reserved_bytes = none;
                 account.used_bytes = none;

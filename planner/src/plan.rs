@@ -29,6 +29,11 @@ impl RankPlan {
         of(&self.accounts, account)
     }
 
+    /// Bytes on the device and in host memory.
+    pub fn everywhere(&self) -> Bytes {
+        self.accounts.iter().map(|(_, bytes)| *bytes).sum()
+    }
+
     /// Bytes on the device.
     pub fn total(&self) -> Bytes {
         total(&self.accounts)

@@ -25,6 +25,9 @@ pub struct Boot {
     pub limits: EngineLimits,
     /// How the KV cache is laid out.
     pub kv_cache: BootKvCache,
+    /// Bytes of weights that each rank may keep in host memory; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_offload_bytes: Option<u64>,
     /// Which part of the model each rank holds.
     pub split: BootSplit,
     /// The revision that this document belongs to.

@@ -63,7 +63,8 @@ pub struct Span {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PlannedAccount {
-    /// Weights, KVCache, Activations, Graphs, Comm, Workspaces, Adapters or Context.
+    /// Weights, KVCache, Activations, Graphs, Comm, Workspaces, Adapters, Context, or Offload: weights
+    /// in host memory, which count in no total of a rank.
     pub name: String,
     /// Bytes the plan gives it.
     pub planned_bytes: u64,

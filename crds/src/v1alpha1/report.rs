@@ -154,7 +154,7 @@ pub struct RankMemory {
     pub budget_bytes: u64,
     /// What the driver says is in use; on the CPU, the resident size of the rank's mappings.
     pub driver_bytes: u64,
-    /// The driver's figure minus the reserved bytes of all accounts. Negative where less is
+    /// The driver's figure minus the reserved bytes of all accounts on the device. Negative where less is
     /// resident than is reserved, such as after pages were swapped out.
     pub other_bytes: i64,
     /// Who holds which bytes.
@@ -162,13 +162,39 @@ pub struct RankMemory {
     pub accounts: Vec<AccountMemory>,
     /// KV cache bytes held by blocks but not by tokens.
     pub kv_wasted_bytes: u64,
+    /// Offloaded weights, where there are some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offload: Option<OffloadMemory>,
+    /// Bytes of offloaded weights that were streamed since the start: for metrics, not for status.
+    #[serde(default)]
+    pub streamed_bytes: u64,
+    /// How long steps waited for them, all together.
+    #[serde(default)]
+    pub stream_wait_microseconds: u64,
+}
+
+/// Weights that a rank keeps in host memory and streams in every step (`spec.memory.cpuOffload`). Their
+/// bytes are the account Offload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OffloadMemory {
+    /// Layers whose matrices are offloaded.
+    pub layers: u32,
+    /// Bytes that every step streams.
+    pub step_bytes: u64,
+    /// The most that a step is predicted to wait for them: how long copying takes when nothing is
+    /// computed meanwhile.
+    pub predicted_step_microseconds: u64,
+    /// What a step waited, on the average of all steps so far.
+    pub waited_step_microseconds: u64,
 }
 
 /// One account of a rank's ledger.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AccountMemory {
-    /// Weights, KVCache, Activations, Graphs, Comm, Workspaces, Adapters or Context.
+    /// Weights, KVCache, Activations, Graphs, Comm, Workspaces, Adapters, Context, or Offload: weights
+    /// in host memory, which count in no total of a rank.
     pub name: String,
     /// Bytes the plan gives it.
     pub planned_bytes: u64,
@@ -201,7 +227,7 @@ pub struct HostMemory {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostAccount {
-    /// Process, PageCache or Kernel.
+    /// Process, PageCache, Kernel, or Offload: weights that ranks keep in host memory.
     pub name: String,
     /// Bytes in use.
     pub used_bytes: u64,

@@ -234,6 +234,19 @@ pub struct MemorySpec {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["rank"])
     )]
     pub gpu_quotas: Vec<GpuQuota>,
+    /// Bytes of weights that each rank may keep in host memory, a quantity such as 2Gi, at least 1Mi;
+    /// absent means none. Matrices of as many whole layers as fit are kept there and copied to the
+    /// rank in every step, each while another layer is computed; what they took is left to the KV
+    /// cache. Two layers wait in the rank's own memory, so fewer than three gain nothing, and bytes
+    /// for fewer are refused with the least that does. No quota counts them: they are a part of the
+    /// container's memory. `status.memory.gpus` shows layers, bytes and how long steps wait for them.
+    /// A change restarts the engines.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend(
+        "maxLength" = 32,
+        "x-kubernetes-validations" = byte_rules(),
+    ))]
+    pub cpu_offload: Option<Quantity>,
     /// The cache of keys and values. It takes what the budgets leave.
     pub kv_cache: KvCacheSpec,
 }
@@ -243,6 +256,7 @@ impl Default for MemorySpec {
         MemorySpec {
             gpu_memory_utilization: 0.9,
             gpu_quotas: Vec::new(),
+            cpu_offload: None,
             kv_cache: KvCacheSpec::default(),
         }
     }

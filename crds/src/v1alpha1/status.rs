@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::{Backend, PlanStatus};
 use super::facts::ModelFacts;
-use super::report::{AccountMemory, Effective, HostAccount, LoadProgress, RankMemory};
+use super::report::{
+    AccountMemory, Effective, HostAccount, LoadProgress, OffloadMemory, RankMemory,
+};
 use super::target::{TargetOutcome, TargetReport};
 use super::weights::WeightsStatus;
 
@@ -207,7 +209,7 @@ pub struct GpuRow {
     pub budget_bytes: u64,
     /// What the driver says is in use; on the CPU, the resident size of the rank's mappings.
     pub driver_bytes: u64,
-    /// The driver's figure minus the reserved bytes of all accounts. Negative where less is
+    /// The driver's figure minus the reserved bytes of all accounts on the device. Negative where less is
     /// resident than is reserved, such as after pages were swapped out.
     pub other_bytes: i64,
     /// Who holds which bytes.
@@ -215,6 +217,9 @@ pub struct GpuRow {
     pub accounts: Vec<AccountMemory>,
     /// KV cache bytes held by blocks but not by tokens.
     pub kv_wasted_bytes: u64,
+    /// Weights that the rank keeps in host memory, where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offload: Option<OffloadMemory>,
     /// When the pod reported these figures. While operator and pod work this is never older than
     /// seven minutes; older, and not `stale`, means that the operator does not work.
     pub reported_at: Time,
@@ -349,6 +354,9 @@ impl GpuRow {
             other_bytes,
             accounts,
             kv_wasted_bytes,
+            offload,
+            streamed_bytes: _,
+            stream_wait_microseconds: _,
         } = memory;
         GpuRow {
             pod: origin.pod.clone(),
@@ -361,6 +369,7 @@ impl GpuRow {
             other_bytes,
             accounts,
             kv_wasted_bytes,
+            offload,
             reported_at: origin.reported_at.clone(),
             stale: origin.stale,
         }

@@ -83,7 +83,8 @@ pub struct TargetRank {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TargetAccount {
-    /// Weights, KVCache, Activations, Graphs, Comm, Workspaces, Adapters or Context.
+    /// Weights, KVCache, Activations, Graphs, Comm, Workspaces, Adapters, Context, or Offload: weights
+    /// in host memory, which count in no total of a rank.
     pub name: String,
     /// Bytes the plan gives it.
     pub planned_bytes: u64,

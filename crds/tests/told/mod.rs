@@ -18,6 +18,7 @@ pub fn boot() -> Boot {
             max_num_seqs: 64,
             max_num_batched_tokens: 2048,
         },
+        cpu_offload_bytes: None,
         kv_cache: BootKvCache {
             dtype: Dtype::BFloat16,
             block_size: 16,

@@ -4,7 +4,7 @@ use plimsoll_crds::v1alpha1::boot::{BootKvCache, BootSplit, EngineLimits};
 use plimsoll_crds::v1alpha1::sleep::SleepSpec;
 use plimsoll_crds::v1alpha1::target::{TargetIdle, TargetSleep};
 use plimsoll_crds::v1alpha1::{Boot, InferenceDeployment, ModelFacts, Target, convert};
-use plimsoll_planner::{KvLayout, Limits, Plan, Request};
+use plimsoll_planner::{Bytes, KvLayout, Limits, Plan, Request};
 
 use super::model_path;
 
@@ -27,7 +27,7 @@ pub(crate) fn boot(
         backend: _,
         dtype,
         kv,
-        cpu_offload: _,
+        cpu_offload,
         limits,
         utilization: _,
         ranks: _,
@@ -57,6 +57,7 @@ pub(crate) fn boot(
             dtype: kv_dtype.into(),
             block_size,
         },
+        cpu_offload_bytes: cpu_offload.map(Bytes::get),
         split,
         revision: String::new(),
     }

@@ -10,6 +10,7 @@ use plimsoll_crds::v1alpha1::status::{
     GpuRow, HostRow, MemoryStatus, MemorySummary, RowOrigin, State, TargetRow,
 };
 use plimsoll_crds::v1alpha1::{InferenceDeploymentStatus, Reason};
+use plimsoll_planner::Account;
 
 use crate::build::served_names;
 use crate::conditions::{conditions, whole_seconds};
@@ -201,6 +202,7 @@ fn memory(facts: &Facts, outcome: &Outcome, plan: Option<PlanStatus>) -> MemoryS
     let planned: u64 = gpus
         .clone()
         .flat_map(|row| &row.accounts)
+        .filter(|account| on_device(&account.name))
         .map(|account| account.planned_bytes)
         .sum();
     // Pods that have not reported yet, and those that are still to be made, count as planned. One
@@ -320,8 +322,14 @@ fn planned_bytes(plan: &PlanStatus) -> u64 {
     plan.ranks
         .iter()
         .flat_map(|rank| &rank.accounts)
+        .filter(|account| on_device(&account.name))
         .map(|account| account.planned_bytes)
         .sum()
+}
+
+/// Offloaded weights are host memory: they are in no total of the ranks.
+fn on_device(account: &str) -> bool {
+    account != Account::Offload.name()
 }
 
 /// Bytes as a short quantity, for display: `712Mi`, `1.9Gi`.

@@ -123,7 +123,7 @@ pub struct ServeArgs {
 }
 
 /// Flags that say what `--config` says.
-const CONFIG_REPLACES: [&str; 13] = [
+const CONFIG_REPLACES: [&str; 14] = [
     "model",
     "tensor_parallel_size",
     "quota",
@@ -134,6 +134,7 @@ const CONFIG_REPLACES: [&str; 13] = [
     "max_num_batched_tokens",
     "kv_cache_dtype",
     "kv_cache_size",
+    "cpu_offload",
     "block_size",
     "dtype",
     "served_model_name",
@@ -192,6 +193,11 @@ pub struct MemoryArgs {
     #[arg(long, allow_hyphen_values = true, value_name = "QUANTITY",
           value_parser = quantity_bytes)]
     pub kv_cache_size: Option<Bytes>,
+    /// Most bytes of weights that each rank keeps in host memory and streams, e.g. 2Gi. Without it:
+    /// none.
+    #[arg(long, allow_hyphen_values = true, value_name = "QUANTITY",
+          value_parser = quantity_bytes)]
+    pub cpu_offload: Option<Bytes>,
     /// Tokens of one KV block.
     #[arg(
         long,

@@ -98,7 +98,7 @@ pub fn plan_flags(flags: &MemoryArgs, model: &Model) -> Result<Planned, BootErro
             block_size: flags.block_size,
             size: flags.kv_cache_size,
         },
-        cpu_offload: None,
+        cpu_offload: flags.cpu_offload,
         limits: Limits {
             max_model_len: flags.max_model_len,
             max_num_seqs: flags.max_num_seqs,

@@ -30,6 +30,8 @@ mod ranks;
 mod resize;
 mod run;
 #[cfg(test)]
+mod offloaded;
+#[cfg(test)]
 pub(crate) mod sabotage;
 mod sleep;
 mod step;
@@ -106,16 +108,16 @@ impl Engine {
             .iter()
             .map(|rank| kv_cache::block_bytes(&request.shape, &rank.shard, &request.kv))
             .collect();
-        let ledger = Arc::new(Ledger::new(
-            &plan,
-            &request.ranks,
-            request.kv.block_size,
-            &block_bytes,
-        ));
+        let ledger = Ledger::new(&plan, &request.ranks, request.kv.block_size, &block_bytes);
+        let ledger = Arc::new(ledger.offloading(&request, &plan));
         let total = plan
             .ranks
             .iter()
-            .map(|rank| rank.bytes(Account::Weights).get())
+            .zip(plan.offload(&request))
+            .map(|(rank, offload)| {
+                let resident = rank.bytes(Account::Weights).saturating_sub(offload.ring());
+                (resident + rank.bytes(Account::Offload)).get()
+            })
             .sum();
         let shared = Arc::new(Shared {
             facts,

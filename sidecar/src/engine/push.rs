@@ -16,7 +16,7 @@ use super::probe::NOT_NUMBERS;
 use super::pushed::Pushed;
 use super::rank::Moved;
 use super::ranks::Failure;
-use super::rest::{Cause, PauseMode, Transition};
+use super::rest::{Cause, PauseMode, Transition, WEIGHTS};
 use super::run::Loop;
 use super::weights::{Abandoned, Updated};
 use crate::weights::piece::Piece;
@@ -92,21 +92,21 @@ impl Loop {
         if !self.rest.out.contains(&Account::Weights) {
             return Ok(Ok(false));
         }
-        let moved = match self.ranks.restore(&[Account::Weights], false)? {
+        let moved = match self.ranks.restore(&WEIGHTS, false)? {
             Ok(moved) => moved,
             Err(why) => return Ok(Err(format!("the memory of the weights: {why}"))),
         };
         self.stats.transitions[Transition::Update as usize].taken_bytes += Moved::total(&moved);
-        self.rest.out.retain(|account| *account != Account::Weights);
+        self.rest.out.retain(|account| !WEIGHTS.contains(account));
         Ok(Ok(true))
     }
 
     /// Memory that was taken for an update that came to nothing is no better than none.
     pub(super) fn give_weights_back(&mut self) -> Result<(), Failure> {
-        let moved = self.ranks.release(&[Account::Weights])?;
+        let moved = self.ranks.release(&WEIGHTS)?;
         let counts = &mut self.stats.transitions[Transition::Update as usize];
         counts.given_back_bytes += Moved::total(&moved);
-        self.rest.out.push(Account::Weights);
+        self.rest.out.extend(WEIGHTS);
         Ok(())
     }
 

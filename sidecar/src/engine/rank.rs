@@ -63,9 +63,9 @@ impl Moved {
     /// `rank 0: Weights 12, KVCache 7; rank 1: …`, in bytes.
     pub(super) fn shown(ranks: &[Moved]) -> String {
         let rank = |(rank, moved): (usize, &Moved)| {
-            let accounts: Vec<String> = moved
-                .0
-                .iter()
+            let told = moved.0.iter();
+            let told = told.filter(|row| **row != (Account::Offload, Bytes::ZERO));
+            let accounts: Vec<String> = told
                 .map(|(account, bytes)| format!("{} {}", account.name(), bytes.get()))
                 .collect();
             format!("rank {rank}: {}", accounts.join(", "))
@@ -266,10 +266,10 @@ fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
                     .sabotage
                     .strike(rank, super::sabotage::Moment::Step, &mut forward)?;
                 let input = inputs[slot].read().unwrap_or_else(PoisonError::into_inner);
-                forward
-                    .step(member, &input, &mut output)
-                    .map_err(|error| error.to_string())?;
+                let stepped = forward.step(member, &input, &mut output);
+                stepped.map_err(|error| error.to_string())?;
                 drop(input);
+                shared.ledger.count_streamed(rank, &output.streamed);
                 tell(Answer::Stepped { rank, slot, output })?;
             }
             Ask::CheckWeights => {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use plimsoll_kernels::comm;
 use plimsoll_kernels::isa::Isa;
-use plimsoll_planner::{Account, Plan, Request};
+use plimsoll_planner::{Account, Plan, RankPlan, Request};
 
 use super::handle::Shared;
 use super::rank::{self, Answer, Ask, Inputs, RankStart, STEPS_UNDER_WAY_MAX};
@@ -25,7 +25,8 @@ const CHECKED_PER_SECOND: u64 = 64 << 20;
 /// bounds how long a rank that hangs stays unnoticed: there is no exchange in which others would
 /// notice it.
 fn check_limit(plan: &Plan) -> Duration {
-    let weights = plan.ranks.iter().map(|rank| rank.bytes(Account::Weights));
+    let weights = |rank: &RankPlan| rank.bytes(Account::Weights) + rank.bytes(Account::Offload);
+    let weights = plan.ranks.iter().map(weights);
     let most = weights.max().unwrap_or_default().get();
     EXCHANGE_LIMIT + Duration::from_secs(most / CHECKED_PER_SECOND)
 }
@@ -35,7 +36,7 @@ const TAKEN_PER_SECOND: u64 = 16 << 20;
 
 /// The longest that ranks may take to give back or take again all that they hold.
 pub(super) fn move_limit(plan: &Plan) -> Duration {
-    let most = plan.ranks.iter().map(|rank| rank.total()).max();
+    let most = plan.ranks.iter().map(RankPlan::everywhere).max();
     EXCHANGE_LIMIT + Duration::from_secs(most.unwrap_or_default().get() / TAKEN_PER_SECOND)
 }
 

@@ -85,6 +85,9 @@ impl SleepLevel {
     }
 }
 
+/// Where weights are, on the device and in host memory: they go and come together.
+pub(super) const WEIGHTS: [Account; 2] = [Account::Offload, Account::Weights];
+
 /// Parts of the memory that go and come back apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tags {

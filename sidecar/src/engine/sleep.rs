@@ -17,11 +17,12 @@ use super::rest::{Cause, PauseMode, SleepLevel, Tags, Transition};
 use super::run::Loop;
 
 /// Accounts that sleep, in the order in which they come back: scratch is small and first to fail.
-const SLEEPERS: [Account; 5] = [
+const SLEEPERS: [Account; 6] = [
     Account::Comm,
     Account::Workspaces,
     Account::Activations,
     Account::KvCache,
+    Account::Offload,
     Account::Weights,
 ];
 

@@ -20,6 +20,7 @@ use super::places::Inputs;
 use crate::cache::blocks::Move;
 use crate::memory::arena::ArenaError;
 use crate::memory::ledger::Ledger;
+use crate::memory::snapshot::Streamed;
 use crate::model::{ModelError, ModelParams};
 
 /// The step's sequences, as `Backend::describe` left them on the device.
@@ -118,6 +119,10 @@ pub trait Store: Sized {
     /// One checksum for each tensor, the same on every device that holds the same bytes. Reads each
     /// once.
     fn checksums(&self, of: &[Handle]) -> Vec<u64>;
+
+    /// The same of the copies that ops read in the place of streamed tensors, as the copies are now;
+    /// none where there is no copy. Waits for copies that are under way.
+    fn copies(&self, of: &[Handle]) -> Vec<Option<u64>>;
 }
 
 /// One rank's device. Activations are rows of numbers without gaps.
@@ -140,6 +145,16 @@ pub trait Backend: Store {
     /// # Errors
     /// When a rank failed.
     fn sum(&mut self, comm: &mut Self::Comm, of: Handle, count: usize) -> Result<(), RankFailed>;
+
+    /// Waits until the matrices of a streamed layer lie where ops read them. Every step asks for all
+    /// streamed layers, in their order. A layer that does not come ends the rank's thread.
+    fn begin_layer(&mut self, layer: usize);
+
+    /// The layer's matrices are read no more: the one after the next may take their place.
+    fn end_layer(&mut self);
+
+    /// What was streamed since this was last asked.
+    fn take_streamed(&mut self) -> Streamed;
 
     /// `out` = the rows of `x`, normalised.
     fn norm(&mut self, x: Handle, norm: &Norm, out: Handle, rows: usize);

@@ -52,6 +52,8 @@ pub struct Attention {
 /// One decoder layer.
 #[derive(Clone, Copy, Debug)]
 pub struct Layer {
+    /// Its matrices have to arrive before they are computed with.
+    pub is_streamed: bool,
     pub input_norm: Norm,
     pub qkv: Matrix,
     pub attention: Attention,
@@ -102,6 +104,7 @@ impl Decoder {
         let layer = |layer: u32| {
             let qkv = matrix(Tensor::Qkv { layer }, Some(Tensor::QkvBias { layer }));
             Layer {
+                is_streamed: qkv.weight.arena == Account::Offload,
                 input_norm: norm(Tensor::InputNorm { layer }),
                 qkv,
                 attention: Attention {
@@ -142,10 +145,10 @@ impl Decoder {
     }
 }
 
-/// Weights are one region: their handles name parts of it.
+/// Weights are one region, and offloaded ones another: their handles name parts of it.
 pub(super) fn handle(place: &TensorPlace) -> Handle {
     Handle {
-        arena: Account::Weights,
+        arena: place.account,
         region: Region {
             offset: place.offset,
             bytes: place.bytes,

@@ -3,8 +3,8 @@
 
 use plimsoll_kernels::kv::KvCache;
 use plimsoll_planner::scratch::{self, Region};
-use plimsoll_planner::weights::{self, WeightLayout};
-use plimsoll_planner::{Account, Bytes, Plan, Request, kv_cache};
+use plimsoll_planner::weights::WeightLayout;
+use plimsoll_planner::{Account, Bytes, Offload, Plan, Request, kv_cache, offload};
 
 use super::handle::{Format, Handle};
 use super::layers;
@@ -15,6 +15,8 @@ use crate::memory::registry::{Owner, Registry, TensorEntry};
 #[derive(Debug)]
 pub struct Layout {
     pub weights: WeightLayout,
+    /// What of them is streamed. The ring is the end of the account `Weights`.
+    pub offload: Offload,
     pub activations: Activations,
     pub scratch: Scratch,
     pub inputs: Inputs,
@@ -45,7 +47,8 @@ impl Layout {
         let shard = &plan.ranks[rank].shard;
         let mut entered = Entered::default();
 
-        let weights = weights::layout(shape, shard, *dtype, plan.ranks[rank].rank);
+        let offload = offload::of(request, shard);
+        let weights = offload::layout(request, shard, plan.ranks[rank].rank);
         for place in weights.places() {
             let name = format!("{:?}", place.tensor);
             let owner = Owner::Weight(name.clone());
@@ -85,8 +88,10 @@ impl Layout {
         entered.enter("sum".to_owned(), Owner::Scratch, exchange);
 
         let granule = scratch::granule(*backend);
+        let resident = weights.total().round_up(granule);
         let accounts = [
-            (Account::Weights, weights.total()),
+            (Account::Weights, resident + offload.ring()),
+            (Account::Offload, offload.host()),
             (Account::Activations, activations_bytes),
             (Account::Workspaces, workspaces_bytes),
             (Account::KvCache, kv_bytes),
@@ -95,6 +100,7 @@ impl Layout {
         let rounded = |(account, bytes): (Account, Bytes)| (account, bytes.round_up(granule));
         Layout {
             weights,
+            offload,
             activations,
             scratch,
             inputs,

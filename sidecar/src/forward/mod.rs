@@ -10,6 +10,8 @@ pub mod input;
 pub mod layers;
 pub mod layout;
 mod load;
+#[cfg(test)]
+mod offloaded;
 mod pass;
 pub mod places;
 mod release;
@@ -27,6 +29,7 @@ use plimsoll_planner::{Account, ModelShape, Plan, Request, Shard};
 use crate::memory::arena::ArenaError;
 use crate::memory::ledger::Ledger;
 use crate::memory::registry::{Owner, Registry};
+use crate::memory::snapshot::Streamed;
 use crate::model::{ModelError, ModelParams};
 use crate::weights::TensorSource;
 use crate::weights::piece::Piece;
@@ -66,8 +69,9 @@ pub struct StepOutput {
     pub sampled: Vec<Sampled>,
     /// `[samples, rows of this rank's vocabulary]`, when they were asked for.
     pub logits: Vec<f32>,
-    /// How long the rank computed.
+    /// How long the rank computed, waits for streamed weights included.
     pub computing: Duration,
+    pub streamed: Streamed,
 }
 
 impl<B: Backend> Forward<B> {
@@ -92,6 +96,7 @@ impl<B: Backend> Forward<B> {
             output,
         );
         output.computing = started.elapsed();
+        output.streamed = self.backend.take_streamed();
         ended
     }
 }
@@ -157,8 +162,7 @@ impl<B: Store> Forward<B> {
         source: &dyn TensorSource,
         progress: impl FnMut(u64) -> bool,
     ) -> Result<bool, LoadError> {
-        let bytes = self.layout.bytes(Account::Weights);
-        if !self.backend.holds(Account::Weights, bytes) {
+        if !self.holds_weights() {
             return Err(LoadError::Released);
         }
         let whole = load::load(
@@ -170,6 +174,11 @@ impl<B: Store> Forward<B> {
             progress,
         )?;
         Ok(whole)
+    }
+
+    fn holds_weights(&self) -> bool {
+        let is_held = |account| self.backend.holds(account, self.layout.bytes(account));
+        is_held(Account::Weights) && is_held(Account::Offload)
     }
 
     /// Makes memory of weights that comes new ready for [`Forward::write`].
@@ -190,8 +199,7 @@ impl<B: Store> Forward<B> {
     /// # Errors
     /// When the account is released.
     pub fn write(&mut self, piece: &Piece) -> Result<(), LoadError> {
-        let bytes = self.layout.bytes(Account::Weights);
-        if !self.backend.holds(Account::Weights, bytes) {
+        if !self.holds_weights() {
             return Err(LoadError::Released);
         }
         let Forward {

@@ -6,6 +6,7 @@
 //!         norm ─► gate, up ─► SiLU(gate) x up ─► down ─ sum ─► residual +=
 //! rows that are sampled:  norm ─► head ─► logits of this rank's vocabulary ─► sampling
 //! ```
+//! Matrices of an offloaded layer arrive before its first product, and leave after its last.
 //! "sum" is the sum over ranks. All ranks run the same steps in the same order.
 
 use plimsoll_kernels::comm::RankFailed;
@@ -48,6 +49,9 @@ pub(super) fn run<B: Backend>(
             0 => on.norm(at.residual, &layer.input_norm, at.normed, rows),
             _ => on.add_norm(at.partial, at.residual, &layer.input_norm, at.normed, rows),
         }
+        if layer.is_streamed {
+            on.begin_layer(index);
+        }
         on.project(at.normed, &layer.qkv, at.qkv, rows);
         on.rope_kv(at.qkv, &layer.attention, &batch);
         on.attend(at.qkv, &layer.attention, &batch, at.attention);
@@ -58,6 +62,9 @@ pub(super) fn run<B: Backend>(
         on.project(at.normed, &layer.gate_up, at.gate_up, rows);
         on.silu_mul(at.gate_up, at.activated, rows, layer.down.cols);
         on.project(at.activated, &layer.down, at.partial, rows);
+        if layer.is_streamed {
+            on.end_layer();
+        }
         on.sum(comm, at.partial, stream)?;
     }
 

@@ -12,9 +12,10 @@ use plimsoll_kernels::device::{Cpu, Device};
 use plimsoll_kernels::isa::Isa;
 use plimsoll_kernels::pool::Pool;
 use plimsoll_kernels::sampling::Params;
-use plimsoll_planner::{Account, Plan, Request};
+use plimsoll_planner::{Account, Plan, Request, weights};
 
 use super::cpu::{CpuRank, Host};
+use super::handle::Handle;
 use super::input::{SampleRow, StepInput};
 use super::{Forward, StepOutput};
 use crate::args::{Cli, Command};
@@ -22,6 +23,7 @@ use crate::config::{Planned, plan_flags};
 use crate::memory::ledger::Ledger;
 use crate::memory::snapshot::RankLedger;
 use crate::model::{Model, ModelError, ModelFolder};
+use crate::weights::testing::Deeper;
 use crate::weights::{TensorInfo, TensorSource};
 
 pub(super) struct Group {
@@ -38,16 +40,57 @@ pub(super) fn tiny(ranks: usize, threads: usize) -> Group {
 }
 
 pub(super) fn tiny_on(device: &'static dyn Device, ranks: usize, threads: usize) -> Group {
+    let model = model();
+    let planned = plan_for(&model, &format!("--tensor-parallel-size {ranks}"));
+    group(device, threads, model, planned)
+}
+
+/// A model of so many layers on one rank, which offloads some of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deep {
+    pub(super) layers: u32,
+    pub(super) offloaded: u32,
+}
+
+impl Deep {
+    fn model(self) -> Model {
+        Deeper::of(model(), self.layers)
+    }
+
+    pub(super) fn planned(self) -> Planned {
+        let model = self.model();
+        let free = plan_for(&model, "");
+        let shard = &free.plan.ranks[0].shard;
+        let layer = weights::layer_bytes(&model.shape, shard, free.request.dtype).get();
+        let bytes = (layer * u64::from(self.offloaded)).next_multiple_of(4096);
+        match self.offloaded {
+            0 => free,
+            _ => plan_for(&model, &format!("--cpu-offload {bytes}")),
+        }
+    }
+
+    pub(super) fn group(self) -> Group {
+        group(&Cpu, 2, self.model(), self.planned())
+    }
+}
+
+fn model() -> Model {
     let folder = "tests/fixtures/models/tiny-llama";
-    let model = ModelFolder::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
-    let line = format!(
-        "x plan m --max-num-seqs 2 --max-num-batched-tokens 32 --kv-cache-size 4Mi \
-         --tensor-parallel-size {ranks}"
-    );
+    ModelFolder::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap()
+}
+
+fn plan_for(model: &Model, more: &str) -> Planned {
+    let line =
+        format!("x plan m --max-num-seqs 2 --max-num-batched-tokens 32 --kv-cache-size 4Mi {more}");
     let Command::Plan(args) = Cli::parse_from(line.split_whitespace()).command else {
         panic!("not a plan")
     };
-    let Planned { request, plan } = plan_flags(&args.memory, &model).unwrap();
+    plan_flags(&args.memory, model).unwrap()
+}
+
+fn group(device: &'static dyn Device, threads: usize, model: Model, planned: Planned) -> Group {
+    let Planned { request, plan } = planned;
+    let ranks = plan.ranks.len();
     let ledger = Ledger::new(&plan, &request.ranks, request.kv.block_size, &[]);
     let reserve = |rank| {
         let pool = Pool::new(threads, Isa::detect()).unwrap();
@@ -72,9 +115,17 @@ pub(super) fn tiny_on(device: &'static dyn Device, ranks: usize, threads: usize)
 impl Group {
     /// The logits of a prompt's last token, of all ranks, bit for bit, and the token drawn.
     pub(super) fn answer(&mut self, prompt: &[u32]) -> (Vec<u32>, u32) {
+        let outputs = self.step(prompt);
+        let logits = outputs.iter().flat_map(|output| &output.logits);
+        let bits = logits.map(|logit| logit.to_bits()).collect();
+        (bits, outputs[0].sampled[0].id)
+    }
+
+    /// Computes a prompt on all ranks.
+    pub(super) fn step(&mut self, prompt: &[u32]) -> Vec<StepOutput> {
         let input = step(prompt, self.request.kv.block_size);
         let input = &input;
-        let outputs: Vec<StepOutput> = thread::scope(|scope| {
+        thread::scope(|scope| {
             let ranks = self.ranks.iter_mut().map(|(forward, member)| {
                 scope.spawn(move || {
                     let mut output = StepOutput::default();
@@ -84,10 +135,7 @@ impl Group {
             });
             let ranks: Vec<_> = ranks.collect();
             ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
-        });
-        let logits = outputs.iter().flat_map(|output| &output.logits);
-        let bits = logits.map(|logit| logit.to_bits()).collect();
-        (bits, outputs[0].sampled[0].id)
+        })
     }
 
     pub(super) fn ledger_of(&self, rank: usize) -> RankLedger {
@@ -129,10 +177,20 @@ fn step(prompt: &[u32], block_size: u32) -> StepInput {
 impl Forward<CpuRank> {
     /// Changes the last byte of a lasting tensor.
     pub(crate) fn flip(&mut self, tensor: &str) {
+        let handle = self.lasting(tensor);
+        *self.backend.held_mut(handle).last_mut().unwrap() ^= 1;
+    }
+
+    /// The same of a streamed one, as nobody may: copies of it stay as they are.
+    pub(super) fn flip_unseen(&mut self, tensor: &str) {
+        let region = self.lasting(tensor).region;
+        let home = self.backend.home_unseen().all_mut::<u8>(region);
+        *home.last_mut().unwrap() ^= 1;
+    }
+
+    fn lasting(&self, tensor: &str) -> Handle {
         let found = self.layout.lasting().find(|(of, _)| of.name == tensor);
-        let (entry, handle) = found.map(|(of, handle)| (of.clone(), handle)).unwrap();
-        let last = usize::try_from(entry.bytes).unwrap() - 1;
-        self.backend.held_mut(handle)[last] ^= 1;
+        found.unwrap().1
     }
 }
 

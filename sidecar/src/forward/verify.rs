@@ -2,11 +2,12 @@
 //! configuration.
 
 use plimsoll_kernels::checksum;
+use plimsoll_planner::Account;
 
 use super::Forward;
 use super::backend::Store;
 use super::handle::Handle;
-use crate::memory::registry::Owner;
+use crate::memory::registry::{Owner, TensorEntry};
 
 /// What a rank's weights are now, beside what they were when their load ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,6 +70,7 @@ impl<B: Store> Forward<B> {
             .zip(self.checksums().into_iter().zip(loaded))
             .filter_map(|(entry, (now, loaded))| Some((entry, now?, loaded)))
             .collect();
+        let mut stale = self.stale_copies();
         let changed = || {
             let differs = held.iter().filter(|(_, now, loaded)| Some(*now) != *loaded);
             differs.map(|(entry, ..)| *entry)
@@ -82,7 +84,10 @@ impl<B: Store> Forward<B> {
                 .iter()
                 .map(|(entry, now, _)| (entry.name.clone(), *now))
                 .collect(),
-            changed: changed().map(|entry| entry.name.clone()).collect(),
+            changed: {
+                let changed = changed().map(|entry| entry.name.clone());
+                changed.chain(stale.drain(..)).collect()
+            },
             changed_tables: changed()
                 .filter(|entry| matches!(entry.owner, Owner::Derived(_)))
                 .map(|entry| entry.name.clone())
@@ -104,6 +109,28 @@ impl<B: Store> Forward<B> {
                 changed: check.changed,
             }),
         }
+    }
+
+    /// Streamed copies that are not what they are copies of.
+    fn stale_copies(&self) -> Vec<String> {
+        let streamed = |of: &(&TensorEntry, Handle)| of.1.arena == Account::Offload;
+        let (entries, handles): (Vec<&TensorEntry>, Vec<Handle>) =
+            self.layout.lasting().filter(streamed).unzip();
+        if handles.is_empty()
+            || !self
+                .backend
+                .holds(Account::Offload, self.layout.bytes(Account::Offload))
+        {
+            return Vec::new();
+        }
+        let copies = self.backend.copies(&handles);
+        let sums = self.backend.checksums(&handles);
+        let differs = |(copy, sum): (Option<u64>, u64)| copy.is_some_and(|copy| copy != sum);
+        let stale = entries.into_iter().zip(copies.into_iter().zip(sums));
+        stale
+            .filter(|(_, pair)| differs(*pair))
+            .map(|(entry, _)| format!("{} (streamed copy)", entry.name))
+            .collect()
     }
 
     /// One per lasting tensor, in the registry's order; none for those that are released.

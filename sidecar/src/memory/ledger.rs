@@ -7,10 +7,11 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
-use plimsoll_planner::{Account, Bytes, Plan, RankCapacity};
+use plimsoll_planner::{Account, Bytes, Plan, RankCapacity, Request};
 
 use super::resident::Residents;
-use super::snapshot::{AccountRow, KvUsage, LedgerSnapshot, RankLedger};
+use super::snapshot::{AccountRow, KvUsage, LedgerSnapshot, RankLedger, Streamed};
+use super::streamed::Stream;
 
 /// One account of one rank.
 #[derive(Debug, Default)]
@@ -28,6 +29,7 @@ struct Rank {
     rows: [Row; Account::ALL.len()],
     /// Bytes of one KV block on this rank.
     block_bytes: Bytes,
+    stream: Option<Stream>,
 }
 
 /// What a rank may use.
@@ -75,6 +77,7 @@ impl Ledger {
             may: Mutex::default(),
             rows: Account::ALL.map(|_| Row::default()),
             block_bytes: block_bytes.get(index).copied().unwrap_or_default(),
+            stream: None,
         };
         let ledger = Ledger {
             ranks: (0..plan.ranks.len()).map(rank).collect(),
@@ -160,6 +163,27 @@ impl Ledger {
         row.high_water.fetch_max(used, Relaxed);
     }
 
+    /// All that is charged to an account holds something.
+    pub fn set_all_used(&self, rank: usize, account: Account) {
+        let reserved = self.row(rank, account).reserved.load(Relaxed);
+        self.set_used(rank, account, Bytes::measured(reserved));
+    }
+
+    /// What a request's ranks stream, from now on in the snapshots.
+    pub fn offloading(mut self, request: &Request, plan: &Plan) -> Ledger {
+        for (rank, planned) in self.ranks.iter_mut().zip(plan.offload(request)) {
+            rank.stream = Stream::of(planned, request.backend);
+        }
+        self
+    }
+
+    /// Counts what a rank streamed.
+    pub fn count_streamed(&self, rank: usize, streamed: &Streamed) {
+        if let Some(stream) = &self.ranks[rank].stream {
+            stream.count(streamed);
+        }
+    }
+
     /// Tokens per KV block.
     pub fn block_size(&self) -> u32 {
         self.block_size
@@ -177,11 +201,15 @@ impl Ledger {
     }
 
     /// Remembers where an arena lies, so that the kernel can be asked what of it is resident.
-    pub fn add_mapping(&self, rank: usize, address: usize, len: Bytes) {
-        self.residents
+    pub fn add_mapping(&self, rank: usize, account: Account, address: usize, len: Bytes) {
+        let mut residents = self
+            .residents
             .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .add(rank, address, len);
+            .unwrap_or_else(PoisonError::into_inner);
+        match account.on_device() {
+            true => residents.add(rank, address, len),
+            false => residents.add_host(rank, address, len),
+        }
     }
 
     /// Pages came or went: the next snapshot asks the kernel, however fresh its last answer is.
@@ -209,7 +237,8 @@ impl Ledger {
             slots_wasted,
         };
         let ranks = self.ranks.iter().enumerate().map(|(index, rank)| {
-            rank.snapshot(index, driver[index], slots_wasted, self.block_size)
+            let resident = (driver[index], driver[self.ranks.len() + index]);
+            rank.snapshot(index, resident, slots_wasted, self.block_size)
         });
         LedgerSnapshot {
             ranks: ranks.collect(),
@@ -219,7 +248,13 @@ impl Ledger {
 }
 
 impl Rank {
-    fn snapshot(&self, index: usize, driver: Bytes, wasted: u64, block_size: u32) -> RankLedger {
+    fn snapshot(
+        &self,
+        index: usize,
+        (driver, host): (Bytes, Bytes),
+        wasted: u64,
+        block_size: u32,
+    ) -> RankLedger {
         let rows = Account::ALL
             .iter()
             .zip(&self.rows)
@@ -245,6 +280,8 @@ impl Rank {
             driver,
             other: driver.get().cast_signed() - reserved.get().cast_signed(),
             kv_wasted: Bytes::measured(slot_bytes.saturating_mul(wasted)),
+            host,
+            offload: self.stream.as_ref().map(Stream::usage),
         }
     }
 }

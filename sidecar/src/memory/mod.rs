@@ -5,3 +5,4 @@ pub mod ledger;
 pub mod registry;
 pub mod resident;
 pub mod snapshot;
+mod streamed;

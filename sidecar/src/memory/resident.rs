@@ -17,6 +17,7 @@ const FRESH: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Residents {
     ranges: Vec<(usize, Range<u64>)>,
+    /// Of each rank, then of what each keeps in host memory.
     bytes: Vec<Bytes>,
     read_at: Option<Instant>,
 }
@@ -25,7 +26,7 @@ impl Residents {
     pub(crate) fn new(ranks: usize) -> Residents {
         Residents {
             ranges: Vec::new(),
-            bytes: vec![Bytes::ZERO; ranks],
+            bytes: vec![Bytes::ZERO; 2 * ranks],
             read_at: None,
         }
     }
@@ -37,12 +38,17 @@ impl Residents {
         self.read_at = None;
     }
 
+    /// As [`Residents::add`], of host memory.
+    pub(crate) fn add_host(&mut self, rank: usize, address: usize, len: Bytes) {
+        self.add(self.bytes.len() / 2 + rank, address, len);
+    }
+
     /// The last reading is not worth anything any more.
     pub(crate) fn forget(&mut self) {
         self.read_at = None;
     }
 
-    /// Resident bytes per rank. An unreadable `/proc` leaves the last reading.
+    /// Resident bytes per rank, then of each rank's host memory. An unreadable `/proc` leaves the last reading.
     pub(crate) fn read(&mut self) -> Vec<Bytes> {
         if self.read_at.is_none_or(|at| at.elapsed() >= FRESH) {
             if let Ok(file) = fs::File::open("/proc/self/smaps") {

@@ -1,6 +1,8 @@
 //! The ledger as readers see it: plain figures, taken at one moment.
 
-use plimsoll_planner::{Account, Bytes};
+use std::time::Duration;
+
+use plimsoll_planner::{Account, Bytes, Offload};
 
 /// Every rank's rows, and the KV cache that they share the shape of.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,6 +25,27 @@ pub struct RankLedger {
     pub other: i64,
     /// Bytes of blocks in use that hold no token.
     pub kv_wasted: Bytes,
+    /// Resident size of what the rank keeps in host memory; in no other figure.
+    pub host: Bytes,
+    /// What was streamed of it since the start; `None` where nothing is offloaded.
+    pub offload: Option<OffloadUsage>,
+}
+
+/// A rank's offloaded weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OffloadUsage {
+    pub planned: Offload,
+    /// The most that a step is predicted to wait.
+    pub predicted: Duration,
+    pub streamed: Streamed,
+}
+
+/// What steps streamed, and how long they waited for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Streamed {
+    pub steps: u64,
+    pub bytes: u64,
+    pub wait: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -206,6 +206,7 @@ fn host_kind(name: &str) -> &'static str {
         "Process" => "process",
         "PageCache" => "page_cache",
         "Kernel" => "kernel",
+        "Offload" => "offload",
         _ => "unknown",
     }
 }

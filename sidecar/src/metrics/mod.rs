@@ -7,6 +7,7 @@
 mod bytes;
 mod engine;
 mod histogram;
+mod offload;
 mod requests;
 mod sleep;
 mod steps;
@@ -58,6 +59,7 @@ struct Scraped {
     steps: steps::StepSizes,
     sleep: sleep::Sleep,
     bytes: bytes::Bytes,
+    offload: offload::Offload,
 }
 
 impl Metrics {
@@ -73,6 +75,7 @@ impl Metrics {
         let steps = steps::StepSizes::new(&mut maker);
         let sleep = sleep::Sleep::new(&mut maker);
         let bytes = bytes::Bytes::new(&mut maker);
+        let offload = offload::Offload::new(&mut maker);
         Metrics {
             registry: maker.registry,
             requests,
@@ -82,6 +85,7 @@ impl Metrics {
                 steps,
                 sleep,
                 bytes,
+                offload,
             }),
         }
     }
@@ -128,6 +132,7 @@ impl Metrics {
             scraped.sleep.set(stats, rest, scrape.report.state);
         }
         scraped.bytes.set(&scrape.report);
+        scraped.offload.set(&scrape.report);
         TextEncoder::new()
             .encode_to_string(&self.registry.gather())
             .unwrap_or_default()

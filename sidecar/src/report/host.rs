@@ -1,6 +1,7 @@
 //! The host ledger: bytes of the container that belong to no rank.
 //!
-//! Process (anonymous pages outside the ranks' arenas: tokenizer, HTTP, heap), PageCache (files
+//! Process (anonymous pages outside the ranks' arenas: tokenizer, HTTP, heap), Offload (weights that
+//! ranks keep here, where they do), PageCache (files
 //! that were read, the model's among them; the kernel takes them back when it needs room) and
 //! Kernel (page tables, stacks, sockets). What the cgroup counts beyond those and the ranks is
 //! `other`, and shown.
@@ -31,16 +32,17 @@ impl HostReader {
         }
     }
 
-    /// The ledger, given the resident bytes of all ranks that live in this process.
-    pub fn read(&self, ranks: Bytes) -> HostMemory {
+    /// The ledger, given the resident bytes of all ranks that live in this process, and of the weights
+    /// that ranks keep in host memory.
+    pub fn read(&self, ranks: Bytes, offload: Bytes) -> HostMemory {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let cgroup = self.cgroup.as_ref().and_then(Cgroup::read);
-        ledger(&status, cgroup, ranks.get())
+        ledger(&status, cgroup, (ranks.get(), offload.get()))
     }
 }
 
 /// Without a cgroup of our own the process's own figures stand in for it.
-fn ledger(status: &str, cgroup: Option<Figures>, ranks: u64) -> HostMemory {
+fn ledger(status: &str, cgroup: Option<Figures>, (ranks, offload): (u64, u64)) -> HostMemory {
     let anonymous = kib(status, "RssAnon:");
     let files = kib(status, "RssFile:") + kib(status, "RssShmem:");
     let figures = cgroup.unwrap_or(Figures {
@@ -50,7 +52,8 @@ fn ledger(status: &str, cgroup: Option<Figures>, ranks: u64) -> HostMemory {
         kernel: 0,
     });
     let rows = [
-        ("Process", anonymous.saturating_sub(ranks)),
+        ("Process", anonymous.saturating_sub(ranks + offload)),
+        ("Offload", offload),
         ("PageCache", figures.page_cache),
         ("Kernel", figures.kernel),
     ];
@@ -61,6 +64,7 @@ fn ledger(status: &str, cgroup: Option<Figures>, ranks: u64) -> HostMemory {
         other_bytes: figures.usage.cast_signed() - known.cast_signed(),
         accounts: rows
             .into_iter()
+            .filter(|(name, bytes)| *name != "Offload" || *bytes > 0)
             .map(|(name, used_bytes)| HostAccount {
                 name: name.to_owned(),
                 used_bytes,
@@ -90,14 +94,14 @@ mod tests {
             page_cache: 50 * 1024,
             kernel: 9,
         };
-        let host = ledger(STATUS, Some(figures), 60 * 1024);
+        let host = ledger(STATUS, Some(figures), (50 * 1024, 10 * 1024));
         let sum: u64 = host.accounts.iter().map(|row| row.used_bytes).sum();
         assert_eq!(
             host.accounts[0].used_bytes,
             40 * 1024,
-            "anonymous minus the ranks"
+            "anonymous minus the ranks and what they offload"
         );
-        let known = (60 * 1024 + sum).cast_signed();
+        let known = (50 * 1024 + sum).cast_signed();
         assert_eq!(known + host.other_bytes, host.cgroup_bytes.cast_signed());
     }
 
@@ -109,13 +113,13 @@ mod tests {
             page_cache: 0,
             kernel: 0,
         };
-        let host = ledger(STATUS, Some(figures), 60 * 1024);
+        let host = ledger(STATUS, Some(figures), (60 * 1024, 0));
         assert_eq!(host.other_bytes, -30 * 1024);
     }
 
     #[test]
     fn without_a_cgroup_the_process_speaks_for_itself() {
-        let host = ledger(STATUS, None, 0);
+        let host = ledger(STATUS, None, (0, 0));
         assert_eq!((host.cgroup_bytes, host.other_bytes), (130 * 1024, 0));
         assert_eq!(host.limit_bytes, None);
     }
@@ -125,7 +129,7 @@ mod tests {
         // 5% of what is held by anything but this test binary is not ours to promise; that the
         // process's own pages are found is.
         let block = vec![1u8; 32 << 20];
-        let host = HostReader::new().read(Bytes::ZERO);
+        let host = HostReader::new().read(Bytes::ZERO, Bytes::ZERO);
         assert!(host.accounts[0].used_bytes > block.len() as u64, "{host:?}");
         assert!(host.cgroup_bytes > 0);
     }

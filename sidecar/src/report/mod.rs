@@ -7,19 +7,20 @@ mod change;
 mod host;
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use plimsoll_crds::v1alpha1::engine::Backend;
 use plimsoll_crds::v1alpha1::report::{
     AccountMemory, Effective, EngineState as ReportedState, HostMemory, LoadProgress, MemoryReport,
-    RankMemory, SleepReason, WokenBy,
+    OffloadMemory, RankMemory, SleepReason, WokenBy,
 };
 use plimsoll_planner::Bytes;
 
 use crate::engine::handle::{EngineState, Progress};
 use crate::engine::rest::{Cause, RestView, SleepLevel};
-use crate::memory::snapshot::{AccountRow, LedgerSnapshot, RankLedger};
+use crate::memory::snapshot::{AccountRow, LedgerSnapshot, OffloadUsage, RankLedger};
 use crate::target::Held;
 
 pub use change::worth_sending;
@@ -88,7 +89,7 @@ pub fn build(
         effective,
     }) = engine()
     else {
-        report.host = host.read(Bytes::ZERO);
+        report.host = host.read(Bytes::ZERO, Bytes::ZERO);
         return report;
     };
     let (state, message) = match state {
@@ -133,10 +134,12 @@ pub fn build(
     report.kv_used_percent = percent(ledger.kv.blocks_used, ledger.kv.blocks_total);
     let driver: Bytes = ledger.ranks.iter().map(|rank| rank.driver).sum();
     // On the CPU the ranks' bytes are the process's own; a GPU's are not in its cgroup.
-    report.host = host.read(match identity.backend {
+    let ranks = match identity.backend {
         Backend::Cpu => driver,
         Backend::Cuda => Bytes::ZERO,
-    });
+    };
+    let offload = ledger.ranks.iter().map(|rank| rank.host).sum();
+    report.host = host.read(ranks, offload);
     let backend = identity.backend;
     report.ranks = ledger
         .ranks
@@ -155,6 +158,8 @@ fn rank_memory(ledger: RankLedger, backend: Backend) -> RankMemory {
         driver,
         other,
         kv_wasted,
+        host: _,
+        offload,
     } = ledger;
     let device = match backend {
         Backend::Cpu => format!("cpu-{rank}"),
@@ -169,7 +174,28 @@ fn rank_memory(ledger: RankLedger, backend: Backend) -> RankMemory {
         other_bytes: other,
         accounts: accounts.into_iter().map(account_memory).collect(),
         kv_wasted_bytes: kv_wasted.get(),
+        streamed_bytes: offload.map_or(0, |of| of.streamed.bytes),
+        stream_wait_microseconds: offload.map_or(0, |of| micros(of.streamed.wait)),
+        offload: offload.map(|of| offload_memory(&of)),
     }
+}
+
+fn offload_memory(of: &OffloadUsage) -> OffloadMemory {
+    let OffloadUsage {
+        planned,
+        predicted,
+        streamed,
+    } = of;
+    OffloadMemory {
+        layers: planned.layers,
+        step_bytes: planned.bytes().get(),
+        predicted_step_microseconds: micros(*predicted),
+        waited_step_microseconds: micros(streamed.wait) / streamed.steps.max(1),
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn account_memory(row: AccountRow) -> AccountMemory {
@@ -228,6 +254,8 @@ pub(crate) mod tests {
             driver: Bytes::measured(904),
             other: 4,
             kv_wasted: Bytes::measured(3),
+            host: Bytes::ZERO,
+            offload: None,
         });
         ledger.kv.blocks_total = 1000;
         ledger.kv.blocks_used = 1;

@@ -135,7 +135,7 @@ fn request(
             block_size: boot.kv_cache.block_size,
             size: size.map(Bytes::measured),
         },
-        cpu_offload: None,
+        cpu_offload: boot.cpu_offload_bytes.map(Bytes::measured),
         limits: Limits {
             max_model_len: boot.limits.max_model_len,
             max_num_seqs: boot.limits.max_num_seqs,

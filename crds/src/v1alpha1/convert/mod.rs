@@ -4,6 +4,7 @@
 mod documents;
 mod plan;
 
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use plimsoll_planner::request::Utilization;
 use plimsoll_planner::{Bytes, KvLayout, Limits, ModelShape, RankCapacity, Request};
 
@@ -98,10 +99,10 @@ pub fn request(
 ) -> Result<Request, ConvertError> {
     let dtype = spec.model.dtype.resolve(facts.default_dtype);
     let kv_dtype = spec.memory.kv_cache.dtype.resolve(dtype);
-    let size = match &spec.memory.kv_cache.size {
-        Some(size) => Some(quantity_bytes("spec.memory.kvCache.size", &size.0)?),
-        None => None,
-    };
+    let size = written(
+        "spec.memory.kvCache.size",
+        spec.memory.kv_cache.size.as_ref(),
+    )?;
     Ok(Request {
         shape: model_shape(facts)?,
         backend: spec.backend.resolve().into(),
@@ -111,7 +112,7 @@ pub fn request(
             block_size: spec.memory.kv_cache.block_size,
             size,
         },
-        cpu_offload: None,
+        cpu_offload: written("spec.memory.cpuOffload", spec.memory.cpu_offload.as_ref())?,
         limits: Limits {
             max_model_len: spec.limits.max_model_len,
             max_num_seqs: spec.limits.max_num_seqs,
@@ -120,6 +121,13 @@ pub fn request(
         utilization: utilization(spec.memory.gpu_memory_utilization)?,
         ranks: quotas(spec)?,
     })
+}
+
+/// Bytes of a quantity that may be left out.
+fn written(field: &str, quantity: Option<&Quantity>) -> Result<Option<Bytes>, ConvertError> {
+    quantity
+        .map(|size| quantity_bytes(field, &size.0))
+        .transpose()
 }
 
 /// Bytes of a quantity that the user wrote in `field`.

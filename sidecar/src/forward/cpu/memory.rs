@@ -10,9 +10,11 @@ use plimsoll_kernels::device::Device;
 use plimsoll_kernels::pool::Pool;
 use plimsoll_kernels::rope;
 use plimsoll_kernels::sampling::Sampler;
+use plimsoll_planner::scratch::Region;
 use plimsoll_planner::{Account, Bytes};
 
 use super::CpuRank;
+use super::stream::Stream;
 use crate::cache::blocks::Move;
 use crate::forward::backend::{ReadRows, Store};
 use crate::forward::handle::Handle;
@@ -47,13 +49,23 @@ impl Store for CpuRank {
         let Host { device, pool } = on;
         // A machine that does not say how much it has reserves what is planned.
         let total = device.most_memory().unwrap_or_default();
+        let offload = &layout.offload;
         let arena = |account| {
-            let sizes = (layout.bytes(account), layout.most(account, total));
-            Arena::reserve(device, ledger, rank, account, sizes)
+            let sizes = match account {
+                // The ring has arenas of its own.
+                Account::Weights => [layout.bytes(account).saturating_sub(offload.ring()); 2],
+                _ => [layout.bytes(account), layout.most(account, total)],
+            };
+            Arena::reserve(device, ledger, rank, account, sizes.into())
+        };
+        let stream = match offload.layers {
+            0 => None,
+            _ => Some(Stream::reserve(device, ledger, rank, offload)?),
         };
         let (comm, exchange) = arena(Account::Comm)?.share();
         let mut reserved = CpuRank {
             weights: arena(Account::Weights)?,
+            stream,
             kv: arena(Account::KvCache)?,
             activations: arena(Account::Activations)?,
             workspaces: arena(Account::Workspaces)?,
@@ -80,8 +92,10 @@ impl Store for CpuRank {
     }
 
     fn holds(&self, account: Account, bytes: Bytes) -> bool {
+        let (bytes, ring) = self.without_ring(account, bytes);
         let missing = |arena: &Arena| arena.missing(&(0..bytes.get()));
-        self.find(account).map_or(Bytes::ZERO, missing) == Bytes::ZERO
+        let ring_held = ring == Bytes::ZERO || self.stream.as_ref().is_none_or(Stream::ring_held);
+        ring_held && self.find(account).map_or(Bytes::ZERO, missing) == Bytes::ZERO
     }
 
     fn release(&mut self, ledger: &Ledger, account: Account) -> Result<Bytes, ArenaError> {
@@ -90,7 +104,10 @@ impl Store for CpuRank {
             return Ok(Bytes::ZERO);
         };
         let all = 0..arena.capacity().get();
-        let given = arena.discard(ledger, pool, all)?;
+        let mut given = arena.discard(ledger, pool, all)?;
+        if let (Account::Weights, Some(stream)) = (account, &mut self.stream) {
+            given += stream.discard_ring(ledger, &self.pool)?;
+        }
         if account == Account::KvCache {
             // Tokens of sequences whose keys and values are gone: nothing may be carried over.
             self.drawn.clear();
@@ -106,9 +123,24 @@ impl Store for CpuRank {
         account: Account,
         bytes: Bytes,
     ) -> Result<Bytes, ArenaError> {
-        match self.find_mut(account) {
-            (Some(arena), pool) => arena.commit(ledger, pool, 0..bytes.get()),
-            (None, _) => Ok(Bytes::ZERO),
+        let (bytes, ring) = self.without_ring(account, bytes);
+        let taken = match self.find_mut(account) {
+            (Some(arena), pool) => arena.commit(ledger, pool, 0..bytes.get())?,
+            (None, _) => Bytes::ZERO,
+        };
+        let Some(stream) = self.stream.as_mut().filter(|_| ring > Bytes::ZERO) else {
+            return Ok(taken);
+        };
+        match stream.commit_ring(ledger, &self.pool) {
+            Ok(ring) => Ok(taken + ring),
+            Err(error) => {
+                // The ring means nothing by itself: the account comes whole or not at all.
+                let _ = stream.discard_ring(ledger, &self.pool);
+                if taken > Bytes::ZERO {
+                    let _ = self.weights.discard(ledger, &self.pool, 0..bytes.get());
+                }
+                Err(error)
+            }
         }
     }
 
@@ -154,7 +186,9 @@ impl Store for CpuRank {
         rows: Range<usize>,
         read: &ReadRows<'_>,
     ) -> Result<(), ModelError> {
-        let (arena, pool) = (&mut self.weights, &self.pool);
+        let (Some(arena), pool) = self.find_mut(to.weight.arena) else {
+            unreachable!("{to:?} is no weight")
+        };
         super::fill::run(pool, arena.all_mut(to.weight.region), to, rows, read)
     }
 
@@ -162,9 +196,35 @@ impl Store for CpuRank {
         let tensors: Vec<&[u8]> = of.iter().map(|tensor| self.held(*tensor)).collect();
         checksum::run_all(&self.pool, &tensors)
     }
+
+    fn copies(&self, of: &[Handle]) -> Vec<Option<u64>> {
+        let Some(stream) = &self.stream else {
+            return vec![None; of.len()];
+        };
+        let is_streamed = |tensor: &&Handle| tensor.arena == Account::Offload;
+        let streamed: Vec<Region> = of.iter().filter(is_streamed).map(|of| of.region).collect();
+        let sums = |copies: &[&[u8]]| checksum::run_all(&self.pool, copies);
+        let mut found = stream.copies(&streamed, sums).into_iter();
+        let copy = |tensor: &Handle| {
+            is_streamed(&tensor)
+                .then(|| found.next())
+                .flatten()
+                .flatten()
+        };
+        of.iter().map(copy).collect()
+    }
 }
 
 impl CpuRank {
+    /// An account's bytes as those of its arena and those of the ring.
+    fn without_ring(&self, account: Account, bytes: Bytes) -> (Bytes, Bytes) {
+        let ring = match (account, &self.stream) {
+            (Account::Weights, Some(stream)) => stream.ring_bytes(),
+            _ => Bytes::ZERO,
+        };
+        (bytes.saturating_sub(ring), ring)
+    }
+
     fn find(&self, account: Account) -> Option<&Arena> {
         match account {
             Account::Weights => Some(&self.weights),
@@ -172,8 +232,9 @@ impl CpuRank {
             Account::Activations => Some(&self.activations),
             Account::Workspaces => Some(&self.workspaces),
             Account::Comm => Some(&self.comm),
+            Account::Offload => self.stream.as_ref().map(Stream::home),
             // A processor has no driver, and adapters are merged.
-            Account::Graphs | Account::Adapters | Account::Context | Account::Offload => None,
+            Account::Graphs | Account::Adapters | Account::Context => None,
         }
     }
 
@@ -184,7 +245,8 @@ impl CpuRank {
             Account::Activations => Some(&mut self.activations),
             Account::Workspaces => Some(&mut self.workspaces),
             Account::Comm => Some(&mut self.comm),
-            Account::Graphs | Account::Adapters | Account::Context | Account::Offload => None,
+            Account::Offload => self.stream.as_mut().map(Stream::home_mut),
+            Account::Graphs | Account::Adapters | Account::Context => None,
         };
         (arena, &self.pool)
     }

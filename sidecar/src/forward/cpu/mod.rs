@@ -4,6 +4,7 @@
 mod fill;
 mod memory;
 mod ops;
+mod stream;
 mod views;
 
 use plimsoll_kernels::kv::KvCache;
@@ -15,6 +16,7 @@ use super::places::Scratch;
 use crate::memory::arena::Arena;
 
 pub use memory::Host;
+use stream::Stream;
 
 /// One rank's memory and threads.
 ///
@@ -26,6 +28,8 @@ pub use memory::Host;
 #[derive(Debug)]
 pub struct CpuRank {
     weights: Arena,
+    /// The rest of them, where some are offloaded.
+    stream: Option<Stream>,
     kv: Arena,
     activations: Arena,
     workspaces: Arena,

@@ -11,6 +11,7 @@ use plimsoll_kernels::sampling::{self, VocabShard};
 use plimsoll_kernels::{rms_norm, silu_mul};
 
 use super::CpuRank;
+use super::stream::Stream;
 use super::views::{vector, weight};
 use crate::forward::StepOutput;
 use crate::forward::backend::{Backend, Batch};
@@ -18,6 +19,7 @@ use crate::forward::handle::{Format, Handle};
 use crate::forward::input::{SampleRow, StepInput};
 use crate::forward::layers::{Attention, Embedding, Matrix, Norm};
 use crate::forward::places::Inputs;
+use crate::memory::snapshot::Streamed;
 
 impl Backend for CpuRank {
     type Comm = Member;
@@ -64,6 +66,24 @@ impl Backend for CpuRank {
         comm.all_reduce_sum(self.activations.first_mut(of.region, count))
     }
 
+    fn begin_layer(&mut self, layer: usize) {
+        match &mut self.stream {
+            Some(stream) => stream.begin(layer),
+            None => unreachable!("layer {layer} is not streamed"),
+        }
+    }
+
+    fn end_layer(&mut self) {
+        if let Some(stream) = &mut self.stream {
+            stream.end();
+        }
+    }
+
+    fn take_streamed(&mut self) -> Streamed {
+        let streamed = self.stream.as_mut().map(Stream::take_streamed);
+        streamed.unwrap_or_default()
+    }
+
     fn norm(&mut self, x: Handle, norm: &Norm, out: Handle, rows: usize) {
         let weight = vector(&self.weights, norm.weight);
         let count = rows * weight.len();
@@ -84,7 +104,7 @@ impl Backend for CpuRank {
     }
 
     fn project(&mut self, x: Handle, by: &Matrix, out: Handle, rows: usize) {
-        let weight = weight(&self.weights, by);
+        let weight = weight(&self.weights, &mut self.stream, by);
         let [x, mut out] = self.activations.apart([x.region, out.region]);
         let out: &mut [f32] = out.first_mut(rows * by.rows);
         if by.cols == 0 {

@@ -2,6 +2,9 @@
 
 use plimsoll_kernels::linear::{LinearShape, Weight};
 
+use plimsoll_planner::Account;
+
+use super::stream::Stream;
 use crate::forward::handle::{Format, Handle};
 use crate::forward::layers::Matrix;
 use crate::memory::arena::Arena;
@@ -12,15 +15,24 @@ pub(super) fn vector(weights: &Arena, handle: Handle) -> &[f32] {
     weights.all(handle.region)
 }
 
-/// A matrix among the weights.
-pub(super) fn weight<'a>(weights: &'a Arena, matrix: &Matrix) -> Weight<'a> {
+/// A matrix among the weights, or in the slot of its layer.
+pub(super) fn weight<'a>(
+    weights: &'a Arena,
+    stream: &'a mut Option<Stream>,
+    matrix: &Matrix,
+) -> Weight<'a> {
+    let region = matrix.weight.region;
+    let packed = match stream {
+        Some(stream) if matrix.weight.arena == Account::Offload => stream.current(region),
+        Some(_) | None => weights.all(region),
+    };
     Weight {
         shape: LinearShape {
             rows: matrix.rows,
             cols: matrix.cols,
             dtype: matrix.dtype,
         },
-        packed: weights.all(matrix.weight.region),
+        packed,
         bias: matrix.bias.map(|bias| vector(weights, bias)),
     }
 }

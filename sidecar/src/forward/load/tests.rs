@@ -85,6 +85,10 @@ impl Store for Rows {
     fn checksums(&self, of: &[Handle]) -> Vec<u64> {
         vec![0; of.len()]
     }
+
+    fn copies(&self, of: &[Handle]) -> Vec<Option<u64>> {
+        vec![None; of.len()]
+    }
 }
 
 fn tiny() -> Model {

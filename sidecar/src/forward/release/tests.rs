@@ -19,7 +19,7 @@ const PROMPT: [u32; 20] = [
 ];
 
 impl Group {
-    fn release(&mut self, accounts: &[Account]) -> Vec<u64> {
+    pub(in crate::forward) fn release(&mut self, accounts: &[Account]) -> Vec<u64> {
         let ranks = self.ranks.iter_mut();
         ranks
             .map(|(forward, _)| {
@@ -30,7 +30,7 @@ impl Group {
             .collect()
     }
 
-    fn restore(&mut self, accounts: &[Account]) {
+    pub(in crate::forward) fn restore(&mut self, accounts: &[Account]) {
         for (forward, _) in &mut self.ranks {
             let params = &self.model.params;
             forward.restore(&self.ledger, params, accounts).unwrap();

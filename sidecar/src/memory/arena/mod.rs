@@ -40,6 +40,8 @@ pub enum ArenaError {
         capacity: Bytes,
         asked: Bytes,
     },
+    #[error("rank {rank}: the thread that streams its weights: {source}")]
+    Thread { rank: usize, source: std::io::Error },
 }
 
 /// An account's memory on one rank.
@@ -90,7 +92,7 @@ impl Arena {
             account,
             source,
         })?;
-        ledger.add_mapping(rank, buffer.address(), buffer.capacity());
+        ledger.add_mapping(rank, account, buffer.address(), buffer.capacity());
         Ok(Arena {
             rank,
             account,
@@ -213,7 +215,8 @@ impl Arena {
         ledger.mapping_changed();
         // The KV cache holds something once a sequence has blocks.
         if self.account != Account::KvCache {
-            ledger.set_used(self.rank, self.account, self.committed());
+            // An account may have several arenas.
+            ledger.set_all_used(self.rank, self.account);
         }
     }
 

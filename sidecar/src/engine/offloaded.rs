@@ -1,0 +1,161 @@
+//! Tests of engines that stream a part of their weights: every architecture, every size, the same
+//! tokens, awake and after every sleep.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Parser;
+use plimsoll_planner::{Account, Dtype, Shard, weights};
+
+use super::Engine;
+use super::config::EngineConfig;
+use super::control::{Commands, Woken};
+use super::handle::{EngineHandle, EngineState};
+use super::request::{GenerateRequest, SamplingParams, TokenEvent};
+use super::rest::{PauseMode, SleepLevel, Tags};
+use super::sabotage::{Fault, Moment};
+use crate::args::{Cli, Command};
+use crate::config::{Planned, plan_flags};
+use crate::model::{Model, ModelFolder};
+use crate::weights::testing::Deeper;
+
+const LAYERS: u32 = 5;
+
+fn fixtures() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut folders: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    folders.sort();
+    folders
+}
+
+fn deep(folder: &Path) -> Model {
+    Deeper::of(ModelFolder::open(folder).unwrap(), LAYERS)
+}
+
+fn planned(model: &Model, ranks: usize, more: &str) -> Planned {
+    let line = format!(
+        "x plan m --max-num-seqs 4 --max-num-batched-tokens 32 --kv-cache-size 1Mi \
+         --max-model-len 64 --dtype float32 --tensor-parallel-size {ranks} {more}"
+    );
+    let Command::Plan(args) = Cli::parse_from(line.split_whitespace()).command else {
+        panic!("not a plan")
+    };
+    plan_flags(&args.memory, model).unwrap()
+}
+
+/// A plan in which every rank offloads at least so many layers.
+fn offloading(model: &Model, ranks: usize, layers: u64) -> Planned {
+    let (shape, whole) = (&model.shape, Shard::whole(&model.shape));
+    let bytes = weights::layer_bytes(shape, &whole, Dtype::Float32).get() * layers;
+    let flag = format!("--cpu-offload {}", bytes.next_multiple_of(4096));
+    planned(model, ranks, &flag)
+}
+
+fn start(model: Model, planned: Planned) -> EngineHandle {
+    let Planned { request, plan } = planned;
+    let config = EngineConfig {
+        threads_per_rank: Some(1),
+        ..EngineConfig::new(request)
+    };
+    let handle = Engine::start(config, Arc::new(model), plan).unwrap();
+    let mut state = handle.subscribe();
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let serving = state.wait_for(|state| !matches!(state, EngineState::Loading));
+    let seen = { runtime }
+        .build()
+        .unwrap()
+        .block_on(async { serving.await.map(|s| s.clone()) });
+    assert_eq!(seen.unwrap(), EngineState::Serving);
+    handle
+}
+
+/// Greedy tokens after two prompts that run side by side.
+fn answers(handle: &EngineHandle) -> Vec<Vec<u32>> {
+    let prompts = [vec![5, 17, 99, 200, 31, 7, 8, 9], vec![64, 3, 2, 1, 90, 91]];
+    let ask = |(id, prompt): (u64, Vec<u32>)| {
+        let (events, received) = tokio::sync::mpsc::channel(16);
+        let request = GenerateRequest {
+            id,
+            prompt,
+            sampling: SamplingParams::default(),
+            eos: vec![],
+            min_tokens: 0,
+            bias: vec![],
+            prompt_logprobs: None,
+            max_tokens: 10,
+            cache_salt: None,
+            events: events.into(),
+        };
+        handle.submit(request).unwrap();
+        received
+    };
+    let asked: Vec<_> = (0..).zip(prompts).map(ask).collect();
+    let read = |mut events: tokio::sync::mpsc::Receiver<TokenEvent>| {
+        let mut ids = Vec::new();
+        while let Some(event) = events.blocking_recv() {
+            if let TokenEvent::Token { id, .. } = event {
+                ids.push(id);
+            }
+        }
+        assert_eq!(ids.len(), 10);
+        ids
+    };
+    asked.into_iter().map(read).collect()
+}
+
+#[test]
+fn every_architecture_answers_as_it_does_without_offload_whatever_is_offloaded() {
+    let folders = fixtures();
+    assert!(folders.len() >= 9, "{folders:?}");
+    for folder in folders {
+        let resident = start(deep(&folder), planned(&deep(&folder), 1, ""));
+        let expected = answers(&resident);
+        for (ranks, layers) in [(1, 3), (1, 5), (2, 3)] {
+            let planned = offloading(&deep(&folder), ranks, layers);
+            let most = planned.plan.offload(&planned.request);
+            let fewest = most.iter().map(|offload| offload.layers.into()).min();
+            assert!(fewest >= Some(layers), "{}: {most:?}", folder.display());
+            let handle = start(deep(&folder), planned);
+            let what = format!("{} on {ranks} ranks, {layers} layers", folder.display());
+            assert_eq!(answers(&handle), expected, "{what}");
+            for level in [SleepLevel::One, SleepLevel::Two] {
+                assert_eq!(handle.sleep(level, PauseMode::Keep).wait(), Ok(()));
+                let woken = handle.wake(Tags::ALL).wait();
+                assert_eq!(woken, Ok(Woken { asleep: false }), "{what}");
+                assert_eq!(answers(&handle), expected, "{what} after {level:?}");
+            }
+        }
+    }
+}
+
+fn offloaded(handle: &EngineHandle) -> u64 {
+    let ranks = handle.memory().ranks;
+    let rows = ranks.iter().flat_map(|rank| &rank.accounts);
+    let rows = rows.filter(|row| row.account == Account::Offload);
+    rows.map(|row| row.reserved.get()).sum()
+}
+
+#[test]
+fn host_memory_sleeps_with_the_weights_and_a_flipped_byte_of_it_keeps_the_engine_out() {
+    let folder = &fixtures()[0];
+    let planned = offloading(&deep(folder), 1, 4);
+    let host = planned.plan.ranks[0].bytes(Account::Offload).get();
+    assert!(host > 0);
+    let handle = start(deep(folder), planned);
+    let sleep = |level| handle.sleep(level, PauseMode::Keep).wait();
+    assert_eq!(sleep(SleepLevel::One), Ok(()));
+    assert_eq!(offloaded(&handle), host);
+    assert_eq!(sleep(SleepLevel::Two), Ok(()));
+    assert_eq!(offloaded(&handle), 0);
+    handle.sabotage().plan(Fault {
+        rank: 0,
+        moment: Moment::Restored,
+        tensor: Some("GateUp { layer: 1 }"),
+    });
+    let refused = handle.wake(Tags::ALL).wait().unwrap_err().to_string();
+    assert!(refused.contains("GateUp { layer: 1 }"), "{refused}");
+    assert_eq!(sleep(SleepLevel::Two), Ok(()));
+    assert!(handle.wake(Tags::ALL).wait().is_ok());
+    assert_eq!(offloaded(&handle), host);
+}
