@@ -124,8 +124,7 @@ fn state(facts: &Facts, outcome: &Outcome, ready: Option<Reason>) -> State {
         (0, _) if facts.live_pods().any(|pod| pod.engine.running) => State::Loading,
         (0, _) => State::Pending,
         // Who sleeps by its own clock is where it should be.
-        (_, Some(Reason::Serving)) => State::Serving,
-        _ if answering < wanted => State::Degraded,
+        _ if answering < wanted && ready != Some(Reason::Serving) => State::Degraded,
         _ if outcome.resizing => State::Resizing,
         _ => State::Serving,
     }
