@@ -9,6 +9,7 @@ use super::documents::target_difference;
 use crate::error::OverLimit;
 
 /// Pages of a cgroup's limit: the kernel rounds it down to them.
+/// Bytes of the smallest page: what the kernel keeps limits in.
 const PAGE: u64 = 4096;
 
 /// The plan that an engine was started with.
@@ -62,7 +63,8 @@ impl Planned {
             Backend::Cuda => None,
         };
         match (needed, limit) {
-            (Some(needed), Some(limit)) if needed.get() > limit.get().next_multiple_of(PAGE) => {
+            // The kernel keeps a limit in whole pages, and drops the rest.
+            (Some(needed), Some(limit)) if needed.get() / PAGE > limit.get() / PAGE => {
                 Err(OverLimit { needed, limit })
             }
             _ => Ok(()),

@@ -215,3 +215,15 @@ fn an_engine_starts_with_what_is_wanted_by_then() {
     resizes.settle(&change, Ok(()));
     assert_eq!(told(&resizes), applied());
 }
+
+/// The kernel drops what is no whole page of a limit.
+#[test]
+fn a_limit_in_whole_pages_holds_a_plan_that_ends_within_a_page() {
+    let needed = planned().within(Some(mib(1))).unwrap_err().needed.get();
+    // Of any host reserve, whole pages or not.
+    let kept = Bytes::measured(needed / 4096 * 4096);
+    assert_eq!(planned().within(Some(kept)), Ok(()));
+    let less = Bytes::measured(kept.get() - 4096);
+    assert!(planned().within(Some(less)).is_err());
+    assert_ne!(needed % 4096, 0, "the plan says nothing of it");
+}
