@@ -9,7 +9,6 @@ use super::documents::target_difference;
 use crate::error::OverLimit;
 
 /// Pages of a cgroup's limit: the kernel rounds it down to them.
-/// Bytes of the smallest page: what the kernel keeps limits in.
 const PAGE: u64 = 4096;
 
 /// The plan that an engine was started with.
