@@ -87,10 +87,10 @@ fn walk(kubernetes: &Kubernetes, resource: Resource<'_>, before: &[Value]) -> Re
         patch(kubernetes, &with_quotas(quotas))?;
         let memory = await_applied(resource, Some(quotas))?;
         println!(
-            "           {quotas:?} MiB: in force after {:.1} s, {} tokens, limit {:?}",
+            "           {quotas:?} MiB: in force after {:.1} s, {} tokens, limit {}",
             began.elapsed().as_secs_f64(),
             memory.plan.map_or(0, |plan| plan.kv_tokens),
-            memory.targets[0].limit_bytes
+            memory.targets[0].limit_bytes.unwrap_or_default()
         );
         same_lives(resource, before)?;
         for pod in &pods(resource)? {
