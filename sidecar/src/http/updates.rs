@@ -9,6 +9,9 @@ use tokio::time::Instant;
 use super::error::ApiError;
 use crate::engine::rest::PauseMode;
 
+/// What a body hears whose update was ended beside it.
+pub(super) const ENDED: &str = "this update was ended by somebody else";
+
 /// How an update is to be made.
 #[derive(Clone, Debug)]
 pub struct How {
@@ -132,6 +135,14 @@ impl Updates {
         Overdue::Now { told, after }
     }
 
+    /// Asks the engine about an update that is over here, unless it has a newer one; none is opened
+    /// meanwhile.
+    pub(super) fn orphaned<T>(&self, ask: impl FnOnce() -> T) -> Option<T> {
+        let registry = self.lock();
+        let newer = registry.open.as_ref().is_some_and(|open| open.told);
+        (!newer).then(ask)
+    }
+
     fn with(&self, id: u64, change: impl FnOnce(&mut Open)) {
         if let Some(open) = self.lock().open.as_mut().filter(|open| open.id == id) {
             change(open);
@@ -164,16 +175,38 @@ pub(super) struct AtWork {
 }
 
 impl AtWork {
-    /// The engine knows of it from now on.
-    pub(super) fn tell(&mut self) {
+    /// Asks the engine for a part of it, which knows of it from now on. Until it is asked nothing newer
+    /// is opened.
+    ///
+    /// # Errors
+    /// 409 where it was ended meanwhile; nothing is asked then.
+    pub(super) fn ask<T>(&mut self, ask: impl FnOnce() -> T) -> Result<T, ApiError> {
+        let mut registry = self.updates.lock();
+        let open = registry.open.as_mut().filter(|open| open.id == self.id);
+        open.ok_or_else(|| conflict(ENDED.to_owned()))?.told = true;
         self.told = true;
-        self.updates.with(self.id, |open| open.told = true);
+        Ok(ask())
     }
 
-    /// It is over.
-    pub(super) fn close(&self) {
+    /// The engine did not open it.
+    pub(super) fn untell(&mut self) {
+        self.told = false;
+        self.updates.with(self.id, |open| open.told = false);
+    }
+
+    /// Whether nobody else ended it.
+    pub(super) fn stands(&self) -> bool {
+        let registry = self.updates.lock();
+        registry
+            .open
+            .as_ref()
+            .is_some_and(|open| open.id == self.id)
+    }
+
+    /// It is over; false where somebody else had ended it.
+    pub(super) fn close(&self) -> bool {
         let mut registry = self.updates.lock();
-        registry.open.take_if(|open| open.id == self.id);
+        registry.open.take_if(|open| open.id == self.id).is_some()
     }
 }
 

@@ -2,9 +2,11 @@
 //! abort, other weights. They live on the admin port behind its token; `--control-api loopback` serves them on the
 //! API port, too, to this machine alone (`loopback`).
 
+mod abandoned;
 pub mod loopback;
 pub(in crate::http) mod push;
 mod query;
+mod receiving;
 mod refused;
 mod sglang;
 mod update;

@@ -64,6 +64,8 @@ struct Inner {
     policy: Option<IdlePolicy>,
     /// So many wakes fail.
     bad_wakes: u32,
+    /// So many times who ends an update finds the queue full.
+    full: u32,
     weights: WeightsInForce,
     /// Commands that were carried out, in words.
     obeyed: Vec<String>,
@@ -86,6 +88,7 @@ impl Scripted {
             rest: RestView::default(),
             policy: None,
             bad_wakes: 0,
+            full: 0,
             weights: WeightsInForce {
                 path: fixture(),
                 ..WeightsInForce::default()
@@ -143,6 +146,10 @@ impl Scripted {
 
     pub(crate) fn fail_wakes(&self, times: u32) {
         self.lock().bad_wakes = times;
+    }
+
+    pub(crate) fn fill(&self, times: u32) {
+        self.lock().full = times;
     }
 
     /// What others see of its sleep.

@@ -1,5 +1,7 @@
 //! How the scripted engine takes commands, and what they were in words, as tests compare them.
 
+use std::time::Duration;
+
 use plimsoll_planner::Account;
 
 use super::{Inner, Scripted};
@@ -71,6 +73,10 @@ impl Inner {
                 let message = "the memory is taken".to_owned();
                 asker.answer(Err(ControlError::NotWoken { message }));
             }
+            Command::Wake { asker, .. } if rest.updating && !rest.out.is_empty() => {
+                let message = "an update is open".to_owned();
+                asker.answer(Err(ControlError::WrongState { message }));
+            }
             Command::Wake { tags, asker, .. } => {
                 rest.out.retain(|account| !tags.holds(*account));
                 rest.level = rest.level.filter(|_| !rest.out.is_empty());
@@ -93,6 +99,13 @@ impl Inner {
                 rest.updating = false;
                 let version = version.unwrap_or_default();
                 asker.answer(Ok(Updated { version, held: 0 }));
+            }
+            Command::AbandonPush { asker, .. } if self.full > 0 => {
+                self.full -= 1;
+                asker.answer(Err(ControlError::QueueFull {
+                    limit: 16,
+                    retry_after: Duration::from_millis(1),
+                }));
             }
             Command::AbandonPush { asker, .. } => {
                 rest.updating = false;

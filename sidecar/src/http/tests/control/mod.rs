@@ -2,6 +2,7 @@
 //! parameters; states in which nothing can be done; and who may use them without a token.
 
 mod push;
+mod push_ended;
 mod sglang;
 mod update;
 mod vllm;

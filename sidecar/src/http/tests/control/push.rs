@@ -35,11 +35,11 @@ fn tensors(of: &[(&str, &str, &[usize])]) -> Vec<u8> {
 }
 
 /// The norm, then the embedding, of the fixture.
-fn two() -> Vec<u8> {
+pub(super) fn two() -> Vec<u8> {
     tensors(&[(NORM, "F32", &[64]), (EMBEDDING, "BF16", &[515, 64])])
 }
 
-async fn push_to(app: &Arc<App>, path: &str, body: Body) -> (u16, String) {
+pub(super) async fn push_to(app: &Arc<App>, path: &str, body: Body) -> (u16, String) {
     use hyper::service::Service;
     let request = Request::builder().method("POST").uri(path);
     let request = request.header(CONTENT_TYPE, "application/octet-stream");
@@ -56,17 +56,17 @@ async fn push_to(app: &Arc<App>, path: &str, body: Body) -> (u16, String) {
     (status, text(response).await)
 }
 
-async fn pushed(app: &Arc<App>, bytes: &[u8]) -> (u16, String) {
+pub(super) async fn pushed(app: &Arc<App>, bytes: &[u8]) -> (u16, String) {
     push_to(app, "/update_weights", Body::from(bytes.to_vec())).await
 }
 
-async fn start(app: &Arc<App>, body: &str) {
+pub(super) async fn start(app: &Arc<App>, body: &str) {
     let (status, answer) = control(app, "POST", "/start_weight_update", body).await;
     assert_eq!(status, 200, "{answer}");
 }
 
 /// These bytes, and then nothing, for ever.
-fn stalling(bytes: Vec<u8>) -> Body {
+pub(super) fn stalling(bytes: Vec<u8>) -> Body {
     let first = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from(bytes))]);
     Body::from_stream(first.chain(futures::stream::once(pending())))
 }
