@@ -48,8 +48,16 @@ async fn tell(State(app): State<Arc<App>>, body: Body) -> Result<Json<TargetRepo
         status: StatusCode::CONFLICT,
         ..ApiError::invalid(Some("generation"), older.to_string()).with_code("older_target")
     })?;
+    // Whoever told it may leave before it is answered: it is taken already.
+    let followed = tokio::spawn(async move { follow(&app, change).await }).await;
+    followed.map_err(|error| ApiError::engine(error.to_string()))?
+}
+
+/// Has a target that was taken carried out; what became of it by now.
+async fn follow(app: &Arc<App>, change: Option<Change>) -> Result<Json<TargetReport>, ApiError> {
+    let held = held(app)?;
     // Memory first: a wake takes what is wanted by then.
-    quota::carry_out(&app).await;
+    quota::carry_out(app).await;
     let report = held.report();
     tracing::info!(
         generation = report.generation,
@@ -57,9 +65,9 @@ async fn tell(State(app): State<Arc<App>>, body: Body) -> Result<Json<TargetRepo
         message = report.message,
         "told a target"
     );
-    lead(&app, held);
+    lead(app, held);
     if let Some(change) = change {
-        carry_out(&app, change);
+        carry_out(app, change);
     }
     Ok(Json(report))
 }
@@ -83,8 +91,8 @@ pub fn carry_out(app: &Arc<App>, change: Change) {
     });
 }
 
-/// Ends once the engine answers, ends itself, or something newer is asked for. A wake that failed is
-/// repeated for ever, after ever longer pauses.
+/// Ends once the engine answers, ends itself, or something newer is asked for. A wake that failed, or
+/// cannot be now (an update is open), is repeated for ever, after ever longer pauses.
 async fn carried_out(app: &App, held: &Held, change: Change) -> Result<(), String> {
     let mut failures = 0;
     loop {
@@ -107,7 +115,9 @@ async fn carried_out(app: &App, held: &Held, change: Change) -> Result<(), Strin
             ControlError::Loading | ControlError::QueueFull { .. } if held.wants(change) => {
                 tokio::time::sleep(AGAIN).await;
             }
-            ControlError::NotWoken { message } if held.wants(change) => {
+            ControlError::NotWoken { message } | ControlError::WrongState { message }
+                if change.sleep.is_none() && held.wants(change) =>
+            {
                 failures += 1;
                 held.repeats(change, &message);
                 tokio::time::sleep(clock::pause(failures)).await;

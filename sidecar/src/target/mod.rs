@@ -120,9 +120,10 @@ impl Held {
     }
 
     /// Takes a target. Memory that is not what was asked for last is begun ([`Resizes::due`]), or
-    /// refused where this engine cannot follow it, and then nothing changes. A sleep that is not what
-    /// was asked for last, or did not come about, is deferred, and the [`Change`] is the caller's to carry out. What the engine does
-    /// beside (who has its admin port may put it to sleep and wake it) is no matter of targets.
+    /// refused where this engine cannot follow it: then memory stays as it is, and the rest of the target
+    /// is taken all the same. A sleep that is not what was asked for last, or did not come about, is
+    /// deferred, and the [`Change`] is the caller's to carry out. What the engine does beside (who has
+    /// its admin port may put it to sleep and wake it) is no matter of targets.
     ///
     /// # Errors
     /// [`Older`]; nothing changes then.
@@ -134,28 +135,32 @@ impl Held {
                 newest: state.newest.generation,
             });
         }
-        if let Err(message) = self.resized(&state.in_force, &told) {
-            state.newest = TargetReport {
-                generation: told.generation,
-                outcome: TargetOutcome::Refused,
-                message,
-                overage_bytes: 0,
-            };
-            state.repeated = false;
-            return Ok((state.newest.clone(), None));
-        }
+        let refused = self.resized(&state.in_force, &told).err();
         let same = Wish::of(&state.in_force).holds_for(Wish::of(&told));
+        let begins = !same || (!state.under_way && state.failed);
         let (generation, sleep) = (told.generation, told.sleep);
-        state.in_force = told;
+        state.newest = match &refused {
+            Some(message) => TargetReport {
+                outcome: TargetOutcome::Refused,
+                message: message.clone(),
+                ..applied(generation)
+            },
+            None if begins || state.under_way => on_the_way(generation, sleep),
+            None => applied(generation),
+        };
+        state.in_force = match refused {
+            None => told,
+            Some(_) => Target {
+                sleep,
+                idle: told.idle,
+                wake_on_request: told.wake_on_request,
+                ..state.in_force.clone()
+            },
+        };
         state.repeated = false;
-        if same && (state.under_way || !state.failed) {
-            state.newest = match state.under_way {
-                true => on_the_way(generation, sleep),
-                false => applied(generation),
-            };
+        if !begins {
             return Ok((state.newest.clone(), None));
         }
-        state.newest = on_the_way(generation, sleep);
         state.changes += 1;
         (state.under_way, state.failed) = (true, false);
         let change = Change {

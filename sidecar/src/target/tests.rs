@@ -231,3 +231,39 @@ fn an_engine_that_begins_with_a_sleep_has_to_go_there() {
     assert_eq!(held.report().outcome, TargetOutcome::Refused);
     assert_eq!(held.tell(target(6, 1000)), Ok((applied(6), None)));
 }
+
+#[test]
+fn memory_that_is_refused_keeps_nobody_from_waking_or_sleeping() {
+    let held = Held::new(asleep(3, 1));
+    held.settle(held.first().unwrap(), Ok(()));
+    let awake = Target {
+        idle: idle(0, 9, true).idle,
+        ..target(4, 2000)
+    };
+    let (refused, wakes) = held.tell(awake.clone()).unwrap();
+    let wakes = wakes.unwrap();
+    assert_eq!(
+        (refused.outcome, wakes.sleep),
+        (TargetOutcome::Refused, None)
+    );
+    assert!(
+        refused.message.contains("keeps to generation 3"),
+        "{refused:?}"
+    );
+    assert!(held.lead(|policy| policy.after.is_some()));
+    assert!(held.wants(wakes));
+    held.repeats(wakes, "no memory");
+    held.settle(wakes, Ok(()));
+    assert_eq!(held.report(), refused, "the wake is no size");
+    // It is asked for once, and the memory in force is what it was.
+    assert_eq!(held.tell(awake), Ok((refused, None)));
+    let sleeps = held
+        .tell(Target {
+            generation: 5,
+            ..asleep(5, 2)
+        })
+        .unwrap();
+    assert_eq!(sleeps.1.unwrap().sleep, Some(TargetSleep { level: 2 }));
+    held.settle(sleeps.1.unwrap(), Ok(()));
+    assert_eq!(held.report(), applied(5));
+}

@@ -231,3 +231,32 @@ async fn a_target_with_other_memory_is_carried_out_and_outlived_by_a_change_by_h
         "{words}"
     );
 }
+
+/// The operator asks again only for what did not come about: it was told that this would.
+#[tokio::test]
+async fn a_target_is_followed_although_whoever_told_it_left_before_the_answer() {
+    let (app, engine) = told_app();
+    // Commands wait in this state until they are taken.
+    engine.state.send_replace(EngineState::Draining);
+    let mut told = serde_json::to_value(target(4, [6, 7])).unwrap();
+    told["sleep"] = serde_json::json!({"level": 1});
+    let leaving = {
+        let app = Arc::clone(&app);
+        tokio::spawn(async move { ask(&app, "PUT", "/target", &told).await })
+    };
+    while engine.commands() == 0 {
+        tokio::task::yield_now().await;
+    }
+    leaving.abort();
+    assert!(leaving.await.is_err());
+    engine.state.send_replace(EngineState::Serving);
+    drop(engine.take_commands());
+    let limit = std::time::Duration::from_secs(10);
+    let sleeps = async {
+        while engine.told() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(limit, sleeps).await.unwrap();
+    assert_eq!(engine.obeyed(), ["sleep 1 keep"]);
+}

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use super::*;
 use crate::engine::handle::EngineState;
+use crate::engine::rest::RestView;
 use crate::http::admin;
 use crate::http::app::HttpLimits;
+use crate::http::generator::Generator;
 use crate::http::testing::empty_app;
 use crate::http::testing::{Script, app};
 use crate::target::Held;
@@ -194,4 +196,22 @@ async fn who_is_about_to_sleep_is_not_ready_and_a_sleep_that_fails_says_why() {
     assert!(app.serving().is_ok());
     put(&app, &asleep(4, 1)).await;
     comes_to(&app, "Applied").await;
+}
+
+#[tokio::test]
+async fn a_wake_that_meets_an_open_update_is_repeated_until_that_is_over() {
+    let (app, engine) = app(Script::Say("yes"));
+    app.identity.target.set(Held::new(target(3, 1000))).unwrap();
+    put(&app, &asleep(4, 1)).await;
+    comes_to(&app, "Applied").await;
+    engine.set_rest(RestView {
+        updating: true,
+        ..engine.rest()
+    });
+    put(&app, &target(5, 1000)).await;
+    let refused = comes_to(&app, "Refused").await;
+    let words = refused["message"].as_str().unwrap();
+    assert_eq!(words, "did not wake: an update is open; it is tried again");
+    engine.end_update();
+    assert_eq!(comes_to(&app, "Applied").await["generation"], 5);
 }
