@@ -6,7 +6,8 @@ mod harness;
 
 use std::time::Duration;
 
-use harness::{Run, ask_ids, eventually, halves, request, start, tiny, wait_for};
+use harness::sent::{file, send};
+use harness::{Dice, Run, ask_ids, eventually, halves, request, start, tiny, wait_for};
 use plimsoll_sidecar::engine::clock::IdlePolicy;
 use plimsoll_sidecar::engine::control::{Commands, Woken};
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
@@ -241,6 +242,27 @@ fn while_weights_are_pushed_it_neither_falls_asleep_nor_wakes_for_a_request() {
     assert_eq!(handle.submit(request(2, &[1], 1).0), Err(Refused::Asleep));
     assert!(ended().is_ok());
     assert!(handle.rest().reachable);
+    assert_eq!(said(&handle, 9), expected);
+}
+
+#[test]
+fn its_clock_keeps_weights_that_were_pushed_whatever_its_level() {
+    let handle = engine(true);
+    handle.follow(IdlePolicy {
+        after: Some((HOUR, SleepLevel::Two)),
+        wake_on_request: true,
+    });
+    let expected = said(&handle, 9);
+    doze(&handle);
+    assert_eq!(handle.rest().level, Some(SleepLevel::Two));
+    assert_eq!(said(&handle, 9), expected);
+    assert_eq!(handle.open_push(true, PauseMode::Keep).wait(), Ok(()));
+    let needed = handle.pushable().needed().iter();
+    let pushed = file(&*tiny().tensors, needed.map(String::as_str));
+    send(&handle, &pushed, &mut Dice(7)).unwrap();
+    assert!(handle.close_push(None).wait().is_ok());
+    doze(&handle);
+    assert_eq!(handle.rest().level, Some(SleepLevel::One));
     assert_eq!(said(&handle, 9), expected);
 }
 

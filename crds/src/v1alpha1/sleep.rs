@@ -33,7 +33,8 @@ pub struct SleepSpec {
     /// by its own clock: each pod for itself. A span such as 90s, 15m or 1h30m, from 1s to 168h;
     /// absent, engines of state Awake never do, and those of state Sleeping that a request woke do
     /// after 5m. Without wakeOnRequest such a pod leaves the Service until it is woken: by hand, or by
-    /// taking idleAfter away. A paused engine never falls asleep.
+    /// taking idleAfter away. A paused engine never falls asleep. One whose weights were pushed, which
+    /// no file has, falls asleep at level 1 whatever `level` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", extend(
         "maxLength" = 16,

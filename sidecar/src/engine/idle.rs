@@ -47,7 +47,15 @@ impl Loop {
         let (after, level) = self.idle.policy.after?;
         let serves = *self.shared.state.borrow() == EngineState::Serving;
         let idles = serves && self.live.is_empty() && self.pending.is_none() && !self.rest.updating;
-        Some((self.idle.busy.checked_add(after)?, level)).filter(|_| idles)
+        if !idles {
+            return None;
+        }
+        // No file has weights that were pushed: nobody's clock throws them away.
+        let level = match lock(&self.shared.weights).pushed {
+            true => level.min(SleepLevel::One),
+            false => level,
+        };
+        Some((self.idle.busy.checked_add(after)?, level))
     }
 
     /// What the clock and waiting requests ask for; `heard`: something came since the last look, and
@@ -262,6 +270,32 @@ mod tests {
         comes_to(&handle, &EngineState::Serving);
         assert_eq!(end(submit(&handle, 4, 5).unwrap()).0, said);
         assert_eq!(handle.rest().again_after, None);
+    }
+
+    #[test]
+    fn a_wake_that_failed_is_not_repeated_once_a_target_puts_the_engine_to_sleep() {
+        let handle = engine();
+        handle.follow(IdlePolicy {
+            after: None,
+            wake_on_request: true,
+        });
+        let sleep = || {
+            let slept = handle.sleep_for(Cause::Target, SleepLevel::One, PauseMode::Keep);
+            assert_eq!(slept.wait(), Ok(()));
+        };
+        sleep();
+        handle.sabotage().plan(taken());
+        let (_, finished) = end(submit(&handle, 1, 5).unwrap());
+        assert_eq!(finished.reason, FinishReason::NotWoken);
+        sleep();
+        assert_eq!(handle.rest().again_after, None);
+        handle.skip(FIRST_PAUSE * 4);
+        for _ in 0..2 {
+            assert!(handle.check_weights().wait().is_ok());
+        }
+        assert_eq!(handle.state(), EngineState::Asleep);
+        // The next request is another reason.
+        assert_eq!(end(submit(&handle, 2, 5).unwrap()).0.len(), 5);
     }
 
     #[test]

@@ -43,6 +43,8 @@ impl Loop {
         // Whoever asked by hand has the memory, until it is taken again.
         let by_hand = self.rest.cause == Some(Cause::Hand);
         self.rest.cause = Some(if by_hand { Cause::Hand } else { cause });
+        // A wake that failed is not repeated against whoever wants it asleep now.
+        self.idle.again = None;
         self.show_sleep();
         if level > SleepLevel::Zero && !self.rest.is_out() {
             self.set_state(EngineState::Sleeping);
