@@ -102,9 +102,13 @@ impl Loop {
             self.shared.ledger.plan(&size.plan, &size.capacities);
         }
         let moved = to.moves.len();
+        // For as long as the larger of both takes.
+        let limit = self.ranks.move_limit;
+        self.ranks.move_limit = limit.max(move_limit(&size.plan));
         let bytes = match self.ranks.resize(to, before)? {
             Ok(bytes) => bytes,
             Err(why) => {
+                self.ranks.move_limit = limit;
                 let Size { plan, capacities } = &*self.size;
                 self.shared.ledger.plan(plan, capacities);
                 return Ok(Err(why));
