@@ -24,7 +24,7 @@ use crate::pods::PodFacts;
 use crate::reach::{Reach, reach};
 use crate::rolling::{self, RevisionPods, Room};
 use crate::sleepers;
-use crate::steer::{Steer, steer};
+use crate::steer::{Steer, Tell, steer};
 use crate::turns::{Stand, Turn};
 
 /// Who waits for a turn looks this often whether it has come.
@@ -52,8 +52,8 @@ pub(crate) struct Desire {
     pub(crate) stand: Stand,
     /// ReplicaSets to note at that a pod of them has answered.
     pub(crate) answered: Vec<String>,
-    /// The newest target, and the pods (by uid) that are told it once the rest is written.
-    pub(crate) told: Option<(Target, Vec<String>)>,
+    /// The newest target, and the pods that are told it once the rest is written.
+    pub(crate) told: Option<(Target, Vec<Tell>)>,
     /// Memory limits of pods to ask for.
     pub(crate) limits: Vec<PodLimit>,
 }

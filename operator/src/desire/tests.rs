@@ -367,7 +367,8 @@ fn engines_of_the_newest_revision_are_told_its_target_and_no_others() {
     facts.reports = reports.into();
     let told = |facts: &Facts| {
         let desire = desired(facts);
-        let (target, uids) = desire.told.unwrap();
+        let (target, tell) = desire.told.unwrap();
+        let uids: Vec<String> = tell.into_iter().map(|it| it.uid).collect();
         (target.generation, uids, desire.outcome.told.unwrap())
     };
     let (generation, uids, stand) = told(&facts);

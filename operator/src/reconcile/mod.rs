@@ -191,14 +191,15 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
     Ok(again.map_or_else(Action::await_change, Action::requeue))
 }
 
-/// Tells engines their newest target, once the files that they start with have it.
+/// Tells engines their newest target, once the files that they start with have it; where a
+/// memory limit does not come, the files keep what it holds.
 fn tell_targets(
     facts: &Facts,
     desire: &Desire,
     token: &str,
     context: &Context,
 ) -> Result<(), Error> {
-    let Some((target, uids)) = &desire.told else {
+    let Some((target, pods)) = &desire.told else {
         return Ok(());
     };
     let body = serde_json::to_vec(target).map_err(|source| Error::Encode {
@@ -207,7 +208,7 @@ fn tell_targets(
     })?;
     let (owner, body) = (&facts.identity.uid, hyper::body::Bytes::from(body));
     for listener in listeners(facts) {
-        if uids.contains(&listener.pod_uid) {
+        if let Some(tell) = pods.iter().find(|it| it.uid == listener.pod_uid) {
             let addressee = Addressee {
                 resource: listener.resource,
                 pod: listener.pod,
@@ -215,7 +216,7 @@ fn tell_targets(
                 ip: listener.ip,
                 port: listener.port,
             };
-            let told = (target.generation, body.clone());
+            let told = (target.generation, body.clone(), tell.held);
             context.steering.tell(owner, token, addressee, told);
         }
     }

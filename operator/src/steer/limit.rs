@@ -71,6 +71,22 @@ impl Limit {
         }
     }
 
+    /// Whether that step may last: who says so has looked, and nothing else is on its way. An engine that
+    /// is told then sees what the node has in force, and takes no more.
+    pub(super) fn stuck(&self, step: &Step) -> bool {
+        let lasts = match step {
+            Step::Free | Step::Ask(_) => false,
+            Step::No(..) => true,
+            Step::Waits(..) => match &self.is.resize {
+                Resize::Pending { .. } => true,
+                Resize::UnderWay(words) => !words.is_empty(),
+                Resize::Nothing => false,
+            },
+        };
+        let short = self.is.in_force.is_some_and(|bytes| bytes < self.wanted);
+        lasts && short && !self.is.unseen
+    }
+
     /// What follows once the engine has the newest target in force.
     pub(super) fn after(&self) -> Step {
         match (self.is.asked, self.is.in_force) {

@@ -1,6 +1,7 @@
 //! Every state that a container's limit and its engine can get into over three targets: the operator's
 //! moves, a node that sees, carries out or refuses what was asked for, an engine that follows or
-//! refuses, lost writes, lost memory of the operator. Walked to its end.
+//! refuses, and takes no more than the kernel grants it; lost writes, lost memory of the operator.
+//! Walked to its end.
 //!
 //! Taken for granted, as the operator takes it: a pod's status is never older than one that was seen
 //! before, a report is of the container that runs ([`Engine::confirmed`]), a container begins with the
@@ -39,11 +40,17 @@ struct State {
     holds: u64,
     /// It began again and waits for its limit.
     waits: bool,
+    /// The target that it begins with then.
+    boot: usize,
+    /// It refused for its container's limit alone.
+    short: bool,
     reported: Option<(usize, TargetOutcome)>,
     /// The target that the engine would begin again with.
     file: usize,
-    /// A target on its way to the engine.
-    call: Option<usize>,
+    /// A target on its way to the engine, and whether the operator saw the limit for it.
+    call: Option<(usize, bool)>,
+    /// What it answered last of those that it had the limit for, as the operator remembers.
+    held: Option<usize>,
     /// What the operator asked for and remembers; whether it was refused.
     tried: Option<(u64, bool)>,
 }
@@ -61,9 +68,12 @@ impl State {
             engine: Some((0, Applied)),
             holds: needs[0],
             waits: false,
+            boot: 0,
+            short: false,
             reported: Some((0, Applied)),
             file: 0,
             call: None,
+            held: None,
             tried: None,
         }
     }
@@ -110,6 +120,7 @@ impl State {
             }),
             tries: Tries {
                 under_way: self.call.is_some(),
+                held: self.held.map(State::generation),
                 ..Tries::default()
             },
         }
@@ -129,6 +140,7 @@ impl State {
         } = self.steered();
         let mut moves = vec![State {
             tried: None,
+            held: None,
             ..self
         }];
         if !raising {
@@ -147,8 +159,9 @@ impl State {
             let tried = Some((*bytes, true));
             moves.push(State { tried, ..self });
         }
-        if !tell.is_empty() && self.file == self.newest {
-            let call = Some(self.newest);
+        let written = raising || self.file == self.newest;
+        if let Some(tell) = tell.first().filter(|_| written) {
+            let call = Some((self.newest, tell.held));
             moves.push(State { call, ..self });
         }
         moves
@@ -156,26 +169,42 @@ impl State {
 
     /// A call arrives, or is lost.
     fn called(self) -> Vec<State> {
-        let Some(target) = self.call else {
+        let Some((target, held)) = self.call else {
             return Vec::new();
         };
         let gone = State { call: None, ..self };
         let newer = self.engine.is_some_and(|(newest, _)| newest > target);
-        if newer || self.waits {
+        if newer {
             return vec![gone];
         }
         let need = self.needs[target];
         let told = |outcome, holds| State {
             engine: Some((target, outcome)),
             holds,
+            short: false,
+            waits: self.waits && outcome == Refused,
+            boot: if outcome == Refused { self.boot } else { 0 },
+            held: held.then_some(target),
             ..gone
         };
-        vec![
-            gone,
-            told(Refused, self.holds),
-            told(Deferred, self.holds.max(need)),
-            told(Applied, need),
-        ]
+        if self.enforced < need {
+            return vec![gone, gone.refuses((target, held))];
+        }
+        let deferred = told(Deferred, self.holds.max(need));
+        let mut moves = vec![gone, told(Refused, self.holds), told(Applied, need)];
+        // Who waits for its limit has nothing to give back.
+        moves.extend((!self.waits).then_some(deferred));
+        moves
+    }
+
+    /// Its container's limit does not hold a target.
+    fn refuses(self, (target, held): (usize, bool)) -> State {
+        State {
+            engine: Some((target, Refused)),
+            short: true,
+            held: held.then_some(target),
+            ..self
+        }
     }
 
     fn engine_moves(self) -> Vec<State> {
@@ -190,21 +219,23 @@ impl State {
                 ..self
             });
         }
-        // It begins again, as the pod's spec was when the kubelet saw it.
+        // It begins again, as the pod's spec was when the kubelet saw it, and says so before it holds.
         moves.push(State {
-            engine: None,
+            engine: Some((self.file, Applied)),
             reported: None,
             holds: 0,
             waits: true,
+            boot: self.file,
+            short: false,
             enforced: self.seen,
             ..self
         });
-        let need = self.needs[self.file];
+        let need = self.needs[self.boot];
         if self.waits && self.enforced >= need {
             moves.push(State {
-                engine: Some((self.file, Applied)),
                 holds: need,
                 waits: false,
+                boot: 0,
                 ..self
             });
         }
@@ -261,11 +292,11 @@ impl State {
             mood: Mood::Willing,
             ..*self
         };
-        for _ in 0..12 {
+        for _ in 0..16 {
             state = state.onward();
         }
         let (need, stand) = (state.needs[state.newest], state.steered().stand);
-        let refused = state.engine == Some((state.newest, Refused));
+        let refused = state.engine == Some((state.newest, Refused)) && !state.short;
         let settled = match stand {
             Stand::Applied(_) => state.holds == need && state.enforced == need,
             Stand::Refused(_) => refused,
@@ -282,17 +313,21 @@ impl State {
         self.seen = self.asked;
         self.enforced = self.seen;
         self.shown = (self.enforced, self.seen);
-        if self.waits && self.enforced >= self.needs[self.file] {
+        if self.waits && self.enforced >= self.needs[self.boot] {
             self.waits = false;
-            self.engine = Some((self.file, Applied));
-            self.holds = self.needs[self.file];
+            self.holds = self.needs[self.boot];
         }
-        if let Some(target) = self.call.take()
-            && !self.waits
+        if let Some((target, held)) = self.call.take()
             && self.engine.is_none_or(|(newest, _)| newest <= target)
         {
-            self.engine = Some((target, Applied));
-            self.holds = self.needs[target];
+            if self.enforced < self.needs[target] {
+                self = self.refuses((target, held));
+            } else {
+                self.engine = Some((target, Applied));
+                self.holds = self.needs[target];
+                (self.short, self.waits) = (false, false);
+                self.held = held.then_some(target);
+            }
         }
         if let Some((target, Deferred)) = self.engine {
             self.engine = Some((target, Applied));
@@ -311,8 +346,8 @@ impl State {
         if !raising {
             self.file = self.newest;
         }
-        if !tell.is_empty() {
-            self.call = Some(self.newest);
+        if let Some(tell) = tell.first() {
+            self.call = Some((self.newest, tell.held));
         }
         self
     }

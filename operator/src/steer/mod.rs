@@ -5,9 +5,12 @@
 //! steering only has to reach engines that run, and may stop at any point: what a pod reports, or
 //! answered a moment ago, is all that the next look goes by. A refusal is an answer and is not
 //! repeated; a call that failed is, for ever, after ever longer pauses. Where a container's memory
-//! limit follows the target, `limit` says what comes first.
+//! limit follows the target, `limit` says what comes first. A limit that does not come keeps no engine
+//! from the rest of its target: it is told, takes no memory beyond the limit that it sees itself, and is
+//! told once more when the limit is there.
 
 mod call;
+mod follow;
 mod limit;
 mod sender;
 
@@ -66,6 +69,8 @@ pub(crate) struct Tries {
     pub(crate) failed: Option<Failed>,
     /// The last answer, and how long ago it came.
     pub(crate) answer: Option<(TargetReport, Duration)>,
+    /// The generation that it answered last, where its container's limit held that when it was told.
+    pub(crate) held: Option<i64>,
 }
 
 /// Calls that failed.
@@ -81,7 +86,7 @@ pub(crate) struct Failed {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Steer {
     /// Pods to tell, by uid.
-    pub(crate) tell: Vec<String>,
+    pub(crate) tell: Vec<Tell>,
     /// Memory limits to ask for, in bytes, by uid of the pod.
     pub(crate) limits: Vec<(String, u64)>,
     pub(crate) look_again: Option<Duration>,
@@ -91,6 +96,14 @@ pub(crate) struct Steer {
     /// A container's limit does not hold the newest target yet: the file that it would begin again with
     /// stays as it is.
     pub(crate) raising: bool,
+}
+
+/// A pod to tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tell {
+    pub(crate) uid: String,
+    /// Its container's memory limit holds the target.
+    pub(crate) held: bool,
 }
 
 /// How the engines stand to the newest target.
@@ -114,7 +127,9 @@ enum One {
     Applied(Option<String>),
     Deferred(String),
     Refused(String),
-    Tell,
+    Tell {
+        held: bool,
+    },
     /// Told when something happens, or after a while.
     Waits(String, Option<Duration>),
 }
@@ -158,9 +173,10 @@ pub(crate) fn steer(generation: i64, engines: &[Engine]) -> Steer {
             One::Refused(words) => {
                 refused.get_or_insert(format!("pod {name}: {words}"));
             }
-            One::Tell => {
+            One::Tell { held } => {
                 pending.get_or_insert(format!("pod {name} is being told"));
-                steer.tell.push(engine.uid.clone());
+                let uid = engine.uid.clone();
+                steer.tell.push(Tell { uid, held });
             }
             One::Waits(words, pause) => {
                 pending.get_or_insert(format!("pod {name} {words}"));
@@ -228,77 +244,18 @@ impl Engine {
                         bytes => format!("holds {} above it", Bytes::measured(bytes)),
                     }))
                 },
-                TargetOutcome::Refused => Verdict::of(One::Refused(told.message.clone())),
+                TargetOutcome::Refused => self.refused(told),
             },
             Some(told) if told.generation > generation => Verdict::of(One::Waits(
                 format!("was told generation {} already", told.generation),
                 None,
             )),
-            _ => match self.limit.as_ref().map_or(Step::Free, Limit::before) {
-                Step::Free => Verdict::of(self.to_tell(generation)),
-                step => self.by_limit(step, false),
-            },
+            _ => self.not_told(generation),
         };
         Verdict {
             again: sooner(again, verdict.again),
             ..verdict
         }
-    }
-
-    /// The target is in force: what is left is its container's limit.
-    fn applied(&self) -> Verdict {
-        let Some(limit) = &self.limit else {
-            return Verdict::of(One::Applied(None));
-        };
-        match limit.before() {
-            Step::Free => {}
-            // It began again with the newest target, and waits for its limit.
-            step => return self.by_limit(step, false),
-        }
-        match limit.after() {
-            Step::Free => Verdict::of(One::Applied(None)),
-            _ if !self.confirmed || self.hears != Hears::Yes => {
-                let words =
-                    "has it in force; its container's memory limit follows once it is heard";
-                Verdict::of(One::Waits(words.to_owned(), None))
-            }
-            step => self.by_limit(step, true),
-        }
-    }
-
-    /// A limit that is on its way; `follows`: the engine has its target.
-    fn by_limit(&self, step: Step, follows: bool) -> Verdict {
-        let on_its_way = |words: String, pause| match follows {
-            true => One::Deferred(format!("has it in force; {words}")),
-            false => One::Waits(format!("is not told yet; {words}"), pause),
-        };
-        match step {
-            Step::Free => Verdict::of(One::Applied(None)),
-            Step::Ask(bytes) => Verdict {
-                ask: Some(bytes),
-                moves: true,
-                ..Verdict::of(on_its_way(self.asked(), None))
-            },
-            Step::Waits(words, pause) => Verdict {
-                moves: true,
-                again: pause,
-                ..Verdict::of(on_its_way(words, pause))
-            },
-            Step::No(words, pause) if follows => Verdict {
-                again: pause,
-                ..Verdict::of(One::Applied(Some(words)))
-            },
-            Step::No(words, pause) => Verdict {
-                again: pause,
-                ..Verdict::of(One::Refused(words))
-            },
-        }
-    }
-
-    fn asked(&self) -> String {
-        let limit = self.limit.as_ref();
-        let words = limit.and_then(|limit| Some(limit.change(limit.is.asked?)));
-        words.unwrap_or_default()
     }
 
     /// The newest of what it reported and what it answered a moment ago.
@@ -314,7 +271,7 @@ impl Engine {
         (Some(answer), Some(rest))
     }
 
-    fn to_tell(&self, generation: i64) -> One {
+    fn to_tell(&self, generation: i64, held: bool) -> One {
         let waits = |words: &str| One::Waits(words.to_owned(), None);
         match self.hears {
             Hears::Loading => return waits("is loading"),
@@ -326,10 +283,10 @@ impl Engine {
         }
         let failed = self.tries.failed.as_ref();
         let Some(failed) = failed.filter(|failed| failed.generation == generation) else {
-            return One::Tell;
+            return One::Tell { held };
         };
         match pause(failed.times).saturating_sub(failed.ago) {
-            Duration::ZERO => One::Tell,
+            Duration::ZERO => One::Tell { held },
             rest => {
                 // Without the count: status is not written for every try.
                 let words = &failed.words;
@@ -355,6 +312,8 @@ fn sooner(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
     }
 }
 
+#[cfg(test)]
+mod follow_tests;
 #[cfg(test)]
 mod limit_model;
 #[cfg(test)]

@@ -70,6 +70,7 @@ impl State {
                     let ago = if fresh { Duration::ZERO } else { ANSWER_HOLDS };
                     (report((generation, outcome)), ago)
                 }),
+                held: None,
             },
         }
     }
@@ -346,7 +347,8 @@ fn several_engines_come_to_what_each_comes_to() {
                 let together = steer(2, &engines);
                 let told = all.iter().filter(|(_, alone)| !alone.tell.is_empty());
                 let told: Vec<&String> = told.map(|(engine, _)| &engine.uid).collect();
-                assert_eq!(together.tell.iter().collect::<Vec<_>>(), told);
+                let tell: Vec<&String> = together.tell.iter().map(|it| &it.uid).collect();
+                assert_eq!(tell, told);
                 let again = all.iter().filter_map(|(_, alone)| alone.look_again).min();
                 assert_eq!(together.look_again, again);
                 let worst = all.iter().map(|(_, alone)| rank(&alone.stand)).max();

@@ -56,6 +56,7 @@ struct Past {
     under_way: bool,
     failed: Option<(i64, u32, Instant, String)>,
     answer: Option<(TargetReport, Instant)>,
+    held: Option<i64>,
 }
 
 impl Steering {
@@ -87,13 +88,14 @@ impl Steering {
         pods.retain(|uid, tracked| tracked.owner != owner || uids.contains(&uid.as_str()));
     }
 
-    /// Tells a pod of the resource with the uid `owner`, unless a call to it is on its way.
+    /// Tells a pod of the resource with the uid `owner`, unless a call to it is on its way; `held`: its
+    /// container's memory limit holds the target.
     pub(crate) fn tell(
         &self,
         owner: &str,
         token: &str,
         addressee: Addressee,
-        (generation, target): (i64, Bytes),
+        (generation, target, held): (i64, Bytes, bool),
     ) {
         let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
         let past = pods
@@ -112,7 +114,7 @@ impl Steering {
             let outcome = call::put(at, &token, target, (&mandate, patience)).await;
             let outcome = outcome.and_then(|report| of_generation(report, generation));
             log(&addressee, generation, &outcome);
-            lock(&kept).take(generation, outcome);
+            lock(&kept).take((generation, held), outcome);
             // The receiver lives as long as the controller; without it nobody needs to know.
             let _ = nudges.send(addressee.resource).await;
         });
@@ -136,11 +138,12 @@ fn lock(past: &Mutex<Past>) -> std::sync::MutexGuard<'_, Past> {
 }
 
 impl Past {
-    fn take(&mut self, generation: i64, outcome: Result<TargetReport, CallError>) {
+    fn take(&mut self, (generation, held): (i64, bool), outcome: Result<TargetReport, CallError>) {
         self.under_way = false;
         match outcome {
             Ok(report) => {
                 self.failed = None;
+                self.held = held.then_some(generation);
                 self.answer = Some((report, Instant::now()));
             }
             Err(error) => {
@@ -163,6 +166,7 @@ impl Past {
                 words: words.clone(),
             }),
             answer: answer.map(|(report, at)| (report.clone(), at.elapsed())),
+            held: self.held,
         }
     }
 }

@@ -15,7 +15,12 @@ use tokio::sync::{Semaphore, mpsc};
 use super::*;
 use crate::mandate::Mandate;
 
-fn told(generation: i64, outcome: TargetOutcome, words: &str, overage: u64) -> TargetReport {
+pub(super) fn told(
+    generation: i64,
+    outcome: TargetOutcome,
+    words: &str,
+    overage: u64,
+) -> TargetReport {
     TargetReport {
         generation,
         outcome,
@@ -24,7 +29,7 @@ fn told(generation: i64, outcome: TargetOutcome, words: &str, overage: u64) -> T
     }
 }
 
-fn one(name: &str, hears: Hears, reported: Option<TargetReport>) -> Engine {
+pub(super) fn one(name: &str, hears: Hears, reported: Option<TargetReport>) -> Engine {
     Engine {
         pod: name.to_owned(),
         uid: format!("uid-{name}"),
@@ -204,7 +209,7 @@ impl Setup {
         };
         let body = hyper::body::Bytes::from(format!("target {generation}"));
         self.steering
-            .tell("uid", "secret", addressee, (generation, body));
+            .tell("uid", "secret", addressee, (generation, body, true));
     }
 
     fn tries(&self) -> Tries {
@@ -231,7 +236,7 @@ async fn a_pod_is_told_with_its_token_one_call_at_a_time() {
     setup.remote.permits.add_permits(8);
     let tries = setup.ended().await;
     assert!(!tries.under_way && tries.failed.is_none());
-    assert_eq!(tries.answer.unwrap().0, applied);
+    assert_eq!((tries.answer.unwrap().0, tries.held), (applied, Some(4)));
     setup.tell(5);
     assert_eq!(setup.calls.recv().await.unwrap().1, b"target 5");
     // It answers of 4 all the same: a failure, which is tried again after a pause.
