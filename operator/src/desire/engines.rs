@@ -9,6 +9,9 @@ use crate::pods::PodFacts;
 use crate::sleepers;
 use crate::steer::{Engine, Hears, Limit};
 
+/// The stage of loading in which an engine takes targets.
+const WAITS_FOR_LIMIT: &str = "WaitingForMemoryLimit";
+
 /// The engines of a revision, those that leave included. `limit`: the memory limit of their
 /// containers that the target leads to, where it is the operator's to set.
 pub(super) fn engines(facts: &Facts, revision: &str, limit: Option<u64>) -> Vec<Engine> {
@@ -75,8 +78,10 @@ fn hears(facts: &Facts, pod: &PodFacts) -> Hears {
             false => Hears::Loading,
         };
     };
+    let stage = report.progress.as_ref().map(|progress| &*progress.stage);
     match report.state {
-        EngineState::Loading => Hears::Loading,
+        // Whoever waits for its memory limit may be told that it needs less.
+        EngineState::Loading if stage != Some(WAITS_FOR_LIMIT) => Hears::Loading,
         EngineState::Draining | EngineState::Failed => Hears::Ends,
         // Whatever else it does, its admin port answers.
         _ if pod.ip.is_none() => Hears::Silent,
@@ -87,6 +92,7 @@ fn hears(facts: &Facts, pod: &PodFacts) -> Hears {
 #[cfg(test)]
 mod tests {
     use plimsoll_crds::v1alpha1::TargetOutcome;
+    use plimsoll_crds::v1alpha1::report::LoadProgress;
     use plimsoll_crds::v1alpha1::status::TargetRow;
 
     use super::*;
@@ -101,7 +107,7 @@ mod tests {
             overage_bytes: 0,
         };
         let mut facts = inspected(SMOLLM2);
-        facts.pods = ["serves", "loads", "fails", "stale", "unheard"]
+        facts.pods = ["serves", "loads", "fails", "stale", "unheard", "waits"]
             .map(|name| engine(name, "r", ready()))
             .to_vec();
         facts.pods.push(engine("starts", "r", running(false)));
@@ -115,11 +121,19 @@ mod tests {
         };
         let mut stale = state(EngineState::Serving);
         stale.stale = true;
+        let mut waits = report(1);
+        waits.state = EngineState::Loading;
+        waits.progress = Some(LoadProgress {
+            stage: "WaitingForMemoryLimit".to_owned(),
+            done_bytes: 0,
+            total_bytes: 1,
+        });
         let states = [
             ("serves", state(EngineState::Serving)),
             ("loads", state(EngineState::Loading)),
             ("fails", state(EngineState::Failed)),
             ("stale", stale),
+            ("waits", heard(waits)),
         ];
         let named = states.map(|(name, heard)| (name.to_owned(), heard));
         facts.reports.extend(named);
@@ -136,6 +150,7 @@ mod tests {
                 ("fails", Hears::Ends),
                 ("stale", Hears::Silent),
                 ("unheard", Hears::Silent),
+                ("waits", Hears::Yes),
                 ("starts", Hears::Loading),
                 ("crashed", Hears::Loading),
             ]
@@ -152,6 +167,6 @@ mod tests {
             .push(row);
         let seen_by = engines(&facts, "r", None);
         assert_eq!(seen_by[4].reported, seen_by[0].reported);
-        assert_eq!(seen_by[5].reported, None);
+        assert_eq!(seen_by[6].reported, None);
     }
 }
