@@ -7,7 +7,8 @@ mod standing;
 
 use std::time::Duration;
 
-use plimsoll_crds::v1alpha1::Target;
+use plimsoll_crds::v1alpha1::template::EngineResources;
+use plimsoll_crds::v1alpha1::{InferenceDeployment, Target};
 
 use crate::build::{
     PodSettings, Prepared, Revision, disruption_budget, inspect_pod, secret, service,
@@ -175,13 +176,27 @@ fn existing(facts: &Facts, kind: ChildKind) -> Vec<(ChildKind, String)> {
         .collect()
 }
 
+/// Whether the memory limit of a pod's container can change while it runs, or is the user's: an API
+/// server before Kubernetes 1.36 changes none in a pod with resources of its own.
+fn resizes(object: &InferenceDeployment) -> bool {
+    let template = object.spec.template.as_ref();
+    let pod = template.and_then(|it| it.spec.as_ref());
+    let whole = pod.and_then(|it| it.resources.as_ref());
+    let bounded = |it: &EngineResources| !it.limits.is_empty() || !it.requests.is_empty();
+    plan::writes_limit(object) || !whole.is_some_and(bounded)
+}
+
 fn plan_of(
     facts: &Facts,
     model: &Model,
     settings: &PodSettings,
 ) -> Result<(Planned, Option<Revision>), Error> {
+    let settings = PodSettings {
+        resize: settings.resize && resizes(&facts.object),
+        ..settings.clone()
+    };
     match model {
-        Model::Known(model, _) => standing::plan(facts, model, settings),
+        Model::Known(model, _) => standing::plan(facts, model, &settings),
         Model::Inspecting(_) | Model::Held(..) | Model::Unavailable(_) | Model::Failed(_) => {
             Ok((Planned::Unresolved, None))
         }

@@ -227,3 +227,22 @@ fn a_cluster_that_cannot_resize_pods_replaces_them() {
     );
     assert_ne!(name(&with_quotas(&facts, ["320Mi", "760Mi"])), first);
 }
+
+#[test]
+fn a_pod_with_resources_of_its_own_is_replaced_unless_the_user_wrote_the_engines_limit() {
+    let engine = "engine: {resources: {limits: {memory: 3Gi}}}, ";
+    for (engine, stays) in [("", false), (engine, true)] {
+        let resources = "spec: {resources: {limits: {memory: 8Gi}}}";
+        let yaml = format!("{SMOLLM2}  template: {{{engine}{resources}}}\n");
+        let mut facts = inspected(&yaml);
+        let (revision, boot) = newest(&desired(&facts));
+        facts.replica_sets = vec![replica_set(&format!("smollm2-{revision}"), &revision, 1)];
+        facts.pods = vec![crate::testing::engine("a", &revision, ready())];
+        facts.boots.insert(revision.clone(), boot);
+        let same = changed(&facts, |_| {});
+        assert_eq!(newest(&desired(&same)).0, revision);
+        let after = desired(&with_quotas(&facts, ["320Mi", "760Mi"]));
+        assert_eq!(newest(&after).0 == revision, stays, "{engine}");
+        assert!(after.limits.is_empty(), "nobody resizes it");
+    }
+}

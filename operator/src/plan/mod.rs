@@ -154,6 +154,11 @@ pub(crate) fn requests_memory(object: &InferenceDeployment) -> bool {
     resources.is_some_and(|resources| resources.requests.contains_key("memory"))
 }
 
+/// Whether the memory limit of the engine's container is the user's.
+pub(crate) fn writes_limit(object: &InferenceDeployment) -> bool {
+    !matches!(written_limit(object), Ok(None))
+}
+
 /// `spec.template.engine.resources.limits.memory`, if it is written.
 fn written_limit(object: &InferenceDeployment) -> Result<Option<Bytes>, ConvertError> {
     let engine = object
