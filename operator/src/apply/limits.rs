@@ -1,6 +1,6 @@
 //! Memory limits of pods that run, through `pods/resize`. What the API server says no to (a quota or a
 //! range of the namespace, an admission policy, an old version) is an answer, which status tells, and
-//! is asked again after a while; everything else goes on without it.
+//! is asked again after a while, and so is what it failed at; everything else goes on without it.
 
 use std::time::Duration;
 
@@ -8,7 +8,6 @@ use tokio::time::Instant;
 
 use super::{Writer, Written};
 use crate::desire::{PodLimit, soonest};
-use crate::error::Error;
 use crate::facts::Facts;
 use crate::memory::{LimitAsked, Memory};
 
@@ -16,15 +15,12 @@ use crate::memory::{LimitAsked, Memory};
 const SOON: Duration = Duration::from_millis(50);
 
 /// Asks for limits.
-///
-/// # Errors
-/// The API server did not answer, or has trouble of its own.
 pub(super) async fn ask(
     writer: &Writer<'_>,
     facts: &Facts,
     limits: &[PodLimit],
     (memory, written): (&mut Memory, &mut Written),
-) -> Result<(), Error> {
+) {
     for PodLimit {
         uid,
         bytes,
@@ -38,22 +34,21 @@ pub(super) async fn ask(
             Ok(()) => None,
             // It went, or another has its name: the watch will say so.
             Err(error) if error.code() == Some(409) => continue,
-            Err(error) if says_no(&error) => {
-                written.look_again = soonest(written.look_again, Some(SOON));
-                Some(error.to_string())
-            }
-            Err(error) => return Err(error),
+            Err(error) => Some(error),
         };
+        let silent = refused.as_ref().is_some_and(|error| error.code().is_none());
+        if refused.is_some() {
+            written.look_again = soonest(written.look_again, Some(SOON));
+        }
         let asked = LimitAsked {
             bytes: *bytes,
             at: Instant::now(),
-            refused,
+            refused: refused.map(|error| error.to_string()),
         };
         memory.limits.insert(uid.clone(), asked);
+        if silent {
+            // The others are asked in the next pass: one that waits for each would take for ever.
+            break;
+        }
     }
-    Ok(())
-}
-
-fn says_no(error: &Error) -> bool {
-    matches!(error.code(), Some(400 | 403 | 404 | 405 | 422))
 }

@@ -56,7 +56,7 @@ pub(crate) async fn apply(
     written: &mut Written,
 ) -> Result<(), Error> {
     let asking = limits::ask(writer, facts, &desire.limits, (&mut *memory, &mut *written));
-    asking.await?;
+    asking.await;
     let mut taken = None;
     for child in &desire.children {
         let replicas = desire.replicas.iter().find(|(name, _)| *name == child.name);

@@ -209,6 +209,29 @@ async fn a_namespace_that_rations_memory_is_quoted_and_asked_again_later() {
 }
 
 #[tokio::test]
+async fn an_api_server_that_fails_at_one_pod_keeps_nothing_else_from_being_written() {
+    let (mut story, _) = with_pod(SMOLLM2).await;
+    let set = story.revision();
+    story.quotas(["320Mi", "760Mi"]);
+    story.cluster.refuse(|request| {
+        (request == "resize pods/a").then(|| (500, failure(500, "a webhook timed out")))
+    });
+    let asked = story.asked().await;
+    assert!(
+        asked.contains(&format!("apply replicasets/{set}!")),
+        "{asked:?}"
+    );
+    let again = story.asked().await;
+    assert!(
+        !again.iter().any(|it| it.starts_with("resize")),
+        "{again:?}"
+    );
+    let (reason, words) = story.target_applied();
+    assert_eq!(reason, "TargetRefused");
+    assert!(words.contains("a webhook timed out"), "{words}");
+}
+
+#[tokio::test]
 async fn a_limit_that_the_user_wrote_is_the_users() {
     let template = "  template:\n    engine: {resources: {limits: {memory: 3Gi}}}\n";
     let yaml = format!("{SMOLLM2}{template}");
