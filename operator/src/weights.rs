@@ -10,16 +10,19 @@ use crate::pods::PodFacts;
 
 /// None while no engine has weights.
 pub(crate) fn status(facts: &Facts) -> Option<WeightsStatus> {
-    let rows: Vec<WeightsRow> = facts
-        .live_pods()
-        .filter_map(|pod| row(facts, pod))
-        .collect();
+    let rows = rows(facts);
     let first = rows.first()?.version.clone();
     let agree = rows.iter().all(|row| row.version == first);
     Some(WeightsStatus {
         version: agree.then_some(first),
         pods: rows.into_iter().take(names::STATUS_ROWS).collect(),
     })
+}
+
+/// Of all pods: status has no room for more than some.
+fn rows(facts: &Facts) -> Vec<WeightsRow> {
+    let pods = facts.live_pods();
+    pods.filter_map(|pod| row(facts, pod)).collect()
 }
 
 /// Of the pod's newest report, or what status has from before.
@@ -41,7 +44,7 @@ const VERSION_CHARS: usize = 256;
 
 /// The condition; None before the first engine was woken or updated.
 pub(crate) fn verified(facts: &Facts) -> Option<(ConditionStatus, Reason, String)> {
-    let rows = status(facts)?.pods;
+    let rows = rows(facts);
     let wrong = rows.iter().find(|row| row.verified == Some(false));
     if let Some(row) = wrong {
         let pod = facts.live_pods().find(|pod| pod.name == row.pod);

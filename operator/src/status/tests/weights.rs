@@ -1,5 +1,6 @@
 //! Which weights status says that pods answer with.
 
+use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::weights::WeightsRow;
 
 use super::*;
@@ -66,4 +67,27 @@ fn a_mixture_is_told_with_the_engines_words_until_it_is_mended() {
     );
     say(&mut facts, "b", "1", Some(true), "");
     assert_eq!(verified(&told(&facts)).unwrap().0, "True");
+}
+
+#[test]
+fn a_broken_pod_that_has_no_row_is_told_all_the_same() {
+    let mut facts = with_pods([ready(), ready()]);
+    let revision = facts.pods[0].revision.clone();
+    let names: Vec<String> = (0..=names::STATUS_ROWS)
+        .map(|it| format!("p{it:03}"))
+        .collect();
+    facts.pods = names
+        .iter()
+        .map(|pod| engine(pod, &revision, ready()))
+        .collect();
+    for pod in &names {
+        say(&mut facts, pod, "1", Some(true), "");
+    }
+    assert_eq!(verified(&told(&facts)).unwrap().0, "True");
+    let last = names.last().unwrap();
+    say(&mut facts, last, "1", Some(false), "a mixture");
+    let status = told(&facts);
+    let told = (String::from("False"), format!("pod {last}: a mixture"));
+    assert_eq!(verified(&status), Some(told));
+    assert_eq!(status.weights.unwrap().pods.len(), names::STATUS_ROWS);
 }
