@@ -9,9 +9,10 @@ use plimsoll_crds::v1alpha1::conditions::ConditionStatus::{self, False, True, Un
 use plimsoll_crds::v1alpha1::{ConditionType, ModelFacts, Reason};
 use plimsoll_planner::Bytes;
 
+use crate::enforcement;
 use crate::facts::Facts;
 use crate::inspect::Model;
-use crate::outcome::{ContainerMemory, Outcome, Planned};
+use crate::outcome::{Outcome, Planned};
 use crate::plan::short;
 use crate::progress::{Progress, progress};
 use crate::sleepers::{self, Sleepers};
@@ -42,7 +43,7 @@ pub(crate) fn conditions(facts: &Facts, outcome: &Outcome) -> Vec<Condition> {
         (ConditionType::MemoryFits, Some(memory_fits(outcome))),
         (
             ConditionType::QuotaEnforced,
-            Some(quota_enforced(facts, outcome)),
+            Some(enforcement::enforced(facts, outcome)),
         ),
         (ConditionType::MemoryPressure, Some(memory_pressure(facts))),
         (ConditionType::TargetApplied, Some(target_applied(outcome))),
@@ -242,61 +243,6 @@ fn memory_fits(outcome: &Outcome) -> Verdict {
             let text = "the plan waits for the model's facts".to_owned();
             (Unknown, Reason::ModelUnresolved, text)
         }
-    }
-}
-
-/// Who sees to what, with the values.
-fn quota_enforced(facts: &Facts, outcome: &Outcome) -> Verdict {
-    let quotas = &facts.object.spec.memory.gpu_quotas;
-    if quotas.is_empty() {
-        let text = "spec.memory.gpuQuotas has no rows; budgets follow the utilization";
-        return (False, Reason::NoQuotas, text.to_owned());
-    }
-    let quotas = quotas
-        .iter()
-        .map(|row| format!("rank {}: {}", row.rank, row.limit.0));
-    let engine = format!(
-        "the engine keeps each rank within its quota ({})",
-        quotas.collect::<Vec<_>>().join(", ")
-    );
-    let bytes = Bytes::measured;
-    let Planned::Fits {
-        container:
-            ContainerMemory {
-                limit,
-                needed,
-                written: _,
-            },
-        ..
-    } = outcome.planned
-    else {
-        let text =
-            format!("{engine}; the container's limit follows from a plan, and none fits yet");
-        return (True, Reason::EngineAlone, text);
-    };
-    let (limit, needed, above) = (
-        bytes(limit),
-        bytes(needed),
-        bytes(limit.saturating_sub(needed)),
-    );
-    match above {
-        Bytes::ZERO => (
-            True,
-            Reason::EngineAndMemoryLimit,
-            format!(
-                "{engine}; the kernel keeps the engine's container within its memory limit of \
-                 {limit}, the sum of the budgets and the host's reserve"
-            ),
-        ),
-        above => (
-            True,
-            Reason::EngineAlone,
-            format!(
-                "{engine}, and nobody else does: the kernel keeps the engine's container within \
-                 its memory limit of {limit}, which is {above} above the sum of the budgets and \
-                 the host's reserve, {needed}"
-            ),
-        ),
     }
 }
 

@@ -17,6 +17,7 @@ mod token;
 // From a change to a pass.
 mod controller;
 mod ending;
+mod enforcement;
 mod error;
 mod reconcile;
 mod stores;

@@ -31,6 +31,35 @@ fn who_enforces_the_quotas_is_told_with_the_values() {
 }
 
 #[test]
+fn a_limit_that_was_not_lowered_is_no_bound_and_is_told_with_its_number() {
+    let mut facts = inspected(SMOLLM2);
+    let revision = wanted_revision(&facts);
+    let planned = free_plan(&object(SMOLLM2), &smollm2()).unwrap().container;
+    let asked = |facts: &Facts| {
+        let found = told(facts);
+        let found = find(&found, "QuotaEnforced").unwrap();
+        (found.reason.clone(), found.message.clone())
+    };
+    facts.pods = ["a", "b", "old"]
+        .map(|pod| engine(pod, &revision, ready()))
+        .to_vec();
+    facts.pods[2].revision = "0ld".to_owned();
+    for (pod, more) in facts.pods.iter_mut().zip([0, 0, 1 << 30]) {
+        pod.limit.in_force = Some(planned.limit + more);
+    }
+    assert_eq!(asked(&facts).0, "EngineAndMemoryLimit");
+    facts.pods[1].limit.in_force = Some(planned.limit + (1 << 30));
+    let (reason, message) = asked(&facts);
+    assert_eq!(reason, "EngineAlone");
+    let bytes = plimsoll_planner::Bytes::measured;
+    let more = bytes(planned.limit + (1 << 30));
+    let words = format!("in pod b: its container's memory limit in force is {more}, which is ");
+    assert!(message.contains(&words), "{message}");
+    let wanted = format!("is to be {}", bytes(planned.limit));
+    assert!(message.ends_with(&wanted), "{message}");
+}
+
+#[test]
 fn a_pod_that_refuses_the_token_leaves_the_pressure_unknown_and_is_named() {
     let mut facts = inspected(SMOLLM2);
     let revision = wanted_revision(&facts);
