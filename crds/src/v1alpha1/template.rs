@@ -112,7 +112,9 @@ pub struct TemplateSpec {
     pub containers: Vec<Map<String, Value>>,
     /// Requests and limits of the pod as a whole, as in the Pod API (Kubernetes 1.34 or newer): a memory
     /// limit that the engine and the containers beside it share, so that a trainer may use what a
-    /// sleeping engine has given back. Each container's own limit must lie within it.
+    /// sleeping engine has given back. Each container's own limit must lie within it. New quotas replace
+    /// such a pod instead of resizing it, as Kubernetes before 1.36 cannot, unless
+    /// `engine.resources.limits.memory` is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<EngineResources>,
     /// Volumes for the containers beside the engine. Each is a volume of the Pod API; names that
