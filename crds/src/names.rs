@@ -22,6 +22,8 @@ pub const LABEL_ROLE: &str = "plimsoll.dev/role";
 pub const ROLE_ENGINE: &str = "engine";
 /// Value of [`LABEL_ROLE`] on pods that read a model's facts.
 pub const ROLE_INSPECT: &str = "inspect";
+/// Stage of loading in which a container waits for a higher memory limit: its engine takes targets.
+pub const STAGE_WAITS_FOR_LIMIT: &str = "WaitingForMemoryLimit";
 /// Standard label: who manages the object.
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Value of [`LABEL_MANAGED_BY`], and field manager of server-side apply for children.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use harness::altered::Altered;
 use harness::fixture::Fixture;
 use harness::sent::{file, send};
-use harness::{Answered, Dice, Run, ask_ids, fixtures, halves, open, split, start, tiny};
+use harness::{Answered, Dice, Run, ask_ids, fixtures, open, split, start, tiny};
 use plimsoll_sidecar::engine::control::{Commands, ControlError, Woken};
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
 use plimsoll_sidecar::engine::rest::PauseMode::{Abort, Keep, Wait};
@@ -27,16 +27,9 @@ const KV_CACHE: Tags = Tags {
     kv_cache: true,
 };
 
-fn on_two_ranks(model: &Model) -> Run {
-    Run {
-        shards: halves(model),
-        ..Run::whole(&model.shape)
-    }
-}
-
 fn engine() -> EngineHandle {
     let model = tiny();
-    start(&model, &on_two_ranks(&model))
+    start(&model, &Run::on_two_ranks(&model))
 }
 
 fn prompt() -> Vec<u32> {
@@ -51,7 +44,7 @@ fn said(handle: &EngineHandle) -> Vec<u32> {
 
 fn started_on(folder: &Altered) -> Vec<u32> {
     let model = open(folder.path());
-    said(&start(&model, &on_two_ranks(&model)))
+    said(&start(&model, &Run::on_two_ranks(&model)))
 }
 
 /// All that a model needs, from these files.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use harness::altered::Altered;
 use harness::sent::{file, send};
-use harness::{Dice, Run, ask_ids, halves, open, request, start, tiny, wait_for};
+use harness::{Dice, Run, ask_ids, open, request, start, tiny, wait_for};
 use plimsoll_planner::Account;
 use plimsoll_sidecar::engine::control::{Commands, ControlError, Woken};
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
@@ -16,20 +16,12 @@ use plimsoll_sidecar::engine::request::{FinishReason, Refused};
 use plimsoll_sidecar::engine::rest::PauseMode::{Abort, Keep};
 use plimsoll_sidecar::engine::rest::{SleepLevel, Tags};
 use plimsoll_sidecar::engine::weights::Abandoned;
-use plimsoll_sidecar::model::Model;
 
 const AWAKE: Result<Woken, ControlError> = Ok(Woken { asleep: false });
 
-fn on_two_ranks(model: &Model) -> Run {
-    Run {
-        shards: halves(model),
-        ..Run::whole(&model.shape)
-    }
-}
-
 fn engine() -> EngineHandle {
     let model = tiny();
-    start(&model, &on_two_ranks(&model))
+    start(&model, &Run::on_two_ranks(&model))
 }
 
 fn said(handle: &EngineHandle) -> Vec<u32> {
@@ -220,10 +212,10 @@ fn whole_tensors_come_in_any_order_and_none_without_an_update() {
 fn weights_that_are_away_and_whose_files_are_gone_come_from_another_folder() {
     let (gone, other) = (Altered::copy(), Altered::other());
     let model = open(gone.path());
-    let handle = start(&model, &on_two_ranks(&model));
+    let handle = start(&model, &Run::on_two_ranks(&model));
     let new = {
         let model = open(other.path());
-        said(&start(&model, &on_two_ranks(&model)))
+        said(&start(&model, &Run::on_two_ranks(&model)))
     };
     gone.cut(1000);
     assert_eq!(handle.sleep(SleepLevel::Two, Abort).wait(), Ok(()));

@@ -201,7 +201,7 @@ fn fifty_random_sequences_lose_no_token_of_requests_between_and_across() {
 #[test]
 fn scores_and_tokens_of_a_kept_request_come_once_and_are_the_same_across_a_deep_sleep() {
     let model = tiny();
-    let handle = start(&model, &on_two_ranks(&model));
+    let handle = start(&model, &Run::on_two_ranks(&model));
     let prompt: Vec<u32> = (3..203).collect();
     let expected = score(&handle, 1, &prompt, 200).wait();
     for (mode, level) in [(Keep, SleepLevel::One), (Keep, SleepLevel::Two)] {
@@ -219,17 +219,10 @@ fn scores_and_tokens_of_a_kept_request_come_once_and_are_the_same_across_a_deep_
     }
 }
 
-fn on_two_ranks(model: &Model) -> Run {
-    Run {
-        shards: halves(model),
-        ..Run::whole(&model.shape)
-    }
-}
-
 #[test]
 fn a_sleep_that_waits_finishes_who_was_there_and_keeps_who_came_later() {
     let model = tiny();
-    let handle = start(&model, &on_two_ranks(&model));
+    let handle = start(&model, &Run::on_two_ranks(&model));
     let expected =
         [&[3, 4, 5][..], &[6, 7]].map(|prompt| ask_ids(&handle, 9, prompt, 150).wait().ids);
     let first = ask_ids(&handle, 1, &[3, 4, 5], 150);
@@ -252,7 +245,7 @@ fn a_sleep_that_waits_finishes_who_was_there_and_keeps_who_came_later() {
 #[test]
 fn transitions_are_counted_with_the_bytes_that_moved() {
     let model = tiny();
-    let handle = start(&model, &on_two_ranks(&model));
+    let handle = start(&model, &Run::on_two_ranks(&model));
     let awake: u64 = Account::ALL
         .iter()
         .map(|account| held(&handle, *account))
@@ -279,7 +272,7 @@ fn transitions_are_counted_with_the_bytes_that_moved() {
 #[test]
 fn cycles_leave_no_byte_behind_and_none_is_missing() {
     let model = tiny();
-    let handle = start(&model, &on_two_ranks(&model));
+    let handle = start(&model, &Run::on_two_ranks(&model));
     let driver = || -> Vec<u64> {
         let ranks = handle.memory().ranks;
         ranks.iter().map(|rank| rank.driver.get()).collect()

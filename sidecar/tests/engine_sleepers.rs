@@ -8,27 +8,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use harness::watched::{alterable, watched};
-use harness::{Run, ask_ids, eventually, halves, request, start, start_unloaded, tiny, wait_for};
+use harness::{Run, ask_ids, eventually, request, start, start_unloaded, tiny, wait_for};
 use plimsoll_planner::Account;
 use plimsoll_sidecar::engine::control::{Commands, ControlError, Woken};
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
 use plimsoll_sidecar::engine::request::{FinishReason, Refused};
 use plimsoll_sidecar::engine::rest::PauseMode::{Abort, Keep};
 use plimsoll_sidecar::engine::rest::{SleepLevel, Tags, Transition};
-use plimsoll_sidecar::model::{Model, ModelError};
+use plimsoll_sidecar::model::ModelError;
 
 const AWAKE: Result<Woken, ControlError> = Ok(Woken { asleep: false });
 
-fn on_two_ranks(model: &Model) -> Run {
-    Run {
-        shards: halves(model),
-        ..Run::whole(&model.shape)
-    }
-}
-
 fn engine() -> EngineHandle {
     let model = tiny();
-    start(&model, &on_two_ranks(&model))
+    start(&model, &Run::on_two_ranks(&model))
 }
 
 fn weights_held(handle: &EngineHandle) -> Vec<u64> {
@@ -50,7 +43,7 @@ fn an_engine_that_loads_sleeps_later() {
         let _ = go.lock().unwrap().recv();
         Ok(())
     });
-    let handle = start_unloaded(&model, &on_two_ranks(&model));
+    let handle = start_unloaded(&model, &Run::on_two_ranks(&model));
     let sleep = || handle.sleep(SleepLevel::One, Abort).wait();
     assert_eq!(sleep(), Err(ControlError::Loading));
     assert_eq!(handle.wake(Tags::ALL).wait(), Err(ControlError::Loading));
@@ -146,7 +139,7 @@ fn weights_that_stayed_are_not_read_again() {
             Ok(())
         }
     });
-    let handle = start(&model, &on_two_ranks(&model));
+    let handle = start(&model, &Run::on_two_ranks(&model));
     let loaded = reads.load(Ordering::Relaxed);
     for (level, expected) in [(SleepLevel::One, loaded), (SleepLevel::Two, 2 * loaded)] {
         assert_eq!(handle.sleep(level, Abort).wait(), Ok(()));
@@ -172,7 +165,7 @@ fn a_source_that_is_gone_leaves_the_engine_asleep_and_a_wake_can_be_repeated() {
             }),
         }
     });
-    let handle = start(&model, &on_two_ranks(&model));
+    let handle = start(&model, &Run::on_two_ranks(&model));
     let expected = ask_ids(&handle, 1, &[3, 4, 5], 60).wait().ids;
     let kept = ask_ids(&handle, 2, &[3, 4, 5], 60);
     assert_eq!(handle.sleep(SleepLevel::Two, Keep).wait(), Ok(()));
@@ -206,7 +199,7 @@ fn a_source_that_is_gone_leaves_the_engine_asleep_and_a_wake_can_be_repeated() {
 fn a_weight_that_comes_back_different_keeps_the_engine_out_of_service_by_name() {
     let altered = Arc::new(AtomicBool::new(false));
     let model = alterable("model.layers.1.mlp.down_proj.weight", &altered);
-    let handle = start(&model, &on_two_ranks(&model));
+    let handle = start(&model, &Run::on_two_ranks(&model));
     let expected = ask_ids(&handle, 1, &[3, 4, 5], 60).wait().ids;
     assert_eq!(handle.sleep(SleepLevel::Two, Abort).wait(), Ok(()));
     altered.store(true, Ordering::Relaxed);

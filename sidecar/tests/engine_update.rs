@@ -7,29 +7,19 @@ mod harness;
 use std::sync::Arc;
 
 use harness::altered::Altered;
-use harness::{
-    Answered, Run, ask_ids, eventually, halves, open, request, start, start_unloaded, tiny,
-};
+use harness::{Answered, Run, ask_ids, eventually, open, request, start, start_unloaded, tiny};
 use plimsoll_sidecar::engine::control::{Commands, ControlError, Woken};
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
 use plimsoll_sidecar::engine::request::FinishReason;
 use plimsoll_sidecar::engine::rest::PauseMode::{Abort, Keep, Wait};
 use plimsoll_sidecar::engine::rest::{SleepLevel, Tags, Transition};
 use plimsoll_sidecar::engine::weights::Updated;
-use plimsoll_sidecar::model::Model;
 
 const AWAKE: Result<Woken, ControlError> = Ok(Woken { asleep: false });
 
-fn on_two_ranks(model: &Model) -> Run {
-    Run {
-        shards: halves(model),
-        ..Run::whole(&model.shape)
-    }
-}
-
 fn engine() -> EngineHandle {
     let model = tiny();
-    start(&model, &on_two_ranks(&model))
+    start(&model, &Run::on_two_ranks(&model))
 }
 
 fn prompt() -> Vec<u32> {
@@ -43,7 +33,7 @@ fn said(handle: &EngineHandle, prompt: &[u32], count: u32) -> Answered {
 /// What an engine says that was started on this folder.
 fn started_on(folder: &Altered, prompt: &[u32], count: u32) -> Vec<u32> {
     let model = open(folder.path());
-    said(&start(&model, &on_two_ranks(&model)), prompt, count).ids
+    said(&start(&model, &Run::on_two_ranks(&model)), prompt, count).ids
 }
 
 fn update(handle: &EngineHandle, folder: &Altered, version: &str) -> Result<Updated, ControlError> {
@@ -215,7 +205,7 @@ fn an_engine_that_loads_or_drains_is_not_updated() {
         let _ = go.lock().unwrap().recv();
         Ok(())
     });
-    let handle = start_unloaded(&model, &on_two_ranks(&model));
+    let handle = start_unloaded(&model, &Run::on_two_ranks(&model));
     assert_eq!(update(&handle, &other, "2"), Err(ControlError::Loading));
     drop(hold);
     eventually("a load", || handle.state() == EngineState::Serving);

@@ -9,23 +9,16 @@ use std::sync::Arc;
 
 use harness::altered::{Altered, rename, set};
 use harness::watched::guarded;
-use harness::{Run, ask_ids, halves, open, request, start, tiny};
+use harness::{Run, ask_ids, open, request, start, tiny};
 use plimsoll_sidecar::engine::control::{Commands, ControlError, Woken};
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
 use plimsoll_sidecar::engine::request::Refused;
 use plimsoll_sidecar::engine::rest::PauseMode::{Abort, Keep};
 use plimsoll_sidecar::engine::rest::{SleepLevel, Tags};
-use plimsoll_sidecar::model::{Model, ModelError, Replacement};
+use plimsoll_sidecar::model::{ModelError, Replacement};
 use serde_json::json;
 
 const DOWN: &str = "model.layers.1.mlp.down_proj.weight";
-
-fn on_two_ranks(model: &Model) -> Run {
-    Run {
-        shards: halves(model),
-        ..Run::whole(&model.shape)
-    }
-}
 
 fn said(handle: &EngineHandle) -> Vec<u32> {
     let prompt: Vec<u32> = (3..53).collect();
@@ -34,13 +27,13 @@ fn said(handle: &EngineHandle) -> Vec<u32> {
 
 fn started_on(folder: &Altered) -> Vec<u32> {
     let model = open(folder.path());
-    said(&start(&model, &on_two_ranks(&model)))
+    said(&start(&model, &Run::on_two_ranks(&model)))
 }
 
 #[test]
 fn what_does_not_fit_is_refused_by_name_before_a_byte_is_written() {
     let model = tiny();
-    let handle = start(&model, &on_two_ranks(&model));
+    let handle = start(&model, &Run::on_two_ranks(&model));
     let old = said(&handle);
     let down = |change: fn(&mut serde_json::Map<String, serde_json::Value>)| {
         Altered::other().with_header(change)
@@ -143,7 +136,7 @@ fn update(handle: &EngineHandle, weights: Replacement) -> Result<(), ControlErro
 fn an_update_that_ends_half_way_is_out_of_service_until_it_is_repeated_or_undone() {
     let (other, torn) = (Altered::other(), Altered::other());
     let model = tiny();
-    let handle = start(&model, &on_two_ranks(&model));
+    let handle = start(&model, &Run::on_two_ranks(&model));
     let (old, new) = (said(&handle), started_on(&other));
     for repeats in [false, true] {
         let weights = handle.open_weights(torn.path()).unwrap();
@@ -174,7 +167,7 @@ fn ranks_with_two_sets_of_weights_are_never_served_even_without_a_probe() {
     for probe in [false, true] {
         let run = Run {
             probe,
-            ..on_two_ranks(&model)
+            ..Run::on_two_ranks(&model)
         };
         let handle = start(&model, &run);
         let old = said(&handle);
@@ -198,7 +191,7 @@ fn ranks_with_two_sets_of_weights_are_never_served_even_without_a_probe() {
 #[test]
 fn weights_whose_logits_are_no_numbers_are_refused_service() {
     let model = tiny();
-    let handle = start(&model, &on_two_ranks(&model));
+    let handle = start(&model, &Run::on_two_ranks(&model));
     let old = said(&handle);
     for number in [f32::NAN, f32::INFINITY] {
         let wrong = Altered::of(number);

@@ -12,14 +12,13 @@ use crate::paths;
 use crate::process;
 use crate::test::figures::memory_of;
 use crate::test::observe::{
-    EVERY, PATIENCE, anonymous_bytes, complete, is_ready, name_of, pod_port, service_port,
+    PATIENCE, anonymous_bytes, complete, is_ready, name_of, pod_port, service_port,
 };
-use crate::test::sleep::{LEVELS, answer, await_pod, await_rows, planned, restarts};
-use crate::test::sleep_asked::{await_state, patch, pods};
+use crate::test::sleep::{LEVELS, answer, await_answers, await_pod, await_rows, planned, restarts};
+use crate::test::sleep_asked::{await_state, expect_at_rest, patch, pods};
 use crate::test::smollm2::{NAME, NAMESPACE, ready};
 use crate::test::world::World;
 use crate::test::{Passed, expect, expect_eq};
-use crate::wait;
 
 /// Idle, every pod gives its memory back; with `wakeOnRequest` it stays ready, and the official client
 /// wakes it and gets the answer of before; without, it leaves the Service until the clock is taken
@@ -73,25 +72,13 @@ pub(super) fn sleeps_when_nobody_asks(world: &World<'_>) -> Passed {
         let port = pod_port(pod, names::PORT_HTTP)?;
         expect_eq("a sleeper's answer", &complete(&port, NAME)?.status, &503)?;
     }
-    for kind in ["Reconciling", "Stalled"] {
-        let found = resource.condition(kind)?;
-        expect(found.is_none(), || {
-            format!("{kind} while asleep: {found:?}")
-        })?;
-    }
+    expect_at_rest(resource)?;
     patch(&kubernetes, r#"{"state":"Awake","idleAfter":null}"#)?;
     resource.await_ready(PATIENCE)?;
     await_state(resource, State::Serving, Some(Reason::Serving))?;
     expect_eq("the answer after the wake", &answer(&port)?, &said)?;
     let service = service_port(&kubernetes, resource)?;
-    wait::until("the Service leads to an engine", PATIENCE, EVERY, || {
-        let status = complete(&service, NAME)?.status;
-        Ok(if status == 200 {
-            Ok(())
-        } else {
-            Err(format!("{status}"))
-        })
-    })?;
+    await_answers("the Service leads to an engine", &service)?;
     let after = pods(resource)?;
     let figures = |pods: &[serde_json::Value]| -> Vec<(String, Option<u64>)> {
         let each = pods.iter();

@@ -62,14 +62,7 @@ pub(super) fn gives_memory_back(world: &World<'_>) -> Passed {
         expect_eq("a sleeper's answer", &complete(&port, NAME)?.status, &503)?;
         await_rows(resource, name_of(pod), accounts, false)?;
         // Nodes may send a moment longer to who has left.
-        wait::until("the other pod answers for both", PATIENCE, EVERY, || {
-            let status = complete(&service, NAME)?.status;
-            Ok(if status == 200 {
-                Ok(())
-            } else {
-                Err(format!("{status}"))
-            })
-        })?;
+        await_answers("the other pod answers for both", &service)?;
 
         let began = Instant::now();
         let woken = control.post("/wake_up")?;
@@ -138,6 +131,18 @@ pub(super) fn planned(report: &Value, accounts: &[&str]) -> Result<u64> {
 
 pub(super) fn restarts(pod: &Value) -> Option<u64> {
     pod["status"]["containerStatuses"][0]["restartCount"].as_u64()
+}
+
+/// Waits until a completion is answered there.
+pub(super) fn await_answers(what: &str, target: &Target) -> Result<()> {
+    wait::until(what, PATIENCE, EVERY, || {
+        let status = complete(target, NAME)?.status;
+        Ok(if status == 200 {
+            Ok(())
+        } else {
+            Err(format!("{status}"))
+        })
+    })
 }
 
 pub(super) fn await_pod(

@@ -55,13 +55,7 @@ pub(super) fn sleeps_and_wakes(world: &World<'_>) -> Passed {
             let port = pod_port(pod, names::PORT_HTTP)?;
             expect_eq("a sleeper's answer", &complete(&port, NAME)?.status, &503)?;
         }
-        // At rest: kstatus calls it current.
-        for kind in ["Reconciling", "Stalled"] {
-            let found = resource.condition(kind)?;
-            expect(found.is_none(), || {
-                format!("{kind} while asleep: {found:?}")
-            })?;
-        }
+        expect_at_rest(resource)?;
 
         patch(&kubernetes, r#"{"state":"Awake","level":null}"#)?;
         resource.await_ready(PATIENCE)?;
@@ -103,6 +97,17 @@ pub(super) fn patch(kubernetes: &Kubernetes, sleep: &str) -> Result<()> {
     let words = ["--namespace", NAMESPACE, "patch", "infd", NAME];
     let how = ["--type=merge", "-p", &patch];
     kubernetes.kubectl.run(&[&words[..], &how[..]].concat())?;
+    Ok(())
+}
+
+/// kstatus calls it current: nothing is worked on, nothing stuck.
+pub(super) fn expect_at_rest(resource: Resource<'_>) -> Result<()> {
+    for kind in ["Reconciling", "Stalled"] {
+        let found = resource.condition(kind)?;
+        expect(found.is_none(), || {
+            format!("{kind} while asleep: {found:?}")
+        })?;
+    }
     Ok(())
 }
 

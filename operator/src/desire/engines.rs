@@ -1,6 +1,7 @@
 //! Engines as steering sees them, from the facts. Pure.
 
 use k8s_openapi::jiff::Timestamp;
+use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::TargetReport;
 use plimsoll_crds::v1alpha1::report::EngineState;
 
@@ -8,9 +9,6 @@ use crate::facts::Facts;
 use crate::pods::PodFacts;
 use crate::sleepers;
 use crate::steer::{Engine, Hears, Limit};
-
-/// The stage of loading in which an engine takes targets.
-const WAITS_FOR_LIMIT: &str = "WaitingForMemoryLimit";
 
 /// The engines of a revision, those that leave included. `limit`: the memory limit of their
 /// containers that the target leads to, where it is the operator's to set.
@@ -81,7 +79,7 @@ fn hears(facts: &Facts, pod: &PodFacts) -> Hears {
     let stage = report.progress.as_ref().map(|progress| &*progress.stage);
     match report.state {
         // Whoever waits for its memory limit may be told that it needs less.
-        EngineState::Loading if stage != Some(WAITS_FOR_LIMIT) => Hears::Loading,
+        EngineState::Loading if stage != Some(names::STAGE_WAITS_FOR_LIMIT) => Hears::Loading,
         EngineState::Draining | EngineState::Failed => Hears::Ends,
         // Whatever else it does, its admin port answers.
         _ if pod.ip.is_none() => Hears::Silent,

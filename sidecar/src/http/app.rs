@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::MemoryReport;
 use plimsoll_crds::v1alpha1::report::{Effective, LoadProgress};
 use plimsoll_planner::host;
@@ -26,9 +27,6 @@ use crate::report::{self, EngineView, HostReader, Identity};
 use crate::resizes::Resizes;
 use crate::target::Held;
 use crate::tokenizer::Tokenizer;
-
-/// The stage of loading in which a container's memory limit has to be raised first.
-const WAITING_FOR_LIMIT: &str = "WaitingForMemoryLimit";
 
 /// Bounds on what one client can hold.
 #[derive(Clone, Copy, Debug)]
@@ -335,7 +333,7 @@ impl App {
         if let Some(over) = *lock(&self.waiting) {
             report.message = over.to_string();
             report.progress = Some(LoadProgress {
-                stage: WAITING_FOR_LIMIT.to_owned(),
+                stage: names::STAGE_WAITS_FOR_LIMIT.to_owned(),
                 done_bytes: 0,
                 total_bytes: 0,
             });

@@ -50,6 +50,14 @@ pub struct Run {
 }
 
 impl Run {
+    /// [`Run::whole`] on two ranks with one KV head each.
+    pub fn on_two_ranks(model: &Model) -> Run {
+        Run {
+            shards: halves(model),
+            ..Run::whole(&model.shape)
+        }
+    }
+
     /// One rank, everything in float, room for all.
     pub fn whole(shape: &ModelShape) -> Run {
         Run {
