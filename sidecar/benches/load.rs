@@ -1,5 +1,5 @@
-//! What a rank's memory costs: load, verify, sleep and wake of a model, beside a plain read of its
-//! files and a memset of as many bytes.
+//! What a rank's memory costs: load, verify, sleep and wake of a model, and the first token of an
+//! engine, beside a plain read of its files and a memset of as many bytes.
 //!
 //! `cargo bench -p plimsoll-sidecar --bench load -- MODEL [--threads N] [--kv SIZE]` prints one table:
 //! the best of three runs, with the model's files in the page cache.
@@ -9,6 +9,8 @@ use std::env;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 
 use clap::Parser;
@@ -18,6 +20,10 @@ use plimsoll_kernels::pool::{self, Pool};
 use plimsoll_planner::Account;
 use plimsoll_sidecar::args::{Cli, Command};
 use plimsoll_sidecar::config::plan_flags;
+use plimsoll_sidecar::engine::Engine;
+use plimsoll_sidecar::engine::config::EngineConfig;
+use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
+use plimsoll_sidecar::engine::request::{GenerateRequest, SamplingParams, TokenEvent};
 use plimsoll_sidecar::forward::Forward;
 use plimsoll_sidecar::forward::cpu::{CpuRank, Host};
 use plimsoll_sidecar::memory::ledger::Ledger;
@@ -95,7 +101,7 @@ fn main() -> anyhow::Result<()> {
         pool: Pool::new(threads, Isa::detect())?,
     };
     let reserve = || Forward::<CpuRank>::reserve(on, &ledger, request, plan, 0, &model.params);
-    let (mut forward, _exchange) = table.time("reserve", |_| weights + level_1, reserve)?;
+    let (mut forward, exchange) = table.time("reserve", |_| weights + level_1, reserve)?;
     for _ in 0..RUNS {
         table.time(
             "load, with checksums",
@@ -117,6 +123,44 @@ fn main() -> anyhow::Result<()> {
             wake,
         )?;
     }
+    drop((forward, exchange));
+    let model = Arc::new(model);
+    for _ in 0..RUNS {
+        let engine = table.time(
+            "first token of an engine",
+            |_| weights,
+            || -> anyhow::Result<_> {
+                let config = EngineConfig {
+                    threads_per_rank: Some(threads),
+                    ..EngineConfig::new(request.clone())
+                };
+                let engine = Engine::start(config, Arc::clone(&model), plan.clone())?;
+                first_token(&engine)?;
+                Ok(engine)
+            },
+        )?;
+        table.time(
+            "and the rest of its KV cache",
+            |_| level_1,
+            || {
+                while engine.rest().filling {
+                    thread::yield_now();
+                }
+            },
+        );
+    }
+    // As many bytes that have their pages already, by one thread: the measure of a wake.
+    let mut plain = vec![1u8; usize::try_from(level_1)?];
+    for value in 0..RUNS {
+        let fill = u8::try_from(value)?;
+        table.time(
+            "memset of level 1, plain",
+            |_| level_1,
+            || {
+                std::hint::black_box(&mut plain[..]).fill(fill);
+            },
+        );
+    }
     println!("{threads} threads, {weights} bytes of weights, {level_1} bytes of level 1");
     println!("{:36} {:>10} {:>8}", "", "time", "GB/s");
     for (name, bytes, seconds) in table.0 {
@@ -124,6 +168,30 @@ fn main() -> anyhow::Result<()> {
         println!("{name:36} {:>7.1} ms {rate:>8.2}", seconds * 1e3);
     }
     Ok(())
+}
+
+/// Waits until a request of three tokens is answered with one.
+fn first_token(engine: &EngineHandle) -> anyhow::Result<()> {
+    while engine.state() == EngineState::Loading {
+        thread::yield_now();
+    }
+    let (events, mut received) = tokio::sync::mpsc::channel(4);
+    engine.submit(GenerateRequest {
+        id: 1,
+        prompt: vec![1, 2, 3],
+        sampling: SamplingParams::default(),
+        eos: vec![],
+        min_tokens: 0,
+        bias: vec![],
+        prompt_logprobs: None,
+        max_tokens: 1,
+        cache_salt: None,
+        events: events.into(),
+    })?;
+    match received.blocking_recv() {
+        Some(TokenEvent::Token { .. }) => Ok(()),
+        other => anyhow::bail!("no token came: {other:?}, {:?}", engine.state()),
+    }
 }
 
 /// Reads the weights' files, or the one that is named, to the end, as `cat` does; bytes read.

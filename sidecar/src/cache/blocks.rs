@@ -158,6 +158,13 @@ impl BlockPool {
         self.blocks.iter_mut().for_each(|block| block.name = None);
     }
 
+    /// Makes room for `blocks` blocks, so that growing until there are so many moves nothing.
+    pub fn reserve(&mut self, blocks: u32) {
+        let more = blocks.saturating_sub(self.count()) as usize;
+        self.blocks.reserve_exact(more);
+        self.names.reserve(more);
+    }
+
     /// Adds blocks at the end until there are `blocks`, the null block included. New ones are taken
     /// before any that a prefix may bring back.
     pub fn grow(&mut self, blocks: u32) {

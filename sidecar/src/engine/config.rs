@@ -26,6 +26,10 @@ pub struct EngineConfig {
     pub probe: bool,
     /// What the weights are called that are loaded first.
     pub weight_version: String,
+    /// Blocks of the KV cache, the null block included, that are taken before the engine serves; the
+    /// others come behind its first requests, at most as many at once. None: as many as take some tens
+    /// of milliseconds.
+    pub first_kv_blocks: Option<u32>,
 }
 
 impl EngineConfig {
@@ -41,6 +45,7 @@ impl EngineConfig {
             steps_under_way: 2,
             probe: true,
             weight_version: WeightsInForce::DEFAULT_VERSION.to_owned(),
+            first_kv_blocks: None,
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod size;
 pub mod stats;
 pub mod weights;
 
+mod begin;
 mod commands;
 mod holdings;
 mod idle;
@@ -85,6 +86,7 @@ impl Engine {
             steps_under_way,
             probe,
             weight_version,
+            first_kv_blocks,
         } = config;
         check(&request, &model, &plan)?;
         let isa = match isa {
@@ -110,6 +112,9 @@ impl Engine {
             .collect();
         let ledger = Ledger::new(&plan, &request.ranks, request.kv.block_size, &block_bytes);
         let ledger = Arc::new(ledger.offloading(&request, &plan));
+        let largest = block_bytes.iter().copied().max().unwrap_or_default();
+        let first_blocks =
+            begin::first_blocks(first_kv_blocks, plan.kv_blocks, &request.kv, largest);
         let total = plan
             .ranks
             .iter()
@@ -147,7 +152,7 @@ impl Engine {
             max_num_seqs: request.limits.max_num_seqs as usize,
             max_num_batched_tokens: request.limits.max_num_batched_tokens as usize,
             block_size: request.kv.block_size as usize,
-            kv_blocks: plan.kv_blocks,
+            kv_blocks: first_blocks,
             prefix_cache,
         });
         scheduler.use_weights(&lock(&shared.weights).key());
@@ -156,7 +161,8 @@ impl Engine {
             capacities: request.ranks.clone(),
         };
         let (request, plan) = (Arc::new(request), Arc::new(plan));
-        let ranks = Ranks::start(&request, &plan, &model, &shared, threads, isa)?;
+        let sizes = (threads, first_blocks);
+        let ranks = Ranks::start(&request, &plan, &model, &shared, sizes, isa)?;
         let engine = Loop::new(
             Arc::clone(&shared),
             ranks,
@@ -164,6 +170,7 @@ impl Engine {
             size,
             steps_under_way,
             probe,
+            (largest, first_blocks),
         );
         thread::Builder::new()
             .name("engine".to_owned())

@@ -136,7 +136,8 @@ const ENDING: &str = "the engine is told to end";
 #[derive(Debug)]
 pub(super) struct RankStart {
     pub(super) rank: usize,
-    pub(super) threads: usize,
+    /// Threads, and blocks of the KV cache that are taken before the weights are read.
+    pub(super) sizes: (usize, u32),
     pub(super) isa: Isa,
     pub(super) request: Arc<Request>,
     pub(super) plan: Arc<Plan>,
@@ -173,8 +174,6 @@ impl Drop for LastWord {
     }
 }
 
-/// Starts the thread of a rank.
-///
 /// # Errors
 /// When the machine refuses a thread.
 pub(super) fn spawn(start: RankStart) -> std::io::Result<()> {
@@ -218,7 +217,7 @@ pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
     let RankStart {
         rank,
-        threads,
+        sizes: (threads, first_blocks),
         isa,
         request,
         plan,
@@ -236,9 +235,9 @@ fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
     };
     let pool = Pool::new(*threads, *isa).map_err(|error| format!("worker threads: {error}"))?;
     let on = Host { device: &Cpu, pool };
-    let reserved =
-        Forward::<CpuRank>::reserve(on, &shared.ledger, request, plan, rank, &model.params);
-    let (mut forward, exchange) = reserved.map_err(|error| with_sources(&error))?;
+    let asked = (&**request, &**plan, *first_blocks);
+    let begun = Forward::<CpuRank>::begin(on, &shared.ledger, asked, rank, &model.params);
+    let (mut forward, exchange) = begun.map_err(|error| with_sources(&error))?;
     tell(Answer::Reserved { rank, exchange })?;
     let mut adopted: Option<Arc<Replacement>> = None;
     while let Ok(ask) = asks.recv() {

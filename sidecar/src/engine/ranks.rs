@@ -80,7 +80,7 @@ impl Ranks {
         plan: &Arc<Plan>,
         model: &Arc<Model>,
         shared: &Arc<Shared>,
-        threads: usize,
+        sizes: (usize, u32),
         isa: Isa,
     ) -> std::io::Result<Ranks> {
         let count = plan.ranks.len();
@@ -93,7 +93,7 @@ impl Ranks {
             asks.push(ask);
             rank::spawn(RankStart {
                 rank,
-                threads,
+                sizes,
                 isa,
                 request: Arc::clone(request),
                 plan: Arc::clone(plan),

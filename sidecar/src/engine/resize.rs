@@ -28,7 +28,8 @@ impl Loop {
             asker.answer(Err(ControlError::WrongState { message }));
             return Ok(());
         }
-        if let Err(failure) = self.land_all() {
+        // A size that is still on its way is reached first.
+        if let Err(failure) = self.land_all().and_then(|()| self.fill_whole()) {
             return settle(asker, Err(failure));
         }
         if *self.shared.state.borrow() == EngineState::Serving {

@@ -132,6 +132,8 @@ pub struct RestView {
     pub out: Vec<Account>,
     /// Whether weights and answers were what they were after the load, at the last wake.
     pub weights_verified: Option<bool>,
+    /// A part of the KV cache is still to be taken, behind the first requests.
+    pub filling: bool,
     /// Weights are being written that come piece by piece.
     pub updating: bool,
     /// Why the last wake or update did not bring the engine back; empty when it did.

@@ -10,6 +10,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use plimsoll_planner::Bytes;
+
 use super::clock::Idle;
 use super::control::{Command, ControlError};
 use super::handle::{EngineState, Shared, lock};
@@ -45,6 +47,10 @@ pub(super) struct Loop {
     pub(super) scheduler: Scheduler,
     /// In force.
     pub(super) size: Arc<Size>,
+    /// Of one block, on the rank where it is largest.
+    pub(super) block_bytes: Bytes,
+    /// Blocks that the cache began with: as many at most come at once.
+    pub(super) first_blocks: u32,
     /// Oldest first; at most `steps_under_way`.
     flying: VecDeque<Flight>,
     steps_under_way: usize,
@@ -81,6 +87,7 @@ impl Loop {
         size: Size,
         steps_under_way: usize,
         probes: bool,
+        (block_bytes, first_blocks): (Bytes, u32),
     ) -> Loop {
         Loop {
             idle: Idle::new(shared.inbox.now()),
@@ -88,6 +95,8 @@ impl Loop {
             ranks,
             scheduler,
             size: Arc::new(size),
+            block_bytes,
+            first_blocks,
             flying: VecDeque::new(),
             steps_under_way: steps_under_way.clamp(1, STEPS_UNDER_WAY_MAX),
             spare: Vec::new(),
@@ -137,19 +146,6 @@ impl Loop {
         }
     }
 
-    fn load(&mut self) -> Result<(), Failure> {
-        let shared = Arc::clone(&self.shared);
-        self.ranks
-            .load(|| lock(&shared.progress).stage = "LoadingWeights")?;
-        if self.probes {
-            lock(&self.shared.progress).stage = "Verifying";
-            self.probed = Some(self.probe()?.drawn);
-        }
-        lock(&self.shared.progress).stage = "Ready";
-        self.shared.state.send_replace(EngineState::Serving);
-        Ok(())
-    }
-
     fn serve(&mut self) -> Result<(), Failure> {
         loop {
             let (idle, obeys, alarm) = (self.is_idle(), self.pending.is_none(), self.alarm());
@@ -169,6 +165,7 @@ impl Loop {
             }
             self.go_on_pausing()?;
             self.mind_sleep(heard)?;
+            self.fill_cache()?;
             let launched = self.computes() && self.may_launch() && self.launch()?;
             if !launched || self.flying.len() >= self.steps_under_way {
                 self.land()?;
@@ -178,7 +175,7 @@ impl Loop {
 
     /// Nothing is under way, and nothing can be.
     fn is_idle(&self) -> bool {
-        let waits = self.computes() && self.scheduler.has_turns();
+        let waits = self.computes() && self.scheduler.has_turns() || self.is_filling();
         self.flying.is_empty() && self.pending.is_none() && !waits
     }
 
@@ -354,17 +351,18 @@ impl Loop {
             scheduler,
             stats,
             shared,
+            size,
             ..
         } = self;
         let pool = scheduler.pool();
-        let (used, total) = (pool.used(), pool.total());
+        let used = pool.used();
         let wasted = scheduler.slots_wasted();
         shared.ledger.set_kv(used, pool.cached(), wasted);
         shared.inbox.set_waiting(scheduler.waiting_first_turn());
         let counters = scheduler.counters();
         stats.running = scheduler.running().len();
         stats.waiting = scheduler.waiting();
-        stats.kv_usage = f64::from(used) / f64::from(total.max(1));
+        stats.kv_usage = f64::from(used) / f64::from(size.plan.kv_blocks.max(2) - 1);
         let slots = f64::from(used.max(1)) * f64::from(shared.ledger.block_size());
         #[expect(clippy::cast_precision_loss, reason = "a gauge between 0 and 1")]
         let waste = wasted as f64 / slots;

@@ -109,9 +109,15 @@ pub(crate) mod tests {
 
     /// The tiny model on two ranks, serving.
     pub(crate) fn engine() -> EngineHandle {
+        engine_of(None)
+    }
+
+    /// The same, which begins with so many blocks of its KV cache.
+    pub(crate) fn engine_of(first_kv_blocks: Option<u32>) -> EngineHandle {
         let (model, request, plan) = planned();
         let config = EngineConfig {
             threads_per_rank: Some(1),
+            first_kv_blocks,
             ..EngineConfig::new(request)
         };
         let handle = Engine::start(config, Arc::new(model), plan).unwrap();
@@ -228,7 +234,7 @@ pub(crate) mod tests {
     }
 
     /// The plan with other blocks of the cache; as many bytes of it as there are.
-    fn size(handle: &EngineHandle, less: u32) -> Arc<Size> {
+    pub(crate) fn size(handle: &EngineHandle, less: u32) -> Arc<Size> {
         let (model, request, mut plan) = planned();
         plan.kv_blocks -= less;
         plan.kv_tokens -= u64::from(less * request.kv.block_size);
@@ -247,7 +253,7 @@ pub(crate) mod tests {
         })
     }
 
-    fn ask(
+    pub(crate) fn ask(
         handle: &EngineHandle,
         id: u64,
         prompt: Vec<u32>,
@@ -269,7 +275,7 @@ pub(crate) mod tests {
         received
     }
 
-    fn ids(mut events: tokio::sync::mpsc::Receiver<TokenEvent>) -> Vec<u32> {
+    pub(crate) fn ids(mut events: tokio::sync::mpsc::Receiver<TokenEvent>) -> Vec<u32> {
         let mut ids = Vec::new();
         while let Some(event) = events.blocking_recv() {
             if let TokenEvent::Token { id, .. } = event {

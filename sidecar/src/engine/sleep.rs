@@ -117,6 +117,9 @@ impl Loop {
             accounts => self.ranks.release(accounts)?,
         };
         self.rest.out.extend(accounts);
+        if accounts.contains(&Account::KvCache) {
+            self.fill_whole()?;
+        }
         self.sent.blank &= !accounts.contains(&Account::Weights);
         Ok(moved)
     }

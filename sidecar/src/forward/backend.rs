@@ -45,7 +45,8 @@ pub trait Store: Sized {
     type Exchange;
 
     /// Reserves every account of the layout at the address that it keeps, and charges, commits and
-    /// poisons it. Only the exchange's end for the group leaves it again.
+    /// poisons it: of the KV cache its first `blocks` blocks. Only the exchange's end for the group
+    /// leaves it again.
     ///
     /// # Errors
     /// When the plan does not cover an account, or the machine does not give the memory.
@@ -54,6 +55,7 @@ pub trait Store: Sized {
         ledger: &Ledger,
         rank: usize,
         layout: &Layout,
+        blocks: u32,
     ) -> Result<(Self, Self::Exchange), ArenaError>;
 
     /// Whether the first `bytes` of an account have memory.

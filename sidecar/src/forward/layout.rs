@@ -141,15 +141,23 @@ impl Layout {
 
     /// The KV cache has so many blocks from now on, the null block included.
     pub fn resize(&mut self, blocks: u32) {
-        let block = Bytes::measured(self.null_block.region.bytes);
-        let bytes = block.saturating_mul(u64::from(blocks));
+        let taken = self.cache_bytes(blocks);
         self.kv.blocks = blocks as usize;
-        self.cache.region.bytes = bytes.get();
+        self.cache.region.bytes = self.of_blocks(blocks).get();
         self.entered.resize_kv(self.cache);
         let row = self.accounts.iter_mut();
         if let Some((_, planned)) = row.into_iter().find(|(of, _)| *of == Account::KvCache) {
-            *planned = bytes.round_up(self.granule);
+            *planned = taken;
         }
+    }
+
+    /// What a KV cache of so many blocks takes, the null block included, in whole granules.
+    pub fn cache_bytes(&self, blocks: u32) -> Bytes {
+        self.of_blocks(blocks).round_up(self.granule)
+    }
+
+    fn of_blocks(&self, blocks: u32) -> Bytes {
+        Bytes::measured(self.null_block.region.bytes).saturating_mul(u64::from(blocks))
     }
 
     pub fn registry(&self) -> &Registry {

@@ -115,8 +115,26 @@ impl<B: Store> Forward<B> {
         rank: usize,
         params: &ModelParams,
     ) -> Result<(Forward<B>, B::Exchange), ArenaError> {
-        let layout = Layout::of(request, plan, rank);
-        let (mut backend, exchange) = B::reserve(on, ledger, rank, &layout)?;
+        let asked = (request, plan, plan.kv_blocks);
+        Forward::begin(on, ledger, asked, rank, params)
+    }
+
+    /// As [`Forward::reserve`], with only the first so many blocks of the KV cache, the null block
+    /// included: a resize takes the others later.
+    ///
+    /// # Errors
+    /// As [`Forward::reserve`].
+    pub fn begin(
+        on: B::On,
+        ledger: &Ledger,
+        (request, plan, blocks): (&Request, &Plan, u32),
+        rank: usize,
+        params: &ModelParams,
+    ) -> Result<(Forward<B>, B::Exchange), ArenaError> {
+        let mut layout = Layout::of(request, plan, rank);
+        let (mut backend, exchange) = B::reserve(on, ledger, rank, &layout, blocks)?;
+        layout.resize(blocks);
+        backend.reach(&layout);
         backend.clear(layout.null_block);
         backend.derive(params);
         let shard = plan.ranks[rank].shard.clone();

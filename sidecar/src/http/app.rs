@@ -260,6 +260,12 @@ impl App {
             EngineState::Waking => "waking up",
             EngineState::Asleep => return Err(asleep()),
             EngineState::Serving | EngineState::Resizing if self.falls_asleep() => "about to sleep",
+            EngineState::Serving if loaded.engine.rest().filling => {
+                return Err(ApiError::unavailable(
+                    "memory_pending",
+                    "requests are computed, and the rest of the KV cache is still being taken",
+                ));
+            }
             EngineState::Loading
             | EngineState::Serving
             | EngineState::Resizing

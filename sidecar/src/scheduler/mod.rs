@@ -117,6 +117,18 @@ impl Scheduler {
         self.counters
     }
 
+    /// Blocks that have to be free for all that run to go on, and for the first that waits to begin, as
+    /// if the cache had no end.
+    pub fn blocks_wanted(&self) -> usize {
+        let due = self.running.iter().chain(self.waiting.front());
+        let missing = due.map(|s| s.table.missing(s.tokens.len() + 1));
+        missing.sum::<usize>() + self.watermark()
+    }
+
+    fn watermark(&self) -> usize {
+        self.pool.total().div_ceil(WATERMARK_DIVISOR) as usize
+    }
+
     /// Slots of held blocks without a token.
     pub fn slots_wasted(&self) -> u64 {
         self.running
@@ -313,8 +325,7 @@ impl Scheduler {
             .iter()
             .map(|s| s.table.missing(s.tokens.len()))
             .sum();
-        let watermark = self.pool.total().div_ceil(WATERMARK_DIVISOR) as usize;
-        revived + own + owed + watermark <= self.pool.available() as usize
+        revived + own + owed + self.watermark() <= self.pool.available() as usize
     }
 
     /// The batch just planned is on its way: its tokens count as computed, and what it samples as

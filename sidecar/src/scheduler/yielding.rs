@@ -51,6 +51,11 @@ impl Scheduler {
         moves
     }
 
+    /// The cache will have so many blocks before long.
+    pub fn reserve(&mut self, kv_blocks: u32) {
+        self.pool.reserve(kv_blocks);
+    }
+
     /// Sequences that come from now on get no turn until [`Scheduler::admit_all`].
     pub fn hold_new(&mut self) {
         self.held_after = Some(self.arrivals);
@@ -175,6 +180,42 @@ mod tests {
             "and the fourth begins again"
         );
         assert_eq!(scheduler.counters().preemptions, 1);
+    }
+
+    #[test]
+    fn a_cache_that_grows_as_it_is_wanted_holds_nobody_up() {
+        let mut scheduler = scheduler();
+        scheduler.resize(2);
+        for id in 1..=6 {
+            add(&mut scheduler, id);
+        }
+        let mut turns = Vec::new();
+        for _ in 0..12 {
+            while scheduler.blocks_wanted() > scheduler.pool().available() as usize {
+                scheduler.resize(scheduler.pool().total() + 2);
+            }
+            turns.push(step(&mut scheduler));
+            for id in turns.last().into_iter().flatten() {
+                if scheduler
+                    .running()
+                    .iter()
+                    .any(|s| s.id == *id && s.tokens.len() == 12)
+                {
+                    scheduler.remove(*id);
+                }
+            }
+            if scheduler.is_empty() {
+                break;
+            }
+            assert!(turns.last().is_some_and(|turn| turn.contains(&1)) || turns.len() > 3);
+        }
+        assert!(scheduler.is_empty(), "{turns:?}");
+        assert_eq!(scheduler.counters().preemptions, 0);
+        assert!(turns.iter().all(|turn| !turn.is_empty()), "{turns:?}");
+        assert!(
+            scheduler.pool().total() < 39,
+            "it took no more than it had to"
+        );
     }
 
     /// Tokens of the next sequence that were found in the cache.

@@ -45,6 +45,7 @@ impl Store for CpuRank {
         ledger: &Ledger,
         rank: usize,
         layout: &Layout,
+        blocks: u32,
     ) -> Result<(CpuRank, Exchange), ArenaError> {
         let Host { device, pool } = on;
         // A machine that does not say how much it has reserves what is planned.
@@ -79,7 +80,11 @@ impl Store for CpuRank {
             history: Vec::new(),
         };
         for account in Account::ALL {
-            let committed = reserved.restore(ledger, account, layout.bytes(account));
+            let bytes = match account {
+                Account::KvCache => layout.cache_bytes(blocks),
+                _ => layout.bytes(account),
+            };
+            let committed = reserved.restore(ledger, account, bytes);
             if let Err(error) = committed {
                 for account in Account::ALL {
                     // Charges go with the pages, which the drop below gives back in any case.

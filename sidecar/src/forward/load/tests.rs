@@ -32,7 +32,7 @@ impl Store for Rows {
     type On = ();
     type Exchange = ();
 
-    fn reserve((): (), _: &Ledger, _: usize, _: &Layout) -> Result<(Rows, ()), ArenaError> {
+    fn reserve((): (), _: &Ledger, _: usize, _: &Layout, _: u32) -> Result<(Rows, ()), ArenaError> {
         Ok((Rows::default(), ()))
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::engine::handle::EngineState;
 use crate::engine::request::Refused;
+use crate::engine::rest::RestView;
 use crate::http::app::HttpLimits;
 use crate::http::testing::{Script, app, app_with, empty_app};
 
@@ -227,6 +228,18 @@ async fn states_decide_who_answers() {
         assert_eq!(post(&app, CHAT, HELLO).await.status(), 200, "{state:?}");
     }
     engine.state.send_replace(EngineState::Serving);
+    // Requests are computed before the last of the memory is there.
+    engine.set_rest(RestView {
+        filling: true,
+        ..RestView::default()
+    });
+    let probe = get(&app, "/readyz").await;
+    assert_eq!(probe.status(), 503);
+    assert_eq!(json(probe).await["error"]["code"], "memory_pending");
+    assert_eq!(get(&app, "/health").await.status(), 200);
+    assert_eq!(post(&app, CHAT, HELLO).await.status(), 200);
+    engine.set_rest(RestView::default());
+    assert_eq!(get(&app, "/readyz").await.status(), 200);
     app.set_draining();
     assert_eq!(get(&app, "/readyz").await.status(), 503);
     assert_eq!(post(&app, CHAT, HELLO).await.status(), 503);
