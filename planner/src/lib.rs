@@ -6,6 +6,7 @@
 
 // The vocabulary.
 pub mod account;
+pub mod blocks;
 pub mod bytes;
 pub mod limits;
 pub mod model;
@@ -41,6 +42,7 @@ pub mod container;
 pub mod table;
 
 pub use account::Account;
+pub use blocks::BlockFormat;
 pub use bytes::Bytes;
 pub use capacity::{cpu_capacity, cpu_memory_limit};
 pub use check::MOST_RANKS;

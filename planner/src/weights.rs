@@ -4,6 +4,7 @@
 //! touches memory.
 
 use crate::account::Account;
+use crate::blocks::{BlockFormat, GROUP};
 use crate::bytes::Bytes;
 use crate::model::{Dtype, ModelShape};
 use crate::shard::Shard;
@@ -97,13 +98,16 @@ pub enum Form {
     /// Panels of `PANEL_ROWS` rows; rows and columns padded with zeros. 16-bit types:
     /// `[panel][column pair][row of the panel][2]`; Float32: `[panel][column][row of the panel]`.
     Panels(Dtype),
+    /// Panels of `PANEL_ROWS` rows whose numbers stay in blocks, rows and columns padded as in `Panels`:
+    /// as many bytes as the blocks have in the file, padding apart.
+    Blocks(BlockFormat),
     /// `rows` numbers of f32; `cols` is 1.
     Vector,
 }
 
 impl Form {
     /// Bytes of a tensor of this form, padding included.
-    fn bytes(self, rows: u64, cols: u64) -> Bytes {
+    pub fn bytes(self, rows: u64, cols: u64) -> Bytes {
         match self {
             Form::RowMajor(dtype) => Bytes(rows)
                 .saturating_mul(cols)
@@ -111,6 +115,9 @@ impl Form {
             Form::Panels(dtype) => Bytes(rows.next_multiple_of(PANEL_ROWS))
                 .saturating_mul(cols.next_multiple_of(PANEL_COLS))
                 .saturating_mul(dtype.bytes()),
+            Form::Blocks(format) => Bytes(rows.next_multiple_of(PANEL_ROWS))
+                .saturating_mul(cols.div_ceil(GROUP))
+                .saturating_mul(format.bytes()),
             Form::Vector => Bytes(rows).saturating_mul(4),
         }
     }

@@ -3,7 +3,7 @@
 mod samples;
 
 use plimsoll_planner::weights::{Form, Tensor, layout};
-use plimsoll_planner::{Dtype, ModelShape, Shard};
+use plimsoll_planner::{BlockFormat, Dtype, ModelShape, Shard};
 use samples::smollm2;
 
 #[test]
@@ -65,6 +65,22 @@ fn rows_and_columns_are_padded_to_panels() {
     assert_eq!(place(Tensor::Embedding).bytes, 50 * 40 * 2);
     assert_eq!(place(Tensor::Head).bytes, 64 * 64 * 2);
     assert_eq!(layout.head().unwrap().tensor, Tensor::Head);
+}
+
+#[test]
+fn blocks_take_the_bytes_of_the_file_and_whole_panels() {
+    let bytes = |format, rows, cols| Form::Blocks(format).bytes(rows, cols).get();
+    for (format, block) in [
+        (BlockFormat::Q4_0, 18),
+        (BlockFormat::Q4_1, 20),
+        (BlockFormat::Q8_0, 34),
+    ] {
+        // The head of SmolLM2 needs no padding.
+        assert_eq!(bytes(format, 49_152, 576), 49_152 * 18 * block, "{format}");
+        // Rows to 16, columns to 32.
+        assert_eq!(bytes(format, 17, 33), 32 * 2 * block, "{format}");
+        assert_eq!(bytes(format, 0, 576), 0, "{format}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! only a backend turns it into one.
 
 use plimsoll_planner::scratch::Region;
-use plimsoll_planner::{Account, Dtype};
+use plimsoll_planner::{Account, BlockFormat, Dtype};
 
 /// What lies in a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum Format {
     RowMajor(Dtype),
     /// A matrix as `kernels::linear` packs it.
     Panels(Dtype),
+    /// The same of numbers that stay in blocks.
+    Blocks(BlockFormat),
 }
 
 /// The place of one tensor on one rank.

@@ -156,6 +156,7 @@ pub(super) fn handle(place: &TensorPlace) -> Handle {
         format: match place.form {
             Form::RowMajor(dtype) => Format::RowMajor(dtype),
             Form::Panels(dtype) => Format::Panels(dtype),
+            Form::Blocks(format) => Format::Blocks(format),
             Form::Vector => Format::F32,
         },
     }
@@ -170,6 +171,7 @@ pub(super) fn matrix(place: &TensorPlace) -> Matrix {
         cols: size(place.cols),
         dtype: match place.form {
             Form::RowMajor(dtype) | Form::Panels(dtype) => dtype,
+            Form::Blocks(_) => unreachable!("no layout has blocks: {place:?}"),
             Form::Vector => Dtype::Float32,
         },
         bias: None,

@@ -38,6 +38,7 @@ pub(super) fn run(
     let (unit_rows, unit_bytes) = match to.weight.format {
         Format::Panels(_) => (PANEL_ROWS, shape.panel_bytes()),
         Format::RowMajor(_) | Format::F32 => (1, row_bytes),
+        Format::Blocks(_) => unreachable!("no layout has blocks: {to:?}"),
         Format::U32 | Format::U64 | Format::Raw => unreachable!("{to:?} is no weight"),
     };
     let units = rows.start / unit_rows..rows.end.div_ceil(unit_rows);
