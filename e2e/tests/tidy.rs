@@ -35,9 +35,11 @@ const EMPTY_NAMES: [&str; 4] = ["utils", "common", "helpers", "manager"];
 /// Where types may be written as JSON: the API, the sidecar's answers, the benchmarks' lines.
 const JSON_WRITERS: [&str; 3] = ["crds/", "sidecar/src/http/types", "e2e/src/bench/mod.rs"];
 /// Files that read JSON which others define.
-const JSON_READERS: [&str; 5] = [
+const JSON_READERS: [&str; 6] = [
     // config.json and its neighbours in a model folder
     "sidecar/src/model/folder.rs",
+    // adapter_config.json
+    "sidecar/src/adapters/config.rs",
     // model.safetensors.index.json
     "sidecar/src/weights/folder.rs",
     // the header of a safetensors file

@@ -19,6 +19,7 @@ use crate::config::Settings;
 use crate::engine::Engine;
 use crate::engine::config::EngineConfig;
 use crate::engine::handle::EngineState;
+use crate::engine::weights::WeightsInForce;
 use crate::error::BootError;
 use crate::http::app::{App, HttpLimits, Loaded};
 use crate::http::generator::Generator;
@@ -109,7 +110,8 @@ fn load(
     generation: GenerationConfig,
     weight_version: String,
 ) -> Result<Arc<dyn Generator>, BootError> {
-    let model = Arc::new(ModelFolder::open(&settings.model)?);
+    let model = Arc::new(ModelFolder::open_with(&settings.model, &settings.adapters)?);
+    let weight_version = WeightsInForce::named(weight_version, &model);
     describe(&model, settings);
     let planned = settings.plan(&model)?;
     let planned = room::hold(app, settings, planned)?;
@@ -198,6 +200,15 @@ fn describe(model: &Model, settings: &Settings) {
         digest = facts.digest,
         "model opened"
     );
+    for adapter in &model.adapters {
+        tracing::info!(
+            name = adapter.at.name,
+            path = %adapter.at.path.display(),
+            tensors = adapter.tensors,
+            digest = adapter.digest,
+            "adapter opened: it is merged into the weights while they are read"
+        );
+    }
     if let Some(quantization) = &facts.quantization {
         tracing::info!(
             quantization,

@@ -5,7 +5,7 @@ use std::path::Path;
 use plimsoll_crds::v1alpha1::facts::{InspectError, InspectResult, ModelFacts};
 
 use crate::chat::ChatTemplate;
-use crate::model::{ModelError, ModelFolder};
+use crate::model::{AdapterPath, ModelError, ModelFolder};
 
 /// What a termination message may hold.
 pub const RESULT_BYTES_MAX: usize = 4096;
@@ -23,7 +23,15 @@ const NOTE_CHARS_MAX: usize = 200;
 /// # Errors
 /// [`ModelError`].
 pub fn facts(path: &Path) -> Result<ModelFacts, ModelError> {
-    let model = ModelFolder::open(path)?;
+    facts_with(path, &[])
+}
+
+/// As [`facts`], of a model with adapters: also every number of these is looked at.
+///
+/// # Errors
+/// [`ModelError`].
+pub fn facts_with(path: &Path, adapters: &[AdapterPath]) -> Result<ModelFacts, ModelError> {
+    let model = ModelFolder::open_with(path, adapters)?;
     let tokenizer = model.tokenizer()?;
     ChatTemplate::load(&model, &tokenizer)?;
     let told = model.told.iter().chain(&model.sampling.ignored);

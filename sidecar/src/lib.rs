@@ -12,6 +12,8 @@ pub mod config;
 pub mod model;
 pub mod tokenizer;
 pub mod weights;
+pub mod adapters;
+mod digest;
 pub mod model_error;
 
 pub mod chat;

@@ -96,7 +96,7 @@ fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
-    let model = ModelFolder::open(&args.model)?;
+    let model = ModelFolder::open_with(&args.model, &args.adapters.adapter)?;
     match config::plan_flags(&args.memory, &model) {
         Ok(planned) => {
             print!(
@@ -117,7 +117,7 @@ fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn inspect_model(args: &InspectArgs) -> anyhow::Result<ExitCode> {
-    let facts = inspect::facts(&args.model);
+    let facts = inspect::facts_with(&args.model, &args.adapters.adapter);
     let json = inspect::result_json(&facts);
     match (args.output, &facts) {
         (Output::Json, _) => println!("{json}"),

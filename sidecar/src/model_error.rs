@@ -36,6 +36,9 @@ pub enum ModelError {
     /// A chat template that does not parse.
     #[error("{file}: {message}")]
     InvalidChatTemplate { file: String, message: String },
+    /// An adapter that is not of this base, or of a kind that cannot be merged into it.
+    #[error("adapter `{adapter}`: {message}")]
+    InvalidAdapter { adapter: String, message: String },
 }
 
 impl ModelError {
@@ -47,7 +50,8 @@ impl ModelError {
             | ModelError::InvalidConfig { .. }
             | ModelError::InvalidWeights { .. }
             | ModelError::InvalidTokenizer { .. }
-            | ModelError::InvalidChatTemplate { .. } => Reason::ModelInvalid,
+            | ModelError::InvalidChatTemplate { .. }
+            | ModelError::InvalidAdapter { .. } => Reason::ModelInvalid,
             ModelError::UnsupportedArchitecture { .. } => Reason::UnsupportedArchitecture,
             ModelError::UnsupportedQuantization { .. } => Reason::UnsupportedFormat,
         };

@@ -1,5 +1,7 @@
 //! The command line. Flags and the JSON that the operator writes lead to the same request.
 
+mod adapters;
+mod bench;
 mod values;
 
 #[cfg(test)]
@@ -17,6 +19,8 @@ use plimsoll_planner::{Bytes, Limits};
 use crate::engine::config::EngineConfig;
 use crate::engine::weights::WeightsInForce;
 
+pub use adapters::AdapterArgs;
+pub use bench::BenchArgs;
 pub use values::{DtypeArg, GenerationConfig, Output, RankQuota};
 use values::{
     isa, isa_help, origin, quantity_bytes, rank_quota, served_name, share, weight_version,
@@ -58,6 +62,7 @@ Examples:
   plimsoll-sidecar serve ./SmolLM2-135M-Instruct.gguf
   plimsoll-sidecar serve ./Qwen2.5-0.5B-Instruct --port 9000 --served-model-name qwen
   plimsoll-sidecar serve ./model --tensor-parallel-size 2 --quota 0=300Mi --quota 1=700Mi
+  plimsoll-sidecar serve ./Qwen2.5-0.5B-Instruct --adapter sql=./sql-lora
   plimsoll-sidecar serve --config /etc/plimsoll --host 0.0.0.0 \\
       --admin-token-file /etc/plimsoll/admin/token
 
@@ -103,6 +108,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FOLDER", conflicts_with_all = CONFIG_REPLACES)]
     pub config: Option<PathBuf>,
     #[command(flatten)]
+    pub adapters: AdapterArgs,
+    #[command(flatten)]
     pub memory: MemoryArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
@@ -123,8 +130,9 @@ pub struct ServeArgs {
 }
 
 /// Flags that say what `--config` says.
-const CONFIG_REPLACES: [&str; 14] = [
+const CONFIG_REPLACES: [&str; 15] = [
     "model",
+    "adapter",
     "tensor_parallel_size",
     "quota",
     "gpu_memory_utilization",
@@ -150,6 +158,8 @@ pub struct DevicesArgs {
 pub struct PlanArgs {
     /// A Hugging Face folder, a GGUF file, or a folder with one GGUF file.
     pub model: PathBuf,
+    #[command(flatten)]
+    pub adapters: AdapterArgs,
     #[command(flatten)]
     pub memory: MemoryArgs,
 }
@@ -317,70 +327,11 @@ impl HttpArgs {
 pub struct InspectArgs {
     /// A Hugging Face folder, a GGUF file, or a folder with one GGUF file.
     pub model: PathBuf,
+    #[command(flatten)]
+    pub adapters: AdapterArgs,
     /// Write the answer (facts or error, as JSON of at most 4,096 bytes) here too.
     #[arg(long, value_name = "FILE")]
     pub termination_message: Option<PathBuf>,
-    /// What is printed.
-    #[arg(long, value_enum, default_value_t = Output::Text)]
-    pub output: Output,
-}
-
-#[derive(Clone, Debug, Args)]
-pub struct BenchArgs {
-    /// A Hugging Face folder, a GGUF file, or a folder with one GGUF file.
-    pub model: PathBuf,
-    #[command(flatten)]
-    pub memory: MemoryArgs,
-    #[command(flatten)]
-    pub engine: EngineArgs,
-    /// Tokens of the prefill case.
-    #[arg(
-        long,
-        allow_negative_numbers = true,
-        value_name = "TOKENS",
-        default_value_t = 512
-    )]
-    pub prefill: u32,
-    /// Tokens of the single-sequence case.
-    #[arg(
-        long,
-        allow_negative_numbers = true,
-        value_name = "TOKENS",
-        default_value_t = 128
-    )]
-    pub decode: u32,
-    /// Sequences of the batch case.
-    #[arg(
-        long,
-        allow_negative_numbers = true,
-        value_name = "N",
-        default_value_t = 16
-    )]
-    pub batch: u32,
-    /// Prompt of each sequence of the batch.
-    #[arg(
-        long,
-        allow_negative_numbers = true,
-        value_name = "TOKENS",
-        default_value_t = 64
-    )]
-    pub batch_prompt: u32,
-    /// Tokens that each sequence of the batch generates.
-    #[arg(
-        long,
-        allow_negative_numbers = true,
-        value_name = "TOKENS",
-        default_value_t = 32
-    )]
-    pub batch_generate: u32,
-    /// Counted runs of each case, after one that is not.
-    #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 5,
-          value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub repetitions: u32,
-    /// Measure what it gains that the next step is sent while ranks compute one: the decoding cases
-    /// with one step under way and with two, in turn, and their ratio.
-    #[arg(long)]
-    pub overlap: bool,
     /// What is printed.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     pub output: Output,

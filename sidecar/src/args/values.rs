@@ -6,6 +6,7 @@ use plimsoll_crds::v1alpha1::quantity;
 use plimsoll_kernels::isa::{self, Isa};
 use plimsoll_planner::{Bytes, Dtype};
 
+use crate::adapters::AdapterPath;
 use crate::digits;
 use crate::engine::weights::WeightsInForce;
 
@@ -81,6 +82,27 @@ pub(super) const NAME_CHARACTERS: usize = 128;
 /// A version of weights, as answers and the prefix cache have it.
 pub(super) fn weight_version(text: &str) -> Result<String, String> {
     WeightsInForce::check_version(text).map(|()| text.to_owned())
+}
+
+/// One `--adapter`.
+pub(super) fn adapter(text: &str) -> Result<AdapterPath, String> {
+    const FORM: &str = "write NAME=FOLDER, e.g. sql=./sql-lora";
+    let (name, path) = text.split_once('=').ok_or(FORM)?;
+    let name = served_name(name)?;
+    let path = match path.rsplit_once(':') {
+        Some((path, "merge")) => path,
+        Some((_, "dynamic")) => {
+            return Err("dynamic: adapters are merged alone, not chosen by request".to_owned());
+        }
+        Some(_) | None => path,
+    };
+    match path.is_empty() {
+        true => Err(FORM.to_owned()),
+        false => Ok(AdapterPath {
+            name,
+            path: path.into(),
+        }),
+    }
 }
 
 /// A name that requests may call the model by.

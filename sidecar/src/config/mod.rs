@@ -11,6 +11,7 @@ use plimsoll_planner::{
     Backend as PlanBackend, KvLayout, Limits, Plan, RankCapacity, Request, Utilization, plan_within,
 };
 
+use crate::adapters::AdapterPath;
 use crate::args::{EngineArgs, MemoryArgs, ServeArgs};
 use crate::engine::size::Size;
 use crate::error::BootError;
@@ -22,6 +23,8 @@ pub use standing::Standing;
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub model: PathBuf,
+    /// What is merged into it, in order.
+    pub adapters: Vec<AdapterPath>,
     /// At least one; the first is the canonical name.
     pub served: Vec<String>,
     /// Empty without an operator.
@@ -55,6 +58,7 @@ impl Settings {
             return Ok(Settings {
                 served: served_names(&args.engine, &model)?,
                 model,
+                adapters: args.adapters.adapter.clone(),
                 revision: String::new(),
                 backend: Backend::Cpu,
                 memory: Asked::Flags(Box::new(args.memory.clone())),
@@ -64,6 +68,7 @@ impl Settings {
         let boot = &documents.boot;
         Ok(Settings {
             model: PathBuf::from(&boot.model_path),
+            adapters: Vec::new(),
             served: boot.served_names.clone(),
             revision: boot.revision.clone(),
             backend: boot.backend,

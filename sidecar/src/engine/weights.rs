@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::model::{MergedAdapter, Model};
+
 /// The weights in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WeightsInForce {
@@ -24,6 +26,26 @@ impl WeightsInForce {
     /// What no weights but these are called, whatever versions are given twice.
     pub(super) fn key(&self) -> String {
         format!("{} {}", self.writes, self.version)
+    }
+
+    /// What the weights that are loaded first are called. Answers show what they come from: adapters,
+    /// too, where nobody gave the weights a name.
+    pub fn named(asked: String, model: &Model) -> String {
+        const DIGITS: usize = 8;
+        if model.adapters.is_empty() || asked != WeightsInForce::DEFAULT_VERSION {
+            return asked;
+        }
+        let mut version = asked.clone();
+        for MergedAdapter { at, digest, .. } in &model.adapters {
+            let digits = digest.trim_start_matches("sha256:");
+            let digits: String = digits.chars().take(DIGITS).collect();
+            version = format!("{version}+{}@{digits}", at.name);
+        }
+        // Many long names do not fit: then the model's digest, which covers them all.
+        match WeightsInForce::check_version(&version) {
+            Ok(()) => version,
+            Err(_) => format!("{asked}@{}", model.digest),
+        }
     }
 
     /// # Errors

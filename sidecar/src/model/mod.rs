@@ -6,7 +6,6 @@
 pub(crate) mod bounds;
 pub(crate) mod config;
 pub(crate) mod defaults;
-mod digest;
 mod facts;
 mod folder;
 mod generation;
@@ -31,6 +30,7 @@ use std::sync::Arc;
 use plimsoll_crds::v1alpha1::facts::{ModelFacts, ModelFormat};
 use plimsoll_planner::{Dtype, ModelShape};
 
+pub use crate::adapters::{AdapterPath, MergedAdapter};
 pub use crate::model_error::ModelError;
 pub use params::ModelParams;
 pub use pushable::Pushable;
@@ -38,13 +38,14 @@ pub use replacement::Replacement;
 pub use sampling::{ModelSampling, SamplingDefaults};
 pub use templates::ChatTemplates;
 
+use crate::adapters::{self, Together};
+use crate::digest::Digest;
 use crate::tokenizer::{GgufTokenizer, SpecialTokens, Tokenizer, TokenizerSource, token_id};
 use crate::weights::file::{display_name, is_there};
 use crate::weights::folder::SafetensorsFolder;
 use crate::weights::gguf::GgufFile;
 use crate::weights::{TensorSource, validate};
 use config::{CONFIG, Config};
-use digest::Digest;
 
 /// An opened model. Cheap to keep: headers only, and the files held open.
 #[derive(Debug)]
@@ -70,7 +71,9 @@ pub struct Model {
     pub sampling: ModelSampling,
     /// Where files of the model disagree and one of them counts, for whoever runs it.
     pub told: Vec<String>,
-    /// `sha256:<hex>` over config and tensor headers.
+    /// Those that `tensors` have in them.
+    pub adapters: Vec<MergedAdapter>,
+    /// `sha256:<hex>` over config and tensor headers, and all of the adapters.
     pub digest: String,
 }
 
@@ -82,6 +85,33 @@ impl Model {
     /// model's vocabulary.
     pub fn tokenizer(&self) -> Result<Tokenizer, ModelError> {
         Tokenizer::load(&self.tokenizer_source, self.shape.vocab)
+    }
+
+    fn with(mut self, adapters: &[AdapterPath]) -> Result<Model, ModelError> {
+        let called = display_name(&self.path);
+        let Together {
+            shape,
+            tensors,
+            adapters,
+            told,
+            ..
+        } = adapters::merge(adapters, self.shape, self.tensors, &called)?;
+        let mut digest = Digest::new();
+        digest.update(self.digest.as_bytes());
+        for adapter in &adapters {
+            digest.update(adapter.digest.as_bytes());
+        }
+        self.told.extend(told);
+        let digest = digest.finish();
+        let facts = facts::facts(&shape, &*tensors, self.facts.format, &digest);
+        Ok(Model {
+            facts,
+            shape,
+            tensors,
+            adapters,
+            digest,
+            ..self
+        })
     }
 }
 
@@ -95,12 +125,24 @@ impl ModelFolder {
     /// # Errors
     /// [`ModelError`], with the file and the numbers.
     pub fn open(path: &Path) -> Result<Model, ModelError> {
+        ModelFolder::open_with(path, &[])
+    }
+
+    /// As [`ModelFolder::open`], with adapters merged into what is read, in this order. All of an
+    /// adapter's numbers are read once, to find what is none.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::open`]'s, and those of an adapter that does not fit.
+    pub fn open_with(path: &Path, adapters: &[AdapterPath]) -> Result<Model, ModelError> {
         let mut model = match gguf_at(path)? {
             Some(file) => open_gguf(&file)?,
             None => open_folder(path)?,
         };
         path.clone_into(&mut model.path);
-        Ok(model)
+        match adapters {
+            [] => Ok(model),
+            adapters => model.with(adapters),
+        }
     }
 }
 
@@ -253,6 +295,7 @@ impl Opened<'_> {
             special_tokens: self.special_tokens,
             sampling: self.sampling,
             told: self.told,
+            adapters: Vec::new(),
             digest: self.digest,
         })
     }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use plimsoll_planner::Dtype;
 
+use super::replacement::not_beside;
 use super::{Model, ModelError};
 use crate::model_error::shorten;
 use crate::weights::{TensorInfo, needed};
@@ -17,6 +18,8 @@ pub struct Pushable {
     shapes: HashMap<String, Vec<usize>>,
     needed: Vec<String>,
     dtype: Dtype,
+    /// That would be lost.
+    adapter: Option<String>,
 }
 
 impl Pushable {
@@ -31,6 +34,7 @@ impl Pushable {
             shapes: known.chain(needed.iter().cloned()).collect(),
             needed: needed.into_iter().map(|(name, _)| name).collect(),
             dtype,
+            adapter: model.adapters.first().map(|of| of.at.name.clone()),
         }
     }
 
@@ -46,6 +50,9 @@ impl Pushable {
     /// # Errors
     /// [`ModelError`] with the name, and what of the tensor is another than the model's.
     pub fn check(&self, tensor: &TensorInfo) -> Result<(), ModelError> {
+        if let Some(adapter) = &self.adapter {
+            return Err(not_beside(adapter));
+        }
         let TensorInfo {
             name,
             shape,

@@ -4,7 +4,8 @@ use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
 use super::config::{self, CONFIG, CONFIG_BYTES_MAX};
-use super::{Model, ModelError, gguf_at, open_gguf};
+use super::{AdapterPath, Model, ModelError, gguf_at, open_gguf};
+use crate::adapters::{self, Together};
 use crate::model_error::shorten;
 use crate::weights::TensorSource;
 use crate::weights::file::{display_name, read_small};
@@ -21,7 +22,8 @@ pub struct Replacement {
 impl Replacement {
     /// Opens a folder with `config.json` and safetensors (however sharded), or a GGUF file, and checks
     /// that shape, numbers, and every tensor's name, shape and type are those of `loaded`. Tokenizer
-    /// and templates are not looked at. No tensor data is touched.
+    /// and templates are not looked at. No tensor data is touched, but that of adapters: those of
+    /// `loaded` are merged into its own files once more, and into no others.
     ///
     /// # Errors
     /// [`ModelError`] with the file, and the first field or tensor that is not the same.
@@ -44,6 +46,14 @@ impl Replacement {
                 (CONFIG.to_owned(), config.shape, config.params, tensors)
             }
         };
+        let asked: Vec<AdapterPath> = loaded.adapters.iter().map(|of| of.at.clone()).collect();
+        if let [first, ..] = asked.as_slice()
+            && path != loaded.path
+        {
+            return Err(not_beside(&first.name));
+        }
+        let Together { shape, tensors, .. } =
+            adapters::merge(&asked, shape, tensors, &display_name(path))?;
         same_fields(&file, &loaded.shape, &shape)?;
         same_fields(&file, &loaded.params, &params)?;
         same_tensors(&*loaded.tensors, &*tensors)?;
@@ -51,6 +61,16 @@ impl Replacement {
             path: path.to_owned(),
             tensors,
         })
+    }
+}
+
+/// Weights that come without the adapter that is merged into those that are loaded.
+pub(super) fn not_beside(adapter: &str) -> ModelError {
+    let message = "is merged into what is loaded, and other weights would be served without it: merge \
+                   it into them (plimsoll-sidecar merge), and start on the result without --adapter";
+    ModelError::InvalidAdapter {
+        adapter: adapter.to_owned(),
+        message: message.to_owned(),
     }
 }
 

@@ -137,6 +137,15 @@ impl Encoding {
     }
 }
 
+/// The least number that is none of `dtype`'s: it would be rounded to infinity.
+pub(crate) const fn limit(dtype: Dtype) -> f32 {
+    match dtype {
+        Dtype::Float32 => f32::INFINITY,
+        Dtype::BFloat16 => f32::from_bits(0x7f7f_8000),
+        Dtype::Float16 => 65_520.0,
+    }
+}
+
 /// Writes numbers as `dtype`, little endian, rounded to nearest even.
 ///
 /// # Panics

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use plimsoll_planner::Dtype;
 
-use super::encoding::{Encoding, encode};
+use super::encoding::{Encoding, encode, limit};
 use super::{TensorInfo, TensorSource, check_block};
 use crate::model_error::{ModelError, shorten};
 
@@ -38,12 +38,7 @@ impl Piece {
     /// The first number, with its row, that is none as `dtype`: NaN, infinite, or larger than that
     /// type's largest.
     pub fn wrong_number(&self, dtype: Dtype) -> Option<(usize, f32)> {
-        // The first that round to infinity.
-        let beyond = match dtype {
-            Dtype::Float32 => f32::INFINITY,
-            Dtype::BFloat16 => f32::from_bits(0x7f7f_8000),
-            Dtype::Float16 => 65_520.0,
-        };
+        let beyond = limit(dtype);
         let size = self.encoding.block_bytes();
         let cols = self.info.rows_cols().1.max(1);
         let mut numbers = [0.0; AT_ONCE];

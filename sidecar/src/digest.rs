@@ -2,7 +2,8 @@
 //!
 //! Hugging Face: the bytes of `config.json`, then of each safetensors header with its length, in
 //! file-name order. GGUF: the header from the magic to the last tensor description. Tensor data
-//! is not read: the digest says that shape, types, names and tokenizer (GGUF) are the same.
+//! is not read: the digest says that shape, types, names and tokenizer (GGUF) are the same. With
+//! adapters: the base's digest, then each one's, which cover their numbers, too.
 
 use std::fmt::Write as _;
 

@@ -1,0 +1,237 @@
+//! A model's tensors with an adapter in them, computed when they are read.
+//!
+//! A weight is `W + s * B * A`: products and sums are exact to 53 bits, and the result is rounded to
+//! 24, then to the type in which it is kept. An element depends on its row and column alone, not on the
+//! piece that is read, so every split of the model has the same numbers.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use plimsoll_planner::Dtype;
+
+use super::factor::Factor;
+use super::product::Product;
+use super::refused;
+use crate::model_error::ModelError;
+use crate::weights::encoding::{encode, limit};
+use crate::weights::{TensorInfo, TensorSource, check_block};
+
+pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
+pub(crate) const HEAD: &str = "lm_head.weight";
+
+/// What becomes of a tensor of the base.
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// `W + scale * B * A`, and with a magnitude each row made as long as that says.
+    LowRank {
+        a: Factor,
+        b: Factor,
+        scale: f64,
+        magnitude: Option<Vec<f32>>,
+    },
+    /// `E + scale * (B * A)` transposed: A has a column for each row of the table.
+    Embedding {
+        a: Factor,
+        b: Factor,
+        scale: f64,
+    },
+    /// `b + scale * d`
+    Bias {
+        bias: Vec<f32>,
+        scale: f64,
+    },
+    Replaced(Factor),
+}
+
+/// See the head of the file.
+#[derive(Debug)]
+pub(crate) struct Merged {
+    base: Box<dyn TensorSource>,
+    adapter: String,
+    changes: HashMap<String, Change>,
+    /// Where the base has one tensor for both sides, and this has two.
+    head: Option<TensorInfo>,
+}
+
+impl Merged {
+    pub(crate) fn new(
+        base: Box<dyn TensorSource>,
+        adapter: &str,
+        changes: HashMap<String, Change>,
+        unties: bool,
+    ) -> Merged {
+        let embedding = base.info(EMBEDDING).filter(|_| unties);
+        let head = embedding.map(|info| TensorInfo {
+            name: HEAD.to_owned(),
+            ..info.clone()
+        });
+        Merged {
+            base,
+            adapter: adapter.to_owned(),
+            changes,
+            head,
+        }
+    }
+
+    /// What a tensor is called in the base.
+    fn behind<'a>(&self, name: &'a str) -> &'a str {
+        match self.head.is_some() && name == HEAD {
+            true => EMBEDDING,
+            false => name,
+        }
+    }
+
+    /// Numbers of a tensor that is changed.
+    fn read_changed(
+        &self,
+        change: &Change,
+        name: &str,
+        [rows, cols]: [Range<usize>; 2],
+        out: &mut [f32],
+    ) -> Result<(), ModelError> {
+        let base = |rows: Range<usize>, cols: Range<usize>, out: &mut [f32]| {
+            self.base.read_block(self.behind(name), rows, cols, out)
+        };
+        match change {
+            Change::Replaced(tensor) => tensor.read(rows, cols, out),
+            Change::Bias { bias, scale } => {
+                base(rows.clone(), cols, out)?;
+                for (out, bias) in out.iter_mut().zip(&bias[rows]) {
+                    *out = rounded(f64::from(*out) + scale * f64::from(*bias));
+                }
+                Ok(())
+            }
+            Change::Embedding { a, b, scale } => {
+                let product = Product {
+                    a,
+                    b,
+                    scale: *scale,
+                    of_table: true,
+                };
+                let mut out = out.chunks_exact_mut(cols.len());
+                product.each_row(rows, cols, base, |_, sums| round_all(sums, 1.0, out.next()))
+            }
+            Change::LowRank {
+                a,
+                b,
+                scale,
+                magnitude,
+            } => {
+                let product = Product {
+                    a,
+                    b,
+                    scale: *scale,
+                    of_table: false,
+                };
+                let mut out = out.chunks_exact_mut(cols.len());
+                let Some(magnitude) = magnitude else {
+                    let done = |_, sums: &[f64]| round_all(sums, 1.0, out.next());
+                    return product.each_row(rows, cols, base, done);
+                };
+                // The length of a row is of all its columns.
+                let width = a.info.rows_cols().1;
+                product.each_row(rows, 0..width, base, |row, sums| {
+                    let length = sums.iter().fold(0.0, |sum, x| sum + x * x).sqrt();
+                    let factor = f64::from(magnitude[row]) / length;
+                    round_all(&sums[cols.clone()], factor, out.next());
+                })
+            }
+        }
+    }
+
+    /// The first number that is none as `dtype` ends the read: an adapter may be too large for it.
+    fn check(
+        &self,
+        dtype: Dtype,
+        name: &str,
+        first_row: usize,
+        cols: usize,
+        numbers: &[f32],
+    ) -> Result<(), ModelError> {
+        let limit = limit(dtype);
+        if numbers
+            .iter()
+            .fold(true, |all, number| all & (number.abs() < limit))
+        {
+            return Ok(());
+        }
+        let found = numbers
+            .iter()
+            .enumerate()
+            .find(|(_, number)| number.is_nan() || number.abs() >= limit);
+        let (at, number) = found.unwrap_or((0, &f32::NAN));
+        let row = first_row + at / cols.max(1);
+        let message = format!(
+            "merged into `{name}` it makes {number} in row {row}, which is no {dtype}; it was \
+             trained on another base, or its scale is too large"
+        );
+        Err(refused(&self.adapter, "", message))
+    }
+}
+
+impl TensorSource for Merged {
+    fn names(&self) -> Vec<&str> {
+        let head = self.head.iter().map(|_| HEAD);
+        let names = self.base.names().into_iter();
+        names
+            .filter(|name| *name != HEAD || self.head.is_none())
+            .chain(head)
+            .collect()
+    }
+
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        match &self.head {
+            Some(head) if name == HEAD => Some(head),
+            Some(_) | None => self.base.info(name),
+        }
+    }
+
+    fn read_block(
+        &self,
+        name: &str,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<(), ModelError> {
+        let Some(change) = self.changes.get(name) else {
+            return self.base.read_block(self.behind(name), rows, cols, out);
+        };
+        check_block(name, self.info(name), &rows, &cols, out.len())?;
+        if out.is_empty() {
+            return Ok(());
+        }
+        let (first_row, width) = (rows.start, cols.len());
+        self.read_changed(change, name, [rows, cols], out)?;
+        self.check(Dtype::Float32, name, first_row, width, out)
+    }
+
+    fn read_as(
+        &self,
+        dtype: Dtype,
+        name: &str,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [u8],
+    ) -> Result<(), ModelError> {
+        if !self.changes.contains_key(name) {
+            return self.base.read_as(dtype, self.behind(name), rows, cols, out);
+        }
+        let (first_row, width) = (rows.start, cols.len());
+        let mut numbers = vec![0.0; rows.len().saturating_mul(width)];
+        self.read_block(name, rows, cols, &mut numbers)?;
+        self.check(dtype, name, first_row, width, &numbers)?;
+        encode(dtype, &numbers, out);
+        Ok(())
+    }
+}
+
+fn round_all(row: &[f64], factor: f64, out: Option<&mut [f32]>) {
+    for (out, number) in out.into_iter().flatten().zip(row) {
+        *out = rounded(factor * number);
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "rounding is what is meant")]
+fn rounded(number: f64) -> f32 {
+    number as f32
+}

@@ -1,0 +1,124 @@
+//! PEFT adapters, merged into a model's weights while these are read.
+//!
+//! A folder is checked whole against its base before any weight is read: `config` and `fields` decide
+//! about every field, `open` about every tensor. What it changes stands behind the seam of
+//! [`TensorSource`] (`merged`), so that ranks, wakes and reloads read merged numbers as they read any;
+//! of the adapter only headers, magnitudes and biases are held, and the rest is read with the rows
+//! that need it.
+
+mod config;
+mod embeddings;
+mod factor;
+mod fields;
+mod keys;
+mod merged;
+mod open;
+mod patterns;
+mod places;
+mod product;
+mod sorted;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use plimsoll_planner::ModelShape;
+
+use crate::model_error::ModelError;
+use crate::weights::TensorSource;
+use merged::Merged;
+
+/// The files of an adapter.
+const CONFIG: &str = "adapter_config.json";
+const WEIGHTS: &str = "adapter_model.safetensors";
+
+/// Most adapters that one model is started with.
+pub const ADAPTERS_MAX: usize = 8;
+
+/// A folder that PEFT wrote, and what it is called here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdapterPath {
+    pub name: String,
+    pub path: PathBuf,
+}
+
+/// An adapter that is a part of a model's weights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MergedAdapter {
+    pub at: AdapterPath,
+    /// `sha256:<hex>` over its config and all of its tensors.
+    pub digest: String,
+    /// Tensors of the base that it changes.
+    pub tensors: usize,
+}
+
+/// A base with its adapters.
+#[derive(Debug)]
+pub(crate) struct Together {
+    /// As the base's; untied where an adapter changes one side of a tied embedding alone.
+    pub(crate) shape: ModelShape,
+    pub(crate) tensors: Box<dyn TensorSource>,
+    pub(crate) adapters: Vec<MergedAdapter>,
+    /// What is odd about them and hinders nothing.
+    pub(crate) told: Vec<String>,
+    /// Tensors that are no longer the base's.
+    changed: HashSet<String>,
+}
+
+/// Puts adapters before a base, in this order: what the first makes of a tensor is what the next one
+/// finds. `base`: what the model's folder is called.
+///
+/// # Errors
+/// [`ModelError::InvalidAdapter`], with the adapter, the file and the field or tensor.
+pub(crate) fn merge(
+    asked: &[AdapterPath],
+    shape: ModelShape,
+    tensors: Box<dyn TensorSource>,
+    base: &str,
+) -> Result<Together, ModelError> {
+    let mut together = Together {
+        shape,
+        tensors,
+        adapters: Vec::new(),
+        told: Vec::new(),
+        changed: HashSet::new(),
+    };
+    for at in asked {
+        let before = |other: &MergedAdapter| other.at.name == at.name;
+        if together.adapters.iter().any(before) {
+            return Err(refused(
+                &at.name,
+                "",
+                "is given twice; give each its own name",
+            ));
+        }
+        let opened = open::open(at, &together, base)?;
+        together.told.extend(opened.told);
+        together.adapters.push(MergedAdapter {
+            at: at.clone(),
+            digest: opened.digest,
+            tensors: opened.changes.len(),
+        });
+        together.changed.extend(opened.changes.keys().cloned());
+        together.shape.tied &= !opened.unties;
+        together.tensors = Box::new(Merged::new(
+            together.tensors,
+            &at.name,
+            opened.changes,
+            opened.unties,
+        ));
+    }
+    Ok(together)
+}
+
+/// `file`: of the adapter's folder, where it is about one.
+fn refused(adapter: &str, file: &str, message: impl Into<String>) -> ModelError {
+    ModelError::InvalidAdapter {
+        adapter: adapter.to_owned(),
+        message: match file {
+            "" => message.into(),
+            file => format!("{file}: {}", message.into()),
+        },
+    }
+}

@@ -1,0 +1,107 @@
+//! Opening an adapter's folder: its config, every number of its tensors, and their places in the base.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::config::AdapterConfig;
+use super::factor::Factor;
+use super::merged::Change;
+use super::places::Places;
+use super::{AdapterPath, Together, WEIGHTS, refused};
+use crate::digest::Digest;
+use crate::model_error::{ModelError, shorten};
+use crate::weights::file::{WeightFile, is_there};
+use crate::weights::safetensors;
+
+/// An adapter that fits its base.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// By the base's tensor.
+    pub(crate) changes: HashMap<String, Change>,
+    /// The base's embedding and head are no longer one tensor.
+    pub(crate) unties: bool,
+    pub(crate) digest: String,
+    pub(crate) told: Vec<String>,
+}
+
+/// Reads headers and every number of the adapter; of the base at most its embedding.
+pub(crate) fn open(at: &AdapterPath, base: &Together, called: &str) -> Result<Opened, ModelError> {
+    let mut digest = Digest::new();
+    let adapter = at.name.as_str();
+    let config = AdapterConfig::open(adapter, &at.path, &mut |bytes| digest.update(bytes))?;
+    let factors = factors(at, &mut digest)?;
+    let (changes, unties) = Places::of(adapter, &config, base).fill(factors)?;
+    if changes.is_empty() {
+        return Err(refused(adapter, WEIGHTS, "changes no tensor of the base"));
+    }
+    let told = config.base.iter().filter(|name| last_part(name) != called);
+    let told = told.map(|name| {
+        let name = shorten(name);
+        format!(
+            "adapter `{adapter}` was trained on {name}; the base here is called {called}, and has \
+             all that it asks for"
+        )
+    });
+    let is_quantized = |tensor: &&String| {
+        let info = base.tensors.info(tensor);
+        info.is_some_and(|info| !["F32", "F16", "BF16"].contains(&info.dtype.as_str()))
+    };
+    let quantized = changes.keys().filter(is_quantized).count();
+    let expanded = (quantized > 0).then(|| {
+        format!(
+            "adapter `{adapter}`: {quantized} of the {} tensors that it changes are quantised in the \
+             file; it is merged into their expanded numbers, and they are kept as floats",
+            changes.len()
+        )
+    });
+    Ok(Opened {
+        told: told.chain(expanded).collect(),
+        changes,
+        unties,
+        digest: digest.finish(),
+    })
+}
+
+fn last_part(name: &str) -> &str {
+    name.trim_end_matches('/')
+        .rsplit('/')
+        .next()
+        .unwrap_or(name)
+}
+
+/// Opens the file, and goes over its bytes: what is no number is found here.
+fn factors(at: &AdapterPath, digest: &mut Digest) -> Result<Vec<Factor>, ModelError> {
+    let path = at.path.join(WEIGHTS);
+    if !is_there(&path) {
+        let message = match is_there(&at.path.join("adapter_model.bin")) {
+            true => "is missing; adapter_model.bin (PyTorch) is not read, save it as safetensors",
+            false => "is missing",
+        };
+        return Err(refused(&at.name, WEIGHTS, message));
+    }
+    let file = WeightFile::open(&path)?;
+    let opened = safetensors::open(file, &mut |header| digest.update(header))?;
+    let file = Arc::new(opened.file);
+    let mut factors = Vec::with_capacity(opened.tensors.len());
+    for entry in opened.tensors {
+        let refuse = |message: String| {
+            let name = shorten(&entry.info.name);
+            Err(refused(&at.name, WEIGHTS, format!("`{name}`: {message}")))
+        };
+        let Some(stored) = entry.stored else {
+            return refuse(format!("is {}; read are F32, F16, BF16", entry.info.dtype));
+        };
+        let factor = Factor {
+            file: Arc::clone(&file),
+            info: entry.info.clone(),
+            stored,
+        };
+        if let Some((at, number)) = factor.scan(&mut |bytes| digest.update(bytes))? {
+            return refuse(format!(
+                "number {at} is {number}; the training left no adapter"
+            ));
+        }
+        factors.push(factor);
+    }
+    Ok(factors)
+}

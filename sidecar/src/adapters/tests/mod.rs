@@ -1,0 +1,29 @@
+//! Adapters against PEFT, and against everything that is not one. `tests/fixtures/make_adapters.py`
+//! wrote what PEFT makes of each fixture.
+
+mod configs;
+mod edited;
+mod fields;
+mod malformed;
+mod merged;
+mod modules;
+
+use std::path::{Path, PathBuf};
+
+use super::AdapterPath;
+use crate::model::{Model, ModelError, ModelFolder};
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+fn at(path: &Path) -> AdapterPath {
+    AdapterPath {
+        name: "tuned".to_owned(),
+        path: path.to_owned(),
+    }
+}
+
+fn open(base: &str, adapters: &[AdapterPath]) -> Result<Model, ModelError> {
+    ModelFolder::open_with(&fixtures().join("models").join(base), adapters)
+}

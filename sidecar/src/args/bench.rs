@@ -1,0 +1,68 @@
+//! What is measured in process.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{EngineArgs, MemoryArgs, Output};
+
+#[derive(Clone, Debug, Args)]
+pub struct BenchArgs {
+    /// A Hugging Face folder, a GGUF file, or a folder with one GGUF file.
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub memory: MemoryArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Tokens of the prefill case.
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "TOKENS",
+        default_value_t = 512
+    )]
+    pub prefill: u32,
+    /// Tokens of the single-sequence case.
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "TOKENS",
+        default_value_t = 128
+    )]
+    pub decode: u32,
+    /// Sequences of the batch case.
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "N",
+        default_value_t = 16
+    )]
+    pub batch: u32,
+    /// Prompt of each sequence of the batch.
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "TOKENS",
+        default_value_t = 64
+    )]
+    pub batch_prompt: u32,
+    /// Tokens that each sequence of the batch generates.
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "TOKENS",
+        default_value_t = 32
+    )]
+    pub batch_generate: u32,
+    /// Counted runs of each case, after one that is not.
+    #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 5,
+          value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub repetitions: u32,
+    /// Measure what it gains that the next step is sent while ranks compute one: the decoding cases
+    /// with one step under way and with two, in turn, and their ratio.
+    #[arg(long)]
+    pub overlap: bool,
+    /// What is printed.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}

@@ -1,0 +1,113 @@
+//! `--adapter` of the real binary: what is planned, inspected and served, and what is refused.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod served;
+
+use std::path::Path;
+use std::process::Output;
+
+use serde_json::Value;
+use served::{Served, binary, fixture};
+
+fn adapter(name: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/adapters");
+    format!("{name}={}", folder.join(name).display())
+}
+
+fn run(command: &[&str], model: &str) -> Output {
+    let mut binary = binary();
+    binary.args(command).arg(fixture(model));
+    binary.output().unwrap()
+}
+
+fn words(output: &[u8]) -> String {
+    String::from_utf8(output.to_vec()).unwrap()
+}
+
+#[test]
+fn answers_are_the_adapters_and_say_whose_they_are() {
+    let body = r#"{"model": "tiny-llama", "prompt": [5, 6, 7, 8], "max_tokens": 20,
+        "temperature": 0, "ignore_eos": true}"#;
+    let asked = |served: &Served| {
+        let answer = served.post("/v1/completions", body);
+        assert_eq!(answer.status, 200);
+        let info = served.get_admin("/weight_info", "").json();
+        let version = info["weight_version"].as_str().unwrap().to_owned();
+        (version, answer.json()["choices"][0]["text"].clone())
+    };
+    let plain = adapter("plain") + ":merge";
+    let base = asked(&Served::start("tiny-llama", &[]));
+    let tuned = asked(&Served::start("tiny-llama", &["--adapter", &plain]));
+    assert_eq!(base.0, "default");
+    assert!(tuned.0.starts_with("default+plain@"), "{}", tuned.0);
+    assert_ne!(base.1, tuned.1, "an adapter that changes no answer");
+}
+
+#[test]
+fn plans_and_facts_are_those_of_the_model_with_its_adapter() {
+    let facts = |flags: &[&str]| -> Value {
+        let output = run(
+            &[&["inspect", "--output", "json"], flags].concat(),
+            "tiny-llama",
+        );
+        assert!(output.status.success(), "{}", words(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["facts"].clone()
+    };
+    let (base, tied) = (facts(&[]), facts(&["--adapter", &adapter("tied")]));
+    assert_eq!(
+        (&base["tied"], &tied["tied"]),
+        (&true.into(), &false.into())
+    );
+    assert_ne!(base["digest"], tied["digest"]);
+    let weights = |flags: &[&str]| -> String {
+        let output = run(
+            &[&["plan", "--dtype", "float32"], flags].concat(),
+            "tiny-llama",
+        );
+        let table = words(&output.stdout);
+        let row = table.lines().nth(1).unwrap_or_default();
+        let sizes: Vec<&str> = row.split_whitespace().collect();
+        sizes[7..9].join(" ")
+    };
+    let (alone, one_side) = (weights(&[]), weights(&["--adapter", &adapter("tied")]));
+    assert_eq!(alone, "760.00 KiB");
+    assert_eq!(one_side, "888.00 KiB", "a head of its own");
+    assert_eq!(alone, weights(&["--adapter", &adapter("plain")]));
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_anything_is_loaded() {
+    for (command, flag, code, says) in [
+        (
+            "inspect",
+            adapter("dora"),
+            1,
+            "adapter `dora`: adapter_model.safetensors: model.layers.0.mlp",
+        ),
+        (
+            "plan",
+            adapter("nowhere"),
+            1,
+            "adapters/nowhere/adapter_config.json",
+        ),
+        ("serve", adapter("dora"), 1, "adapter `dora`"),
+        ("plan", "plain".to_owned(), 64, "write NAME=FOLDER"),
+        ("plan", "a b=/x".to_owned(), 64, "a name has"),
+        (
+            "plan",
+            adapter("plain") + ":dynamic",
+            64,
+            "dynamic: adapters are merged alone",
+        ),
+    ] {
+        let ports = ["--port", "0", "--admin-port", "0", "--probe-port", "0"];
+        let ports = if command == "serve" { &ports[..] } else { &[] };
+        let output = run(
+            &[&[command, "--adapter", &flag], ports].concat(),
+            "tiny-llama",
+        );
+        let told = words(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{command} {flag}: {told}");
+        assert!(told.contains(says), "no {says:?} in {told}");
+    }
+}
