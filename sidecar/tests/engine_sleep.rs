@@ -1,20 +1,17 @@
-//! Sleep and wake: what a model says is what it said before, whatever sequence of sleeps, wakes,
-//! reloads, pauses, releases and resizes lies between, and across it for requests that are kept.
+//! Sleep and wake: what a model says is what it said before, after every kind of sleep, and across it for
+//! requests that are kept. `engine_stories.rs` has all of it in random order.
 #![allow(clippy::unwrap_used, reason = "a broken fixture ends the test")]
 #![allow(clippy::cast_possible_truncation, reason = "fixtures are small")]
 
 mod harness;
 
-use std::sync::Arc;
-
 use harness::fixture::Fixture;
-use harness::{Dice, Run, ask_ids, fixtures, halves, score, size, start, tiny};
+use harness::{Run, ask_ids, fixtures, score, start, tiny};
 use plimsoll_planner::{Account, Shard};
-use plimsoll_sidecar::engine::control::{Commands, ControlError, Woken};
+use plimsoll_sidecar::engine::control::{Commands, Woken};
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
 use plimsoll_sidecar::engine::rest::PauseMode::{Abort, Keep, Wait};
 use plimsoll_sidecar::engine::rest::{SleepLevel, Tags, Transition};
-use plimsoll_sidecar::model::Model;
 
 const WEIGHTS: Tags = Tags {
     weights: true,
@@ -103,99 +100,6 @@ fn every_architecture_says_the_same_after_every_kind_of_sleep() {
             check_ids(&fixture, &handle, "after the KV cache alone");
         }
     }
-}
-
-/// The model's files once more, which is refused while the weights are away.
-fn reload(handle: &EngineHandle) -> Result<(), ControlError> {
-    let own = Arc::new(handle.open_weights(&handle.weights().path).unwrap());
-    match handle.update(own, None, Keep).wait() {
-        Ok(_) | Err(ControlError::WrongState { .. }) => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-/// One random command, carried out.
-fn command(
-    handle: &EngineHandle,
-    (model, run): (&Model, &Run),
-    dice: &mut Dice,
-) -> Result<(), String> {
-    let level = [SleepLevel::Zero, SleepLevel::One, SleepLevel::Two][dice.roll(3)];
-    let tags = [Tags::ALL, WEIGHTS, KV_CACHE][dice.roll(3)];
-    let clears = dice.roll(2) == 0;
-    let done = match dice.roll(14) {
-        0..3 => handle.sleep(level, Keep).wait(),
-        3..6 => handle.wake(tags).wait().map(|_| ()),
-        6 => handle.pause(Keep, clears).wait(),
-        7 => handle.resume().wait(),
-        8 => handle.reset_prefix_cache(clears).wait(),
-        9..11 => reload(handle),
-        11..13 => {
-            let blocks = 128 + dice.roll(150) as u32;
-            handle.resize(size(model, run, blocks)).wait().map(|_| ())
-        }
-        // Refused unless it is paused and awake.
-        _ => handle.release_kv_cache().wait().or(Ok(())),
-    };
-    done.map_err(|error| error.to_string())
-}
-
-#[test]
-fn fifty_random_sequences_lose_no_token_of_requests_between_and_across() {
-    let model = tiny();
-    let prompts: Vec<Vec<u32>> = (0..6u32)
-        .map(|at| {
-            (0..5 + 9 * at)
-                .map(|i| (at * 37 + i * 11) % 500 + 3)
-                .collect()
-        })
-        .collect();
-    let expected: Vec<Vec<u32>> = {
-        let handle = start(&model, &Run::whole(&model.shape));
-        let ask = |(id, prompt): (u64, &Vec<u32>)| ask_ids(&handle, id, prompt, 60).wait().ids;
-        (0..).zip(&prompts).map(ask).collect()
-    };
-    let (mut preemptions, mut reloads) = (0, 0);
-    for seed in 0..50 {
-        let mut dice = Dice(seed);
-        let shards = match seed % 2 {
-            0 => halves(&model),
-            _ => vec![Shard::whole(&model.shape)],
-        };
-        let run = Run {
-            shards,
-            prefix_cache: seed % 4 < 2,
-            block_size: 4,
-            ..Run::whole(&model.shape)
-        };
-        let handle = start(&model, &run);
-        let mut answers = Vec::new();
-        for id in 0..24 {
-            let which = dice.roll(prompts.len());
-            if handle.state() != EngineState::Asleep && dice.roll(2) == 0 {
-                let answer = ask_ids(&handle, id, &prompts[which], 60);
-                answers.push((which, answer));
-            } else {
-                command(&handle, (&model, &run), &mut dice)
-                    .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-            }
-        }
-        assert_eq!(handle.wake(Tags::ALL).wait(), Ok(Woken { asleep: false }));
-        assert_eq!(handle.resume().wait(), Ok(()));
-        for (which, answer) in answers {
-            let answer = answer.wait();
-            assert_eq!(answer.ids, expected[which], "seed {seed}, prompt {which}");
-            preemptions += answer.finished.unwrap().preemptions;
-        }
-        let stats = handle.stats();
-        assert_eq!((stats.running, stats.waiting, stats.kv_usage), (0, 0, 0.0));
-        reloads += stats.transitions[Transition::Update as usize].done;
-    }
-    assert!(reloads > 20, "only {reloads} times were weights read again");
-    assert!(
-        preemptions > 20,
-        "only {preemptions} requests were recomputed"
-    );
 }
 
 #[test]

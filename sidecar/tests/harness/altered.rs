@@ -1,6 +1,7 @@
 //! Copies of a fixture's folder with other weights, or with something wrong.
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -9,6 +10,8 @@ use serde_json::{Map, Value, json};
 use super::fixtures;
 
 const WEIGHTS: &str = "model.safetensors";
+/// What a header has beside tensors.
+const METADATA: &str = "__metadata__";
 
 /// A folder that goes with the value.
 #[derive(Debug)]
@@ -23,12 +26,17 @@ impl Drop for Altered {
 impl Altered {
     /// The tiny model as it is.
     pub fn copy() -> Altered {
+        Altered::copy_of(&fixtures().join("models/tiny-llama"))
+    }
+
+    /// A model's folder as it is.
+    pub fn copy_of(model: &Path) -> Altered {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("plimsoll-altered-{}-{count}", std::process::id());
         let folder = std::env::temp_dir().join(name);
         fs::create_dir_all(&folder).unwrap();
-        for entry in fs::read_dir(fixtures().join("models/tiny-llama")).unwrap() {
+        for entry in fs::read_dir(model).unwrap() {
             let path = entry.unwrap().path();
             fs::copy(&path, folder.join(path.file_name().unwrap())).unwrap();
         }
@@ -38,10 +46,29 @@ impl Altered {
     /// Other weights of the same shape: half of the numbers of each matrix have another sign, from the
     /// first one on that is read.
     pub fn other() -> Altered {
-        Altered::copy().with_numbers(|name, at, number| {
-            let turns = !name.contains("norm") && at % 2 == 0;
-            if turns { -number } else { number }
-        })
+        Altered::copy().turned()
+    }
+
+    /// The same of any model, whatever the type of its numbers and in however many files.
+    pub fn turned(self) -> Altered {
+        const SIGN: u8 = 0x80;
+        for file in self.files() {
+            let (header, mut data) = read(&file);
+            for (name, entry) in header.iter().filter(|(name, _)| *name != METADATA) {
+                let width = match entry["dtype"].as_str().unwrap() {
+                    "F32" => 4,
+                    "F16" | "BF16" => 2,
+                    other => panic!("{name} is {other}"),
+                };
+                if !name.contains("norm") {
+                    // A number's sign is the first bit of its last byte.
+                    let numbers = data[span(entry)].chunks_exact_mut(width).step_by(2);
+                    numbers.for_each(|number| number[width - 1] ^= SIGN);
+                }
+            }
+            write(&file, &header, &data);
+        }
+        self
     }
 
     /// Weights that answer in no numbers.
@@ -56,25 +83,27 @@ impl Altered {
         &self.0
     }
 
+    fn files(&self) -> Vec<PathBuf> {
+        let paths = fs::read_dir(&self.0)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let is_weights = |path: &PathBuf| path.extension().is_some_and(|it| it == "safetensors");
+        paths.filter(is_weights).collect()
+    }
+
     fn parts(&self) -> (Map<String, Value>, Vec<u8>) {
-        let bytes = fs::read(self.0.join(WEIGHTS)).unwrap();
-        let size = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-        let header = serde_json::from_slice(&bytes[8..8 + size]).unwrap();
-        (header, bytes[8 + size..].to_vec())
+        read(&self.0.join(WEIGHTS))
     }
 
     fn write(&self, header: &Map<String, Value>, data: &[u8]) {
-        let header = serde_json::to_vec(header).unwrap();
-        let size = (header.len() as u64).to_le_bytes();
-        fs::write(self.0.join(WEIGHTS), [&size[..], &header, data].concat()).unwrap();
+        write(&self.0.join(WEIGHTS), header, data);
     }
 
     /// With numbers that `change` makes of those there are: name, place, number.
     pub fn with_numbers(self, change: impl Fn(&str, usize, f32) -> f32) -> Altered {
         let (header, mut data) = self.parts();
-        for (name, entry) in header.iter().filter(|(name, _)| *name != "__metadata__") {
-            let offset = |at: usize| entry["data_offsets"][at].as_u64().unwrap() as usize;
-            for (at, number) in data[offset(0)..offset(1)].chunks_exact_mut(4).enumerate() {
+        for (name, entry) in header.iter().filter(|(name, _)| *name != METADATA) {
+            for (at, number) in data[span(entry)].chunks_exact_mut(4).enumerate() {
                 let was = f32::from_le_bytes(number.try_into().unwrap());
                 number.copy_from_slice(&change(name, at, was).to_le_bytes());
             }
@@ -98,10 +127,7 @@ impl Altered {
         let end = |entry: &Value, at: usize| entry["data_offsets"][at].as_u64().unwrap();
         let (from, to) = (end(&entry, 0), end(&entry, 1));
         data.drain(from as usize..to as usize);
-        for (_, other) in header
-            .iter_mut()
-            .filter(|(name, _)| *name != "__metadata__")
-        {
+        for (_, other) in header.iter_mut().filter(|(name, _)| *name != METADATA) {
             if end(other, 0) >= to {
                 let moved = [end(other, 0) - (to - from), end(other, 1) - (to - from)];
                 other["data_offsets"] = json!(moved);
@@ -144,6 +170,26 @@ impl Altered {
         let file = options.write(true).open(self.0.join(WEIGHTS)).unwrap();
         file.set_len(8 + header + data).unwrap();
     }
+}
+
+/// A file's header and data.
+fn read(file: &Path) -> (Map<String, Value>, Vec<u8>) {
+    let bytes = fs::read(file).unwrap();
+    let size = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header = serde_json::from_slice(&bytes[8..8 + size]).unwrap();
+    (header, bytes[8 + size..].to_vec())
+}
+
+fn write(file: &Path, header: &Map<String, Value>, data: &[u8]) {
+    let header = serde_json::to_vec(header).unwrap();
+    let size = (header.len() as u64).to_le_bytes();
+    fs::write(file, [&size[..], &header, data].concat()).unwrap();
+}
+
+/// Where a tensor's bytes lie in the data.
+fn span(entry: &Value) -> Range<usize> {
+    let offset = |at: usize| entry["data_offsets"][at].as_u64().unwrap() as usize;
+    offset(0)..offset(1)
 }
 
 /// Moves an entry of a header to another name.

@@ -24,7 +24,7 @@ use plimsoll_sidecar::engine::Engine;
 use plimsoll_sidecar::engine::config::EngineConfig;
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
 use plimsoll_sidecar::engine::request::{
-    Finished, GenerateRequest, SamplingParams, TokenEvent, TokenLogprobs,
+    Finished, GenerateRequest, Refused, SamplingParams, TokenEvent, TokenLogprobs,
 };
 use plimsoll_sidecar::engine::size::Size;
 use plimsoll_sidecar::model::{Model, ModelFolder};
@@ -260,12 +260,20 @@ pub fn ask(handle: &EngineHandle, id: u64, prompt: &[u32], max_tokens: u32) -> A
 
 /// Asks for `max_tokens` greedy tokens.
 pub fn ask_ids(handle: &EngineHandle, id: u64, prompt: &[u32], max_tokens: u32) -> Answer {
+    try_ask(handle, id, prompt, max_tokens).unwrap()
+}
+
+/// The same of an engine that may refuse.
+pub fn try_ask(
+    handle: &EngineHandle,
+    id: u64,
+    prompt: &[u32],
+    max_tokens: u32,
+) -> Result<Answer, Refused> {
     let (request, events) = request(id, prompt, max_tokens);
-    handle.submit(request).unwrap();
-    Answer {
-        events,
-        logits: mpsc::channel().1,
-    }
+    let logits = mpsc::channel().1;
+    let answer = Answer { events, logits };
+    handle.submit(request).map(|()| answer)
 }
 
 /// Asks how likely every token of the prompt is, and for `max_tokens` greedy tokens after it.
