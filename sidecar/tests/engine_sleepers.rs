@@ -7,8 +7,9 @@ mod harness;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use harness::watched::{alterable, watched};
-use harness::{Run, ask_ids, eventually, request, start, start_unloaded, tiny, wait_for};
+use harness::altered::Altered;
+use harness::watched::{Block, alterable, misread, watched};
+use harness::{Run, ask_ids, eventually, open, request, start, start_unloaded, tiny, wait_for};
 use plimsoll_planner::Account;
 use plimsoll_sidecar::engine::control::{Commands, ControlError, Woken};
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
@@ -16,6 +17,7 @@ use plimsoll_sidecar::engine::request::{FinishReason, Refused};
 use plimsoll_sidecar::engine::rest::PauseMode::{Abort, Keep};
 use plimsoll_sidecar::engine::rest::{SleepLevel, Tags, Transition};
 use plimsoll_sidecar::model::ModelError;
+use plimsoll_sidecar::weights::TensorSource;
 
 const AWAKE: Result<Woken, ControlError> = Ok(Woken { asleep: false });
 
@@ -223,4 +225,48 @@ fn a_weight_that_comes_back_different_keeps_the_engine_out_of_service_by_name() 
     let counts = handle.stats().transitions;
     let (sleep, wake) = (Transition::Sleep as usize, Transition::Wake as usize);
     assert_eq!(counts[sleep].given_back_bytes, counts[wake].taken_bytes);
+}
+
+/// Every tensor is read again by a wake of level 2: what one rank gets wrong of one of them is enough.
+#[test]
+fn a_row_that_is_stale_and_the_shard_of_another_rank_are_named() {
+    const DOWN: &str = "model.layers.1.mlp.down_proj.weight";
+    const UP: &str = "model.layers.0.mlp.up_proj.weight";
+    const STALE: usize = 21;
+    let before = open(Altered::other().path());
+    let stale = move |now: &dyn TensorSource, name: &str, [rows, cols]: Block, out: &mut [f32]| {
+        now.read_block(name, rows.clone(), cols.clone(), out)?;
+        if name != DOWN || !rows.contains(&STALE) {
+            return Ok(());
+        }
+        let (from, count) = ((STALE - rows.start) * cols.len(), cols.len());
+        let out = &mut out[from..from + count];
+        before.tensors.read_block(name, STALE..STALE + 1, cols, out)
+    };
+    // Rank 1 has the columns from 128 on, and rank 0 as many before it.
+    let shard = |now: &dyn TensorSource, name: &str, [rows, cols]: Block, out: &mut [f32]| {
+        let rows = match name == UP && rows.start >= 128 {
+            true => rows.start - 128..rows.end - 128,
+            false => rows,
+        };
+        now.read_block(name, rows, cols, out)
+    };
+    let wrong = Arc::new(AtomicBool::new(false));
+    let cases = [
+        (misread(&wrong, stale), "Down { layer: 1 }"),
+        (misread(&wrong, shard), "GateUp { layer: 0 }"),
+    ];
+    for (model, named) in cases {
+        let handle = start(&model, &Run::on_two_ranks(&model));
+        assert_eq!(handle.sleep(SleepLevel::Two, Abort).wait(), Ok(()));
+        wrong.store(true, Ordering::Relaxed);
+        let ControlError::NotWoken { message } = handle.wake(Tags::ALL).wait().unwrap_err() else {
+            panic!("{named}: it failed otherwise");
+        };
+        let rank = format!("rank 1: {named}: not as loaded");
+        assert!(message.contains(&rank), "{message}");
+        wrong.store(false, Ordering::Relaxed);
+        assert_eq!(handle.sleep(SleepLevel::Two, Abort).wait(), Ok(()));
+        assert_eq!(handle.wake(Tags::ALL).wait(), AWAKE, "{named}");
+    }
 }

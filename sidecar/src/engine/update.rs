@@ -41,6 +41,10 @@ impl Loop {
             weights.version = version;
             weights.key()
         };
+        #[cfg(test)]
+        if self.shared.sabotage.keeps_prefixes() {
+            return;
+        }
         self.scheduler.use_weights(&key);
     }
 

@@ -188,6 +188,13 @@ impl Forward<CpuRank> {
         *home.last_mut().unwrap() ^= 1;
     }
 
+    /// Makes a lasting tensor what fresh memory is.
+    pub(crate) fn unfill(&mut self, tensor: &str) {
+        const POISON: u8 = 0xFF;
+        let handle = self.lasting(tensor);
+        self.backend.held_mut(handle).fill(POISON);
+    }
+
     fn lasting(&self, tensor: &str) -> Handle {
         let found = self.layout.lasting().find(|(of, _)| of.name == tensor);
         found.unwrap().1

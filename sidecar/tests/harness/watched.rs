@@ -11,7 +11,7 @@ use plimsoll_sidecar::weights::{TensorInfo, TensorSource};
 use super::tiny;
 
 /// Rows and columns of one read.
-type Block = [Range<usize>; 2];
+pub type Block = [Range<usize>; 2];
 
 /// A source that is read through `read`, which is given the one behind it.
 pub struct Through<F> {
@@ -63,13 +63,30 @@ where
 
 /// The tiny model, of which one tensor's numbers are other ones while `altered`.
 pub fn alterable(tensor: &'static str, altered: &Arc<AtomicBool>) -> Arc<Model> {
-    let altered = Arc::clone(altered);
-    let read = move |inner: &dyn TensorSource, name: &str, [rows, cols]: Block, out: &mut [f32]| {
+    misread(altered, move |inner, name, [rows, cols], out| {
         inner.read_block(name, rows, cols, out)?;
-        if name == tensor && altered.load(Ordering::Relaxed) {
+        if name == tensor {
             out[0] += 1.0;
         }
         Ok(())
+    })
+}
+
+/// The tiny model, which is read through `read` while it is `wrong`.
+pub fn misread<F>(wrong: &Arc<AtomicBool>, read: F) -> Arc<Model>
+where
+    F: Fn(&dyn TensorSource, &str, Block, &mut [f32]) -> Result<(), ModelError>
+        + Send
+        + Sync
+        + 'static,
+{
+    let wrong = Arc::clone(wrong);
+    let read = move |inner: &dyn TensorSource, name: &str, block: Block, out: &mut [f32]| {
+        if wrong.load(Ordering::Relaxed) {
+            return read(inner, name, block, out);
+        }
+        let [rows, cols] = block;
+        inner.read_block(name, rows, cols, out)
     };
     read_as(|inner| Box::new(Through { inner, read }))
 }

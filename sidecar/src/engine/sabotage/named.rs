@@ -1,0 +1,87 @@
+//! What a proof has to find, by the name under which it does: a table that was not made again, and
+//! answers from blocks of older weights. `tests/engine_sleepers.rs` has the row that is stale and the
+//! shard of another rank.
+
+use std::sync::Arc;
+
+use super::tests::{AWAKE, ask, engine, engine_without_probe, not_woken};
+use super::{Fault, Moment};
+use crate::engine::control::{Commands, ControlError};
+use crate::engine::handle::{EngineHandle, EngineState};
+use crate::engine::request::TokenEvent;
+use crate::engine::rest::{PauseMode, SleepLevel, Tags};
+use crate::engine::weights::Updated;
+
+#[test]
+fn a_buffer_that_is_not_restored_is_named() {
+    let handle = engine();
+    for (level, rank, tensor) in [
+        (SleepLevel::One, 0, "rope_cos"),
+        (SleepLevel::Two, 1, "rope_sin"),
+    ] {
+        handle.sabotage().plan(Fault {
+            rank,
+            moment: Moment::Unfilled,
+            tensor: Some(tensor),
+        });
+        assert_eq!(handle.sleep(level, PauseMode::Keep).wait(), Ok(()));
+        let message = not_woken(&handle);
+        let named = format!("rank {rank}: {tensor}: not as loaded");
+        assert!(message.contains(&named), "{message}");
+        let slept = handle.sleep(SleepLevel::Two, PauseMode::Keep).wait();
+        assert_eq!(slept, Ok(()));
+        assert_eq!(handle.wake(Tags::ALL).wait(), AWAKE, "after {tensor}");
+    }
+}
+
+/// Tokens of a prompt of 40 that came from the cache.
+fn cached(handle: &EngineHandle) -> usize {
+    let mut events = ask(handle, 1, vec![7; 40]);
+    loop {
+        match events.blocking_recv().unwrap() {
+            TokenEvent::Prompt(_) | TokenEvent::Token { .. } => {}
+            TokenEvent::Finished(finished) => return finished.cached_tokens as usize,
+        }
+    }
+}
+
+fn update(handle: &EngineHandle) -> Result<Updated, ControlError> {
+    let own = Arc::new(handle.open_weights(&handle.weights().path).unwrap());
+    handle.update(own, None, PauseMode::Keep).wait()
+}
+
+/// Tests of updates look at how much of an answer was cached: it would be this.
+#[test]
+fn a_prefix_hit_across_an_update_shows_in_the_cached_tokens() {
+    for forgets in [true, false] {
+        let handle = engine_without_probe();
+        assert_eq!(cached(&handle), 0);
+        assert_eq!(cached(&handle), 32);
+        if !forgets {
+            handle.sabotage().plan(Fault {
+                rank: 0,
+                moment: Moment::Update,
+                tensor: None,
+            });
+        }
+        assert!(update(&handle).is_ok());
+        assert_eq!(cached(&handle), if forgets { 0 } else { 32 });
+    }
+}
+
+/// Where a probe runs, it does not come to that.
+#[test]
+fn prefixes_that_an_update_leaves_behind_end_the_engine_by_name() {
+    let handle = engine();
+    assert_eq!(cached(&handle), 0);
+    handle.sabotage().plan(Fault {
+        rank: 0,
+        moment: Moment::Update,
+        tensor: None,
+    });
+    let failed = update(&handle).unwrap_err().to_string();
+    let EngineState::Failed { message } = handle.state() else {
+        panic!("{:?} after {failed}", handle.state());
+    };
+    assert!(message.contains("would overwrite blocks"), "{message}");
+}
