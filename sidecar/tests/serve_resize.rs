@@ -4,7 +4,7 @@
 mod served;
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use plimsoll_crds::v1alpha1::{Boot, Target, convert};
@@ -51,11 +51,36 @@ fn tell(served: &Served, target: &Value) -> Value {
     }
 }
 
-fn by_hand_told(served: &Served, body: &Value) -> Answer {
-    let mut stream = open(served.admin, &post_text("/quota", &body.to_string()));
+/// An answer of the admin port to a request whose body follows its head.
+fn told(served: &Served, head: &str, body: &[u8]) -> Answer {
+    let mut stream = open(served.admin, head);
+    stream.write_all(body).unwrap();
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
     answer(&bytes)
+}
+
+fn by_hand_told(served: &Served, body: &Value) -> Answer {
+    told(served, &post_text("/quota", &body.to_string()), &[])
+}
+
+/// Pushes the weights once more that there are; before the finish, `meanwhile`.
+fn push(served: &Served, meanwhile: impl FnOnce()) {
+    let control = |path: &str| {
+        let told = told(served, &post_text(path, ""), &[]);
+        assert_eq!(told.status, 200, "{path}: {}", told.body);
+    };
+    control("/start_weight_update");
+    let file = fs::read(fixture("tiny-llama").join("model.safetensors")).unwrap();
+    let head = format!(
+        "POST /update_weights HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+         content-type: application/octet-stream\r\ncontent-length: {}\r\n\r\n",
+        file.len()
+    );
+    let sent = told(served, &head, &file);
+    assert_eq!(sent.status, 200, "{}", sent.body);
+    meanwhile();
+    control("/finish_weight_update");
 }
 
 #[test]
@@ -88,6 +113,13 @@ fn its_memory_follows_targets_and_whoever_has_its_admin_port() {
     assert_eq!(report["ranks"][0]["otherBytes"], 0);
     assert_eq!(said(), first);
     let smaller = retold(&boot, &larger, [6, 7]);
+    push(&served, || {
+        let report = tell(&served, &smaller);
+        assert_eq!(
+            report["state"], "Paused",
+            "weights have come, and not all is over"
+        );
+    });
     let report = tell(&served, &smaller);
     let rank = &report["ranks"][0];
     assert!(rank["driverBytes"].as_u64().unwrap() <= 6 << 20, "{rank}");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Parser;
-use plimsoll_planner::{Account, Dtype, Shard, weights};
+use plimsoll_planner::{Account, Dtype, Shard, kv_cache, refit, weights};
 
 use super::Engine;
 use super::config::EngineConfig;
@@ -14,6 +14,7 @@ use super::handle::{EngineHandle, EngineState};
 use super::request::{GenerateRequest, SamplingParams, TokenEvent};
 use super::rest::{PauseMode, SleepLevel, Tags};
 use super::sabotage::{Fault, Moment};
+use super::size::Size;
 use crate::args::{Cli, Command};
 use crate::config::{Planned, plan_flags};
 use crate::model::{Model, ModelFolder};
@@ -72,9 +73,15 @@ fn start(model: Model, planned: Planned) -> EngineHandle {
 
 /// Greedy tokens after two prompts that run side by side.
 fn answers(handle: &EngineHandle) -> Vec<Vec<u32>> {
+    read(ask(handle, 10), 10)
+}
+
+type Events = tokio::sync::mpsc::Receiver<TokenEvent>;
+
+fn ask(handle: &EngineHandle, max_tokens: u32) -> Vec<Events> {
     let prompts = [vec![5, 17, 99, 200, 31, 7, 8, 9], vec![64, 3, 2, 1, 90, 91]];
     let ask = |(id, prompt): (u64, Vec<u32>)| {
-        let (events, received) = tokio::sync::mpsc::channel(16);
+        let (events, received) = tokio::sync::mpsc::channel(64);
         let request = GenerateRequest {
             id,
             prompt,
@@ -83,22 +90,25 @@ fn answers(handle: &EngineHandle) -> Vec<Vec<u32>> {
             min_tokens: 0,
             bias: vec![],
             prompt_logprobs: None,
-            max_tokens: 10,
+            max_tokens,
             cache_salt: None,
             events: events.into(),
         };
         handle.submit(request).unwrap();
         received
     };
-    let asked: Vec<_> = (0..).zip(prompts).map(ask).collect();
-    let read = |mut events: tokio::sync::mpsc::Receiver<TokenEvent>| {
+    (0..).zip(prompts).map(ask).collect()
+}
+
+fn read(asked: Vec<Events>, tokens: usize) -> Vec<Vec<u32>> {
+    let read = |mut events: Events| {
         let mut ids = Vec::new();
         while let Some(event) = events.blocking_recv() {
             if let TokenEvent::Token { id, .. } = event {
                 ids.push(id);
             }
         }
-        assert_eq!(ids.len(), 10);
+        assert_eq!(ids.len(), tokens);
         ids
     };
     asked.into_iter().map(read).collect()
@@ -158,4 +168,50 @@ fn host_memory_sleeps_with_the_weights_and_a_flipped_byte_of_it_keeps_the_engine
     assert_eq!(sleep(SleepLevel::Two), Ok(()));
     assert!(handle.wake(Tags::ALL).wait().is_ok());
     assert_eq!(offloaded(&handle), host);
+}
+
+/// Up and down between the least that holds the longest sequence and much more, while requests run:
+/// their tokens are those of an engine that has all in place, and host memory stays as it is.
+#[test]
+fn sizes_come_and_go_under_requests_and_change_no_token_whatever_is_offloaded() {
+    const TOKENS: u32 = 50;
+    let (mut moved, mut preempted) = (0, 0);
+    for folder in fixtures() {
+        let resident = start(deep(&folder), planned(&deep(&folder), 1, ""));
+        let expected = read(ask(&resident, TOKENS), 50);
+        for (ranks, layers) in [(1, 5), (2, 3)] {
+            let Planned { request, plan } = offloading(&deep(&folder), ranks, layers);
+            let shards = plan.ranks.iter().map(|rank| rank.shard.clone());
+            let shards: Vec<Shard> = shards.collect();
+            let sizes = [5, 40, 9, 64].map(|blocks| {
+                let block = plan
+                    .ranks
+                    .iter()
+                    .map(|rank| kv_cache::block_bytes(&request.shape, &rank.shard, &request.kv));
+                let bytes = block.max().unwrap().saturating_mul(blocks + 1);
+                let mut request = request.clone();
+                request.kv.size = Some(bytes);
+                let plan = refit(&request, &shards, plan.max_model_len).unwrap();
+                let capacities = request.ranks;
+                Arc::new(Size { plan, capacities })
+            });
+            let handle = start(deep(&folder), Planned { request, plan });
+            let host = offloaded(&handle);
+            let what = format!("{} on {ranks} ranks", folder.display());
+            let asked = ask(&handle, TOKENS);
+            let runs = || asked.iter().any(|events| !events.is_closed());
+            for size in sizes.iter().cycle().take_while(|_| runs()) {
+                let resized = handle.resize(Arc::clone(size)).wait().unwrap();
+                moved += resized.moved;
+                preempted += resized.preempted;
+            }
+            assert_eq!(read(asked, 50), expected, "{what}");
+            assert!(host > 0);
+            assert_eq!(offloaded(&handle), host, "{what}");
+        }
+    }
+    assert!(
+        moved > 0 && preempted > 0,
+        "{moved} moved, {preempted} preempted"
+    );
 }

@@ -7,8 +7,9 @@
 //! 200 it is in force, 202 it is on its way (`GET /quota` has the outcome), 400 it makes no sense, 409
 //! its revision is older than one that was told, 422 it cannot hold, with the numbers. What is left out
 //! stays. On CPUs the bound is the container's memory limit as it is at that moment: a growth by hand
-//! while the resource lowers it may pass the limit that comes. It is in force until the operator asks for other memory than it did before, or the container
-//! starts again.
+//! while the resource lowers it may pass the limit that comes. While pushed weights come it is carried out,
+//! too, between two pieces. It is in force until the operator asks for other memory than it did before, or
+//! the container starts again.
 
 use std::sync::Arc;
 use std::time::Duration;
