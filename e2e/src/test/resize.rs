@@ -24,7 +24,7 @@ use crate::wait;
 
 const MIB: u64 = 1 << 20;
 /// What the example has, in MiB by rank, and comes back to.
-const FIRST: [u64; 2] = [300, 700];
+pub(super) const FIRST: [u64; 2] = [300, 700];
 /// Up and down three times.
 const STEPS: [[u64; 2]; 6] = [[340, 800], [280, 640], [320, 760], FIRST, [380, 900], FIRST];
 /// Below what the weights take.
@@ -44,18 +44,30 @@ struct Load {
 pub(super) fn follows_quotas(world: &World<'_>) -> Passed {
     let kubernetes = ready(world)?;
     let resource = kubernetes.resource(NAMESPACE, NAME);
+    under_load(&kubernetes, resource, |before| {
+        walk(&kubernetes, resource, before)
+    })
+}
+
+/// Does something to the resource while clients ask it and its cgroups are looked at: no request may
+/// fail, no container hold more than its limit or begin again, and all answers are those of before.
+pub(super) fn under_load(
+    kubernetes: &Kubernetes,
+    resource: Resource<'_>,
+    act: impl FnOnce(&[Value]) -> Passed,
+) -> Passed {
     let before = pods(resource)?;
     let said = said(&before)?;
-    let service = service_port(&kubernetes, resource)?;
+    let service = service_port(kubernetes, resource)?;
     let load = Load::default();
     let checks = thread::scope(|scope| {
         let (load, service) = (&load, &service);
         let client = |index| scope.spawn(move || ask(load, service, index));
         let clients: Vec<_> = (0..CLIENTS).map(client).collect();
         let watch = scope.spawn(|| watch(load, &before));
-        let walked = walk(&kubernetes, resource, &before);
+        let acted = act(&before);
         load.stop.store(true, Ordering::Relaxed);
-        let mut outcomes = vec![walked];
+        let mut outcomes = vec![acted];
         for thread in clients.into_iter().chain([watch]) {
             let ended = thread.join();
             outcomes.push(
@@ -126,7 +138,10 @@ fn walk(kubernetes: &Kubernetes, resource: Resource<'_>, before: &[Value]) -> Re
 }
 
 /// Until the newest target is in force in every pod, its container's limit included, as status says.
-fn await_applied(resource: Resource<'_>, quotas: Option<[u64; 2]>) -> Result<MemoryStatus> {
+pub(super) fn await_applied(
+    resource: Resource<'_>,
+    quotas: Option<[u64; 2]>,
+) -> Result<MemoryStatus> {
     let budgets = quotas.map(|quotas| quotas.iter().sum::<u64>() * MIB);
     let applied = ConditionType::TargetApplied.as_str();
     resource.await_condition(applied, "True", PATIENCE)?;
@@ -204,7 +219,7 @@ fn said(pods: &[Value]) -> Result<Vec<String>> {
 }
 
 /// Engine pods in the order of their names.
-fn pods(resource: Resource<'_>) -> Result<Vec<Value>> {
+pub(super) fn pods(resource: Resource<'_>) -> Result<Vec<Value>> {
     let mut pods = resource.engine_pods()?;
     pods.sort_by(|a, b| name_of(a).cmp(name_of(b)));
     Ok(pods)
@@ -215,11 +230,11 @@ fn rows(quotas: [u64; 2]) -> Value {
     quotas.into_iter().enumerate().map(row).collect()
 }
 
-fn with_quotas(quotas: [u64; 2]) -> Value {
+pub(super) fn with_quotas(quotas: [u64; 2]) -> Value {
     json!({"gpuQuotas": rows(quotas)})
 }
 
-fn patch(kubernetes: &Kubernetes, memory: &Value) -> Result<()> {
+pub(super) fn patch(kubernetes: &Kubernetes, memory: &Value) -> Result<()> {
     let patch = json!({"spec": {"memory": memory}}).to_string();
     let words = ["--namespace", NAMESPACE, "patch", "infd", NAME];
     let how = ["--type=merge", "-p", &patch];

@@ -12,8 +12,8 @@ use crate::test::observe::{EVERY, name_of, pod_port, service_port, text};
 use crate::test::smollm2::{NAME, NAMESPACE, ready, running};
 use crate::test::world::World;
 use crate::test::{
-    Group, Passed, admin, clients, expect, expect_eq, figures, idle, resize, sleep, sleep_asked,
-    test, trainer,
+    Group, Passed, admin, clients, expect, expect_eq, figures, idle, offload, resize,
+    resize_faults, sleep, sleep_asked, test, trainer,
 };
 use crate::wait;
 
@@ -69,9 +69,21 @@ pub(super) const GROUP: Group = Group {
             resize::follows_quotas,
         ),
         test(
+            "the operator dies between the steps of a resize: no request is lost, and the quotas come",
+            resize_faults::operator_dies_between_steps,
+        ),
+        test(
+            "quotas above the node are refused in its words, and engines go on",
+            resize_faults::above_the_node,
+        ),
+        test(
             "idleAfter puts pods to sleep, an official client wakes them, and without wakeOnRequest they \
              leave the Service",
             idle::sleeps_when_nobody_asks,
+        ),
+        test(
+            "with layers in host memory the example answers the same, is resized, and sleeps",
+            offload::answers_the_same,
         ),
         test("deleting the resource leaves nothing", deleted),
     ],
