@@ -1,9 +1,16 @@
 //! What a rank's memory costs: load, verify, sleep and wake of a model, and the first token of an
-//! engine, beside a plain read of its files and a memset of as many bytes.
+//! engine, beside a plain read of its files and a memset of as many bytes; and what it costs to send an
+//! engine all of its weights over HTTP on this machine, beside a plain read of the same file and a copy
+//! in memory.
 //!
 //! `cargo bench -p plimsoll-sidecar --bench load -- MODEL [--threads N] [--kv SIZE]` prints one table:
 //! the best of three runs, with the model's files in the page cache.
 #![expect(clippy::print_stdout, reason = "a table is what it makes")]
+
+mod pushed;
+#[path = "../tests/served/mod.rs"]
+#[allow(clippy::unwrap_used, reason = "a bench that cannot start ends")]
+mod served;
 
 use std::env;
 use std::fs::File;
@@ -19,7 +26,7 @@ use plimsoll_kernels::isa::Isa;
 use plimsoll_kernels::pool::{self, Pool};
 use plimsoll_planner::Account;
 use plimsoll_sidecar::args::{Cli, Command};
-use plimsoll_sidecar::config::plan_flags;
+use plimsoll_sidecar::config::{Planned, plan_flags};
 use plimsoll_sidecar::engine::Engine;
 use plimsoll_sidecar::engine::config::EngineConfig;
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
@@ -27,7 +34,7 @@ use plimsoll_sidecar::engine::request::{GenerateRequest, SamplingParams, TokenEv
 use plimsoll_sidecar::forward::Forward;
 use plimsoll_sidecar::forward::cpu::{CpuRank, Host};
 use plimsoll_sidecar::memory::ledger::Ledger;
-use plimsoll_sidecar::model::ModelFolder;
+use plimsoll_sidecar::model::{Model, ModelFolder};
 
 const RUNS: usize = 3;
 const LEVEL_1: [Account; 4] = [
@@ -57,6 +64,27 @@ impl Table {
         }
         made
     }
+
+    fn print(&self) {
+        println!("{:36} {:>10} {:>8}", "", "time", "GB/s");
+        for (name, bytes, seconds) in &self.0 {
+            let rate = *bytes as f64 / seconds / 1e9;
+            println!("{name:36} {:>7.1} ms {rate:>8.2}", seconds * 1e3);
+        }
+        for beside in [pushed::READ, pushed::COPY] {
+            let ratio = self.ratio(pushed::PUSH, beside);
+            println!("a push has {ratio:.3} of: {beside}");
+        }
+        let ratio = self.ratio(pushed::FINISH, pushed::PUSH);
+        println!("its finish has {ratio:.3} of the push");
+    }
+
+    /// How many times faster than that one this is.
+    fn ratio(&self, name: &str, than: &str) -> f64 {
+        let row = |name: &str| self.0.iter().find(|row| row.0 == name);
+        let rate = |name: &str| row(name).map_or(f64::NAN, |(_, bytes, s)| *bytes as f64 / s);
+        rate(name) / rate(than)
+    }
 }
 
 fn main() -> anyhow::Result<()> {
@@ -81,7 +109,6 @@ fn main() -> anyhow::Result<()> {
     };
     let planned = plan_flags(&args.memory, &model)?;
     let (request, plan) = (&planned.request, &planned.plan);
-    let ledger = Ledger::new(plan, &request.ranks, request.kv.block_size, &[]);
     let held = |account| plan.ranks[0].bytes(account).get();
     let (weights, level_1) = (
         held(Account::Weights),
@@ -96,6 +123,25 @@ fn main() -> anyhow::Result<()> {
             || read(Path::new(path)),
         );
     }
+    of_a_rank(&mut table, (&model, &planned), (weights, level_1), threads)?;
+    let model = Arc::new(model);
+    of_an_engine(&mut table, (&model, &planned), (weights, level_1), threads)?;
+    memset(&mut table, level_1)?;
+    let dtype = request.dtype;
+    pushed::measure(&mut table, (Path::new(path), &model), dtype, threads)?;
+    println!("{threads} threads, {weights} bytes of weights, {level_1} bytes of level 1");
+    table.print();
+    Ok(())
+}
+
+/// What its memory costs when it is loaded, given back and taken again.
+fn of_a_rank(
+    table: &mut Table,
+    (model, Planned { request, plan }): (&Model, &Planned),
+    (weights, level_1): (u64, u64),
+    threads: usize,
+) -> anyhow::Result<()> {
+    let ledger = Ledger::new(plan, &request.ranks, request.kv.block_size, &[]);
     let on = Host {
         device: &Cpu,
         pool: Pool::new(threads, Isa::detect())?,
@@ -124,7 +170,16 @@ fn main() -> anyhow::Result<()> {
         )?;
     }
     drop((forward, exchange));
-    let model = Arc::new(model);
+    Ok(())
+}
+
+/// From the start to its first token, and to the end of its cache.
+fn of_an_engine(
+    table: &mut Table,
+    (model, Planned { request, plan }): (&Arc<Model>, &Planned),
+    (weights, level_1): (u64, u64),
+    threads: usize,
+) -> anyhow::Result<()> {
     for _ in 0..RUNS {
         let engine = table.time(
             "first token of an engine",
@@ -134,7 +189,7 @@ fn main() -> anyhow::Result<()> {
                     threads_per_rank: Some(threads),
                     ..EngineConfig::new(request.clone())
                 };
-                let engine = Engine::start(config, Arc::clone(&model), plan.clone())?;
+                let engine = Engine::start(config, Arc::clone(model), plan.clone())?;
                 first_token(&engine)?;
                 Ok(engine)
             },
@@ -149,7 +204,11 @@ fn main() -> anyhow::Result<()> {
             },
         );
     }
-    // As many bytes that have their pages already, by one thread: the measure of a wake.
+    Ok(())
+}
+
+/// As many bytes that have their pages already, by one thread: the measure of a wake.
+fn memset(table: &mut Table, level_1: u64) -> anyhow::Result<()> {
     let mut plain = vec![1u8; usize::try_from(level_1)?];
     for value in 0..RUNS {
         let fill = u8::try_from(value)?;
@@ -160,12 +219,6 @@ fn main() -> anyhow::Result<()> {
                 std::hint::black_box(&mut plain[..]).fill(fill);
             },
         );
-    }
-    println!("{threads} threads, {weights} bytes of weights, {level_1} bytes of level 1");
-    println!("{:36} {:>10} {:>8}", "", "time", "GB/s");
-    for (name, bytes, seconds) in table.0 {
-        let rate = bytes as f64 / seconds / 1e9;
-        println!("{name:36} {:>7.1} ms {rate:>8.2}", seconds * 1e3);
     }
     Ok(())
 }

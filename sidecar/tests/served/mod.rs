@@ -128,7 +128,8 @@ impl Served {
         served
     }
 
-    fn command() -> Command {
+    /// `serve` on free ports, with a log that is read here.
+    pub(crate) fn command() -> Command {
         let mut command = binary();
         command
             .args(["--log-format", "json", "serve"])
@@ -137,7 +138,7 @@ impl Served {
     }
 
     /// Without waiting for the model.
-    fn launch(command: &mut Command) -> Served {
+    pub(crate) fn launch(command: &mut Command) -> Served {
         let piped = command.stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = piped.spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
