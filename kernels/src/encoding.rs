@@ -33,6 +33,16 @@ pub(crate) fn store(dtype: Dtype, bytes: &mut [u8], at: usize, value: f32) {
     }
 }
 
+/// `value` as `dtype` holds it: rounded to nearest even.
+#[inline]
+pub(crate) fn rounded(dtype: Dtype, value: f32) -> f32 {
+    match dtype {
+        Dtype::Float32 => value,
+        Dtype::BFloat16 => bf16::from_f32(value).to_f32(),
+        Dtype::Float16 => f16::from_f32(value).to_f32(),
+    }
+}
+
 fn cut<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut cut = [0; N];
     cut.copy_from_slice(&bytes[at..at + N]);

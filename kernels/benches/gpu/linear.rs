@@ -23,11 +23,7 @@ const BF16: Kind = Kind::Number(Dtype::BFloat16);
 
 pub(crate) fn run(cuda: &Rc<Cuda>, show: &mut Show<'_>) -> Result<(), GpuError> {
     for (name, rows, cols) in WEIGHTS {
-        let shape = LinearShape {
-            rows,
-            cols,
-            dtype: Dtype::BFloat16,
-        };
+        let shape = LinearShape::dense(rows, cols, Dtype::BFloat16);
         let gpu = cuda.gpu();
         let weights: Vec<Memory> = (0..copies(card::numbers(&shape) * 2))
             .map(|_| values::bf16(&gpu, card::numbers(&shape)))

@@ -64,7 +64,7 @@ struct Weights {
 
 impl Weights {
     fn new(rows: usize, cols: usize, dtype: Dtype, copies: usize) -> Weights {
-        let shape = LinearShape { rows, cols, dtype };
+        let shape = LinearShape::dense(rows, cols, dtype);
         let bytes = Bytes::measured((shape.packed_bytes() * copies) as u64);
         let mut buffer = Cpu.reserve(bytes, Pages::Huge).expect("address space");
         buffer.commit_all().expect("memory");

@@ -10,7 +10,7 @@ pub(crate) mod trials;
 #[cfg(test)]
 mod tests;
 
-use plimsoll_planner::Dtype;
+use plimsoll_planner::{BlockFormat, Dtype};
 
 use crate::encoding;
 use crate::linear::LinearShape;
@@ -23,6 +23,8 @@ pub struct EmbeddingTable<'a> {
     pub dtype: Dtype,
     /// True: the packed layout of `linear` (a tied head). False: row-major `[rows, hidden]`.
     pub packed: bool,
+    /// A packed table whose numbers stay in blocks: its rows are rounded to `dtype`.
+    pub blocks: Option<BlockFormat>,
     /// The vocabulary id of the first row.
     pub first_row: usize,
     pub rows: usize,
@@ -36,6 +38,7 @@ impl EmbeddingTable<'_> {
             rows: self.rows,
             cols: self.hidden,
             dtype: self.dtype,
+            blocks: self.blocks,
         }
     }
 }
@@ -45,6 +48,10 @@ impl EmbeddingTable<'_> {
 /// # Panics
 /// When a slice does not fit the shape.
 pub fn run(pool: &Pool, ids: &[u32], table: &EmbeddingTable<'_>, out: &mut [f32]) {
+    assert!(
+        table.packed || table.blocks.is_none(),
+        "a table of blocks is packed"
+    );
     let needed = if table.packed {
         table.shape().packed_bytes()
     } else {

@@ -16,11 +16,7 @@ fn packed_and_plain_tables_agree_and_shards_sum_to_the_whole() {
             let mut sum = vec![0.0; ids.len() * hidden];
             for shard in [0..32, 32..83] {
                 let rows = &values[shard.start * hidden..shard.end * hidden];
-                let shape = LinearShape {
-                    rows: shard.len(),
-                    cols: hidden,
-                    dtype,
-                };
+                let shape = LinearShape::dense(shard.len(), hidden, dtype);
                 let mut packed = vec![0xFF; shape.packed_bytes()];
                 pack_rows(&mut packed, &shape, 0, rows);
                 let mut plain = vec![0; rows.len() * encoding::bytes_of(dtype)];
@@ -33,6 +29,7 @@ fn packed_and_plain_tables_agree_and_shards_sum_to_the_whole() {
                         bytes,
                         dtype,
                         packed,
+                        blocks: None,
                         first_row: shard.start,
                         rows: shard.len(),
                         hidden,

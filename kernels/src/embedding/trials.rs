@@ -42,6 +42,7 @@ fn gather(bench: &Bench<'_>, dtype: Dtype, hidden: usize, stride: usize) -> Resu
         encoding::store(dtype, &mut bytes, at * width, *value);
     }
     let table = EmbeddingTable {
+        blocks: None,
         bytes: &bytes,
         dtype,
         packed: false,

@@ -10,6 +10,7 @@ use std::arch::asm;
 use crate::isa::Isa;
 use crate::simd::{Avx512, LANES, Simd};
 
+use super::PANEL_COLS;
 use super::product::{Chunk, Product, TILE_BYTES, TILE_ROWS as TILE, TOKEN_STEP};
 
 /// Bytes of one tile of a panel.
@@ -107,8 +108,9 @@ fn block(
 ) {
     let second_panel = panel + panels - 1;
     let steps = product.shape.panel_bytes() / PANEL_TILE_BYTES;
-    let x = &product.x_bf16[token * product.shape.padded_cols() * 2..];
+    let x = &product.x_bf16[token * product.x_cols * 2..];
     let tiles = if rows[1] > 0 { 2 } else { 1 };
+    let x = &x[product.first_col / PANEL_COLS * tiles * TILE_BYTES..];
     let x = &x[..steps * tiles * TILE_BYTES];
     let block = Block {
         x: x.as_ptr(),
@@ -118,6 +120,18 @@ fn block(
         ],
         steps,
     };
+    let s = Avx512::here();
+    if product.resumes {
+        for (tile, rows) in rows.into_iter().enumerate() {
+            for row in 0..rows {
+                for p in 0..panels {
+                    let held = product.held(s, token + tile * TILE + row, panel + p);
+                    s.store(held, &mut sums.0[2 * tile + p][row]);
+                }
+            }
+        }
+    }
+    begin(product.resumes, sums);
     if block.steps == 0 {
         // No columns: the sums are empty.
         sums.0 = [[[0.0; LANES]; TILE]; 4];
@@ -129,21 +143,48 @@ fn block(
         // SAFETY: as above, for the first tile of rows.
         unsafe { one_by_two(&block, sums) };
     }
-    let s = Avx512::here();
     for (tile, rows) in rows.into_iter().enumerate() {
         for row in 0..rows {
             for p in 0..panels {
                 let lanes = s.load(&sums.0[2 * tile + p][row]);
-                product
-                    .out
-                    .put(s, token + tile * TILE + row, panel + p, lanes);
+                product.put(s, token + tile * TILE + row, panel + p, lanes);
             }
         }
     }
 }
 
+/// Sets tiles 0 to 3 to `sums`, or to zeros. Of tiles of sums that no row or panel uses, what is in
+/// them does not matter.
+#[target_feature(enable = "avx512f")]
+fn begin(resumes: bool, sums: &Sums) {
+    // SAFETY: `configure` set the tiles; four of at most 1024 bytes are read from `sums`. Tile
+    // registers are not used by compiled code, so they keep this until the products are added.
+    unsafe {
+        if resumes {
+            asm!(
+                "tileloadd tmm0, [{sums} + {stride}]",
+                "tileloadd tmm1, [{sums} + {stride} + 1024]",
+                "tileloadd tmm2, [{sums} + {stride} + 2048]",
+                "tileloadd tmm3, [{sums} + {stride} + 3072]",
+                sums = in(reg) sums.0.as_ptr(),
+                stride = in(reg) 64_usize,
+                options(nostack, readonly),
+            );
+        } else {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                options(nostack, nomem),
+            );
+        }
+    }
+}
+
 /// # Safety
-/// Tiles are configured; x has `steps` pairs of tiles, each panel `steps` tiles.
+/// Tiles are configured and [`begin`] set the sums; x has `steps` pairs of tiles, each panel `steps`
+/// tiles.
 #[inline(always)]
 unsafe fn two_by_two(block: &Block, sums: &mut Sums) {
     let out = sums.0.as_mut_ptr();
@@ -151,10 +192,6 @@ unsafe fn two_by_two(block: &Block, sums: &mut Sums) {
     // `sums`. Tile registers are not used by compiled code.
     unsafe {
         asm!(
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
             "2:",
             "tileloadd tmm4, [{x} + {stride}]",
             "tileloadd tmm6, [{p0} + {stride}]",
@@ -192,8 +229,6 @@ unsafe fn one_by_two(block: &Block, sums: &mut Sums) {
     // SAFETY: as in `two_by_two`; two tiles are written.
     unsafe {
         asm!(
-            "tilezero tmm0",
-            "tilezero tmm1",
             "2:",
             "tileloadd tmm4, [{x} + {stride}]",
             "tileloadd tmm6, [{p0} + {stride}]",

@@ -60,6 +60,13 @@ fn block<const P: usize, const T: usize>(product: &Product<'_>, panel: usize, to
         x[t] = &product.row_bf16(*token + t).as_chunks().0[..pairs];
     }
     let mut sums = [[_mm512_setzero_ps(); T]; P];
+    if product.resumes {
+        unroll!(J in 0..12 { if J < T {
+            unroll!(I in 0..4 { if I < P {
+                sums[I][J] = product.held(Avx512::here(), *token + J, panel + I);
+            } });
+        } });
+    }
     for k in 0..pairs {
         let mut step = [_mm512_setzero_si512(); P];
         unroll!(I in 0..4 { if I < P {
@@ -75,7 +82,7 @@ fn block<const P: usize, const T: usize>(product: &Product<'_>, panel: usize, to
     }
     unroll!(J in 0..12 { if J < T {
         unroll!(I in 0..4 { if I < P {
-            product.out.put(Avx512::here(), *token + J, panel + I, sums[I][J]);
+            product.put(Avx512::here(), *token + J, panel + I, sums[I][J]);
         } });
     } });
     *token += T;
@@ -84,7 +91,7 @@ fn block<const P: usize, const T: usize>(product: &Product<'_>, panel: usize, to
 /// The same bits, as pairs of bf16.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn pairs_of(bits: __m512i) -> __m512bh {
+pub(super) fn pairs_of(bits: __m512i) -> __m512bh {
     // SAFETY: both are 64 bytes, and every bit pattern is a value of either.
     unsafe { mem::transmute(bits) }
 }

@@ -8,10 +8,12 @@ use std::ops::Range;
 
 use plimsoll_planner::Dtype;
 
+use crate::encoding;
 use crate::isa::Isa;
 use crate::pool::Pool;
 use crate::simd::{self, LANES, Simd, Work, array, array_mut};
 
+use super::blocks;
 use super::lanes;
 use super::output::Output;
 use super::product::{Chunk, Product, STEP_BYTES, TILE_BYTES, TILE_ROWS, TOKEN_STEP};
@@ -40,14 +42,23 @@ pub(super) fn run(
     let product = Product {
         shape,
         packed: weight.packed,
+        first_panel: 0,
         x,
         x_bf16,
+        x_cols: shape.padded_cols(),
+        first_col: 0,
+        resumes: false,
+        ends: true,
         out: &out,
     };
     let cuts = Cuts::of(&shape, x.tokens);
     let isa = kernel_isa(pool.isa(), shape.dtype);
     pool.run(cuts.chunks(), |chunk| {
-        multiply(isa, product, cuts.chunk(chunk))
+        let chunk = cuts.chunk(chunk);
+        match shape.blocks {
+            None => multiply(isa, product, chunk),
+            Some(format) => blocks::multiply(isa, &product, &chunk, format, multiply),
+        }
     });
 }
 
@@ -62,8 +73,9 @@ struct Cuts {
 
 impl Cuts {
     fn of(shape: &LinearShape, tokens: usize) -> Cuts {
-        let row_bytes = shape.panel_bytes() / LANES;
-        let panels = CHUNK_WEIGHT_BYTES / shape.panel_bytes().max(1) / PANEL_STEP * PANEL_STEP;
+        // Of blocks, too, what they are expanded to.
+        let row_bytes = shape.padded_cols() * encoding::bytes_of(shape.dtype);
+        let panels = CHUNK_WEIGHT_BYTES / (LANES * row_bytes).max(1) / PANEL_STEP * PANEL_STEP;
         let rows = CHUNK_INPUT_BYTES / row_bytes.max(1) / TOKEN_STEP * TOKEN_STEP;
         Cuts {
             panels: shape.panels(),

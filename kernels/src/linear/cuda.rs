@@ -109,6 +109,10 @@ fn number(size: usize) -> u32 {
 /// Everything that all kernels take for granted.
 fn check(x: &Input<'_>, weight: &Weight<'_>, out: &TensorMut<'_>) -> Result<(), GpuError> {
     let (shape, tokens) = (&weight.shape, x.tokens);
+    if let Some(format) = shape.blocks {
+        let expanded = format!("weights expanded from {format}");
+        return Err(unsupported("columns of a block", 32, expanded));
+    }
     for (what, size) in [
         ("tokens", tokens),
         ("rows", shape.rows),

@@ -236,6 +236,11 @@ fn block<S: Simd, F: Format, const P: usize, const T: usize>(
         x[t] = F::row(product, token + t);
     }
     let mut sums = [[s.splat(0.0); T]; P];
+    if product.resumes {
+        unroll!(J in 0..12 { if J < T {
+            unroll!(I in 0..4 { if I < P { sums[I][J] = product.held(s, token + J, panel + I); } });
+        } });
+    }
     for k in 0..steps {
         let mut step = [(s.splat(0.0), s.splat(0.0)); P];
         unroll!(I in 0..4 { if I < P { step[I] = F::weights(s, &inner[I][k]); } });
@@ -250,7 +255,7 @@ fn block<S: Simd, F: Format, const P: usize, const T: usize>(
                 let step = F::weights(s, &weights[I][steps]);
                 sums[I][J] = F::add(s, step, (x, 0.0), sums[I][J]);
             }
-            product.out.put(s, token + J, panel + I, sums[I][J]);
+            product.put(s, token + J, panel + I, sums[I][J]);
         } });
     } });
 }

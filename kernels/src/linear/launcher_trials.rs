@@ -26,11 +26,7 @@ pub(crate) fn all() -> Vec<Trial> {
 
 fn pieces(_: &Bench<'_>) -> Result<(), Failure> {
     for dtype in DTYPES {
-        let shape = LinearShape {
-            rows: 37,
-            cols: 40,
-            dtype,
-        };
+        let shape = LinearShape::dense(37, 40, dtype);
         let w = trial::random(5).values(37 * 40);
         let whole = packed(&shape, &w, 37);
         trial::same("bytes", &[whole.len()], &[shape.packed_bytes()])?;
@@ -60,12 +56,14 @@ fn choices(_: &Bench<'_>) -> Result<(), Failure> {
         multiprocessors: 132,
         shared_bytes_per_block: 227 << 10,
     };
-    let chosen =
-        |tokens, rows, cols, dtype| match choose(&h100, &LinearShape { rows, cols, dtype }, tokens)
-        {
-            Kernel::Skinny { warps } => format!("{warps} warps"),
-            Kernel::Tile(tile) => format!("{}x{}", tile.tokens, tile.rows),
-        };
+    let chosen = |tokens, rows, cols, dtype| match choose(
+        &h100,
+        &LinearShape::dense(rows, cols, dtype),
+        tokens,
+    ) {
+        Kernel::Skinny { warps } => format!("{warps} warps"),
+        Kernel::Tile(tile) => format!("{}x{}", tile.tokens, tile.rows),
+    };
     for (tokens, rows, cols, wanted) in [
         (1, 4096, 4096, "8 warps"),
         (16, 28672, 4096, "4 warps"),
@@ -97,11 +95,7 @@ fn refusals(bench: &Bench<'_>) -> Result<(), Failure> {
     let skinny = Kernel::Skinny { warps: 8 };
     let whole = numbers.view(f16);
     let mut run = |kernel, (tokens, rows, cols): Sizes, stride, x, w, out| {
-        let shape = LinearShape {
-            rows,
-            cols,
-            dtype: Dtype::Float16,
-        };
+        let shape = LinearShape::dense(rows, cols, Dtype::Float16);
         let x = cuda::Input {
             data: x,
             tokens,

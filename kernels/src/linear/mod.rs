@@ -6,6 +6,9 @@
 //! even) first; with f16 and f32 weights it is not. A row's result does not depend on how many
 //! other rows are in the call: it has the same bits alone and in any batch.
 //!
+//! A weight may stay in 4- or 8-bit blocks (`blocks`): then its products have the bits of those of the
+//! weight that is expanded to `dtype` first.
+//!
 //! On a card (`cuda`) x, weights and out have one float type (out may be f32), weights lie row after
 //! row (`card`), and a row has the same bits whatever else is in the call as long as the same family
 //! of kernels serves it: up to 16 rows one, more the other (`choice`).
@@ -19,6 +22,7 @@ mod amx;
     reason = "bf16 dot products on registers, proved by the pool's check"
 )]
 mod bf16;
+mod blocks;
 #[cfg(feature = "cuda")]
 pub mod card;
 #[cfg(feature = "cuda")]
@@ -42,11 +46,12 @@ pub(crate) mod trials;
 #[cfg(test)]
 mod tests;
 
-use plimsoll_planner::Dtype;
+use plimsoll_planner::{BlockFormat, Dtype};
 
 use crate::encoding;
 use crate::pool::Pool;
 
+pub use blocks::{BadScale, StoredBlocks, block_bytes, check_scales, pack_blocks, zero_block};
 pub use pack::{pack_rows, pack_stored, unpack_row};
 
 /// Output rows of one panel; rows are padded to a multiple of it.
@@ -59,10 +64,23 @@ pub const PANEL_COLS: usize = 32;
 pub struct LinearShape {
     pub rows: usize,
     pub cols: usize,
+    /// What products are computed with; without `blocks` also how numbers are stored.
     pub dtype: Dtype,
+    /// Numbers stay in blocks of this format, and `cols` is a multiple of 32.
+    pub blocks: Option<BlockFormat>,
 }
 
 impl LinearShape {
+    /// A weight whose numbers are stored as `dtype`.
+    pub const fn dense(rows: usize, cols: usize, dtype: Dtype) -> LinearShape {
+        LinearShape {
+            rows,
+            cols,
+            dtype,
+            blocks: None,
+        }
+    }
+
     pub const fn panels(&self) -> usize {
         self.rows.div_ceil(PANEL_ROWS)
     }
@@ -72,7 +90,10 @@ impl LinearShape {
     }
 
     pub const fn panel_bytes(&self) -> usize {
-        PANEL_ROWS * self.padded_cols() * encoding::bytes_of(self.dtype)
+        match self.blocks {
+            None => PANEL_ROWS * self.padded_cols() * encoding::bytes_of(self.dtype),
+            Some(format) => self.padded_cols() / blocks::GROUP * blocks::group_bytes(format),
+        }
     }
 
     /// Bytes of the packed weight; equal to `planner::weights`' figure for it.
@@ -81,7 +102,11 @@ impl LinearShape {
     }
 
     /// The byte at which the number of `row` and `col` lies in the packed weight.
+    ///
+    /// # Panics
+    /// When numbers stay in blocks.
     pub const fn offset(&self, row: usize, col: usize) -> usize {
+        assert!(self.blocks.is_none(), "numbers of blocks are no bytes");
         let (panel, lane) = (row / PANEL_ROWS, row % PANEL_ROWS);
         let cell = match self.dtype {
             Dtype::Float32 => col * PANEL_ROWS + lane,
@@ -153,6 +178,12 @@ pub fn run(pool: &Pool, x: Input<'_>, weight: &Weight<'_>, out: &mut [f32], scra
         "weight has {} of {} bytes",
         weight.packed.len(),
         shape.packed_bytes()
+    );
+    assert!(
+        shape.blocks.is_none() || shape.cols.is_multiple_of(blocks::GROUP),
+        "{} columns are not whole blocks of {}",
+        shape.cols,
+        blocks::GROUP
     );
     assert!(
         weight.bias.is_none_or(|bias| bias.len() == shape.rows),

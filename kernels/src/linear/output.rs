@@ -20,11 +20,12 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// Writes the sums of `panel` for `token`, which must belong to the caller's chunk.
+    /// Writes the sums of `panel` for `token`, which must belong to the caller's chunk; with the bias
+    /// where they are whole.
     #[inline(always)]
-    pub(super) fn put<S: Simd>(&self, s: S, token: usize, panel: usize, sums: S::V) {
-        let first = panel * LANES;
-        let end = (first + LANES).min(self.rows);
+    pub(super) fn put<S: Simd>(&self, s: S, token: usize, panel: usize, sums: S::V, whole: bool) {
+        let (first, end) = self.range(panel);
+        let bias = self.bias.filter(|_| whole);
         // SAFETY: chunks are pairwise disjoint in panels or in tokens (`Cuts`), each is run by one
         // thread, kernels put only panels and tokens of their own chunk, and the part is let go
         // before this returns.
@@ -34,19 +35,39 @@ impl<'a> Output<'a> {
         };
         match cells.first_chunk_mut::<LANES>() {
             Some(cells) => {
-                let sums = match self.bias {
+                let sums = match bias {
                     Some(bias) => s.add(sums, s.load(crate::simd::array(&bias[first..]))),
                     None => sums,
                 };
                 s.store(sums, cells);
             }
             None => {
-                let sums = match self.bias {
+                let sums = match bias {
                     Some(bias) => s.add(sums, s.load_part(&bias[first..end])),
                     None => sums,
                 };
                 s.store_part(sums, cells);
             }
         }
+    }
+    /// What [`Output::put`] wrote last at the same place, in the same chunk.
+    #[inline(always)]
+    pub(super) fn held<S: Simd>(&self, s: S, token: usize, panel: usize) -> S::V {
+        let (first, end) = self.range(panel);
+        // SAFETY: as in `put`.
+        let cells = unsafe {
+            self.cells
+                .chunk(token * self.rows + first..token * self.rows + end)
+        };
+        match cells.first_chunk::<LANES>() {
+            Some(cells) => s.load(cells),
+            None => s.load_part(cells),
+        }
+    }
+
+    #[inline(always)]
+    fn range(&self, panel: usize) -> (usize, usize) {
+        let first = panel * LANES;
+        (first, (first + LANES).min(self.rows))
     }
 }

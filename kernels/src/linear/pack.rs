@@ -2,7 +2,7 @@
 
 use crate::encoding;
 
-use super::{LinearShape, PANEL_ROWS};
+use super::{LinearShape, PANEL_ROWS, blocks};
 
 /// What a row has in one step of its panel: one f32, or a pair of 16-bit numbers.
 const CELL_BYTES: usize = 4;
@@ -16,7 +16,8 @@ const STEP_BYTES: usize = PANEL_ROWS * CELL_BYTES;
 /// The padding rows of the last panel are written as zeros with the last row.
 ///
 /// # Panics
-/// When `source` is not whole rows, they pass the last row, or `packed` is too short.
+/// When `source` is not whole rows, they pass the last row, `packed` is too short, or the weight's
+/// numbers stay in blocks.
 pub fn pack_rows(packed: &mut [u8], shape: &LinearShape, first_row: usize, source: &[f32]) {
     assert!(
         shape.cols > 0 && source.len().is_multiple_of(shape.cols),
@@ -30,6 +31,7 @@ pub fn pack_rows(packed: &mut [u8], shape: &LinearShape, first_row: usize, sourc
         first_row + rows,
         shape.rows
     );
+    assert!(shape.blocks.is_none(), "{shape:?} takes blocks");
     assert!(
         packed.len() >= shape.packed_bytes(),
         "packed weight has {} of {} bytes",
@@ -63,6 +65,7 @@ pub fn pack_stored(packed: &mut [u8], shape: &LinearShape, first_row: usize, sou
         "rows {first_row}..{end} of {}",
         shape.rows
     );
+    assert!(shape.blocks.is_none(), "{shape:?} takes blocks");
     assert!(
         packed.len() >= shape.packed_bytes(),
         "packed weight has {} of {} bytes",
@@ -147,13 +150,16 @@ fn pack_row(packed: &mut [u8], shape: &LinearShape, row: usize, values: &[f32]) 
     }
 }
 
-/// Reads row `row` (of `rows`) back into `values` (`[cols]`).
+/// Reads row `row` (of `rows`) back into `values` (`[cols]`), as products see it.
 ///
 /// # Panics
 /// When the row or the slices do not fit the shape.
 pub fn unpack_row(packed: &[u8], shape: &LinearShape, row: usize, values: &mut [f32]) {
     assert!(row < shape.rows, "row {row} of {}", shape.rows);
     assert_eq!(values.len(), shape.cols, "a row has {} numbers", shape.cols);
+    if shape.blocks.is_some() {
+        return blocks::unpack_row(packed, shape, row, values);
+    }
     let bytes = shape.panel_bytes();
     let panel = &packed[row / PANEL_ROWS * bytes..][..bytes];
     let at = row % PANEL_ROWS * CELL_BYTES;

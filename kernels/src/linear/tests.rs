@@ -23,7 +23,7 @@ struct Case {
 
 impl Case {
     fn new(rows: usize, cols: usize, dtype: Dtype, random: &mut Random) -> Case {
-        let shape = LinearShape { rows, cols, dtype };
+        let shape = LinearShape::dense(rows, cols, dtype);
         let weights = random.values(rows * cols);
         let mut packed = vec![0xFF; shape.packed_bytes()];
         // In two parts, the second first.
@@ -53,7 +53,9 @@ impl Case {
 
     /// Exact results for rounded inputs, and the error that f32 sums may have.
     fn exact(&self, x: Input<'_>, bias: bool) -> (Vec<f64>, Vec<f64>) {
-        let LinearShape { rows, cols, dtype } = self.shape;
+        let LinearShape {
+            rows, cols, dtype, ..
+        } = self.shape;
         let x_dtype = if dtype == Dtype::BFloat16 {
             dtype
         } else {
@@ -85,7 +87,7 @@ fn numbers_that_are_stored_are_packed_as_values_are() {
     let mut random = Random::new(11);
     for dtype in [Dtype::Float32, Dtype::BFloat16, Dtype::Float16] {
         for (rows, cols) in [(1, 1), (16, 32), (17, 33), (35, 7), (48, 64), (64, 130)] {
-            let shape = LinearShape { rows, cols, dtype };
+            let shape = LinearShape::dense(rows, cols, dtype);
             let width = crate::encoding::bytes_of(dtype);
             let values = random.values(rows * cols);
             let mut stored = vec![0; values.len() * width];
@@ -206,11 +208,7 @@ fn no_columns_give_the_bias_and_no_rows_nothing() {
         for dtype in [Dtype::Float32, Dtype::BFloat16, Dtype::Float16] {
             let pool = Pool::new(2, isa).unwrap();
             let case = Case {
-                shape: LinearShape {
-                    rows: 19,
-                    cols: 0,
-                    dtype,
-                },
+                shape: LinearShape::dense(19, 0, dtype),
                 weights: vec![],
                 packed: vec![],
                 bias: vec![0.5; 19],
@@ -221,11 +219,7 @@ fn no_columns_give_the_bias_and_no_rows_nothing() {
                 stride: 0,
             };
             assert_eq!(case.run(&pool, x, true), vec![0.5; 57]);
-            let shape = LinearShape {
-                rows: 0,
-                cols: 5,
-                dtype,
-            };
+            let shape = LinearShape::dense(0, 5, dtype);
             let case = Case {
                 shape,
                 weights: vec![],

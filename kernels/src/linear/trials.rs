@@ -121,7 +121,7 @@ const GAP: usize = 8;
 impl Case {
     fn new(bench: &Bench<'_>, dtype: Dtype, (tokens, rows, cols): Sizes) -> Result<Case, Failure> {
         let mut random = trial::random(tokens * 31 + rows * 7 + cols);
-        let shape = LinearShape { rows, cols, dtype };
+        let shape = LinearShape::dense(rows, cols, dtype);
         let x = rounded(dtype, &random.values(tokens * cols));
         let w = rounded(dtype, &random.values(rows * cols));
         let bias = random.values(rows);

@@ -174,6 +174,39 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn nibble(self, words: Two, shift: u32, first: f32) -> Two {
+        proved!([
+            nibble(words[0], shift, first),
+            nibble(words[1], shift, first)
+        ])
+    }
+
+    #[inline(always)]
+    fn load_i8(self, from: &[u8; LANES]) -> Two {
+        proved!({
+            let bytes = _mm_loadu_si128(from.as_ptr().cast());
+            let high = _mm_unpackhi_epi64(bytes, bytes);
+            [
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high)),
+            ]
+        })
+    }
+
+    #[inline(always)]
+    fn twice(self, v: Two) -> [Two; 2] {
+        proved!([twice(v[0]), twice(v[1])])
+    }
+
+    #[inline(always)]
+    fn unzip(self, a: Two, b: Two) -> (Two, Two) {
+        proved!((
+            [unzip::<0x88>(a), unzip::<0x88>(b)],
+            [unzip::<0xDD>(a), unzip::<0xDD>(b)],
+        ))
+    }
+
+    #[inline(always)]
     fn prefetch(self, bytes: &[u8]) {
         for line in bytes.chunks(64) {
             proved!(_mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()));
@@ -215,6 +248,35 @@ fn first_bf16(pairs: __m256) -> __m256 {
 fn second_bf16(pairs: __m256) -> __m256 {
     let top = _mm256_set1_epi32(0xFFFF_0000_u32.cast_signed());
     _mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(pairs), top))
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn nibble(words: __m256, shift: u32, first: f32) -> __m256 {
+    let shift = _mm_cvtsi32_si128(shift.cast_signed());
+    let low = _mm256_srl_epi32(_mm256_castps_si256(words), shift);
+    let low = _mm256_and_si256(low, _mm256_set1_epi32(15));
+    _mm256_add_ps(_mm256_cvtepi32_ps(low), _mm256_set1_ps(first))
+}
+
+/// Every lane twice.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn twice(v: __m256) -> Two {
+    let low = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+    let high = _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7);
+    [
+        _mm256_permutevar8x32_ps(v, low),
+        _mm256_permutevar8x32_ps(v, high),
+    ]
+}
+
+/// Every second lane of sixteen.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn unzip<const WHICH: i32>(v: Two) -> __m256 {
+    let mixed = _mm256_castps_pd(_mm256_shuffle_ps::<WHICH>(v[0], v[1]));
+    _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(mixed))
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -177,6 +177,49 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn nibble(self, words: __m512, shift: u32, first: f32) -> __m512 {
+        proved!({
+            let values: [f32; LANES] = std::array::from_fn(|at| first + at as f32);
+            let shift = _mm_cvtsi32_si128(shift.cast_signed());
+            let at = _mm512_srl_epi32(_mm512_castps_si512(words), shift);
+            // The lookup takes the low four bits of each lane.
+            _mm512_permutexvar_ps(at, _mm512_loadu_ps(values.as_ptr()))
+        })
+    }
+
+    #[inline(always)]
+    fn load_i8(self, from: &[u8; LANES]) -> __m512 {
+        proved!({
+            let bytes = _mm_loadu_si128(from.as_ptr().cast());
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))
+        })
+    }
+
+    #[inline(always)]
+    fn twice(self, v: __m512) -> [__m512; 2] {
+        proved!({
+            let low = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+            let high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+            [
+                _mm512_permutexvar_ps(low, v),
+                _mm512_permutexvar_ps(high, v),
+            ]
+        })
+    }
+
+    #[inline(always)]
+    fn unzip(self, a: __m512, b: __m512) -> (__m512, __m512) {
+        proved!({
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+            (
+                _mm512_permutex2var_ps(a, even, b),
+                _mm512_permutex2var_ps(a, odd, b),
+            )
+        })
+    }
+
+    #[inline(always)]
     fn prefetch(self, bytes: &[u8]) {
         for line in bytes.chunks(64) {
             proved!(_mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()));

@@ -92,6 +92,15 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Of the bits of sixteen pairs of f16: the first of each pair, and the second.
     fn split_f16(self, pairs: Self::V) -> (Self::V, Self::V);
 
+    /// Of sixteen words the four bits from `shift` on, as a number: `first` for 0, then one more each.
+    fn nibble(self, words: Self::V, shift: u32, first: f32) -> Self::V;
+    /// Sixteen bytes with signs.
+    fn load_i8(self, from: &[u8; LANES]) -> Self::V;
+    /// The low eight lanes, each twice, and the high eight.
+    fn twice(self, v: Self::V) -> [Self::V; 2];
+    /// The even lanes of `a` and then of `b`, and the odd ones.
+    fn unzip(self, a: Self::V, b: Self::V) -> (Self::V, Self::V);
+
     /// Row r, lane c goes to row c, lane r.
     fn transpose(self, rows: &mut [Self::V; LANES]);
 

@@ -142,6 +142,30 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn nibble(self, words: Lanes, shift: u32, first: f32) -> Lanes {
+        each(|l| {
+            let low = (words[l].to_bits() >> shift).to_le_bytes()[0] & 15;
+            first + f32::from(low)
+        })
+    }
+
+    #[inline(always)]
+    fn load_i8(self, from: &[u8; LANES]) -> Lanes {
+        each(|l| f32::from(from[l].cast_signed()))
+    }
+
+    #[inline(always)]
+    fn twice(self, v: Lanes) -> [Lanes; 2] {
+        [each(|l| v[l / 2]), each(|l| v[8 + l / 2])]
+    }
+
+    #[inline(always)]
+    fn unzip(self, a: Lanes, b: Lanes) -> (Lanes, Lanes) {
+        let lane = |at: usize| if at < LANES { a[at] } else { b[at - LANES] };
+        (each(|l| lane(2 * l)), each(|l| lane(2 * l + 1)))
+    }
+
+    #[inline(always)]
     fn transpose(self, rows: &mut [Lanes; LANES]) {
         for r in 0..LANES {
             for c in 0..r {

@@ -109,6 +109,24 @@ impl Work for Compare<'_> {
             y.map(|y| f16::from_f32(y).to_f32()),
             "f16 pairs",
         );
+        for shift in [0, 4, 12, 28] {
+            let got = out(s.nibble(a, shift, -8.0));
+            same(got, Scalar.nibble(x, shift, -8.0), "nibble");
+        }
+        let bytes = x.map(|x| x.to_bits().to_le_bytes()[3]);
+        same(
+            out(s.load_i8(&bytes)),
+            Scalar.load_i8(&bytes),
+            "signed bytes",
+        );
+        same(out(s.twice(a)[0]), Scalar.twice(x)[0], "the low half twice");
+        same(
+            out(s.twice(a)[1]),
+            Scalar.twice(x)[1],
+            "the high half twice",
+        );
+        same(out(s.unzip(a, b).0), Scalar.unzip(x, y).0, "even lanes");
+        same(out(s.unzip(a, b).1), Scalar.unzip(x, y).1, "odd lanes");
         if x.iter().all(|x| x.is_finite()) {
             same([s.largest(a); LANES], [Scalar.largest(x); LANES], "largest");
             for (lane, got) in out(s.fma(a, b, a)).into_iter().enumerate() {

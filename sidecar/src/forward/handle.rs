@@ -20,6 +20,21 @@ pub enum Format {
     Blocks(BlockFormat),
 }
 
+impl Format {
+    /// Of a matrix whose numbers stay in blocks, their format.
+    pub const fn blocks(self) -> Option<BlockFormat> {
+        match self {
+            Format::Blocks(format) => Some(format),
+            Format::F32
+            | Format::U32
+            | Format::U64
+            | Format::Raw
+            | Format::RowMajor(_)
+            | Format::Panels(_) => None,
+        }
+    }
+}
+
 /// The place of one tensor on one rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handle {

@@ -28,11 +28,7 @@ pub(super) fn run(
     rows: Range<usize>,
     read: &ReadRows<'_>,
 ) -> Result<(), ModelError> {
-    let shape = LinearShape {
-        rows: to.rows,
-        cols: to.cols,
-        dtype: to.dtype,
-    };
+    let shape = LinearShape::dense(to.rows, to.cols, to.dtype);
     let row_bytes = shape.panel_bytes() / PANEL_ROWS / shape.padded_cols() * shape.cols;
     // What is filled as one: a panel holds the rows of several.
     let (unit_rows, unit_bytes) = match to.weight.format {

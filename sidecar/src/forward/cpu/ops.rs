@@ -44,7 +44,11 @@ impl Backend for CpuRank {
         let table = EmbeddingTable {
             bytes: self.weights.all(embedding.table.weight.region),
             dtype,
-            packed: matches!(embedding.table.weight.format, Format::Panels(_)),
+            packed: matches!(
+                embedding.table.weight.format,
+                Format::Panels(_) | Format::Blocks(_)
+            ),
+            blocks: embedding.table.weight.format.blocks(),
             first_row: embedding.first_row,
             rows,
             hidden: cols,

@@ -31,6 +31,7 @@ pub(super) fn weight<'a>(
             rows: matrix.rows,
             cols: matrix.cols,
             dtype: matrix.dtype,
+            blocks: matrix.weight.format.blocks(),
         },
         packed,
         bias: matrix.bias.map(|bias| vector(weights, bias)),
