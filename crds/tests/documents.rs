@@ -110,6 +110,13 @@ fn documents_of_an_engine_come_back_as_they_went() {
         assert!(!text.contains(word), "engines from before {word} refuse it");
     }
     assert!(asleep().same_demand(&target()));
+    let orders = [target(), asleep()].map(|it| it.sleep_order());
+    assert_eq!(orders.map(|order| back(&order)), orders);
+    let text = serde_json::to_string(&orders[0]).unwrap();
+    assert_eq!(text, r#"{"generation":4}"#, "awake");
+    // Told alone it leaves all else of a target.
+    assert_eq!(target().with_sleep(&orders[1]), asleep());
+    assert_eq!(asleep().with_sleep(&orders[0]), target());
 }
 
 /// Every object of a document refuses a field that it does not know.
@@ -147,6 +154,12 @@ fn documents_of_an_engine_refuse_fields_they_do_not_know() {
     refuses_unknown(&boot());
     refuses_unknown(&target());
     refuses_unknown(&asleep());
+    for body in [
+        r#"{"generation": 4, "nap": 1}"#,
+        r#"{"sleep": {"level": 1}}"#,
+    ] {
+        assert!(serde_json::from_str::<SleepOrder>(body).is_err(), "{body}");
+    }
     let both = serde_json::json!({"boot": boot(), "target": target()});
     assert!(serde_json::from_value::<Boot>(both.clone()).is_err());
     assert!(serde_json::from_value::<Target>(both).is_err());
@@ -247,6 +260,7 @@ fn report(ranks: u32) -> MemoryReport {
             message: "r".repeat(names::MESSAGE_CHARS),
             overage_bytes: u64::MAX >> 20,
         }),
+        sleep: None,
         effective: Some(Effective {
             max_model_len: 8192,
             max_num_seqs: 64,
@@ -303,7 +317,10 @@ fn largest_status_stays_far_below_what_etcd_stores() {
         memory.gpus.push(GpuRow::new(&origin, rank));
         memory.hosts.push(HostRow::new(&origin, host));
         let told = report.target.clone().unwrap();
-        memory.targets.push(TargetRow::new(&origin.pod, told));
+        memory.targets.push(TargetRow {
+            sleep_generation: Some(i64::MAX >> 11),
+            ..TargetRow::new(&origin.pod, told)
+        });
     }
     let size = serde_json::to_string(&status).unwrap().len();
     assert!(
@@ -317,9 +334,28 @@ fn largest_status_stays_far_below_what_etcd_stores() {
 fn a_report_of_an_older_engine_has_no_target() {
     let mut json = serde_json::to_value(report(1)).unwrap();
     assert_eq!(json["target"]["outcome"], "Deferred");
+    // What it says of its target it says of its sleep.
+    assert_eq!(report(1).sleep_told(), report(1).target.as_ref());
     json.as_object_mut().unwrap().remove("target");
     let older: MemoryReport = serde_json::from_value(json).unwrap();
     assert_eq!(older.target, None);
+}
+
+#[test]
+fn a_row_says_of_the_newest_sleep_what_the_report_did() {
+    let told = report(1).target.unwrap();
+    let row = TargetRow::new("chat-0", told.clone());
+    assert_eq!(row.clone().sleep_report(), told);
+    let alone = TargetRow {
+        sleep_generation: Some(told.generation + 2),
+        ..row
+    };
+    assert_eq!(TargetReport::from(alone.clone()), told);
+    let sleep = TargetReport {
+        generation: told.generation + 2,
+        ..told
+    };
+    assert_eq!(alone.sleep_report(), sleep);
 }
 
 #[test]

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use plimsoll_crds::v1alpha1::InferenceDeploymentStatus;
-use plimsoll_crds::v1alpha1::status::{GpuRow, MemoryStatus, TargetRow};
+use plimsoll_crds::v1alpha1::status::{GpuRow, MemoryStatus};
+use plimsoll_crds::v1alpha1::target::TargetRow;
 use plimsoll_crds::v1alpha1::weights::WeightsStatus;
 
 /// A byte figure has moved when it differs by more than this share of its budget.
@@ -68,7 +69,9 @@ fn states(status: &InferenceDeploymentStatus) -> InferenceDeploymentStatus {
     }) = &mut status.memory
     {
         // One after the other the pods hear of a generation; what each makes of it is a state.
-        targets.iter_mut().for_each(|row| row.generation = 0);
+        for row in targets {
+            (row.generation, row.sleep_generation) = (0, None);
+        }
         // What is planned and allowed moves with pods alone, and pods that never reported have no
         // row that would tell: what stands must not say of one that is gone that it is there.
         if let Some(summary) = summary {

@@ -50,6 +50,10 @@ pub struct MemoryReport {
     /// operator started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<TargetReport>,
+    /// What became of the newest sleep that it was told, with that target or alone since, whatever
+    /// becomes of the target's memory; absent as `target` is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sleep: Option<TargetReport>,
     /// Limits in force; absent until the plan is checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effective: Option<Effective>,
@@ -59,6 +63,14 @@ pub struct MemoryReport {
     pub ranks: Vec<RankMemory>,
     /// Bytes that belong to no rank.
     pub host: HostMemory,
+}
+
+impl MemoryReport {
+    /// What became of the newest sleep. An engine that knows of none that is told alone says it of its
+    /// target.
+    pub fn sleep_told(&self) -> Option<&TargetReport> {
+        self.sleep.as_ref().or(self.target.as_ref())
+    }
 }
 
 /// Who asked for a sleep.

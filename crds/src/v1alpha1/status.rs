@@ -10,7 +10,7 @@ use super::facts::ModelFacts;
 use super::report::{
     AccountMemory, Effective, HostAccount, LoadProgress, OffloadMemory, RankMemory,
 };
-use super::target::{TargetOutcome, TargetReport};
+use super::target::TargetRow;
 use super::weights::WeightsStatus;
 
 /// What the operator sees of an InferenceDeployment.
@@ -256,81 +256,6 @@ pub struct HostRow {
     /// operator's word: that the operator lives, its Lease tells (`renewTime`, every 6 s, of the
     /// Lease named as its Deployment).
     pub stale: bool,
-}
-
-/// What became of the newest target that one pod was told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct TargetRow {
-    /// Name of the pod.
-    pub pod: String,
-    /// Generation of the resource that the target was made from.
-    pub generation: i64,
-    /// Whether it is in force.
-    pub outcome: TargetOutcome,
-    /// Why it is not, with the numbers; absent once it is applied.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub message: String,
-    /// Bytes that the pod holds above it, all ranks together; zero unless it is deferred.
-    pub overage_bytes: u64,
-    /// The budgets that the engine holds to, all ranks together.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub budget_bytes: Option<u64>,
-    /// The budgets that the newest target gives it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wanted_budget_bytes: Option<u64>,
-    /// Memory limit of the engine's container, as its node has it in force.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limit_bytes: Option<u64>,
-    /// The limit that the newest target leads to; absent where the limit is written in
-    /// `spec.template`, which a resize leaves alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wanted_limit_bytes: Option<u64>,
-}
-
-impl TargetRow {
-    /// The row of a pod, without the figures before and after.
-    pub fn new(pod: &str, report: TargetReport) -> TargetRow {
-        let TargetReport {
-            generation,
-            outcome,
-            message,
-            overage_bytes,
-        } = report;
-        TargetRow {
-            pod: pod.to_owned(),
-            generation,
-            outcome,
-            message,
-            overage_bytes,
-            budget_bytes: None,
-            wanted_budget_bytes: None,
-            limit_bytes: None,
-            wanted_limit_bytes: None,
-        }
-    }
-}
-
-impl From<TargetRow> for TargetReport {
-    fn from(row: TargetRow) -> TargetReport {
-        let TargetRow {
-            pod: _,
-            generation,
-            outcome,
-            message,
-            overage_bytes,
-            budget_bytes: _,
-            wanted_budget_bytes: _,
-            limit_bytes: _,
-            wanted_limit_bytes: _,
-        } = row;
-        TargetReport {
-            generation,
-            outcome,
-            message,
-            overage_bytes,
-        }
-    }
 }
 
 /// Which pod a report came from, and how old it is.

@@ -91,7 +91,7 @@ fn hears(facts: &Facts, pod: &PodFacts) -> Hears {
 mod tests {
     use plimsoll_crds::v1alpha1::TargetOutcome;
     use plimsoll_crds::v1alpha1::report::LoadProgress;
-    use plimsoll_crds::v1alpha1::status::TargetRow;
+    use plimsoll_crds::v1alpha1::target::TargetRow;
 
     use super::*;
     use crate::testing::*;

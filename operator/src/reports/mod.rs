@@ -291,6 +291,7 @@ fn says_more(before: &MemoryReport, next: &MemoryReport) -> bool {
         backend,
         revision,
         target,
+        sleep,
         effective,
         kv_used_percent: _,
         ranks,
@@ -308,6 +309,7 @@ fn says_more(before: &MemoryReport, next: &MemoryReport) -> bool {
         || before.backend != *backend
         || before.revision != *revision
         || before.target != *target
+        || before.sleep != *sleep
         || before.effective != *effective;
     let scale = host.limit_bytes.unwrap_or(host.cgroup_bytes);
     states

@@ -7,8 +7,9 @@ use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::engine::PlanStatus;
 use plimsoll_crds::v1alpha1::report::{Effective, MemoryReport};
 use plimsoll_crds::v1alpha1::status::{
-    GpuRow, HostRow, MemoryStatus, MemorySummary, RowOrigin, State, TargetRow,
+    GpuRow, HostRow, MemoryStatus, MemorySummary, RowOrigin, State,
 };
+use plimsoll_crds::v1alpha1::target::TargetRow;
 use plimsoll_crds::v1alpha1::{InferenceDeploymentStatus, Reason};
 use plimsoll_planner::Account;
 

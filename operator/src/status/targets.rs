@@ -1,6 +1,6 @@
 //! Rows of `status.memory.targets`: what an engine holds to, and what the newest target leads to.
 
-use plimsoll_crds::v1alpha1::status::TargetRow;
+use plimsoll_crds::v1alpha1::target::TargetRow;
 
 use super::planned_budgets;
 use crate::facts::Facts;

@@ -1,4 +1,5 @@
-//! `/target` of the admin port: what the operator tells this engine, and what became of it.
+//! `/target` of the admin port: what the operator tells this engine, and what became of it; and
+//! `/target/sleep`, its sleep alone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
+use plimsoll_crds::v1alpha1::target::SleepOrder;
 use plimsoll_crds::v1alpha1::{Target, TargetReport};
+use serde::de::DeserializeOwned;
 
 use super::app::App;
 use super::error::ApiError;
@@ -18,7 +21,7 @@ use crate::engine::clock;
 use crate::engine::control::{ControlError, Reply, Woken};
 use crate::engine::rest::{Cause, PauseMode, Tags};
 use crate::target::wish::deep;
-use crate::target::{Change, Held};
+use crate::target::{Change, Held, Older};
 
 /// 16 ranks with 8 accounts each take about 12 KB.
 const BODY_BYTES: usize = 64 * 1024;
@@ -27,30 +30,66 @@ const AGAIN: Duration = Duration::from_secs(1);
 const OVERTAKEN: &str = "something newer was asked for";
 
 pub(super) fn routes() -> Router<Arc<App>> {
-    Router::new().route("/target", get(read).put(tell))
+    Router::new()
+        .route("/target", get(read).put(tell))
+        .route("/target/sleep", get(read_sleep).put(tell_sleep))
 }
 
 async fn read(State(app): State<Arc<App>>) -> Result<Json<TargetReport>, ApiError> {
     Ok(Json(held(&app)?.report()))
 }
 
+async fn read_sleep(State(app): State<Arc<App>>) -> Result<Json<TargetReport>, ApiError> {
+    Ok(Json(held(&app)?.sleep_report()))
+}
+
 /// 200 with what became of it, refused or not; 409 for one older than what was told already.
 async fn tell(State(app): State<Arc<App>>, body: Body) -> Result<Json<TargetReport>, ApiError> {
     let held = held(&app)?;
+    let target: Target = told(&app, body, "target").await?;
+    let (_, change) = held.tell(target).map_err(older)?;
+    // Whoever told it may leave before it is answered: it is taken already.
+    let followed = tokio::spawn(async move { follow(&app, change).await }).await;
+    followed.map_err(|error| ApiError::engine(error.to_string()))?
+}
+
+/// As [`tell`], of its sleep alone: memory stays what it is.
+async fn tell_sleep(
+    State(app): State<Arc<App>>,
+    body: Body,
+) -> Result<Json<TargetReport>, ApiError> {
+    let held = held(&app)?;
+    let order: SleepOrder = told(&app, body, "sleep").await?;
+    let (report, change) = held.tell_sleep(order).map_err(older)?;
+    tracing::info!(
+        generation = report.generation,
+        outcome = ?report.outcome,
+        message = report.message,
+        "told a sleep"
+    );
+    lead(&app, held);
+    if let Some(change) = change {
+        carry_out(&app, change);
+    }
+    Ok(Json(report))
+}
+
+/// The document in a body.
+async fn told<T: DeserializeOwned>(app: &App, body: Body, what: &str) -> Result<T, ApiError> {
     let patience = app.limits.body_timeout;
     let bytes = tokio::time::timeout(patience, to_bytes(body, BODY_BYTES)).await;
     let bytes = bytes
         .map_err(|_| ApiError::body_timeout(patience.as_secs()))?
         .map_err(|_| ApiError::too_large(BODY_BYTES))?;
-    let target: Target = serde_json::from_slice(&bytes)
-        .map_err(|error| ApiError::invalid(None, format!("the body is no target: {error}")))?;
-    let (_, change) = held.tell(target).map_err(|older| ApiError {
+    serde_json::from_slice(&bytes)
+        .map_err(|error| ApiError::invalid(None, format!("the body is no {what}: {error}")))
+}
+
+fn older(older: Older) -> ApiError {
+    ApiError {
         status: StatusCode::CONFLICT,
         ..ApiError::invalid(Some("generation"), older.to_string()).with_code("older_target")
-    })?;
-    // Whoever told it may leave before it is answered: it is taken already.
-    let followed = tokio::spawn(async move { follow(&app, change).await }).await;
-    followed.map_err(|error| ApiError::engine(error.to_string()))?
+    }
 }
 
 /// Has a target that was taken carried out; what became of it by now.

@@ -17,6 +17,7 @@ pub fn worth_sending(old: &MemoryReport, new: &MemoryReport) -> bool {
         || old.weight_version != new.weight_version
         || old.effective != new.effective
         || old.target != new.target
+        || old.sleep != new.sleep
         || old.progress.as_ref().map(|p| &p.stage) != new.progress.as_ref().map(|p| &p.stage)
         || progress_moved(old, new)
         || old.ranks.len() != new.ranks.len()

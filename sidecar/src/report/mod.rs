@@ -56,7 +56,8 @@ pub fn build(
     draining: bool,
     host: &HostReader,
 ) -> MemoryReport {
-    let target = identity.target.get().map(Held::report);
+    let held = identity.target.get();
+    let (target, sleep) = (held.map(Held::report), held.map(Held::sleep_report));
     let mut report = MemoryReport {
         time: now(),
         state: if draining {
@@ -75,6 +76,7 @@ pub fn build(
         backend: identity.backend,
         revision: identity.revision.clone(),
         target,
+        sleep,
         effective: None,
         kv_used_percent: 0,
         ranks: Vec::new(),

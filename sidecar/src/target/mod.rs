@@ -1,11 +1,12 @@
-//! The target in force: what the operator told this engine last, and what became of it.
+//! The target in force: what the operator told this engine last, and what became of it. Its sleep may
+//! be told alone, of a newer generation than the rest.
 
 pub mod wish;
 
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use plimsoll_crds::v1alpha1::target::{TargetRank, TargetSleep};
+use plimsoll_crds::v1alpha1::target::{SleepOrder, TargetRank, TargetSleep};
 use plimsoll_crds::v1alpha1::{Target, TargetOutcome, TargetReport};
 
 use crate::engine::clock::IdlePolicy;
@@ -19,15 +20,18 @@ pub struct Held(Mutex<State>, Option<Arc<Resizes>>);
 
 #[derive(Debug)]
 struct State {
+    /// The last target whose memory was taken.
     in_force: Target,
-    newest: TargetReport,
+    /// Generation of the newest target, and why its memory cannot be followed.
+    generation: i64,
+    refused: Option<String>,
+    /// The newest sleep: that target's, or one that was told alone since.
+    order: SleepOrder,
     /// Changes that were begun, and whether the last of them is under way.
     changes: u64,
     under_way: bool,
-    /// The last of them did not come about.
-    failed: bool,
-    /// The newest report says how the last of them failed, and it is tried again.
-    repeated: bool,
+    /// How the last of them failed; under way, it is tried again.
+    trouble: Option<String>,
 }
 
 /// A sleep or a wake that a target asks for: who gets one carries it out and says what came of it.
@@ -47,22 +51,78 @@ pub struct Older {
     pub newest: i64,
 }
 
+impl State {
+    /// Has a sleep carried out, unless it is what was asked for last and came about, or is about to.
+    fn follow(&mut self, order: SleepOrder) -> Option<Change> {
+        let same = Wish::of(&self.order).holds_for(Wish::of(&order));
+        let begins = !same || (!self.under_way && self.trouble.is_some());
+        self.order = order;
+        if begins || self.under_way {
+            self.trouble = None;
+        }
+        begins.then(|| {
+            self.changes += 1;
+            self.under_way = true;
+            Change {
+                number: self.changes,
+                sleep: order.sleep,
+            }
+        })
+    }
+
+    /// What became of the newest sleep.
+    fn sleep(&self) -> TargetReport {
+        let sleep = self.order.sleep;
+        let (outcome, message) = match (&self.trouble, self.under_way) {
+            (Some(why), true) => (TargetOutcome::Refused, format!("{why}; it is tried again")),
+            (Some(why), false) => (TargetOutcome::Refused, why.clone()),
+            (None, true) => (TargetOutcome::Deferred, on_the_way(sleep)),
+            (None, false) => (TargetOutcome::Applied, String::new()),
+        };
+        TargetReport {
+            generation: self.order.generation,
+            outcome,
+            message,
+            overage_bytes: 0,
+        }
+    }
+
+    /// What became of the newest target, but for memory that is on its way.
+    fn whole(&self) -> TargetReport {
+        let sleep = self.sleep();
+        let generation = self.generation;
+        match &self.refused {
+            None => TargetReport {
+                generation,
+                ..sleep
+            },
+            Some(message) => TargetReport {
+                generation,
+                outcome: TargetOutcome::Refused,
+                message: message.clone(),
+                ..sleep
+            },
+        }
+    }
+
+    fn wants(&self, change: Change) -> bool {
+        self.under_way && self.changes == change.number
+    }
+}
+
 impl Held {
     /// A target that asks for a sleep is applied once the engine, which comes up awake, is asleep: see
     /// [`Held::first`].
     pub fn new(in_force: Target) -> Held {
         let begins = in_force.sleep.is_some();
-        let newest = match in_force.sleep {
-            None => applied(in_force.generation),
-            sleep => on_the_way(in_force.generation, sleep),
-        };
         let state = State {
+            generation: in_force.generation,
+            refused: None,
+            order: in_force.sleep_order(),
             in_force,
-            newest,
             changes: u64::from(begins),
             under_way: begins,
-            failed: false,
-            repeated: false,
+            trouble: None,
         };
         Held(Mutex::new(state), None)
     }
@@ -78,17 +138,22 @@ impl Held {
         let first = state.under_way && state.changes == 1;
         first.then_some(Change {
             number: 1,
-            sleep: state.in_force.sleep,
+            sleep: state.order.sleep,
         })
     }
 
     /// What became of the newest target.
     pub fn report(&self) -> TargetReport {
-        let newest = self.state().newest.clone();
+        let newest = self.state().whole();
         match &self.1 {
             Some(resizes) => resizes.complete(newest),
             None => newest,
         }
+    }
+
+    /// What became of the newest sleep, whatever became of the memory that was told with it.
+    pub fn sleep_report(&self) -> TargetReport {
+        self.state().sleep()
     }
 
     /// Begins what a target's memory asks for; why it cannot be followed.
@@ -111,12 +176,12 @@ impl Held {
     /// lead to it.
     pub fn falls_asleep(&self) -> bool {
         let state = self.state();
-        state.under_way && matches!(Wish::of(&state.in_force), Wish::Asleep(_))
+        state.under_way && matches!(Wish::of(&state.order), Wish::Asleep(_))
     }
 
     /// Hands on what the target leaves to the engine itself; nothing newer is told meanwhile.
     pub fn lead<T>(&self, follow: impl FnOnce(IdlePolicy) -> T) -> T {
-        follow(policy(&self.state().in_force))
+        follow(policy(&self.state().order))
     }
 
     /// Takes a target. Memory that is not what was asked for last is begun ([`Resizes::due`]), or
@@ -126,97 +191,59 @@ impl Held {
     /// its admin port may put it to sleep and wake it) is no matter of targets.
     ///
     /// # Errors
-    /// [`Older`]; nothing changes then.
+    /// [`Older`] than the newest target, or than a sleep that was told alone; nothing changes then.
     pub fn tell(&self, told: Target) -> Result<(TargetReport, Option<Change>), Older> {
         let mut state = self.state();
-        if told.generation < state.newest.generation {
-            return Err(Older {
-                told: told.generation,
-                newest: state.newest.generation,
-            });
+        newer(
+            told.generation,
+            state.generation.max(state.order.generation),
+        )?;
+        state.refused = self.resized(&state.in_force, &told).err();
+        state.generation = told.generation;
+        let change = state.follow(told.sleep_order());
+        if state.refused.is_none() {
+            state.in_force = told;
         }
-        let refused = self.resized(&state.in_force, &told).err();
-        let same = Wish::of(&state.in_force).holds_for(Wish::of(&told));
-        let begins = !same || (!state.under_way && state.failed);
-        let (generation, sleep) = (told.generation, told.sleep);
-        state.newest = match &refused {
-            Some(message) => TargetReport {
-                outcome: TargetOutcome::Refused,
-                message: message.clone(),
-                ..applied(generation)
-            },
-            None if begins || state.under_way => on_the_way(generation, sleep),
-            None => applied(generation),
-        };
-        state.in_force = match refused {
-            None => told,
-            Some(_) => Target {
-                sleep,
-                idle: told.idle,
-                wake_on_request: told.wake_on_request,
-                ..state.in_force.clone()
-            },
-        };
-        state.repeated = false;
-        if !begins {
-            return Ok((state.newest.clone(), None));
-        }
-        state.changes += 1;
-        (state.under_way, state.failed) = (true, false);
-        let change = Change {
-            number: state.changes,
-            sleep,
-        };
-        Ok((state.newest.clone(), Some(change)))
+        Ok((state.whole(), change))
+    }
+
+    /// Takes a sleep alone, as [`Held::tell`] takes a target's.
+    ///
+    /// # Errors
+    /// [`Older`] than the newest that was told, alone or with a target; nothing changes then.
+    pub fn tell_sleep(&self, told: SleepOrder) -> Result<(TargetReport, Option<Change>), Older> {
+        let mut state = self.state();
+        newer(told.generation, state.order.generation)?;
+        let change = state.follow(told);
+        Ok((state.sleep(), change))
     }
 
     /// Whether nothing newer took the place of a change.
     pub fn wants(&self, change: Change) -> bool {
-        let state = self.state();
-        state.under_way && state.changes == change.number
+        self.state().wants(change)
     }
 
     /// Asks for a change, unless something newer took its place; nothing newer is told meanwhile.
     pub fn while_wanted<T>(&self, change: Change, ask: impl FnOnce() -> T) -> Option<T> {
         let state = self.state();
-        (state.under_way && state.changes == change.number).then(ask)
+        state.wants(change).then(ask)
     }
 
     /// A change did not come about yet, and is tried again.
     pub fn repeats(&self, change: Change, why: &str) {
         let mut state = self.state();
-        let ours = state.newest.outcome == TargetOutcome::Deferred || state.repeated;
-        if !state.under_way || state.changes != change.number || !ours {
-            return;
+        if state.wants(change) {
+            state.trouble = Some(failure(change, why));
         }
-        state.repeated = true;
-        state.newest = TargetReport {
-            outcome: TargetOutcome::Refused,
-            message: format!("{}; it is tried again", failure(change, why)),
-            ..state.newest.clone()
-        };
     }
 
     /// What came of a change; of one whose place was taken, nobody wants to know.
     pub fn settle(&self, change: Change, outcome: Result<(), String>) {
         let mut state = self.state();
-        if !state.under_way || state.changes != change.number {
-            return;
+        if state.wants(change) {
+            state.under_way = false;
+            state.trouble = outcome.err().map(|why| failure(change, &why));
         }
-        (state.under_way, state.failed) = (false, outcome.is_err());
-        // Of memory that was refused meanwhile, the refusal stays.
-        let repeated = std::mem::take(&mut state.repeated);
-        if state.newest.outcome != TargetOutcome::Deferred && !repeated {
-            return;
-        }
-        state.newest = match outcome {
-            Ok(()) => applied(state.newest.generation),
-            Err(why) => TargetReport {
-                outcome: TargetOutcome::Refused,
-                message: failure(change, &why),
-                ..state.newest.clone()
-            },
-        };
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -231,23 +258,17 @@ fn failure(change: Change, why: &str) -> String {
     }
 }
 
-fn on_the_way(generation: i64, sleep: Option<TargetSleep>) -> TargetReport {
-    TargetReport {
-        outcome: TargetOutcome::Deferred,
-        message: match sleep {
-            Some(TargetSleep { level }) => format!("is going to sleep at level {level}"),
-            None => "is waking up".to_owned(),
-        },
-        ..applied(generation)
+fn on_the_way(sleep: Option<TargetSleep>) -> String {
+    match sleep {
+        Some(TargetSleep { level }) => format!("is going to sleep at level {level}"),
+        None => "is waking up".to_owned(),
     }
 }
 
-fn applied(generation: i64) -> TargetReport {
-    TargetReport {
-        generation,
-        outcome: TargetOutcome::Applied,
-        message: String::new(),
-        overage_bytes: 0,
+fn newer(told: i64, newest: i64) -> Result<(), Older> {
+    match told < newest {
+        true => Err(Older { told, newest }),
+        false => Ok(()),
     }
 }
 

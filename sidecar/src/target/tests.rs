@@ -32,6 +32,15 @@ pub(crate) fn target(generation: i64, quota: u64) -> Target {
     }
 }
 
+fn applied(generation: i64) -> TargetReport {
+    TargetReport {
+        generation,
+        outcome: TargetOutcome::Applied,
+        message: String::new(),
+        overage_bytes: 0,
+    }
+}
+
 pub(crate) fn asleep(generation: i64, level: u32) -> Target {
     Target {
         sleep: Some(TargetSleep { level }),
@@ -92,7 +101,8 @@ fn a_clock_is_no_command_and_taking_it_away_is_one() {
         assert_eq!(policy.after, expected);
         assert_eq!(policy.wake_on_request, told.wake_on_request);
         // A service may lead to one that a request wakes, at any time.
-        let falls = begun.is_some() && Wish::of(&told) == Wish::Asleep(TargetSleep { level: 1 });
+        let falls = begun.is_some()
+            && Wish::of(&told.sleep_order()) == Wish::Asleep(TargetSleep { level: 1 });
         assert_eq!(held.falls_asleep(), falls, "{told:?}");
     }
 }
@@ -266,4 +276,86 @@ fn memory_that_is_refused_keeps_nobody_from_waking_or_sleeping() {
     assert_eq!(sleeps.1.unwrap().sleep, Some(TargetSleep { level: 2 }));
     held.settle(sleeps.1.unwrap(), Ok(()));
     assert_eq!(held.report(), applied(5));
+}
+
+/// The memory of a target that is told later, or was refused before, is no matter of a sleep's.
+#[test]
+fn a_sleep_told_alone_is_followed_whatever_the_target_was_and_leaves_its_memory() {
+    for refused in [false, true] {
+        let held = Held::new(target(3, 1000));
+        let whole = match refused {
+            true => held.tell(target(4, 2000)).unwrap().0,
+            false => held.tell(target(4, 1000)).unwrap().0,
+        };
+        let (report, change) = held.tell_sleep(asleep(6, 2).sleep_order()).unwrap();
+        let change = change.unwrap();
+        assert_eq!(
+            (report.generation, report.outcome, report.message.as_str()),
+            (6, TargetOutcome::Deferred, "is going to sleep at level 2")
+        );
+        assert!(held.falls_asleep());
+        held.settle(change, Ok(()));
+        assert_eq!(held.sleep_report(), applied(6));
+        assert_eq!(held.report(), whole, "it is of its own generation still");
+        // The same of a newer generation is no command, and its clock is followed.
+        let dozes = idle(8, 9, true).sleep_order();
+        let order = |generation| SleepOrder {
+            generation,
+            ..asleep(6, 2).sleep_order()
+        };
+        assert_eq!(held.tell_sleep(order(7)), Ok((applied(7), None)));
+        let wakes = held.tell_sleep(dozes).unwrap().1.unwrap();
+        assert_eq!(wakes.sleep, None);
+        assert!(held.lead(|policy| policy.after.is_some() && policy.wake_on_request));
+        held.settle(wakes, Err("no memory".to_owned()));
+        assert_eq!(held.sleep_report().message, "did not wake: no memory");
+        // Told again it is tried again; memory that was in force may be asked for with it.
+        let (report, again) = held.tell(target(9, 1000)).unwrap();
+        assert_eq!(report.outcome, TargetOutcome::Deferred);
+        held.settle(again.unwrap(), Ok(()));
+        assert_eq!(
+            (held.report(), held.sleep_report()),
+            (applied(9), applied(9))
+        );
+    }
+}
+
+#[test]
+fn of_targets_and_sleeps_that_are_told_in_turns_the_newest_generation_wins() {
+    let held = Held::new(target(3, 1000));
+    let sleeps = held.tell_sleep(asleep(6, 1).sleep_order()).unwrap().1;
+    held.settle(sleeps.unwrap(), Ok(()));
+    let older = |told| Older { told, newest: 6 };
+    // Whoever tells an older target does not know of the sleep.
+    assert_eq!(held.tell(target(5, 1000)), Err(older(5)));
+    assert_eq!(
+        held.tell_sleep(target(5, 1000).sleep_order()),
+        Err(older(5))
+    );
+    assert_eq!(
+        (held.report(), held.sleep_report()),
+        (applied(3), applied(6))
+    );
+    assert_eq!(held.tell(asleep(6, 1)), Ok((applied(6), None)));
+    let wakes = held.tell(target(7, 1000)).unwrap().1;
+    held.settle(wakes.unwrap(), Ok(()));
+    let late = Older { told: 6, newest: 7 };
+    assert_eq!(held.tell_sleep(asleep(6, 1).sleep_order()), Err(late));
+    assert_eq!(held.sleep_report(), applied(7));
+}
+
+/// Its file may say of another sleep than its generation's, as an older revision's does.
+#[test]
+fn an_engine_that_begins_asleep_and_is_told_so_of_a_newer_generation_is_asked_once() {
+    let held = Held::new(asleep(3, 1));
+    let first = held.first().unwrap();
+    let order = asleep(6, 1).sleep_order();
+    let (report, change) = held.tell_sleep(order).unwrap();
+    assert_eq!((report.generation, change), (6, None));
+    assert!(held.wants(first));
+    held.settle(first, Ok(()));
+    assert_eq!(
+        (held.report(), held.sleep_report()),
+        (applied(3), applied(6))
+    );
 }

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use plimsoll_crds::v1alpha1::Target;
-use plimsoll_crds::v1alpha1::target::{TargetIdle, TargetSleep};
+use plimsoll_crds::v1alpha1::target::{SleepOrder, TargetIdle, TargetSleep};
 
 use crate::engine::clock::IdlePolicy;
 use crate::engine::rest::SleepLevel;
@@ -20,9 +19,9 @@ pub(super) enum Wish {
 }
 
 impl Wish {
-    pub(super) fn of(target: &Target) -> Wish {
-        match (target.sleep, target.idle) {
-            (Some(sleep), _) if target.wake_on_request => Wish::UntilAsked(sleep),
+    pub(super) fn of(order: &SleepOrder) -> Wish {
+        match (order.sleep, order.idle) {
+            (Some(sleep), _) if order.wake_on_request => Wish::UntilAsked(sleep),
             (Some(sleep), _) => Wish::Asleep(sleep),
             (None, Some(_)) => Wish::UntilIdle,
             (None, None) => Wish::Awake,
@@ -37,15 +36,15 @@ impl Wish {
 }
 
 /// What a target leaves to the engine itself.
-pub(super) fn policy(target: &Target) -> IdlePolicy {
+pub(super) fn policy(order: &SleepOrder) -> IdlePolicy {
     let after =
         |TargetIdle {
              after_seconds,
              level,
          }: TargetIdle| { (Duration::from_secs(after_seconds.into()), deep(level)) };
     IdlePolicy {
-        after: target.idle.map(after),
-        wake_on_request: target.wake_on_request,
+        after: order.idle.map(after),
+        wake_on_request: order.wake_on_request,
     }
 }
 

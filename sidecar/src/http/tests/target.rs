@@ -11,13 +11,17 @@ use crate::http::generator::Generator;
 use crate::http::testing::empty_app;
 use crate::http::testing::{Script, app};
 use crate::target::Held;
-use crate::target::tests::{asleep, target};
+use crate::target::tests::{asleep, idle, target};
 
 async fn ask(app: &Arc<App>, method: &str, body: Body) -> (u16, Value) {
+    ask_at("/target", app, method, body).await
+}
+
+async fn ask_at(path: &str, app: &Arc<App>, method: &str, body: Body) -> (u16, Value) {
     use hyper::service::Service;
     let service =
         hyper_util::service::TowerToHyperService::new(admin::router(Arc::clone(app), None));
-    let request = Request::builder().method(method).uri("/target").body(body);
+    let request = Request::builder().method(method).uri(path).body(body);
     let response = service.call(request.unwrap()).await.unwrap();
     (response.status().as_u16(), json(response).await)
 }
@@ -25,6 +29,11 @@ async fn ask(app: &Arc<App>, method: &str, body: Body) -> (u16, Value) {
 async fn put(app: &Arc<App>, target: &impl serde::Serialize) -> (u16, Value) {
     let body = serde_json::to_string(target).unwrap();
     ask(app, "PUT", Body::from(body)).await
+}
+
+async fn put_sleep(app: &Arc<App>, order: &impl serde::Serialize) -> (u16, Value) {
+    let body = serde_json::to_string(order).unwrap();
+    ask_at("/target/sleep", app, "PUT", Body::from(body)).await
 }
 
 fn told_app() -> Arc<App> {
@@ -214,4 +223,65 @@ async fn a_wake_that_meets_an_open_update_is_repeated_until_that_is_over() {
     assert_eq!(words, "did not wake: an update is open; it is tried again");
     engine.end_update();
     assert_eq!(comes_to(&app, "Applied").await["generation"], 5);
+}
+
+#[tokio::test]
+async fn a_sleep_told_alone_is_carried_out_and_the_target_stays_of_its_generation() {
+    let (app, engine) = app(Script::Say("yes"));
+    app.identity.target.set(Held::new(target(3, 1000))).unwrap();
+    for (told, obeyed) in [
+        (asleep(5, 1), "sleep 1 keep"),
+        (asleep(6, 2), "sleep 2 keep"),
+        (target(7, 1000), "wake true true"),
+    ] {
+        let (status, answer) = put_sleep(&app, &told.sleep_order()).await;
+        assert_eq!((status, &answer["outcome"]), (200, &"Deferred".into()));
+        assert_eq!(answer["generation"], told.generation);
+        // Both are the same change.
+        assert_eq!(comes_to(&app, "Applied").await["generation"], 3);
+        let (status, sleep) = ask_at("/target/sleep", &app, "GET", Body::empty()).await;
+        assert_eq!((status, &sleep["outcome"]), (200, &"Applied".into()));
+        assert_eq!(sleep["generation"], told.generation);
+        assert_eq!(engine.obeyed(), [obeyed]);
+        let report = serde_json::to_value(app.report()).unwrap();
+        assert_eq!(report["sleep"], sleep);
+        assert_eq!(report["target"]["generation"], 3);
+    }
+    let (status, error) = put_sleep(&app, &asleep(6, 1).sleep_order()).await;
+    assert_eq!(
+        (status, &error["error"]["code"]),
+        (409, &"older_target".into())
+    );
+    for body in [
+        "{",
+        "[]",
+        r#"{"generation": 8, "nap": 1}"#,
+        r#"{"sleep": {"level": 1}}"#,
+    ] {
+        let (status, error) = ask_at("/target/sleep", &app, "PUT", Body::from(body)).await;
+        let message = error["error"]["message"].as_str().unwrap();
+        assert_eq!(status, 400, "{body}");
+        assert!(message.starts_with("the body is no sleep"), "{message}");
+    }
+    // A whole target is no sleep.
+    assert_eq!(put_sleep(&app, &target(8, 1000)).await.0, 400);
+    assert!(engine.obeyed().is_empty());
+    let never = futures::stream::pending::<Result<Vec<u8>, std::io::Error>>();
+    let large = " ".repeat(65 * 1024);
+    let app = told_app();
+    for (body, status) in [(Body::from(large), 413), (Body::from_stream(never), 408)] {
+        assert_eq!(ask_at("/target/sleep", &app, "PUT", body).await.0, status);
+    }
+}
+
+/// Its clock and what wakes it are the engine's own matter, and are handed on at once.
+#[tokio::test]
+async fn a_clock_told_alone_is_followed() {
+    let (app, engine) = app(Script::Say("yes"));
+    app.identity.target.set(Held::new(target(3, 1000))).unwrap();
+    let (status, answer) = put_sleep(&app, &idle(4, 90, true).sleep_order()).await;
+    assert_eq!((status, &answer["outcome"]), (200, &"Applied".into()));
+    let policy = engine.policy().unwrap();
+    assert_eq!(policy.after.map(|(after, _)| after.as_secs()), Some(90));
+    assert!(policy.wake_on_request);
 }
