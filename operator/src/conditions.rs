@@ -46,7 +46,10 @@ pub(crate) fn conditions(facts: &Facts, outcome: &Outcome) -> Vec<Condition> {
             Some(enforcement::enforced(facts, outcome)),
         ),
         (ConditionType::MemoryPressure, Some(memory_pressure(facts))),
-        (ConditionType::TargetApplied, Some(target_applied(outcome))),
+        (
+            ConditionType::TargetApplied,
+            Some(target_applied(facts, outcome)),
+        ),
         (ConditionType::WeightsVerified, weights::verified(facts)),
         (ConditionType::Reconciling, reconciling),
         (ConditionType::Stalled, stalled),
@@ -179,7 +182,10 @@ fn available(facts: &Facts, asleep: bool) -> Verdict {
     let wanted = facts.wanted();
     match (ready, wanted) {
         (0, 0) => (False, Reason::ScaledToZero, "spec.replicas is 0".to_owned()),
-        (0, _) if asleep => (False, Reason::Sleeping, sleepers::words(facts)),
+        // Whatever else is wrong with the spec.
+        (0, _) if asleep || sleepers::all_asleep(facts) => {
+            (False, Reason::Sleeping, sleepers::words(facts))
+        }
         (0, _) => (
             False,
             Reason::NoReadyReplicas,
@@ -288,19 +294,28 @@ fn memory_pressure(facts: &Facts) -> Verdict {
     }
 }
 
-fn target_applied(outcome: &Outcome) -> Verdict {
-    match &outcome.told {
-        Some(Stand::Applied(words)) => (True, Reason::Applied, words.clone()),
-        Some(Stand::Pending(words)) => (False, Reason::TargetPending, words.clone()),
-        Some(Stand::Deferred(words)) => (False, Reason::TargetDeferred, words.clone()),
-        Some(Stand::Refused(words)) => (False, Reason::TargetRefused, words.clone()),
-        Some(Stand::Nobody) => {
+/// How engines stand to the newest target, and those that are told its sleep alone to that: the worse
+/// of both first.
+fn target_applied(facts: &Facts, outcome: &Outcome) -> Verdict {
+    let slept = match &outcome.slept {
+        // That they are awake is no news where nobody speaks of sleep.
+        Stand::Applied(_) if facts.object.spec.sleep.is_none() => &Stand::Nobody,
+        slept => slept,
+    };
+    let (worse, other) = match slept.rank() > outcome.told.rank() {
+        true => (slept, &outcome.told),
+        false => (&outcome.told, slept),
+    };
+    let also = other.words().map(|words| format!("; {words}"));
+    let said = |words: &String| words.clone() + &also.unwrap_or_default();
+    match worse {
+        Stand::Applied(words) => (True, Reason::Applied, said(words)),
+        Stand::Pending(words) => (False, Reason::TargetPending, said(words)),
+        Stand::Deferred(words) => (False, Reason::TargetDeferred, said(words)),
+        Stand::Refused(words) => (False, Reason::TargetRefused, said(words)),
+        Stand::Nobody => {
             let text = "no engine of the newest revision runs".to_owned();
             (Unknown, Reason::NoReports, text)
-        }
-        None => {
-            let text = "engines are told nothing new before the newest spec leads to a revision";
-            (Unknown, Reason::NoReports, text.to_owned())
         }
     }
 }

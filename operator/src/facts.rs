@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::report::MemoryReport;
-use plimsoll_crds::v1alpha1::{Boot, InferenceDeployment, InferenceDeploymentStatus};
+use plimsoll_crds::v1alpha1::{Boot, InferenceDeployment, InferenceDeploymentStatus, Target};
 
 use crate::children::ChildKind;
 use crate::memory::{Failure, Reread};
@@ -29,6 +29,8 @@ pub(crate) struct Facts {
     pub(crate) replica_sets: Vec<ReplicaSetFacts>,
     /// What engines of each revision were started with, by revision, where its ConfigMap says.
     pub(crate) boots: BTreeMap<String, Boot>,
+    /// What engines of each revision begin with, by revision, where its ConfigMap can be read.
+    pub(crate) files: BTreeMap<String, Files>,
     /// Engine pods by name, those that are being deleted included.
     pub(crate) pods: Vec<PodFacts>,
     pub(crate) inspect_pods: Vec<PodFacts>,
@@ -97,6 +99,14 @@ pub(crate) struct ReplicaSetFacts {
     pub(crate) spec: String,
     /// A pod of it answered once: noted at the ReplicaSet, since pods come and go.
     pub(crate) answered: bool,
+}
+
+/// The documents of a revision's ConfigMap.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Files {
+    /// `boot.json` as it is written there.
+    pub(crate) boot: String,
+    pub(crate) target: Target,
 }
 
 /// Whose an object is that stands where one of ours should.

@@ -16,13 +16,13 @@ use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::Store;
 use kube::{Resource, ResourceExt};
 use plimsoll_crds::names;
-use plimsoll_crds::v1alpha1::{Boot, InferenceDeployment};
+use plimsoll_crds::v1alpha1::{Boot, InferenceDeployment, Target};
 
 use crate::build::{ANSWERED_ANNOTATION, HASH_ANNOTATION, SPEC_ANNOTATION};
 use crate::children::ChildKind;
 use crate::drift;
 use crate::error::Error;
-use crate::facts::{ChildFacts, Facts, Holder, Identity, ReplicaSetFacts};
+use crate::facts::{ChildFacts, Facts, Files, Holder, Identity, ReplicaSetFacts};
 use crate::inspect;
 use crate::memory::Memory;
 use crate::pods::{PodFacts, instant};
@@ -61,9 +61,11 @@ pub(crate) fn gather(
     let reports = reports.of(&identity.uid);
     let awake = sleepers::awake(&pods, &reports, &memory.awake, now);
     memory.awake.clone_from(&awake);
+    let (boots, files) = documents(stores, &identity, memory);
     Ok(Facts {
         replica_sets: replica_sets(stores, &identity, memory),
-        boots: boots(stores, &identity, memory),
+        boots,
+        files,
         children: ours,
         taken,
         reports,
@@ -244,20 +246,38 @@ fn replica_sets(stores: &Stores, identity: &Identity, memory: &Memory) -> Vec<Re
     sets
 }
 
-/// What engines were started with, by revision: of ConfigMaps of ours whose document can be read,
-/// and is of the revision that they are labelled with.
-fn boots(stores: &Stores, identity: &Identity, memory: &Memory) -> BTreeMap<String, Boot> {
+/// What engines were started with, and what they begin with when they start again, by revision: of
+/// ConfigMaps of ours whose documents can be read, and are of the revision that they are labelled with.
+fn documents(
+    stores: &Stores,
+    identity: &Identity,
+    memory: &Memory,
+) -> (BTreeMap<String, Boot>, BTreeMap<String, Files>) {
     let ours = stores.config_maps.state_filter(|map| {
         let here = map.metadata.namespace.as_deref() == Some(identity.namespace.as_str());
         here && is_ours(map, ChildKind::ConfigMap, identity, memory)
     });
-    let read = |map: &Arc<ConfigMap>| {
+    let boot = |map: &ConfigMap| {
         let text = map.data.as_ref()?.get(names::BOOT_KEY)?;
         let boot: Boot = serde_json::from_str(text).ok()?;
         let labelled = map.labels().get(names::LABEL_REVISION) == Some(&boot.revision);
-        labelled.then(|| (boot.revision.clone(), boot))
+        labelled.then(|| (text.clone(), boot))
     };
-    ours.iter().filter_map(read).collect()
+    let target = |map: &ConfigMap| -> Option<Target> {
+        serde_json::from_str(map.data.as_ref()?.get(names::TARGET_KEY)?).ok()
+    };
+    let (mut boots, mut files) = (BTreeMap::new(), BTreeMap::new());
+    for map in &ours {
+        let Some((text, document)) = boot(map) else {
+            continue;
+        };
+        let revision = document.revision.clone();
+        if let Some(target) = target(map) {
+            files.insert(revision.clone(), Files { boot: text, target });
+        }
+        boots.insert(revision, document);
+    }
+    (boots, files)
 }
 
 /// Since when, and why, a ReplicaSet cannot make its pods, if it says so (quota, admission).

@@ -19,8 +19,11 @@ pub(crate) struct Outcome {
     pub(crate) planned: Planned,
     /// The rolling step taken, where there is a revision to roll to.
     pub(crate) step: Option<Step>,
-    /// How the engines stand to the newest target, where there is a revision to tell.
-    pub(crate) told: Option<Stand>,
+    /// How the engines stand to the newest target: those of the newest revision, or all while the spec
+    /// leads to none or its rollout waits.
+    pub(crate) told: Stand,
+    /// How the others stand to the sleep that they are told alone.
+    pub(crate) slept: Stand,
     /// The memory of an engine, or its container's limit, is on its way to that target.
     pub(crate) resizing: bool,
     /// An object of somebody else's stands where one of ours should.
@@ -68,6 +71,23 @@ pub(crate) struct ContainerMemory {
 }
 
 impl Outcome {
+    /// The outcome before anything came of the plan.
+    pub(crate) fn of(model: Model, planned: Planned) -> Outcome {
+        Outcome {
+            model,
+            planned,
+            step: None,
+            told: Stand::Nobody,
+            slept: Stand::Nobody,
+            resizing: false,
+            contested: None,
+            unreached: None,
+            waits: None,
+            taken: None,
+            trouble: None,
+        }
+    }
+
     /// The pass could not be brought to its end: the status says so, and what of the model it
     /// touches.
     pub(crate) fn admit(&mut self, error: &Error) {

@@ -1,9 +1,10 @@
 //! How an engine stands to the sleep that `spec.sleep` asks for. Pure.
 //!
-//! The newest target is told once; what its engine does beside, whoever has the pod's admin port
-//! decides. So a pod that went to sleep as asked and was woken by hand is as it was left, and one
-//! that sleeps without being asked is an engine that does not answer. One that sleeps by its own clock
-//! does what `idleAfter` says; where a request wakes it, its pod is ready all the while.
+//! The newest sleep is told once, with the target or alone, and the same to pods of all revisions; what an
+//! engine does beside, whoever has the pod's admin port decides. So a pod that went to sleep as asked and
+//! was woken by hand is as it was left, and one that sleeps without being asked is an engine that does not
+//! answer. One that sleeps by its own clock does what `idleAfter` says; where a request wakes it, its pod
+//! is ready all the while.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -98,6 +99,13 @@ pub(crate) fn together(facts: &Facts) -> Sleepers {
     }
 }
 
+/// Whether there are pods, and all of them sleep as asked or let, outside the Service.
+pub(crate) fn all_asleep(facts: &Facts) -> bool {
+    let asleep = |pod: &PodFacts| matches!(rest(facts, pod), Rest::Asleep | Rest::Dozing);
+    let mut live = facts.live_pods().peekable();
+    live.peek().is_some() && live.all(|pod| asleep(pod) && !pod.ready)
+}
+
 /// Whether an engine that answered is silent for no reason that the spec gives.
 pub(crate) fn went_silent(facts: &Facts, pod: &PodFacts) -> bool {
     pod.went_silent() && rest(facts, pod) == Rest::No
@@ -115,7 +123,7 @@ pub(crate) fn rest(facts: &Facts, pod: &PodFacts) -> Rest {
     let Some(report) = facts.report(pod) else {
         return unheard(facts, pod, asked);
     };
-    let told = report.target.as_ref();
+    let told = report.sleep_told();
     let told = told.filter(|told| told.generation >= facts.identity.generation);
     let outcome = told.map(|told| told.outcome);
     let applied = outcome == Some(TargetOutcome::Applied);
@@ -152,11 +160,13 @@ pub(crate) fn rest(facts: &Facts, pod: &PodFacts) -> Rest {
 
 /// A pod that this operator has not heard yet: as the one before left it.
 fn unheard(facts: &Facts, pod: &PodFacts, asked: Option<u32>) -> Rest {
-    let slept = asked.is_some() && facts.status.state == Some(State::Sleeping);
+    let mut conditions = facts.status.conditions.iter();
+    let available = conditions.find(|it| it.type_ == ConditionType::Available.as_str());
+    let slept = facts.status.state == Some(State::Sleeping)
+        || available.is_some_and(|it| it.reason == Reason::Sleeping.as_str());
     let rows = facts.status.memory.iter().flat_map(|memory| &memory.gpus);
     let known = rows.into_iter().any(|row| row.pod == pod.name);
     if pod.ready && wakes(facts) {
-        let slept = facts.status.state == Some(State::Sleeping);
         return if slept { Rest::Dozing } else { Rest::No };
     }
     if known && by_the_clock(facts) && !pod.ready && pod.engine.running {
@@ -164,7 +174,7 @@ fn unheard(facts: &Facts, pod: &PodFacts, asked: Option<u32>) -> Rest {
     }
     match asked.is_some() && pod.ready {
         true => Rest::GoingToSleep(format!("pod {} is not heard yet", pod.name)),
-        false if slept && known && pod.engine.running => Rest::Asleep,
+        false if asked.is_some() && slept && known && pod.engine.running => Rest::Asleep,
         false => Rest::No,
     }
 }
@@ -201,7 +211,7 @@ pub(crate) fn awake(
         let known = reports.get(&pod.name);
         let report = known.and_then(|known| known.report.as_deref());
         let serves = |report: &MemoryReport| {
-            let told = report.target.as_ref().map(|told| told.outcome);
+            let told = report.sleep_told().map(|told| told.outcome);
             report.state == EngineState::Serving && told != Some(TargetOutcome::Deferred)
         };
         report.is_some_and(serves) && !pod.engine.ready

@@ -148,7 +148,8 @@ pub struct InferenceDeploymentSpec {
     #[serde(default)]
     pub limits: LimitsSpec,
     /// Whether the engines hold their memory; absent means awake. Pods that sleep stay, give memory
-    /// back, and get and answer no requests; a change restarts nothing.
+    /// back, and get and answer no requests; a change restarts nothing. It reaches the pods of every
+    /// revision, also while a rollout waits or the rest of the spec is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sleep: Option<SleepSpec>,
     /// Where the ranks compute: CPU, or Auto for the best that this version has, which is CPU

@@ -4,9 +4,12 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 use crate::paths;
-use crate::test::observe::{PATIENCE, complete, names_of, service_port};
+use crate::test::observe::{EVERY, PATIENCE, complete, names_of, service_port};
+use crate::test::sleep::restarts;
+use crate::test::sleep_asked::told_alone;
 use crate::test::world::World;
 use crate::test::{Passed, expect, expect_eq, tiny};
+use crate::wait;
 
 pub(super) fn remedied(world: &World<'_>) -> Passed {
     const LONGEST_TEXT: usize = 1000;
@@ -89,15 +92,37 @@ pub(super) fn change(world: &World<'_>) -> Passed {
     tiny::apply(&kubernetes, &space.name, &tiny::resource(resource.name))?;
     resource.await_ready(PATIENCE)?;
     let before = names_of(&resource)?;
+    let restarts_of = |pods: &[Value]| pods.iter().map(restarts).collect::<Vec<_>>();
+    let lives = restarts_of(&resource.engine_pods()?);
     let tight = json!({"spec": {"memory": {"gpuQuotas": [{"rank": 0, "limit": "1Mi"}]}}});
     kubernetes.api.merge(&resource.path(), &tight)?;
     resource.await_condition("MemoryFits", "False", PATIENCE)?;
     let available = resource.await_condition("Available", "True", PATIENCE)?;
     expect_eq("reason", &available.reason.as_str(), &"ReplicasAnswer")?;
     expect_eq("pods", &names_of(&resource)?, &before)?;
-    let answer = complete(&service_port(&kubernetes, resource)?, "tiny")?;
+    let service = service_port(&kubernetes, resource)?;
+    let answer = complete(&service, "tiny")?;
     expect_eq("answer", &answer.status, &200)?;
-    Ok(1)
+    let pod = before.first().context("no pod")?;
+    let refused = "the spec is refused (MemoryFits says why)";
+    told_alone(&kubernetes, resource, (pod, refused), || {
+        let available = resource.await_condition("Available", "False", PATIENCE)?;
+        expect_eq("reason", &available.reason.as_str(), &"Sleeping")?;
+        let fits = resource.condition("MemoryFits")?.context("no MemoryFits")?;
+        expect_eq("MemoryFits", &fits.status.as_str(), &"False")
+    })?;
+    wait::until("the Service leads to it again", PATIENCE, EVERY, || {
+        let status = complete(&service, "tiny")?.status;
+        Ok(if status == 200 {
+            Ok(())
+        } else {
+            Err(format!("{status}"))
+        })
+    })?;
+    expect_eq("pods", &names_of(&resource)?, &before)?;
+    let after = restarts_of(&resource.engine_pods()?);
+    expect_eq("restarts", &after, &lives)?;
+    Ok(2)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::kube::{Kubernetes, Resource};
 use crate::test::observe::{
     EVERY, PATIENCE, is_leaving, is_ready, name_of, names_of, processes_of, text,
 };
+use crate::test::sleep_asked::told_alone;
 use crate::test::world::{VALUES, World};
 use crate::test::{Group, Passed, expect, expect_eq, test, tiny};
 use crate::wait;
@@ -203,6 +204,9 @@ fn while_gated(kubernetes: &Kubernetes, resource: &Resource<'_>, before: &[Strin
         .iter()
         .find(|name| !before.contains(name))
         .context("no new pod")?;
+    // What the newest revision waits for is no matter of who sleeps.
+    let old = before.first().context("no old pod")?;
+    told_alone(kubernetes, *resource, (old, "is loading"), || Ok(()))?;
     let open = json!([{"op": "remove", "path": "/spec/schedulingGates"}]).to_string();
     let namespace = ["-n", resource.namespace];
     let patch = ["patch", "pod", new, "--type=json", "-p", &open];

@@ -4,14 +4,14 @@ use anyhow::{Context as _, Result};
 use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::Reason;
 use plimsoll_crds::v1alpha1::status::State;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::kube::{Kubernetes, Resource};
 use crate::test::figures::memory_of;
 use crate::test::observe::{
-    EVERY, PATIENCE, anonymous_bytes, complete, name_of, pod_port, service_port,
+    EVERY, PATIENCE, anonymous_bytes, complete, is_ready, name_of, pod_port, service_port,
 };
-use crate::test::sleep::{LEVELS, answer, await_rows, planned, restarts};
+use crate::test::sleep::{LEVELS, answer, await_pod, await_rows, planned, restarts};
 use crate::test::smollm2::{NAME, NAMESPACE, ready};
 use crate::test::world::World;
 use crate::test::{Passed, expect, expect_eq};
@@ -83,6 +83,34 @@ pub(super) fn sleeps_and_wakes(world: &World<'_>) -> Passed {
     let after = pods(resource)?;
     expect_eq("pods and restarts", &figures(&after), &figures(&before))?;
     Ok(2)
+}
+
+/// The one engine that serves sleeps and wakes as the resource says, although nothing else of the spec
+/// reaches it, for what `why` says; what else is true `meanwhile`.
+pub(super) fn told_alone(
+    kubernetes: &Kubernetes,
+    resource: Resource<'_>,
+    (pod, why): (&str, &str),
+    meanwhile: impl Fn() -> Result<()>,
+) -> Result<()> {
+    for (state, awake) in [("Sleeping", false), ("Awake", true)] {
+        let sleep = json!({"spec": {"sleep": {"state": state}}});
+        kubernetes.api.merge(&resource.path(), &sleep)?;
+        await_pod(resource, pod, state, |pod| is_ready(pod) == awake)?;
+        wait::until("TargetApplied tells of it", PATIENCE, EVERY, || {
+            let told = resource.condition("TargetApplied")?;
+            let words = told.as_ref().map_or("", |it| it.message.as_str());
+            let alone = words.contains("told alone, is in force in all engines (1)");
+            Ok(match alone && words.contains(why) {
+                true => Ok(()),
+                false => Err(format!("{told:?}")),
+            })
+        })?;
+        if !awake {
+            meanwhile()?;
+        }
+    }
+    Ok(())
 }
 
 /// Engine pods in the order of their names.

@@ -2,7 +2,7 @@
 
 use plimsoll_crds::v1alpha1::boot::{BootKvCache, BootSplit, EngineLimits};
 use plimsoll_crds::v1alpha1::sleep::SleepSpec;
-use plimsoll_crds::v1alpha1::target::{TargetIdle, TargetSleep};
+use plimsoll_crds::v1alpha1::target::{SleepOrder, TargetIdle, TargetSleep};
 use plimsoll_crds::v1alpha1::{Boot, InferenceDeployment, ModelFacts, Target, convert};
 use plimsoll_planner::{Bytes, KvLayout, Limits, Plan, Request};
 
@@ -69,6 +69,11 @@ pub(crate) fn target(object: &InferenceDeployment, request: &Request, plan: &Pla
         object.metadata.generation.unwrap_or_default(),
         object.spec.memory.gpu_memory_utilization,
     );
+    convert::target(request, plan, made_from).with_sleep(&sleep_order(object))
+}
+
+/// What engines are told of sleep, whatever they run.
+pub(crate) fn sleep_order(object: &InferenceDeployment) -> SleepOrder {
     let sleep = object.spec.sleep.as_ref();
     let asked = sleep.and_then(SleepSpec::asked);
     let idle = |sleep: &SleepSpec| {
@@ -78,11 +83,11 @@ pub(crate) fn target(object: &InferenceDeployment, request: &Request, plan: &Pla
             level,
         })
     };
-    Target {
+    SleepOrder {
+        generation: object.metadata.generation.unwrap_or_default(),
         sleep: asked.map(|level| TargetSleep { level }),
         idle: sleep.and_then(idle),
         wake_on_request: sleep.is_some_and(|sleep| sleep.wake_on_request),
-        ..convert::target(request, plan, made_from)
     }
 }
 

@@ -14,9 +14,9 @@ use plimsoll_crds::v1alpha1::model::PullPolicy;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-pub(crate) use documents::{Documents, boot, served_names, target};
+pub(crate) use documents::{Documents, boot, served_names, sleep_order, target};
 pub(crate) use inspect::{inspect_asks, inspect_pod};
-pub(crate) use replica_set::{Revision, name_of, revision};
+pub(crate) use replica_set::{Revision, config_map, name_of, revision};
 pub(crate) use shared::{disruption_budget, secret, service, service_account};
 
 use crate::children::ChildKind;

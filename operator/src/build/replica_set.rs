@@ -76,22 +76,9 @@ pub(crate) fn revision(
         revision: name.clone(),
         ..boot
     };
-    let data = json!({
-        names::BOOT_KEY: encode(names::BOOT_KEY, &boot)?.to_string(),
-        names::TARGET_KEY: encode(names::TARGET_KEY, &target)?.to_string(),
-    });
+    let written = encode(names::BOOT_KEY, &boot)?.to_string();
+    let config_map = config_map(object, identity, &name, (&written, &target))?;
     let labels = json!({"labels": {names::LABEL_REVISION: name}});
-    let config_map = Prepared::new(
-        ChildKind::ConfigMap,
-        "v1",
-        object_name.clone(),
-        object,
-        identity,
-        json!({
-            "metadata": labels.clone(),
-            "data": data,
-        }),
-    );
     let mut template: Value =
         engine_template(object, identity, settings, memory_limit, &object_name);
     template["metadata"]["labels"][names::LABEL_REVISION] = json!(name);
@@ -122,6 +109,33 @@ pub(crate) fn revision(
         target,
         limit: None,
     })
+}
+
+/// The ConfigMap of the revision `name`: `boot.json` as it is written, and a target.
+///
+/// # Errors
+/// The target cannot be encoded: a mistake of ours.
+pub(crate) fn config_map(
+    object: &InferenceDeployment,
+    identity: &Identity,
+    name: &str,
+    (boot, target): (&str, &Target),
+) -> Result<Prepared, Error> {
+    let data = json!({
+        names::BOOT_KEY: boot,
+        names::TARGET_KEY: encode(names::TARGET_KEY, target)?.to_string(),
+    });
+    Ok(Prepared::new(
+        ChildKind::ConfigMap,
+        "v1",
+        format!("{}-{name}", identity.name),
+        object,
+        identity,
+        json!({
+            "metadata": {"labels": {names::LABEL_REVISION: name}},
+            "data": data,
+        }),
+    ))
 }
 
 /// What of the documents makes a new revision, and so new pods: what an engine is started with, but

@@ -8,17 +8,13 @@ use plimsoll_crds::v1alpha1::report::EngineState;
 use crate::facts::Facts;
 use crate::pods::PodFacts;
 use crate::sleepers;
-use crate::steer::{Engine, Hears, Limit};
+use crate::steer::{Engine, Hears, Limit, What};
 
 /// The engines of a revision, those that leave included. `limit`: the memory limit of their
 /// containers that the target leads to, where it is the operator's to set.
 pub(super) fn engines(facts: &Facts, revision: &str, limit: Option<u64>) -> Vec<Engine> {
     let pods = facts.pods.iter().filter(|pod| pod.revision == revision);
     pods.map(|pod| Engine {
-        pod: pod.name.clone(),
-        uid: pod.uid.clone(),
-        hears: hears(facts, pod),
-        reported: reported(facts, pod),
         confirmed: confirmed(facts, pod),
         awake: awake(facts, pod),
         limit: limit.map(|wanted| Limit {
@@ -27,19 +23,60 @@ pub(super) fn engines(facts: &Facts, revision: &str, limit: Option<u64>) -> Vec<
             unplaced: pod.node.is_none(),
             tried: facts.limits_tried.get(&pod.uid).cloned(),
         }),
-        tries: facts.tries.get(&pod.uid).cloned().unwrap_or_default(),
+        ..of_pod(facts, pod, What::Target)
     })
     .collect()
 }
 
+/// All engines beside the newest target, whose memory nobody changes now.
+pub(super) fn all(facts: &Facts) -> Vec<Engine> {
+    let pods = facts.pods.iter();
+    pods.map(|pod| of_pod(facts, pod, What::Target)).collect()
+}
+
+/// The engines of other revisions than `newest` beside the newest sleep. Where nobody asks for one,
+/// those that cannot be told now are awake, or begin so.
+pub(super) fn others(facts: &Facts, newest: Option<&str>) -> Vec<Engine> {
+    let asks = facts.object.spec.sleep.is_some();
+    let pods = facts.pods.iter();
+    let others = pods.filter(|pod| Some(pod.revision.as_str()) != newest);
+    let engines = others.map(|pod| of_pod(facts, pod, What::Sleep));
+    engines
+        .filter(|engine| asks || engine.hears == Hears::Yes)
+        .collect()
+}
+
+/// The engine of a pod, without its memory.
+fn of_pod(facts: &Facts, pod: &PodFacts, what: What) -> Engine {
+    let tries = facts.tries.get(&pod.uid).cloned().unwrap_or_default();
+    Engine {
+        pod: pod.name.clone(),
+        uid: pod.uid.clone(),
+        hears: hears(facts, pod),
+        reported: reported(facts, pod, what),
+        confirmed: false,
+        awake: false,
+        limit: None,
+        tries: tries.telling(what),
+    }
+}
+
 /// What its newest report says, or the status, until an operator that began again has heard it.
-fn reported(facts: &Facts, pod: &PodFacts) -> Option<TargetReport> {
+fn reported(facts: &Facts, pod: &PodFacts, what: What) -> Option<TargetReport> {
     if let Some(report) = facts.report(pod) {
-        return report.target.clone();
+        let told = match what {
+            What::Target => report.target.as_ref(),
+            What::Sleep => report.sleep_told(),
+        };
+        return told.cloned();
     }
     let rows = facts.status.memory.iter().flat_map(|it| &it.targets);
-    let mut of_pod = rows.filter(|row| row.pod == pod.name);
-    of_pod.next().cloned().map(TargetReport::from)
+    let mut of_pod = rows.filter(|row| row.pod == pod.name).cloned();
+    let row = of_pod.next()?;
+    Some(match what {
+        What::Target => TargetReport::from(row),
+        What::Sleep => row.sleep_report(),
+    })
 }
 
 /// Whether the report is of the container that runs.

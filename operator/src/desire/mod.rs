@@ -3,10 +3,12 @@
 
 mod engines;
 mod revisions;
+mod sleep;
 mod standing;
 
 use std::time::Duration;
 
+use plimsoll_crds::v1alpha1::target::SleepOrder;
 use plimsoll_crds::v1alpha1::template::EngineResources;
 use plimsoll_crds::v1alpha1::{InferenceDeployment, Target};
 
@@ -55,6 +57,8 @@ pub(crate) struct Desire {
     pub(crate) answered: Vec<String>,
     /// The newest target, and the pods that are told it once the rest is written.
     pub(crate) told: Option<(Target, Vec<Tell>)>,
+    /// The newest sleep, and the pods that are told it alone, whatever becomes of the rest.
+    pub(crate) told_sleep: Option<(SleepOrder, Vec<Tell>)>,
     /// Memory limits of pods to ask for.
     pub(crate) limits: Vec<PodLimit>,
 }
@@ -99,18 +103,7 @@ pub(crate) fn desire(
     }
     let (planned, made) = plan_of(facts, &inspection.model, settings)?;
     let mut desire = Desire {
-        outcome: Outcome {
-            model: inspection.model,
-            planned,
-            step: None,
-            told: None,
-            resizing: false,
-            contested: None,
-            unreached: None,
-            waits: None,
-            taken: None,
-            trouble: None,
-        },
+        outcome: Outcome::of(inspection.model, planned),
         children,
         replicas: Vec::new(),
         remove,
@@ -121,6 +114,7 @@ pub(crate) fn desire(
         answered: revisions::to_note(facts),
         stand: Stand::Idle,
         told: None,
+        told_sleep: None,
         limits: Vec::new(),
     };
     desire.look_again = soonest(desire.look_again, revisions::next_late(facts));
@@ -132,27 +126,17 @@ pub(crate) fn desire(
         Reach::Lost(words) => desire.outcome.unreached = Some(words),
     }
     match made {
-        Some(made) => roll(facts, made, patience, &mut desire),
-        None => desire.replicas = revisions::leave_alone(facts),
+        Some(made) => roll(facts, made, patience, &mut desire)?,
+        None => leave_alone(facts, &mut desire)?,
     }
     Ok(desire)
 }
 
 /// A resource that no object can be made for.
 fn nothing_for(message: String) -> Desire {
+    let model = Model::Inspecting("the spec is refused".to_owned());
     Desire {
-        outcome: Outcome {
-            model: Model::Inspecting("the spec is refused".to_owned()),
-            planned: Planned::Invalid(message),
-            step: None,
-            told: None,
-            resizing: false,
-            contested: None,
-            unreached: None,
-            waits: None,
-            taken: None,
-            trouble: None,
-        },
+        outcome: Outcome::of(model, Planned::Invalid(message)),
         children: Vec::new(),
         replicas: Vec::new(),
         remove: Vec::new(),
@@ -163,6 +147,7 @@ fn nothing_for(message: String) -> Desire {
         answered: Vec::new(),
         stand: Stand::Idle,
         told: None,
+        told_sleep: None,
         limits: Vec::new(),
     }
 }
@@ -223,14 +208,16 @@ impl Desire {
 
     /// The API server refuses the pods that the spec describes, in these `words`: what runs stays,
     /// as after any other refusal.
-    pub(crate) fn refuse(&mut self, facts: &Facts, words: &str) {
+    ///
+    /// # Errors
+    /// As [`desire`].
+    pub(crate) fn refuse(&mut self, facts: &Facts, words: &str) -> Result<(), Error> {
         let message = format!(
             "the API server refuses the pods that the spec describes: {words}; running pods stay; \
              change what it names, in spec.template or spec.model.source"
         );
         self.outcome.planned = Planned::Invalid(plan::short(&message));
         self.outcome.step = None;
-        self.outcome.told = None;
         self.outcome.resizing = false;
         self.told = None;
         self.limits.clear();
@@ -244,12 +231,23 @@ impl Desire {
         };
         self.children.retain(|child| !pods(child.kind));
         self.remove.retain(|(kind, _)| !pods(*kind));
-        self.replicas = revisions::leave_alone(facts);
+        leave_alone(facts, self)
     }
 }
 
+/// Nothing leads to a revision: what runs stays, follows the number of pods, and is told who sleeps.
+fn leave_alone(facts: &Facts, desire: &mut Desire) -> Result<(), Error> {
+    desire.replicas = revisions::leave_alone(facts);
+    sleep::steer_others(facts, None, desire)
+}
+
 /// Adds the revision's objects, and the replica counts of all revisions.
-fn roll(facts: &Facts, made: Revision, patience: Duration, desire: &mut Desire) {
+fn roll(
+    facts: &Facts,
+    made: Revision,
+    patience: Duration,
+    desire: &mut Desire,
+) -> Result<(), Error> {
     let Revision {
         name,
         config_map,
@@ -293,9 +291,11 @@ fn roll(facts: &Facts, made: Revision, patience: Duration, desire: &mut Desire) 
         .collect();
     forget_old(facts, &old, &set_name, desire);
     let steer = steer_engines(facts, &name, (&target, limit), desire);
+    sleep::steer_others(facts, Some(&name), desire)?;
     let key = (ChildKind::ConfigMap, config_map.name.clone());
-    if !steer.raising || !facts.children.contains_key(&key) {
-        desire.children.push(config_map);
+    match steer.raising && facts.children.contains_key(&key) {
+        true => desire.children.extend(sleep::file(facts, &name)?),
+        false => desire.children.push(config_map),
     }
     desire.children.push(replica_set);
     desire.told = Some((target, steer.tell));
@@ -305,6 +305,7 @@ fn roll(facts: &Facts, made: Revision, patience: Duration, desire: &mut Desire) 
         desire.look_again = soonest(desire.look_again, Some(patience));
     }
     desire.outcome.step = Some(step);
+    Ok(())
 }
 
 /// How the engines of a revision stand to its target, and their containers' limits with it.
@@ -324,14 +325,13 @@ fn steer_engines(
     };
     desire.limits = steer.limits.iter().map(asked).collect();
     desire.look_again = soonest(desire.look_again, steer.look_again);
-    desire.outcome.told = Some(steer.stand.clone());
+    desire.outcome.told = steer.stand.clone();
     desire.outcome.resizing = steer.resizing;
     steer
 }
 
 /// The next revision's turn has not come: what runs stays, and counts as what is wanted.
-fn wait(facts: &Facts, words: &str, desire: &mut Desire) {
-    desire.replicas = revisions::leave_alone(facts);
+fn wait(facts: &Facts, words: &str, desire: &mut Desire) -> Result<(), Error> {
     desire.look_again = soonest(desire.look_again, Some(TURN_PAUSE));
     desire.outcome.waits = Some(words.to_owned());
     if let (Planned::Fits { revision, .. }, Some(running)) =
@@ -339,6 +339,7 @@ fn wait(facts: &Facts, words: &str, desire: &mut Desire) {
     {
         *revision = running;
     }
+    leave_alone(facts, desire)
 }
 
 /// Empty ReplicaSets that nobody will go back to, and ConfigMaps without a ReplicaSet.
@@ -377,6 +378,10 @@ pub(crate) fn soonest(a: Option<Duration>, b: Option<Duration>) -> Option<Durati
     }
 }
 
+#[cfg(test)]
+mod sleep_story;
+#[cfg(test)]
+mod sleep_tests;
 #[cfg(test)]
 mod standing_tests;
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::facts::ChildFacts;
-use crate::steer;
 use crate::testing::*;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -354,38 +353,4 @@ fn a_revision_of_an_older_operator_stays_as_it_is_until_it_is_rolled() {
         let (_, kept) = &desire.replicas[0];
         assert_eq!(*kept, 2, "a surge comes first");
     }
-}
-
-#[test]
-fn engines_of_the_newest_revision_are_told_its_target_and_no_others() {
-    let mut facts = with_replicas(inspected(SMOLLM2), 2);
-    let name = desired(&facts).outcome.revision().unwrap().to_owned();
-    facts.replica_sets = vec![replica_set(&format!("smollm2-{name}"), &name, 2)];
-    facts.pods = ["a", "b"].map(|pod| engine(pod, &name, ready())).to_vec();
-    facts.pods.push(engine("old", "0ld", ready()));
-    let reports = ["a", "b", "old"].map(|pod| (pod.to_owned(), heard(report(500))));
-    facts.reports = reports.into();
-    let told = |facts: &Facts| {
-        let desire = desired(facts);
-        let (target, tell) = desire.told.unwrap();
-        let uids: Vec<String> = tell.into_iter().map(|it| it.uid).collect();
-        (target.generation, uids, desire.outcome.told.unwrap())
-    };
-    let (generation, uids, stand) = told(&facts);
-    assert_eq!((generation, uids.len()), (3, 0), "their files said so");
-    assert!(matches!(stand, steer::Stand::Applied(_)), "{stand:?}");
-    facts.identity.generation = 4;
-    let mut object = (*facts.object).clone();
-    object.metadata.generation = Some(4);
-    facts.object = object.into();
-    let (generation, uids, stand) = told(&facts);
-    assert_eq!(
-        (generation, uids),
-        (4, vec!["uid-a".to_owned(), "uid-b".to_owned()])
-    );
-    assert!(matches!(stand, steer::Stand::Pending(_)), "{stand:?}");
-    // While its turn has not come, or the spec is refused, nobody is told anything.
-    let mut refused = desired(&facts);
-    refused.refuse(&facts, "no");
-    assert!(refused.told.is_none() && refused.outcome.told.is_none());
 }

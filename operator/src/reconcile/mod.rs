@@ -25,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::publish::{Publisher, publish, publish_unreadable, tell};
 use crate::reports::{Reports, listeners};
 use crate::status::status;
-use crate::steer::{Addressee, Steering};
+use crate::steer::{Addressee, Steering, Tell, Told, What};
 use crate::stores::{Decoded, Stores};
 use crate::token::AdminKey;
 use crate::turns::{Turn, Turns};
@@ -147,7 +147,7 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
     let mut written = Written::default();
     let mut applied = apply(&writer, &facts, &desire, &mut memory, &mut written).await;
     if let Err(Error::Refused(words)) = &applied {
-        desire.refuse(&facts, words);
+        desire.refuse(&facts, words)?;
         applied = apply(&writer, &facts, &desire, &mut memory, &mut written).await;
     }
     let written_first = applied
@@ -169,6 +169,7 @@ async fn pass(object: Arc<InferenceDeployment>, context: &Context) -> Result<Act
     if written_first && applied.is_ok() {
         tell_targets(&facts, &desire, &token, context)?;
     }
+    tell_sleep(&facts, &desire, &token, context)?;
     let publisher = context.publisher();
     remember(publisher, &facts, &desire, &mut memory).await;
     for (kind, name, path) in &written.repaired {
@@ -202,11 +203,47 @@ fn tell_targets(
     let Some((target, pods)) = &desire.told else {
         return Ok(());
     };
-    let body = serde_json::to_vec(target).map_err(|source| Error::Encode {
+    let body = encoded(target)?;
+    call(facts, pods, (token, context), |tell| Told {
+        what: What::Target,
+        generation: target.generation,
+        body: body.clone(),
+        held: tell.held,
+    });
+    Ok(())
+}
+
+/// Tells the others the newest sleep, whatever else of the pass failed: who begins again with a file that
+/// does not have it yet reports so, and is told again.
+fn tell_sleep(facts: &Facts, desire: &Desire, token: &str, context: &Context) -> Result<(), Error> {
+    let Some((order, pods)) = &desire.told_sleep else {
+        return Ok(());
+    };
+    let body = encoded(order)?;
+    call(facts, pods, (token, context), |_| Told {
+        what: What::Sleep,
+        generation: order.generation,
+        body: body.clone(),
+        held: false,
+    });
+    Ok(())
+}
+
+fn encoded(document: &impl serde::Serialize) -> Result<hyper::body::Bytes, Error> {
+    let body = serde_json::to_vec(document).map_err(|source| Error::Encode {
         what: names::TARGET_KEY,
         source,
     })?;
-    let (owner, body) = (&facts.identity.uid, hyper::body::Bytes::from(body));
+    Ok(body.into())
+}
+
+/// Tells these pods, where they have an address.
+fn call(
+    facts: &Facts,
+    pods: &[Tell],
+    (token, context): (&str, &Context),
+    told: impl Fn(&Tell) -> Told,
+) {
     for listener in listeners(facts) {
         if let Some(tell) = pods.iter().find(|it| it.uid == listener.pod_uid) {
             let addressee = Addressee {
@@ -216,11 +253,10 @@ fn tell_targets(
                 ip: listener.ip,
                 port: listener.port,
             };
-            let told = (target.generation, body.clone(), tell.held);
-            context.steering.tell(owner, token, addressee, told);
+            let owner = &facts.identity.uid;
+            context.steering.tell(owner, token, addressee, told(tell));
         }
     }
-    Ok(())
 }
 
 /// The namespace is being deleted: nothing is done here any more.

@@ -21,6 +21,7 @@ use crate::outcome::{Outcome, Planned};
 use crate::plan::short;
 use crate::pods::PodFacts;
 use crate::progress::slowest;
+use crate::sleepers;
 use crate::weights;
 
 /// The status of a resource, all of it.
@@ -105,6 +106,7 @@ fn state(facts: &Facts, outcome: &Outcome, ready: Option<Reason>) -> State {
     match &outcome.planned {
         _ if outcome.taken.is_some() => return State::Refused,
         Planned::Refused { .. } | Planned::Invalid(_) => return State::Refused,
+        Planned::Unresolved if sleepers::all_asleep(facts) => return State::Sleeping,
         Planned::Unresolved if answering == 0 => {
             return match &outcome.model {
                 Model::Failed(_) | Model::Unavailable(_) => State::Failed,
@@ -301,10 +303,13 @@ fn rows_of(facts: &Facts, pod: &PodFacts) -> Option<Rows> {
     Some(Rows {
         gpus,
         host: Some(HostRow::new(&origin, report.host.clone())),
-        target: report
-            .target
-            .clone()
-            .map(|told| bounded(TargetRow::new(&pod.name, told))),
+        target: report.target.clone().map(|told| {
+            let alone = report.sleep.as_ref().map(|sleep| sleep.generation);
+            bounded(TargetRow {
+                sleep_generation: alone.filter(|of| *of > told.generation),
+                ..TargetRow::new(&pod.name, told)
+            })
+        }),
     })
 }
 

@@ -1,5 +1,5 @@
-//! One call: `PUT /target` to one pod's admin port, with its token. The peer is not trusted: its
-//! answer is bounded in bytes, and the whole call in time.
+//! One call: `PUT /target` or `PUT /target/sleep` to one pod's admin port, with its token. The peer is
+//! not trusted: its answer is bounded in bytes, and the whole call in time.
 
 use std::time::Duration;
 
@@ -39,17 +39,18 @@ pub(super) enum CallError {
     Silent(Duration),
 }
 
-/// Tells the engine at an address (IP and port) a target, and gives what it says became of it.
+/// Tells the engine at an address (IP and port) a document at its path, and gives what it says became of
+/// it.
 ///
 /// # Errors
 /// No answer in time, another than 200 with a report, or this process may not write.
 pub(super) async fn put(
     at: (&str, u16),
     token: &str,
-    target: Bytes,
+    document: (&str, Bytes),
     (mandate, patience): (&Mandate, Duration),
 ) -> Result<TargetReport, CallError> {
-    timeout(patience, exchange(at, token, target, mandate))
+    timeout(patience, exchange(at, token, document, mandate))
         .await
         .unwrap_or(Err(CallError::Silent(patience)))
 }
@@ -57,15 +58,15 @@ pub(super) async fn put(
 async fn exchange(
     at: (&str, u16),
     token: &str,
-    target: Bytes,
+    (path, document): (&str, Bytes),
     mandate: &Mandate,
 ) -> Result<TargetReport, CallError> {
     let (mut sender, _carrier) = admin_port::connect::<_, CallError>(at).await?;
     let request = admin_port::request(at, token)
         .method(Method::PUT)
-        .uri("/target")
+        .uri(path)
         .header(header::CONTENT_TYPE, "application/json")
-        .body(Full::new(target))?;
+        .body(Full::new(document))?;
     // It is a write, and the last moment to ask.
     if !mandate.holds() {
         return Err(NoMandate.into());

@@ -1,5 +1,5 @@
-//! Steering: which engines are told their newest target, when it is tried again, and what status says
-//! of it. Pure; `sender` does what it says.
+//! Steering: which engines are told their newest target, or its sleep alone, when it is tried again, and
+//! what status says of it. Pure; `sender` does what it says.
 //!
 //! A pod reads its first target from its ConfigMap, which is written before anybody is told. So
 //! steering only has to reach engines that run, and may stop at any point: what a pod reports, or
@@ -13,6 +13,7 @@ mod call;
 mod follow;
 mod limit;
 mod sender;
+mod tries;
 
 use std::time::Duration;
 
@@ -21,22 +22,21 @@ use plimsoll_planner::Bytes;
 
 use limit::Step;
 pub(crate) use limit::{Limit, Tried};
-pub(crate) use sender::{Addressee, Steering};
+pub(crate) use sender::{Addressee, Steering, Told};
+use tries::pause;
+pub(crate) use tries::{Failed, Tries, What};
 
-/// Pauses after a call that failed, doubled from the first up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// What a pod answered counts for this long without its report saying so too: a report comes within
 /// two seconds of a change, unless the engine ended and began again with what its files say.
 const ANSWER_HOLDS: Duration = Duration::from_secs(10);
 
-/// One engine pod of the revision that the target was planned for.
+/// One engine pod that is told the same as the others with it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Engine {
     pub(crate) pod: String,
     pub(crate) uid: String,
     pub(crate) hears: Hears,
-    /// What its newest report says of its newest target.
+    /// What its newest report says of its newest target, or of its newest sleep.
     pub(crate) reported: Option<TargetReport>,
     /// It said so itself, in this life of its container: what was heard of the one before is no reason
     /// to take memory from it.
@@ -58,28 +58,6 @@ pub(crate) enum Hears {
     Silent,
     /// It ends: nobody waits for it.
     Ends,
-}
-
-/// What became of the calls to one pod so far.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tries {
-    /// A call is on its way; it ends by itself, soon.
-    pub(crate) under_way: bool,
-    /// Calls in a row that failed, for which generation, how long ago the last ended, and how.
-    pub(crate) failed: Option<Failed>,
-    /// The last answer, and how long ago it came.
-    pub(crate) answer: Option<(TargetReport, Duration)>,
-    /// The generation that it answered last, where its container's limit held that when it was told.
-    pub(crate) held: Option<i64>,
-}
-
-/// Calls that failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Failed {
-    pub(crate) generation: i64,
-    pub(crate) times: u32,
-    pub(crate) ago: Duration,
-    pub(crate) words: String,
 }
 
 /// What to do, and what to say.
@@ -107,9 +85,10 @@ pub(crate) struct Tell {
 }
 
 /// How the engines stand to the newest target.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Stand {
     /// There is none to tell.
+    #[default]
     Nobody,
     /// In force in all.
     Applied(String),
@@ -118,6 +97,29 @@ pub(crate) enum Stand {
     /// On the way: memory is given back step by step, or an engine goes to sleep or wakes.
     Deferred(String),
     Refused(String),
+}
+
+impl Stand {
+    /// The higher, the more is left to do.
+    pub(crate) fn rank(&self) -> u32 {
+        match self {
+            Stand::Nobody => 0,
+            Stand::Applied(_) => 1,
+            Stand::Deferred(_) => 2,
+            Stand::Pending(_) => 3,
+            Stand::Refused(_) => 4,
+        }
+    }
+
+    pub(crate) fn words(&self) -> Option<&String> {
+        match self {
+            Stand::Nobody => None,
+            Stand::Applied(words)
+            | Stand::Pending(words)
+            | Stand::Deferred(words)
+            | Stand::Refused(words) => Some(words),
+        }
+    }
 }
 
 /// How one engine stands.
@@ -136,6 +138,15 @@ enum One {
 
 /// Steers the engines of a revision to the target of a generation.
 pub(crate) fn steer(generation: i64, engines: &[Engine]) -> Steer {
+    to(What::Target, generation, engines)
+}
+
+/// Steers engines to the sleep of a generation alone.
+pub(crate) fn steer_sleep(generation: i64, engines: &[Engine]) -> Steer {
+    to(What::Sleep, generation, engines)
+}
+
+fn to(what: What, generation: i64, engines: &[Engine]) -> Steer {
     let mut steer = Steer {
         tell: Vec::new(),
         limits: Vec::new(),
@@ -186,7 +197,8 @@ pub(crate) fn steer(generation: i64, engines: &[Engine]) -> Steer {
         steer.look_again = sooner(steer.look_again, rest);
     }
     let counted = |words: String| {
-        format!("generation {generation} is in force in {applied} of {all} engines; {words}")
+        let told = what.of(generation);
+        format!("{told} is in force in {applied} of {all} engines; {words}")
     };
     steer.stand = match (refused, pending, deferred) {
         (Some(words), ..) => Stand::Refused(counted(words)),
@@ -194,7 +206,8 @@ pub(crate) fn steer(generation: i64, engines: &[Engine]) -> Steer {
         (_, _, Some(words)) => Stand::Deferred(counted(words)),
         _ if all == 0 => Stand::Nobody,
         _ => Stand::Applied(format!(
-            "generation {generation} is in force in all engines ({all}){}",
+            "{} is in force in all engines ({all}){}",
+            what.of(generation),
             kept.unwrap_or_default()
         )),
     };
@@ -299,12 +312,6 @@ impl Engine {
     }
 }
 
-/// How long to wait after so many failures in a row.
-fn pause(times: u32) -> Duration {
-    let doubled = FIRST_PAUSE.saturating_mul(1 << times.saturating_sub(1).min(16));
-    doubled.min(LONGEST_PAUSE)
-}
-
 fn sooner(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
@@ -318,5 +325,7 @@ mod follow_tests;
 mod limit_model;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod sender_tests;
 #[cfg(test)]
 mod tests;

@@ -59,6 +59,7 @@ impl State {
             awake: true,
             limit: None,
             tries: Tries {
+                what: What::Target,
                 under_way: self.call.is_some(),
                 failed: self.failed.map(|(generation, times, over)| Failed {
                     generation,
@@ -321,13 +322,6 @@ fn several_engines_come_to_what_each_comes_to() {
         kinds.entry(kind).or_insert((state.seen(), steer));
     }
     assert!(kinds.len() >= 10, "{:?}", kinds.keys());
-    let rank = |stand: &Stand| match stand {
-        Stand::Nobody => 0,
-        Stand::Applied(_) => 1,
-        Stand::Deferred(_) => 2,
-        Stand::Pending(_) => 3,
-        Stand::Refused(_) => 4,
-    };
     let named = |(engine, steer): &(Engine, Steer), name: &str| {
         let (pod, uid) = (name.to_owned(), name.to_owned());
         (
@@ -351,8 +345,8 @@ fn several_engines_come_to_what_each_comes_to() {
                 assert_eq!(tell, told);
                 let again = all.iter().filter_map(|(_, alone)| alone.look_again).min();
                 assert_eq!(together.look_again, again);
-                let worst = all.iter().map(|(_, alone)| rank(&alone.stand)).max();
-                assert_eq!(Some(rank(&together.stand)), worst, "{together:?}");
+                let worst = all.iter().map(|(_, alone)| alone.stand.rank()).max();
+                assert_eq!(Some(together.stand.rank()), worst, "{together:?}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Sends targets: one call at a time to each pod, and what became of it, until the pod is forgotten.
+//! Sends targets and sleeps: one call at a time to each pod, and what became of it, until the pod is forgotten.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::call::{self, CallError};
-use super::{Failed, Tries};
+use super::{Failed, Tries, What};
 use crate::mandate::Mandate;
 
 /// A call that took longer has failed.
@@ -26,6 +26,17 @@ pub(crate) struct Addressee {
     pub(crate) uid: String,
     pub(crate) ip: String,
     pub(crate) port: u16,
+}
+
+/// What a pod is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    pub(crate) what: What,
+    pub(crate) generation: i64,
+    /// The document.
+    pub(crate) body: Bytes,
+    /// Its container's memory limit holds the target.
+    pub(crate) held: bool,
 }
 
 /// All calls of this process.
@@ -53,6 +64,7 @@ impl Drop for Tracked {
 /// What became of the calls to one pod.
 #[derive(Debug, Default)]
 struct Past {
+    what: What,
     under_way: bool,
     failed: Option<(i64, u32, Instant, String)>,
     answer: Option<(TargetReport, Instant)>,
@@ -88,21 +100,14 @@ impl Steering {
         pods.retain(|uid, tracked| tracked.owner != owner || uids.contains(&uid.as_str()));
     }
 
-    /// Tells a pod of the resource with the uid `owner`, unless a call to it is on its way; `held`: its
-    /// container's memory limit holds the target.
-    pub(crate) fn tell(
-        &self,
-        owner: &str,
-        token: &str,
-        addressee: Addressee,
-        (generation, target, held): (i64, Bytes, bool),
-    ) {
+    /// Tells a pod of the resource with the uid `owner`, unless a call to it is on its way.
+    pub(crate) fn tell(&self, owner: &str, token: &str, addressee: Addressee, told: Told) {
         let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
         let past = pods
             .get(&addressee.uid)
             .map(|known| Arc::clone(&known.past));
         let past = past.unwrap_or_default();
-        if std::mem::replace(&mut lock(&past).under_way, true) {
+        if !lock(&past).begins(told.what) {
             return;
         }
         let (uid, token) = (addressee.uid.clone(), token.to_owned());
@@ -111,10 +116,11 @@ impl Steering {
         let kept = Arc::clone(&past);
         let call = tokio::spawn(async move {
             let at = (addressee.ip.as_str(), addressee.port);
-            let outcome = call::put(at, &token, target, (&mandate, patience)).await;
-            let outcome = outcome.and_then(|report| of_generation(report, generation));
-            log(&addressee, generation, &outcome);
-            lock(&kept).take((generation, held), outcome);
+            let document = (told.what.path(), told.body);
+            let outcome = call::put(at, &token, document, (&mandate, patience)).await;
+            let outcome = outcome.and_then(|report| of_generation(report, told.generation));
+            log(&addressee, (told.what, told.generation), &outcome);
+            lock(&kept).take((told.generation, told.held), outcome);
             // The receiver lives as long as the controller; without it nobody needs to know.
             let _ = nudges.send(addressee.resource).await;
         });
@@ -138,6 +144,19 @@ fn lock(past: &Mutex<Past>) -> std::sync::MutexGuard<'_, Past> {
 }
 
 impl Past {
+    /// Whether a call may begin: one at a time. What became of those that told something else is
+    /// forgotten then.
+    fn begins(&mut self, what: What) -> bool {
+        if self.under_way {
+            return false;
+        }
+        if self.what != what {
+            *self = Past::default();
+        }
+        (self.what, self.under_way) = (what, true);
+        true
+    }
+
     fn take(&mut self, (generation, held): (i64, bool), outcome: Result<TargetReport, CallError>) {
         self.under_way = false;
         match outcome {
@@ -158,6 +177,7 @@ impl Past {
         let failed = self.failed.as_ref();
         let answer = self.answer.as_ref();
         Tries {
+            what: self.what,
             under_way: self.under_way,
             failed: failed.map(|(generation, times, at, words)| Failed {
                 generation: *generation,
@@ -171,18 +191,22 @@ impl Past {
     }
 }
 
-fn log(addressee: &Addressee, generation: i64, outcome: &Result<TargetReport, CallError>) {
+fn log(
+    addressee: &Addressee,
+    (what, generation): (What, i64),
+    outcome: &Result<TargetReport, CallError>,
+) {
     let (namespace, name) = (&addressee.resource.namespace, &addressee.resource.name);
     let (namespace, pod) = (namespace.as_deref(), &addressee.pod);
     match outcome {
         Ok(report) => tracing::info!(
-            namespace, name, pod, generation,
+            namespace, name, pod, generation, ?what,
             outcome = ?report.outcome,
             message = report.message,
             "an engine was told its target"
         ),
         Err(error) => {
-            tracing::warn!(namespace, name, pod, generation, %error, "an engine could not be told its target");
+            tracing::warn!(namespace, name, pod, generation, ?what, %error, "an engine could not be told its target");
         }
     }
 }

@@ -82,10 +82,10 @@ impl Watched for ConfigMap {
         json!({"metadata": named(raw)})
     }
 
-    /// What engines were started with: whether the split that they have can stand.
+    /// What engines were started with (whether the split that they have can stand) and begin again with.
     fn trim(&mut self) {
         if let Some(data) = &mut self.data {
-            data.retain(|key, _| key == names::BOOT_KEY);
+            data.retain(|key, _| [names::BOOT_KEY, names::TARGET_KEY].contains(&key.as_str()));
         }
         self.binary_data = None;
     }

@@ -81,6 +81,7 @@ pub(crate) fn facts(yaml: &str) -> Facts {
         status: Default::default(),
         replica_sets: Vec::new(),
         boots: BTreeMap::new(),
+        files: BTreeMap::new(),
         pods: Vec::new(),
         inspect_pods: Vec::new(),
         children: BTreeMap::new(),

@@ -6,6 +6,7 @@ mod reach;
 mod refusals;
 mod repairs;
 mod resizes;
+mod sleeps;
 
 use serde_json::{Value, json};
 

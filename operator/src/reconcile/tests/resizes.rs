@@ -6,7 +6,7 @@ use plimsoll_crds::names;
 use super::*;
 
 /// A resource at rest with one pod that runs, as its ReplicaSet would make it.
-async fn with_pod(yaml: &str) -> (Story, u64) {
+pub(super) async fn with_pod(yaml: &str) -> (Story, u64) {
     let mut story = Story::at_rest(yaml).await;
     let set = story.revision();
     let template = story.cluster.object(&format!("replicasets/{set}"))["spec"]["template"].clone();
@@ -29,14 +29,14 @@ async fn with_pod(yaml: &str) -> (Story, u64) {
 
 impl Story {
     /// The user changes the spec.
-    fn ask(&mut self, change: impl FnOnce(&mut InferenceDeployment)) {
+    pub(super) fn ask(&mut self, change: impl FnOnce(&mut InferenceDeployment)) {
         let mut object = (*self.resource).clone();
         change(&mut object);
         object.metadata.generation = object.metadata.generation.map(|it| it + 1);
         self.resource = Arc::new(object);
     }
 
-    fn quotas(&mut self, limits: [&str; 2]) {
+    pub(super) fn quotas(&mut self, limits: [&str; 2]) {
         self.ask(|object| {
             for (row, limit) in object.spec.memory.gpu_quotas.iter_mut().zip(limits) {
                 row.limit.0 = limit.to_owned();
