@@ -204,7 +204,7 @@ fn describe(model: &Model, settings: &Settings) {
         tracing::info!(
             name = adapter.at.name,
             path = %adapter.at.path.display(),
-            tensors = adapter.tensors,
+            tensors = adapter.changes.len(),
             digest = adapter.digest,
             "adapter opened: it is merged into the weights while they are read"
         );

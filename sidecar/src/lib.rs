@@ -18,6 +18,7 @@ pub mod model_error;
 
 pub mod chat;
 pub mod inspect;
+pub mod merge;
 pub mod devices;
 
 // The whole life of `serve`.

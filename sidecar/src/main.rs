@@ -13,12 +13,12 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use plimsoll_sidecar::args::{
-    BenchArgs, Cli, Command, DevicesArgs, InspectArgs, LogArgs, LogFormat, Output, PlanArgs,
-    ServeArgs,
+    BenchArgs, Cli, Command, DevicesArgs, InspectArgs, LogArgs, LogFormat, MergeArgs, Output,
+    PlanArgs, ServeArgs,
 };
 use plimsoll_sidecar::error::{BootError, EXIT_USAGE};
 use plimsoll_sidecar::model::ModelFolder;
-use plimsoll_sidecar::{bench, boot, chat, config, devices, inspect};
+use plimsoll_sidecar::{bench, boot, chat, config, devices, inspect, merge};
 
 /// `plan`: no split fits.
 const REFUSED: u8 = 2;
@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve(*args),
         Command::Plan(args) => plan(&args),
         Command::Inspect(args) => inspect_model(&args),
+        Command::Merge(args) => merge_model(&args),
         Command::Bench(args) => bench_model(&args),
         Command::Devices(args) => list_devices(&args),
         Command::RenderChat => render_chats(),
@@ -134,6 +135,30 @@ fn inspect_model(args: &InspectArgs) -> anyhow::Result<ExitCode> {
         (Err(error), Ok(())) => Err(error.into()),
         (Ok(_), written) => written.map(|()| ExitCode::SUCCESS),
     }
+}
+
+fn merge_model(args: &MergeArgs) -> anyhow::Result<ExitCode> {
+    let written = merge::run(args)?;
+    for told in &written.told {
+        tracing::warn!("{told}");
+    }
+    let figures = &written.figures;
+    println!(
+        "{}: {} files with {} bytes of weights; {} tensors changed, {:.2}% of their {} numbers, by {:.4} \
+         of the length that was meant{}",
+        args.out.display(),
+        written.files,
+        written.bytes,
+        figures.tensors,
+        100.0 * figures.changed_share(),
+        figures.numbers,
+        figures.norm_ratio(),
+        match written.untied {
+            true => "; the head has a tensor of its own now (tie_word_embeddings is false)",
+            false => "",
+        }
+    );
+    Ok(ExitCode::SUCCESS)
 }
 
 fn list_devices(args: &DevicesArgs) -> anyhow::Result<ExitCode> {

@@ -10,11 +10,14 @@ use std::sync::Arc;
 use harness::altered::Altered;
 use harness::fixture::{Fixture, Prompt};
 use harness::{Run, ask_ids, fixtures, split, start};
+use plimsoll_planner::Bytes;
+use plimsoll_sidecar::args::MergeArgs;
 use plimsoll_sidecar::engine::control::{Commands, Woken};
 use plimsoll_sidecar::engine::handle::EngineHandle;
 use plimsoll_sidecar::engine::rest::PauseMode::{Abort, Keep};
 use plimsoll_sidecar::engine::rest::{SleepLevel, Tags};
 use plimsoll_sidecar::engine::weights::WeightsInForce;
+use plimsoll_sidecar::merge;
 use plimsoll_sidecar::model::{AdapterPath, Model, ModelFolder};
 
 #[derive(serde::Deserialize)]
@@ -86,6 +89,32 @@ fn shards_of_any_split_hold_the_merged_weights() {
             let handle = start(&fixture.model, &run);
             fixture.check_alone(&handle, &format!("{:?}", run.shards));
         }
+    }
+}
+
+/// Whoever reads the folder that `merge` writes gives PEFT's answers. (The base of `bias` is F16: its
+/// file rounds what PEFT computed in f32.)
+#[test]
+fn a_merged_folder_answers_as_the_adapter_does() {
+    let folder = std::env::temp_dir().join(format!("plimsoll-merged-{}", std::process::id()));
+    for name in ALL.into_iter().filter(|name| *name != "bias") {
+        let fixture = fixture(name);
+        let args = MergeArgs {
+            model: fixture.model.path.clone(),
+            adapter: vec![adapter(name)],
+            out: folder.clone(),
+            shard_size: Bytes::measured(300_000),
+        };
+        let written = merge::run(&args).unwrap();
+        assert!(written.files > 1, "{written:?}");
+        let merged = Fixture {
+            model: Arc::new(ModelFolder::open(&folder).unwrap()),
+            ..fixture
+        };
+        assert!(merged.model.adapters.is_empty());
+        let handle = start(&merged.model, &Run::whole(&merged.model.shape));
+        merged.check_alone(&handle, "merged");
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }
 

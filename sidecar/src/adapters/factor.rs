@@ -21,6 +21,14 @@ pub(crate) struct Factor {
     pub(crate) stored: Stored,
 }
 
+/// What a look at all numbers found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scanned {
+    /// The first that is none, with its place.
+    pub(crate) wrong: Option<(usize, f32)>,
+    pub(crate) is_zero: bool,
+}
+
 impl Factor {
     /// `rows x cols`, row-major; the ranges lie inside.
     ///
@@ -97,19 +105,19 @@ impl Factor {
         self.block(0..rows, 0..cols)
     }
 
-    /// Goes over all bytes, in order, and says which number is none, if one is.
+    /// Goes over all bytes, in order.
     ///
     /// # Errors
     /// Where the file fails.
-    pub(crate) fn scan(
-        &self,
-        digest: &mut dyn FnMut(&[u8]),
-    ) -> Result<Option<(usize, f32)>, ModelError> {
+    pub(crate) fn scan(&self, digest: &mut dyn FnMut(&[u8])) -> Result<Scanned, ModelError> {
         let size = self.stored.encoding.block_bytes();
         let count = usize::try_from(self.info.bytes).unwrap_or(usize::MAX) / size;
         let mut bytes = vec![0; AT_ONCE.min(count) * size];
         let mut numbers = vec![0.0; AT_ONCE.min(count)];
-        let mut wrong = None;
+        let mut scanned = Scanned {
+            wrong: None,
+            is_zero: true,
+        };
         for first in (0..count).step_by(AT_ONCE) {
             let some = AT_ONCE.min(count - first);
             let (bytes, numbers) = (&mut bytes[..some * size], &mut numbers[..some]);
@@ -118,8 +126,9 @@ impl Factor {
             digest(bytes);
             self.stored.encoding.decode(bytes, 0, numbers);
             let at = numbers.iter().position(|number| !number.is_finite());
-            wrong = wrong.or(at.map(|at| (first + at, numbers[at])));
+            scanned.wrong = scanned.wrong.or(at.map(|at| (first + at, numbers[at])));
+            scanned.is_zero &= numbers.iter().all(|number| *number == 0.0);
         }
-        Ok(wrong)
+        Ok(scanned)
     }
 }

@@ -49,8 +49,8 @@ pub struct MergedAdapter {
     pub at: AdapterPath,
     /// `sha256:<hex>` over its config and all of its tensors.
     pub digest: String,
-    /// Tensors of the base that it changes.
-    pub tensors: usize,
+    /// Tensors of the base that it changes, by name.
+    pub changes: Vec<String>,
 }
 
 /// A base with its adapters.
@@ -95,12 +95,14 @@ pub(crate) fn merge(
         }
         let opened = open::open(at, &together, base)?;
         together.told.extend(opened.told);
+        let mut names: Vec<String> = opened.changes.keys().cloned().collect();
+        names.sort_unstable();
+        together.changed.extend(names.iter().cloned());
         together.adapters.push(MergedAdapter {
             at: at.clone(),
             digest: opened.digest,
-            tensors: opened.changes.len(),
+            changes: names,
         });
-        together.changed.extend(opened.changes.keys().cloned());
         together.shape.tied &= !opened.unties;
         together.tensors = Box::new(Merged::new(
             together.tensors,

@@ -29,7 +29,7 @@ pub(crate) fn open(at: &AdapterPath, base: &Together, called: &str) -> Result<Op
     let mut digest = Digest::new();
     let adapter = at.name.as_str();
     let config = AdapterConfig::open(adapter, &at.path, &mut |bytes| digest.update(bytes))?;
-    let factors = factors(at, &mut digest)?;
+    let factors = factors(at, &config, &mut digest)?;
     let (changes, unties) = Places::of(adapter, &config, base).fill(factors)?;
     if changes.is_empty() {
         return Err(refused(adapter, WEIGHTS, "changes no tensor of the base"));
@@ -70,7 +70,11 @@ fn last_part(name: &str) -> &str {
 }
 
 /// Opens the file, and goes over its bytes: what is no number is found here.
-fn factors(at: &AdapterPath, digest: &mut Digest) -> Result<Vec<Factor>, ModelError> {
+fn factors(
+    at: &AdapterPath,
+    config: &AdapterConfig,
+    digest: &mut Digest,
+) -> Result<Vec<Factor>, ModelError> {
     let path = at.path.join(WEIGHTS);
     if !is_there(&path) {
         let message = match is_there(&at.path.join("adapter_model.bin")) {
@@ -82,6 +86,7 @@ fn factors(at: &AdapterPath, digest: &mut Digest) -> Result<Vec<Factor>, ModelEr
     let file = WeightFile::open(&path)?;
     let opened = safetensors::open(file, &mut |header| digest.update(header))?;
     let file = Arc::new(opened.file);
+    let mut trained = false;
     let mut factors = Vec::with_capacity(opened.tensors.len());
     for entry in opened.tensors {
         let refuse = |message: String| {
@@ -96,12 +101,20 @@ fn factors(at: &AdapterPath, digest: &mut Digest) -> Result<Vec<Factor>, ModelEr
             info: entry.info.clone(),
             stored,
         };
-        if let Some((at, number)) = factor.scan(&mut |bytes| digest.update(bytes))? {
+        let scanned = factor.scan(&mut |bytes| digest.update(bytes))?;
+        let is_outer = [".lora_B", ".lora_embedding_B"].map(|part| factor.info.name.contains(part));
+        trained |= is_outer.contains(&true) && !scanned.is_zero;
+        if let Some((at, number)) = scanned.wrong {
             return refuse(format!(
                 "number {at} is {number}; the training left no adapter"
             ));
         }
         factors.push(factor);
+    }
+    // Matrices begin with B all zeros.
+    if !trained && !config.dora && config.saved.is_empty() {
+        let message = "every lora_B is zero, so it changes nothing: it was never trained";
+        return Err(refused(&at.name, WEIGHTS, message));
     }
     Ok(factors)
 }

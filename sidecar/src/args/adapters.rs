@@ -1,8 +1,11 @@
-//! Adapters on the command line.
+//! Adapters on the command line, and the command that writes them into a model.
+
+use std::path::PathBuf;
 
 use clap::Args;
+use plimsoll_planner::Bytes;
 
-use super::values::adapter;
+use super::values::{adapter, quantity_bytes};
 use crate::adapters::AdapterPath;
 
 #[derive(Clone, Debug, Args)]
@@ -11,4 +14,29 @@ pub struct AdapterArgs {
     /// which are merged in this order.
     #[arg(long, value_name = "NAME=FOLDER[:merge]", value_parser = adapter)]
     pub adapter: Vec<AdapterPath>,
+}
+
+pub(super) const MERGE_EXAMPLES: &str = "\
+Examples:
+  plimsoll-sidecar merge --model ./Qwen2.5-0.5B-Instruct --adapter sql=./sql-lora --out ./qwen-sql
+  plimsoll-sidecar merge --model ./base --adapter a=./a --adapter b=./b --out ./both --shard-size 2Gi
+
+The folder is there when all of it is written, and not before. Exit status: 0 when it is, 1 when model
+or adapter cannot be read or do not fit, 64 when the flags make no sense.";
+
+#[derive(Clone, Debug, Args)]
+pub struct MergeArgs {
+    /// A Hugging Face folder.
+    #[arg(long, value_name = "FOLDER")]
+    pub model: PathBuf,
+    /// A PEFT adapter, e.g. sql=./sql-lora; repeat for more, which are merged in this order.
+    #[arg(long, value_name = "NAME=FOLDER", value_parser = adapter, required = true)]
+    pub adapter: Vec<AdapterPath>,
+    /// The folder to write, which must not be there.
+    #[arg(long, value_name = "FOLDER")]
+    pub out: PathBuf,
+    /// Most bytes of one file of weights; a larger model gets several and an index.
+    #[arg(long, allow_hyphen_values = true, value_name = "QUANTITY", default_value = "5Gi",
+          value_parser = quantity_bytes)]
+    pub shard_size: Bytes,
 }

@@ -19,7 +19,8 @@ use plimsoll_planner::{Bytes, Limits};
 use crate::engine::config::EngineConfig;
 use crate::engine::weights::WeightsInForce;
 
-pub use adapters::AdapterArgs;
+use adapters::MERGE_EXAMPLES;
+pub use adapters::{AdapterArgs, MergeArgs};
 pub use bench::BenchArgs;
 pub use values::{DtypeArg, GenerationConfig, Output, RankQuota};
 use values::{
@@ -46,6 +47,9 @@ pub enum Command {
     Plan(PlanArgs),
     /// Print what a model is, read from its headers alone.
     Inspect(InspectArgs),
+    /// Write a model folder with adapters merged into its weights.
+    #[command(after_help = MERGE_EXAMPLES)]
+    Merge(MergeArgs),
     /// Measure the engine in process, without HTTP: prefill, one sequence, a batch.
     Bench(Box<BenchArgs>),
     /// Print what this machine and this program have to compute with: cores, cards, kernels.

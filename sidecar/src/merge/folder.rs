@@ -1,0 +1,199 @@
+//! The folder that is written: its small files, and how it comes into being all at once.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::MergeError;
+
+const CONFIG: &str = "config.json";
+/// Folders of small files that belong to a model.
+const FOLDERS: [&str; 1] = ["additional_chat_templates"];
+/// Endings of weights, in any format: those of the base must not lie beside the merged ones.
+const WEIGHTS: [&str; 10] = [
+    "safetensors",
+    "bin",
+    "pt",
+    "pth",
+    "ckpt",
+    "gguf",
+    "h5",
+    "msgpack",
+    "onnx",
+    "index.json",
+];
+/// transformers would put an adapter that it finds here into the model once more.
+const LEFT_OUT: [&str; 1] = ["adapter_config.json"];
+/// Tokenizers are the largest of the small files, with some tens of megabytes.
+const SMALL_BYTES_MAX: u64 = 1 << 28;
+
+/// A folder beside the place that it will have; removed unless it got there.
+#[derive(Debug)]
+pub(super) struct Staging {
+    path: PathBuf,
+    out: PathBuf,
+    published: bool,
+}
+
+impl Staging {
+    pub(super) fn beside(out: &Path) -> Result<Staging, MergeError> {
+        let refuse = |message: &str| MergeError::Out {
+            path: out.to_owned(),
+            message: message.to_owned(),
+        };
+        if out.symlink_metadata().is_ok() {
+            return Err(refuse("is there already; name a folder that is not"));
+        }
+        let Some(name) = out.file_name() else {
+            return Err(refuse("has no name"));
+        };
+        let mut hidden = OsStr::new(".").to_owned();
+        hidden.push(name);
+        hidden.push(format!(".{}.partial", std::process::id()));
+        let path = out.with_file_name(hidden);
+        fs::create_dir(&path).map_err(|source| MergeError::File {
+            path: path.clone(),
+            source,
+        })?;
+        Ok(Staging {
+            path,
+            out: out.to_owned(),
+            published: false,
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes a file and has it on the disk.
+    pub(super) fn write(
+        &self,
+        name: &str,
+        write: impl FnOnce(&mut File) -> Result<(), MergeError>,
+    ) -> Result<(), MergeError> {
+        let path = self.path.join(name);
+        let of = |source| MergeError::File {
+            path: path.clone(),
+            source,
+        };
+        let mut file = File::create_new(&path).map_err(of)?;
+        write(&mut file)?;
+        file.sync_all().map_err(of)
+    }
+
+    /// Gives the folder its name.
+    pub(super) fn publish(mut self) -> Result<(), MergeError> {
+        sync(&self.path)?;
+        fs::rename(&self.path, &self.out).map_err(|source| MergeError::File {
+            path: self.out.clone(),
+            source,
+        })?;
+        self.published = true;
+        match self.out.parent() {
+            Some(parent) if parent != Path::new("") => sync(parent),
+            Some(_) | None => sync(Path::new(".")),
+        }
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if !self.published {
+            // What is left behind is hidden, and says what it is.
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+/// A folder's names are on the disk.
+fn sync(folder: &Path) -> Result<(), MergeError> {
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(|source| MergeError::File {
+        path: folder.to_owned(),
+        source,
+    })
+}
+
+/// Copies what is not weights; the config says whether the head has a tensor of its own.
+pub(super) fn copy(base: &Path, to: &Staging, untied: bool) -> Result<(), MergeError> {
+    for (name, path) in small_files(base)? {
+        let bytes = read(&path)?;
+        let bytes = match untied && name == CONFIG {
+            true => untie(&path, &bytes)?,
+            false => bytes,
+        };
+        put(to, &name, &bytes)?;
+    }
+    for folder in FOLDERS {
+        let from = base.join(folder);
+        if !from.is_dir() {
+            continue;
+        }
+        let into = to.path().join(folder);
+        fs::create_dir(&into).map_err(|source| MergeError::File { path: into, source })?;
+        for (name, path) in small_files(&from)? {
+            put(to, &format!("{folder}/{name}"), &read(&path)?)?;
+        }
+        sync(&to.path().join(folder))?;
+    }
+    Ok(())
+}
+
+fn put(to: &Staging, name: &str, bytes: &[u8]) -> Result<(), MergeError> {
+    let path = to.path().join(name);
+    to.write(name, |file| {
+        file.write_all(bytes)
+            .map_err(|source| MergeError::File { path, source })
+    })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, MergeError> {
+    fs::read(path).map_err(|source| MergeError::File {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Names and paths of a folder's files, links followed, in order.
+fn small_files(folder: &Path) -> Result<Vec<(String, PathBuf)>, MergeError> {
+    let failed = |source| MergeError::File {
+        path: folder.to_owned(),
+        source,
+    };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let Some(name) = path.file_name().and_then(OsStr::to_str) else {
+            continue;
+        };
+        let is_weights = WEIGHTS.iter().any(|end| name.ends_with(&format!(".{end}")));
+        let is_small = |of: &fs::Metadata| of.is_file() && of.len() <= SMALL_BYTES_MAX;
+        if is_weights
+            || name.starts_with('.')
+            || LEFT_OUT.contains(&name)
+            || !fs::metadata(&path).as_ref().is_ok_and(is_small)
+        {
+            continue;
+        }
+        files.push((name.to_owned(), path));
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Without this a reader would put the embedding where the head was written.
+fn untie(path: &Path, config: &[u8]) -> Result<Vec<u8>, MergeError> {
+    let invalid = |error: serde_json::Error| MergeError::File {
+        path: path.to_owned(),
+        source: error.into(),
+    };
+    let mut fields: Map<String, Value> = serde_json::from_slice(config).map_err(invalid)?;
+    fields.insert("tie_word_embeddings".to_owned(), Value::Bool(false));
+    let mut bytes = serde_json::to_vec_pretty(&fields).map_err(invalid)?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
