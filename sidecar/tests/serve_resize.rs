@@ -7,32 +7,11 @@ use std::fs;
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use plimsoll_crds::v1alpha1::{Boot, Target, convert};
-use plimsoll_planner::refit;
-use plimsoll_sidecar::model::ModelFolder;
 use serde_json::{Value, json};
-use served::documents::documents;
+use served::documents::{documents, retold};
 use served::{Answer, Served, answer, fixture, open, post_text};
 
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// The target that an operator sends for quotas of so many MiB, in its next generation.
-fn retold(boot: &Value, target: &Value, quotas: [u64; 2]) -> Value {
-    let boot: Boot = serde_json::from_value(boot.clone()).unwrap();
-    let mut asked: Target = serde_json::from_value(target.clone()).unwrap();
-    for (rank, mib) in asked.ranks.iter_mut().zip(quotas) {
-        rank.quota_bytes = Some(mib << 20);
-    }
-    let model = ModelFolder::open(&fixture("tiny-llama")).unwrap();
-    let request = convert::target_request(&boot, &asked, model.shape).unwrap();
-    let shards = convert::shards(&boot.split).unwrap();
-    let plan = refit(&request, &shards, boot.split.max_model_len).unwrap();
-    json!(convert::target(
-        &request,
-        &plan,
-        (asked.generation + 1, 0.9)
-    ))
-}
 
 /// Tells a target and looks until it is in force; the memory report of then.
 fn tell(served: &Served, target: &Value) -> Value {

@@ -5,7 +5,8 @@
 //! POST /quota {"revision": 7, "ranks": [{"rank": 0, "limit": "3Gi"}], "kvCache": {"size": "512Mi"}}
 //! ```
 //! 200 it is in force, 202 it is on its way (`GET /quota` has the outcome), 400 it makes no sense, 409
-//! its revision is older than one that was told, 422 it cannot hold, with the numbers. What is left out
+//! its revision is older than one that was told, or something newer was asked for before it was carried
+//! out, 422 it cannot hold, with the numbers. What is left out
 //! stays. On CPUs the bound is the container's memory limit as it is at that moment: a growth by hand
 //! while the resource lowers it may pass the limit that comes. While pushed weights come it is carried out,
 //! too, between two pieces. It is in force until the operator asks for other memory than it did before, or
@@ -27,13 +28,12 @@ use super::app::App;
 use super::control;
 use super::error::ApiError;
 use crate::engine::control::ControlError;
-use crate::resizes::{ByHand, HandReport, NotBegun, Resize, Resizes};
+use crate::resizes::{ByHand, HandReport, NotBegun, OVERTAKEN, Resize, Resizes};
 
 /// A change that is over so soon is answered with its outcome.
 const PROMPT: Duration = Duration::from_millis(500);
 /// An engine that takes no command yet is asked again so soon.
 const AGAIN: Duration = Duration::from_secs(1);
-const OVERTAKEN: &str = "something newer was asked for";
 
 type Answer = Result<(StatusCode, Json<Value>), ApiError>;
 
@@ -59,6 +59,7 @@ async fn ask(State(app): State<Arc<App>>, body: Body) -> Answer {
     let status = match report.outcome {
         TargetOutcome::Applied => StatusCode::OK,
         TargetOutcome::Deferred => StatusCode::ACCEPTED,
+        TargetOutcome::Refused if report.message == OVERTAKEN => return Err(overtaken()),
         TargetOutcome::Refused => return Err(refused(report.message)),
     };
     Ok((status, Json(self::body(&report))))
@@ -71,6 +72,14 @@ fn not_begun(why: &NotBegun) -> ApiError {
             ..ApiError::invalid(Some("revision"), why.to_string()).with_code("older_revision")
         },
         NotBegun::Refused(message) => refused(message.clone()),
+    }
+}
+
+/// The resource spoke, or somebody else, before it was carried out.
+fn overtaken() -> ApiError {
+    ApiError {
+        status: StatusCode::CONFLICT,
+        ..ApiError::invalid(None, OVERTAKEN).with_code("overtaken")
     }
 }
 

@@ -16,7 +16,8 @@ use crate::error::OverLimit;
 /// How much memory the container (or machine) has now; None: nobody knows.
 pub type Limit = fn() -> Option<Bytes>;
 
-const OVERTAKEN: &str = "something newer was asked for";
+/// What becomes of a change whose place another one took.
+pub const OVERTAKEN: &str = "something newer was asked for";
 
 /// Changes of the size, and the size in force.
 #[derive(Debug)]

@@ -1,7 +1,8 @@
 //! What an operator mounts for an engine, on a tiny model.
 
 use clap::Parser;
-use plimsoll_crds::v1alpha1::convert;
+use plimsoll_crds::v1alpha1::{Boot, Target, convert};
+use plimsoll_planner::refit;
 use plimsoll_sidecar::args::{Cli, Command};
 use plimsoll_sidecar::config::{Planned, plan_flags};
 use plimsoll_sidecar::model::ModelFolder;
@@ -34,4 +35,22 @@ pub(crate) fn documents() -> [(&'static str, Value); 2] {
     });
     let target = json!(convert::target(request, plan, (3, 0.9)));
     [("boot.json", boot), ("target.json", target)]
+}
+
+/// The target that an operator sends for quotas of so many MiB, in its next generation.
+pub(crate) fn retold(boot: &Value, target: &Value, quotas: [u64; 2]) -> Value {
+    let boot: Boot = serde_json::from_value(boot.clone()).unwrap();
+    let mut asked: Target = serde_json::from_value(target.clone()).unwrap();
+    for (rank, mib) in asked.ranks.iter_mut().zip(quotas) {
+        rank.quota_bytes = Some(mib << 20);
+    }
+    let model = ModelFolder::open(&fixture("tiny-llama")).unwrap();
+    let request = convert::target_request(&boot, &asked, model.shape).unwrap();
+    let shards = convert::shards(&boot.split).unwrap();
+    let plan = refit(&request, &shards, boot.split.max_model_len).unwrap();
+    json!(convert::target(
+        &request,
+        &plan,
+        (asked.generation + 1, 0.9)
+    ))
 }

@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -62,7 +63,8 @@ pub(crate) struct Served {
     pub(crate) api: SocketAddr,
     pub(crate) admin: SocketAddr,
     pub(crate) probes: SocketAddr,
-    log: Receiver<String>,
+    /// Of whoever waits for a line.
+    log: Mutex<Receiver<String>>,
 }
 
 /// Small enough for a laptop that does other things too.
@@ -156,7 +158,7 @@ impl Served {
             api: nowhere,
             admin: nowhere,
             probes: nowhere,
-            log,
+            log: Mutex::new(log),
         };
         let line: Value =
             serde_json::from_str(&served.wait_for("\"message\":\"listening\"")).unwrap();
@@ -169,10 +171,10 @@ impl Served {
     /// The next line of the log that holds `part`.
     pub(crate) fn wait_for(&self, part: &str) -> String {
         let end = Instant::now() + WAIT;
-        let mut seen = String::new();
+        let (mut seen, log) = (String::new(), self.log.lock().unwrap());
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            match self.log.recv_timeout(left) {
+            match log.recv_timeout(left) {
                 Ok(line) if line.contains(part) => return line,
                 Ok(line) => seen.push_str(&(line + "\n")),
                 Err(error) => panic!("{part} is not in the log ({error}):\n{seen}"),

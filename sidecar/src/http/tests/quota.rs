@@ -260,3 +260,21 @@ async fn a_target_is_followed_although_whoever_told_it_left_before_the_answer() 
     tokio::time::timeout(limit, sleeps).await.unwrap();
     assert_eq!(engine.obeyed(), ["sleep 1 keep"]);
 }
+
+/// Both ask in the same moment: nothing keeps the first from holding it, and it is not told so.
+#[tokio::test]
+async fn who_is_overtaken_before_it_began_is_told_that_and_not_that_it_cannot_hold() {
+    let (app, engine) = told_app();
+    let told = serde_json::to_value(target(4, [6, 7])).unwrap();
+    let asked = both("20Mi", "21Mi");
+    let ((by_hand, error), (status, report)) = tokio::join!(
+        ask(&app, "POST", "/quota", &asked),
+        ask(&app, "PUT", "/target", &told),
+    );
+    let code = error["error"]["code"].as_str();
+    assert_eq!((by_hand, code), (409, Some("overtaken")), "{error}");
+    assert_eq!((status, &report["outcome"]), (200, &"Applied".into()));
+    assert_eq!(engine.obeyed().len(), 1, "the first never began");
+    let (_, now) = ask(&app, "GET", "/quota", &Value::Null).await;
+    assert_eq!(now["ranks"][0]["quotaBytes"], 6 << 20);
+}
