@@ -20,13 +20,14 @@ const KV_HEADS: usize = 3;
 const HEAD_DIM: usize = 64;
 const QKV: usize = (QUERY_HEADS + 2 * KV_HEADS) * HEAD_DIM;
 
-type Report<'a> = &'a mut dyn FnMut(Row);
+pub(crate) type Report<'a> = &'a mut dyn FnMut(Row);
 
 pub(crate) fn run(pool: &Pool, filter: &str, report: Report<'_>) {
     let mut wanted = |row: Row| report(row);
     for (name, case) in [
         ("pool", pool_latency as fn(&Pool, Report<'_>)),
         ("linear", linear_layers),
+        ("blocks", crate::blocks::run),
         ("head", linear_head),
         ("large", linear_large),
         ("attention", attention_cases),

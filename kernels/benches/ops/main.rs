@@ -5,6 +5,7 @@
 //! ceiling (read bandwidth or register-only arithmetic of the same threads, whichever is closer).
 #![expect(clippy::print_stdout, reason = "a table is what it makes")]
 
+mod blocks;
 mod cases;
 #[expect(unsafe_code, reason = "register-only loops in intrinsics and assembly")]
 mod ceiling;

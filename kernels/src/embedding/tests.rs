@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::isa::Isa;
-use crate::linear::pack_rows;
+use crate::linear::{StoredBlocks, block_bytes, pack_blocks, pack_rows, unpack_row};
 use crate::testing::Random;
 
 #[test]
@@ -51,6 +51,59 @@ fn packed_and_plain_tables_agree_and_shards_sum_to_the_whole() {
                     assert_eq!(*value, encoding::load(dtype, &bytes, 0));
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn a_table_in_blocks_gives_the_rows_of_the_expanded_one() {
+    let (vocab, hidden) = (37, 64);
+    let ids: Vec<u32> = vec![5, 41, 20, 4, 42, 21, 36];
+    let mut random = Random::new(8);
+    for format in BlockFormat::ALL {
+        for dtype in [Dtype::Float32, Dtype::BFloat16, Dtype::Float16] {
+            let shape = LinearShape {
+                blocks: Some(format),
+                ..LinearShape::dense(vocab, hidden, dtype)
+            };
+            let row_bytes = hidden / 32 * block_bytes(format);
+            // Bytes below 0x7C make every scale finite.
+            let stored: Vec<u8> = (0..vocab * row_bytes)
+                .map(|_| random.word().to_le_bytes()[2] % 0x7C)
+                .collect();
+            let mut packed = vec![0; shape.packed_bytes()];
+            let source = StoredBlocks {
+                bytes: &stored,
+                rows: vocab,
+                row_bytes,
+                first_block: 0,
+            };
+            pack_blocks(&mut packed, &shape, 0, source);
+            let mut values = vec![0.0; vocab * hidden];
+            for (row, values) in values.chunks_exact_mut(hidden).enumerate() {
+                unpack_row(&packed, &shape, row, values);
+            }
+            let dense = LinearShape::dense(vocab, hidden, dtype);
+            let mut expanded = vec![0; dense.packed_bytes()];
+            pack_rows(&mut expanded, &dense, 0, &values);
+            let pool = Pool::new(2, Isa::Scalar).unwrap();
+            let look_up = |bytes: &[u8], blocks| {
+                let table = EmbeddingTable {
+                    bytes,
+                    dtype,
+                    packed: true,
+                    blocks,
+                    first_row: 5,
+                    rows: vocab,
+                    hidden,
+                };
+                let mut out = vec![f32::NAN; ids.len() * hidden];
+                run(&pool, &ids, &table, &mut out);
+                out
+            };
+            let rows = look_up(&packed, Some(format));
+            assert_eq!(rows, look_up(&expanded, None), "{format} {dtype}");
+            assert_eq!(rows[..hidden], values[..hidden], "{format} {dtype}");
         }
     }
 }

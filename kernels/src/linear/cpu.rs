@@ -51,7 +51,7 @@ pub(super) fn run(
         ends: true,
         out: &out,
     };
-    let cuts = Cuts::of(&shape, x.tokens);
+    let cuts = Cuts::of(pool, &shape, x.tokens);
     let isa = kernel_isa(pool.isa(), shape.dtype);
     pool.run(cuts.chunks(), |chunk| {
         let chunk = cuts.chunk(chunk);
@@ -72,10 +72,15 @@ struct Cuts {
 }
 
 impl Cuts {
-    fn of(shape: &LinearShape, tokens: usize) -> Cuts {
-        // Of blocks, too, what they are expanded to.
+    fn of(pool: &Pool, shape: &LinearShape, tokens: usize) -> Cuts {
         let row_bytes = shape.padded_cols() * encoding::bytes_of(shape.dtype);
-        let panels = CHUNK_WEIGHT_BYTES / (LANES * row_bytes).max(1) / PANEL_STEP * PANEL_STEP;
+        let panels = CHUNK_WEIGHT_BYTES / shape.panel_bytes().max(1) / PANEL_STEP * PANEL_STEP;
+        // So many panels in blocks are few chunks.
+        let panels = match shape.blocks {
+            None => panels,
+            Some(_) => panels.min(pool.rows_per_chunk(shape.panels(), 1, PANEL_STEP)),
+        };
+        let panels = panels.next_multiple_of(PANEL_STEP);
         let rows = CHUNK_INPUT_BYTES / row_bytes.max(1) / TOKEN_STEP * TOKEN_STEP;
         Cuts {
             panels: shape.panels(),

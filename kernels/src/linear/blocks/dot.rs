@@ -11,7 +11,7 @@ use std::mem::{self, MaybeUninit};
 use plimsoll_planner::{BlockFormat, Dtype};
 
 use crate::isa::Isa;
-use crate::simd::{Avx512, LANES, array, unroll};
+use crate::simd::{Avx512, LANES, Simd, array, unroll};
 
 use super::super::bf16::pairs_of;
 use super::super::product::{Chunk, Product};
@@ -20,7 +20,7 @@ use super::{Kind, PAIRS, Q4_0, Q4_1, Q8_0, SCALE_BYTES, WORD_PAIRS, WORDS_BYTES}
 use super::{group_bytes, head_bytes};
 
 /// Rows of x for which sums and scales of two panels fit into registers.
-const MOST_TOKENS: usize = 4;
+const MOST_TOKENS: usize = 8;
 
 /// Whether [`multiply`] is the kernel of this chunk.
 pub(super) fn takes(isa: Isa, product: &Product<'_>, chunk: &Chunk) -> bool {
@@ -71,49 +71,57 @@ fn groups<K: Kind>(stored: &[u8], cells: &mut [MaybeUninit<Cell>]) {
     }
 }
 
-/// Panels by two, then the last one.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 fn panels<K: Kind>(product: &Product<'_>, chunk: &Chunk) {
+    match chunk.tokens.len() {
+        0 => (),
+        1 => by_two::<K, 1>(product, chunk),
+        2 => by_two::<K, 2>(product, chunk),
+        3..=4 => by_two::<K, 4>(product, chunk),
+        _ => by_two::<K, MOST_TOKENS>(product, chunk),
+    }
+}
+
+/// Panels by two, then the last one.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+fn by_two<K: Kind, const T: usize>(product: &Product<'_>, chunk: &Chunk) {
     let mut panel = chunk.panels.start;
     while panel < chunk.panels.end {
         if chunk.panels.end - panel >= 2 {
-            rows::<K, 2>(product, chunk, panel);
+            block::<K, 2, T>(product, chunk, panel);
             panel += 2;
         } else {
-            rows::<K, 1>(product, chunk, panel);
+            block::<K, 1, T>(product, chunk, panel);
             panel += 1;
         }
     }
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-fn rows<K: Kind, const P: usize>(product: &Product<'_>, chunk: &Chunk, panel: usize) {
-    let token = chunk.tokens.start;
-    match chunk.tokens.len() {
-        0 => (),
-        1 => block::<K, P, 1>(product, panel, token),
-        2 => block::<K, P, 2>(product, panel, token),
-        3 => block::<K, P, 3>(product, panel, token),
-        _ => block::<K, P, MOST_TOKENS>(product, panel, token),
-    }
-}
-
-/// T rows of x by P panels, columns in order: the sums of `bf16::block`.
+/// At most T rows of x by P panels, columns in order: the sums of `bf16::block`. Where there are fewer
+/// rows, the last one is multiplied again.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 fn block<K: Kind, const P: usize, const T: usize>(
     product: &Product<'_>,
+    chunk: &Chunk,
     panel: usize,
-    token: usize,
 ) {
+    let tokens = &chunk.tokens;
     let groups = product.shape.cols / super::GROUP;
     let bytes = const { group_bytes(K::FORMAT) };
     let mut weights: [&[u8]; P] = [&[]; P];
     for p in 0..P {
         weights[p] = &product.panel(panel + p)[..groups * bytes];
     }
+    // The panels that come after these in the chunk, so that memory never waits for a panel's end.
+    let mut next = weights;
+    for p in 0..P {
+        let after = (panel + P + p).min(chunk.panels.end - 1);
+        next[p] = &product.panel(after)[..groups * bytes];
+    }
     let mut x: [&[[[u8; 4]; PAIRS]]; T] = [&[]; T];
     for t in 0..T {
-        let pairs = product.row_bf16(token + t).as_chunks::<4>().0;
+        let row = (tokens.start + t).min(tokens.end - 1);
+        let pairs = product.row_bf16(row).as_chunks::<4>().0;
         x[t] = &pairs.as_chunks().0[..groups];
     }
     let mut sums = [[_mm512_setzero_ps(); T]; P];
@@ -123,6 +131,7 @@ fn block<K: Kind, const P: usize, const T: usize>(
         for p in 0..P {
             group[p] = &weights[p][g * bytes..][..bytes];
             scales[p] = Scales::of::<K>(group[p]);
+            Avx512::here().prefetch(&next[p][g * bytes..][..bytes]);
         }
         for at in 0..PAIRS / WORD_PAIRS {
             let mut fours = [Four::none(); P];
@@ -134,21 +143,21 @@ fn block<K: Kind, const P: usize, const T: usize>(
                 for p in 0..P {
                     step[p] = round(fours[p].halves::<K, I>(&scales[p]));
                 }
-                for t in 0..T {
-                    let x = i32::from_le_bytes(x[t][g][at * WORD_PAIRS + I]);
+                unroll!(J in 0..12 { if J < T {
+                    let x = i32::from_le_bytes(x[J][g][at * WORD_PAIRS + I]);
                     let x = pairs_of(_mm512_set1_epi32(x));
                     for p in 0..P {
-                        sums[p][t] = _mm512_dpbf16_ps(sums[p][t], pairs_of(step[p]), x);
+                        sums[p][J] = _mm512_dpbf16_ps(sums[p][J], pairs_of(step[p]), x);
                     }
-                }
+                } });
             });
         }
     }
-    for t in 0..T {
+    unroll!(J in 0..12 { if J < T && J < tokens.len() {
         for p in 0..P {
-            product.put(Avx512::here(), token + t, panel + p, sums[p][t]);
+            product.put(Avx512::here(), tokens.start + J, panel + p, sums[p][J]);
         }
-    }
+    } });
 }
 
 /// d and m of a group for either half of a pair: each row's twice.

@@ -13,7 +13,7 @@ use crate::isa::Isa;
 use crate::simd::{self, LANES, Simd, Work, array};
 
 use super::super::LinearShape;
-use super::super::product::{Chunk, Product};
+use super::super::product::{Chunk, Product, TOKEN_STEP};
 #[cfg(target_arch = "x86_64")]
 use super::dot;
 use super::{GROUP, Kind, PAIRS, Q4_0, Q4_1, Q8_0, SCALE_BYTES, WORD_PAIRS, WORDS_BYTES};
@@ -29,9 +29,16 @@ const CELL_BYTES: usize = 4 * LANES;
 pub(super) struct Cell(pub(super) [u8; CELL_BYTES]);
 
 const BUFFER_BYTES: usize = 64 << 10;
-/// Bytes of a part. Tiles pay for every part (a configuration, sums in and out), so theirs are large;
-/// for the others it stays in the first cache.
-const PART_BYTES: usize = 16 << 10;
+
+/// Bytes of a part. It stays in the first cache (32 KiB, where there are tiles 48); but tiles pay for
+/// every part with a configuration, and for every 32 rows of x with sums in and out.
+fn part_bytes(isa: Isa, tokens: usize) -> usize {
+    match isa {
+        Isa::Scalar | Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => 16 << 10,
+        Isa::Amx if tokens <= TOKEN_STEP => 40 << 10,
+        Isa::Amx => BUFFER_BYTES,
+    }
+}
 
 /// Multiplies a chunk by `kernel`, which knows expanded weights only.
 pub(in super::super) fn multiply(
@@ -48,10 +55,7 @@ pub(in super::super) fn multiply(
     let dtype = product.shape.dtype;
     let groups = product.shape.cols / GROUP;
     let cells_per_group = GROUP * encoding::bytes_of(dtype) * LANES / CELL_BYTES;
-    let bytes = match isa {
-        Isa::Amx => BUFFER_BYTES,
-        Isa::Scalar | Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => PART_BYTES,
-    };
+    let bytes = part_bytes(isa, chunk.tokens.len());
     let at_once = bytes / CELL_BYTES / PANEL_STEP / cells_per_group;
     let mut buffer = [const { MaybeUninit::uninit() }; BUFFER_BYTES / CELL_BYTES];
     for first in chunk.panels.clone().step_by(PANEL_STEP) {

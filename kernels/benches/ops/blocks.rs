@@ -1,0 +1,85 @@
+//! Weights in 4- and 8-bit blocks next to the same weights in BF16: bytes that are stored per second,
+//! and how many times as fast as BF16. Each call has a weight that no cache holds.
+
+use std::time::Instant;
+
+use plimsoll_kernels::device::{Cpu, Device, Pages};
+use plimsoll_kernels::linear::{self, Input, LinearShape, Weight};
+use plimsoll_kernels::pool::Pool;
+use plimsoll_planner::{BlockFormat, Bytes, Dtype};
+
+use crate::Row;
+use crate::cases::Report;
+
+/// Layers and head of SmolLM2-135M, and of an 8B model: rows, columns.
+const SHAPES: [(usize, usize); 5] = [
+    (576, 576),
+    (1536, 576),
+    (49_152, 576),
+    (4096, 4096),
+    (14_336, 4096),
+];
+/// More than any cache holds.
+const COLD_BYTES: usize = 192 << 20;
+
+pub(crate) fn run(pool: &Pool, report: Report<'_>) {
+    for (rows, cols) in SHAPES {
+        for tokens in [1, 4, 16, 512] {
+            let dense = LinearShape::dense(rows, cols, Dtype::BFloat16);
+            let base = seconds(pool, dense, tokens);
+            report(row("BF16".to_owned(), dense, tokens, base, base));
+            for format in BlockFormat::ALL {
+                let shape = LinearShape {
+                    blocks: Some(format),
+                    ..dense
+                };
+                let taken = seconds(pool, shape, tokens);
+                report(row(format.to_string(), shape, tokens, taken, base));
+            }
+        }
+    }
+}
+
+fn row(format: String, shape: LinearShape, tokens: usize, seconds: f64, base: f64) -> Row {
+    let LinearShape { rows, cols, .. } = shape;
+    Row {
+        name: format!(
+            "{format:4} {rows} x {cols}, {tokens} ({:.2} of BF16)",
+            base / seconds
+        ),
+        seconds,
+        bytes: shape.packed_bytes() as f64,
+        operations: (rows * cols * 2 * tokens) as f64,
+        is_bf16: true,
+    }
+}
+
+/// Of one call: a tenth of the calls are faster, so that what else the machine does counts for little.
+fn seconds(pool: &Pool, shape: LinearShape, tokens: usize) -> f64 {
+    const SECONDS: f64 = 0.2;
+    let bytes = shape.packed_bytes();
+    let copies = (COLD_BYTES / bytes).max(1);
+    let all = Bytes::measured((bytes * copies) as u64);
+    let mut buffer = Cpu.reserve(all, Pages::Huge).expect("address space");
+    buffer.commit_all().expect("memory");
+    // Scales and numbers of about 0.5: no subnormals, no infinities.
+    buffer.as_mut_slice::<u8>().fill(0x38);
+    let x = vec![0.5; tokens * shape.cols];
+    let mut out = vec![0.0; tokens * shape.rows];
+    let mut scratch = vec![0; linear::scratch_bytes(tokens, &shape)];
+    let (start, mut times) = (Instant::now(), Vec::new());
+    while times.len() < 5 || start.elapsed().as_secs_f64() < SECONDS {
+        let packed = buffer.range::<u8>(times.len() % copies * bytes, bytes);
+        let weight = Weight {
+            shape,
+            packed,
+            bias: None,
+        };
+        let x = Input::dense(&x, tokens, shape.cols);
+        let begin = Instant::now();
+        linear::run(pool, x, &weight, &mut out, &mut scratch);
+        times.push(begin.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 10]
+}
