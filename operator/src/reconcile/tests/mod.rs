@@ -7,6 +7,7 @@ mod refusals;
 mod repairs;
 mod resizes;
 mod sleeps;
+mod told;
 
 use serde_json::{Value, json};
 
