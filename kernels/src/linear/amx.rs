@@ -125,7 +125,7 @@ fn block(
         for (tile, rows) in rows.into_iter().enumerate() {
             for row in 0..rows {
                 for p in 0..panels {
-                    let held = product.held(s, token + tile * TILE + row, panel + p);
+                    let held = product.out.held(s, token + tile * TILE + row, panel + p);
                     s.store(held, &mut sums.0[2 * tile + p][row]);
                 }
             }

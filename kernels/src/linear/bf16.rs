@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use std::mem;
 
 use crate::isa::Isa;
-use crate::simd::{Avx512, unroll};
+use crate::simd::{Avx512, Simd, unroll};
 
 use super::product::{Chunk, Product};
 
@@ -61,10 +61,9 @@ fn block<const P: usize, const T: usize>(product: &Product<'_>, panel: usize, to
     }
     let mut sums = [[_mm512_setzero_ps(); T]; P];
     if product.resumes {
+        let held = product.held::<_, P, T>(Avx512::here(), *token, panel);
         unroll!(J in 0..12 { if J < T {
-            unroll!(I in 0..4 { if I < P {
-                sums[I][J] = product.held(Avx512::here(), *token + J, panel + I);
-            } });
+            unroll!(I in 0..4 { if I < P { sums[I][J] = Avx512::here().load(&held[I][J]); } });
         } });
     }
     for k in 0..pairs {

@@ -237,8 +237,9 @@ fn block<S: Simd, F: Format, const P: usize, const T: usize>(
     }
     let mut sums = [[s.splat(0.0); T]; P];
     if product.resumes {
+        let held = product.held::<S, P, T>(s, token, panel);
         unroll!(J in 0..12 { if J < T {
-            unroll!(I in 0..4 { if I < P { sums[I][J] = product.held(s, token + J, panel + I); } });
+            unroll!(I in 0..4 { if I < P { sums[I][J] = s.load(&held[I][J]); } });
         } });
     }
     for k in 0..steps {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::output::Output;
 use super::{Input, LinearShape};
-use crate::simd::Simd;
+use crate::simd::{LANES, Simd};
 
 /// Kernels take rows of x by up to 32.
 pub(super) const TOKEN_STEP: usize = 32;
@@ -58,10 +58,22 @@ impl<'a> Product<'a> {
         &self.x_bf16[first * 2..][..self.shape.padded_cols() * 2]
     }
 
-    /// The sums that an earlier part has put for `panel` and `token`.
+    /// The sums that an earlier part has put for `P` panels and `T` rows of x. They come through memory,
+    /// in a loop: unrolled into every kernel, this took compilers minutes.
     #[inline(always)]
-    pub(super) fn held<S: Simd>(&self, s: S, token: usize, panel: usize) -> S::V {
-        self.out.held(s, token, panel)
+    pub(super) fn held<S: Simd, const P: usize, const T: usize>(
+        &self,
+        s: S,
+        token: usize,
+        panel: usize,
+    ) -> [[[f32; LANES]; T]; P] {
+        let mut held = [[[0.0; LANES]; T]; P];
+        for p in 0..P {
+            for t in 0..T {
+                s.store(self.out.held(s, token + t, panel + p), &mut held[p][t]);
+            }
+        }
+        held
     }
 
     /// Writes the sums of `panel` for `token`.

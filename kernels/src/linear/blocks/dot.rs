@@ -19,6 +19,8 @@ use super::expand::Cell;
 use super::{Kind, PAIRS, Q4_0, Q4_1, Q8_0, SCALE_BYTES, WORD_PAIRS, WORDS_BYTES};
 use super::{group_bytes, head_bytes};
 
+/// Panels that are multiplied at a time.
+const P: usize = 2;
 /// Rows of x for which sums and scales of two panels fit into registers.
 const MOST_TOKENS: usize = 8;
 
@@ -82,40 +84,29 @@ fn panels<K: Kind>(product: &Product<'_>, chunk: &Chunk) {
     }
 }
 
-/// Panels by two, then the last one.
+/// At most T rows of x by panels by two, columns in order: the sums of `bf16::block`. Where there are
+/// fewer rows, the last one is multiplied again, and so is a last panel.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 fn by_two<K: Kind, const T: usize>(product: &Product<'_>, chunk: &Chunk) {
-    let mut panel = chunk.panels.start;
-    while panel < chunk.panels.end {
-        if chunk.panels.end - panel >= 2 {
-            block::<K, 2, T>(product, chunk, panel);
-            panel += 2;
-        } else {
-            block::<K, 1, T>(product, chunk, panel);
-            panel += 1;
-        }
+    for panel in chunk.panels.clone().step_by(P) {
+        block::<K, T>(product, chunk, panel);
     }
 }
 
-/// At most T rows of x by P panels, columns in order: the sums of `bf16::block`. Where there are fewer
-/// rows, the last one is multiplied again.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-fn block<K: Kind, const P: usize, const T: usize>(
-    product: &Product<'_>,
-    chunk: &Chunk,
-    panel: usize,
-) {
+fn block<K: Kind, const T: usize>(product: &Product<'_>, chunk: &Chunk, panel: usize) {
     let tokens = &chunk.tokens;
+    let last = chunk.panels.end - 1;
     let groups = product.shape.cols / super::GROUP;
     let bytes = const { group_bytes(K::FORMAT) };
     let mut weights: [&[u8]; P] = [&[]; P];
     for p in 0..P {
-        weights[p] = &product.panel(panel + p)[..groups * bytes];
+        weights[p] = &product.panel((panel + p).min(last))[..groups * bytes];
     }
     // The panels that come after these in the chunk, so that memory never waits for a panel's end.
     let mut next = weights;
     for p in 0..P {
-        let after = (panel + P + p).min(chunk.panels.end - 1);
+        let after = (panel + P + p).min(last);
         next[p] = &product.panel(after)[..groups * bytes];
     }
     let mut x: [&[[[u8; 4]; PAIRS]]; T] = [&[]; T];
@@ -153,11 +144,18 @@ fn block<K: Kind, const P: usize, const T: usize>(
             });
         }
     }
-    unroll!(J in 0..12 { if J < T && J < tokens.len() {
+    let s = Avx512::here();
+    let mut lanes = [[[0.0; LANES]; P]; T];
+    unroll!(J in 0..12 { if J < T {
         for p in 0..P {
-            product.put(Avx512::here(), tokens.start + J, panel + p, sums[p][J]);
+            s.store(sums[p][J], &mut lanes[J][p]);
         }
     } });
+    for (token, lanes) in tokens.clone().zip(&lanes) {
+        for (p, lanes) in lanes.iter().enumerate().take(chunk.panels.end - panel) {
+            product.put(s, token, panel + p, s.load(lanes));
+        }
+    }
 }
 
 /// d and m of a group for either half of a pair: each row's twice.
