@@ -179,11 +179,15 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn nibble(self, words: __m512, shift: u32, first: f32) -> __m512 {
         proved!({
-            let values: [f32; LANES] = std::array::from_fn(|at| first + at as f32);
+            let values = _mm512_setr_ps(
+                0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0,
+                15.0,
+            );
+            let values = _mm512_add_ps(values, _mm512_set1_ps(first));
             let shift = _mm_cvtsi32_si128(shift.cast_signed());
             let at = _mm512_srl_epi32(_mm512_castps_si512(words), shift);
             // The lookup takes the low four bits of each lane.
-            _mm512_permutexvar_ps(at, _mm512_loadu_ps(values.as_ptr()))
+            _mm512_permutexvar_ps(at, values)
         })
     }
 

@@ -30,13 +30,13 @@ pub(super) struct Cell(pub(super) [u8; CELL_BYTES]);
 
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// Bytes of a part. It stays in the first cache (32 KiB, where there are tiles 48); but tiles pay for
-/// every part with a configuration, and for every 32 rows of x with sums in and out.
-fn part_bytes(isa: Isa, tokens: usize) -> usize {
-    match isa {
-        Isa::Scalar | Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => 16 << 10,
-        Isa::Amx if tokens <= TOKEN_STEP => 40 << 10,
-        Isa::Amx => BUFFER_BYTES,
+/// Bytes of a part. Few rows of x read it once or twice, so it stays in the first cache; many pay for
+/// every part with sums in and out, and where there are tiles with a configuration.
+const fn part_bytes(tokens: usize) -> usize {
+    if tokens <= TOKEN_STEP {
+        40 << 10
+    } else {
+        BUFFER_BYTES
     }
 }
 
@@ -55,7 +55,7 @@ pub(in super::super) fn multiply(
     let dtype = product.shape.dtype;
     let groups = product.shape.cols / GROUP;
     let cells_per_group = GROUP * encoding::bytes_of(dtype) * LANES / CELL_BYTES;
-    let bytes = part_bytes(isa, chunk.tokens.len());
+    let bytes = part_bytes(chunk.tokens.len());
     let at_once = bytes / CELL_BYTES / PANEL_STEP / cells_per_group;
     let mut buffer = [const { MaybeUninit::uninit() }; BUFFER_BYTES / CELL_BYTES];
     for first in chunk.panels.clone().step_by(PANEL_STEP) {
@@ -213,22 +213,35 @@ impl<V: Copy> Scales<V> {
 /// Both halves of a column pair: numbers of eight rows by two columns each.
 #[inline(always)]
 fn numbers<S: Simd, K: Kind>(s: S, group: &[u8], scales: &Scales<S::V>, pair: usize) -> [S::V; 2] {
+    [
+        half::<S, K>(s, group, scales, pair, 0),
+        half::<S, K>(s, group, scales, pair, 1),
+    ]
+}
+
+/// A function and no closure, which would not be compiled for the instruction set.
+#[inline(always)]
+fn half<S: Simd, K: Kind>(
+    s: S,
+    group: &[u8],
+    scales: &Scales<S::V>,
+    pair: usize,
+    half: usize,
+) -> S::V {
     let quants = &group[const { head_bytes(K::FORMAT) }..];
-    let words = pair / WORD_PAIRS * WORDS_BYTES;
-    let shift = [0, 8, 16, 24][pair % WORD_PAIRS];
-    let number = |half: usize| match K::FORMAT {
+    let number = match K::FORMAT {
         BlockFormat::Q4_0 | BlockFormat::Q4_1 => {
-            let words = s.load_bits(array(&quants[words..]));
-            s.nibble(words, shift + [0, 4][half], K::FIRST)
+            let words = s.load_bits(array(&quants[pair / WORD_PAIRS * WORDS_BYTES..]));
+            let shift = [[0, 4], [8, 12], [16, 20], [24, 28]][pair % WORD_PAIRS][half];
+            s.nibble(words, shift, K::FIRST)
         }
         BlockFormat::Q8_0 => s.load_i8(array(&quants[(2 * pair + half) * LANES..])),
     };
     // Products are exact (at most 19 bits), so a fused sum rounds as one of two steps does.
-    let scaled = |half: usize| match K::FORMAT {
-        BlockFormat::Q4_0 | BlockFormat::Q8_0 => s.mul(scales.d[half], number(half)),
-        BlockFormat::Q4_1 => s.fma(scales.d[half], number(half), scales.m[half]),
-    };
-    [scaled(0), scaled(1)]
+    match K::FORMAT {
+        BlockFormat::Q4_0 | BlockFormat::Q8_0 => s.mul(scales.d[half], number),
+        BlockFormat::Q4_1 => s.fma(scales.d[half], number, scales.m[half]),
+    }
 }
 
 /// A panel in `dtype`: for tests.
