@@ -5,13 +5,12 @@
 mod served;
 
 use std::fs;
-use std::io::Read;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use served::Served;
 use served::documents::{documents, retold};
-use served::{Answer, Served, answer, open, post_text};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const ROUNDS: u64 = 12;
@@ -83,7 +82,7 @@ impl Controlled {
 
     /// Somebody speaks on the admin port.
     fn by_hand(&self, path: &str) {
-        let told = by_hand(&self.served, path, "");
+        let told = self.served.post_admin(path, "");
         assert_eq!(told.status, 200, "{path}: {}", told.body);
     }
 
@@ -98,13 +97,6 @@ impl Controlled {
 fn put(served: &Served, target: &Value) {
     let told = served.put_admin("/target", &target.to_string());
     assert_eq!(told.status, 200, "{}", told.body);
-}
-
-fn by_hand(served: &Served, path: &str, body: &str) -> Answer {
-    let mut bytes = Vec::new();
-    let mut stream = open(served.admin, &post_text(path, body));
-    stream.read_to_end(&mut bytes).unwrap();
-    answer(&bytes)
 }
 
 #[test]
@@ -153,10 +145,10 @@ fn two_controllers_at_once_are_both_answered_and_the_last_word_is_in_force() {
                 let level = 1 + round % 2;
                 let path = format!("/sleep?level={level}&mode=keep");
                 for path in [path.as_str(), "/wake_up"] {
-                    assert_eq!(by_hand(served, path, "").status, 200, "{path}");
+                    assert_eq!(served.post_admin(path, "").status, 200, "{path}");
                 }
                 let size = json!({"kvCache": {"size": format!("{}Ki", 1024 + 64 * round)}});
-                let sized = by_hand(served, "/quota", &size.to_string());
+                let sized = served.post_admin("/quota", &size.to_string());
                 // 409: the resource spoke in the same moment.
                 assert!(matches!(sized.status, 200 | 202 | 409), "{}", sized.body);
             }

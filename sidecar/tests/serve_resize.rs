@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use served::documents::{documents, retold};
-use served::{Answer, Served, answer, fixture, open, post_text};
+use served::{Answer, Served, answer, fixture, open};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -39,14 +39,10 @@ fn told(served: &Served, head: &str, body: &[u8]) -> Answer {
     answer(&bytes)
 }
 
-fn by_hand_told(served: &Served, body: &Value) -> Answer {
-    told(served, &post_text("/quota", &body.to_string()), &[])
-}
-
 /// Pushes the weights once more that there are; before the finish, `meanwhile`.
 fn push(served: &Served, meanwhile: impl FnOnce()) {
     let control = |path: &str| {
-        let told = told(served, &post_text(path, ""), &[]);
+        let told = served.post_admin(path, "");
         assert_eq!(told.status, 200, "{path}: {}", told.body);
     };
     control("/start_weight_update");
@@ -105,7 +101,7 @@ fn its_memory_follows_targets_and_whoever_has_its_admin_port() {
     assert_eq!((said(), served.probe("/readyz")), (first.clone(), 200));
 
     let by_hand = json!({"revision": 1, "kvCache": {"size": "1Mi"}});
-    let told = by_hand_told(&served, &by_hand);
+    let told = served.post_admin("/quota", &by_hand.to_string());
     assert!(matches!(told.status, 200 | 202), "{}", told.json());
     let end = Instant::now() + PATIENCE;
     while served.get_admin("/quota", "").json()["outcome"] != "Applied" {

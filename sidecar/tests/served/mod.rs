@@ -201,6 +201,10 @@ impl Served {
         call(self.api, &post_text(path, body))
     }
 
+    pub(crate) fn post_admin(&self, path: &str, body: &str) -> Answer {
+        call(self.admin, &post_text(path, body))
+    }
+
     /// Puts JSON to the admin port.
     pub(crate) fn put_admin(&self, path: &str, body: &str) -> Answer {
         let put = post_text(path, body).replacen("POST", "PUT", 1);
