@@ -71,6 +71,10 @@ pub const ADMIN_TOKEN_PATH: &str = "/etc/plimsoll/admin/token";
 pub const MODEL_DIR: &str = "/models";
 /// Volume of the model source.
 pub const VOLUME_MODEL: &str = "plimsoll-model";
+/// Where adapters are mounted, read-only, each in a folder of its name.
+pub const ADAPTERS_DIR: &str = "/adapters";
+/// Volumes of adapters begin so; their number in `spec.adapters` follows.
+pub const VOLUME_ADAPTER: &str = "plimsoll-adapter-";
 /// Where an inspect pod leaves its answer (at most [`TERMINATION_MESSAGE_BYTES`]).
 pub const TERMINATION_MESSAGE_PATH: &str = "/dev/termination-log";
 /// What Kubernetes keeps of a termination message.

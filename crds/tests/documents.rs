@@ -49,6 +49,13 @@ fn largest_facts() -> ModelFacts {
         parameters: u64::MAX,
         digest: format!("sha256:{}", "f".repeat(64)),
         notes: Vec::new(),
+        adapters: (0..8)
+            .map(|at| AdapterFacts {
+                name: format!("{at}").repeat(63),
+                digest: format!("sha256:{}", "f".repeat(64)),
+                tensors: u32::MAX,
+            })
+            .collect(),
     }
 }
 

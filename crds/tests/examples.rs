@@ -38,6 +38,7 @@ fn smollm2() -> ModelFacts {
         parameters: 134_515_008,
         digest: "sha256:0".to_owned(),
         notes: Vec::new(),
+        adapters: Vec::new(),
     }
 }
 

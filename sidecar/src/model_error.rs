@@ -50,8 +50,8 @@ impl ModelError {
             | ModelError::InvalidConfig { .. }
             | ModelError::InvalidWeights { .. }
             | ModelError::InvalidTokenizer { .. }
-            | ModelError::InvalidChatTemplate { .. }
-            | ModelError::InvalidAdapter { .. } => Reason::ModelInvalid,
+            | ModelError::InvalidChatTemplate { .. } => Reason::ModelInvalid,
+            ModelError::InvalidAdapter { .. } => Reason::AdapterInvalid,
             ModelError::UnsupportedArchitecture { .. } => Reason::UnsupportedArchitecture,
             ModelError::UnsupportedQuantization { .. } => Reason::UnsupportedFormat,
         };

@@ -13,9 +13,12 @@ use super::facts::Dtype;
 pub struct Boot {
     /// Folder or file of the model inside the container.
     pub model_path: String,
+    /// What is merged into it, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adapters: Vec<BootAdapter>,
     /// Names that requests may call the model by; the first is the canonical one.
     pub served_names: Vec<String>,
-    /// Digest that the model must have.
+    /// Digest that the model must have, with its adapters.
     pub digest: String,
     /// Type of the weights in memory.
     pub dtype: Dtype,
@@ -32,6 +35,16 @@ pub struct Boot {
     pub split: BootSplit,
     /// The revision that this document belongs to.
     pub revision: String,
+}
+
+/// An adapter that is merged into the weights.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BootAdapter {
+    /// As in `spec.adapters`.
+    pub name: String,
+    /// Its folder inside the container.
+    pub path: String,
 }
 
 /// Limits as asked for (`spec.limits` with its defaults).

@@ -83,13 +83,29 @@ pub struct ModelFacts {
     pub weight_file_bytes: u64,
     /// Number of parameters.
     pub parameters: u64,
-    /// `sha256:` over config and tensor headers. The engine refuses a model with another digest.
+    /// `sha256:` over config and tensor headers, and all of its adapters. The engine refuses a model with another digest.
     pub digest: String,
     /// Where the model's files contradict each other, and which one counts; what they ask for and
     /// the engine does not do. At most 8 sentences of 200 characters; the engine's log has all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub notes: Vec<String>,
+    /// Adapters that are merged into the weights, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub adapters: Vec<AdapterFacts>,
+}
+
+/// An adapter that was read and fits its model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AdapterFacts {
+    /// As in `spec.adapters`.
+    pub name: String,
+    /// `sha256:` over its config and all of its numbers.
+    pub digest: String,
+    /// Tensors of the model that it changes.
+    pub tensors: u32,
 }
 
 /// Why a model was not accepted.

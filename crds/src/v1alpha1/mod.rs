@@ -3,6 +3,7 @@
 //! answers (`report`), what is shown (`status`, `conditions`).
 
 // What is asked.
+pub mod adapters;
 pub mod model;
 mod rules;
 pub mod sleep;

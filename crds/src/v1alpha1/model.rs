@@ -58,7 +58,7 @@ pub struct ModelSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_path: Option<HostPathSource>,
     /// The model inside the source: a Hugging Face folder, a GGUF file, or a folder with one GGUF
-    /// file. Relative, without `..`; absent means the top of the source.
+    /// file; of an adapter, its folder. Relative, without `..`; absent means the top of the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024), extend("x-kubernetes-validations" = [
         rule("!self.startsWith('/') && !self.split('/').exists(part, part == '..')").says(

@@ -11,7 +11,8 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::model::{DtypeChoice, ModelSpec};
+use super::adapters::AdapterSpec;
+use super::model::{DtypeChoice, ModelSource, ModelSpec};
 use super::rules::{byte_rules, rule};
 use super::sleep::SleepSpec;
 use super::status::InferenceDeploymentStatus;
@@ -138,6 +139,15 @@ pub struct InferenceDeploymentSpec {
     pub replicas: Option<u32>,
     /// The model to run.
     pub model: ModelSpec,
+    /// PEFT adapters that are merged into the model's weights while these are read, in this order. Each
+    /// is read and checked with the model, before any engine is changed; condition AdaptersReady says
+    /// what became of them. A change of this list rolls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 8),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub adapters: Vec<AdapterSpec>,
     /// How the model is divided over ranks (GPUs, or thread groups on the CPU backend).
     #[serde(default)]
     pub parallelism: Parallelism,
@@ -165,6 +175,14 @@ pub struct InferenceDeploymentSpec {
     #[serde(default = "progress_deadline_seconds")]
     #[schemars(range(min = 1, max = 86400))]
     pub progress_deadline_seconds: u32,
+}
+
+impl InferenceDeploymentSpec {
+    /// All that an engine reads: the model's source, then those of its adapters.
+    pub fn sources(&self) -> impl Iterator<Item = &ModelSource> {
+        let adapters = self.adapters.iter().map(|adapter| &adapter.source);
+        std::iter::once(&self.model.source).chain(adapters)
+    }
 }
 
 const fn progress_deadline_seconds() -> u32 {

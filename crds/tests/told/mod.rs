@@ -9,6 +9,7 @@ use plimsoll_crds::v1alpha1::target::*;
 pub fn boot() -> Boot {
     Boot {
         model_path: "/models/smollm2.gguf".to_owned(),
+        adapters: Vec::new(),
         served_names: vec!["smollm2".to_owned()],
         digest: "sha256:0".to_owned(),
         dtype: Dtype::BFloat16,

@@ -1,5 +1,6 @@
 //! Every test of the project, by group. A group that cannot run has failed; nothing is skipped.
 
+mod adapters;
 mod admin;
 mod api;
 mod bad_models;

@@ -16,7 +16,9 @@ use crate::test::observe::{
     text,
 };
 use crate::test::world::World;
-use crate::test::{Group, Passed, cpus, drift, expect, expect_eq, refusal, sources, test, tiny};
+use crate::test::{
+    Group, Passed, adapters, cpus, drift, expect, expect_eq, refusal, sources, test, tiny,
+};
 use crate::wait;
 
 pub(super) const GROUP: Group = Group {
@@ -52,6 +54,10 @@ pub(super) const GROUP: Group = Group {
         test(
             "a model in a folder of the node is served",
             sources::host_path,
+        ),
+        test(
+            "an adapter is merged, one that does not fit changes nothing, and without it the model is its own",
+            adapters::merged,
         ),
         test("an unchanged model is not inspected again", inspected_once),
         test("hand edits of children are put back", drift::repaired),

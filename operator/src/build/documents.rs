@@ -6,7 +6,7 @@ use plimsoll_crds::v1alpha1::target::{SleepOrder, TargetIdle, TargetSleep};
 use plimsoll_crds::v1alpha1::{Boot, InferenceDeployment, ModelFacts, Target, convert};
 use plimsoll_planner::{Bytes, KvLayout, Limits, Plan, Request};
 
-use super::model_path;
+use super::{adapters, model_path};
 
 /// The two documents of an engine.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +44,7 @@ pub(crate) fn boot(
     } = *limits;
     Boot {
         model_path: model_path(object),
+        adapters: adapters(object),
         served_names: served_names(object),
         digest: model.digest.clone(),
         dtype: (*dtype).into(),

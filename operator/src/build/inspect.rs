@@ -4,11 +4,12 @@
 
 use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::InferenceDeployment;
+use plimsoll_crds::v1alpha1::boot::BootAdapter;
 use serde_json::{Value, json};
 
 use super::{
-    PodSettings, Prepared, account_of_pods, container_security, model_mount, model_path,
-    model_volume, pod_security,
+    PodSettings, Prepared, account_of_pods, adapters, container_security, model_path, pod_security,
+    source_mounts, source_volumes,
 };
 use crate::children::ChildKind;
 use crate::facts::Identity;
@@ -41,12 +42,7 @@ pub(crate) fn inspect_pod(
             "name": names::CONTAINER_INSPECT,
             "image": settings.sidecar_image,
             "imagePullPolicy": settings.pull_policy.as_str(),
-            "args": [
-                "inspect",
-                "--termination-message",
-                names::TERMINATION_MESSAGE_PATH,
-                model_path(object),
-            ],
+            "args": arguments(object),
             "terminationMessagePath": names::TERMINATION_MESSAGE_PATH,
             "terminationMessagePolicy": "FallbackToLogsOnError",
             "resources": {
@@ -54,9 +50,9 @@ pub(crate) fn inspect_pod(
                 "limits": {"memory": MEMORY_LIMIT},
             },
             "securityContext": container_security(),
-            "volumeMounts": [model_mount()],
+            "volumeMounts": source_mounts(object),
         }],
-        "volumes": [model_volume(object)],
+        "volumes": source_volumes(object),
     });
     place(object, &mut spec);
     Prepared::new(
@@ -70,6 +66,18 @@ pub(crate) fn inspect_pod(
             "spec": spec,
         }),
     )
+}
+
+fn arguments(object: &InferenceDeployment) -> Vec<String> {
+    let mut arguments = ["inspect", "--termination-message"]
+        .map(str::to_owned)
+        .to_vec();
+    arguments.push(names::TERMINATION_MESSAGE_PATH.to_owned());
+    for BootAdapter { name, path } in adapters(object) {
+        arguments.extend(["--adapter".to_owned(), format!("{name}={path}:merge")]);
+    }
+    arguments.push(model_path(object));
+    arguments
 }
 
 /// Where engines run is where the source can be mounted: the same nodes, the same secrets.

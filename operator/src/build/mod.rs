@@ -10,7 +10,9 @@ mod shared;
 
 use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::InferenceDeployment;
-use plimsoll_crds::v1alpha1::model::PullPolicy;
+use plimsoll_crds::v1alpha1::adapters::{AdapterMode, AdapterSpec};
+use plimsoll_crds::v1alpha1::boot::BootAdapter;
+use plimsoll_crds::v1alpha1::model::{ModelSource, PullPolicy};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -154,10 +156,21 @@ fn container_security() -> Value {
     })
 }
 
-/// The volume with the model, and the path of the model in a container that mounts it.
-fn model_volume(object: &InferenceDeployment) -> Value {
-    let source = &object.spec.model.source;
-    let mut volume = json!({"name": MODEL_VOLUME});
+/// The volumes with the model and with each of its adapters.
+fn source_volumes(object: &InferenceDeployment) -> Vec<Value> {
+    let adapters = object.spec.adapters.iter().enumerate();
+    let adapters = adapters.map(|(at, of)| source_volume(&adapter_volume(at), &of.source));
+    let model = source_volume(MODEL_VOLUME, &object.spec.model.source);
+    std::iter::once(model).chain(adapters).collect()
+}
+
+/// By number: a name may be longer than those of volumes.
+fn adapter_volume(at: usize) -> String {
+    format!("{}{at}", names::VOLUME_ADAPTER)
+}
+
+fn source_volume(name: &str, source: &ModelSource) -> Value {
+    let mut volume = json!({"name": name});
     if let Some(image) = &source.image {
         volume["image"] = json!({"reference": image.reference});
         if let Some(policy) = image.pull_policy {
@@ -172,15 +185,39 @@ fn model_volume(object: &InferenceDeployment) -> Value {
     volume
 }
 
-fn model_mount() -> Value {
-    json!({"name": MODEL_VOLUME, "mountPath": names::MODEL_DIR, "readOnly": true})
+/// Where a container finds them.
+fn source_mounts(object: &InferenceDeployment) -> Vec<Value> {
+    let mount = |name: &str, at: &str| json!({"name": name, "mountPath": at, "readOnly": true});
+    let adapters = object.spec.adapters.iter().enumerate();
+    let adapters = adapters.map(|(at, of)| mount(&adapter_volume(at), &adapter_dir(&of.name)));
+    let model = mount(MODEL_VOLUME, names::MODEL_DIR);
+    std::iter::once(model).chain(adapters).collect()
+}
+
+fn adapter_dir(name: &str) -> String {
+    format!("{}/{name}", names::ADAPTERS_DIR)
+}
+
+/// Adapters as a container finds them, in order.
+fn adapters(object: &InferenceDeployment) -> Vec<BootAdapter> {
+    let adapter = |of: &AdapterSpec| match of.mode {
+        AdapterMode::Merge => BootAdapter {
+            name: of.name.clone(),
+            path: inside(&adapter_dir(&of.name), &of.source),
+        },
+    };
+    object.spec.adapters.iter().map(adapter).collect()
 }
 
 /// Path of the model inside a container.
 fn model_path(object: &InferenceDeployment) -> String {
-    match &object.spec.model.source.path {
-        Some(path) => format!("{}/{}", names::MODEL_DIR, path.trim_matches('/')),
-        None => names::MODEL_DIR.to_owned(),
+    inside(names::MODEL_DIR, &object.spec.model.source)
+}
+
+fn inside(folder: &str, source: &ModelSource) -> String {
+    match &source.path {
+        Some(path) => format!("{folder}/{}", path.trim_matches('/')),
+        None => folder.to_owned(),
     }
 }
 
@@ -203,6 +240,8 @@ pub(crate) fn secret_name(resource: &str) -> String {
     format!("{resource}-plimsoll-admin")
 }
 
+#[cfg(test)]
+mod adapter_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

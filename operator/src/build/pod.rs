@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     CONFIG_VOLUME, PodSettings, account_of_pods, common_labels, container_security, merged,
-    model_mount, model_volume, pod_security, secret_name,
+    pod_security, secret_name, source_mounts, source_volumes,
 };
 use crate::facts::Identity;
 
@@ -61,7 +61,10 @@ pub(super) fn engine_template(
         .spec
         .progress_deadline_seconds
         .max(LEAST_STARTUP_SECONDS);
+    let mut mounts = source_mounts(object);
+    mounts.push(json!({"name": CONFIG_VOLUME, "mountPath": names::CONFIG_DIR, "readOnly": true}));
     let mut engine = engine_container(settings, resources, (memory_limit, startup_seconds));
+    engine["volumeMounts"] = json!(mounts);
     match control_api {
         Some(ControlApi::Loopback) => {
             if let Some(args) = engine["args"].as_array_mut() {
@@ -83,10 +86,8 @@ pub(super) fn engine_template(
         "terminationGracePeriodSeconds": DRAIN_SECONDS,
         "securityContext": pod_security(),
     });
-    let mut all_volumes = vec![
-        json!(model_volume(object)),
-        config_volume(identity, config_map),
-    ];
+    let mut all_volumes = source_volumes(object);
+    all_volumes.push(config_volume(identity, config_map));
     all_volumes.extend(volumes.into_iter().map(Value::Object));
     pod["volumes"] = json!(all_volumes);
     if containers.is_empty() {
@@ -170,10 +171,6 @@ fn engine_container(
         "terminationMessagePath": names::TERMINATION_MESSAGE_PATH,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": container_security(),
-        "volumeMounts": [
-            model_mount(),
-            {"name": CONFIG_VOLUME, "mountPath": names::CONFIG_DIR, "readOnly": true},
-        ],
     })
 }
 

@@ -23,7 +23,7 @@ pub(super) fn made(object: &InferenceDeployment) -> Revision {
     .unwrap()
 }
 
-fn documents_of(revision: &Revision) -> (Boot, Target) {
+pub(super) fn documents_of(revision: &Revision) -> (Boot, Target) {
     let data = &revision.config_map.object["data"];
     let text = |key: &str| data[key].as_str().unwrap();
     (
@@ -37,7 +37,7 @@ pub(super) fn pod_spec(revision: &Revision) -> PodSpec {
     set.spec.unwrap().template.unwrap().spec.unwrap()
 }
 
-fn inspection(yaml: &str) -> Pod {
+pub(super) fn inspection(yaml: &str) -> Pod {
     let object = object(yaml);
     let identity = identity(&object.metadata).unwrap();
     let made = inspect_pod(&object, &identity, &settings(), "chat-inspect-1".to_owned());

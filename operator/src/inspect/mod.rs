@@ -54,7 +54,10 @@ pub(crate) fn source_key(spec: &InferenceDeploymentSpec) -> String {
     let mut hash = Sha256::new();
     // A struct of strings always encodes.
     hash.update(serde_json::to_vec(source).unwrap_or_default());
-    if source.host_path.is_some() {
+    if !spec.adapters.is_empty() {
+        hash.update(serde_json::to_vec(&spec.adapters).unwrap_or_default());
+    }
+    if on_nodes(spec) {
         let pods = spec
             .template
             .as_ref()
@@ -63,6 +66,16 @@ pub(crate) fn source_key(spec: &InferenceDeploymentSpec) -> String {
         hash.update(serde_json::to_vec(&nodes).unwrap_or_default());
     }
     hex(&hash.finalize()[..8])
+}
+
+/// Whether what is read depends on the node: only a folder of the node does.
+fn on_nodes(spec: &InferenceDeploymentSpec) -> bool {
+    spec.sources().any(|source| source.host_path.is_some())
+}
+
+/// Whether volumes are images.
+fn of_images(spec: &InferenceDeploymentSpec) -> bool {
+    spec.sources().any(|source| source.image.is_some())
 }
 
 /// Name of the pod that inspects a source: another one where another pod is needed to read it,
@@ -161,7 +174,7 @@ fn look_at(
         .ended
         .as_ref()
         .filter(|_| pod.finished() || !pod.engine.running);
-    let image = facts.object.spec.model.source.image.is_some();
+    let image = of_images(&facts.object.spec);
     let hangs = pod.engine.running && age(pod.engine.running_since, facts.now) >= READING_PATIENCE;
     let lost = pod.source_dropped && image;
     if answer.is_none() && !pod.finished() && !hangs && !lost {
@@ -186,8 +199,7 @@ fn look_at(
         // What it read was an empty folder.
         _ if lost => dropped_volume(),
         Some(Ok(model)) => {
-            // Only a folder of the node depends on the node.
-            let on_node = facts.object.spec.model.source.host_path.is_some();
+            let on_node = on_nodes(&facts.object.spec);
             let node = pod.node.clone().filter(|_| on_node);
             let inspection = Inspection {
                 source: key.to_owned(),
@@ -284,6 +296,8 @@ fn read_answer(ended: &Ended) -> Result<Box<ModelFacts>, Problem> {
     }
 }
 
+#[cfg(test)]
+mod adapter_tests;
 #[cfg(test)]
 mod held_tests;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::testing::*;
 
-fn name(facts: &Facts) -> String {
+pub(super) fn name(facts: &Facts) -> String {
     pod_name("smollm2", &facts.object.spec)
 }
 
@@ -18,7 +18,7 @@ fn with_pod(status: Value) -> (Facts, Decision) {
     (facts, decision)
 }
 
-fn ended(message: &str, exit_code: i32) -> Value {
+pub(super) fn ended(message: &str, exit_code: i32) -> Value {
     let state =
         json!({"terminated": {"exitCode": exit_code, "reason": "Completed", "message": message}});
     json!({"phase": "Succeeded", "containerStatuses": [container("inspect", state, false)]})

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use plimsoll_crds::v1alpha1::Reason;
 
-use super::Model;
+use super::{Model, of_images};
 use crate::facts::Facts;
 use crate::pods::containers::Pull;
 use crate::pods::volumes::Mounting;
@@ -60,7 +60,7 @@ pub(super) fn waits(facts: &Facts, pod: &PodFacts) -> (Model, Option<Duration>) 
         return (Model::Inspecting(format!("pod {name} is starting")), None);
     }
     // An image is pulled after the volumes are mounted, and may take as long as it takes.
-    let image = facts.object.spec.model.source.image.is_some();
+    let image = of_images(&facts.object.spec);
     if pod.sandbox.unwrap_or(image) {
         let text = format!("pod {name} waits for its images, which are being pulled");
         return (Model::Inspecting(text), None);

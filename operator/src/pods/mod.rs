@@ -58,7 +58,7 @@ pub(crate) struct PodFacts {
     /// Its volumes are mounted and it has a network, so that images are what it waits for; `None`:
     /// the kubelet does not say.
     pub(crate) sandbox: Option<bool>,
-    /// The API server took the source out of the model's volume and kept the rest.
+    /// The API server took the source out of the volume of the model or an adapter and kept the rest.
     pub(crate) source_dropped: bool,
     /// On a node since then, and its volumes are not mounted there, or it has no network.
     pub(crate) unmounted_since: Option<Timestamp>,
@@ -276,8 +276,10 @@ fn source_dropped(pod: &Pod) -> bool {
         .spec
         .iter()
         .flat_map(|spec| spec.volumes.iter().flatten());
-    let mut models = volumes.filter(|volume| volume.name == names::VOLUME_MODEL);
-    models.any(|volume| {
+    let is_source =
+        |name: &str| name == names::VOLUME_MODEL || name.starts_with(names::VOLUME_ADAPTER);
+    let mut sources = volumes.filter(|volume| is_source(&volume.name));
+    sources.any(|volume| {
         let claim = volume.persistent_volume_claim.is_some();
         volume.image.is_none() && !claim && volume.host_path.is_none()
     })

@@ -39,6 +39,14 @@ pub(crate) fn object(yaml: &str) -> InferenceDeployment {
     object
 }
 
+/// [`SMOLLM2`] with adapters: one in an image, one on a claim.
+pub(crate) fn with_adapters() -> String {
+    let adapters = "  adapters:\n  \
+                    - {name: sql, source: {image: {reference: 'localhost/sql:1'}, path: lora/}}\n  \
+                    - {name: polite, source: {persistentVolumeClaim: {claimName: tunings}}}\n";
+    SMOLLM2.replacen("spec:\n", &format!("spec:\n{adapters}"), 1)
+}
+
 /// SmolLM2-135M-Instruct, as `inspect` reads it.
 pub(crate) fn smollm2() -> ModelFacts {
     serde_json::from_value(json!({

@@ -5,6 +5,7 @@ mod standing;
 
 use std::path::{Path, PathBuf};
 
+use plimsoll_crds::v1alpha1::boot::BootAdapter;
 use plimsoll_crds::v1alpha1::engine::Backend;
 use plimsoll_crds::v1alpha1::report::Effective;
 use plimsoll_planner::{
@@ -31,6 +32,13 @@ pub struct Settings {
     pub revision: String,
     pub backend: Backend,
     pub memory: Asked,
+}
+
+fn adapter(of: &BootAdapter) -> AdapterPath {
+    AdapterPath {
+        name: of.name.clone(),
+        path: PathBuf::from(&of.path),
+    }
 }
 
 /// The two ways to ask for memory.
@@ -68,7 +76,7 @@ impl Settings {
         let boot = &documents.boot;
         Ok(Settings {
             model: PathBuf::from(&boot.model_path),
-            adapters: Vec::new(),
+            adapters: boot.adapters.iter().map(adapter).collect(),
             served: boot.served_names.clone(),
             revision: boot.revision.clone(),
             backend: boot.backend,

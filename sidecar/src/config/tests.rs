@@ -182,6 +182,23 @@ fn documents_are_read_from_a_folder_or_refused_by_file_and_field() {
     let back = read(&boot_text, &target_text).unwrap();
     assert_eq!((&back.boot, &back.target), (&good.boot, &good.target));
 
+    assert!(
+        !boot_text.contains("adapters"),
+        "no older engine would know them"
+    );
+    let with = boot_text.replacen('{', r#"{"adapters": [{"name": "a", "path": "/x/a"}], "#, 1);
+    read(&with, &target_text).unwrap();
+    let args = format!("x serve --config {}", folder.display());
+    let Command::Serve(args) = Cli::parse_from(args.split_whitespace()).command else {
+        panic!("not a serve")
+    };
+    let settings = Settings::read(&args).unwrap();
+    let adapter = AdapterPath {
+        name: "a".to_owned(),
+        path: "/x/a".into(),
+    };
+    assert_eq!(settings.adapters, [adapter]);
+
     let nameless = Boot {
         served_names: Vec::new(),
         ..good.boot.clone()

@@ -77,5 +77,6 @@ pub(crate) fn facts(
         parameters,
         digest: digest.to_owned(),
         notes: Vec::new(),
+        adapters: Vec::new(),
     }
 }

@@ -27,7 +27,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use plimsoll_crds::v1alpha1::facts::{ModelFacts, ModelFormat};
+use plimsoll_crds::v1alpha1::facts::{AdapterFacts, ModelFacts, ModelFormat};
 use plimsoll_planner::{Dtype, ModelShape};
 
 pub use crate::adapters::{AdapterPath, MergedAdapter};
@@ -103,7 +103,15 @@ impl Model {
         }
         self.told.extend(told);
         let digest = digest.finish();
-        let facts = facts::facts(&shape, &*tensors, self.facts.format, &digest);
+        let told_of = |of: &MergedAdapter| AdapterFacts {
+            name: of.at.name.clone(),
+            digest: of.digest.clone(),
+            tensors: u32::try_from(of.changes.len()).unwrap_or(u32::MAX),
+        };
+        let facts = ModelFacts {
+            adapters: adapters.iter().map(told_of).collect(),
+            ..facts::facts(&shape, &*tensors, self.facts.format, &digest)
+        };
         Ok(Model {
             facts,
             shape,

@@ -1,5 +1,6 @@
 //! Status and conditions, told from facts as they are found in a cluster.
 
+mod adapters;
 mod enforcement;
 mod dozers;
 mod happenings;

@@ -283,7 +283,7 @@ pub(super) fn refuses(base: &str, adapter: &AdapterPath, words: &[&str], what: &
     let error = error
         .map(|_| ())
         .expect_err(&format!("{what} is taken: {words:?}"));
-    assert_eq!(error.reason(), "ModelInvalid");
+    assert_eq!(error.reason(), "AdapterInvalid");
     let text = error.to_string();
     assert!(text.contains("adapter `tuned`: "), "{what}: {text}");
     let missing = words.iter().find(|word| !text.contains(*word));

@@ -1,0 +1,87 @@
+//! Adapters from the resource: answers are the adapter's, one that does not fit changes nothing, and
+//! without it they are the model's own again.
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use crate::images;
+use crate::kube::{Kubernetes, Resource};
+use crate::paths;
+use crate::test::observe::{PATIENCE, complete, name_of, service_port, text};
+use crate::test::world::World;
+use crate::test::{Passed, expect, expect_eq, tiny};
+
+/// All adapters of the fixtures in one image, a folder each.
+const IMAGE: &str = "localhost/fixtures:adapters";
+const MODEL: &str = "tiny-llama";
+
+fn adapters(folder: &str) -> Value {
+    json!([{
+        "name": "tuned",
+        "source": {"image": {"reference": IMAGE, "pullPolicy": "Never"}, "path": folder},
+    }])
+}
+
+fn answer(kubernetes: &Kubernetes, resource: Resource<'_>) -> Result<String> {
+    let answer = complete(&service_port(kubernetes, resource)?, "tiny")?;
+    expect_eq("answer", &answer.status, &200)?;
+    let body = answer.json()?;
+    Ok(text(&body["choices"][0]["text"]).to_owned())
+}
+
+fn names(resource: &Resource<'_>) -> Result<Vec<String>> {
+    let pods = resource.engine_pods()?;
+    Ok(pods.iter().map(|pod| name_of(pod).to_owned()).collect())
+}
+
+pub(super) fn merged(world: &World<'_>) -> Passed {
+    let kubernetes = tiny::installed(world)?;
+    let folder = paths::repository().join("sidecar/tests/fixtures/adapters");
+    world.import_once(&images::files(IMAGE, &tiny::files_below(&folder)?)?)?;
+    let space = world.namespace("adapters", "restricted")?;
+    let resource = kubernetes.resource(&space.name, "tuned");
+    let mut object = tiny::resource(resource.name);
+    object["spec"]["model"]["source"]["path"] = json!(MODEL);
+    object["spec"]["adapters"] = adapters("plain");
+    tiny::apply(&kubernetes, &space.name, &object)?;
+    resource.await_ready(PATIENCE)?;
+    let status = resource.get()?.status.context("no status")?;
+    let facts = status.model.context("no model in the status")?;
+    let told: Vec<(String, u32)> = facts
+        .adapters
+        .into_iter()
+        .map(|of| (of.name, of.tensors))
+        .collect();
+    expect_eq(
+        "status.model.adapters",
+        &told,
+        &vec![("tuned".to_owned(), 14)],
+    )?;
+    let ready = resource.await_condition("AdaptersReady", "True", PATIENCE)?;
+    expect_eq("reason", &ready.reason.as_str(), &"AdaptersMerged")?;
+    let (tuned, pods) = (answer(&kubernetes, resource)?, names(&resource)?);
+
+    // One of another base: said by name, and what runs goes on.
+    let patch = json!({"spec": {"adapters": adapters("dora")}});
+    kubernetes.api.merge(&resource.path(), &patch)?;
+    let broken = resource.await_condition("AdaptersReady", "False", PATIENCE)?;
+    let named = broken.reason == "AdapterInvalid" && broken.message.contains("adapter `tuned`");
+    expect(named, || format!("{broken:?}"))?;
+    expect_eq("pods", &names(&resource)?, &pods)?;
+    expect_eq(
+        "answer beside a broken adapter",
+        &answer(&kubernetes, resource)?,
+        &tuned,
+    )?;
+
+    let patch = json!({"spec": {"adapters": null}});
+    kubernetes.api.merge(&resource.path(), &patch)?;
+    resource.await_ready(PATIENCE)?;
+    let own = answer(&kubernetes, resource)?;
+    expect(own != tuned, || {
+        format!("without the adapter it still says {own:?}")
+    })?;
+    let said = resource.condition("AdaptersReady")?;
+    expect(said.is_none(), || format!("{said:?}"))?;
+    Ok(1)
+}

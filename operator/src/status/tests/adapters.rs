@@ -1,0 +1,73 @@
+//! What is said of adapters, and what a broken one leaves alone.
+
+use plimsoll_crds::v1alpha1::Reason;
+use plimsoll_crds::v1alpha1::facts::AdapterFacts;
+
+use super::*;
+use crate::memory::Failure;
+
+fn ready(facts: &Facts) -> (String, String, String) {
+    let status = told(facts);
+    let ready = find(&status, "AdaptersReady").unwrap();
+    let Condition {
+        status,
+        reason,
+        message,
+        ..
+    } = ready.clone();
+    (status, reason, message)
+}
+
+#[test]
+fn adapters_are_spoken_of_where_there_are_some() {
+    assert!(find(&told(&inspected(SMOLLM2)), "AdaptersReady").is_none());
+    let unknown = facts(&with_adapters());
+    let (status, reason, _) = ready(&unknown);
+    assert_eq!((&*status, &*reason), ("Unknown", "ModelUnresolved"));
+    let mut known = inspected(&with_adapters());
+    let adapter = |name: &str, tensors| AdapterFacts {
+        name: name.to_owned(),
+        digest: "sha256:12ab".to_owned(),
+        tensors,
+    };
+    known.status.model.as_mut().unwrap().adapters =
+        vec![adapter("sql", 168), adapter("polite", 60)];
+    let (status, reason, message) = ready(&known);
+    assert_eq!((&*status, &*reason), ("True", "AdaptersMerged"));
+    assert_eq!(
+        message,
+        "sql: 168 tensors, sha256:12ab; polite: 60 tensors, sha256:12ab"
+    );
+}
+
+#[test]
+fn a_broken_adapter_is_named_and_what_runs_is_left_alone() {
+    let status = |ready| json!({"phase": "Running", "containerStatuses": [ready]});
+    let container = || container("engine", json!({"running": {}}), true);
+    let mut facts = with_pods([status(container()), status(container())]);
+    let running = facts.pods.clone();
+    facts.object = std::sync::Arc::new(object(&with_adapters()));
+    let failure = Failure::after(
+        None,
+        (
+            &crate::inspect::source_key(&facts.object.spec),
+            facts.identity.generation,
+            "pod",
+        ),
+        (Reason::AdapterInvalid, "adapter `sql`: r is 0".to_owned()),
+        facts.now,
+    );
+    facts.inspect_failure = Some(failure);
+    let (status, reason, message) = ready(&facts);
+    assert_eq!((&*status, &*reason), ("False", "AdapterInvalid"));
+    assert_eq!(message, "adapter `sql`: r is 0");
+    let told = told(&facts);
+    assert_eq!(find(&told, "Ready").unwrap().reason, "AdapterInvalid");
+    assert_eq!(
+        find(&told, "ModelResolved").unwrap().reason,
+        "AdapterInvalid"
+    );
+    let desire = desire(&facts, &settings(), "token", PATIENCE).unwrap();
+    assert!(desire.outcome.planned == crate::outcome::Planned::Unresolved);
+    assert_eq!(facts.pods, running);
+}
