@@ -15,7 +15,7 @@ use crate::simd::{Avx512, LANES, Simd, array, unroll};
 
 use super::super::bf16::pairs_of;
 use super::super::product::{Chunk, Product};
-use super::expand::Cell;
+use super::cell::Cell;
 use super::{Kind, PAIRS, Q4_0, Q4_1, Q8_0, SCALE_BYTES, WORD_PAIRS, WORDS_BYTES};
 use super::{group_bytes, head_bytes};
 

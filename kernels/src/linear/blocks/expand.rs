@@ -14,6 +14,7 @@ use crate::simd::{self, LANES, Simd, Work, array};
 
 use super::super::LinearShape;
 use super::super::product::{Chunk, Product, TOKEN_STEP};
+use super::cell::{CELL_BYTES, Cell};
 #[cfg(target_arch = "x86_64")]
 use super::dot;
 use super::{GROUP, Kind, PAIRS, Q4_0, Q4_1, Q8_0, SCALE_BYTES, WORD_PAIRS, WORDS_BYTES};
@@ -21,13 +22,6 @@ use super::{group_bytes, head_bytes};
 
 /// Kernels take panels by two.
 const PANEL_STEP: usize = 2;
-/// Bytes of a column of f32 or of a column pair of 16-bit numbers.
-const CELL_BYTES: usize = 4 * LANES;
-/// What a buffer of [`BUFFER_BYTES`] is divided into.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub(super) struct Cell(pub(super) [u8; CELL_BYTES]);
-
 const BUFFER_BYTES: usize = 64 << 10;
 
 /// Bytes of a part. Few rows of x read it once or twice, so it stays in the first cache; many pay for

@@ -8,6 +8,7 @@
 //! pairs lie in 16 words, lane l of half h of pair p in bits `8 p + 4 h` of word l; so one shift
 //! brings sixteen numbers to the bottom of their lanes, where a table lookup takes them.
 
+mod cell;
 #[cfg(target_arch = "x86_64")]
 #[expect(
     unsafe_code,
