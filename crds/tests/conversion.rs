@@ -34,6 +34,7 @@ fn facts() -> ModelFacts {
         file_dtype: "Q4_1".to_owned(),
         default_dtype: Dtype::BFloat16,
         quantization: Some("GGUF Q4_1".to_owned()),
+        blocks: None,
         weight_file_bytes: 98_000_000,
         parameters: 134_515_008,
         digest: "sha256:0".to_owned(),

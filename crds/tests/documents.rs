@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::boot::*;
+use plimsoll_crds::v1alpha1::convert::STORED_ROWS_MAX;
 use plimsoll_crds::v1alpha1::engine::*;
 use plimsoll_crds::v1alpha1::facts::*;
 use plimsoll_crds::v1alpha1::report::*;
@@ -45,6 +46,20 @@ fn largest_facts() -> ModelFacts {
         file_dtype: "IQ4_XS".repeat(4),
         default_dtype: Dtype::BFloat16,
         quantization: Some("compressed-tensors, W8A8".to_owned()),
+        blocks: Some(StoredBlocks {
+            embedding: Some(BlockFormat::Q8_0),
+            head: Some(BlockFormat::Q8_0),
+            layers: vec![
+                StoredLayers {
+                    count: u32::MAX,
+                    qkv: Some(BlockFormat::Q4_0),
+                    output: Some(BlockFormat::Q4_1),
+                    gate_up: Some(BlockFormat::Q8_0),
+                    down: Some(BlockFormat::Q8_0),
+                };
+                STORED_ROWS_MAX
+            ],
+        }),
         weight_file_bytes: u64::MAX,
         parameters: u64::MAX,
         digest: format!("sha256:{}", "f".repeat(64)),
@@ -273,6 +288,7 @@ fn report(ranks: u32) -> MemoryReport {
             max_num_seqs: 64,
             max_num_batched_tokens: 2048,
             dtype: Dtype::BFloat16,
+            blocks: vec![BlockFormat::Q4_1, BlockFormat::Q8_0],
             kv_dtype: Dtype::BFloat16,
             kv_cache_tokens: 4096,
             isa: Some("Avx512Bf16".to_owned()),

@@ -8,7 +8,9 @@
 use std::path::Path;
 
 use plimsoll_crds::v1alpha1::convert;
-use plimsoll_crds::v1alpha1::facts::{Architecture, Dtype, ModelFacts, ModelFormat};
+use plimsoll_crds::v1alpha1::facts::{
+    Architecture, BlockFormat, Dtype, ModelFacts, ModelFormat, StoredBlocks, StoredLayers,
+};
 use plimsoll_crds::v1alpha1::{InferenceDeployment, quantity};
 use plimsoll_planner::capacity::{cpu_capacity, cpu_memory_limit};
 use plimsoll_planner::{Bytes, Request};
@@ -34,6 +36,17 @@ fn smollm2() -> ModelFacts {
         file_dtype: "Q4_1".to_owned(),
         default_dtype: Dtype::BFloat16,
         quantization: Some("GGUF Q4_1".to_owned()),
+        blocks: Some(StoredBlocks {
+            embedding: Some(BlockFormat::Q8_0),
+            head: None,
+            layers: vec![StoredLayers {
+                count: 30,
+                qkv: Some(BlockFormat::Q4_1),
+                output: Some(BlockFormat::Q4_1),
+                gate_up: Some(BlockFormat::Q4_1),
+                down: Some(BlockFormat::Q4_1),
+            }],
+        }),
         weight_file_bytes: 98_362_432,
         parameters: 134_515_008,
         digest: "sha256:0".to_owned(),

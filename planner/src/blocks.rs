@@ -1,4 +1,5 @@
-//! Weights that stay in 4 or 8 bits: blocks of 32 columns of one row, with a scale each.
+//! Weights that stay in 4 or 8 bits: blocks of 32 columns of one row, with a scale each; and which
+//! matrices of a model have them.
 
 use std::fmt;
 
@@ -36,6 +37,59 @@ impl fmt::Display for BlockFormat {
             BlockFormat::Q4_1 => "Q4_1",
             BlockFormat::Q8_0 => "Q8_0",
         })
+    }
+}
+
+/// The matrices that a file has in blocks. A matrix of several tensors (q, k and v; gate and up) is in
+/// blocks where all of them are, in the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ModelBlocks {
+    pub embedding: Option<BlockFormat>,
+    /// Of a model that does not tie it to the embedding.
+    pub head: Option<BlockFormat>,
+    /// One per layer, or empty where no layer has any.
+    pub layers: Vec<LayerBlocks>,
+}
+
+/// The matrices of one layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct LayerBlocks {
+    pub qkv: Option<BlockFormat>,
+    pub output: Option<BlockFormat>,
+    pub gate_up: Option<BlockFormat>,
+    pub down: Option<BlockFormat>,
+}
+
+impl LayerBlocks {
+    /// In the order of the fields.
+    pub fn all(self) -> [Option<BlockFormat>; 4] {
+        let LayerBlocks {
+            qkv,
+            output,
+            gate_up,
+            down,
+        } = self;
+        [qkv, output, gate_up, down]
+    }
+}
+
+impl ModelBlocks {
+    pub fn is_empty(&self) -> bool {
+        self.formats().is_empty()
+    }
+
+    /// Every format that a matrix is in, once each, in the order of [`BlockFormat::ALL`].
+    pub fn formats(&self) -> Vec<BlockFormat> {
+        let layers = self.layers.iter().flat_map(|layer| layer.all());
+        let all: Vec<BlockFormat> = [self.embedding, self.head]
+            .into_iter()
+            .chain(layers)
+            .flatten()
+            .collect();
+        BlockFormat::ALL
+            .into_iter()
+            .filter(|format| all.contains(format))
+            .collect()
     }
 }
 

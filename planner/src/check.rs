@@ -8,6 +8,7 @@ use crate::offload;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Budget, Request};
 use crate::split::Problem;
+use crate::stored;
 
 /// Most ranks of one group.
 pub const MOST_RANKS: usize = 16;
@@ -69,6 +70,16 @@ fn cpu_offload(request: &Request) -> Result<(), Box<Refusal>> {
     let Some(asked) = request.cpu_offload else {
         return Ok(());
     };
+    let kinds = request.kept().kinds(request.shape.layers).len();
+    if kinds > 1 {
+        return Err(invalid(
+            FIELD,
+            format!(
+                "the model's layers are stored in {kinds} ways, and only layers that are alike are \
+                 offloaded; leave it out, or write None in spec.model.quantization.mode"
+            ),
+        ));
+    }
     let (layer, least) = offload::least(request);
     let waits = format!(
         "{} layers wait in the rank's own memory",
@@ -97,6 +108,9 @@ fn cpu_offload(request: &Request) -> Result<(), Box<Refusal>> {
 fn model(shape: &ModelShape) -> Result<(), Box<Refusal>> {
     for (limit, value) in limits::of(shape) {
         between(&format!("model {}", limit.field), value, limit.most)?;
+    }
+    if let Some(misfit) = stored::misfit(shape) {
+        return Err(invalid("model weights", misfit));
     }
     let (query_heads, kv_heads) = (shape.query_heads, shape.kv_heads);
     if !query_heads.is_multiple_of(kv_heads) {

@@ -50,6 +50,7 @@ mod tests {
             mlp_bias: false,
             qk_norm: false,
             context: 131_072,
+            blocks: crate::ModelBlocks::default(),
         };
         let kv = KvLayout {
             dtype: Dtype::BFloat16,

@@ -12,6 +12,8 @@ pub mod limits;
 pub mod model;
 pub mod request;
 pub mod shard;
+pub mod stored;
+pub mod tensor;
 
 // Bytes of each account on one rank, and of the host.
 pub mod host;
@@ -42,7 +44,7 @@ pub mod container;
 pub mod table;
 
 pub use account::Account;
-pub use blocks::BlockFormat;
+pub use blocks::{BlockFormat, LayerBlocks, ModelBlocks};
 pub use bytes::Bytes;
 pub use capacity::{cpu_capacity, cpu_memory_limit};
 pub use check::MOST_RANKS;
@@ -58,4 +60,5 @@ pub use remedy::Remedy;
 pub use request::{Backend, Bound, Budget, KvLayout, Limits, RankCapacity, Request, Utilization};
 pub use shard::Shard;
 pub use split::LEAST_CONTEXT;
+pub use stored::{Kept, Quantization};
 pub use table::table;

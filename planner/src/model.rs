@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::blocks::ModelBlocks;
+
 /// A decoder architecture the engine can run. Names are those of `architectures` in a Hugging
 /// Face `config.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,6 +72,8 @@ pub struct ModelShape {
     pub qk_norm: bool,
     /// `max_position_embeddings`: the model's own context, in tokens
     pub context: u32,
+    /// Matrices that the file has in blocks.
+    pub blocks: ModelBlocks,
 }
 
 impl ModelShape {

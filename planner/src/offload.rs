@@ -110,7 +110,7 @@ fn ring(layer_bytes: Bytes, granule: Bytes) -> Bytes {
 
 /// What one rank of a request offloads.
 pub fn of(request: &Request, shard: &Shard) -> Offload {
-    let layer = weights::layer_bytes(&request.shape, shard, request.dtype);
+    let layer = weights::layer_bytes(&request.shape, shard, request.kept());
     Offload::new(request, layer)
 }
 
@@ -118,7 +118,7 @@ pub fn of(request: &Request, shard: &Shard) -> Offload {
 pub fn layout(request: &Request, shard: &Shard, rank: u32) -> WeightLayout {
     let offload = of(request, shard);
     let goes = |layer| offload.index(layer).is_some();
-    weights::offloaded(&request.shape, shard, request.dtype, rank, goes)
+    weights::offloaded(&request.shape, shard, request.kept(), rank, goes)
 }
 
 /// The most host memory that all ranks together can take, however the model is split: what is asked
@@ -128,8 +128,8 @@ pub(crate) fn most_host(request: &Request) -> Bytes {
         return Bytes::ZERO;
     };
     let ranks = u64::from(request.rank_count());
-    let (shape, dtype) = (&request.shape, request.dtype);
-    let whole = weights::layer_bytes(shape, &Shard::whole(shape), dtype);
+    let (shape, kept) = (&request.shape, request.kept());
+    let whole = weights::layer_bytes(shape, &Shard::whole(shape), kept);
     // A cut copies a KV head at most, and pads heads and columns once more: no more than the
     // smallest share takes.
     let least = Shard {
@@ -138,7 +138,7 @@ pub(crate) fn most_host(request: &Request) -> Bytes {
         mlp_columns: 0..1,
         vocab_rows: 0..0,
     };
-    let cut = weights::layer_bytes(shape, &least, dtype).saturating_mul(ranks.saturating_sub(1));
+    let cut = weights::layer_bytes(shape, &least, kept).saturating_mul(ranks.saturating_sub(1));
     let all = (whole + cut).saturating_mul(shape.layers.into());
     let granules = granule(request.backend).saturating_mul(ranks);
     asked.saturating_mul(ranks).min(all + granules)
@@ -162,7 +162,7 @@ pub(crate) fn least(request: &Request) -> (Bytes, Option<Bytes>) {
         mlp_columns: 0..(units * MLP_UNIT_COLUMNS).min(shape.ffn),
         vocab_rows: 0..0,
     };
-    let layer = weights::layer_bytes(shape, &part, request.dtype);
+    let layer = weights::layer_bytes(shape, &part, request.kept());
     let granule = granule(request.backend);
     let layers = ring(layer, granule).get() / layer.get().max(1) + 1;
     let enough = layers <= u64::from(shape.layers);

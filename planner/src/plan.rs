@@ -61,7 +61,7 @@ impl Plan {
         let blocks = blocks.min(split::blocks_wanted(request));
         let of_rank = |rank: &RankPlan| {
             let kv = kv_cache::block_bytes(&request.shape, &rank.shard, &request.kv);
-            weights::layout(&request.shape, &rank.shard, request.dtype, rank.rank).total()
+            weights::layout(&request.shape, &rank.shard, request.kept(), rank.rank).total()
                 + kv.saturating_mul(blocks)
         };
         self.ranks.iter().map(of_rank).collect()

@@ -200,8 +200,8 @@ fn cpu_offload(request: &Request) -> Vec<Remedy> {
     let with = |steps: u64| Remedy::CpuOffload {
         bytes: STEP.saturating_mul(steps),
     };
-    let (shape, dtype) = (&request.shape, request.dtype);
-    let layer = weights::layer_bytes(shape, &Shard::whole(shape), dtype);
+    let shape = &request.shape;
+    let layer = weights::layer_bytes(shape, &Shard::whole(shape), request.kept());
     let most = layer.saturating_mul(shape.layers.into()).get() / STEP.get() + 1;
     let now = request.cpu_offload.unwrap_or_default().get() / STEP.get();
     let least = smallest(now + 1..=most, |steps| holds(&with(steps), request));

@@ -2,6 +2,7 @@
 
 use crate::bytes::Bytes;
 use crate::model::{Dtype, ModelShape};
+use crate::stored::{Kept, Quantization};
 
 /// Where the ranks compute; decides the activation dtype, the granule and the fixed floors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,8 +53,9 @@ pub struct Utilization(pub u32);
 pub struct Request {
     pub shape: ModelShape,
     pub backend: Backend,
-    /// dtype of the weights in memory.
+    /// dtype of the weights in memory, and that in which those in blocks are computed.
     pub dtype: Dtype,
+    pub quantization: Quantization,
     pub kv: KvLayout,
     /// `spec.memory.cpuOffload`: bytes of weights that each rank may keep in host memory.
     pub cpu_offload: Option<Bytes>,
@@ -67,6 +69,24 @@ impl Request {
     /// The tensor-parallel size.
     pub fn rank_count(&self) -> u32 {
         u32::try_from(self.ranks.len()).unwrap_or(u32::MAX)
+    }
+
+    /// How its weights lie.
+    pub fn kept(&self) -> Kept<'_> {
+        self.kept_of(&self.shape)
+    }
+
+    /// How those of a part of its model do.
+    pub(crate) fn kept_of<'a>(&self, shape: &'a ModelShape) -> Kept<'a> {
+        // Those on a card are of a float type.
+        let stays = match (self.backend, self.quantization) {
+            (Backend::Cpu, Quantization::Auto) => !shape.blocks.is_empty(),
+            (Backend::Cpu, Quantization::None) | (Backend::Cuda, _) => false,
+        };
+        Kept {
+            dtype: self.dtype,
+            blocks: stays.then_some(&shape.blocks),
+        }
     }
 
     /// The smallest device whose share under `utilization` is at least `bytes`.

@@ -1,6 +1,7 @@
 //! A plan as a table: what `plimsoll-sidecar plan` prints, in the words that status uses.
 
 use crate::account::Account;
+use crate::blocks::{BlockFormat, ModelBlocks};
 use crate::bytes::Bytes;
 use crate::offload::{self, Offload};
 use crate::plan::{Plan, RankPlan};
@@ -37,10 +38,21 @@ pub fn table(request: &Request, plan: &Plan) -> String {
         request.kv.block_size,
         request.kv.dtype,
         plan.max_model_len,
-        request.dtype,
+        weights(request),
     ));
     text.push_str(&streams(request, plan));
     text
+}
+
+/// The types that weights have in memory: `Q4_1, Q8_0 and BFloat16`.
+fn weights(request: &Request) -> String {
+    let blocks = request.kept().blocks;
+    let formats = blocks.map(ModelBlocks::formats).unwrap_or_default();
+    let names: Vec<String> = formats.iter().map(BlockFormat::to_string).collect();
+    match names.as_slice() {
+        [] => request.dtype.to_string(),
+        names => format!("{}, computed in {}", names.join(", "), request.dtype),
+    }
 }
 
 /// What each rank streams in a step, and how long that takes at most.

@@ -121,7 +121,7 @@ fn offloaded_layers_lie_one_after_the_other_and_the_rest_as_ever() {
     let shard = Shard::whole(&request.shape);
     let offload = plimsoll_planner::offload::of(&request, &shard);
     let layout = plimsoll_planner::offload::layout(&request, &shard, 0);
-    let all = weights::layout(&request.shape, &shard, request.dtype, 0);
+    let all = weights::layout(&request.shape, &shard, request.kept(), 0);
     assert_eq!(layout.total() + offload.bytes(), all.total());
     let (mut resident, mut host) = (0, 0);
     for place in layout.places() {
@@ -196,7 +196,7 @@ proptest! {
     #[test]
     fn more_offload_never_holds_fewer_tokens(request in requests(), percent in 1u64..=110) {
         let without = Request { cpu_offload: None, ..request.clone() };
-        let bytes = percent_of_matrices(&request.shape, request.dtype, percent);
+        let bytes = percent_of_matrices(&request.shape, request.kept(), percent);
         let other = sensible(with(&without, bytes.get()));
         let (less, more) = match other.cpu_offload <= request.cpu_offload {
             true => (other, request),

@@ -69,7 +69,11 @@ fn rows_and_columns_are_padded_to_panels() {
 
 #[test]
 fn blocks_take_the_bytes_of_the_file_and_whole_panels() {
-    let bytes = |format, rows, cols| Form::Blocks(format).bytes(rows, cols).get();
+    let bytes = |format, rows, cols| {
+        Form::Blocks(format, Dtype::BFloat16)
+            .bytes(rows, cols)
+            .get()
+    };
     for (format, block) in [
         (BlockFormat::Q4_0, 18),
         (BlockFormat::Q4_1, 20),

@@ -10,12 +10,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use plimsoll_planner::BlockFormat;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::args::{EngineArgs, GenerationConfig, HttpArgs, ServeArgs};
 use crate::chat::ChatTemplate;
-use crate::config::Settings;
+use crate::config::{Planned, Settings};
 use crate::engine::Engine;
 use crate::engine::config::EngineConfig;
 use crate::engine::handle::EngineState;
@@ -115,6 +116,7 @@ fn load(
     describe(&model, settings);
     let planned = settings.plan(&model)?;
     let planned = room::hold(app, settings, planned)?;
+    describe_weights(&model, &planned);
     for rank in &planned.plan.ranks {
         tracing::info!(
             rank = rank.rank,
@@ -209,12 +211,22 @@ fn describe(model: &Model, settings: &Settings) {
             "adapter opened: it is merged into the weights while they are read"
         );
     }
-    if let Some(quantization) = &facts.quantization {
-        tracing::info!(
-            quantization,
-            "the file is quantised: its weights are expanded to floats while loading"
-        );
-    }
+}
+
+/// What becomes of weights that the file has quantised.
+fn describe_weights(model: &Model, planned: &Planned) {
+    let Some(quantization) = &model.facts.quantization else {
+        return;
+    };
+    let formats = planned.formats();
+    let stay: Vec<String> = formats.iter().map(BlockFormat::to_string).collect();
+    tracing::info!(
+        quantization,
+        stay = stay.join(", "),
+        computed_in = %planned.request.dtype,
+        "the file is quantised: matrices in the formats that stay are kept so, others are expanded while \
+         loading"
+    );
 }
 
 /// From loading to the end of the drain.

@@ -32,6 +32,7 @@ fn small() -> ModelShape {
         mlp_bias: false,
         qk_norm: false,
         context: 64,
+        blocks: plimsoll_planner::ModelBlocks::default(),
     }
 }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::Backend;
 use super::facts::Dtype;
+use super::model::QuantizationMode;
 
 /// All that takes a restart to change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,8 +21,11 @@ pub struct Boot {
     pub served_names: Vec<String>,
     /// Digest that the model must have, with its adapters.
     pub digest: String,
-    /// Type of the weights in memory.
+    /// Type of the weights in memory, and that in which those in blocks are computed.
     pub dtype: Dtype,
+    /// Whether weights stay in the blocks that the file has.
+    #[serde(default, skip_serializing_if = "QuantizationMode::is_auto")]
+    pub quantization: QuantizationMode,
     /// Where the ranks compute.
     pub backend: Backend,
     /// Limits as asked for.

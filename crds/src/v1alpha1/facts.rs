@@ -38,6 +38,57 @@ pub enum Dtype {
     Float16,
 }
 
+/// A block of 32 numbers of a row with a scale, named as in GGUF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum BlockFormat {
+    /// 4 bits and a scale.
+    #[serde(rename = "Q4_0")]
+    Q4_0,
+    /// 4 bits, a scale and a minimum.
+    #[serde(rename = "Q4_1")]
+    Q4_1,
+    /// 8 bits and a scale.
+    #[serde(rename = "Q8_0")]
+    Q8_0,
+}
+
+/// The matrices that a file has in blocks, and that stay so in memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StoredBlocks {
+    /// The embedding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<BlockFormat>,
+    /// The output head of a model that does not tie it to the embedding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<BlockFormat>,
+    /// All layers in order, those beside each other that are alike in one row; empty where no layer
+    /// has any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub layers: Vec<StoredLayers>,
+}
+
+/// Layers whose matrices are stored alike; what is absent is of a float type, or is expanded to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StoredLayers {
+    /// How many layers.
+    pub count: u32,
+    /// The q, k and v projections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qkv: Option<BlockFormat>,
+    /// The output projection of attention.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<BlockFormat>,
+    /// The gate and up projections of the MLP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate_up: Option<BlockFormat>,
+    /// The down projection of the MLP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub down: Option<BlockFormat>,
+}
+
 /// Facts of a model: its shape, how it is stored, and the digest that identifies it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -76,9 +127,13 @@ pub struct ModelFacts {
     pub file_dtype: String,
     /// What `spec.model.dtype: Auto` means for this model.
     pub default_dtype: Dtype,
-    /// How the file is quantised, absent if it is not. Quantised weights are expanded at load.
+    /// How the file is quantised, absent if it is not. What `blocks` does not name is expanded at load.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization: Option<String>,
+    /// Which matrices stay in the blocks that the file has, unless `spec.model.quantization.mode` is
+    /// None.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocks: Option<StoredBlocks>,
     /// Bytes of the weights in the file.
     pub weight_file_bytes: u64,
     /// Number of parameters.

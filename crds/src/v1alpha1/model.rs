@@ -20,10 +20,39 @@ pub struct ModelSpec {
         extend("x-kubernetes-list-type" = "set")
     )]
     pub served_names: Vec<String>,
-    /// Type of the weights in memory: Float32, BFloat16, Float16, or Auto for the file's own
-    /// type (BFloat16 for quantised files, which are expanded at load).
+    /// Type of the weights in memory, and of the numbers that weights in 4 or 8 bits are computed in:
+    /// Float32, BFloat16, Float16, or Auto for the file's own type (BFloat16 for quantised files).
     #[serde(default)]
     pub dtype: DtypeChoice,
+    /// What becomes of weights that the file has in 4 or 8 bits.
+    #[serde(default)]
+    pub quantization: QuantizationSpec,
+}
+
+/// What becomes of weights that the file has in 4 or 8 bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct QuantizationSpec {
+    /// Auto: they stay as the file has them where the engine can compute with them (status.model.blocks
+    /// names which), and take the file's bytes; answers are the same bit for bit. None: all are
+    /// expanded to dtype, which weights need that are to be updated with floats.
+    #[serde(default)]
+    pub mode: QuantizationMode,
+}
+
+/// Whether quantised weights stay so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum QuantizationMode {
+    #[default]
+    Auto,
+    None,
+}
+
+impl QuantizationMode {
+    /// For documents, which leave out what is not asked for.
+    pub(crate) fn is_auto(&self) -> bool {
+        *self == QuantizationMode::Auto
+    }
 }
 
 /// Type of numbers in memory, or Auto.

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::engine::Backend;
-use super::facts::Dtype;
+use super::facts::{BlockFormat, Dtype};
 use super::target::TargetReport;
 
 /// One memory report of one engine.
@@ -140,8 +140,12 @@ pub struct Effective {
     pub max_num_seqs: u32,
     /// Tokens computed in one step.
     pub max_num_batched_tokens: u32,
-    /// Type of the weights in memory.
+    /// Type of the weights in memory, and that in which those in blocks are computed.
     pub dtype: Dtype,
+    /// Blocks that matrices of the weights stay in, as the file has them; absent where all are of dtype.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub blocks: Vec<BlockFormat>,
     /// Type of the cached keys and values.
     pub kv_dtype: Dtype,
     /// Tokens that the KV cache holds.

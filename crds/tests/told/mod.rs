@@ -4,6 +4,7 @@
 use plimsoll_crds::v1alpha1::boot::*;
 use plimsoll_crds::v1alpha1::engine::*;
 use plimsoll_crds::v1alpha1::facts::*;
+use plimsoll_crds::v1alpha1::model::QuantizationMode;
 use plimsoll_crds::v1alpha1::target::*;
 
 pub fn boot() -> Boot {
@@ -13,6 +14,7 @@ pub fn boot() -> Boot {
         served_names: vec!["smollm2".to_owned()],
         digest: "sha256:0".to_owned(),
         dtype: Dtype::BFloat16,
+        quantization: QuantizationMode::Auto,
         backend: Backend::Cpu,
         limits: EngineLimits {
             max_model_len: None,

@@ -36,7 +36,7 @@ pub(super) fn remedied(world: &World<'_>) -> Passed {
         kubernetes
             .kubectl
             .run(&["-n", &space.name, "describe", "infd", resource.name])?;
-    for quota in ["60Mi", "120Mi"] {
+    for quota in ["30Mi", "60Mi"] {
         expect(described.contains(quota), || {
             format!("{quota} is not shown:\n{described}")
         })?;
@@ -72,7 +72,7 @@ fn remedy(message: &str) -> Result<Vec<(u32, String)>> {
         let found: Vec<String> = list.split([' ', ',']).filter_map(quantity).collect();
         return Ok((0..).zip(found).collect());
     }
-    let mut rows = vec![(0, "60Mi".to_owned()), (1, "120Mi".to_owned())];
+    let mut rows = vec![(0, "30Mi".to_owned()), (1, "60Mi".to_owned())];
     let Some((_, rest)) = message.split_once("gpuQuotas[rank=") else {
         bail!("no remedy is named: {message}");
     };
@@ -134,7 +134,7 @@ mod tests {
         let both = remedy("…; try spec.memory.gpuQuotas limits of 170Mi, 310Mi by rank.").unwrap();
         assert_eq!(both, [(0, "170Mi".to_owned()), (1, "310Mi".to_owned())]);
         let one = remedy("try spec.memory.gpuQuotas[rank=1].limit at least 300Mi, or").unwrap();
-        assert_eq!(one, [(0, "60Mi".to_owned()), (1, "300Mi".to_owned())]);
+        assert_eq!(one, [(0, "30Mi".to_owned()), (1, "300Mi".to_owned())]);
         assert!(remedy("no way out").is_err());
     }
 }

@@ -26,6 +26,7 @@ pub(crate) fn boot(
         shape: _,
         backend: _,
         dtype,
+        quantization: _,
         kv,
         cpu_offload,
         limits,
@@ -48,6 +49,7 @@ pub(crate) fn boot(
         served_names: served_names(object),
         digest: model.digest.clone(),
         dtype: (*dtype).into(),
+        quantization: object.spec.model.quantization.mode,
         backend: object.spec.backend.resolve(),
         limits: EngineLimits {
             max_model_len,

@@ -47,11 +47,16 @@ pub(crate) struct Decision {
     pub(crate) look_again: Option<Duration>,
 }
 
+/// Changes when plans need facts that were not read before: every model is inspected once more.
+const FACTS_VERSION: &str = "2";
+
 /// Hash of all that decides which files an engine will see: the source, and where its content
 /// depends on the node, the nodes in question.
 pub(crate) fn source_key(spec: &InferenceDeploymentSpec) -> String {
     let source = &spec.model.source;
     let mut hash = Sha256::new();
+    // Facts of an older operator lack what plans need now.
+    hash.update(FACTS_VERSION);
     // A struct of strings always encodes.
     hash.update(serde_json::to_vec(source).unwrap_or_default());
     if !spec.adapters.is_empty() {

@@ -11,6 +11,7 @@ use crate::offload::Offload;
 use crate::request::Request;
 use crate::scratch;
 use crate::shard::{MLP_UNIT_COLUMNS, Shard, VOCAB_UNIT_ROWS};
+use crate::stored;
 use crate::weights;
 
 /// Grains of a bundled search: a grain is the same part of the MLP and of the vocabulary.
@@ -227,58 +228,91 @@ const NOTHING: Shard = Shard {
     vocab_rows: 0..0,
 };
 
-/// Reads costs off the layouts of a model of one layer, against those of an empty share.
+/// Reads costs off the layouts of models of one layer, against those of an empty share.
 struct Probe<'a> {
     request: &'a Request,
-    one_layer: ModelShape,
-    base: Cost,
+    /// One for each kind of layer.
+    kinds: Vec<Kind>,
+    base_activations: u64,
+}
+
+/// A model of one layer, and how many layers are of that kind.
+struct Kind {
+    one: ModelShape,
+    count: u64,
+    /// Weights of a rank without any share.
+    base: u64,
 }
 
 impl<'a> Probe<'a> {
     fn new(request: &'a Request) -> Probe<'a> {
-        let one_layer = ModelShape {
-            layers: 1,
-            ..request.shape.clone()
+        let shape = &request.shape;
+        let kinds = request.kept().kinds(shape.layers).into_iter();
+        let kind = |(at, count): (u32, u32)| Kind {
+            one: stored::one_layer(shape, at),
+            count: count.into(),
+            base: 0,
         };
         let mut probe = Probe {
             request,
-            one_layer,
-            base: Cost::default(),
+            kinds: kinds.map(kind).collect(),
+            base_activations: 0,
         };
-        probe.base = probe.read(&NOTHING, 0);
+        let bases: Vec<u64> = probe
+            .kinds
+            .iter()
+            .map(|kind| probe.weights(kind, &NOTHING))
+            .collect();
+        for (kind, base) in probe.kinds.iter_mut().zip(bases) {
+            kind.base = base;
+        }
+        probe.base_activations = probe.activations(&NOTHING);
         probe
     }
 
-    fn read(&self, shard: &Shard, input_width: u64) -> Cost {
+    /// Rank 1's, not 0's: the biases of rank 0 belong to no share.
+    fn weights(&self, kind: &Kind, shard: &Shard) -> u64 {
+        let kept = self.request.kept_of(&kind.one);
+        weights::layout(&kind.one, shard, kept, 1).total().0 - kind.base
+    }
+
+    fn activations(&self, shard: &Shard) -> u64 {
         let Request {
+            shape,
             limits,
             backend,
+            ..
+        } = self.request;
+        scratch::activations(shape, shard, limits, *backend)
+            .total()
+            .0
+    }
+
+    /// `in_layers`: a share of each layer, otherwise one of what lies around them.
+    fn share(&self, shard: &Shard, input_width: u64, in_layers: bool) -> Cost {
+        let Request {
+            shape,
+            limits,
             dtype,
             kv,
             ..
         } = self.request;
-        let shape = &self.one_layer;
+        let weights = match in_layers {
+            true => {
+                let all = |kind: &Kind| self.weights(kind, shard) * kind.count;
+                self.kinds.iter().map(all).sum()
+            }
+            false => self
+                .kinds
+                .first()
+                .map_or(0, |kind| self.weights(kind, shard)),
+        };
+        let attention = scratch::workspaces(shape, shard, limits, 1, *dtype, kv).attention;
         Cost {
-            // Rank 1, not 0: the biases of rank 0 belong to no share.
-            weights: weights::layout(shape, shard, *dtype, 1).total().0,
-            layer: weights::layer_bytes(shape, shard, *dtype).0,
-            activations: scratch::activations(shape, shard, limits, *backend)
-                .total()
-                .0,
-            workspaces: scratch::workspaces(shape, shard, limits, 1, *dtype, kv)
-                .attention
-                .bytes,
-            input_width,
-        }
-    }
-
-    fn share(&self, shard: &Shard, input_width: u64, layers: u32) -> Cost {
-        let cost = self.read(shard, input_width);
-        Cost {
-            weights: (cost.weights - self.base.weights) * u64::from(layers),
-            layer: cost.layer,
-            activations: cost.activations - self.base.activations,
-            workspaces: cost.workspaces.next_multiple_of(weights::TENSOR_ALIGN.0),
+            weights,
+            layer: weights::layer_bytes(shape, shard, self.request.kept()).0,
+            activations: self.activations(shard) - self.base_activations,
+            workspaces: attention.bytes.next_multiple_of(weights::TENSOR_ALIGN.0),
             input_width,
         }
     }
@@ -293,7 +327,7 @@ impl<'a> Probe<'a> {
         Heads {
             queries,
             kv,
-            cost: self.share(&shard, width, self.request.shape.layers),
+            cost: self.share(&shard, width, true),
         }
     }
 
@@ -302,11 +336,7 @@ impl<'a> Probe<'a> {
             mlp_columns: 0..columns,
             ..NOTHING
         };
-        self.share(
-            &shard,
-            weights::padded_mlp_columns(&shard),
-            self.request.shape.layers,
-        )
+        self.share(&shard, weights::padded_mlp_columns(&shard), true)
     }
 
     fn rows(&self, rows: u32) -> Cost {
@@ -316,7 +346,7 @@ impl<'a> Probe<'a> {
                 ..NOTHING
             },
             0,
-            1,
+            false,
         )
     }
 
@@ -325,7 +355,6 @@ impl<'a> Probe<'a> {
             shape,
             backend,
             limits,
-            dtype,
             kv,
             ..
         } = self.request;
@@ -337,8 +366,9 @@ impl<'a> Probe<'a> {
         let driver = scratch::driver(*backend, ranks);
         let comm = scratch::comm(shape, limits, ranks).total() + driver.comm;
         let constant = [comm, driver.context, driver.graphs];
+        let kept = self.request.kept();
         let base_weights =
-            [1, 0].map(|rank| weights::layout(shape, &NOTHING, *dtype, rank).total().0);
+            [1, 0].map(|rank| weights::layout(shape, &NOTHING, kept, rank).total().0);
         Costs {
             heads: whole.chain(parts).collect(),
             columns,
@@ -348,7 +378,7 @@ impl<'a> Probe<'a> {
             query_heads: shape.query_heads,
             request: self.request.clone(),
             base_weights,
-            base_activations: self.base.activations,
+            base_activations: self.base_activations,
             constant: constant
                 .into_iter()
                 .map(|bytes| bytes.round_up(granule).0)

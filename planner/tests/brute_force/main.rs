@@ -8,12 +8,12 @@ use std::cell::Cell;
 
 use oracle::{best, blocks_wanted, fits, score};
 use plimsoll_planner::{
-    Architecture, Backend, Bytes, Dtype, KvLayout, Limits, ModelShape, Plan, RankCapacity, Request,
-    Shard, Utilization, plan, refit,
+    Architecture, Backend, Bytes, Dtype, KvLayout, Limits, ModelBlocks, ModelShape, Plan,
+    Quantization, RankCapacity, Request, Shard, Utilization, plan, refit,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use samples::random::{percent_of_matrices, sensible};
+use samples::random::{in_blocks, percent_of_matrices, sensible};
 
 fn check(request: &Request) -> Result<Option<Plan>, TestCaseError> {
     let expected = best(request);
@@ -67,7 +67,7 @@ prop_compose! {
         ),
         ffn in prop::sample::select(vec![100u32, 128, 256, 300, 384]),
         vocab in prop::sample::select(vec![50u32, 64, 100, 192, 250]),
-        flags in any::<[bool; 6]>(),
+        (flags, stored) in (any::<[bool; 6]>(), prop::option::weighted(0.4, any::<u64>())),
         float32 in any::<bool>(),
         max_model_len in prop::option::of(1u32..=300),
         max_num_seqs in 1u32..=3,
@@ -78,7 +78,7 @@ prop_compose! {
         query_heads in Just(if ranks == 3 { kv_heads.min(3) * group } else { kv_heads * group }),
         kv_heads in Just(if ranks == 3 { kv_heads.min(3) } else { kv_heads }),
         ranks in Just(ranks), layers in Just(layers), hidden in Just(hidden), ffn in Just(ffn),
-        vocab in Just(vocab), flags in Just(flags), float32 in Just(float32),
+        vocab in Just(vocab), flags in Just(flags), stored in Just(stored), float32 in Just(float32),
         max_model_len in Just(max_model_len), max_num_seqs in Just(max_num_seqs),
         size in Just(size), pages in Just(pages), offload in Just(offload),
     ) -> Request {
@@ -87,14 +87,16 @@ prop_compose! {
             architecture: Architecture::Llama,
             layers, hidden, query_heads, kv_heads, head_dim: 8, ffn, vocab,
             tied, qkv_bias, output_bias, mlp_bias, qk_norm, context: 300,
+            blocks: ModelBlocks::default(),
         };
         let dtype = if float32 { Dtype::Float32 } else { Dtype::BFloat16 };
         let deeper = u64::from(layers).div_ceil(2);
-        sensible(Request {
-            cpu_offload: offload.map(|percent| percent_of_matrices(&shape, dtype, percent)),
-            shape,
+        let request = Request {
+            cpu_offload: None,
+            shape: in_blocks(shape, stored),
             backend: Backend::Cpu,
             dtype,
+            quantization: Quantization::Auto,
             kv: KvLayout {
                 dtype: Dtype::BFloat16,
                 block_size: 16,
@@ -109,7 +111,9 @@ prop_compose! {
                     RankCapacity { quota, total }
                 })
                 .collect(),
-        })
+        };
+        let offloaded = |percent| percent_of_matrices(&request.shape, request.kept(), percent);
+        sensible(Request { cpu_offload: offload.map(offloaded), ..request.clone() })
     }
 }
 
@@ -212,6 +216,7 @@ fn eight_groups_on_three_unequal_ranks() {
         mlp_bias: true,
         qk_norm: true,
         context: 512,
+        blocks: ModelBlocks::default(),
     };
     let quotas = [600, 1600, 1100].map(|pages| pages * 4096);
     let mut request = samples::request(shape, Backend::Cpu, &quotas);

@@ -72,8 +72,8 @@ fn budget(request: &Request, rank: usize) -> u64 {
 
 /// Weights of a rank that offloads as many layers as fit, when that gains anything.
 fn weight_bytes(request: &Request, rank: usize, shard: &Shard) -> u64 {
-    let all = weights::layout(&request.shape, shard, request.dtype, rank as u32).total();
-    let layer = weights::layer_bytes(&request.shape, shard, request.dtype).get();
+    let all = weights::layout(&request.shape, shard, request.kept(), rank as u32).total();
+    let layer = weights::layer_bytes(&request.shape, shard, request.kept()).get();
     let most = request.cpu_offload.unwrap_or_default().get() / 4096 * 4096;
     let layers = (0..=u64::from(request.shape.layers))
         .take_while(|layers| layers * layer <= most)
@@ -125,7 +125,7 @@ fn most_blocks(request: &Request, shards: &[Shard], bound: u64) -> Option<u64> {
 
 fn step_bytes(request: &Request, shards: &[Shard], blocks: u64) -> u64 {
     let of_rank = |(rank, shard): (usize, &Shard)| {
-        weights::layout(&request.shape, shard, request.dtype, rank as u32)
+        weights::layout(&request.shape, shard, request.kept(), rank as u32)
             .total()
             .get()
             + kv_cache::block_bytes(&request.shape, shard, &request.kv).get() * blocks

@@ -4,8 +4,8 @@
 pub(crate) mod random;
 
 use plimsoll_planner::{
-    Architecture, Backend, Bytes, Dtype, KvLayout, Limits, ModelShape, RankCapacity, Request,
-    Utilization,
+    Architecture, Backend, Bytes, Dtype, KvLayout, Limits, ModelBlocks, ModelShape, Quantization,
+    RankCapacity, Request, Utilization,
 };
 
 pub(crate) const MIB: u64 = 1 << 20;
@@ -26,6 +26,7 @@ pub(crate) fn smollm2() -> ModelShape {
         mlp_bias: false,
         qk_norm: false,
         context: 8192,
+        blocks: ModelBlocks::default(),
     }
 }
 
@@ -111,6 +112,7 @@ pub(crate) fn request(shape: ModelShape, backend: Backend, quotas: &[u64]) -> Re
         shape,
         backend,
         dtype: Dtype::BFloat16,
+        quantization: Quantization::Auto,
         kv: KvLayout {
             dtype: Dtype::BFloat16,
             block_size: 16,

@@ -1,8 +1,9 @@
 //! Random models, limits and quotas.
 
 use plimsoll_planner::{
-    Architecture, Backend, Bytes, Dtype, KvLayout, Limits, ModelShape, RankCapacity, Reason,
-    Request, Shard, Utilization, plan, weights,
+    Architecture, Backend, BlockFormat, Bytes, Dtype, Kept, KvLayout, LayerBlocks, Limits,
+    ModelBlocks, ModelShape, Quantization, RankCapacity, Reason, Request, Shard, Utilization, plan,
+    stored, weights,
 };
 use proptest::prelude::*;
 
@@ -17,17 +18,22 @@ pub(crate) fn shapes() -> impl Strategy<Value = ModelShape> {
         1u32..=60_000,
         1u32..=40_000,
     );
-    (heads, widths, any::<[bool; 5]>()).prop_map(|(heads, widths, flags)| {
+    let stored = prop::option::weighted(0.4, any::<u64>());
+    (heads, widths, any::<[bool; 5]>(), stored).prop_map(|(heads, widths, flags, stored)| {
         let ((kv_heads, group, head_dim), (layers, hidden, ffn, vocab, context)) = (heads, widths);
         let [tied, qkv_bias, output_bias, mlp_bias, qk_norm] = flags;
-        ModelShape {
+        let whole = |size: u32| match stored {
+            Some(_) => size.next_multiple_of(32),
+            None => size,
+        };
+        let shape = ModelShape {
             architecture: Architecture::Qwen3,
             layers,
-            hidden,
+            hidden: whole(hidden),
             query_heads: kv_heads * group,
             kv_heads,
             head_dim,
-            ffn,
+            ffn: whole(ffn),
             vocab,
             tied,
             qkv_bias,
@@ -35,8 +41,46 @@ pub(crate) fn shapes() -> impl Strategy<Value = ModelShape> {
             mlp_bias,
             qk_norm,
             context,
-        }
+            blocks: ModelBlocks::default(),
+        };
+        in_blocks(shape, stored)
     })
+}
+
+/// The shape with some of its matrices in blocks, as the seed says; those that can be.
+pub(crate) fn in_blocks(shape: ModelShape, seed: Option<u64>) -> ModelShape {
+    let Some(seed) = seed else {
+        return shape;
+    };
+    let pick = |salt: u64, size: u32| {
+        let [q4_0, q4_1, q8_0] = BlockFormat::ALL.map(Some);
+        let dice =
+            (seed ^ salt.wrapping_mul(0x9E37_79B9_7F4A_7C15)).wrapping_mul(0xD1B5_4A32_D192_ED03);
+        let chosen = [None, q4_0, q4_1, q8_0][(dice >> 62) as usize];
+        chosen.filter(|_| size.is_multiple_of(32))
+    };
+    // Half of the models have layers that are alike.
+    let layer = |layer: u32| {
+        let salt = if seed % 2 == 0 {
+            0
+        } else {
+            u64::from(layer % 3) * 8
+        };
+        LayerBlocks {
+            qkv: pick(salt + 1, shape.hidden),
+            output: pick(salt + 2, shape.head_dim),
+            gate_up: pick(salt + 3, shape.hidden),
+            down: pick(salt + 4, shape.ffn),
+        }
+    };
+    let blocks = ModelBlocks {
+        embedding: pick(100, shape.hidden),
+        head: pick(101, shape.hidden).filter(|_| !shape.tied),
+        layers: (0..shape.layers).map(layer).collect(),
+    };
+    let shape = ModelShape { blocks, ..shape };
+    assert_eq!(stored::misfit(&shape), None);
+    shape
 }
 
 pub(crate) fn dtypes() -> impl Strategy<Value = Dtype> {
@@ -48,6 +92,7 @@ prop_compose! {
     pub(crate) fn requests()(
         shape in shapes(),
         (dtype, kv_dtype, cuda) in (dtypes(), dtypes(), prop::bool::weighted(0.2)),
+        expands in prop::bool::weighted(0.2),
         max_model_len in prop::option::weighted(0.3, 1u32..=2000),
         (max_num_seqs, max_num_batched_tokens) in (1u32..=64, 1u32..=1024),
         size in prop::option::weighted(0.1, 1u64..=64),
@@ -61,12 +106,12 @@ prop_compose! {
             let quota = Bytes::measured(scale + mib * MIB);
             RankCapacity { quota: Some(quota), total: both.then(|| quota.saturating_mul(2)) }
         };
-        let offloaded = offload.map(|percent| percent_of_matrices(&shape, dtype, percent));
-        sensible(Request {
+        let request = Request {
             shape,
-            cpu_offload: offloaded,
+            cpu_offload: None,
             backend: if cuda { Backend::Cuda } else { Backend::Cpu },
             dtype,
+            quantization: if expands { Quantization::None } else { Quantization::Auto },
             kv: KvLayout {
                 dtype: kv_dtype,
                 block_size: 16,
@@ -75,13 +120,15 @@ prop_compose! {
             limits: Limits { max_model_len, max_num_seqs, max_num_batched_tokens },
             utilization: Utilization(utilization),
             ranks: ranks.iter().map(capacity).collect(),
-        })
+        };
+        let offloaded = |percent| percent_of_matrices(&request.shape, request.kept(), percent);
+        sensible(Request { cpu_offload: offload.map(offloaded), ..request.clone() })
     }
 }
 
 /// So many percent of what all matrices of a model's layers take.
-pub(crate) fn percent_of_matrices(shape: &ModelShape, dtype: Dtype, percent: u64) -> Bytes {
-    let layer = weights::layer_bytes(shape, &Shard::whole(shape), dtype);
+pub(crate) fn percent_of_matrices(shape: &ModelShape, kept: Kept<'_>, percent: u64) -> Bytes {
+    let layer = weights::layer_bytes(shape, &Shard::whole(shape), kept);
     let all = layer.saturating_mul(shape.layers.into());
     Bytes::measured(all.get() / 100 * percent)
 }

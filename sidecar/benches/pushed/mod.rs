@@ -109,7 +109,7 @@ fn write(model: &Model, dtype: Dtype) -> anyhow::Result<Sent> {
         Dtype::Float32 => ("F32", 4),
         Dtype::Float16 | Dtype::BFloat16 => ("BF16", 2),
     };
-    let pushable = Pushable::of(model, dtype);
+    let pushable = Pushable::of(model, dtype.into());
     let (mut header, mut end) = (Map::new(), 0);
     for tensor in pushable.needed() {
         let info = model.tensors.info(tensor);

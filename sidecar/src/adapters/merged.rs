@@ -7,14 +7,14 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use plimsoll_planner::Dtype;
+use plimsoll_planner::{BlockFormat, Dtype};
 
 use super::factor::Factor;
 use super::product::Product;
 use super::refused;
 use crate::model_error::ModelError;
 use crate::weights::encoding::{encode, limit};
-use crate::weights::{TensorInfo, TensorSource, check_block};
+use crate::weights::{TensorInfo, TensorSource, check_block, other_type};
 
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(crate) const HEAD: &str = "lm_head.weight";
@@ -222,6 +222,29 @@ impl TensorSource for Merged {
         self.check(dtype, name, first_row, width, &numbers)?;
         encode(dtype, &numbers, out);
         Ok(())
+    }
+
+    /// What is changed is expanded.
+    fn blocks(&self, name: &str) -> Option<BlockFormat> {
+        match self.changes.contains_key(name) {
+            true => None,
+            false => self.base.blocks(self.behind(name)),
+        }
+    }
+
+    fn read_blocks(
+        &self,
+        format: BlockFormat,
+        name: &str,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [u8],
+    ) -> Result<(), ModelError> {
+        if self.changes.contains_key(name) {
+            return Err(other_type(format, name, self.info(name)));
+        }
+        self.base
+            .read_blocks(format, self.behind(name), rows, cols, out)
     }
 }
 

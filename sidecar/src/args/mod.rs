@@ -22,7 +22,7 @@ use crate::engine::weights::WeightsInForce;
 use adapters::MERGE_EXAMPLES;
 pub use adapters::{AdapterArgs, MergeArgs};
 pub use bench::BenchArgs;
-pub use values::{DtypeArg, GenerationConfig, Output, RankQuota};
+pub use values::{DtypeArg, GenerationConfig, Output, QuantizationArg, RankQuota};
 use values::{
     isa, isa_help, origin, quantity_bytes, rank_quota, served_name, share, weight_version,
 };
@@ -134,7 +134,7 @@ pub struct ServeArgs {
 }
 
 /// Flags that say what `--config` says.
-const CONFIG_REPLACES: [&str; 15] = [
+const CONFIG_REPLACES: [&str; 16] = [
     "model",
     "adapter",
     "tensor_parallel_size",
@@ -149,6 +149,7 @@ const CONFIG_REPLACES: [&str; 15] = [
     "cpu_offload",
     "block_size",
     "dtype",
+    "quantization",
     "served_model_name",
 ];
 
@@ -220,9 +221,13 @@ pub struct MemoryArgs {
         default_value_t = 16
     )]
     pub block_size: u32,
-    /// Type of the weights in memory; auto is the file's own (bfloat16 for quantised files).
+    /// Type of the weights in memory, and of the numbers that weights in 4 or 8 bits are computed in;
+    /// auto is the file's own (bfloat16 for quantised files).
     #[arg(long, value_enum, default_value_t = DtypeArg::Auto)]
     pub dtype: DtypeArg,
+    /// What becomes of weights that the file has in 4 or 8 bits.
+    #[arg(long, value_enum, default_value_t = QuantizationArg::Auto)]
+    pub quantization: QuantizationArg,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -4,7 +4,7 @@ use axum::http::HeaderValue;
 use clap::ValueEnum;
 use plimsoll_crds::v1alpha1::quantity;
 use plimsoll_kernels::isa::{self, Isa};
-use plimsoll_planner::{Bytes, Dtype};
+use plimsoll_planner::{Bytes, Dtype, Quantization};
 
 use crate::adapters::AdapterPath;
 use crate::digits;
@@ -41,6 +41,25 @@ impl DtypeArg {
             DtypeArg::Float32 => Dtype::Float32,
             DtypeArg::Bfloat16 => Dtype::BFloat16,
             DtypeArg::Float16 => Dtype::Float16,
+        }
+    }
+}
+
+/// What becomes of weights that the file has in 4 or 8 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum QuantizationArg {
+    /// They stay so where the engine can compute with them: Q4_0, Q4_1 and Q8_0. Answers are those
+    /// of expanded weights, bit for bit.
+    Auto,
+    /// All are expanded to --dtype at load.
+    None,
+}
+
+impl From<QuantizationArg> for Quantization {
+    fn from(arg: QuantizationArg) -> Quantization {
+        match arg {
+            QuantizationArg::Auto => Quantization::Auto,
+            QuantizationArg::None => Quantization::None,
         }
     }
 }

@@ -9,7 +9,8 @@ use plimsoll_crds::v1alpha1::boot::BootAdapter;
 use plimsoll_crds::v1alpha1::engine::Backend;
 use plimsoll_crds::v1alpha1::report::Effective;
 use plimsoll_planner::{
-    Backend as PlanBackend, KvLayout, Limits, Plan, RankCapacity, Request, Utilization, plan_within,
+    Backend as PlanBackend, BlockFormat, KvLayout, Limits, ModelBlocks, Plan, RankCapacity,
+    Request, Utilization, plan_within,
 };
 
 use crate::adapters::AdapterPath;
@@ -106,6 +107,7 @@ pub fn plan_flags(flags: &MemoryArgs, model: &Model) -> Result<Planned, BootErro
         shape: model.shape.clone(),
         backend: PlanBackend::Cpu,
         dtype,
+        quantization: flags.quantization.into(),
         kv: KvLayout {
             dtype: flags.kv_cache_dtype.resolve(dtype),
             block_size: flags.block_size,
@@ -133,6 +135,12 @@ impl Planned {
         }
     }
 
+    /// Blocks that matrices stay in, each once.
+    pub fn formats(&self) -> Vec<BlockFormat> {
+        let blocks = self.request.kept().blocks;
+        blocks.map(ModelBlocks::formats).unwrap_or_default()
+    }
+
     /// The limits in force, as reports show them.
     pub fn effective(&self, isa: Option<String>) -> Effective {
         Effective {
@@ -140,6 +148,7 @@ impl Planned {
             max_num_seqs: self.request.limits.max_num_seqs,
             max_num_batched_tokens: self.request.limits.max_num_batched_tokens,
             dtype: self.request.dtype.into(),
+            blocks: self.formats().into_iter().map(Into::into).collect(),
             kv_dtype: self.request.kv.dtype.into(),
             kv_cache_tokens: self.plan.kv_tokens,
             isa,

@@ -141,7 +141,7 @@ impl Engine {
                 writes: 0,
                 pushed: false,
             }),
-            pushable: Pushable::of(&model, request.dtype),
+            pushable: Pushable::of(&model, request.kept()),
             model: Arc::clone(&model),
             #[cfg(test)]
             sabotage: sabotage::Sabotage::default(),

@@ -34,7 +34,7 @@ pub struct Batch<'a> {
     pub table_stride: usize,
 }
 
-/// Reads some rows of a weight into bytes that are as long.
+/// Reads some rows of a weight into bytes that are as long: numbers of its type, or whole blocks.
 pub type ReadRows<'a> = dyn Fn(Range<usize>, &mut [u8]) -> Result<(), ModelError> + Sync + 'a;
 
 /// One rank's memory, from its reservation on.

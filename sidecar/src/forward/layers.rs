@@ -156,7 +156,7 @@ pub(super) fn handle(place: &TensorPlace) -> Handle {
         format: match place.form {
             Form::RowMajor(dtype) => Format::RowMajor(dtype),
             Form::Panels(dtype) => Format::Panels(dtype),
-            Form::Blocks(format) => Format::Blocks(format),
+            Form::Blocks(format, _) => Format::Blocks(format),
             Form::Vector => Format::F32,
         },
     }
@@ -170,8 +170,7 @@ pub(super) fn matrix(place: &TensorPlace) -> Matrix {
         rows: size(place.rows),
         cols: size(place.cols),
         dtype: match place.form {
-            Form::RowMajor(dtype) | Form::Panels(dtype) => dtype,
-            Form::Blocks(_) => unreachable!("no layout has blocks: {place:?}"),
+            Form::RowMajor(dtype) | Form::Panels(dtype) | Form::Blocks(_, dtype) => dtype,
             Form::Vector => Dtype::Float32,
         },
         bias: None,

@@ -1,5 +1,6 @@
 //! The numbers of a config before they are believed, and the checks that make them a shape.
 
+use plimsoll_planner::ModelBlocks;
 use plimsoll_planner::limits::{self, Limit};
 use plimsoll_planner::{Architecture, ModelShape};
 
@@ -86,6 +87,7 @@ impl Numbers {
             mlp_bias: self.mlp_bias,
             qk_norm: self.qk_norm,
             context: within(file, &self.context, limits::CONTEXT)?,
+            blocks: ModelBlocks::default(),
         })
     }
 }

@@ -1,5 +1,6 @@
 //! What `inspect` tells about a model, from its headers.
 
+use plimsoll_crds::v1alpha1::convert;
 use plimsoll_crds::v1alpha1::facts::{self, ModelFormat};
 use plimsoll_planner::{Architecture, Dtype, ModelShape};
 
@@ -72,6 +73,7 @@ pub(crate) fn facts(
             Dtype::Float16 => facts::Dtype::Float16,
         },
         quantization: quantized.then(|| format!("GGUF {file_dtype}")),
+        blocks: convert::stored_blocks(&shape.blocks),
         file_dtype,
         weight_file_bytes,
         parameters,

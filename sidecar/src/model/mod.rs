@@ -3,7 +3,8 @@
 //! `ModelFolder::open` reads the config (or GGUF metadata) and every tensor header, checks them
 //! against each other and returns a [`Model`]. No tensor data is touched.
 
-pub(crate) mod bounds;
+pub(crate) mod blocks;
+mod bounds;
 pub(crate) mod config;
 pub(crate) mod defaults;
 mod facts;
@@ -90,12 +91,13 @@ impl Model {
     fn with(mut self, adapters: &[AdapterPath]) -> Result<Model, ModelError> {
         let called = display_name(&self.path);
         let Together {
-            shape,
+            mut shape,
             tensors,
             adapters,
             told,
             ..
         } = adapters::merge(adapters, self.shape, self.tensors, &called)?;
+        shape.blocks = blocks::of(&shape, &*tensors);
         let mut digest = Digest::new();
         digest.update(self.digest.as_bytes());
         for adapter in &adapters {
@@ -276,8 +278,9 @@ struct Opened<'a> {
 }
 
 impl Opened<'_> {
-    fn check(self) -> Result<Model, ModelError> {
+    fn check(mut self) -> Result<Model, ModelError> {
         validate(&self.shape, &*self.tensors)?;
+        self.shape.blocks = blocks::of(&self.shape, &*self.tensors);
         let mut eos_ids = self.eos_ids;
         eos_ids.sort_unstable();
         eos_ids.dedup();

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-use plimsoll_planner::Dtype;
+use plimsoll_planner::{BlockFormat, Dtype, Kept};
 
+use super::blocks::place_of;
 use super::replacement::not_beside;
 use super::{Model, ModelError};
 use crate::model_error::shorten;
@@ -17,23 +18,30 @@ const TYPES: [&str; 3] = ["F32", "F16", "BF16"];
 pub struct Pushable {
     shapes: HashMap<String, Vec<usize>>,
     needed: Vec<String>,
+    /// Those whose place is in blocks: no float goes there.
+    in_blocks: HashMap<String, BlockFormat>,
     dtype: Dtype,
     /// That would be lost.
     adapter: Option<String>,
 }
 
 impl Pushable {
-    /// `dtype`: in which the engine keeps matrices.
-    pub fn of(model: &Model, dtype: Dtype) -> Pushable {
+    /// `kept`: how the engine keeps matrices.
+    pub fn of(model: &Model, kept: Kept<'_>) -> Pushable {
         let names = model.tensors.names().into_iter();
         let known = names.filter_map(|name| model.tensors.info(name));
         let known = known.map(|info| (info.name.clone(), info.shape.clone()));
         // What the engine reads has one shape, whatever the file.
         let needed = needed(&model.shape);
+        let in_blocks = kept.blocks.into_iter().flat_map(|blocks| {
+            let place = |(name, _): &(String, _)| Some((name.clone(), place_of(blocks, name)?));
+            needed.iter().filter_map(place).collect::<Vec<_>>()
+        });
         Pushable {
+            in_blocks: in_blocks.collect(),
             shapes: known.chain(needed.iter().cloned()).collect(),
             needed: needed.into_iter().map(|(name, _)| name).collect(),
-            dtype,
+            dtype: kept.dtype,
             adapter: model.adapters.first().map(|of| of.at.name.clone()),
         }
     }
@@ -75,7 +83,14 @@ impl Pushable {
                 let dtype = shorten(dtype);
                 refuse(format!("is {dtype}; taken are {}", TYPES.join(", ")))
             }
-            Some(_) => Ok(()),
+            Some(_) => match self.in_blocks.get(name) {
+                None => Ok(()),
+                Some(format) => refuse(format!(
+                    "is kept in the blocks of the file ({format}), which no {dtype} can replace; start \
+                     the engine with all weights expanded (--quantization none, or \
+                     spec.model.quantization.mode: None)"
+                )),
+            },
         }
     }
 }

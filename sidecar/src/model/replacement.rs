@@ -3,6 +3,8 @@
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
+use plimsoll_planner::ModelShape;
+
 use super::config::{self, CONFIG, CONFIG_BYTES_MAX};
 use super::{AdapterPath, Model, ModelError, gguf_at, open_gguf};
 use crate::adapters::{self, Together};
@@ -54,7 +56,9 @@ impl Replacement {
         }
         let Together { shape, tensors, .. } =
             adapters::merge(&asked, shape, tensors, &display_name(path))?;
-        same_fields(&file, &loaded.shape, &shape)?;
+        // Types are compared tensor by tensor.
+        let blocks = loaded.shape.blocks.clone();
+        same_fields(&file, &loaded.shape, &ModelShape { blocks, ..shape })?;
         same_fields(&file, &loaded.params, &params)?;
         same_tensors(&*loaded.tensors, &*tensors)?;
         Ok(Replacement {

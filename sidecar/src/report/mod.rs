@@ -265,6 +265,7 @@ pub(crate) mod tests {
             max_model_len: 128,
             max_num_seqs: 4,
             max_num_batched_tokens: 64,
+            blocks: Vec::new(),
             dtype: Dtype::Float32,
             kv_dtype: Dtype::Float32,
             kv_cache_tokens: 16_000,

@@ -6,7 +6,7 @@
 //! a fifth bit of each number in four bytes of their own. `k_quants` has the types of 256 numbers.
 
 use half::{bf16, f16};
-use plimsoll_planner::Dtype;
+use plimsoll_planner::{BlockFormat, Dtype};
 
 use super::k_quants::{self, Q2_K_BYTES, Q3_K_BYTES, Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES, scale};
 
@@ -108,6 +108,25 @@ impl Encoding {
             Encoding::F16 => Some(Dtype::Float16),
             Encoding::Bf16 => Some(Dtype::BFloat16),
             _ => None,
+        }
+    }
+
+    /// The blocks that stay as they are in memory.
+    pub(crate) const fn blocks(self) -> Option<BlockFormat> {
+        match self {
+            Encoding::Q4_0 => Some(BlockFormat::Q4_0),
+            Encoding::Q4_1 => Some(BlockFormat::Q4_1),
+            Encoding::Q8_0 => Some(BlockFormat::Q8_0),
+            Encoding::F32
+            | Encoding::F16
+            | Encoding::Bf16
+            | Encoding::Q5_0
+            | Encoding::Q5_1
+            | Encoding::Q2K
+            | Encoding::Q3K
+            | Encoding::Q4K
+            | Encoding::Q5K
+            | Encoding::Q6K => None,
         }
     }
 

@@ -21,7 +21,7 @@ mod validate;
 use std::fmt::Debug;
 use std::ops::Range;
 
-use plimsoll_planner::Dtype;
+use plimsoll_planner::{BlockFormat, Dtype};
 
 use crate::model_error::{ModelError, shorten};
 
@@ -93,6 +93,26 @@ pub trait TensorSource: Debug + Send + Sync {
         Ok(())
     }
 
+    /// The blocks that the file has a tensor in, where [`TensorSource::read_blocks`] reads those.
+    fn blocks(&self, _name: &str) -> Option<BlockFormat> {
+        None
+    }
+
+    /// As [`TensorSource::read_block`], as the blocks that the file has: columns begin and end with one.
+    ///
+    /// # Errors
+    /// As [`TensorSource::read_block`]; when the file has the tensor in another type.
+    fn read_blocks(
+        &self,
+        format: BlockFormat,
+        name: &str,
+        _rows: Range<usize>,
+        _cols: Range<usize>,
+        _out: &mut [u8],
+    ) -> Result<(), ModelError> {
+        Err(other_type(format, name, self.info(name)))
+    }
+
     /// Reads whole rows (elements of a vector). See [`TensorSource::read_block`].
     ///
     /// # Errors
@@ -101,6 +121,16 @@ pub trait TensorSource: Debug + Send + Sync {
         let cols = self.info(name).map_or(0, |info| info.rows_cols().1);
         self.read_block(name, rows, 0..cols, out)
     }
+}
+
+/// A tensor whose place is in blocks that the file has not.
+pub(crate) fn other_type(format: BlockFormat, name: &str, info: Option<&TensorInfo>) -> ModelError {
+    let is = info.map_or("not in the model", |info| &info.dtype);
+    let message = format!(
+        "tensor `{}` is {is}, and its place in memory is in blocks of {format}",
+        shorten(name)
+    );
+    ModelError::weights("weights", message)
 }
 
 /// The checks every reader makes before it reads.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use plimsoll_planner::Dtype;
+use plimsoll_planner::{BlockFormat, Dtype};
 
 use super::encoding::Encoding;
 use super::file::WeightFile;
@@ -65,18 +65,62 @@ impl Stored {
         if self.encoding.plain() != Some(dtype) || self.order != RowOrder::Plain {
             return Ok(false);
         }
+        self.read_bytes(file, rows, cols, out)?;
+        Ok(true)
+    }
+
+    /// Reads the blocks of `rows x cols`, in the order of the rows as they are named, into `out`, which
+    /// has their bytes; false where the file has no such blocks, and nothing is read.
+    pub(crate) fn read_blocks(
+        &self,
+        file: &WeightFile,
+        format: BlockFormat,
+        (rows, cols): (Range<usize>, Range<usize>),
+        out: &mut [u8],
+    ) -> Result<bool, ModelError> {
+        let block = self.encoding.block_numbers();
+        let whole = cols.start.is_multiple_of(block) && cols.end.is_multiple_of(block);
+        if self.encoding.blocks() != Some(format) || !whole {
+            return Ok(false);
+        }
+        let RowOrder::Interleaved { head_dim } = self.order else {
+            self.read_bytes(file, rows, cols, out)?;
+            return Ok(true);
+        };
+        // Whole heads are read at once: their rows lie together.
+        let (row_bytes, cut) = (self.row_bytes(), self.byte_range(&cols));
+        let mut head = vec![0; head_dim * row_bytes];
+        let mut read = None;
+        for (row, out) in rows.zip(out.chunks_exact_mut(cut.len().max(1))) {
+            let (which, inside) = (row / head_dim, interleaved(row % head_dim, head_dim));
+            if read != Some(which) {
+                file.read_at(self.row_offset(which * head_dim), &mut head)?;
+                read = Some(which);
+            }
+            out.copy_from_slice(&head[inside * row_bytes..][cut.clone()]);
+        }
+        Ok(true)
+    }
+
+    /// Bytes as they stand in the file, row after row.
+    fn read_bytes(
+        &self,
+        file: &WeightFile,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [u8],
+    ) -> Result<(), ModelError> {
         let cut = self.byte_range(&cols);
         if out.is_empty() {
-            return Ok(true);
+            return Ok(());
         }
         if cut.len() == self.row_bytes() {
-            file.read_at(self.row_offset(rows.start), out)?;
-            return Ok(true);
+            return file.read_at(self.row_offset(rows.start), out);
         }
         for (row, out) in rows.zip(out.chunks_exact_mut(cut.len())) {
             file.read_at(self.row_offset(row) + cut.start as u64, out)?;
         }
-        Ok(true)
+        Ok(())
     }
 
     fn row_bytes(&self) -> usize {
@@ -169,8 +213,7 @@ impl Stored {
         let mut head_read = None;
         for (row, out) in rows.zip(out.chunks_exact_mut(cols.len())) {
             let (head, inside) = (row / head_dim, row % head_dim);
-            let (half, pair) = (inside / (head_dim / 2), inside % (head_dim / 2));
-            let inside = 2 * pair + half;
+            let inside = interleaved(inside, head_dim);
             if !whole_head {
                 self.read_row(file, head * head_dim + inside, cols.clone(), out)?;
                 continue;
@@ -184,6 +227,12 @@ impl Stored {
         }
         Ok(())
     }
+}
+
+/// Where the file has a row of a head whose halves it interleaves.
+const fn interleaved(row: usize, head_dim: usize) -> usize {
+    let (half, pair) = (row / (head_dim / 2), row % (head_dim / 2));
+    2 * pair + half
 }
 
 #[cfg(test)]

@@ -5,8 +5,10 @@
 #![allow(clippy::unwrap_used, reason = "a broken fixture ends the test")]
 
 pub mod altered;
+pub mod blocks;
 pub mod fixture;
 pub mod sent;
+mod splits;
 pub mod watched;
 
 use std::ops::Range;
@@ -17,8 +19,8 @@ use std::time::{Duration, Instant};
 
 use plimsoll_planner::request::Utilization;
 use plimsoll_planner::{
-    Account, Bytes, Dtype, KvLayout, Limits, ModelShape, Plan, RankCapacity, RankPlan, Request,
-    Shard, kv_cache, request::Backend, scratch, weights,
+    Account, Bytes, Dtype, KvLayout, Limits, ModelShape, Plan, Quantization, RankCapacity,
+    RankPlan, Request, Shard, kv_cache, request::Backend, scratch, weights,
 };
 use plimsoll_sidecar::engine::Engine;
 use plimsoll_sidecar::engine::config::EngineConfig;
@@ -29,11 +31,15 @@ use plimsoll_sidecar::engine::request::{
 use plimsoll_sidecar::engine::size::Size;
 use plimsoll_sidecar::model::{Model, ModelFolder};
 
+#[allow(unused_imports, reason = "each test binary uses its part")]
+pub use splits::{cut, split};
+
 /// What differs between two runs of one model.
 #[derive(Clone, Debug)]
 pub struct Run {
     pub shards: Vec<Shard>,
     pub dtype: Dtype,
+    pub quantization: Quantization,
     pub kv_dtype: Dtype,
     pub block_size: u32,
     /// Blocks beside the null block.
@@ -60,10 +66,12 @@ impl Run {
 
     /// One rank, everything in float, room for all.
     pub fn whole(shape: &ModelShape) -> Run {
+        let float = Dtype::Float32;
         Run {
             shards: vec![Shard::whole(shape)],
-            dtype: Dtype::Float32,
-            kv_dtype: Dtype::Float32,
+            dtype: float,
+            quantization: Quantization::Auto,
+            kv_dtype: float,
             block_size: 16,
             kv_blocks: 200,
             max_model_len: shape.context.min(512),
@@ -105,7 +113,7 @@ pub fn plan(request: &Request, run: &Run) -> Plan {
         let accounts = [
             (
                 Account::Weights,
-                weights::layout(shape, shard, *dtype, index).total(),
+                weights::layout(shape, shard, request.kept(), index).total(),
             ),
             (
                 Account::KvCache,
@@ -170,6 +178,7 @@ pub fn planner_request(model: &Model, run: &Run, quotas: Vec<Option<Bytes>>) -> 
         shape: model.shape.clone(),
         backend: Backend::Cpu,
         dtype: run.dtype,
+        quantization: run.quantization,
         kv: KvLayout {
             dtype: run.kv_dtype,
             block_size: run.block_size,
@@ -359,41 +368,4 @@ impl Dice {
             .wrapping_add(1);
         (self.0 >> 33) as usize % sides
     }
-}
-
-/// Runs of whole units up to `end`, one per rank.
-pub fn cut(end: u32, ranks: u32, unit: u32, lean: u32) -> Vec<Range<u32>> {
-    let units = end.div_ceil(unit);
-    // Rank 0 gets `lean` units more than an even share.
-    let edge = |rank: u32| match rank {
-        0 => 0,
-        rank if rank == ranks => end,
-        rank => ((units * rank).div_ceil(ranks) + lean).min(units) * unit,
-    };
-    (0..ranks)
-        .map(|rank| edge(rank).min(end)..edge(rank + 1).min(end))
-        .collect()
-}
-
-/// A split of whole KV heads, MLP units and vocabulary units, leaning towards the first ranks.
-pub fn split(shape: &ModelShape, ranks: u32, lean: [u32; 3]) -> Vec<Shard> {
-    let group = shape.group();
-    let heads = cut(shape.kv_heads, ranks, 1, lean[0]);
-    let columns = cut(shape.ffn, ranks, 128, lean[1]);
-    let rows = cut(shape.vocab, ranks, 64, lean[2]);
-    let shard = |((kv_heads, mlp_columns), vocab_rows): ((Range<u32>, Range<u32>), Range<u32>)| {
-        let query_heads = kv_heads.start * group..kv_heads.end * group;
-        Shard {
-            kv_heads,
-            query_heads,
-            mlp_columns,
-            vocab_rows,
-        }
-    };
-    heads
-        .into_iter()
-        .zip(columns)
-        .zip(rows)
-        .map(shard)
-        .collect()
 }

@@ -130,6 +130,7 @@ fn request(
         shape,
         backend: boot.backend.into(),
         dtype: boot.dtype.into(),
+        quantization: boot.quantization.into(),
         kv: KvLayout {
             dtype: boot.kv_cache.dtype.into(),
             block_size: boot.kv_cache.block_size,

@@ -1,6 +1,7 @@
 //! Between the API's types and the planner's: a spec and a model's facts become a request; a plan
 //! becomes status, and the documents that an engine is started with and told.
 
+mod blocks;
 mod documents;
 mod plan;
 
@@ -8,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use plimsoll_planner::request::Utilization;
 use plimsoll_planner::{Bytes, KvLayout, Limits, ModelShape, RankCapacity, Request};
 
+pub use blocks::{STORED_ROWS_MAX, stored_blocks};
 pub use documents::{boot_split, retarget, shards, split_request, target, target_request};
 pub use plan::{plan, plan_status};
 
@@ -85,6 +87,7 @@ pub fn model_shape(facts: &ModelFacts) -> Result<ModelShape, ConvertError> {
         mlp_bias: facts.mlp_bias,
         qk_norm: facts.qk_norm,
         context: facts.context_length,
+        blocks: blocks::model_blocks(facts)?,
     })
 }
 
@@ -107,6 +110,7 @@ pub fn request(
         shape: model_shape(facts)?,
         backend: spec.backend.resolve().into(),
         dtype: dtype.into(),
+        quantization: spec.model.quantization.mode.into(),
         kv: KvLayout {
             dtype: kv_dtype.into(),
             block_size: spec.memory.kv_cache.block_size,

@@ -119,7 +119,7 @@ fn a_packed_weight_has_the_bytes_that_the_planner_gives_it() {
                 blocks: Some(format),
                 ..LinearShape::dense(rows, cols, Dtype::BFloat16)
             };
-            let planned = Form::Blocks(format).bytes(rows as u64, cols as u64);
+            let planned = Form::Blocks(format, Dtype::BFloat16).bytes(rows as u64, cols as u64);
             assert_eq!(shape.packed_bytes() as u64, planned.get(), "{format}");
         }
     }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use plimsoll_kernels::linear::{self, LinearShape};
+use plimsoll_kernels::linear::{self, LinearShape, StoredBlocks};
 use plimsoll_kernels::pool::Pool;
 
 use crate::forward::backend::ReadRows;
@@ -28,13 +28,16 @@ pub(super) fn run(
     rows: Range<usize>,
     read: &ReadRows<'_>,
 ) -> Result<(), ModelError> {
-    let shape = LinearShape::dense(to.rows, to.cols, to.dtype);
-    let row_bytes = shape.panel_bytes() / PANEL_ROWS / shape.padded_cols() * shape.cols;
+    let shape = LinearShape {
+        blocks: to.weight.format.blocks(),
+        ..LinearShape::dense(to.rows, to.cols, to.dtype)
+    };
+    // Columns that pad a row are in no file; blocks have none.
+    let row_bytes = shape.panel_bytes() / PANEL_ROWS * shape.cols / shape.padded_cols();
     // What is filled as one: a panel holds the rows of several.
     let (unit_rows, unit_bytes) = match to.weight.format {
-        Format::Panels(_) => (PANEL_ROWS, shape.panel_bytes()),
+        Format::Panels(_) | Format::Blocks(_) => (PANEL_ROWS, shape.panel_bytes()),
         Format::RowMajor(_) | Format::F32 => (1, row_bytes),
-        Format::Blocks(_) => unreachable!("no layout has blocks: {to:?}"),
         Format::U32 | Format::U64 | Format::Raw => unreachable!("{to:?} is no weight"),
     };
     let units = rows.start / unit_rows..rows.end.div_ceil(unit_rows);
@@ -50,7 +53,7 @@ pub(super) fn run(
         let end = start + piece.len() / unit_bytes * unit_rows;
         let (first, last) = (start.max(rows.start), end.min(rows.end));
         let filled = match to.weight.format {
-            Format::Panels(_) => {
+            Format::Panels(_) | Format::Blocks(_) => {
                 let mut buffer = lock(&buffers).pop().unwrap_or_default();
                 buffer.resize((last - first) * row_bytes, 0);
                 let part = LinearShape {
@@ -58,7 +61,7 @@ pub(super) fn run(
                     ..shape
                 };
                 let filled = read(first..last, &mut buffer)
-                    .map(|()| linear::pack_stored(piece, &part, first - start, &buffer));
+                    .map(|()| pack(piece, &part, first - start, (&buffer, row_bytes)));
                 lock(&buffers).push(buffer);
                 filled
             }
@@ -73,6 +76,25 @@ pub(super) fn run(
         Some(error) => Err(error),
         None => Ok(()),
     }
+}
+
+/// Rows of a panel, as numbers or as blocks.
+fn pack(
+    piece: &mut [u8],
+    part: &LinearShape,
+    first_row: usize,
+    (bytes, row_bytes): (&[u8], usize),
+) {
+    if part.blocks.is_none() {
+        return linear::pack_stored(piece, part, first_row, bytes);
+    }
+    let source = StoredBlocks {
+        bytes,
+        rows: bytes.len() / row_bytes.max(1),
+        row_bytes,
+        first_block: 0,
+    };
+    linear::pack_blocks(piece, part, first_row, source);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

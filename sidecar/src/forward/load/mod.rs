@@ -9,12 +9,15 @@ mod tests;
 
 use std::ops::Range;
 
+use plimsoll_kernels::linear::{self, BadScale, StoredBlocks};
 use plimsoll_planner::weights::{Tensor, TensorPlace, WeightLayout, padded_mlp_columns};
-use plimsoll_planner::{Dtype, ModelShape, Shard};
+use plimsoll_planner::{BlockFormat, Dtype, ModelShape, Shard};
 
 use super::backend::Store;
+use super::handle::Format;
 use super::layers::{Matrix, matrix};
 use crate::model::ModelError;
+use crate::model_error::shorten;
 use crate::weights::TensorSource;
 use crate::weights::piece::Piece;
 
@@ -124,9 +127,17 @@ fn fill(
     if rows.is_empty() || cols.is_empty() {
         return Ok(());
     }
+    let places = *first_row..first_row + rows.len();
+    if let Format::Blocks(format) = target.weight.format {
+        return device.fill(target, places, &|places, out| {
+            let first = rows.start + (places.start - first_row);
+            let wanted = first..first + places.len();
+            source.read_blocks(format, name, wanted.clone(), cols.clone(), out)?;
+            sound(format, name, &wanted, cols, out)
+        });
+    }
     let number = if target.dtype == Dtype::Float32 { 4 } else { 2 };
     let (read, width) = (cols.len() * number, target.cols * number);
-    let places = *first_row..first_row + rows.len();
     device.fill(target, places, &|places, out| {
         let first = rows.start + (places.start - first_row);
         let wanted = first..first + places.len();
@@ -134,6 +145,30 @@ fn fill(
         source.read_as(target.dtype, name, wanted, cols.clone(), narrow)?;
         widen(out, read, width);
         Ok(())
+    })
+}
+
+/// Refuses blocks whose scales are no numbers: nothing that is multiplied with them would be one.
+fn sound(
+    format: BlockFormat,
+    name: &str,
+    rows: &Range<usize>,
+    cols: &Range<usize>,
+    blocks: &[u8],
+) -> Result<(), ModelError> {
+    let source = StoredBlocks {
+        bytes: blocks,
+        rows: rows.len(),
+        row_bytes: blocks.len() / rows.len().max(1),
+        first_block: 0,
+    };
+    linear::check_scales(format, cols.len(), source).map_err(|bad| {
+        let bad = BadScale {
+            row: bad.row + rows.start,
+            block: bad.block + cols.start / linear::PANEL_COLS,
+            ..bad
+        };
+        ModelError::weights("weights", format!("tensor `{}`: {bad}", shorten(name)))
     })
 }
 

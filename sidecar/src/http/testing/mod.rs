@@ -309,7 +309,12 @@ impl Generator for Scripted {
 
     fn pushable(&self) -> &Pushable {
         static TINY: OnceLock<Pushable> = OnceLock::new();
-        TINY.get_or_init(|| Pushable::of(&ModelFolder::open(&fixture()).unwrap(), Dtype::Float32))
+        TINY.get_or_init(|| {
+            Pushable::of(
+                &ModelFolder::open(&fixture()).unwrap(),
+                Dtype::Float32.into(),
+            )
+        })
     }
 
     fn open_weights(&self, path: &Path) -> Result<Replacement, ModelError> {

@@ -12,9 +12,12 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 
+use plimsoll_planner::BlockFormat;
+use plimsoll_planner::blocks::GROUP;
+
 use super::file::WeightFile;
 use super::stored::{RowOrder, Stored};
-use super::{TensorInfo, TensorSource, check_block};
+use super::{TensorInfo, TensorSource, check_block, other_type};
 use crate::model_error::ModelError;
 use metadata::Metadata;
 use reader::HeaderReader;
@@ -114,5 +117,35 @@ impl TensorSource for GgufTensors {
             return Ok(());
         };
         stored.read(&self.file, rows, cols, out)
+    }
+
+    fn blocks(&self, name: &str) -> Option<BlockFormat> {
+        self.tensors
+            .get(name)
+            .and_then(|(_, stored)| stored.encoding.blocks())
+    }
+
+    fn read_blocks(
+        &self,
+        format: BlockFormat,
+        name: &str,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [u8],
+    ) -> Result<(), ModelError> {
+        let place = self.tensors.get(name);
+        let (info, count) = (
+            place.map(|(info, _)| info),
+            rows.len().saturating_mul(cols.len()),
+        );
+        check_block(name, info, &rows, &cols, count)?;
+        let bytes = (count as u64 / GROUP).saturating_mul(format.bytes());
+        assert_eq!(out.len() as u64, bytes, "{count} numbers of {format}");
+        match place {
+            Some((_, stored)) if stored.read_blocks(&self.file, format, (rows, cols), out)? => {
+                Ok(())
+            }
+            _ => Err(other_type(format, name, info)),
+        }
     }
 }

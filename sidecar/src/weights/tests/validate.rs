@@ -22,6 +22,7 @@ fn shape() -> ModelShape {
         mlp_bias: true,
         qk_norm: true,
         context: 64,
+        blocks: plimsoll_planner::ModelBlocks::default(),
     }
 }
 

@@ -1,0 +1,116 @@
+//! Tensors of one rank by name, and the forms in which their numbers lie.
+
+use crate::blocks::{BlockFormat, GROUP};
+use crate::bytes::Bytes;
+use crate::model::Dtype;
+
+/// Output rows of one panel of a packed linear weight.
+pub const PANEL_ROWS: u64 = 16;
+/// Input columns of a packed linear weight are padded to a multiple of this.
+pub const PANEL_COLS: u64 = 32;
+/// A tensor of one rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tensor {
+    /// Input embedding; when the model ties it, also the output head (and packed like one).
+    Embedding,
+    InputNorm {
+        layer: u32,
+    },
+    /// Rows: this rank's query heads, then its key heads, then its value heads.
+    Qkv {
+        layer: u32,
+    },
+    QkvBias {
+        layer: u32,
+    },
+    QNorm {
+        layer: u32,
+    },
+    KNorm {
+        layer: u32,
+    },
+    /// Output projection of attention.
+    Output {
+        layer: u32,
+    },
+    /// On rank 0 only, so that the sum over ranks has it once.
+    OutputBias {
+        layer: u32,
+    },
+    PostNorm {
+        layer: u32,
+    },
+    /// Rows: gate columns, then up columns, each half padded to `PANEL_ROWS`.
+    GateUp {
+        layer: u32,
+    },
+    GateUpBias {
+        layer: u32,
+    },
+    Down {
+        layer: u32,
+    },
+    /// On rank 0 only.
+    DownBias {
+        layer: u32,
+    },
+    FinalNorm,
+    /// Output head of a model that does not tie it to the embedding.
+    Head,
+}
+
+impl Tensor {
+    /// The layer whose matrix this is; none where it is a vector, or no layer's.
+    pub const fn matrix_of(self) -> Option<u32> {
+        match self {
+            Tensor::Qkv { layer }
+            | Tensor::Output { layer }
+            | Tensor::GateUp { layer }
+            | Tensor::Down { layer } => Some(layer),
+            Tensor::Embedding
+            | Tensor::InputNorm { .. }
+            | Tensor::QkvBias { .. }
+            | Tensor::QNorm { .. }
+            | Tensor::KNorm { .. }
+            | Tensor::OutputBias { .. }
+            | Tensor::PostNorm { .. }
+            | Tensor::GateUpBias { .. }
+            | Tensor::DownBias { .. }
+            | Tensor::FinalNorm
+            | Tensor::Head => None,
+        }
+    }
+}
+
+/// How the numbers of a tensor lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// `[rows][cols]`, no padding.
+    RowMajor(Dtype),
+    /// Panels of `PANEL_ROWS` rows; rows and columns padded with zeros. 16-bit types:
+    /// `[panel][column pair][row of the panel][2]`; Float32: `[panel][column][row of the panel]`.
+    Panels(Dtype),
+    /// Panels of `PANEL_ROWS` rows whose numbers stay in blocks, rows and columns padded as in `Panels`:
+    /// as many bytes as the blocks have in the file, padding apart. Computed with in the float type.
+    Blocks(BlockFormat, Dtype),
+    /// `rows` numbers of f32; `cols` is 1.
+    Vector,
+}
+
+impl Form {
+    /// Bytes of a tensor of this form, padding included.
+    pub fn bytes(self, rows: u64, cols: u64) -> Bytes {
+        match self {
+            Form::RowMajor(dtype) => Bytes(rows)
+                .saturating_mul(cols)
+                .saturating_mul(dtype.bytes()),
+            Form::Panels(dtype) => Bytes(rows.next_multiple_of(PANEL_ROWS))
+                .saturating_mul(cols.next_multiple_of(PANEL_COLS))
+                .saturating_mul(dtype.bytes()),
+            Form::Blocks(format, _) => Bytes(rows.next_multiple_of(PANEL_ROWS))
+                .saturating_mul(cols.div_ceil(GROUP))
+                .saturating_mul(format.bytes()),
+            Form::Vector => Bytes(rows).saturating_mul(4),
+        }
+    }
+}

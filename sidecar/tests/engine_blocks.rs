@@ -1,0 +1,129 @@
+//! Weights that stay in the blocks of their file: answers are, to the bit, those of the same weights
+//! expanded at load, and the bytes are those of the blocks.
+#![allow(clippy::unwrap_used, reason = "a broken fixture ends the test")]
+#![allow(clippy::cast_possible_truncation, reason = "fixtures are small")]
+
+mod harness;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use harness::blocks::{Choice, shared};
+use harness::{Answered, Run, ask, fixtures, split, start};
+use plimsoll_planner::{Account, BlockFormat, Dtype, Quantization, Shard};
+use plimsoll_sidecar::engine::control::Commands;
+use plimsoll_sidecar::engine::handle::EngineHandle;
+use plimsoll_sidecar::engine::rest::{PauseMode, SleepLevel, Tags};
+use plimsoll_sidecar::model::Model;
+
+fn fixture(name: &str) -> PathBuf {
+    fixtures().join("models").join(name)
+}
+
+/// Every format somewhere, and something in floats between.
+fn mixed(name: &str) -> Option<BlockFormat> {
+    match name {
+        name if name.contains("embed") => Some(BlockFormat::Q8_0),
+        name if name.contains("lm_head") => Some(BlockFormat::Q4_1),
+        name if name.contains("layers.0.mlp.down") => None,
+        name if name.contains("mlp.down") => Some(BlockFormat::Q8_0),
+        name if name.contains("mlp") => Some(BlockFormat::Q4_1),
+        name if name.contains("layers.1.self_attn.v") => Some(BlockFormat::Q8_0),
+        _ => Some(BlockFormat::Q4_0),
+    }
+}
+
+const CHOICES: [(&str, Choice); 4] = [
+    ("Q4_0", |_| Some(BlockFormat::Q4_0)),
+    ("Q4_1", |_| Some(BlockFormat::Q4_1)),
+    ("Q8_0", |_| Some(BlockFormat::Q8_0)),
+    ("mixed", mixed),
+];
+
+/// Two requests side by side: one long enough for several rows at once.
+fn answers(handle: &EngineHandle) -> [Answered; 2] {
+    let long: Vec<u32> = (3..45).collect();
+    let asked = [ask(handle, 1, &long, 6), ask(handle, 2, &[7, 100, 9], 6)];
+    asked.map(harness::Answer::wait)
+}
+
+fn assert_same(answers: &[Answered; 2], expected: &[Answered; 2], what: &str) {
+    for (answer, expected) in answers.iter().zip(expected) {
+        assert_eq!(answer.ids.len(), 6, "{what}");
+        assert_eq!(answer.ids, expected.ids, "{what}");
+        let bits = |of: &Answered| -> Vec<u32> {
+            of.logits
+                .iter()
+                .flatten()
+                .map(|logit| logit.to_bits())
+                .collect()
+        };
+        assert_eq!(bits(answer), bits(expected), "{what}");
+    }
+}
+
+fn weights(handle: &EngineHandle) -> u64 {
+    let ranks = handle.memory().ranks;
+    let rows = ranks.iter().flat_map(|rank| &rank.accounts);
+    rows.filter(|row| row.account == Account::Weights)
+        .map(|row| row.reserved.get())
+        .sum()
+}
+
+fn runs(model: &Model) -> Vec<Run> {
+    let whole = Run::whole(&model.shape);
+    let two = Run {
+        shards: split(&model.shape, 2, [0, 1, 2]),
+        ..whole.clone()
+    };
+    let bf16 = |run: &Run| Run {
+        dtype: Dtype::BFloat16,
+        ..run.clone()
+    };
+    let runs = [bf16(&whole), bf16(&two), whole, two];
+    let fits = |run: &Run| run.shards.iter().all(|s: &Shard| !s.kv_heads.is_empty());
+    runs.into_iter().filter(fits).collect()
+}
+
+#[test]
+fn answers_are_to_the_bit_those_of_expanded_weights_in_fewer_bytes() {
+    for name in [
+        "tiny-llama",
+        "tiny-qwen3",
+        "tiny-llama-untied-mha",
+        "tiny-llama-bias",
+    ] {
+        for (format, choice) in CHOICES {
+            let model: Arc<Model> = shared(&fixture(name), choice);
+            assert!(!model.shape.blocks.is_empty(), "{name} {format}");
+            for run in runs(&model) {
+                let what = format!(
+                    "{name}, {format}, {}, {} ranks",
+                    run.dtype,
+                    run.shards.len()
+                );
+                let expanded = Run {
+                    quantization: Quantization::None,
+                    ..run.clone()
+                };
+                let (kept, expanded) = (start(&model, &run), start(&model, &expanded));
+                assert_same(&answers(&kept), &answers(&expanded), &what);
+                let (less, more) = (weights(&kept), weights(&expanded));
+                assert!(less * 5 < more * 4, "{what}: {less} of {more} bytes");
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_in_blocks_come_back_from_every_sleep() {
+    let model = shared(&fixture("tiny-qwen3"), mixed);
+    let handle = start(&model, &Run::whole(&model.shape));
+    let expected = answers(&handle);
+    for level in [SleepLevel::One, SleepLevel::Two] {
+        assert_eq!(handle.sleep(level, PauseMode::Keep).wait(), Ok(()));
+        assert!(handle.wake(Tags::ALL).wait().is_ok(), "{level:?}");
+        assert_eq!(handle.rest().weights_verified, Some(true), "{level:?}");
+        assert_same(&answers(&handle), &expected, &format!("{level:?}"));
+    }
+}
