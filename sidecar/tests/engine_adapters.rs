@@ -51,7 +51,7 @@ fn fixture(name: &str) -> Fixture {
 }
 
 /// Those that have prompts.
-const ALL: [&str; 12] = [
+const ALL: [&str; 13] = [
     "plain",
     "rslora",
     "patterns",
@@ -64,6 +64,7 @@ const ALL: [&str; 12] = [
     "tied-head",
     "tied-both",
     "fan-in",
+    "tokens",
 ];
 
 #[test]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::patterns::{Names, Pattern, Targets, first};
 use super::{CONFIG, fields, refused};
@@ -33,6 +33,8 @@ pub(crate) struct AdapterConfig {
     pub(crate) targets: Targets,
     /// `modules_to_save`, ends of names.
     pub(crate) saved: Vec<String>,
+    /// Tokens that were trained alone, in the order of their rows in the file.
+    pub(crate) tokens: Vec<u64>,
     /// What the base was called.
     pub(crate) base: Option<String>,
 }
@@ -125,6 +127,7 @@ pub(super) fn parse(adapter: &str, bytes: &[u8]) -> Result<AdapterConfig, ModelE
             saved: whole.collect::<Result<_, _>>()?,
         },
         saved,
+        tokens: config.tokens()?,
         base: config.text("base_model_name_or_path")?.map(str::to_owned),
     })
 }
@@ -267,6 +270,28 @@ impl<'a> Config<'a> {
                 Err(message) => Err(self.error(field, &message)),
             },
             Some(value) => Ok(Some(Names::Each(self.list(field, value)?))),
+        }
+    }
+
+    /// A list of ids, or one by the embedding's name.
+    fn tokens(&self) -> Result<Vec<u64>, ModelError> {
+        let field = "trainable_token_indices";
+        let Some(value) = self.get(field).filter(|value| !fields::is_empty(value)) else {
+            return Ok(Vec::new());
+        };
+        let of_embedding = |fields: &'a Map<String, Value>| match fields.iter().next() {
+            Some((name, list)) if fields.len() == 1 && name.ends_with("embed_tokens") => Some(list),
+            Some(_) | None => None,
+        };
+        let list = value.as_object().map_or(Some(value), of_embedding);
+        let list = list
+            .and_then(Value::as_array)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let numbers: Vec<u64> = list.iter().filter_map(Value::as_u64).collect();
+        match !list.is_empty() && numbers.len() == list.len() {
+            true => Ok(numbers),
+            false => self.mismatch(field, value, "a list of token ids of the embedding"),
         }
     }
 

@@ -85,7 +85,7 @@ const ROWS: &[(&str, Decision)] = &[
     ),
     (
         "trainable_token_indices",
-        Decision::Refused("single trained tokens are not merged yet; merge it with PEFT"),
+        Decision::Honoured("token ids, of the embedding alone; a tied head follows, as with PEFT"),
     ),
     (
         "loftq_config",

@@ -3,13 +3,14 @@
 /// What PEFT puts before the name of every module.
 const PREFIX: &str = "base_model.model.";
 /// Behind these some tools keep the adapter's name, which PEFT takes out.
-const BEFORE_A_NAME: [&str; 6] = [
+const BEFORE_A_NAME: [&str; 7] = [
     "lora_A",
     "lora_B",
     "lora_embedding_A",
     "lora_embedding_B",
     "lora_magnitude_vector",
     "modules_to_save",
+    "trainable_tokens_delta",
 ];
 
 /// A part of a module.
@@ -29,6 +30,8 @@ pub(crate) enum Part {
     Magnitude,
     /// The base's own weight, which is saved along with adapters of embeddings.
     BaseCopy,
+    /// `[tokens, hidden]`, rows that take the place of the base's.
+    Tokens,
     /// A tensor that takes the place of the base's.
     Whole,
 }
@@ -43,6 +46,7 @@ impl Part {
             Part::EmbeddingB => "lora_embedding_B",
             Part::Magnitude => "lora_magnitude_vector",
             Part::BaseCopy => "base_layer.weight",
+            Part::Tokens => "token_adapter.trainable_tokens_delta",
             Part::Whole => "weight",
         }
     }
@@ -83,9 +87,7 @@ pub(crate) fn parse(key: &str) -> Result<Key, String> {
             let tensor = format!("{}.{leaf}", module.join("."));
             return Ok(whole(tensor));
         }
-        [.., "token_adapter", _] => {
-            return Err("single trained tokens are not merged yet; merge it with PEFT".to_owned());
-        }
+        [module @ .., "token_adapter", "trainable_tokens_delta"] => (module, Part::Tokens),
         [module @ .., "weight" | "bias"]
             if !module.iter().any(|part| part.starts_with("lora_")) =>
         {

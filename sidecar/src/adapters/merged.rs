@@ -4,7 +4,7 @@
 //! 24, then to the type in which it is kept. An element depends on its row and column alone, not on the
 //! piece that is read, so every split of the model has the same numbers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use plimsoll_planner::{BlockFormat, Dtype};
@@ -41,6 +41,11 @@ pub(crate) enum Change {
         scale: f64,
     },
     Replaced(Factor),
+    /// These rows, each by one of the tensor's.
+    Rows {
+        rows: BTreeMap<usize, usize>,
+        tensor: Factor,
+    },
 }
 
 /// See the head of the file.
@@ -94,6 +99,18 @@ impl Merged {
         };
         match change {
             Change::Replaced(tensor) => tensor.read(rows, cols, out),
+            Change::Rows {
+                rows: given,
+                tensor,
+            } => {
+                base(rows.clone(), cols.clone(), out)?;
+                for (row, by) in given.range(rows.clone()) {
+                    let at = (row - rows.start) * cols.len();
+                    let out = &mut out[at..at + cols.len()];
+                    tensor.read(*by..by + 1, cols.clone(), out)?;
+                }
+                Ok(())
+            }
             Change::Bias { bias, scale } => {
                 base(rows.clone(), cols, out)?;
                 for (out, bias) in out.iter_mut().zip(&bias[rows]) {

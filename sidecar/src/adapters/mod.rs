@@ -17,6 +17,7 @@ mod patterns;
 mod places;
 mod product;
 mod sorted;
+mod tokens;
 #[cfg(test)]
 mod tests;
 

@@ -112,7 +112,7 @@ fn factors(
         factors.push(factor);
     }
     // Matrices begin with B all zeros.
-    if !trained && !config.dora && config.saved.is_empty() {
+    if !trained && !config.dora && config.saved.is_empty() && config.tokens.is_empty() {
         let message = "every lora_B is zero, so it changes nothing: it was never trained";
         return Err(refused(&at.name, WEIGHTS, message));
     }

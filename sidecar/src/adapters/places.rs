@@ -11,7 +11,7 @@ use super::factor::Factor;
 use super::keys::Part;
 use super::merged::{Change, EMBEDDING, HEAD};
 use super::sorted::Sorted;
-use super::{Together, WEIGHTS, embeddings, refused};
+use super::{Together, WEIGHTS, embeddings, refused, tokens};
 use crate::model_error::{ModelError, shorten};
 use crate::weights::needed;
 
@@ -57,6 +57,13 @@ impl<'a> Places<'a> {
             self.module(&module, parts)?;
         }
         self.saved(sorted.whole)?;
+        let tokens = tokens::change(self.adapter, &self.config.tokens, &self.dims, sorted.tokens)?;
+        if let Some(rows) = tokens {
+            if self.changes.contains_key(EMBEDDING) {
+                return self.refuse("trains the embedding, and single tokens of it");
+            }
+            self.change(EMBEDDING.to_owned(), rows)?;
+        }
         for (module, copy) in sorted.copies {
             self.copy(&module, &copy)?;
         }
@@ -224,7 +231,7 @@ impl<'a> Places<'a> {
     fn change(&mut self, tensor: String, change: Change) -> Result<(), ModelError> {
         // What comes later must not undo what came before, nor measure it.
         let whole = match &change {
-            Change::Replaced(_) => true,
+            Change::Replaced(_) | Change::Rows { .. } => true,
             Change::LowRank { magnitude, .. } => magnitude.is_some(),
             Change::Embedding { .. } | Change::Bias { .. } => false,
         };
@@ -328,6 +335,10 @@ impl<'a> Places<'a> {
     fn ties(&mut self) -> Result<bool, ModelError> {
         let touched = [EMBEDDING, HEAD].map(|tensor| self.changes.contains_key(tensor));
         if !self.base.shape.tied || touched == [false, false] {
+            return Ok(false);
+        }
+        // PEFT lets the other side follow trained tokens.
+        if let (Some(Change::Rows { .. }), false) = (self.changes.get(EMBEDDING), touched[1]) {
             return Ok(false);
         }
         if !self.config.ties {

@@ -15,6 +15,8 @@ pub(super) struct Sorted {
     /// By the base's tensor.
     pub(super) whole: BTreeMap<String, Factor>,
     /// By module.
+    pub(super) tokens: BTreeMap<String, Factor>,
+    /// By module.
     pub(super) copies: BTreeMap<String, Factor>,
 }
 
@@ -26,6 +28,7 @@ impl Sorted {
         let mut sorted = Sorted {
             parts: BTreeMap::new(),
             whole: BTreeMap::new(),
+            tokens: BTreeMap::new(),
             copies: BTreeMap::new(),
         };
         for factor in factors {
@@ -37,6 +40,7 @@ impl Sorted {
             };
             let twice = match part {
                 Part::Whole => sorted.whole.insert(module, factor),
+                Part::Tokens => sorted.tokens.insert(module, factor),
                 Part::BaseCopy => sorted.copies.insert(module, factor),
                 Part::A
                 | Part::B

@@ -92,8 +92,10 @@ fn a_merged_folder_is_the_base_with_the_merged_numbers() {
             written.figures.changed_share(),
             written.figures.norm_ratio(),
         );
+        // Three rows of a table are a small part of it.
+        let least = if name == "tokens" { 0.1 } else { 0.9 };
         assert!(
-            share > 0.9 && (ratio - 1.0).abs() < 1e-3,
+            share > least && (ratio - 1.0).abs() < 1e-3,
             "{name}: {share} {ratio}"
         );
         // Everything else is as it was, but for the word that tells of the head.

@@ -53,7 +53,17 @@ fn rows() -> Vec<(&'static str, Value, &'static str)> {
         (
             "trainable_token_indices",
             json!([1, 2]),
-            "single trained tokens",
+            "has no model.embed_tokens.token_adapter.trainable_tokens_delta",
+        ),
+        (
+            "trainable_token_indices",
+            json!({"lm_head": [1]}),
+            "token ids of the embedding",
+        ),
+        (
+            "trainable_token_indices",
+            json!([-1]),
+            "token ids of the embedding",
         ),
         ("loftq_config", json!({"loftq_bits": 4}), "residual"),
         ("velora_config", json!({"a": 1}), "VeLoRA"),

@@ -31,7 +31,7 @@ fn all() -> Vec<(String, Model, Expected)> {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert_eq!(names.len(), 14);
+    assert_eq!(names.len(), 15);
     let one = |name: String| {
         let folder = fixtures().join("adapters").join(&name);
         let expected = std::fs::read(folder.join("expected.json")).unwrap();

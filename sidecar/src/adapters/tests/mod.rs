@@ -4,6 +4,7 @@
 mod configs;
 mod edited;
 mod fields;
+mod files;
 mod malformed;
 mod merged;
 mod modules;
