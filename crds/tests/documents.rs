@@ -27,6 +27,13 @@ fn back<T: Serialize + DeserializeOwned>(value: &T) -> T {
 
 /// Facts as large as they get.
 fn largest_facts() -> ModelFacts {
+    let layers = StoredLayers {
+        count: u32::MAX,
+        qkv: Some(BlockFormat::Q4_0),
+        output: Some(BlockFormat::Q4_1),
+        gate_up: Some(BlockFormat::Q8_0),
+        down: Some(BlockFormat::Q8_0),
+    };
     ModelFacts {
         architecture: Architecture::Mistral,
         format: ModelFormat::HuggingFace,
@@ -49,16 +56,7 @@ fn largest_facts() -> ModelFacts {
         blocks: Some(StoredBlocks {
             embedding: Some(BlockFormat::Q8_0),
             head: Some(BlockFormat::Q8_0),
-            layers: vec![
-                StoredLayers {
-                    count: u32::MAX,
-                    qkv: Some(BlockFormat::Q4_0),
-                    output: Some(BlockFormat::Q4_1),
-                    gate_up: Some(BlockFormat::Q8_0),
-                    down: Some(BlockFormat::Q8_0),
-                };
-                STORED_ROWS_MAX
-            ],
+            layers: vec![layers; STORED_ROWS_MAX],
         }),
         weight_file_bytes: u64::MAX,
         parameters: u64::MAX,
