@@ -50,7 +50,7 @@ pub(crate) fn open(at: &AdapterPath, base: &Together, called: &str) -> Result<Op
     let expanded = (quantized > 0).then(|| {
         format!(
             "adapter `{adapter}`: {quantized} of the {} tensors that it changes are quantised in the \
-             file; it is merged into their expanded numbers, and they are kept as floats",
+             file; it is merged into their expanded numbers, which are kept as floats",
             changes.len()
         )
     });

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::edited::Edited;
 use super::{AdapterPath, at, fixtures, open};
-use crate::model::{Model, ModelFolder};
+use crate::model::Model;
 use crate::weights::needed;
 
 #[derive(serde::Deserialize)]
@@ -50,7 +50,7 @@ fn dtype_of(model: &Model, tensor: &str) -> Dtype {
     }
 }
 
-fn read_as(model: &Model, dtype: Dtype, tensor: &str, row: usize) -> Vec<f32> {
+pub(super) fn read_as(model: &Model, dtype: Dtype, tensor: &str, row: usize) -> Vec<f32> {
     let cols = model.tensors.info(tensor).unwrap().rows_cols().1;
     let size = if dtype == Dtype::Float32 { 4 } else { 2 };
     let mut bytes = vec![0; cols * size];
@@ -329,52 +329,4 @@ fn a_base_of_another_name_is_told_and_taken() {
         other.len() == 1 && other[0].contains("trained on org/tiny-llama-2"),
         "{other:?}"
     );
-}
-
-/// Its names and the order of its rows are those of a folder, and quantised numbers are expanded.
-#[test]
-fn a_gguf_base_takes_an_adapter_and_says_what_of_it_is_quantised() {
-    let path = fixtures().join("positions/mixed-gguf/model.gguf");
-    let base = ModelFolder::open(&path).unwrap();
-    let mut adapter = Edited::of("plain");
-    adapter.tensors.clear();
-    adapter.set("target_modules", json!(["q_proj", "down_proj"]));
-    for layer in 0..base.shape.layers {
-        for module in ["self_attn.q_proj", "mlp.down_proj"] {
-            let module = format!("model.layers.{layer}.{module}");
-            let (out, cols) = base
-                .tensors
-                .info(&format!("{module}.weight"))
-                .unwrap()
-                .rows_cols();
-            for (part, shape) in [("lora_A", [2, cols]), ("lora_B", [out, 2])] {
-                let key = format!("{module}.{part}.weight");
-                adapter.add(&key, &shape);
-                let bytes = adapter.tensor(&key).bytes.as_chunks_mut::<4>().0.iter_mut();
-                // The columns of A and the rows of B count up.
-                let at = |at: usize| if part == "lora_A" { at % cols } else { at / 2 };
-                bytes
-                    .enumerate()
-                    .for_each(|(i, to)| *to = (at(i) as f32 / 64.0).to_le_bytes());
-            }
-        }
-    }
-    let model = ModelFolder::open_with(&path, &[adapter.write()]).unwrap();
-    let told = model
-        .told
-        .iter()
-        .any(|told| told.contains("are quantised in the file"));
-    assert!(told, "{:?}", model.told);
-    let tensor = "model.layers.0.self_attn.q_proj.weight";
-    for row in [0, 1, 7] {
-        let of = |model: &Model| read_as(model, Dtype::Float32, tensor, row);
-        for (col, (was, is)) in of(&base).iter().zip(of(&model)).enumerate() {
-            // 8 / 2, times two products that are the same.
-            let added = 8.0 * (row as f32 / 64.0) * (col as f32 / 64.0);
-            assert!(
-                (was + added - is).abs() <= 1e-6 * is.abs().max(1.0),
-                "row {row}: {was} {is}"
-            );
-        }
-    }
 }

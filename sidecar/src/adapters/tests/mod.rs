@@ -5,6 +5,7 @@ mod configs;
 mod edited;
 mod fields;
 mod files;
+mod gguf;
 mod malformed;
 mod merged;
 mod modules;

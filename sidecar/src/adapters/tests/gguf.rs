@@ -1,0 +1,94 @@
+//! A GGUF base: its names and the order of its rows are a folder's, and what an adapter changes of
+//! quantised weights is kept as floats.
+
+use plimsoll_planner::{BlockFormat, Dtype};
+use serde_json::json;
+
+use super::edited::Edited;
+use super::fixtures;
+use super::merged::read_as;
+use crate::model::{Model, ModelFolder, Replacement};
+
+/// Matrices of rank 2 for these modules of every layer: the columns of A and the rows of B count up.
+fn counting(base: &Model, adapter: &mut Edited, modules: [&str; 2]) {
+    adapter.tensors.clear();
+    let targets = modules.map(|module| module.split_once('.').unwrap().1);
+    adapter.set("target_modules", json!(targets));
+    for layer in 0..base.shape.layers {
+        for module in modules {
+            let module = format!("model.layers.{layer}.{module}");
+            let weight = format!("{module}.weight");
+            let (out, cols) = base.tensors.info(&weight).unwrap().rows_cols();
+            for (part, shape) in [("lora_A", [2, cols]), ("lora_B", [out, 2])] {
+                let key = format!("{module}.{part}.weight");
+                adapter.add(&key, &shape);
+                let bytes = adapter.tensor(&key).bytes.as_chunks_mut::<4>().0.iter_mut();
+                let at = |at: usize| if part == "lora_A" { at % cols } else { at / 2 };
+                bytes
+                    .enumerate()
+                    .for_each(|(i, to)| *to = (at(i) as f32 / 64.0).to_le_bytes());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gguf_base_takes_an_adapter_and_says_what_of_it_is_quantised() {
+    let path = fixtures().join("positions/mixed-gguf/model.gguf");
+    let base = ModelFolder::open(&path).unwrap();
+    let mut adapter = Edited::of("plain");
+    counting(&base, &mut adapter, ["self_attn.q_proj", "mlp.down_proj"]);
+    let model = ModelFolder::open_with(&path, &[adapter.write()]).unwrap();
+    let told = model
+        .told
+        .iter()
+        .any(|told| told.contains("are quantised in the file"));
+    assert!(told, "{:?}", model.told);
+    let tensor = "model.layers.0.self_attn.q_proj.weight";
+    for row in [0, 1, 7] {
+        let of = |model: &Model| read_as(model, Dtype::Float32, tensor, row);
+        for (col, (was, is)) in of(&base).iter().zip(of(&model)).enumerate() {
+            // 8 / 2, times two products that are the same.
+            let added = 8.0 * (row as f32 / 64.0) * (col as f32 / 64.0);
+            assert!(
+                (was + added - is).abs() <= 1e-6 * is.abs().max(1.0),
+                "row {row}: {was} {is}"
+            );
+        }
+    }
+    // Its places are floats now, and the others' blocks still.
+    let q4 = Some(BlockFormat::Q4_0);
+    let of = |model: &Model| {
+        let layer = model.shape.blocks.layers[0];
+        let all = [layer.qkv, layer.output, layer.gate_up, layer.down];
+        (model.shape.blocks.embedding, all)
+    };
+    assert_eq!(of(&base), (q4, [q4; 4]));
+    assert_eq!(of(&model), (q4, [None, q4, q4, None]));
+}
+
+/// The places of a running engine stay what they were when it started.
+#[test]
+fn a_reload_refuses_an_adapter_that_changes_what_is_kept_in_blocks() {
+    let path = fixtures().join("positions/mixed-gguf/model.gguf");
+    let base = ModelFolder::open(&path).unwrap();
+    let mut adapter = Edited::of("plain");
+    counting(&base, &mut adapter, ["self_attn.q_proj", "mlp.down_proj"]);
+    let model = ModelFolder::open_with(&path, &[adapter.write()]).unwrap();
+    Replacement::open(&path, &model).unwrap();
+    counting(&base, &mut adapter, ["self_attn.q_proj", "mlp.up_proj"]);
+    adapter.write();
+    let error = Replacement::open(&path, &model).unwrap_err().to_string();
+    assert!(
+        error.contains("mlp.up_proj.weight`: is kept in blocks of Q4_0"),
+        "{error}"
+    );
+    // Fewer than there were is no harm: a place of floats takes expanded blocks.
+    counting(
+        &base,
+        &mut adapter,
+        ["self_attn.q_proj", "self_attn.k_proj"],
+    );
+    adapter.write();
+    Replacement::open(&path, &model).unwrap();
+}
