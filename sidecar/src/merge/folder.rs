@@ -2,12 +2,13 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use super::MergeError;
+use crate::weights::file::display_name;
 
 const CONFIG: &str = "config.json";
 /// Folders of small files that belong to a model.
@@ -54,9 +55,17 @@ impl Staging {
         hidden.push(name);
         hidden.push(format!(".{}.partial", std::process::id()));
         let path = out.with_file_name(hidden);
-        fs::create_dir(&path).map_err(|source| MergeError::File {
-            path: path.clone(),
-            source,
+        fs::create_dir(&path).map_err(|source| match source.kind() {
+            // In a container every process has the number of the one before it.
+            ErrorKind::AlreadyExists => refuse(&format!(
+                "{} is there: a merge that writes this folder now, or one that was ended on its way; \
+                 remove it if none is under way",
+                path.display()
+            )),
+            _ => MergeError::File {
+                path: path.clone(),
+                source,
+            },
         })?;
         Ok(Staging {
             path,
@@ -118,9 +127,11 @@ fn sync(folder: &Path) -> Result<(), MergeError> {
     })
 }
 
-/// Copies what is not weights; the config says whether the head has a tensor of its own.
-pub(super) fn copy(base: &Path, to: &Staging, untied: bool) -> Result<(), MergeError> {
-    for (name, path) in small_files(base)? {
+/// Copies what is not weights; the config says whether the head has a tensor of its own. Tells what
+/// was left out that may belong to the model.
+pub(super) fn copy(base: &Path, to: &Staging, untied: bool) -> Result<Vec<String>, MergeError> {
+    let mut told = Vec::new();
+    for (name, path) in small_files(base, &mut told)? {
         let bytes = read(&path)?;
         let bytes = match untied && name == CONFIG {
             true => untie(&path, &bytes)?,
@@ -135,12 +146,12 @@ pub(super) fn copy(base: &Path, to: &Staging, untied: bool) -> Result<(), MergeE
         }
         let into = to.path().join(folder);
         fs::create_dir(&into).map_err(|source| MergeError::File { path: into, source })?;
-        for (name, path) in small_files(&from)? {
+        for (name, path) in small_files(&from, &mut told)? {
             put(to, &format!("{folder}/{name}"), &read(&path)?)?;
         }
         sync(&to.path().join(folder))?;
     }
-    Ok(())
+    Ok(told)
 }
 
 fn put(to: &Staging, name: &str, bytes: &[u8]) -> Result<(), MergeError> {
@@ -159,7 +170,10 @@ fn read(path: &Path) -> Result<Vec<u8>, MergeError> {
 }
 
 /// Names and paths of a folder's files, links followed, in order.
-fn small_files(folder: &Path) -> Result<Vec<(String, PathBuf)>, MergeError> {
+fn small_files(
+    folder: &Path,
+    told: &mut Vec<String>,
+) -> Result<Vec<(String, PathBuf)>, MergeError> {
     let failed = |source| MergeError::File {
         path: folder.to_owned(),
         source,
@@ -167,21 +181,35 @@ fn small_files(folder: &Path) -> Result<Vec<(String, PathBuf)>, MergeError> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        let Some(name) = path.file_name().and_then(OsStr::to_str) else {
-            continue;
-        };
-        let is_weights = WEIGHTS.iter().any(|end| name.ends_with(&format!(".{end}")));
-        let is_small = |of: &fs::Metadata| of.is_file() && of.len() <= SMALL_BYTES_MAX;
-        if is_weights
-            || name.starts_with('.')
-            || LEFT_OUT.contains(&name)
-            || !fs::metadata(&path).as_ref().is_ok_and(is_small)
-        {
+        let shown = display_name(&path);
+        let is_weights = WEIGHTS
+            .iter()
+            .any(|end| shown.ends_with(&format!(".{end}")));
+        if is_weights || shown.starts_with('.') || LEFT_OUT.contains(&&*shown) {
             continue;
         }
-        files.push((name.to_owned(), path));
+        let why = match (
+            path.file_name().and_then(OsStr::to_str),
+            fs::metadata(&path),
+        ) {
+            (_, Ok(of)) if !of.is_file() => continue,
+            (None, _) => "its name is not UTF-8".to_owned(),
+            (_, Err(error)) => error.to_string(),
+            (_, Ok(of)) if of.len() > SMALL_BYTES_MAX => {
+                format!("it has {} bytes, more than {SMALL_BYTES_MAX}", of.len())
+            }
+            (Some(name), Ok(_)) => {
+                files.push((name.to_owned(), path));
+                continue;
+            }
+        };
+        told.push(format!(
+            "{} was not copied: {why}; copy it yourself if the model needs it",
+            path.display()
+        ));
     }
     files.sort();
+    told.sort();
     Ok(files)
 }
 

@@ -73,7 +73,7 @@ pub fn run(args: &MergeArgs) -> Result<Written, MergeError> {
     let model = ModelFolder::open_with(&args.model, &args.adapter)?;
     let untied = base.shape.tied && !model.shape.tied;
     let staging = Staging::beside(&args.out)?;
-    folder::copy(&args.model, &staging, untied)?;
+    let left_out = folder::copy(&args.model, &staging, untied)?;
     let shards = shards::Shards::of(&model, args.shard_size);
     let figures = shards.write(&base, &model, &staging)?;
     if figures.changed == 0 {
@@ -88,7 +88,7 @@ pub fn run(args: &MergeArgs) -> Result<Written, MergeError> {
         bytes: shards.bytes(),
         untied,
         figures,
-        told: model.told,
+        told: model.told.into_iter().chain(left_out).collect(),
     })
 }
 

@@ -1,7 +1,9 @@
 //! A merged folder has the merged numbers, all that belongs to the base, and comes all at once.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use plimsoll_planner::{Bytes, Dtype};
@@ -193,6 +195,30 @@ fn what_is_no_part_of_the_model_is_left_behind() {
     assert_eq!(template, b"{{ messages }}");
 }
 
+#[test]
+fn what_is_left_out_and_may_belong_to_the_model_is_told() {
+    let (folder, from) = (TempFolder::new(), TempFolder::new());
+    copied(&base("plain"), &from);
+    let large = fs::File::create(from.path().join("vocab.txt")).unwrap();
+    large.set_len((256 << 20) + 1).unwrap();
+    let name = OsStr::from_bytes(b"merges-\xff.txt");
+    fs::write(from.path().join(name), "").unwrap();
+    let out = folder.path().join("out");
+    let told = run(&args(from.path(), adapter("plain"), &out))
+        .unwrap()
+        .told;
+    for words in [
+        "vocab.txt was not copied: it has 268435457 bytes",
+        "its name is not UTF-8",
+    ] {
+        assert!(
+            told.iter().any(|told| told.contains(words)),
+            "no {words:?} in {told:?}"
+        );
+    }
+    assert_eq!(names(&out), names(&base("plain")));
+}
+
 /// An adapter whose numbers are multiplied by another alpha.
 fn scaled(name: &str, alpha: f64) -> (TempFolder, AdapterPath) {
     let folder = TempFolder::new();
@@ -239,6 +265,18 @@ fn a_merge_that_fails_leaves_nothing() {
     let nowhere = folder.path().join("a/b");
     let error = fails(&args(&base("plain"), adapter("plain"), &nowhere)).to_string();
     assert!(error.contains("/a/.b."), "{error}");
+    // What a merge left that was killed.
+    let left = folder
+        .path()
+        .join(format!(".out.{}.partial", std::process::id()));
+    fs::create_dir(&left).unwrap();
+    let error = run(&args(&base("plain"), adapter("plain"), &out)).unwrap_err();
+    let (error, left_at) = (error.to_string(), left.display().to_string());
+    assert!(
+        error.contains(&left_at) && error.contains("remove it"),
+        "{error}"
+    );
+    fs::remove_dir(&left).unwrap();
     // And what is there stays as it is.
     fs::create_dir(&out).unwrap();
     let error = run(&args(&base("plain"), adapter("plain"), &out))
