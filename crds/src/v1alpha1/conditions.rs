@@ -41,7 +41,7 @@ ConditionType {
     Ready = "what the spec asks for is what runs",
     Available = "at least one engine answers requests",
     ModelResolved = "the model was read and can be run",
-    AdaptersReady = "every adapter of spec.adapters was read and fits the model; engines of the newest revision serve with them (present where there are some)",
+    AdaptersReady = "every adapter of spec.adapters was read and fits the model; Ready says whether engines serve with them (present where there are some)",
     MemoryFits = "a split of the model fits every rank's budget",
     QuotaEnforced = "the quotas cannot be crossed, and the reason says who sees to that",
     MemoryPressure = "a rank holds more than its budget (abnormal while true)",

@@ -113,7 +113,7 @@ pub enum State {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Inspection {
-    /// Hash of `spec.model.source`.
+    /// Hash of `spec.model.source`, and of `spec.adapters` where there are some.
     pub source: String,
     /// Node the source was read on, where its content depends on the node (hostPath).
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -214,7 +214,7 @@ impl Desire {
     pub(crate) fn refuse(&mut self, facts: &Facts, words: &str) -> Result<(), Error> {
         let message = format!(
             "the API server refuses the pods that the spec describes: {words}; running pods stay; \
-             change what it names, in spec.template or spec.model.source"
+             change what it names, in spec.template, spec.model.source or spec.adapters[].source"
         );
         self.outcome.planned = Planned::Invalid(plan::short(&message));
         self.outcome.step = None;

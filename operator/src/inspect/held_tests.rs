@@ -74,6 +74,7 @@ fn an_inspection_that_no_node_takes_stalls_after_a_minute_until_it_is_placed() {
     let words = "node affinity/selector (the pod's spec has nodeSelector \
                  kubernetes.io/hostname=nowhere); nothing is read";
     assert!(message.contains(words), "{message}");
+    assert!(message.contains("spec.adapters[].source"), "{message}");
     let resolved = condition(&facts, "ModelResolved").unwrap();
     assert_eq!(
         (resolved.0.as_str(), resolved.1.as_str()),

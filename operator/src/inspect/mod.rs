@@ -256,10 +256,10 @@ struct Problem {
 fn dropped_volume() -> Problem {
     Problem {
         reason: Reason::SourceUnavailable,
-        message: "spec.model.source.image: the API server dropped the image volume of the inspect \
-                  pod, as Kubernetes 1.33 and 1.34 do by default; turn the feature gate ImageVolume \
-                  on in the API server and the kubelets (1.35 has it on), or put the model into a \
-                  claim and name that in spec.model.source.persistentVolumeClaim"
+        message: "spec.model.source.image or spec.adapters[].source.image: the API server dropped an \
+                  image volume of the inspect pod, as Kubernetes 1.33 and 1.34 do by default; turn the feature gate ImageVolume \
+                  on in the API server and the kubelets (1.35 has it on), or put what the \
+                  image has into a claim and name that as the source's persistentVolumeClaim"
             .to_owned(),
     }
 }

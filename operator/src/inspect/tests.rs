@@ -239,7 +239,8 @@ fn a_dropped_image_volume_is_said_with_the_way_out() {
             panic!()
         };
         assert_eq!(failure.reason, Reason::SourceUnavailable);
-        for word in ["1.33", "ImageVolume", "persistentVolumeClaim"] {
+        let source = "spec.adapters[].source.image";
+        for word in ["1.33", "ImageVolume", "persistentVolumeClaim", source] {
             assert!(failure.message.contains(word), "{}", failure.message);
         }
         assert_eq!(decision.discard, [name(&facts)]);

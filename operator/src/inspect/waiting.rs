@@ -41,7 +41,8 @@ pub(super) fn waits(facts: &Facts, pod: &PodFacts) -> (Model, Option<Duration>) 
         if rest.is_zero() {
             let text = format!(
                 "{text}; nothing is read before it has a node: change what it names in \
-                 spec.template or spec.model.source, or give the cluster what it lacks"
+                 spec.template, spec.model.source or spec.adapters[].source, or give the cluster what \
+                 it lacks"
             );
             return (Model::Held(Reason::Unschedulable, text), None);
         }

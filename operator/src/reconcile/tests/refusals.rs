@@ -89,7 +89,7 @@ async fn pods_that_the_api_server_refuses_are_an_invalid_spec_and_what_runs_stay
     assert_eq!(stalled["reason"], "InvalidSpec");
     let message = stalled["message"].as_str().unwrap();
     assert!(
-        message.contains("spec.template or") && message.contains(words),
+        message.contains("spec.adapters[].source") && message.contains(words),
         "{message}"
     );
     assert_eq!(story.cluster.names("replicasets"), [old]);
