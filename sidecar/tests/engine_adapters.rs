@@ -187,7 +187,10 @@ fn a_reload_reads_the_adapter_again_and_refuses_one_that_is_gone() {
     let run = |model: &Arc<Model>| start(model, &Run::whole(&model.shape));
     let prompt: Vec<u32> = (3..40).collect();
     let said = |handle: &EngineHandle| ask_ids(handle, 1, &prompt, 20).wait().ids;
-    let handle = run(&model("tiny-llama", &[at]));
+    let loaded = model("tiny-llama", &[at]);
+    let handle = run(&loaded);
+    let named = WeightsInForce::named(WeightsInForce::DEFAULT_VERSION.to_owned(), &loaded);
+    handle.name_weights(named.clone()).wait().unwrap();
     let (before, other) = (
         said(&handle),
         said(&run(&model("tiny-llama", &[adapter("plain")]))),
@@ -195,8 +198,13 @@ fn a_reload_reads_the_adapter_again_and_refuses_one_that_is_gone() {
     assert_ne!(before, other);
     copy("plain");
     let again = handle.open_weights(&handle.weights().path).unwrap();
+    let digest = again.adapters[0].digest["sha256:".len()..][..8].to_owned();
     handle.update(Arc::new(again), None, Keep).wait().unwrap();
     assert_eq!(said(&handle), other);
+    let now = handle.weights();
+    assert_ne!(now.version, named);
+    assert_eq!(now.version, format!("default+moving@{digest}"));
+    assert_eq!(now.source_version, now.version);
     // One that would need another head than the engine has room for.
     copy("tied");
     let error = handle

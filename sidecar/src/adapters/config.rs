@@ -6,12 +6,14 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::patterns::{Names, Pattern, Targets, first};
-use super::{CONFIG, fields, refused};
+use super::{CONFIG, fields, refused, unread};
 use crate::model_error::{ModelError, shorten};
 use crate::weights::file::read_small;
 use crate::weights::safetensors::UniqueMap;
 
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
+/// Most that a rank may be: PEFT bounds none, and a reader holds a row of A and of B for each of them.
+pub(super) const RANK_MAX: u64 = 4096;
 
 /// Inits that leave the base as it was.
 const PLAIN_INITS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
@@ -53,7 +55,8 @@ impl AdapterConfig {
         folder: &Path,
         digest: &mut dyn FnMut(&[u8]),
     ) -> Result<AdapterConfig, ModelError> {
-        let bytes = read_small(&folder.join(CONFIG), CONFIG_BYTES_MAX)?;
+        let bytes = read_small(&folder.join(CONFIG), CONFIG_BYTES_MAX);
+        let bytes = bytes.map_err(|error| unread(adapter, &error))?;
         digest(&(bytes.len() as u64).to_le_bytes());
         digest(&bytes);
         parse(adapter, &bytes)
@@ -111,9 +114,9 @@ pub(super) fn parse(adapter: &str, bytes: &[u8]) -> Result<AdapterConfig, ModelE
         ));
     };
     Ok(AdapterConfig {
-        rank: config.positive("r", config.get("r"))?,
+        rank: config.rank("r", config.get("r"))?,
         alpha: config.number("lora_alpha", config.get("lora_alpha"))?,
-        rank_pattern: config.patterns("rank_pattern", ordered.rank_pattern, Config::positive)?,
+        rank_pattern: config.patterns("rank_pattern", ordered.rank_pattern, Config::rank)?,
         alpha_pattern: config.patterns("alpha_pattern", ordered.alpha_pattern, Config::number)?,
         rslora: config.flag("use_rslora")?,
         dora: config.flag("use_dora")?,
@@ -207,11 +210,14 @@ impl<'a> Config<'a> {
         }
     }
 
-    fn positive(&self, field: &str, value: Option<&Value>) -> Result<u64, ModelError> {
+    fn rank(&self, field: &str, value: Option<&Value>) -> Result<u64, ModelError> {
         match value.map(|value| (value, value.as_u64())) {
             None => Err(self.error(field, "is missing")),
-            Some((_, Some(number @ 1..))) => Ok(number),
-            Some((value, _)) => self.mismatch(field, value, "a whole number, 1 or more"),
+            Some((_, Some(number @ 1..=RANK_MAX))) => Ok(number),
+            Some((value, _)) => {
+                let expected = format!("a whole number, 1 or more and at most {RANK_MAX}");
+                self.mismatch(field, value, &expected)
+            }
         }
     }
 

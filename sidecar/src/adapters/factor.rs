@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use plimsoll_planner::Dtype;
 
+use super::unread;
 use crate::model_error::ModelError;
 use crate::weights::TensorInfo;
 use crate::weights::file::WeightFile;
@@ -16,9 +17,13 @@ const AT_ONCE: usize = 64 << 10;
 /// A tensor of floats in an open file.
 #[derive(Clone, Debug)]
 pub(crate) struct Factor {
+    /// Whose file it is, for messages.
+    pub(crate) adapter: Arc<str>,
     pub(crate) file: Arc<WeightFile>,
     pub(crate) info: TensorInfo,
     pub(crate) stored: Stored,
+    /// All of its numbers are.
+    pub(crate) is_zero: bool,
 }
 
 /// What a look at all numbers found.
@@ -88,7 +93,8 @@ impl Factor {
     ) -> Result<(), ModelError> {
         let read = self
             .stored
-            .read_same(&self.file, self.dtype(), rows, cols, out)?;
+            .read_same(&self.file, self.dtype(), rows, cols, out)
+            .map_err(|error| unread(&self.adapter, &error))?;
         debug_assert!(read, "safetensors have rows as they are");
         Ok(())
     }
@@ -121,8 +127,10 @@ impl Factor {
         for first in (0..count).step_by(AT_ONCE) {
             let some = AT_ONCE.min(count - first);
             let (bytes, numbers) = (&mut bytes[..some * size], &mut numbers[..some]);
-            self.file
-                .read_at(self.stored.offset + (first * size) as u64, bytes)?;
+            let read = self
+                .file
+                .read_at(self.stored.offset + (first * size) as u64, bytes);
+            read.map_err(|error| unread(&self.adapter, &error))?;
             digest(bytes);
             self.stored.encoding.decode(bytes, 0, numbers);
             let at = numbers.iter().position(|number| !number.is_finite());

@@ -33,7 +33,7 @@ const ROWS: &[(&str, Decision)] = &[
     ),
     ("revision", BOOKKEEPING),
     ("inference_mode", BOOKKEEPING),
-    ("r", Decision::Honoured("1 or more")),
+    ("r", Decision::Honoured("1 to 4096")),
     (
         "target_modules",
         Decision::Honoured(

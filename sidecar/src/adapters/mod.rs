@@ -7,6 +7,7 @@
 //! that need it.
 
 mod config;
+mod effect;
 mod embeddings;
 mod factor;
 mod fields;
@@ -17,6 +18,7 @@ mod patterns;
 mod places;
 mod product;
 mod sorted;
+mod tied;
 mod tokens;
 #[cfg(test)]
 mod tests;
@@ -63,6 +65,8 @@ pub(crate) struct Together {
     pub(crate) adapters: Vec<MergedAdapter>,
     /// What is odd about them and hinders nothing.
     pub(crate) told: Vec<String>,
+    /// The model's own shape is tied, whatever adapters made of it.
+    was_tied: bool,
     /// Tensors that are no longer the base's.
     changed: HashSet<String>,
 }
@@ -78,7 +82,16 @@ pub(crate) fn merge(
     tensors: Box<dyn TensorSource>,
     base: &str,
 ) -> Result<Together, ModelError> {
+    if let Some(more) = asked.get(ADAPTERS_MAX) {
+        let count = asked.len();
+        let message = format!(
+            "{count} adapters are given, {ADAPTERS_MAX} at most are merged: merge some into a folder \
+             first (plimsoll-sidecar merge)"
+        );
+        return Err(refused(&more.name, "", message));
+    }
     let mut together = Together {
+        was_tied: shape.tied,
         shape,
         tensors,
         adapters: Vec::new(),
@@ -113,6 +126,11 @@ pub(crate) fn merge(
         ));
     }
     Ok(together)
+}
+
+/// A file of an adapter that cannot be read is the adapter's trouble, not the model's.
+fn unread(adapter: &str, error: &ModelError) -> ModelError {
+    refused(adapter, "", error.to_string())
 }
 
 /// `file`: of the adapter's folder, where it is about one.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::config::AdapterConfig;
 use super::factor::Factor;
 use super::merged::Change;
-use super::places::Places;
-use super::{AdapterPath, Together, WEIGHTS, refused};
+use super::places::{Placed, Places, is_float};
+use super::{AdapterPath, Together, WEIGHTS, effect, refused, unread};
 use crate::digest::Digest;
 use crate::model_error::{ModelError, shorten};
 use crate::weights::file::{WeightFile, is_there};
@@ -29,11 +29,16 @@ pub(crate) fn open(at: &AdapterPath, base: &Together, called: &str) -> Result<Op
     let mut digest = Digest::new();
     let adapter = at.name.as_str();
     let config = AdapterConfig::open(adapter, &at.path, &mut |bytes| digest.update(bytes))?;
-    let factors = factors(at, &config, &mut digest)?;
-    let (changes, unties) = Places::of(adapter, &config, base).fill(factors)?;
+    let factors = factors(at, &mut digest)?;
+    let Placed {
+        changes,
+        unties,
+        told: placed,
+    } = Places::of(adapter, &config, base).fill(factors)?;
     if changes.is_empty() {
         return Err(refused(adapter, WEIGHTS, "changes no tensor of the base"));
     }
+    effect::check(adapter, &changes)?;
     let told = config.base.iter().filter(|name| last_part(name) != called);
     let told = told.map(|name| {
         let name = shorten(name);
@@ -44,7 +49,7 @@ pub(crate) fn open(at: &AdapterPath, base: &Together, called: &str) -> Result<Op
     });
     let is_quantized = |tensor: &&String| {
         let info = base.tensors.info(tensor);
-        info.is_some_and(|info| !["F32", "F16", "BF16"].contains(&info.dtype.as_str()))
+        info.is_some_and(|info| !is_float(info))
     };
     let quantized = changes.keys().filter(is_quantized).count();
     let expanded = (quantized > 0).then(|| {
@@ -55,7 +60,7 @@ pub(crate) fn open(at: &AdapterPath, base: &Together, called: &str) -> Result<Op
         )
     });
     Ok(Opened {
-        told: told.chain(expanded).collect(),
+        told: told.chain(expanded).chain(placed).collect(),
         changes,
         unties,
         digest: digest.finish(),
@@ -70,11 +75,7 @@ fn last_part(name: &str) -> &str {
 }
 
 /// Opens the file, and goes over its bytes: what is no number is found here.
-fn factors(
-    at: &AdapterPath,
-    config: &AdapterConfig,
-    digest: &mut Digest,
-) -> Result<Vec<Factor>, ModelError> {
+fn factors(at: &AdapterPath, digest: &mut Digest) -> Result<Vec<Factor>, ModelError> {
     let path = at.path.join(WEIGHTS);
     if !is_there(&path) {
         let message = match is_there(&at.path.join("adapter_model.bin")) {
@@ -83,10 +84,10 @@ fn factors(
         };
         return Err(refused(&at.name, WEIGHTS, message));
     }
-    let file = WeightFile::open(&path)?;
-    let opened = safetensors::open(file, &mut |header| digest.update(header))?;
-    let file = Arc::new(opened.file);
-    let mut trained = false;
+    let opened = WeightFile::open(&path)
+        .and_then(|file| safetensors::open(file, &mut |header| digest.update(header)));
+    let opened = opened.map_err(|error| unread(&at.name, &error))?;
+    let (file, adapter) = (Arc::new(opened.file), Arc::from(at.name.as_str()));
     let mut factors = Vec::with_capacity(opened.tensors.len());
     for entry in opened.tensors {
         let refuse = |message: String| {
@@ -96,25 +97,21 @@ fn factors(
         let Some(stored) = entry.stored else {
             return refuse(format!("is {}; read are F32, F16, BF16", entry.info.dtype));
         };
-        let factor = Factor {
+        let mut factor = Factor {
+            adapter: Arc::clone(&adapter),
             file: Arc::clone(&file),
             info: entry.info.clone(),
             stored,
+            is_zero: false,
         };
         let scanned = factor.scan(&mut |bytes| digest.update(bytes))?;
-        let is_outer = [".lora_B", ".lora_embedding_B"].map(|part| factor.info.name.contains(part));
-        trained |= is_outer.contains(&true) && !scanned.is_zero;
+        factor.is_zero = scanned.is_zero;
         if let Some((at, number)) = scanned.wrong {
             return refuse(format!(
                 "number {at} is {number}; the training left no adapter"
             ));
         }
         factors.push(factor);
-    }
-    // Matrices begin with B all zeros.
-    if !trained && !config.dora && config.saved.is_empty() && config.tokens.is_empty() {
-        let message = "every lora_B is zero, so it changes nothing: it was never trained";
-        return Err(refused(&at.name, WEIGHTS, message));
     }
     Ok(factors)
 }

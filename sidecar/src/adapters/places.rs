@@ -11,9 +11,9 @@ use super::factor::Factor;
 use super::keys::Part;
 use super::merged::{Change, EMBEDDING, HEAD};
 use super::sorted::Sorted;
-use super::{Together, WEIGHTS, embeddings, refused, tokens};
+use super::{Together, WEIGHTS, embeddings, refused, tied, tokens};
 use crate::model_error::{ModelError, shorten};
-use crate::weights::needed;
+use crate::weights::{TensorInfo, needed};
 
 /// Names that a message has room for.
 const SHOWN: usize = 3;
@@ -25,6 +25,15 @@ pub(super) struct Places<'a> {
     /// Of every tensor that an adapter may change, with both sides of the embedding.
     dims: HashMap<String, Vec<usize>>,
     changes: HashMap<String, Change>,
+    told: Vec<String>,
+}
+
+/// What [`Places::fill`] comes to.
+pub(super) struct Placed {
+    pub(super) changes: HashMap<String, Change>,
+    /// The base's two sides of the embedding part.
+    pub(super) unties: bool,
+    pub(super) told: Vec<String>,
 }
 
 impl<'a> Places<'a> {
@@ -43,14 +52,12 @@ impl<'a> Places<'a> {
             base,
             dims: needed(&untied).into_iter().collect(),
             changes: HashMap::new(),
+            told: Vec::new(),
         }
     }
 
-    /// What becomes of the base's tensors, and whether its two sides of the embedding part.
-    pub(super) fn fill(
-        mut self,
-        factors: Vec<Factor>,
-    ) -> Result<(HashMap<String, Change>, bool), ModelError> {
+    /// What becomes of the base's tensors.
+    pub(super) fn fill(mut self, factors: Vec<Factor>) -> Result<Placed, ModelError> {
         let sorted = Sorted::of(self.adapter, factors)?;
         self.check_targets(&sorted.parts)?;
         for (module, parts) in sorted.parts {
@@ -67,8 +74,12 @@ impl<'a> Places<'a> {
         for (module, copy) in sorted.copies {
             self.copy(&module, &copy)?;
         }
-        let unties = self.ties()?;
-        Ok((self.changes, unties))
+        let unties = tied::unties(self.adapter, self.config.ties, self.base, &mut self.changes)?;
+        Ok(Placed {
+            changes: self.changes,
+            unties,
+            told: self.told,
+        })
     }
 
     fn refuse<T>(&self, message: impl Into<String>) -> Result<T, ModelError> {
@@ -235,7 +246,12 @@ impl<'a> Places<'a> {
             Change::LowRank { magnitude, .. } => magnitude.is_some(),
             Change::Embedding { .. } | Change::Bias { .. } => false,
         };
-        if whole && self.base.changed.contains(&tensor) {
+        // A tied head is the embedding, with what was done to that.
+        let of = match self.base.shape.tied && tensor == HEAD {
+            true => EMBEDDING,
+            false => &tensor,
+        };
+        if whole && self.base.changed.contains(of) {
             return self.refuse(format!(
                 "takes the place of {tensor}, which an adapter before it changes; put it first"
             ));
@@ -306,7 +322,7 @@ impl<'a> Places<'a> {
     }
 
     /// PEFT saves tables of tokens along with their adapters: they must be this base's.
-    fn copy(&self, module: &str, copy: &Factor) -> Result<(), ModelError> {
+    fn copy(&mut self, module: &str, copy: &Factor) -> Result<(), ModelError> {
         let tensor = format!("{module}.weight");
         if ![EMBEDDING, HEAD].contains(&tensor.as_str()) {
             let name = shorten(&copy.info.name);
@@ -322,6 +338,15 @@ impl<'a> Places<'a> {
                 "carries a copy of {tensor}, which an adapter before it changes; put it first"
             ));
         }
+        let info = self.base.tensors.info(of).filter(|info| !is_float(info));
+        if let Some(info) = info {
+            let (adapter, dtype) = (self.adapter, &info.dtype);
+            self.told.push(format!(
+                "adapter `{adapter}` carries a copy of {tensor}, which is {dtype} here and was not \
+                 compared with it"
+            ));
+            return Ok(());
+        }
         match embeddings::difference(&*self.base.tensors, of, copy)? {
             None => Ok(()),
             Some(row) => self.refuse(format!(
@@ -330,39 +355,11 @@ impl<'a> Places<'a> {
             )),
         }
     }
+}
 
-    /// Whether a tied base becomes one with two tables.
-    fn ties(&mut self) -> Result<bool, ModelError> {
-        let touched = [EMBEDDING, HEAD].map(|tensor| self.changes.contains_key(tensor));
-        if !self.base.shape.tied || touched == [false, false] {
-            return Ok(false);
-        }
-        // PEFT lets the other side follow trained tokens.
-        if let (Some(Change::Rows { .. }), false) = (self.changes.get(EMBEDDING), touched[1]) {
-            return Ok(false);
-        }
-        if !self.config.ties {
-            return Ok(true);
-        }
-        // Both sides are one tensor; a second one is the same once more.
-        let (embedding, head) = (self.changes.get(EMBEDDING), self.changes.get(HEAD));
-        match (embedding, head) {
-            (Some(Change::Replaced(_)), None) => Ok(false),
-            (Some(Change::Replaced(one)), Some(Change::Replaced(other))) => {
-                if let Some(row) = embeddings::unlike(one, other)? {
-                    return self.refuse(format!(
-                        "ensure_weight_tying, and {EMBEDDING} and {HEAD} differ in row {row}"
-                    ));
-                }
-                self.changes.remove(HEAD);
-                Ok(false)
-            }
-            _ => self.refuse(
-                "ensure_weight_tying with a tied base is merged for modules_to_save with embed_tokens \
-                 alone; merge it with PEFT",
-            ),
-        }
-    }
+/// Of a type whose numbers a copy has bit for bit.
+pub(super) fn is_float(info: &TensorInfo) -> bool {
+    ["F32", "F16", "BF16"].contains(&info.dtype.as_str())
 }
 
 /// A module on the tensor's way ends with the name, as PEFT asks.

@@ -5,9 +5,14 @@ use std::ops::Range;
 use super::factor::Factor;
 use crate::model_error::ModelError;
 
-/// Numbers of a weight, and of A, that are held at once, by each thread that reads: with their sums in
-/// f64, 1.3 MiB.
+/// Numbers of a weight, of A, and of B that are held at once, by each thread that reads: with their sums
+/// in f64, 1.3 MiB.
 const AT_ONCE: usize = 64 << 10;
+
+/// Rows of a weight that is read `width` columns wide, and of its left factor.
+pub(super) fn rows_at_once(width: usize, rank: usize) -> usize {
+    (AT_ONCE / width.max(rank).max(1)).max(1)
+}
 
 /// Two factors of low rank: `left` is `[rows, rank]`, `right` is `[rank, cols]`.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +56,7 @@ impl Product<'_> {
         mut done: impl FnMut(usize, &[f64]),
     ) -> Result<(), ModelError> {
         let width = cols.len();
-        let at_once = (AT_ONCE / width.max(1)).clamp(1, rows.len().max(1));
+        let at_once = rows_at_once(width, self.rank()).min(rows.len().max(1));
         let mut numbers = vec![0.0; at_once * width];
         let mut sums = vec![0.0; at_once * width];
         for first in rows.clone().step_by(at_once) {

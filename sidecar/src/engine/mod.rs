@@ -137,6 +137,7 @@ impl Engine {
             weights: Mutex::new(WeightsInForce {
                 source_version: weight_version.clone(),
                 version: weight_version,
+                unnamed: WeightsInForce::unnamed(&model.adapters, &model.digest),
                 path: model.path.clone(),
                 writes: 0,
                 pushed: false,

@@ -5,7 +5,6 @@
 //! fails leaves an engine that no wake takes for whole, until it is repeated, or the old weights are
 //! read again.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,7 +18,7 @@ use super::push::{UPDATE_OPEN, wrong_state};
 use super::ranks::Failure;
 use super::rest::{Cause, PauseMode, SleepLevel, Transition};
 use super::run::Loop;
-use super::weights::Updated;
+use super::weights::{Updated, WeightsInForce};
 use crate::model::Replacement;
 
 /// What a look at the weights found.
@@ -88,7 +87,7 @@ impl Loop {
         let (path, seconds) = (weights.path.display(), began.elapsed().as_secs_f64());
         let outcome = match replaced {
             Ok(()) => {
-                let version = self.accept(Some(&weights.path), version);
+                let version = self.accept(Some(&weights), version);
                 tracing::info!(%path, version, held, seconds, result = "done", "weights updated");
                 Ok(Updated { version, held })
             }
@@ -170,15 +169,24 @@ impl Loop {
 
     /// The weights that were written are those in force: of these files, or none's; what they are
     /// called.
-    pub(super) fn accept(&mut self, files: Option<&Path>, version: Option<String>) -> String {
+    pub(super) fn accept(
+        &mut self,
+        files: Option<&Replacement>,
+        version: Option<String>,
+    ) -> String {
         self.sent.blank = false;
         let version = {
             let mut now = lock(&self.shared.weights);
             now.pushed = files.is_none();
-            if let Some(path) = files {
-                path.clone_into(&mut now.path);
+            let called = match files {
+                Some(files) => now.called_after(&now.version, files),
+                None => now.version.clone(),
+            };
+            if let Some(files) = files {
+                files.path.clone_into(&mut now.path);
+                now.unnamed = WeightsInForce::unnamed(&files.adapters, &files.digest);
             }
-            version.unwrap_or_else(|| now.version.clone())
+            version.unwrap_or(called)
         };
         self.name_weights(version.clone());
         // A wake that came to nothing for the weights' sake has come to its end now.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::model::{MergedAdapter, Model};
+use crate::model::{MergedAdapter, Model, Replacement};
 
 /// The weights in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub struct WeightsInForce {
     /// The files that were read last, and what their weights were called.
     pub path: PathBuf,
     pub source_version: String,
+    /// What they are called where nobody names them.
+    pub unnamed: String,
     /// They were sent since: no file has them, and a wake reads none.
     pub pushed: bool,
     /// Times that weights were written since the load, to the end or not.
@@ -31,12 +33,17 @@ impl WeightsInForce {
     /// What the weights that are loaded first are called. Answers show what they come from: adapters,
     /// too, where nobody gave the weights a name.
     pub fn named(asked: String, model: &Model) -> String {
-        const DIGITS: usize = 8;
-        if model.adapters.is_empty() || asked != WeightsInForce::DEFAULT_VERSION {
-            return asked;
+        match asked == WeightsInForce::DEFAULT_VERSION {
+            true => WeightsInForce::unnamed(&model.adapters, &model.digest),
+            false => asked,
         }
-        let mut version = asked.clone();
-        for MergedAdapter { at, digest, .. } in &model.adapters {
+    }
+
+    /// What weights are called with `adapters` in them; `digest`: of all of it.
+    pub(crate) fn unnamed(adapters: &[MergedAdapter], digest: &str) -> String {
+        const DIGITS: usize = 8;
+        let mut version = WeightsInForce::DEFAULT_VERSION.to_owned();
+        for MergedAdapter { at, digest, .. } in adapters {
             let digits = digest.trim_start_matches("sha256:");
             let digits: String = digits.chars().take(DIGITS).collect();
             version = format!("{version}+{}@{digits}", at.name);
@@ -44,7 +51,16 @@ impl WeightsInForce {
         // Many long names do not fit: then the model's digest, which covers them all.
         match WeightsInForce::check_version(&version) {
             Ok(()) => version,
-            Err(_) => format!("{asked}@{}", model.digest),
+            Err(_) => format!("{}@{digest}", WeightsInForce::DEFAULT_VERSION),
+        }
+    }
+
+    /// What files that are read in place of these are called, where these are called `version`: a name
+    /// that somebody gave stays, one that told of the adapters tells of what these are now.
+    pub(crate) fn called_after(&self, version: &str, read: &Replacement) -> String {
+        match version == self.unnamed {
+            true => WeightsInForce::unnamed(&read.adapters, &read.digest),
+            false => version.to_owned(),
         }
     }
 

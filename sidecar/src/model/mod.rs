@@ -98,13 +98,8 @@ impl Model {
             ..
         } = adapters::merge(adapters, self.shape, self.tensors, &called)?;
         shape.blocks = blocks::of(&shape, &*tensors);
-        let mut digest = Digest::new();
-        digest.update(self.digest.as_bytes());
-        for adapter in &adapters {
-            digest.update(adapter.digest.as_bytes());
-        }
         self.told.extend(told);
-        let digest = digest.finish();
+        let digest = digest_with(&self.digest, &adapters);
         let told_of = |of: &MergedAdapter| AdapterFacts {
             name: of.at.name.clone(),
             digest: of.digest.clone(),
@@ -123,6 +118,16 @@ impl Model {
             ..self
         })
     }
+}
+
+/// Of a model with its adapters, in their order.
+fn digest_with(base: &str, adapters: &[MergedAdapter]) -> String {
+    let mut digest = Digest::new();
+    digest.update(base.as_bytes());
+    for adapter in adapters {
+        digest.update(adapter.digest.as_bytes());
+    }
+    digest.finish()
 }
 
 /// A path that holds a model.

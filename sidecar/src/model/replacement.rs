@@ -7,8 +7,9 @@ use plimsoll_planner::ModelShape;
 
 use super::blocks::place_of;
 use super::config::{self, CONFIG, CONFIG_BYTES_MAX};
-use super::{AdapterPath, Model, ModelError, gguf_at, open_gguf};
+use super::{AdapterPath, MergedAdapter, Model, ModelError, digest_with, gguf_at, open_gguf};
 use crate::adapters::{self, Together};
+use crate::digest::Digest;
 use crate::model_error::shorten;
 use crate::weights::file::{display_name, read_small};
 use crate::weights::folder::SafetensorsFolder;
@@ -20,6 +21,10 @@ pub struct Replacement {
     /// Where they lie.
     pub path: PathBuf,
     pub tensors: Box<dyn TensorSource>,
+    /// Those that `tensors` have in them, as their files are now.
+    pub adapters: Vec<MergedAdapter>,
+    /// As [`Model`]'s, of these files.
+    pub digest: String,
 }
 
 impl Replacement {
@@ -31,7 +36,7 @@ impl Replacement {
     /// # Errors
     /// [`ModelError`] with the file, and the first field or tensor that is not the same.
     pub fn open(path: &Path, loaded: &Model) -> Result<Replacement, ModelError> {
-        let (file, shape, params, tensors) = match gguf_at(path)? {
+        let (file, shape, params, tensors, digest) = match gguf_at(path)? {
             Some(file) => {
                 let model = open_gguf(&file)?;
                 (
@@ -39,14 +44,18 @@ impl Replacement {
                     model.shape,
                     model.params,
                     model.tensors,
+                    model.digest,
                 )
             }
             None => {
                 let bytes = read_small(&path.join(CONFIG), CONFIG_BYTES_MAX)?;
                 let config = config::parse(&bytes)?;
-                let tensors = SafetensorsFolder::open(path, &mut |_| {})?;
+                let mut digest = Digest::new();
+                digest.update(&bytes);
+                let tensors = SafetensorsFolder::open(path, &mut |header| digest.update(header))?;
                 let tensors: Box<dyn TensorSource> = Box::new(tensors);
-                (CONFIG.to_owned(), config.shape, config.params, tensors)
+                let file = CONFIG.to_owned();
+                (file, config.shape, config.params, tensors, digest.finish())
             }
         };
         let asked: Vec<AdapterPath> = loaded.adapters.iter().map(|of| of.at.clone()).collect();
@@ -55,8 +64,12 @@ impl Replacement {
         {
             return Err(not_beside(&first.name));
         }
-        let Together { shape, tensors, .. } =
-            adapters::merge(&asked, shape, tensors, &display_name(path))?;
+        let Together {
+            shape,
+            tensors,
+            adapters,
+            ..
+        } = adapters::merge(&asked, shape, tensors, &display_name(path))?;
         // Types are compared tensor by tensor.
         let blocks = loaded.shape.blocks.clone();
         same_fields(&file, &loaded.shape, &ModelShape { blocks, ..shape })?;
@@ -66,6 +79,11 @@ impl Replacement {
         Ok(Replacement {
             path: path.to_owned(),
             tensors,
+            digest: match adapters.as_slice() {
+                [] => digest,
+                adapters => digest_with(&digest, adapters),
+            },
+            adapters,
         })
     }
 }

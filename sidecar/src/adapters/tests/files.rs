@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use super::super::{CONFIG, WEIGHTS};
+use super::super::product::rows_at_once;
+use super::super::{ADAPTERS_MAX, CONFIG, WEIGHTS};
 use super::edited::Edited;
 use super::{AdapterPath, at, fixtures, open};
 
@@ -22,10 +23,9 @@ fn files_that_are_missing_or_broken_are_refused() {
         {
             adapter.folder().write(name, bytes);
         }
-        open(LLAMA, &[adapter.path()])
-            .map(|_| ())
-            .unwrap_err()
-            .to_string()
+        let error = open(LLAMA, &[adapter.path()]).map(|_| ()).unwrap_err();
+        assert_eq!(error.reason(), "AdapterInvalid", "{error}");
+        error.to_string()
     };
     for (config, weights, words) in [
         (None, Some(&weights[..]), "no such file"),
@@ -59,6 +59,7 @@ fn files_that_are_missing_or_broken_are_refused() {
     ] {
         let message = message(config, weights);
         assert!(message.contains(words), "no {words:?} in {message}");
+        assert!(message.starts_with("adapter `tuned`: "), "{message}");
     }
     adapter.folder().write(CONFIG, &config);
     adapter.folder().write("adapter_model.bin", "");
@@ -68,8 +69,84 @@ fn files_that_are_missing_or_broken_are_refused() {
         "{error}"
     );
     let nowhere = at(&fixtures().join("adapters/nowhere"));
-    let error = open(LLAMA, &[nowhere]).unwrap_err().to_string();
+    let error = open(LLAMA, &[nowhere]).unwrap_err();
+    assert_eq!(error.reason(), "AdapterInvalid");
+    let error = error.to_string();
+    assert!(error.starts_with("adapter `tuned`: "), "{error}");
     assert!(error.contains("nowhere"), "{error}");
+}
+
+/// A wake or a reload reads long after the check.
+#[test]
+fn a_file_that_is_cut_off_while_it_is_open_is_the_adapters_trouble() {
+    let adapter = Edited::of(PLAIN);
+    let model = open(LLAMA, &[adapter.write()]).unwrap();
+    let file = adapter.path().path.join(WEIGHTS);
+    let file = std::fs::File::options().write(true).open(file).unwrap();
+    file.set_len(8).unwrap();
+    let mut out = [0.0; 64];
+    let tensor = "model.layers.1.mlp.up_proj.weight";
+    let read = model.tensors.read_block(tensor, 0..1, 0..64, &mut out);
+    let error = read.unwrap_err();
+    assert_eq!(error.reason(), "AdapterInvalid");
+    let error = error.to_string();
+    assert!(
+        error.starts_with("adapter `tuned`: adapter_model.safetensors: ")
+            && error.contains("beyond"),
+        "{error}"
+    );
+}
+
+#[test]
+fn more_adapters_than_are_merged_are_refused_by_the_first_that_is_too_many() {
+    let adapter = |at: usize| AdapterPath {
+        name: format!("a{at}"),
+        path: fixtures().join("adapters").join(PLAIN),
+    };
+    let all: Vec<AdapterPath> = (0..=ADAPTERS_MAX).map(adapter).collect();
+    open(LLAMA, &all[..ADAPTERS_MAX]).unwrap();
+    let error = open(LLAMA, &all).unwrap_err().to_string();
+    assert!(
+        error.starts_with("adapter `a8`: 9 adapters are given, 8 at most"),
+        "{error}"
+    );
+}
+
+/// Both sides of a tied base follow some adapters: what was done to the other side must not be lost.
+#[test]
+fn adapters_of_a_tied_embedding_do_not_pass_over_each_other() {
+    let fixture = |name: &str| AdapterPath {
+        name: name.to_owned(),
+        path: fixtures().join("adapters").join(name),
+    };
+    let mut head = Edited::of(PLAIN);
+    head.set("modules_to_save", json!(["lm_head"]));
+    head.add("lm_head.weight", &[515, 64]);
+    let head = head.write();
+    let mut both = Edited::of("tied-both");
+    both.remove("lm_head.weight");
+    let both = both.write();
+    for (base, adapters, words) in [
+        (
+            LLAMA,
+            [head.clone(), fixture("tokens")],
+            "adapter `tokens`: adapter_model.safetensors: trainable_token_indices: it was trained with",
+        ),
+        (
+            "tiny-qwen2",
+            [fixture("tied-head"), both],
+            "adapter `tuned`: adapter_model.safetensors: ensure_weight_tying: it was trained with",
+        ),
+        (
+            LLAMA,
+            [fixture("tokens"), head],
+            "adapter `tuned`: adapter_model.safetensors: takes the place of lm_head.weight",
+        ),
+    ] {
+        let error = open(base, &adapters).unwrap_err().to_string();
+        assert!(error.contains(words), "no {words:?} in {error}");
+    }
+    open(LLAMA, &[fixture("tokens"), fixture("plain")]).unwrap();
 }
 
 #[test]
@@ -108,4 +185,23 @@ fn adapters_that_undo_each_other_are_refused() {
         "{undone}"
     );
     open(mha, &[named("b", "saved"), named("a", "embeddings")]).unwrap();
+}
+
+/// Whichever is wider, a row or the rank: a narrow piece of a tensor has rows without number.
+#[test]
+fn a_factor_is_read_in_pieces_of_bounded_size_whatever_the_rank() {
+    for (width, rank) in [
+        (1, 4096),
+        (1, 8),
+        (16, 4096),
+        (4096, 1),
+        (8192, 4096),
+        (0, 1),
+    ] {
+        let numbers = rows_at_once(width, rank) * width.max(rank);
+        assert!(
+            numbers <= 64 << 10 && numbers * 2 > 64 << 10,
+            "{width} {rank}: {numbers}"
+        );
+    }
 }

@@ -67,6 +67,29 @@ fn a_gguf_base_takes_an_adapter_and_says_what_of_it_is_quantised() {
     assert_eq!(of(&model), (q4, [None, q4, q4, None]));
 }
 
+/// No float of a file is bit for bit what blocks are expanded to.
+#[test]
+fn a_copy_of_a_table_that_is_kept_in_blocks_is_told_and_not_compared() {
+    let path = fixtures().join("positions/mixed-gguf/model.gguf");
+    let base = ModelFolder::open(&path).unwrap();
+    let mut adapter = Edited::of("plain");
+    counting(&base, &mut adapter, ["self_attn.q_proj", "mlp.down_proj"]);
+    let table = base.tensors.info("model.embed_tokens.weight").unwrap();
+    let shape = table.shape.clone();
+    adapter.add("model.embed_tokens.base_layer.weight", &shape);
+    let model = ModelFolder::open_with(&path, &[adapter.write()]).unwrap();
+    let told = model.told.iter().find(|told| told.contains("was not"));
+    let words = "adapter `tuned` carries a copy of model.embed_tokens.weight, which is Q4_0 here";
+    assert!(told.unwrap().starts_with(words), "{:?}", model.told);
+    // Its dimensions are looked at still.
+    adapter.add(
+        "model.embed_tokens.base_layer.weight",
+        &[shape[0] + 1, shape[1]],
+    );
+    let error = ModelFolder::open_with(&path, &[adapter.write()]).unwrap_err();
+    assert!(error.to_string().contains("the base's is"), "{error}");
+}
+
 /// The places of a running engine stay what they were when it started.
 #[test]
 fn a_reload_refuses_an_adapter_that_changes_what_is_kept_in_blocks() {

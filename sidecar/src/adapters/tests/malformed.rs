@@ -234,6 +234,47 @@ const TENSORS: &[Row] = &[
         &["every lora_B is zero, so it changes nothing"],
     ),
     (
+        PLAIN,
+        LLAMA,
+        |a| {
+            let zeros = a
+                .tensors
+                .iter_mut()
+                .filter(|(key, _)| key.contains("lora_A"));
+            zeros.for_each(|(_, tensor)| tensor.bytes.fill(0));
+        },
+        &["every lora_A is zero, so it changes nothing"],
+    ),
+    // A in one half, B in the other.
+    (
+        PLAIN,
+        LLAMA,
+        |a| {
+            let zeros = a.tensors.iter_mut().filter(|(key, _)| {
+                let part = if key.contains("layers.0") {
+                    "lora_A"
+                } else {
+                    "lora_B"
+                };
+                key.contains(part)
+            });
+            zeros.for_each(|(_, tensor)| tensor.bytes.fill(0));
+        },
+        &["of each module the scale, lora_A or lora_B is zero, so it changes nothing"],
+    ),
+    (
+        PLAIN,
+        LLAMA,
+        |a| a.set("lora_alpha", json!(0)),
+        &["adapter_config.json: lora_alpha and alpha_pattern make every scale zero"],
+    ),
+    (
+        PLAIN,
+        LLAMA,
+        |a| a.set("alpha_pattern", json!({".*": 0})),
+        &["lora_alpha and alpha_pattern make every scale zero"],
+    ),
+    (
         "dora",
         "tiny-llama-9-3",
         |a| drop(a.remove("model.layers.1.mlp.up_proj.lora_magnitude_vector")),
@@ -290,6 +331,19 @@ const TENSORS: &[Row] = &[
         LLAMA,
         |a| a.add("model.embed_tokens.base_layer.weight", &[516, 64]),
         &["is [516, 64], the base's is [515, 64]"],
+    ),
+    // A head that follows the tokens, and is changed besides.
+    (
+        "tokens",
+        LLAMA,
+        |a| {
+            a.set("modules_to_save", json!(["lm_head"]));
+            a.add("lm_head.weight", &[515, 64]);
+        },
+        &[
+            "trains tokens of model.embed_tokens.weight",
+            "lm_head.weight besides",
+        ],
     ),
     (
         "tied-both",

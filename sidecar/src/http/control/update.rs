@@ -21,6 +21,7 @@ use crate::engine::weights::{Updated, WeightsInForce};
 use crate::http::app::App;
 use crate::http::error::{ApiError, shown};
 use crate::http::generator::uncontrolled;
+use crate::model::Replacement;
 
 type Answer = Result<Json<Value>, ApiError>;
 
@@ -112,15 +113,14 @@ async fn from_disk(app: &App, body: Body) -> Result<Updated, ApiError> {
     replace(app, folder, "model_path", version, mode).await
 }
 
-/// The files that were read last, once more, under the name that they had: of the weights in force, or,
-/// where an update comes in between or weights were pushed since, of older ones.
+/// The files that were read last, once more, under the name that they had, or that tells of their
+/// adapters: of the weights in force, or, where an update comes in between or weights were pushed since,
+/// of older ones.
 pub(super) async fn reload(app: &App) -> Result<Updated, ApiError> {
-    let WeightsInForce {
-        path,
-        source_version,
-        ..
-    } = loaded(app)?.engine.weights();
-    read(app, path, "", Some(source_version), PauseMode::Keep).await
+    let before = loaded(app)?.engine.weights();
+    let path = before.path.clone();
+    let called = |opened: &_| Some(before.called_after(&before.source_version, opened));
+    read(app, path, "", called, PauseMode::Keep).await
 }
 
 async fn replace(
@@ -133,14 +133,14 @@ async fn replace(
     let (roots, param_of) = (app.weights_roots.clone(), param.to_owned());
     let checked = move || allowed(&roots, &folder, &param_of);
     let path = blocking(checked).await??;
-    read(app, path, param, version, mode).await
+    read(app, path, param, |_| version, mode).await
 }
 
 async fn read(
     app: &App,
     path: PathBuf,
     param: &str,
-    version: Option<String>,
+    version: impl FnOnce(&Replacement) -> Option<String>,
     mode: PauseMode,
 ) -> Result<Updated, ApiError> {
     let loaded = loaded(app)?;
@@ -151,6 +151,7 @@ async fn read(
         ApiError::invalid(Some(param).filter(|param| !param.is_empty()), message)
             .with_code("weights_refused")
     })?;
+    let version = version(&opened);
     let updated = loaded.engine.update(Arc::new(opened), version, mode);
     updated.answer().await.map_err(|error| uncontrolled(&error))
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::*;
+use crate::http::generator::Generator;
 use crate::http::testing::fixture;
 
 /// Folders that go with the test: `in`, the root, and `out`, each with a copy of the model.
@@ -43,6 +44,17 @@ fn app_under(roots: &[PathBuf]) -> (Arc<App>, Arc<crate::http::testing::Scripted
 
 fn disk(path: &Path) -> String {
     json!({"model_path": path}).to_string()
+}
+
+/// Files may have changed since: a name that nobody gave is the one of what is read.
+#[tokio::test]
+async fn a_reload_under_a_name_that_nobody_gave_is_named_anew() {
+    let (app, engine) = app(Script::Hold);
+    assert_eq!(engine.weights().source_version, engine.weights().unnamed);
+    let reload = r#"{"method": "reload_weights"}"#;
+    let (status, answer) = control(&app, "POST", "/collective_rpc", reload).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(engine.obeyed(), ["update default keep"]);
 }
 
 #[tokio::test]
