@@ -28,7 +28,7 @@ pub(super) const FIRST: [u64; 2] = [300, 700];
 /// Up and down three times.
 const STEPS: [[u64; 2]; 6] = [[340, 800], [280, 640], [320, 760], FIRST, [380, 900], FIRST];
 /// Below what the weights take.
-const BELOW: [u64; 2] = [60, 120];
+const BELOW: [u64; 2] = [30, 60];
 /// Requests at once, all the while.
 const CLIENTS: usize = 3;
 const LOOK: Duration = Duration::from_millis(20);
@@ -119,7 +119,7 @@ fn walk(kubernetes: &Kubernetes, resource: Resource<'_>, before: &[Value]) -> Re
     patch(kubernetes, &with_quotas(BELOW))?;
     let fits = ConditionType::MemoryFits.as_str();
     let refused = resource.await_condition(fits, "False", PATIENCE)?;
-    for words in ["60.00 MiB", "120.00 MiB", "rank 1 needs"] {
+    for words in ["30.00 MiB", "60.00 MiB", "rank 1 needs"] {
         expect(refused.message.contains(words), || refused.message.clone())?;
     }
     same_lives(resource, before)?;

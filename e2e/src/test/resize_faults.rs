@@ -112,7 +112,9 @@ fn die_in(
     }
     let left = self::limits(&pods(resource)?);
     let applied = resource.condition(ConditionType::TargetApplied.as_str())?;
-    let between = applied.is_none_or(|it| it.status != "True");
+    // Before anything began is not between.
+    let began_already = !matches!(moment, Moment::Asked);
+    let between = began_already && applied.is_none_or(|it| it.status != "True");
     let memory = await_applied(resource, Some(quotas))?;
     println!(
         "           {quotas:?} MiB, {death:?} at {moment:?}: limits {limits:?}, then {left:?}; in \
