@@ -24,6 +24,9 @@ pub const ROLE_ENGINE: &str = "engine";
 pub const ROLE_INSPECT: &str = "inspect";
 /// Stage of loading in which a container waits for a higher memory limit: its engine takes targets.
 pub const STAGE_WAITS_FOR_LIMIT: &str = "WaitingForMemoryLimit";
+/// Query of `/health`: 503 while a part of the KV cache is still being taken. Engines that do not know it
+/// have it whole.
+pub const HEALTH_WHOLE: &str = "memory=whole";
 /// Standard label: who manages the object.
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Value of [`LABEL_MANAGED_BY`], and field manager of server-side apply for children.

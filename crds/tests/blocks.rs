@@ -79,6 +79,27 @@ fn rows_of_alike_layers_are_the_layers_again() {
 }
 
 #[test]
+fn facts_of_no_model_are_refused_before_anything_is_made_of_them() {
+    let forged = |layers: u32, rows: usize| {
+        let mut value = serde_json::to_value(facts()).unwrap();
+        value["layers"] = layers.into();
+        value["blocks"] = json!({"layers": vec![json!({"count": layers}); rows]});
+        let known: ModelFacts = serde_json::from_value(value).unwrap();
+        convert::request(&spec(), &known).unwrap_err().to_string()
+    };
+    for (layers, rows) in [(60_000_000, 1), (30, convert::STORED_ROWS_MAX + 1)] {
+        let message = forged(layers, rows);
+        assert!(message.contains("blocks.layers"), "{message}");
+    }
+}
+
+#[test]
+fn a_spec_that_asks_for_nothing_is_written_as_before() {
+    let text = serde_json::to_string(&spec()).unwrap();
+    assert!(!text.contains("quantization"), "{text}");
+}
+
+#[test]
 fn boot_documents_say_so_only_where_weights_are_expanded() {
     let expanded = Boot {
         quantization: QuantizationMode::None,

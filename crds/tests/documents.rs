@@ -25,7 +25,6 @@ fn back<T: Serialize + DeserializeOwned>(value: &T) -> T {
     serde_json::from_str(&serde_json::to_string(value).unwrap()).unwrap()
 }
 
-/// Facts as large as they get.
 fn largest_facts() -> ModelFacts {
     let layers = StoredLayers {
         count: u32::MAX,
@@ -80,7 +79,8 @@ fn facts_fit_a_termination_message() {
     };
     assert_eq!(back(&result), result);
     let size = serde_json::to_string(&result).unwrap().len();
-    assert!(size < names::TERMINATION_MESSAGE_BYTES / 2, "{size} bytes");
+    let with_notes = size + 900;
+    assert!(with_notes < names::TERMINATION_MESSAGE_BYTES, "{size}");
 }
 
 #[test]

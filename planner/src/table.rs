@@ -44,8 +44,8 @@ pub fn table(request: &Request, plan: &Plan) -> String {
     text
 }
 
-/// The types that weights have in memory: `Q4_1, Q8_0 and BFloat16`.
-fn weights(request: &Request) -> String {
+/// The types that weights have in memory: `BFloat16`, or `Q4_1, Q8_0, computed in BFloat16`.
+pub fn weights(request: &Request) -> String {
     let blocks = request.kept().blocks;
     let formats = blocks.map(ModelBlocks::formats).unwrap_or_default();
     let names: Vec<String> = formats.iter().map(BlockFormat::to_string).collect();

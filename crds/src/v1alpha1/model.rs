@@ -25,7 +25,9 @@ pub struct ModelSpec {
     #[serde(default)]
     pub dtype: DtypeChoice,
     /// What becomes of weights that the file has in 4 or 8 bits.
-    #[serde(default)]
+    // Left out where nothing is asked for: revisions are named by what is written, also by operators
+    // from before.
+    #[serde(default, skip_serializing_if = "QuantizationSpec::is_default")]
     pub quantization: QuantizationSpec,
 }
 
@@ -38,6 +40,12 @@ pub struct QuantizationSpec {
     /// expanded to dtype, which weights need that are to be updated with floats.
     #[serde(default)]
     pub mode: QuantizationMode,
+}
+
+impl QuantizationSpec {
+    fn is_default(&self) -> bool {
+        self.mode.is_auto()
+    }
 }
 
 /// Whether quantised weights stay so.

@@ -164,7 +164,7 @@ fn engine_container(
         ],
         "resources": resources(wish, memory_limit),
         // A pod whose target says so falls asleep before it is ready, and has started all the same.
-        "startupProbe": probe("/health", 1, startup_seconds),
+        "startupProbe": probe(&format!("/health?{}", names::HEALTH_WHOLE), 1, startup_seconds),
         "readinessProbe": probe("/readyz", 2, 2),
         "livenessProbe": probe("/livez", 10, 3),
         "lifecycle": {"preStop": {"sleep": {"seconds": LAST_REQUESTS_SECONDS}}},

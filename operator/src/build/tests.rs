@@ -93,7 +93,7 @@ fn the_engine_is_the_only_container_and_passes_restricted() {
         get.path.clone().unwrap()
     };
     let engine = &pod.containers[0];
-    assert_eq!(probe(&engine.startup_probe), "/health");
+    assert_eq!(probe(&engine.startup_probe), "/health?memory=whole");
     assert_eq!(probe(&engine.readiness_probe), "/readyz");
     assert_eq!(probe(&engine.liveness_probe), "/livez");
     // A start may take as long as a change may; a new patience is for pods to come.

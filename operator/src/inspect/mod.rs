@@ -47,16 +47,20 @@ pub(crate) struct Decision {
     pub(crate) look_again: Option<Duration>,
 }
 
-/// Changes when plans need facts that were not read before: every model is inspected once more.
+/// Changes when plans need facts that were not read before: models are inspected once more.
 const FACTS_VERSION: &str = "2";
 
 /// Hash of all that decides which files an engine will see: the source, and where its content
 /// depends on the node, the nodes in question.
 pub(crate) fn source_key(spec: &InferenceDeploymentSpec) -> String {
+    keyed(spec, FACTS_VERSION)
+}
+
+fn keyed(spec: &InferenceDeploymentSpec, version: &str) -> String {
     let source = &spec.model.source;
     let mut hash = Sha256::new();
     // Facts of an older operator lack what plans need now.
-    hash.update(FACTS_VERSION);
+    hash.update(version);
     // A struct of strings always encodes.
     hash.update(serde_json::to_vec(source).unwrap_or_default());
     if !spec.adapters.is_empty() {
@@ -71,6 +75,12 @@ pub(crate) fn source_key(spec: &InferenceDeploymentSpec) -> String {
         hash.update(serde_json::to_vec(&nodes).unwrap_or_default());
     }
     hex(&hash.finalize()[..8])
+}
+
+/// Whether facts that an operator from before took hold all that plans need: a file that is not quantised
+/// has no blocks.
+fn is_enough(model: &ModelFacts, inspection: &Inspection, spec: &InferenceDeploymentSpec) -> bool {
+    model.quantization.is_none() && inspection.source == keyed(spec, "")
 }
 
 /// Whether what is read depends on the node: only a folder of the node does.
@@ -117,9 +127,13 @@ pub(crate) fn decide(facts: &Facts) -> Decision {
         look_again: None,
     };
     if let (Some(model), Some(inspection)) = (&facts.status.model, &facts.status.inspection)
-        && inspection.source == key
+        && (inspection.source == key || is_enough(model, inspection, &facts.object.spec))
     {
-        let known = Model::Known(Box::new(model.clone()), inspection.clone());
+        let inspection = Inspection {
+            source: key.clone(),
+            ..inspection.clone()
+        };
+        let known = Model::Known(Box::new(model.clone()), inspection);
         return reread(facts, &key, name, &ours, decision(known));
     }
     match ours.first() {

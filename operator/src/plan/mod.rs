@@ -11,7 +11,7 @@ use plimsoll_crds::v1alpha1::{Boot, InferenceDeployment, ModelFacts, Reason};
 use plimsoll_planner::refusal::Reason as RefusalReason;
 use plimsoll_planner::{
     Bytes, MEMORY_LIMIT, Plan, Refusal, Request, cpu_memory_limit, plan as planner_plan,
-    plan_within, refit_within,
+    plan_within, refit_within, table,
 };
 
 use crate::build::{self, Documents};
@@ -211,11 +211,11 @@ fn summary(request: &Request, plan: &Plan) -> String {
     });
     let ranks: Vec<String> = ranks.collect();
     short(&format!(
-        "{}; {} tokens of KV cache, maxModelLen {}, {} weights",
+        "{}; {} tokens of KV cache, maxModelLen {}, weights {}",
         ranks.join("; "),
         plan.kv_tokens,
         plan.max_model_len,
-        request.dtype
+        table::weights(request)
     ))
 }
 

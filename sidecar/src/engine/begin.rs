@@ -57,7 +57,7 @@ impl Loop {
     }
 
     /// Blocks of the KV cache, the null block included, that are there.
-    fn blocks_there(&self) -> u32 {
+    pub(super) fn blocks_there(&self) -> u32 {
         self.scheduler.pool().total() + 1
     }
 
@@ -87,17 +87,12 @@ impl Loop {
         Ok(())
     }
 
-    /// Takes all that is missing of the KV cache; while its memory is away only its size is taken down,
-    /// and the wake takes that much.
-    pub(super) fn fill_whole(&mut self) -> Result<(), Failure> {
-        while self.is_filling() {
-            let blocks = match self.rest.out.contains(&Account::KvCache) {
-                true => u32::MAX,
-                false => self.blocks_in(SLICE_BYTES),
-            };
-            self.grow_by(blocks)?;
+    /// The cache's memory is away: only its size is taken down, and the wake takes that much.
+    pub(super) fn fill_away(&mut self) -> Result<(), Failure> {
+        match self.is_filling() {
+            true => self.grow_by(u32::MAX),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     fn blocks_in(&self, bytes: u64) -> u32 {
@@ -126,7 +121,7 @@ impl Loop {
         Ok(())
     }
 
-    fn show_filling(&mut self) {
+    pub(super) fn show_filling(&mut self) {
         self.rest.filling = self.is_filling();
         self.show_sleep();
     }
@@ -208,14 +203,17 @@ mod tests {
         assert!(handle.wake(Tags::ALL).wait().is_ok());
         whole(&handle);
         assert_eq!(ids(waiting), expected);
-        let handle = engine_of(Some(1));
-        let waiting = ask(&handle, 1, vec![9; 40]);
-        let smaller = size(&handle, 2);
-        let blocks = smaller.plan.kv_blocks;
-        let resized = handle.resize(smaller).wait().unwrap();
-        assert_eq!(resized.kv_blocks, blocks);
-        whole(&handle);
-        assert_eq!(ids(waiting), expected);
+        for less in [2, 30, 0] {
+            let handle = engine_of(Some(1));
+            let waiting = ask(&handle, 1, vec![9; 40]);
+            let other = size(&handle, less);
+            let blocks = other.plan.kv_blocks;
+            let resized = handle.resize(other).wait().unwrap();
+            assert_eq!(resized.kv_blocks, blocks);
+            whole(&handle);
+            assert_eq!(handle.memory().kv.blocks_total, blocks - 1);
+            assert_eq!(ids(waiting), expected);
+        }
     }
 
     #[test]

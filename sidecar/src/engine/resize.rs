@@ -28,8 +28,7 @@ impl Loop {
             asker.answer(Err(ControlError::WrongState { message }));
             return Ok(());
         }
-        // A size that is still on its way is reached first.
-        if let Err(failure) = self.land_all().and_then(|()| self.fill_whole()) {
+        if let Err(failure) = self.land_all() {
             return settle(asker, Err(failure));
         }
         if *self.shared.state.borrow() == EngineState::Serving {
@@ -84,12 +83,30 @@ impl Loop {
         Ok(())
     }
 
+    /// What was never taken yet comes behind requests, whatever it adds up to now.
+    fn aim_at(&mut self, size: &Arc<Size>) -> (Resized, Vec<Moved>) {
+        self.shared.ledger.plan(&size.plan, &size.capacities);
+        self.ranks.move_limit = self.ranks.move_limit.max(move_limit(&size.plan));
+        self.size = Arc::clone(size);
+        self.scheduler.reserve(size.plan.kv_blocks);
+        self.show_filling();
+        let resized = Resized {
+            kv_blocks: size.plan.kv_blocks,
+            moved: 0,
+            preempted: 0,
+        };
+        (resized, Vec::new())
+    }
+
     /// The inner error says why the size is what it was.
     fn change_size(
         &mut self,
         size: &Arc<Size>,
     ) -> Result<Result<(Resized, Vec<Moved>), String>, Failure> {
-        let (before, blocks) = (self.size.plan.kv_blocks, size.plan.kv_blocks);
+        let (before, blocks) = (self.blocks_there(), size.plan.kv_blocks);
+        if self.is_filling() && blocks >= before {
+            return Ok(Ok(self.aim_at(size)));
+        }
         let shrinks = blocks < before;
         let preempted = self.scheduler.counters().preemptions;
         let mut to = NewCache {
@@ -122,6 +139,7 @@ impl Loop {
         }
         self.ranks.move_limit = move_limit(&size.plan);
         self.size = Arc::clone(size);
+        self.show_filling();
         let resized = Resized {
             kv_blocks: blocks,
             moved,

@@ -118,7 +118,7 @@ impl Loop {
         };
         self.rest.out.extend(accounts);
         if accounts.contains(&Account::KvCache) {
-            self.fill_whole()?;
+            self.fill_away()?;
         }
         self.sent.blank &= !accounts.contains(&Account::Weights);
         Ok(moved)

@@ -261,10 +261,7 @@ impl App {
             EngineState::Asleep => return Err(asleep()),
             EngineState::Serving | EngineState::Resizing if self.falls_asleep() => "about to sleep",
             EngineState::Serving if loaded.engine.rest().filling => {
-                return Err(ApiError::unavailable(
-                    "memory_pending",
-                    "requests are computed, and the rest of the KV cache is still being taken",
-                ));
+                return Err(App::memory_pending());
             }
             EngineState::Loading
             | EngineState::Serving
@@ -277,6 +274,19 @@ impl App {
             "engine_paused",
             format!("the engine is {held}: requests are taken and held"),
         ))
+    }
+
+    /// A part of the KV cache was never taken yet.
+    pub fn is_filling(&self) -> bool {
+        self.peek()
+            .is_some_and(|loaded| loaded.engine.rest().filling)
+    }
+
+    pub(super) fn memory_pending() -> ApiError {
+        ApiError::unavailable(
+            "memory_pending",
+            "requests are computed, and the rest of the KV cache is still being taken",
+        )
     }
 
     fn falls_asleep(&self) -> bool {

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use plimsoll_crds::names;
 use serde_json::{Value, json};
 
 use super::app::App;
@@ -34,8 +35,15 @@ pub async fn readyz(State(app): State<Arc<App>>) -> Result<&'static str, ApiErro
 }
 
 /// `/health`, as vLLM has it: 200 and no body while the engine works, a drain and a sleep included:
-/// who puts it to sleep asks this to see whether it is still there.
-pub async fn health(State(app): State<Arc<App>>) -> Result<StatusCode, ApiError> {
+/// who puts it to sleep asks this to see whether it is still there. `?memory=whole` waits until all of
+/// the KV cache is taken, too: a pod has started when nothing of it can fail for want of memory any more.
+pub async fn health(
+    State(app): State<Arc<App>>,
+    RawQuery(query): RawQuery,
+) -> Result<StatusCode, ApiError> {
+    if query.as_deref() == Some(names::HEALTH_WHOLE) && app.is_filling() {
+        return Err(App::memory_pending());
+    }
     match app.ready() {
         Err(error) if !matches!(error.code, Some("draining" | "engine_asleep")) => Err(error),
         _ => livez(State(app)).await.map(|_| StatusCode::OK),

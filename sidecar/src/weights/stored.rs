@@ -87,12 +87,18 @@ impl Stored {
             self.read_bytes(file, rows, cols, out)?;
             return Ok(true);
         };
-        // Whole heads are read at once: their rows lie together.
+        // Whole heads are read at once where they are short: their rows lie together.
         let (row_bytes, cut) = (self.row_bytes(), self.byte_range(&cols));
-        let mut head = vec![0; head_dim * row_bytes];
+        let whole_head = head_dim * row_bytes <= PIECE_BYTES;
+        let mut head = vec![0; if whole_head { head_dim * row_bytes } else { 0 }];
         let mut read = None;
         for (row, out) in rows.zip(out.chunks_exact_mut(cut.len().max(1))) {
             let (which, inside) = (row / head_dim, interleaved(row % head_dim, head_dim));
+            if !whole_head {
+                let at = self.row_offset(which * head_dim + inside) + cut.start as u64;
+                file.read_at(at, out)?;
+                continue;
+            }
             if read != Some(which) {
                 file.read_at(self.row_offset(which * head_dim), &mut head)?;
                 read = Some(which);
@@ -314,6 +320,51 @@ mod tests {
         let mut out = [0xFF; 12];
         let same = stored.read_same(&file, Dtype::Float32, 1..2, 0..3, &mut out);
         assert!(!same.unwrap() && out == [0xFF; 12], "another order");
+    }
+
+    /// Rows of blocks of which each byte tells its row and place, and the rows as they are named.
+    #[expect(clippy::cast_possible_truncation, reason = "below 251")]
+    fn blocks_of(head_dim: usize, cols: usize) -> (WeightFile, Stored, Vec<Vec<u8>>) {
+        let bytes = cols / 32 * 34;
+        let row = |row: usize| -> Vec<u8> {
+            (0..bytes).map(|at| ((row * 31 + at) % 251) as u8).collect()
+        };
+        let folder = crate::weights::testing::TempFolder::new();
+        let data: Vec<u8> = (0..2 * head_dim).flat_map(row).collect();
+        let file = WeightFile::open(&folder.write("blocks", data)).unwrap();
+        let stored = Stored {
+            offset: 0,
+            cols,
+            encoding: Encoding::Q8_0,
+            order: RowOrder::Interleaved { head_dim },
+        };
+        let named =
+            |at: usize| row(at / head_dim * head_dim + interleaved(at % head_dim, head_dim));
+        (file, stored, (0..2 * head_dim).map(named).collect())
+    }
+
+    #[test]
+    fn blocks_of_interleaved_heads_are_put_back_from_any_row_and_block_on() {
+        for (head_dim, cols) in [(4, 96), (4, 320_000)] {
+            let (file, stored, rows) = blocks_of(head_dim, cols);
+            for (first, last, from, to) in [(0, 8, 0, cols), (3, 7, 32, cols), (5, 6, 64, 96)] {
+                let cut = from / 32 * 34..to / 32 * 34;
+                let mut out = vec![0; (last - first) * cut.len()];
+                let block = (first..last, from..to);
+                let read = stored.read_blocks(&file, BlockFormat::Q8_0, block, &mut out);
+                assert!(read.unwrap());
+                let expected: Vec<u8> = rows[first..last]
+                    .iter()
+                    .flat_map(|row| row[cut.clone()].to_vec())
+                    .collect();
+                assert!(
+                    out == expected,
+                    "{head_dim} {cols}: rows {first}..{last} from {from}"
+                );
+            }
+            let other = stored.read_blocks(&file, BlockFormat::Q4_0, (0..1, 0..32), &mut [0; 18]);
+            assert!(!other.unwrap(), "another format");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::v1alpha1::model::QuantizationMode;
 /// Those of a model's facts.
 ///
 /// # Errors
-/// When the rows are not of as many layers as the model has.
+/// When the rows are not of as many layers as the model has, or more of either than any model has.
 pub(super) fn model_blocks(facts: &ModelFacts) -> Result<ModelBlocks, ConvertError> {
     let Some(StoredBlocks {
         embedding,
@@ -20,6 +20,14 @@ pub(super) fn model_blocks(facts: &ModelFacts) -> Result<ModelBlocks, ConvertErr
     else {
         return Ok(ModelBlocks::default());
     };
+    let most = plimsoll_planner::limits::LAYERS.most;
+    if facts.layers > most || layers.len() > STORED_ROWS_MAX {
+        return Err(ConvertError::Facts(format!(
+            "blocks.layers has {} rows for {} layers; at most {STORED_ROWS_MAX} for {most}",
+            layers.len(),
+            facts.layers
+        )));
+    }
     let counted: u64 = layers.iter().map(|row| u64::from(row.count)).sum();
     if !layers.is_empty() && counted != u64::from(facts.layers) {
         return Err(ConvertError::Facts(format!(
@@ -54,7 +62,7 @@ pub(super) fn model_blocks(facts: &ModelFacts) -> Result<ModelBlocks, ConvertErr
 pub const STORED_ROWS_MAX: usize = 12;
 
 /// The same for facts; None where nothing is in blocks. There may be more rows than
-/// [`STORED_ROWS_MAX`]: such facts are for nobody.
+/// [`STORED_ROWS_MAX`]: such facts are refused.
 pub fn stored_blocks(blocks: &ModelBlocks) -> Option<StoredBlocks> {
     if blocks.is_empty() {
         return None;

@@ -237,8 +237,11 @@ async fn states_decide_who_answers() {
     assert_eq!(probe.status(), 503);
     assert_eq!(json(probe).await["error"]["code"], "memory_pending");
     assert_eq!(get(&app, "/health").await.status(), 200);
+    let started = "/health?memory=whole";
+    assert_eq!(get(&app, started).await.status(), 503);
     assert_eq!(post(&app, CHAT, HELLO).await.status(), 200);
     engine.set_rest(RestView::default());
+    assert_eq!(get(&app, started).await.status(), 200);
     assert_eq!(get(&app, "/readyz").await.status(), 200);
     app.set_draining();
     assert_eq!(get(&app, "/readyz").await.status(), 503);
