@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use crate::images;
 use crate::kube::{Kubernetes, Resource};
 use crate::paths;
-use crate::test::observe::{PATIENCE, complete, name_of, service_port, text};
+use crate::test::observe::{EVERY, PATIENCE, complete, name_of, service_port, text};
 use crate::test::world::World;
 use crate::test::{Passed, expect, expect_eq, tiny};
+use crate::wait;
 
 /// All adapters of the fixtures in one image, a folder each.
 const IMAGE: &str = "localhost/fixtures:adapters";
@@ -76,6 +77,16 @@ pub(super) fn merged(world: &World<'_>) -> Passed {
 
     let patch = json!({"spec": {"adapters": null}});
     kubernetes.api.merge(&resource.path(), &patch)?;
+    // The old pod is ready until the new one has taken its place.
+    wait::until("other pods", PATIENCE, EVERY, || {
+        let now = names(&resource)?;
+        let others = !now.is_empty() && now.iter().all(|name| !pods.contains(name));
+        Ok(if others {
+            Ok(())
+        } else {
+            Err(format!("{now:?}"))
+        })
+    })?;
     resource.await_ready(PATIENCE)?;
     let own = answer(&kubernetes, resource)?;
     expect(own != tuned, || {
