@@ -20,7 +20,7 @@ const EVERY: Duration = Duration::from_millis(500);
 /// what it is told meanwhile is what it starts with.
 ///
 /// # Errors
-/// A limit that stays too low, with both numbers.
+/// A limit that stays too low, or without an operator is, with both numbers.
 pub(crate) fn hold(app: &App, settings: &Settings, planned: Planned) -> Result<Planned, BootError> {
     let target = match &settings.memory {
         Asked::Documents(documents) => Some(documents.target.clone()),
@@ -34,6 +34,11 @@ pub(crate) fn hold(app: &App, settings: &Settings, planned: Planned) -> Result<P
         let held = Held::new(target).with(Arc::clone(&resizes));
         let _ = app.identity.target.set(held);
         wait(app, &resizes, PATIENCE, EVERY)?;
+    } else if let Err(over) = resizes.held() {
+        // Nobody raises a limit for who typed flags.
+        return Err(BootError::Flag(format!(
+            "--quota: {over}; lower it, or --kv-cache-size"
+        )));
     }
     Ok(resizes.start())
 }

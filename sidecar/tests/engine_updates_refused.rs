@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use harness::altered::{Altered, rename, set};
 use harness::watched::guarded;
-use harness::{Run, ask_ids, open, request, start, tiny};
+use harness::{Run, ask_ids, eventually, open, request, start, start_unloaded, tiny};
 use plimsoll_sidecar::engine::control::{Commands, ControlError, Woken};
 use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
 use plimsoll_sidecar::engine::request::Refused;
@@ -199,5 +199,21 @@ fn weights_whose_logits_are_no_numbers_are_refused_service() {
         check_out(&handle, update(&handle, weights), "not numbers");
         go_back(&handle);
         assert_eq!(said(&handle), old);
+    }
+}
+
+#[test]
+fn weights_whose_logits_are_no_numbers_never_begin_to_serve() {
+    for number in [f32::NAN, f32::INFINITY] {
+        let wrong = Altered::of(number);
+        let model = open(wrong.path());
+        let handle = start_unloaded(&model, &Run::on_two_ranks(&model));
+        eventually("a failure", || {
+            matches!(handle.state(), EngineState::Failed { .. })
+        });
+        let EngineState::Failed { message } = handle.state() else {
+            panic!("{:?}", handle.state());
+        };
+        assert!(message.contains("not numbers"), "{message}");
     }
 }

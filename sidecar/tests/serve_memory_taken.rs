@@ -119,3 +119,11 @@ fn a_wake_and_a_growth_without_memory_change_nothing_say_why_and_can_be_repeated
     assert!(held(&served) > small);
     assert_eq!(said(&served), before);
 }
+
+#[test]
+fn more_than_the_machine_has_is_refused_before_anything_is_taken() {
+    let mut served = Served::start_unready("tiny-llama", &["--quota", "0=900Ti"]);
+    assert!(!served.ended().success());
+    let line = served.wait_for("ended by a failure");
+    assert!(line.contains("--quota: the ranks' budgets"), "{line}");
+}

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use plimsoll_planner::{Account, Bytes, KvLayout};
 
 use super::handle::{EngineState, lock};
+use super::probe::{NOT_NUMBERS, Probe};
 use super::ranks::Failure;
 use super::run::Loop;
 use crate::forward::resize::NewCache;
@@ -47,7 +48,14 @@ impl Loop {
             .load(|| lock(&shared.progress).stage = "LoadingWeights")?;
         if self.probes {
             lock(&self.shared.progress).stage = "Verifying";
-            self.probed = Some(self.probe()?.drawn);
+            let Probe { drawn, finite } = self.probe()?;
+            if !finite {
+                return Err(Failure(format!(
+                    "{NOT_NUMBERS}: the weights are damaged, or what an adapter adds is too large for \
+                     them; fetch the files again"
+                )));
+            }
+            self.probed = Some(drawn);
         }
         lock(&self.shared.progress).stage = "Ready";
         self.scheduler.reserve(self.size.plan.kv_blocks);
@@ -103,10 +111,11 @@ impl Loop {
         self.land_all()?;
         let (before, all) = (self.blocks_there(), self.size.plan.kv_blocks);
         let blocks = before.saturating_add(blocks).min(all);
+        let held = !self.rest.out.contains(&Account::KvCache);
         let to = NewCache {
             blocks,
             moves: Vec::new(),
-            held: !self.rest.out.contains(&Account::KvCache),
+            held,
         };
         if let Err(why) = self.ranks.resize(to, before)? {
             return Err(Failure(format!(
@@ -115,7 +124,9 @@ impl Loop {
         }
         self.scheduler.resize(blocks);
         if !self.is_filling() {
-            tracing::info!(blocks, "the KV cache is taken whole");
+            if held {
+                tracing::info!(blocks, "the KV cache is taken whole");
+            }
             self.show_filling();
         }
         Ok(())
