@@ -4,6 +4,7 @@
 
 mod cgroup;
 mod change;
+mod progress;
 mod host;
 
 use std::sync::{Arc, OnceLock};
@@ -13,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use plimsoll_crds::v1alpha1::engine::Backend;
 use plimsoll_crds::v1alpha1::report::{
-    AccountMemory, Effective, EngineState as ReportedState, HostMemory, LoadProgress, MemoryReport,
+    AccountMemory, Effective, EngineState as ReportedState, HostMemory, MemoryReport,
     OffloadMemory, RankMemory, SleepReason, WokenBy,
 };
 use plimsoll_planner::Bytes;
@@ -94,8 +95,10 @@ pub fn build(
         report.host = host.read(Bytes::ZERO, Bytes::ZERO);
         return report;
     };
+    let filling = rest.filling;
     let (state, message) = match state {
         EngineState::Loading => (ReportedState::Loading, String::new()),
+        EngineState::Serving if filling => (ReportedState::Loading, String::new()),
         EngineState::Serving => (ReportedState::Serving, String::new()),
         EngineState::Paused => (ReportedState::Paused, String::new()),
         EngineState::Sleeping => (ReportedState::Sleeping, String::new()),
@@ -127,11 +130,8 @@ pub fn build(
     });
     report.wakes_on_request = rest.reachable;
     report.weight_version = weight_version;
-    report.progress = (state == ReportedState::Loading).then(|| LoadProgress {
-        stage: progress.stage.to_owned(),
-        done_bytes: progress.done_bytes,
-        total_bytes: progress.total_bytes,
-    });
+    let is_loading = state == ReportedState::Loading;
+    report.progress = is_loading.then(|| progress::of(&progress, filling, &ledger));
     report.effective = Some(effective);
     report.kv_used_percent = percent(ledger.kv.blocks_used, ledger.kv.blocks_total);
     let driver: Bytes = ledger.ranks.iter().map(|rank| rank.driver).sum();
@@ -286,7 +286,7 @@ pub(crate) mod tests {
         }
     }
 
-    fn identity() -> Identity {
+    pub(super) fn identity() -> Identity {
         Identity {
             revision: "r1".into(),
             backend: Backend::Cpu,
