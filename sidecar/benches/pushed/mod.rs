@@ -73,7 +73,8 @@ fn start(path: &Path, dtype: Dtype, threads: usize) -> Served {
     command.arg(path).args(["--dtype", dtype]);
     command.args(["--threads", &threads.to_string()]);
     command.args(["--kv-cache-size", "64Mi", "--max-num-seqs", "4"]);
-    command.args(["--control-api", "loopback"]);
+    // Floats have no place in blocks.
+    command.args(["--control-api", "loopback", "--quantization", "none"]);
     let served = Served::launch(&mut command);
     served.wait_for("\"message\":\"ready\"");
     served
