@@ -153,6 +153,8 @@ fn start(args: &BenchArgs, steps_under_way: Option<usize>) -> anyhow::Result<(En
         prefix_cache: !args.engine.no_prefix_cache,
         max_waiting: args.engine.max_waiting,
         steps_under_way: steps_under_way.unwrap_or(defaults.steps_under_way),
+        // Nothing is taken beside what is measured.
+        first_kv_blocks: Some(u32::MAX),
         ..defaults
     };
     let engine = Engine::start(config, model, planned.plan)?;

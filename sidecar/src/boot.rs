@@ -3,6 +3,7 @@
 //! All ports answer from the first moment on (probes, metrics and reports say `Loading`), so a
 //! slow load is seen and not killed. A failure ends the process with one line that says why.
 
+use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
@@ -10,13 +11,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use plimsoll_planner::BlockFormat;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::args::{EngineArgs, GenerationConfig, HttpArgs, ServeArgs};
 use crate::chat::ChatTemplate;
-use crate::config::{Planned, Settings};
+use crate::config::Settings;
 use crate::engine::Engine;
 use crate::engine::config::EngineConfig;
 use crate::engine::handle::EngineState;
@@ -28,6 +28,7 @@ use crate::http::ports::Ports;
 use crate::http::target::{carry_out, lead};
 use crate::http::token::Token;
 use crate::model::{Model, ModelFolder, SamplingDefaults};
+use crate::opened;
 use crate::report::Identity;
 use crate::room;
 
@@ -113,10 +114,10 @@ fn load(
 ) -> Result<Arc<dyn Generator>, BootError> {
     let model = Arc::new(ModelFolder::open_with(&settings.model, &settings.adapters)?);
     let weight_version = WeightsInForce::named(weight_version, &model);
-    describe(&model, settings);
+    opened::describe(&model, &settings.model);
     let planned = settings.plan(&model)?;
     let planned = room::hold(app, settings, planned)?;
-    describe_weights(&model, &planned);
+    opened::describe_weights(&model, &planned);
     for rank in &planned.plan.ranks {
         tracing::info!(
             rank = rank.rank,
@@ -192,43 +193,6 @@ fn sampling_defaults(model: &Model, generation: GenerationConfig) -> SamplingDef
     defaults
 }
 
-fn describe(model: &Model, settings: &Settings) {
-    let facts = &model.facts;
-    tracing::info!(
-        path = %settings.model.display(),
-        architecture = ?facts.architecture,
-        parameters = facts.parameters,
-        file_dtype = facts.file_dtype,
-        digest = facts.digest,
-        "model opened"
-    );
-    for adapter in &model.adapters {
-        tracing::info!(
-            name = adapter.at.name,
-            path = %adapter.at.path.display(),
-            tensors = adapter.changes.len(),
-            digest = adapter.digest,
-            "adapter opened: it is merged into the weights while they are read"
-        );
-    }
-}
-
-/// What becomes of weights that the file has quantised.
-fn describe_weights(model: &Model, planned: &Planned) {
-    let Some(quantization) = &model.facts.quantization else {
-        return;
-    };
-    let formats = planned.formats();
-    let stay: Vec<String> = formats.iter().map(BlockFormat::to_string).collect();
-    tracing::info!(
-        quantization,
-        stay = stay.join(", "),
-        computed_in = %planned.request.dtype,
-        "the file is quantised: matrices in the formats that stay are kept so, others are expanded while \
-         loading"
-    );
-}
-
 /// From loading to the end of the drain.
 async fn run(
     app: &Arc<App>,
@@ -252,7 +216,7 @@ async fn run(
         | EngineState::Asleep
         | EngineState::Waking
         | EngineState::Resizing => {
-            tracing::info!(served = app.served.join(", "), "ready");
+            tracing::info!(served = app.served.join(", "), "requests are answered");
             if let Some(held) = app.identity.target.get() {
                 lead(app, held);
                 held.first().inspect(|first| carry_out(app, *first));
@@ -260,6 +224,7 @@ async fn run(
             tokio::select! {
                 () = signals.terminate() => {}
                 message = failed(&mut state) => return Err(BootError::EngineFailed(message)),
+                never = tell_when_whole(engine) => match never {},
             }
         }
         EngineState::Failed { message } => return Err(BootError::EngineFailed(message)),
@@ -335,6 +300,16 @@ async fn loaded(
             }
         }
     }
+}
+
+/// Says when all of the memory is there.
+async fn tell_when_whole(engine: &dyn Generator) -> Infallible {
+    let mut state = engine.subscribe();
+    while engine.rest().filling && state.changed().await.is_ok() {}
+    if !engine.rest().filling {
+        tracing::info!("ready");
+    }
+    std::future::pending().await
 }
 
 /// The message of a failure, whenever it comes.

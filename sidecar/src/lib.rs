@@ -23,6 +23,7 @@ pub mod devices;
 
 // The whole life of `serve`.
 pub mod boot;
+mod opened;
 pub mod room;
 
 // The engine, from bytes up.

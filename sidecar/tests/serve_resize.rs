@@ -86,6 +86,13 @@ fn its_memory_follows_targets_and_whoever_has_its_admin_port() {
         larger["kvCache"]["tokens"]
     );
     assert_eq!(report["ranks"][0]["otherBytes"], 0);
+    let info = served
+        .get_admin("/server_info?config_format=json", "")
+        .json();
+    assert_eq!(
+        info["vllm_config"]["kvCacheTokens"],
+        larger["kvCache"]["tokens"]
+    );
     assert_eq!(said(), first);
     let smaller = retold(&boot, &larger, [6, 7]);
     push(&served, || {

@@ -243,9 +243,7 @@ impl TargetRow {
             wanted_limit_bytes: None,
         }
     }
-}
 
-impl TargetRow {
     /// What it says of the newest sleep.
     pub fn sleep_report(self) -> TargetReport {
         TargetReport {

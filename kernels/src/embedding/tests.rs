@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::isa::Isa;
-use crate::linear::{StoredBlocks, block_bytes, pack_blocks, pack_rows, unpack_row};
+use crate::linear::{StoredBlocks, pack_blocks, pack_rows, unpack_row};
 use crate::testing::Random;
 
 #[test]
@@ -66,7 +66,7 @@ fn a_table_in_blocks_gives_the_rows_of_the_expanded_one() {
                 blocks: Some(format),
                 ..LinearShape::dense(vocab, hidden, dtype)
             };
-            let row_bytes = hidden / 32 * block_bytes(format);
+            let row_bytes = hidden / 32 * usize::try_from(format.bytes()).unwrap();
             // Bytes below 0x7C make every scale finite.
             let stored: Vec<u8> = (0..vocab * row_bytes)
                 .map(|_| random.word().to_le_bytes()[2] % 0x7C)

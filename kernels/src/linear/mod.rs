@@ -51,7 +51,7 @@ use plimsoll_planner::{BlockFormat, Dtype};
 use crate::encoding;
 use crate::pool::Pool;
 
-pub use blocks::{BadScale, StoredBlocks, block_bytes, check_scales, pack_blocks, zero_block};
+pub use blocks::{BadScale, StoredBlocks, check_scales, pack_blocks};
 pub use pack::{pack_rows, pack_stored, unpack_row};
 
 /// Output rows of one panel; rows are padded to a multiple of it.

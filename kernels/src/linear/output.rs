@@ -50,6 +50,7 @@ impl<'a> Output<'a> {
             }
         }
     }
+
     /// What [`Output::put`] wrote last at the same place, in the same chunk.
     #[inline(always)]
     pub(super) fn held<S: Simd>(&self, s: S, token: usize, panel: usize) -> S::V {

@@ -1,11 +1,11 @@
 //! From nothing to serving, and the rest of the KV cache behind the first requests.
 //!
 //! Fresh memory comes at about a gigabyte a second, and no request of the first seconds needs a whole
-//! cache. So ranks begin with its first blocks, and take the others slice by slice between two
-//! steps: ahead of requests that want them, otherwise when there is nothing else to do or after
-//! each step. To the scheduler it is a cache that grows before anybody misses a block: nobody is preempted or
-//! kept waiting for memory that is still to come. Planned bytes are planned all the while; a service does
-//! not lead to the engine before all are taken, and an engine that does not get them fails.
+//! cache. So ranks begin with its first blocks, and take the others slice by slice between two steps:
+//! ahead of requests that want them, otherwise when there is nothing else to do or after each step. To
+//! the scheduler it is a cache that grows before anybody misses a block: nobody is preempted or kept
+//! waiting for memory that is still to come. Planned bytes are planned all the while; a service does not
+//! lead to the engine before all are taken, and an engine that does not get them fails.
 
 use std::sync::Arc;
 
@@ -132,9 +132,11 @@ impl Loop {
         Ok(())
     }
 
+    /// Who watches the state hears of it, too: that all is there makes a service lead to the engine.
     pub(super) fn show_filling(&mut self) {
         self.rest.filling = self.is_filling();
         self.show_sleep();
+        self.shared.state.send_modify(|_| {});
     }
 }
 

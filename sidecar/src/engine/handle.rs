@@ -211,9 +211,11 @@ impl EngineHandle {
     /// not for threads that must not block.
     ///
     /// # Errors
-    /// As [`Replacement::open`].
+    /// As [`Replacement::open`], and [`Pushable::check_places`].
     pub fn open_weights(&self, path: &Path) -> Result<Replacement, ModelError> {
-        Replacement::open(path, &self.shared.model)
+        let opened = Replacement::open(path, &self.shared.model)?;
+        self.shared.pushable.check_places(&*opened.tensors)?;
+        Ok(opened)
     }
 
     /// The tensors that may be sent.

@@ -163,7 +163,7 @@ mod tests {
     use crate::engine::handle::EngineHandle;
     use crate::engine::request::{Finished, GenerateRequest, Refused, SamplingParams, TokenEvent};
     use crate::engine::rest::Transition;
-    use crate::engine::sabotage::tests::engine;
+    use crate::engine::sabotage::tests::{comes_to, engine};
     use crate::engine::sabotage::{Fault, Moment};
 
     fn submit(
@@ -198,18 +198,6 @@ mod tests {
             }
         }
         panic!("it never ended");
-    }
-
-    fn comes_to(handle: &EngineHandle, wanted: &EngineState) {
-        let mut state = handle.subscribe();
-        let mut waits = tokio::runtime::Builder::new_current_thread();
-        let limit = Duration::from_secs(20);
-        let come = async {
-            let come = state.wait_for(|state| state == wanted);
-            tokio::time::timeout(limit, come).await.map(|it| it.is_ok())
-        };
-        let come = waits.enable_time().build().unwrap().block_on(come);
-        assert_eq!(come, Ok(true), "{:?}, {wanted:?} wanted", handle.state());
     }
 
     fn taken() -> Fault {
@@ -267,7 +255,7 @@ mod tests {
         }
         // Nobody asks again, and it wakes all the same.
         handle.skip(Duration::from_secs(4));
-        comes_to(&handle, &EngineState::Serving);
+        comes_to(&handle, |state| *state == EngineState::Serving);
         assert_eq!(end(submit(&handle, 4, 5).unwrap()).0, said);
         assert_eq!(handle.rest().again_after, None);
     }

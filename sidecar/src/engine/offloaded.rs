@@ -13,6 +13,7 @@ use super::control::{Commands, Woken};
 use super::handle::{EngineHandle, EngineState};
 use super::request::{GenerateRequest, SamplingParams, TokenEvent};
 use super::rest::{PauseMode, SleepLevel, Tags};
+use super::sabotage::tests::comes_to;
 use super::sabotage::{Fault, Moment};
 use super::size::Size;
 use crate::args::{Cli, Command};
@@ -60,14 +61,8 @@ fn start(model: Model, planned: Planned) -> EngineHandle {
         ..EngineConfig::new(request)
     };
     let handle = Engine::start(config, Arc::new(model), plan).unwrap();
-    let mut state = handle.subscribe();
-    let runtime = tokio::runtime::Builder::new_current_thread();
-    let serving = state.wait_for(|state| !matches!(state, EngineState::Loading));
-    let seen = { runtime }
-        .build()
-        .unwrap()
-        .block_on(async { serving.await.map(|s| s.clone()) });
-    assert_eq!(seen.unwrap(), EngineState::Serving);
+    let loaded = comes_to(&handle, |state| *state != EngineState::Loading);
+    assert_eq!(loaded, EngineState::Serving);
     handle
 }
 

@@ -14,13 +14,14 @@ use super::bodies::Bodies;
 use super::bounds::Bounds;
 use super::encoders::Encoders;
 use super::error::ApiError;
-use super::generator::{Generator, asleep, draining, refusal};
+use super::generator::{Generator, asleep, draining, memory_pending, refusal};
 use super::named::Named;
 use super::unsent::Unsent;
 use super::updates::Updates;
 use crate::chat::ChatTemplate;
 use crate::engine::handle::{EngineFacts, EngineState, lock};
 use crate::error::OverLimit;
+use crate::memory::snapshot::LedgerSnapshot;
 use crate::metrics::{EngineFigures, Metrics, Scrape};
 use crate::model::SamplingDefaults;
 use crate::report::{self, EngineView, HostReader, Identity};
@@ -75,8 +76,8 @@ pub struct Loaded {
     /// For what requests leave out.
     pub sampling: SamplingDefaults,
     pub bounds: Bounds,
-    /// The limits and types in force, for reports.
-    pub effective: Effective,
+    /// The limits and types that it began with.
+    effective: Effective,
     /// A text of more bytes has more tokens than the context, or takes more memory to tokenize
     /// than the host's reserve holds.
     pub longest_text: usize,
@@ -87,6 +88,14 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// The limits and types in force, with what the ledger says.
+    pub fn effective(&self, ledger: &LedgerSnapshot) -> Effective {
+        Effective {
+            kv_cache_tokens: ledger.kv.tokens(),
+            ..self.effective.clone()
+        }
+    }
+
     pub fn new(
         engine: Arc<dyn Generator>,
         tokenizer: Tokenizer,
@@ -261,7 +270,7 @@ impl App {
             EngineState::Asleep => return Err(asleep()),
             EngineState::Serving | EngineState::Resizing if self.falls_asleep() => "about to sleep",
             EngineState::Serving if loaded.engine.rest().filling => {
-                return Err(App::memory_pending());
+                return Err(memory_pending());
             }
             EngineState::Loading
             | EngineState::Serving
@@ -280,13 +289,6 @@ impl App {
     pub fn is_filling(&self) -> bool {
         self.peek()
             .is_some_and(|loaded| loaded.engine.rest().filling)
-    }
-
-    pub(super) fn memory_pending() -> ApiError {
-        ApiError::unavailable(
-            "memory_pending",
-            "requests are computed, and the rest of the KV cache is still being taken",
-        )
     }
 
     fn falls_asleep(&self) -> bool {
@@ -337,10 +339,7 @@ impl App {
                     rest: loaded.engine.rest(),
                     weight_version: loaded.engine.weights().version,
                     progress: loaded.engine.progress(),
-                    effective: Effective {
-                        kv_cache_tokens: ledger.kv.tokens(),
-                        ..loaded.effective.clone()
-                    },
+                    effective: loaded.effective(&ledger),
                     ledger,
                 }
             })

@@ -162,6 +162,14 @@ pub fn refusal(refused: Refused, field: &str) -> ApiError {
     }
 }
 
+/// Its memory is not all there yet: no service leads to it.
+pub fn memory_pending() -> ApiError {
+    ApiError::unavailable(
+        "memory_pending",
+        "requests are computed, and the rest of the KV cache is still being taken",
+    )
+}
+
 /// What every new request hears at the end.
 pub fn draining() -> ApiError {
     ApiError::unavailable(

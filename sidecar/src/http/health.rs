@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::app::App;
 use super::error::ApiError;
+use super::generator::memory_pending;
 use super::prompt;
 use crate::engine::handle::EngineState;
 
@@ -42,7 +43,7 @@ pub async fn health(
     RawQuery(query): RawQuery,
 ) -> Result<StatusCode, ApiError> {
     if query.as_deref() == Some(names::HEALTH_WHOLE) && app.is_filling() {
-        return Err(App::memory_pending());
+        return Err(memory_pending());
     }
     match app.ready() {
         Err(error) if !matches!(error.code, Some("draining" | "engine_asleep")) => Err(error),

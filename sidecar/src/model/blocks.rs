@@ -1,6 +1,7 @@
 //! Which matrices of a model stay in the blocks that their file has.
 
 use plimsoll_crds::v1alpha1::convert::{STORED_ROWS_MAX, stored_blocks};
+use plimsoll_planner::blocks::GROUP;
 use plimsoll_planner::{BlockFormat, LayerBlocks, ModelBlocks, ModelShape};
 
 use crate::weights::TensorSource;
@@ -13,13 +14,14 @@ const DOWN: [&str; 1] = ["mlp.down_proj"];
 
 /// The matrices whose tensors are all in one block type, where whole blocks fit. None where the layers
 /// are of more kinds than facts can tell: all are expanded then.
-pub(super) fn of(shape: &ModelShape, tensors: &dyn TensorSource) -> ModelBlocks {
+pub fn of(shape: &ModelShape, tensors: &dyn TensorSource) -> ModelBlocks {
+    let whole = |size: u32| u64::from(size).is_multiple_of(GROUP);
     let one = |name: &str| tensors.blocks(&format!("{name}.weight"));
     let all = |layer: u32, names: &[&str], size: u32| {
         let format = |name: &&str| one(&format!("model.layers.{layer}.{name}"));
         let first = format(names.first()?)?;
         let alike = names.iter().all(|name| format(name) == Some(first));
-        (alike && size.is_multiple_of(32)).then_some(first)
+        (alike && whole(size)).then_some(first)
     };
     let layer = |at: u32| LayerBlocks {
         qkv: all(at, &QKV, shape.hidden),
@@ -27,7 +29,7 @@ pub(super) fn of(shape: &ModelShape, tensors: &dyn TensorSource) -> ModelBlocks 
         gate_up: all(at, &GATE_UP, shape.hidden),
         down: all(at, &DOWN, shape.ffn),
     };
-    let fits = shape.hidden.is_multiple_of(32);
+    let fits = whole(shape.hidden);
     let layers: Vec<LayerBlocks> = (0..shape.layers).map(layer).collect();
     let any = layers.iter().any(|layer| *layer != LayerBlocks::default());
     let blocks = ModelBlocks {

@@ -3,7 +3,7 @@
 //! `ModelFolder::open` reads the config (or GGUF metadata) and every tensor header, checks them
 //! against each other and returns a [`Model`]. No tensor data is touched.
 
-pub(crate) mod blocks;
+pub mod blocks;
 mod bounds;
 pub(crate) mod config;
 pub(crate) mod defaults;

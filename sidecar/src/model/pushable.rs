@@ -1,6 +1,6 @@
 //! What may be sent to a model that is loaded: its own tensors, by name and shape, in any float type.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use plimsoll_planner::{BlockFormat, Dtype, Kept};
 
@@ -8,7 +8,7 @@ use super::blocks::place_of;
 use super::replacement::not_beside;
 use super::{Model, ModelError};
 use crate::model_error::shorten;
-use crate::weights::{TensorInfo, needed};
+use crate::weights::{TensorInfo, TensorSource, needed};
 
 /// Float types of safetensors that are read.
 const TYPES: [&str; 3] = ["F32", "F16", "BF16"];
@@ -19,7 +19,7 @@ pub struct Pushable {
     shapes: HashMap<String, Vec<usize>>,
     needed: Vec<String>,
     /// Those whose place is in blocks: no float goes there.
-    in_blocks: HashMap<String, BlockFormat>,
+    in_blocks: BTreeMap<String, BlockFormat>,
     dtype: Dtype,
     /// That would be lost.
     adapter: Option<String>,
@@ -53,6 +53,24 @@ impl Pushable {
     /// Those without which an update is not whole.
     pub fn needed(&self) -> &[String] {
         &self.needed
+    }
+
+    /// A place in blocks takes no floats: an adapter may not change its tensor only now.
+    ///
+    /// # Errors
+    /// [`ModelError`] with the first tensor that files have otherwise than its place.
+    pub fn check_places(&self, files: &dyn TensorSource) -> Result<(), ModelError> {
+        let mut places = self.in_blocks.iter();
+        match places.find(|(name, format)| files.blocks(name) != Some(**format)) {
+            None => Ok(()),
+            Some((name, format)) => {
+                let message = format!(
+                    "tensor `{name}`: is kept in blocks of {format}, and the adapters change it now, \
+                     which they did not when the engine started: start it again"
+                );
+                Err(ModelError::weights("weights", message))
+            }
+        }
     }
 
     /// # Errors

@@ -5,15 +5,14 @@ use std::path::{Path, PathBuf};
 
 use plimsoll_planner::ModelShape;
 
-use super::blocks::place_of;
 use super::config::{self, CONFIG, CONFIG_BYTES_MAX};
 use super::{AdapterPath, MergedAdapter, Model, ModelError, digest_with, gguf_at, open_gguf};
 use crate::adapters::{self, Together};
 use crate::digest::Digest;
 use crate::model_error::shorten;
+use crate::weights::TensorSource;
 use crate::weights::file::{display_name, read_small};
 use crate::weights::folder::SafetensorsFolder;
-use crate::weights::{TensorSource, needed};
 
 /// Tensors that fit where a loaded model's are.
 #[derive(Debug)]
@@ -75,7 +74,6 @@ impl Replacement {
         same_fields(&file, &loaded.shape, &ModelShape { blocks, ..shape })?;
         same_fields(&file, &loaded.params, &params)?;
         same_tensors(&*loaded.tensors, &*tensors)?;
-        same_places(&loaded.shape, &*tensors)?;
         Ok(Replacement {
             path: path.to_owned(),
             tensors,
@@ -113,21 +111,6 @@ fn same_fields<T: Debug + PartialEq>(file: &str, loaded: &T, other: &T) -> Resul
         trim(loaded)
     );
     Err(ModelError::config(file, message))
-}
-
-/// A place in blocks takes no floats: an adapter may not change its tensor only now.
-fn same_places(loaded: &ModelShape, other: &dyn TensorSource) -> Result<(), ModelError> {
-    for (name, _) in needed(loaded) {
-        let place = place_of(&loaded.blocks, &name);
-        if let Some(format) = place.filter(|_| other.blocks(&name) != place) {
-            let message = format!(
-                "tensor `{name}`: is kept in blocks of {format}, and the adapters change it now, which \
-                 they did not when the engine started: start it again"
-            );
-            return Err(ModelError::weights("weights", message));
-        }
-    }
-    Ok(())
 }
 
 fn same_tensors(loaded: &dyn TensorSource, other: &dyn TensorSource) -> Result<(), ModelError> {

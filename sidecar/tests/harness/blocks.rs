@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use half::f16;
+use plimsoll_planner::BlockFormat;
 use plimsoll_planner::blocks::GROUP;
-use plimsoll_planner::{BlockFormat, LayerBlocks, ModelBlocks, ModelShape};
-use plimsoll_sidecar::model::{Model, ModelError, ModelFolder};
+use plimsoll_sidecar::model::{Model, ModelError, ModelFolder, blocks};
 use plimsoll_sidecar::weights::{TensorInfo, TensorSource};
 
 const WIDTH: usize = GROUP as usize;
@@ -33,50 +33,23 @@ pub fn quantised(path: &Path, choice: Choice) -> Model {
             .tensors
             .read_rows(name, 0..rows, &mut numbers)
             .unwrap();
-        let blocks: Vec<u8> = numbers
+        let bytes: Vec<u8> = numbers
             .chunks_exact(WIDTH)
             .flat_map(|block| encoded(format, block))
             .collect();
         let info = TensorInfo {
             dtype: format.to_string(),
-            bytes: blocks.len() as u64,
+            bytes: bytes.len() as u64,
             ..info.clone()
         };
-        stored.insert(name.to_owned(), (format, info, blocks));
+        stored.insert(name.to_owned(), (format, info, bytes));
     }
-    model.shape.blocks = model_blocks(&model.shape, |name| stored.get(name).map(|it| it.0));
     model.tensors = Box::new(Quantised {
         plain: model.tensors,
         stored,
     });
+    model.shape.blocks = blocks::of(&model.shape, &*model.tensors);
     model
-}
-
-/// As the engine has them: q, k and v, and gate and up, in blocks where all of them are.
-fn model_blocks(shape: &ModelShape, of: impl Fn(&str) -> Option<BlockFormat>) -> ModelBlocks {
-    let matrix = |layer: u32, names: &[&str], cut: u32| {
-        let each = names
-            .iter()
-            .map(|name| of(&format!("model.layers.{layer}.{name}.weight")));
-        let each: Vec<Option<BlockFormat>> = each.collect();
-        let alike = each.iter().all(|format| *format == each[0]);
-        each[0].filter(|_| alike && cut.is_multiple_of(32))
-    };
-    let layer = |at: u32| LayerBlocks {
-        qkv: matrix(
-            at,
-            &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
-            32,
-        ),
-        output: matrix(at, &["self_attn.o_proj"], shape.head_dim),
-        gate_up: matrix(at, &["mlp.gate_proj", "mlp.up_proj"], 32),
-        down: matrix(at, &["mlp.down_proj"], 32),
-    };
-    ModelBlocks {
-        embedding: of("model.embed_tokens.weight"),
-        head: of("lm_head.weight").filter(|_| !shape.tied),
-        layers: (0..shape.layers).map(layer).collect(),
-    }
 }
 
 #[derive(Debug)]

@@ -92,11 +92,14 @@ pub(crate) const SPLIT: [&str; 6] = [
     "1=9Mi",
 ];
 
+/// Requests are answered, and all of the memory is taken: what is measured from then on is theirs.
+pub(crate) const READY: &str = "\"message\":\"ready\"";
+
 impl Served {
     /// `serve MODEL` on free ports, once it is ready.
     pub(crate) fn start(model: &str, flags: &[&str]) -> Served {
         let served = Served::start_unready(model, flags);
-        served.wait_until_whole();
+        served.wait_for(READY);
         served
     }
 
@@ -119,14 +122,14 @@ impl Served {
         let mut command = Served::command();
         command.arg(model).args(SMALL).args(flags);
         let served = Served::launch(&mut around(&command));
-        served.wait_until_whole();
+        served.wait_for(READY);
         served
     }
 
     /// `serve --config FOLDER`, once it is ready.
     pub(crate) fn start_config(folder: &Path) -> Served {
         let served = Served::launch(Served::command().arg("--config").arg(folder));
-        served.wait_until_whole();
+        served.wait_for(READY);
         served
     }
 
@@ -137,16 +140,6 @@ impl Served {
             .args(["--log-format", "json", "serve"])
             .args(FREE_PORTS);
         command
-    }
-
-    /// Waits until it serves and all of its memory is taken: what is measured from then on is of requests.
-    fn wait_until_whole(&self) {
-        self.wait_for("\"message\":\"ready\"");
-        let end = Instant::now() + Duration::from_secs(60);
-        while self.probe("/health?memory=whole") == 503 {
-            assert!(Instant::now() < end, "its KV cache was never whole");
-            std::thread::sleep(Duration::from_millis(5));
-        }
     }
 
     /// Without waiting for the model.

@@ -179,27 +179,15 @@ impl Scales {
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     #[inline]
     fn of<K: Kind>(group: &[u8]) -> Scales {
+        let s = Avx512::here();
         Scales {
-            d: twice(array(group)),
+            d: s.twice(s.load_f16(array(group))),
             m: match K::FORMAT {
                 BlockFormat::Q4_0 | BlockFormat::Q8_0 => [_mm512_setzero_ps(); 2],
-                BlockFormat::Q4_1 => twice(array(&group[SCALE_BYTES..])),
+                BlockFormat::Q4_1 => s.twice(s.load_f16(array(&group[SCALE_BYTES..]))),
             },
         }
     }
-}
-
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-#[inline]
-fn twice(scales: &[u8; SCALE_BYTES]) -> [__m512; 2] {
-    let low = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
-    // SAFETY: the array has the 32 bytes that are loaded.
-    let scales = _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(scales.as_ptr().cast()) });
-    let high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
-    [
-        _mm512_permutexvar_ps(low, scales),
-        _mm512_permutexvar_ps(high, scales),
-    ]
 }
 
 /// Four column pairs of a group.
@@ -265,8 +253,8 @@ impl<'a> Four<'a> {
                 ]
             }
             BlockFormat::Q8_0 => {
-                let bytes = &self.bytes[PAIR * 2 * LANES..];
-                [signed(array(bytes)), signed(array(&bytes[LANES..]))]
+                let (s, bytes) = (Avx512::here(), &self.bytes[PAIR * 2 * LANES..]);
+                [s.load_i8(array(bytes)), s.load_i8(array(&bytes[LANES..]))]
             }
         };
         let Scales { d, m } = scales;
@@ -282,14 +270,6 @@ impl<'a> Four<'a> {
             ],
         }
     }
-}
-
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-#[inline]
-fn signed(bytes: &[u8; LANES]) -> __m512 {
-    // SAFETY: the array has the 16 bytes that are loaded.
-    let bytes = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
-    _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))
 }
 
 /// What the sixteen 4-bit numbers stand for.

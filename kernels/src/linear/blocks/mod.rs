@@ -26,17 +26,17 @@ mod scales;
 #[cfg(test)]
 mod tests;
 
-use plimsoll_planner::BlockFormat;
+use plimsoll_planner::{BlockFormat, blocks};
 
 pub(super) use expand::multiply;
 pub(super) use pack::unpack_row;
-pub use pack::{StoredBlocks, pack_blocks, zero_block};
+pub use pack::{StoredBlocks, pack_blocks};
 pub use scales::{BadScale, check_scales};
 
 use super::PANEL_ROWS;
 
 /// Columns of a block.
-pub(super) const GROUP: usize = 32;
+pub(super) const GROUP: usize = size(blocks::GROUP);
 /// Column pairs of a group.
 const PAIRS: usize = GROUP / 2;
 /// Bytes of f16, one for each row of a panel.
@@ -46,12 +46,13 @@ const WORD_PAIRS: usize = 4;
 const WORDS_BYTES: usize = 64;
 
 /// Bytes of one block, in a file and in memory.
-pub const fn block_bytes(format: BlockFormat) -> usize {
-    match format {
-        BlockFormat::Q4_0 => 2 + GROUP / 2,
-        BlockFormat::Q4_1 => 4 + GROUP / 2,
-        BlockFormat::Q8_0 => 2 + GROUP,
-    }
+const fn block_bytes(format: BlockFormat) -> usize {
+    size(format.bytes())
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "sizes of a block")]
+const fn size(n: u64) -> usize {
+    n as usize
 }
 
 /// Bytes of one group of a panel.

@@ -31,8 +31,8 @@ impl<'a> StoredBlocks<'a> {
     }
 }
 
-/// A block of zeros: the rows of a fused weight that pad one part of it are made of these.
-pub const fn zero_block(format: BlockFormat) -> &'static [u8] {
+/// A block of zeros: padding rows are made of these.
+pub(super) const fn zero_block(format: BlockFormat) -> &'static [u8] {
     const SHIFTED: [u8; 18] = {
         let mut block = [0x88; 18];
         block[0] = 0;

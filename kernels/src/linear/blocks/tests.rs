@@ -174,7 +174,7 @@ fn shards_of_rows_and_columns_are_read_back_as_gguf_defines_them() {
 #[test]
 fn a_block_of_zeros_is_zeros_without_a_sign() {
     for format in BlockFormat::ALL {
-        let block = zero_block(format);
+        let block = pack::zero_block(format);
         assert_eq!(block.len(), block_bytes(format));
         assert_eq!(bits(&numbers_of(format, block)), [0; GROUP], "{format}");
     }

@@ -1,13 +1,13 @@
 //! A GGUF base: its names and the order of its rows are a folder's, and what an adapter changes of
 //! quantised weights is kept as floats.
 
-use plimsoll_planner::{BlockFormat, Dtype};
+use plimsoll_planner::{BlockFormat, Dtype, Kept};
 use serde_json::json;
 
 use super::edited::Edited;
 use super::fixtures;
 use super::merged::read_as;
-use crate::model::{Model, ModelFolder, Replacement};
+use crate::model::{Model, ModelFolder, Pushable, Replacement};
 
 /// Matrices of rank 2 for these modules of every layer: the columns of A and the rows of B count up.
 fn counting(base: &Model, adapter: &mut Edited, modules: [&str; 2]) {
@@ -98,14 +98,24 @@ fn a_reload_refuses_an_adapter_that_changes_what_is_kept_in_blocks() {
     let mut adapter = Edited::of("plain");
     counting(&base, &mut adapter, ["self_attn.q_proj", "mlp.down_proj"]);
     let model = ModelFolder::open_with(&path, &[adapter.write()]).unwrap();
-    Replacement::open(&path, &model).unwrap();
+    let in_blocks = Kept {
+        dtype: Dtype::BFloat16,
+        blocks: Some(&model.shape.blocks),
+    };
+    let reload = |kept: Kept<'_>| {
+        let opened = Replacement::open(&path, &model)?;
+        Pushable::of(&model, kept).check_places(&*opened.tensors)
+    };
+    reload(in_blocks).unwrap();
     counting(&base, &mut adapter, ["self_attn.q_proj", "mlp.up_proj"]);
     adapter.write();
-    let error = Replacement::open(&path, &model).unwrap_err().to_string();
+    let error = reload(in_blocks).unwrap_err().to_string();
     assert!(
         error.contains("mlp.up_proj.weight`: is kept in blocks of Q4_0"),
         "{error}"
     );
+    // Where all places are of floats any change has one.
+    reload(Dtype::BFloat16.into()).unwrap();
     // Fewer than there were is no harm: a place of floats takes expanded blocks.
     counting(
         &base,
@@ -113,5 +123,5 @@ fn a_reload_refuses_an_adapter_that_changes_what_is_kept_in_blocks() {
         ["self_attn.q_proj", "self_attn.k_proj"],
     );
     adapter.write();
-    Replacement::open(&path, &model).unwrap();
+    reload(in_blocks).unwrap();
 }

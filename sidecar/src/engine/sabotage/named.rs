@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::tests::{AWAKE, ask, engine, engine_without_probe, not_woken};
+use super::tests::{AWAKE, ask, comes_to, engine, engine_without_probe, not_woken};
 use super::{Fault, Moment};
 use crate::engine::control::{Commands, ControlError};
 use crate::engine::handle::{EngineHandle, EngineState};
@@ -79,9 +79,11 @@ fn prefixes_that_an_update_leaves_behind_end_the_engine_by_name() {
         moment: Moment::Update,
         tensor: None,
     });
-    let failed = update(&handle).unwrap_err().to_string();
-    let EngineState::Failed { message } = handle.state() else {
-        panic!("{:?} after {failed}", handle.state());
+    assert!(update(&handle).is_err());
+    // Who asked hears of it first.
+    let failed = comes_to(&handle, |state| matches!(state, EngineState::Failed { .. }));
+    let EngineState::Failed { message } = failed else {
+        panic!("{failed:?}");
     };
     assert!(message.contains("would overwrite blocks"), "{message}");
 }

@@ -56,19 +56,24 @@ fn engine_with(change: impl FnOnce(&mut EngineConfig)) -> EngineHandle {
     };
     change(&mut config);
     let handle = Engine::start(config, Arc::new(model), plan).unwrap();
+    comes_to(&handle, |state| *state == EngineState::Serving);
+    handle
+}
+
+/// Waits until the engine is in such a state, which is given back.
+pub(crate) fn comes_to(
+    handle: &EngineHandle,
+    wanted: impl FnMut(&EngineState) -> bool,
+) -> EngineState {
     let mut state = handle.subscribe();
     let mut waits = tokio::runtime::Builder::new_current_thread();
-    waits.enable_time();
-    let serving = async {
-        let is_serving = |state: &EngineState| *state == EngineState::Serving;
-        let limit = Duration::from_secs(20);
-        tokio::time::timeout(limit, state.wait_for(is_serving))
-            .await
-            .map(|seen| seen.is_ok())
+    let come = async {
+        let come = state.wait_for(wanted);
+        let come = tokio::time::timeout(Duration::from_secs(20), come).await;
+        come.ok().and_then(|state| Some(state.ok()?.clone()))
     };
-    let seen = waits.build().unwrap().block_on(serving);
-    assert_eq!(seen, Ok(true), "{:?}", handle.state());
-    handle
+    let come = waits.enable_time().build().unwrap().block_on(come);
+    come.unwrap_or_else(|| panic!("{:?} after 20 s", handle.state()))
 }
 
 pub(super) fn not_woken(handle: &EngineHandle) -> String {

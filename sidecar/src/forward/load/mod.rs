@@ -10,6 +10,7 @@ mod tests;
 use std::ops::Range;
 
 use plimsoll_kernels::linear::{self, BadScale, StoredBlocks};
+use plimsoll_planner::blocks::GROUP;
 use plimsoll_planner::weights::{Tensor, TensorPlace, WeightLayout, padded_mlp_columns};
 use plimsoll_planner::{BlockFormat, Dtype, ModelShape, Shard};
 
@@ -162,10 +163,11 @@ fn sound(
         row_bytes: blocks.len() / rows.len().max(1),
         first_block: 0,
     };
+    let first_block = cols.start / usize::try_from(GROUP).unwrap_or(usize::MAX);
     linear::check_scales(format, cols.len(), source).map_err(|bad| {
         let bad = BadScale {
             row: bad.row + rows.start,
-            block: bad.block + cols.start / linear::PANEL_COLS,
+            block: bad.block + first_block,
             ..bad
         };
         ModelError::weights("weights", format!("tensor `{}`: {bad}", shorten(name)))

@@ -17,6 +17,7 @@ use crate::forward::WeightCheck;
 use crate::http::app::App;
 use crate::http::error::{ApiError, shown};
 use crate::http::generator::uncontrolled;
+use crate::http::prompt::blocking;
 
 type Answer = Result<Json<Value>, ApiError>;
 
@@ -141,10 +142,12 @@ pub(super) async fn server_info(State(app): State<Arc<App>>, mut query: Query) -
     let as_text = query.one_of("config_format", true, &[("text", true), ("json", false)])?;
     query.done()?;
     let loaded = loaded(&app)?;
-    let mut config = serde_json::to_value(&loaded.effective).unwrap_or_default();
+    let ranks = loaded.engine.facts().ranks;
+    let effective = blocking(move || Ok(loaded.effective(&loaded.engine.memory()))).await?;
+    let mut config = serde_json::to_value(effective).unwrap_or_default();
     config["model"] = json!(app.root);
     config["served_model_name"] = json!(app.served);
-    config["tensor_parallel_size"] = json!(loaded.engine.facts().ranks);
+    config["tensor_parallel_size"] = json!(ranks);
     let config = if as_text {
         json!(config.to_string())
     } else {
