@@ -1,20 +1,23 @@
 //! What a rank's memory costs: load, verify, sleep and wake of a model, and the first token of an
-//! engine, beside a plain read of its files and a memset of as many bytes; and what it costs to send an
+//! engine, beside a plain read of its files and memsets of as many bytes; and what it costs to send an
 //! engine all of its weights over HTTP on this machine, beside a plain read of the same file and a copy
 //! in memory.
 //!
 //! `cargo bench -p plimsoll-sidecar --bench load -- MODEL [--threads N] [--kv SIZE]` prints one table:
-//! the best of three runs, with the model's files in the page cache.
+//! the best of three runs, with the model's files in the page cache. `--shape 1B` instead of a model makes
+//! one of random numbers in the shape of Llama 3.2 1B (2.5 GB) in the folder for temporary files.
 #![expect(clippy::print_stdout, reason = "a table is what it makes")]
 
 mod pushed;
 #[path = "../tests/served/mod.rs"]
 #[allow(clippy::unwrap_used, reason = "a bench that cannot start ends")]
 mod served;
+mod shaped;
 
 use std::env;
 use std::fs::File;
 use std::io::Read;
+use std::mem::MaybeUninit;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -37,6 +40,10 @@ use plimsoll_sidecar::memory::ledger::Ledger;
 use plimsoll_sidecar::model::{Model, ModelFolder};
 
 const RUNS: usize = 3;
+const WAKE: &str = "wake, level 1";
+const MEMSET: &str = "memset, of memory that is there";
+const TAKEN: &str = "memset, of memory taken for it";
+const TAKEN_BY_ALL: &str = "the same by all threads";
 const LEVEL_1: [Account; 4] = [
     Account::KvCache,
     Account::Activations,
@@ -75,6 +82,9 @@ impl Table {
             let ratio = self.ratio(pushed::PUSH, beside);
             println!("a push has {ratio:.3} of: {beside}");
         }
+        for beside in [MEMSET, TAKEN, TAKEN_BY_ALL] {
+            println!("a wake has {:.3} of: {beside}", self.ratio(WAKE, beside));
+        }
         let ratio = self.ratio(pushed::FINISH, pushed::PUSH);
         println!("its finish has {ratio:.3} of the push");
     }
@@ -93,8 +103,18 @@ fn main() -> anyhow::Result<()> {
         let at = arguments.iter().position(|a| a == name)?;
         arguments.get(at + 1).cloned()
     };
-    let Some(path) = arguments.first().filter(|first| !first.starts_with("--")) else {
-        println!("--bench load -- MODEL [--threads N] [--kv SIZE]");
+    let made = match value("--shape").as_deref() {
+        Some("1B") => Some(shaped::Shaped::write()?),
+        Some(other) => anyhow::bail!("--shape {other}: the shape that can be made is 1B"),
+        None => None,
+    };
+    let named = arguments.first().filter(|first| !first.starts_with("--"));
+    let Some(path) = made
+        .as_ref()
+        .map(|made| made.path())
+        .or(named.map(Path::new))
+    else {
+        println!("--bench load -- MODEL|--shape 1B [--threads N] [--kv SIZE]");
         return Ok(());
     };
     let threads = match value("--threads") {
@@ -102,7 +122,7 @@ fn main() -> anyhow::Result<()> {
         None => pool::available_cpus(),
     };
     let kv = value("--kv").unwrap_or_else(|| "4Gi".to_owned());
-    let model = ModelFolder::open(Path::new(path))?;
+    let model = ModelFolder::open(path)?;
     let line = format!("bench plan m --kv-cache-size {kv}");
     let Command::Plan(args) = Cli::parse_from(line.split_whitespace()).command else {
         unreachable!("the line says plan");
@@ -117,18 +137,14 @@ fn main() -> anyhow::Result<()> {
 
     let mut table = Table::default();
     for _ in 0..RUNS {
-        table.time(
-            "plain read of the files",
-            |bytes| *bytes,
-            || read(Path::new(path)),
-        );
+        table.time("plain read of the files", |bytes| *bytes, || read(path));
     }
     of_a_rank(&mut table, (&model, &planned), (weights, level_1), threads)?;
     let model = Arc::new(model);
     of_an_engine(&mut table, (&model, &planned), (weights, level_1), threads)?;
-    memset(&mut table, level_1)?;
+    memset(&mut table, level_1, threads)?;
     let dtype = request.dtype;
-    pushed::measure(&mut table, (Path::new(path), &model), dtype, threads)?;
+    pushed::measure(&mut table, (path, &model), dtype, threads)?;
     println!("{threads} threads, {weights} bytes of weights, {level_1} bytes of level 1");
     table.print();
     Ok(())
@@ -158,7 +174,7 @@ fn of_a_rank(
         let sleep = || forward.release(&ledger, &LEVEL_1);
         table.time("sleep, level 1", |_| level_1, sleep)?;
         let wake = || forward.restore(&ledger, &model.params, &LEVEL_1);
-        table.time("wake, level 1", |_| level_1, wake)?;
+        table.time(WAKE, |_| level_1, wake)?;
         let all = [&LEVEL_1[..], &[Account::Weights]].concat();
         let sleep = || forward.release(&ledger, &all);
         table.time("sleep, level 2", |_| weights + level_1, sleep)?;
@@ -207,16 +223,35 @@ fn of_an_engine(
     Ok(())
 }
 
-/// As many bytes that have their pages already, by one thread: the measure of a wake.
-fn memset(table: &mut Table, level_1: u64) -> anyhow::Result<()> {
-    let mut plain = vec![1u8; usize::try_from(level_1)?];
+/// The measures of a wake: as many bytes set by one thread, in memory that is there and in memory that
+/// has to be taken from the kernel first, as a wake has to; and the latter by all threads.
+fn memset(table: &mut Table, level_1: u64, threads: usize) -> anyhow::Result<()> {
+    let bytes = usize::try_from(level_1)?;
+    let pool = Pool::new(threads, Isa::detect())?;
+    let mut plain = vec![1u8; bytes];
     for value in 0..RUNS {
         let fill = u8::try_from(value)?;
         table.time(
-            "memset of level 1, plain",
+            MEMSET,
             |_| level_1,
             || {
                 std::hint::black_box(&mut plain[..]).fill(fill);
+            },
+        );
+    }
+    drop(plain);
+    for _ in 0..RUNS {
+        table.time(TAKEN, |_| level_1, || vec![1u8; bytes]);
+        let mut taken = Vec::with_capacity(bytes);
+        table.time(
+            TAKEN_BY_ALL,
+            |_| level_1,
+            || {
+                let free = &mut taken.spare_capacity_mut()[..bytes];
+                pool.run_rows(free, 1, 2 << 20, |_, piece| {
+                    piece.fill(MaybeUninit::new(1u8));
+                });
+                std::hint::black_box(free);
             },
         );
     }

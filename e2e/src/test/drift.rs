@@ -41,11 +41,14 @@ pub(super) fn repaired(world: &World<'_>) -> Passed {
         // Other tests' resources may still be leaving.
         let writes = operator_writes(position, Some(&space.name))?;
         println!("           {}: {writes:?}", edit.patch);
-        let of_object = writes.iter().filter(|write| !write.contains("events/"));
-        // A port or a budget that stands in the way is removed before ours comes back.
-        expect(of_object.count() <= 3, || {
-            format!("{}: {writes:?}", edit.patch)
-        })?;
+        let of = |part: &str| writes.iter().filter(|it| it.contains(part)).count();
+        let (events, statuses) = (of(" events/"), of(" inferencedeployments/"));
+        // A port or a budget that stands in the way is removed before ours comes back. That requests
+        // reached nobody meanwhile, and do again, may be said while the next edit is put right.
+        expect(
+            writes.len() - events - statuses <= 3 && statuses <= 2,
+            || format!("{}: {writes:?}", edit.patch),
+        )?;
     }
     let events = kubernetes
         .api
