@@ -10,7 +10,7 @@ use plimsoll_kernels::rope::{self, RopeParams, RopeScaling, RopeTables};
 use plimsoll_kernels::{rms_norm, rope_kv, silu_mul};
 use plimsoll_planner::{Bytes, Dtype};
 
-use crate::{Row, best};
+use crate::{Peak, Row, best};
 
 const LAYERS: usize = 30;
 const HIDDEN: usize = 576;
@@ -52,7 +52,7 @@ fn pool_latency(pool: &Pool, report: Report<'_>) {
         seconds,
         bytes: 0.0,
         operations: 0.0,
-        is_bf16: false,
+        peak: Peak::F32,
     });
 }
 
@@ -136,7 +136,7 @@ fn products(pool: &Pool, name: &str, weights: &[Weights], tokens: usize, report:
         seconds,
         bytes: bytes as f64,
         operations: (cells * 2 * tokens) as f64,
-        is_bf16: dtype == Dtype::BFloat16,
+        peak: Peak::of(dtype),
     });
 }
 
@@ -245,7 +245,7 @@ fn attend(
         seconds,
         bytes: (kv * LAYERS) as f64,
         operations: (pairs * QUERY_HEADS * HEAD_DIM * 4 * LAYERS) as f64,
-        is_bf16: false,
+        peak: Peak::F32,
     });
 }
 
@@ -260,7 +260,7 @@ fn norms(pool: &Pool, report: Report<'_>) {
             seconds,
             bytes: (x.len() * 16) as f64,
             operations: (x.len() * 5) as f64,
-            is_bf16: false,
+            peak: Peak::F32,
         });
     }
 }
@@ -274,7 +274,7 @@ fn silus(pool: &Pool, report: Report<'_>) {
             seconds,
             bytes: (out.len() * 12) as f64,
             operations: (out.len() * 20) as f64,
-            is_bf16: false,
+            peak: Peak::F32,
         });
     }
 }
@@ -318,7 +318,7 @@ fn ropes(pool: &Pool, report: Report<'_>) {
             seconds,
             bytes: (qkv.len() * 8) as f64,
             operations: (qkv.len() * 3) as f64,
-            is_bf16: false,
+            peak: Peak::F32,
         });
     }
 }

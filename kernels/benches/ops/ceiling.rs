@@ -5,17 +5,19 @@ use std::hint::black_box;
 
 use plimsoll_kernels::checksum;
 use plimsoll_kernels::device::{Cpu, Device, Pages};
-use plimsoll_kernels::isa::Isa;
+use plimsoll_kernels::isa::{Dots, Isa};
 use plimsoll_kernels::pool::Pool;
 use plimsoll_planner::Bytes;
 
 use crate::best;
 
-/// Per second: bytes read, f32 operations, operations of bf16 products.
+/// Per second: bytes read, f32 operations, operations of bf16 products and of 8-bit integers (those of
+/// AVX512-VNNI, where it is there).
 pub(crate) struct Ceilings {
     pub(crate) read: f64,
     pub(crate) f32: f64,
     pub(crate) bf16: f64,
+    pub(crate) int8: f64,
 }
 
 pub(crate) fn measure(pool: &Pool) -> Ceilings {
@@ -29,6 +31,14 @@ pub(crate) fn measure(pool: &Pool) -> Ceilings {
         read: read(pool),
         f32,
         bf16,
+        int8: integers(pool),
+    }
+}
+
+fn integers(pool: &Pool) -> f64 {
+    match Dots::of(pool.isa()) {
+        Dots::Scalar | Dots::Avx2 => f64::NAN,
+        Dots::Avx512Vnni => rate(pool, vnni, 16 * 64 * 2),
     }
 }
 
@@ -59,9 +69,6 @@ fn read(pool: &Pool) -> f64 {
 
 /// Independent chains on registers.
 fn compute(pool: &Pool, isa: Isa) -> f64 {
-    const CHUNKS: usize = 64;
-    const STEPS: usize = 20_000;
-    let operations = |per_step: usize| (CHUNKS * STEPS * per_step) as f64;
     let work: fn(usize) = match isa {
         // Scalar and everything that is not x86: no ceiling worth the name.
         Isa::Scalar => return f64::NAN,
@@ -77,8 +84,14 @@ fn compute(pool: &Pool, isa: Isa) -> f64 {
         Isa::Avx512Bf16 => 16 * 32 * 2,
         Isa::Amx => 4 * 16 * 16 * 32 * 2,
     };
+    rate(pool, work, per_step)
+}
+
+fn rate(pool: &Pool, work: fn(usize), per_step: usize) -> f64 {
+    const CHUNKS: usize = 64;
+    const STEPS: usize = 20_000;
     let seconds = best(|| pool.run(CHUNKS, |_| work(STEPS)));
-    operations(per_step) / seconds
+    (CHUNKS * STEPS * per_step) as f64 / seconds
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -86,6 +99,7 @@ mod x86 {
     pub(super) fn avx2(_: usize) {}
     pub(super) fn avx512(_: usize) {}
     pub(super) fn bf16(_: usize) {}
+    pub(super) fn vnni(_: usize) {}
     pub(super) fn amx(_: usize) {}
 }
 
@@ -152,6 +166,22 @@ mod x86 {
         unsafe { run(steps) }
     }
 
+    pub(super) fn vnni(steps: usize) {
+        #[target_feature(enable = "avx512f,avx512vnni")]
+        fn run(steps: usize) {
+            let bytes = _mm512_set1_epi8(black_box(1));
+            let mut sums = [_mm512_setzero_si512(); 16];
+            for _ in 0..steps {
+                for sum in &mut sums {
+                    *sum = _mm512_dpbusd_epi32(*sum, bytes, bytes);
+                }
+            }
+            black_box(sums);
+        }
+        // SAFETY: as above.
+        unsafe { run(steps) }
+    }
+
     pub(super) fn amx(steps: usize) {
         #[repr(C, align(64))]
         struct Config([u8; 64]);
@@ -182,4 +212,4 @@ mod x86 {
     }
 }
 
-use x86::{amx, avx2, avx512, bf16};
+use x86::{amx, avx2, avx512, bf16, vnni};

@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use plimsoll_kernels::isa::{self, Isa};
 use plimsoll_kernels::pool::{self, Pool};
+use plimsoll_planner::Dtype;
 
 /// What one call of an op moves and computes, and how long its best run took.
 struct Row {
@@ -23,8 +24,24 @@ struct Row {
     seconds: f64,
     bytes: f64,
     operations: f64,
-    /// Operations count against the ceiling of bf16 products rather than f32.
-    is_bf16: bool,
+    peak: Peak,
+}
+
+/// The ceiling that operations count against.
+#[derive(Clone, Copy)]
+enum Peak {
+    F32,
+    Bf16,
+    Int8,
+}
+
+impl Peak {
+    fn of(dtype: Dtype) -> Peak {
+        match dtype {
+            Dtype::BFloat16 => Peak::Bf16,
+            Dtype::Float32 | Dtype::Float16 => Peak::F32,
+        }
+    }
 }
 
 fn main() {
@@ -53,25 +70,27 @@ fn main() {
 
     let ceilings = ceiling::measure(&pool);
     println!(
-        "{isa}, {threads} threads; ceilings: {:.1} GB/s read, {:.0} GFLOP/s f32, {:.0} GFLOP/s bf16",
+        "{isa}, {threads} threads; ceilings: {:.1} GB/s read, {:.0} GFLOP/s f32, {:.0} GFLOP/s bf16, \
+         {:.0} GOP/s int8",
         ceilings.read / 1e9,
         ceilings.f32 / 1e9,
-        ceilings.bf16 / 1e9
+        ceilings.bf16 / 1e9,
+        ceilings.int8 / 1e9
     );
     println!(
-        "{:42} {:>11} {:>8} {:>9} {:>8}",
+        "{:46} {:>11} {:>8} {:>9} {:>8}",
         "op", "time", "GB/s", "GFLOP/s", "ceiling"
     );
     cases::run(&pool, &filter, &mut |row: Row| {
         let (bytes, operations) = (row.bytes / row.seconds, row.operations / row.seconds);
-        let peak = if row.is_bf16 {
-            ceilings.bf16
-        } else {
-            ceilings.f32
+        let peak = match row.peak {
+            Peak::F32 => ceilings.f32,
+            Peak::Bf16 => ceilings.bf16,
+            Peak::Int8 => ceilings.int8,
         };
         let part = (bytes / ceilings.read).max(operations / peak) * 100.0;
         println!(
-            "{:42} {:>8.1} us {:>8.2} {:>9.1} {:>6.0} %",
+            "{:46} {:>8.1} us {:>8.2} {:>9.1} {:>6.0} %",
             row.name,
             row.seconds * 1e6,
             bytes / 1e9,

@@ -7,7 +7,7 @@ use plimsoll_kernels::device::{Cpu, Device, PIECE_BYTES, Pages};
 use plimsoll_kernels::pool::Pool;
 use plimsoll_planner::Bytes;
 
-use crate::Row;
+use crate::{Peak, Row};
 
 /// The default KV cache of a resource without limits.
 const SIZE: usize = 4 << 30;
@@ -62,7 +62,7 @@ pub(crate) fn run(pool: &Pool, report: &mut dyn FnMut(Row)) {
             seconds,
             bytes: SIZE as f64,
             operations: 0.0,
-            is_bf16: false,
+            peak: Peak::F32,
         });
     }
 }

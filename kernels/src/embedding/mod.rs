@@ -13,7 +13,7 @@ mod tests;
 use plimsoll_planner::{BlockFormat, Dtype};
 
 use crate::encoding;
-use crate::linear::LinearShape;
+use crate::linear::{LinearShape, Products};
 use crate::pool::Pool;
 
 /// This rank's rows of the input embedding.
@@ -39,6 +39,7 @@ impl EmbeddingTable<'_> {
             cols: self.hidden,
             dtype: self.dtype,
             blocks: self.blocks,
+            products: Products::Exact,
         }
     }
 }

@@ -1,11 +1,14 @@
 //! The instruction sets that the CPU ops know, which of them this machine has, and their names.
 
+mod dots;
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "a system call asks for tile registers")]
 mod tiles;
 
 use std::fmt;
 use std::str::FromStr;
+
+pub use dots::Dots;
 
 /// An instruction set, from the plainest to the fastest; each includes all before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -34,11 +34,16 @@ pub(super) fn run(
     scratch: &mut [u8],
 ) {
     let shape = weight.shape;
+    let out = Output::new(out, shape.rows, weight.bias);
+    let cuts = Cuts::of(pool, &shape, x.tokens);
+    if shape.is_int8() {
+        let chunk = |at| cuts.chunk(at);
+        return blocks::int8::run(pool, x, weight, (&out, scratch), cuts.chunks(), chunk);
+    }
     let x_bf16: &[u8] = match shape.dtype {
         Dtype::BFloat16 => convert(pool, x, &shape, scratch),
         Dtype::Float32 | Dtype::Float16 => &[],
     };
-    let out = Output::new(out, shape.rows, weight.bias);
     let product = Product {
         shape,
         packed: weight.packed,
@@ -51,7 +56,6 @@ pub(super) fn run(
         ends: true,
         out: &out,
     };
-    let cuts = Cuts::of(pool, &shape, x.tokens);
     let isa = kernel_isa(pool.isa(), shape.dtype);
     pool.run(cuts.chunks(), |chunk| {
         let chunk = cuts.chunk(chunk);

@@ -6,8 +6,8 @@
 //! even) first; with f16 and f32 weights it is not. A row's result does not depend on how many
 //! other rows are in the call: it has the same bits alone and in any batch.
 //!
-//! A weight may stay in 4- or 8-bit blocks (`blocks`): then its products have the bits of those of the
-//! weight that is expanded to `dtype` first.
+//! A weight may stay in 4- or 8-bit blocks (`blocks`): then its exact products have the bits of those of
+//! the weight that is expanded to `dtype` first, and those by integers are defined in `blocks/int8`.
 //!
 //! On a card (`cuda`) x, weights and out have one float type (out may be f32), weights lie row after
 //! row (`card`), and a row has the same bits whatever else is in the call as long as the same family
@@ -68,6 +68,18 @@ pub struct LinearShape {
     pub dtype: Dtype,
     /// Numbers stay in blocks of this format, and `cols` is a multiple of 32.
     pub blocks: Option<BlockFormat>,
+    /// Of numbers in blocks.
+    pub products: Products,
+}
+
+/// How a weight in blocks is multiplied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Products {
+    /// As the weight that is expanded to the compute type.
+    #[default]
+    Exact,
+    /// By integers, x quantised to 8 bits as well; exactly where the format has no such kernel.
+    Int8,
 }
 
 impl LinearShape {
@@ -78,6 +90,15 @@ impl LinearShape {
             cols,
             dtype,
             blocks: None,
+            products: Products::Exact,
+        }
+    }
+
+    /// Whether products are by integers.
+    pub const fn is_int8(&self) -> bool {
+        match (self.products, self.blocks) {
+            (Products::Int8, Some(format)) => blocks::int8::takes(format),
+            (Products::Int8, None) | (Products::Exact, _) => false,
         }
     }
 
@@ -146,9 +167,12 @@ impl<'a> Input<'a> {
     }
 }
 
-/// Scratch bytes that [`run`] needs: x converted to bf16, for bf16 weights, its rows padded to 16;
-/// otherwise none.
+/// Scratch bytes that [`run`] needs: x quantised, for products by integers; x converted to bf16, for
+/// bf16 weights, its rows padded to 16; otherwise none.
 pub const fn scratch_bytes(tokens: usize, shape: &LinearShape) -> usize {
+    if shape.is_int8() {
+        return blocks::int8::scratch_bytes(tokens, shape.cols);
+    }
     match shape.dtype {
         Dtype::BFloat16 => tokens.next_multiple_of(PANEL_ROWS) * shape.padded_cols() * 2,
         Dtype::Float32 | Dtype::Float16 => 0,

@@ -12,7 +12,7 @@ impl Avx2 {
     /// Callable only where the instructions are known to be there.
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    pub(super) fn here() -> Avx2 {
+    pub(crate) fn here() -> Avx2 {
         Avx2(())
     }
 }
@@ -190,6 +190,20 @@ impl Simd for Avx2 {
                 _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
                 _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high)),
             ]
+        })
+    }
+
+    #[inline(always)]
+    fn store_i8(self, v: Two, to: &mut [u8; LANES]) {
+        proved!({
+            let words = _mm256_packs_epi32(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
+            // Packing goes by halves of a register.
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let (low, high) = (
+                _mm256_castsi256_si128(words),
+                _mm256_extracti128_si256::<1>(words),
+            );
+            _mm_storeu_si128(to.as_mut_ptr().cast(), _mm_packs_epi16(low, high));
         })
     }
 

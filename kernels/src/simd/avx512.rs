@@ -200,6 +200,14 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn store_i8(self, v: __m512, to: &mut [u8; LANES]) {
+        proved!({
+            let bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v));
+            _mm_storeu_si128(to.as_mut_ptr().cast(), bytes);
+        })
+    }
+
+    #[inline(always)]
     fn twice(self, v: __m512) -> [__m512; 2] {
         proved!({
             let low = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);

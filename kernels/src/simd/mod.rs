@@ -25,8 +25,11 @@ mod tests;
 use plimsoll_planner::Dtype;
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
 pub(crate) use dispatch::dispatch;
+pub(crate) use scalar::Scalar;
 
 /// Repeats a block with `$i` as a constant, so that arrays of vectors indexed by it are registers
 /// from the start: the compiler's own unrolling comes too late for large blocks.
@@ -96,6 +99,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn nibble(self, words: Self::V, shift: u32, first: f32) -> Self::V;
     /// Sixteen bytes with signs.
     fn load_i8(self, from: &[u8; LANES]) -> Self::V;
+    /// Numbers within ±127, rounded to the nearest integer, ties to even.
+    fn store_i8(self, v: Self::V, to: &mut [u8; LANES]);
     /// The low eight lanes, each twice, and the high eight.
     fn twice(self, v: Self::V) -> [Self::V; 2];
     /// The even lanes of `a` and then of `b`, and the odd ones.

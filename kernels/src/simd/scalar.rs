@@ -155,6 +155,13 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn store_i8(self, v: Lanes, to: &mut [u8; LANES]) {
+        // The sum has no bits behind the point, and the integer in its lowest ones.
+        const SHIFT: f32 = 12_582_912.0;
+        *to = v.map(|lane| (lane + SHIFT).to_bits().to_le_bytes()[0]);
+    }
+
+    #[inline(always)]
     fn twice(self, v: Lanes) -> [Lanes; 2] {
         [each(|l| v[l / 2]), each(|l| v[8 + l / 2])]
     }

@@ -119,6 +119,13 @@ impl Work for Compare<'_> {
             Scalar.load_i8(&bytes),
             "signed bytes",
         );
+        let small = x.map(|x| if x.abs() <= 127.0 { x } else { 0.5 });
+        let (mut bytes, mut expected) = ([0; LANES], [0; LANES]);
+        s.store_i8(s.load(&small), &mut bytes);
+        Scalar.store_i8(small, &mut expected);
+        assert_eq!(bytes, expected, "{small:?}");
+        let rounded = |l: usize| f32::from(bytes[l].cast_signed()) == small[l].round_ties_even();
+        assert!((0..LANES).all(rounded), "{small:?} as {bytes:?}");
         same(out(s.twice(a)[0]), Scalar.twice(x)[0], "the low half twice");
         same(
             out(s.twice(a)[1]),

@@ -1,6 +1,6 @@
 //! Weights that stay in 4- or 8-bit blocks, as a GGUF file has them: 32 columns of a row share a
-//! scale d, and a minimum m with Q4_1. Their products have the bits of those of the weight that is
-//! expanded to the compute type first.
+//! scale d, and a minimum m with Q4_1. Their exact products have the bits of those of the weight that is
+//! expanded to the compute type first; those by integers (`int8`) quantise x, too.
 //!
 //! A panel of 16 rows is group after group of 32 columns. A group: 16 d in f16, with Q4_1 16 m, then
 //! the numbers, column pair by column pair. The 32 numbers of a pair, `[row16][2]`, are two halves
@@ -20,6 +20,7 @@ mod dot;
     reason = "a buffer on the stack that is written, then read"
 )]
 mod expand;
+pub(super) mod int8;
 mod pack;
 mod scales;
 

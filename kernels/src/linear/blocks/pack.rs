@@ -84,7 +84,7 @@ pub fn pack_blocks(
     }
 }
 
-fn format_of(shape: &LinearShape) -> BlockFormat {
+pub(super) fn format_of(shape: &LinearShape) -> BlockFormat {
     let Some(format) = shape.blocks else {
         panic!("{shape:?} is not in blocks");
     };

@@ -1,6 +1,6 @@
 //! Handles of weights as what the kernels take.
 
-use plimsoll_kernels::linear::{LinearShape, Weight};
+use plimsoll_kernels::linear::{LinearShape, Products, Weight};
 
 use plimsoll_planner::Account;
 
@@ -32,6 +32,7 @@ pub(super) fn weight<'a>(
             cols: matrix.cols,
             dtype: matrix.dtype,
             blocks: matrix.weight.format.blocks(),
+            products: Products::Exact,
         },
         packed,
         bias: matrix.bias.map(|bias| vector(weights, bias)),
