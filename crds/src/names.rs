@@ -87,6 +87,8 @@ pub const TERMINATION_MESSAGE_BYTES: usize = 4096;
 pub const EXIT_PLAN_DIFFERS: u8 = 4;
 /// The engine's exit code when the model's files are other ones than it was configured for.
 pub const EXIT_OTHER_FILES: u8 = 5;
+/// The engine's exit code when weights that it read are not what their adapters mean.
+pub const EXIT_ADAPTER_REFUSED: u8 = 6;
 
 /// User and group of every process of ours.
 pub const RUN_AS: i64 = 65532;

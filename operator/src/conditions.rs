@@ -6,10 +6,10 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use plimsoll_crds::v1alpha1::conditions::ConditionStatus::{self, False, True, Unknown};
-use plimsoll_crds::v1alpha1::facts::AdapterFacts;
 use plimsoll_crds::v1alpha1::{ConditionType, ModelFacts, Reason};
 use plimsoll_planner::Bytes;
 
+use crate::adapters;
 use crate::enforcement;
 use crate::facts::Facts;
 use crate::inspect::Model;
@@ -41,7 +41,10 @@ pub(crate) fn conditions(facts: &Facts, outcome: &Outcome) -> Vec<Condition> {
             ConditionType::ModelResolved,
             Some(model_resolved(facts, outcome)),
         ),
-        (ConditionType::AdaptersReady, adapters_ready(facts, outcome)),
+        (
+            ConditionType::AdaptersReady,
+            adapters::ready(facts, outcome),
+        ),
         (ConditionType::MemoryFits, Some(memory_fits(outcome))),
         (
             ConditionType::QuotaEnforced,
@@ -223,27 +226,6 @@ fn model_resolved(facts: &Facts, outcome: &Outcome) -> Verdict {
         }
         (Model::Inspecting(message), _) => (Unknown, Reason::Inspecting, message.clone()),
     }
-}
-
-/// None where no adapter is asked for.
-fn adapters_ready(facts: &Facts, outcome: &Outcome) -> Option<Verdict> {
-    if facts.object.spec.adapters.is_empty() {
-        return None;
-    }
-    let one = |of: &AdapterFacts| format!("{}: {} tensors, {}", of.name, of.tensors, of.digest);
-    Some(match &outcome.model {
-        Model::Known(model, _) => {
-            let each: Vec<String> = model.adapters.iter().map(one).collect();
-            (True, Reason::AdaptersMerged, each.join("; "))
-        }
-        Model::Failed(failure) if failure.reason == Reason::AdapterInvalid => {
-            (False, Reason::AdapterInvalid, failure.message.clone())
-        }
-        Model::Failed(_) | Model::Inspecting(_) | Model::Held(..) | Model::Unavailable(_) => {
-            let text = "the adapters are read with the model, see ModelResolved".to_owned();
-            (Unknown, Reason::ModelUnresolved, text)
-        }
-    })
 }
 
 /// A model in a sentence, and what there is to know of its files.

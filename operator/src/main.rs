@@ -34,6 +34,7 @@ mod pods;
 mod reports;
 
 // Plan and build (pure).
+mod adapters;
 mod build;
 mod desire;
 mod inspect;

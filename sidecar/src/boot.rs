@@ -142,6 +142,7 @@ fn load(
         threads_per_rank: args.threads.map(usize::from),
         isa: args.isa.map(|isa| isa.name().to_owned()),
         prefix_cache: !args.no_prefix_cache,
+        validation: settings.validation,
         weight_version,
         ..EngineConfig::new(planned.request.clone())
     };
@@ -227,7 +228,7 @@ async fn run(
                 never = tell_when_whole(engine) => match never {},
             }
         }
-        EngineState::Failed { message } => return Err(BootError::EngineFailed(message)),
+        EngineState::Failed { message } => return Err(not_loaded(engine, &message)),
         EngineState::Draining | EngineState::Drained => {}
     }
     app.set_draining();
@@ -271,9 +272,7 @@ async fn loaded(
     loop {
         match &*state.borrow_and_update() {
             EngineState::Loading => {}
-            EngineState::Failed { message } => {
-                return Err(BootError::EngineFailed(message.clone()));
-            }
+            EngineState::Failed { message } => return Err(not_loaded(engine, message)),
             EngineState::Serving
             | EngineState::Paused
             | EngineState::Sleeping
@@ -299,6 +298,14 @@ async fn loaded(
                 );
             }
         }
+    }
+}
+
+/// Of an engine that never served: an adapter may be why, which others than it can see to.
+fn not_loaded(engine: &dyn Generator, message: &str) -> BootError {
+    match engine.adapters().wrong.as_deref() == Some(message) {
+        true => BootError::AdapterRefused(message.to_owned()),
+        false => BootError::EngineFailed(message.to_owned()),
     }
 }
 

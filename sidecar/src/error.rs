@@ -64,6 +64,9 @@ pub enum BootError {
     },
     #[error("the engine failed: {0}")]
     EngineFailed(String),
+    /// What was read of the weights is not what an adapter means, or hardly anything of it is left.
+    #[error("not served: {0}")]
+    AdapterRefused(String),
     #[error("{0}")]
     Runtime(#[from] io::Error),
 }
@@ -88,6 +91,7 @@ impl BootError {
         match self {
             BootError::PlanDiffers { .. } => names::EXIT_PLAN_DIFFERS,
             BootError::Digest { .. } => names::EXIT_OTHER_FILES,
+            BootError::AdapterRefused(_) => names::EXIT_ADAPTER_REFUSED,
             BootError::Flag(_) => EXIT_USAGE,
             BootError::File { .. }
             | BootError::Config { .. }

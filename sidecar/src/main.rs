@@ -142,17 +142,24 @@ fn merge_model(args: &MergeArgs) -> anyhow::Result<ExitCode> {
     for told in &written.told {
         tracing::warn!("{told}");
     }
-    let figures = &written.figures;
+    for of in &written.adapters {
+        println!(
+            "{}: rank {}, {} tensors, {:.2}% of their {} numbers changed, by {:.4} of the length that was \
+             meant; {:.2}% lost to rounding",
+            of.name,
+            of.rank,
+            of.tensors,
+            100.0 * of.figures.changed_share(),
+            of.figures.numbers,
+            of.figures.norm_ratio(),
+            100.0 * of.figures.lost()
+        );
+    }
     println!(
-        "{}: {} files with {} bytes of weights; {} tensors changed, {:.2}% of their {} numbers, by {:.4} \
-         of the length that was meant{}",
+        "{}: {} files with {} bytes of weights{}",
         args.out.display(),
         written.files,
         written.bytes,
-        figures.tensors,
-        100.0 * figures.changed_share(),
-        figures.numbers,
-        figures.norm_ratio(),
         match written.untied {
             true => "; the head has a tensor of its own now (tie_word_embeddings is false)",
             false => "",

@@ -11,7 +11,7 @@ use harness::altered::Altered;
 use harness::fixture::{Fixture, Prompt};
 use harness::{Run, ask_ids, fixtures, split, start};
 use plimsoll_planner::Bytes;
-use plimsoll_sidecar::args::MergeArgs;
+use plimsoll_sidecar::args::{MergeArgs, ValidationArg};
 use plimsoll_sidecar::engine::control::{Commands, Woken};
 use plimsoll_sidecar::engine::handle::EngineHandle;
 use plimsoll_sidecar::engine::rest::PauseMode::{Abort, Keep};
@@ -104,6 +104,7 @@ fn a_merged_folder_answers_as_the_adapter_does() {
             model: fixture.model.path.clone(),
             adapter: vec![adapter(name)],
             out: folder.clone(),
+            adapter_validation: ValidationArg::Enforce,
             shard_size: Bytes::measured(300_000),
         };
         let written = merge::run(&args).unwrap();

@@ -6,6 +6,7 @@ mod served;
 use std::path::Path;
 use std::process::Output;
 
+use plimsoll_crds::names::EXIT_ADAPTER_REFUSED;
 use serde_json::Value;
 use served::{Served, binary, fixture};
 
@@ -109,5 +110,56 @@ fn what_does_not_fit_is_refused_before_anything_is_loaded() {
         let told = words(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{command} {flag}: {told}");
         assert!(told.contains(says), "no {says:?} in {told}");
+    }
+}
+
+/// A copy of an adapter that says of itself to be so faint that F32 has nothing of it.
+struct Faint(std::path::PathBuf);
+
+impl Faint {
+    fn new() -> Faint {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/adapters/plain");
+        let to = std::env::temp_dir().join(format!("plimsoll-faint-{}", std::process::id()));
+        std::fs::create_dir_all(&to).unwrap();
+        let (config, weights) = ("adapter_config.json", "adapter_model.safetensors");
+        std::fs::copy(from.join(weights), to.join(weights)).unwrap();
+        let fields = std::fs::read(from.join(config)).unwrap();
+        let mut fields: Value = serde_json::from_slice(&fields).unwrap();
+        fields["lora_alpha"] = 1e-15.into();
+        std::fs::write(to.join(config), fields.to_string()).unwrap();
+        Faint(to)
+    }
+}
+
+impl Drop for Faint {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn an_adapter_that_rounding_takes_is_not_served_unless_that_is_asked_for() {
+    let folder = Faint::new();
+    let flag = format!("faint={}", folder.0.display());
+    let flags = ["--adapter", &flag];
+    let ports = ["--port", "0", "--admin-port", "0", "--probe-port", "0"];
+    let output = run(&[&["serve"], &flags[..], &ports[..]].concat(), "tiny-llama");
+    let told = words(&output.stderr);
+    assert_eq!(
+        output.status.code(),
+        Some(i32::from(EXIT_ADAPTER_REFUSED)),
+        "{told}"
+    );
+    for says in [
+        "not served: adapter `faint`: rounding takes 100.0% of what it adds",
+        "--adapter-validation report",
+    ] {
+        assert!(told.contains(says), "no {says:?} in {told}");
+    }
+    for mode in ["report", "off"] {
+        Served::start(
+            "tiny-llama",
+            &[&flags[..], &["--adapter-validation", mode]].concat(),
+        );
     }
 }

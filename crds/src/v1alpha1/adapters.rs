@@ -24,6 +24,42 @@ pub struct AdapterSpec {
     pub mode: AdapterMode,
 }
 
+/// What is asked of adapters before an engine is ready with them. While it reads the weights, an engine
+/// checks every row that an adapter changes against model and adapter side by side, every number
+/// against what its type rounds it to, how much of the adapter that rounding leaves, and that the
+/// answers to a probe change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AdapterValidation {
+    /// Enforce: an engine whose adapters fail ends instead of becoming ready; pods of the revision
+    /// before serve on, and condition AdaptersReady has the figures. Report: it serves all the same, and
+    /// the figures are told. Off: nothing is measured, and the model is read once instead of twice.
+    #[serde(default)]
+    pub mode: AdapterValidationMode,
+}
+
+impl AdapterValidation {
+    pub(crate) fn is_default(&self) -> bool {
+        self.mode.is_enforce()
+    }
+}
+
+/// What is done where a check of an adapter fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AdapterValidationMode {
+    #[default]
+    Enforce,
+    Report,
+    Off,
+}
+
+impl AdapterValidationMode {
+    /// For documents, which leave out what is not asked for.
+    pub(crate) fn is_enforce(&self) -> bool {
+        *self == AdapterValidationMode::Enforce
+    }
+}
+
 /// What is done with an adapter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum AdapterMode {

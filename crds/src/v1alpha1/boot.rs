@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::adapters::AdapterValidationMode;
 use super::engine::Backend;
 use super::facts::Dtype;
 use super::model::QuantizationMode;
@@ -17,6 +18,9 @@ pub struct Boot {
     /// What is merged into it, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub adapters: Vec<BootAdapter>,
+    /// What is asked of them before the engine is ready.
+    #[serde(default, skip_serializing_if = "AdapterValidationMode::is_enforce")]
+    pub adapter_validation: AdapterValidationMode,
     /// Names that requests may call the model by; the first is the canonical one.
     pub served_names: Vec<String>,
     /// Digest that the model must have, with its adapters.

@@ -86,6 +86,7 @@ Reason {
     UnsupportedArchitecture = "the model's architecture is not one the engine runs",
     AdapterInvalid = "an adapter does not fit the model, or is of a kind that cannot be merged; the message names it and the field or tensor, and what ran before serves on",
     AdaptersMerged = "every adapter was read and fits; the message has the tensors that each changes, and its digest",
+    AdapterRefused = "an engine read an adapter into the weights, and what came of it is not what the adapter means, or rounding leaves hardly anything of it; the message has the row or the figures, and pods of the revision before serve on",
     UnsupportedFormat = "the model's files hold types that the engine does not read",
     InspectFailed = "the inspect pod ended without an answer",
     ModelUnresolved = "nothing can be planned before the model is resolved",
@@ -186,7 +187,7 @@ impl ConditionType {
             ],
             ConditionType::AdaptersReady => &[
                 (True, &[Reason::AdaptersMerged]),
-                (False, &[Reason::AdapterInvalid]),
+                (False, &[Reason::AdapterInvalid, Reason::AdapterRefused]),
                 (Unknown, &[Reason::ModelUnresolved]),
             ],
             ConditionType::MemoryFits => &[

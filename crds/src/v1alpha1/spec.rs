@@ -11,7 +11,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::adapters::AdapterSpec;
+use super::adapters::{AdapterSpec, AdapterValidation};
 use super::model::{DtypeChoice, ModelSource, ModelSpec};
 use super::rules::{byte_rules, rule};
 use super::sleep::SleepSpec;
@@ -148,6 +148,10 @@ pub struct InferenceDeploymentSpec {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub adapters: Vec<AdapterSpec>,
+    /// What is asked of adapters before an engine is ready with them. A change rolls where there are
+    /// adapters.
+    #[serde(default, skip_serializing_if = "AdapterValidation::is_default")]
+    pub adapter_validation: AdapterValidation,
     /// How the model is divided over ranks (GPUs, or thread groups on the CPU backend).
     #[serde(default)]
     pub parallelism: Parallelism,

@@ -1,6 +1,7 @@
 //! What an engine is started with and told, as examples.
 #![allow(unreachable_pub, reason = "a part of a test binary")]
 
+use plimsoll_crds::v1alpha1::adapters::AdapterValidationMode;
 use plimsoll_crds::v1alpha1::boot::*;
 use plimsoll_crds::v1alpha1::engine::*;
 use plimsoll_crds::v1alpha1::facts::*;
@@ -11,6 +12,7 @@ pub fn boot() -> Boot {
     Boot {
         model_path: "/models/smollm2.gguf".to_owned(),
         adapters: Vec::new(),
+        adapter_validation: AdapterValidationMode::Enforce,
         served_names: vec!["smollm2".to_owned()],
         digest: "sha256:0".to_owned(),
         dtype: Dtype::BFloat16,

@@ -2,6 +2,7 @@
 //! a change of them is another revision.
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
+use plimsoll_crds::v1alpha1::adapters::AdapterValidationMode;
 
 use super::tests::{documents_of, inspection, made, pod_spec};
 use super::*;
@@ -87,7 +88,13 @@ fn adapters_and_their_order_make_the_revision_and_none_leave_it_as_it_was() {
     turned.spec.adapters.reverse();
     let mut renamed = both.clone();
     renamed.spec.adapters[0].name = "other".to_owned();
-    let names = [name(&plain), name(&both), name(&turned), name(&renamed)];
-    let different: std::collections::BTreeSet<&String> = names.iter().collect();
-    assert_eq!(different.len(), 4, "{names:?}");
+    let mut reported = both.clone();
+    reported.spec.adapter_validation.mode = AdapterValidationMode::Report;
+    let all = [&plain, &both, &turned, &renamed, &reported];
+    let different: std::collections::BTreeSet<String> = all.into_iter().map(name).collect();
+    assert_eq!(different.len(), all.len(), "{different:?}");
+    // It is of nothing where there are none.
+    let mut without = reported;
+    without.spec.adapters.clear();
+    assert_eq!(name(&without), name(&plain));
 }

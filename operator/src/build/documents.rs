@@ -1,5 +1,6 @@
 //! `boot.json` and `target.json`: what an engine is started with, and what it is told.
 
+use plimsoll_crds::v1alpha1::adapters::AdapterValidationMode;
 use plimsoll_crds::v1alpha1::boot::{BootKvCache, BootSplit, EngineLimits};
 use plimsoll_crds::v1alpha1::sleep::SleepSpec;
 use plimsoll_crds::v1alpha1::target::{SleepOrder, TargetIdle, TargetSleep};
@@ -46,6 +47,10 @@ pub(crate) fn boot(
     Boot {
         model_path: model_path(object),
         adapters: adapters(object),
+        adapter_validation: match object.spec.adapters.is_empty() {
+            true => AdapterValidationMode::default(),
+            false => object.spec.adapter_validation.mode,
+        },
         served_names: served_names(object),
         digest: model.digest.clone(),
         dtype: (*dtype).into(),

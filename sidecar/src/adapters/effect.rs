@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::merged::Change;
+use super::change::Change;
 use super::{CONFIG, WEIGHTS, refused};
 use crate::model_error::ModelError;
 

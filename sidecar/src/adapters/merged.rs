@@ -4,14 +4,17 @@
 //! 24, then to the type in which it is kept. An element depends on its row and column alone, not on the
 //! piece that is read, so every split of the model has the same numbers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use plimsoll_planner::{BlockFormat, Dtype};
 
-use super::factor::Factor;
-use super::product::Product;
+use super::change::Change;
+use super::gate::Gate;
+use super::product::{Product, rows_at_once};
 use super::refused;
+use super::side::Seen;
 use crate::model_error::ModelError;
 use crate::weights::encoding::{encode, limit};
 use crate::weights::{TensorInfo, TensorSource, check_block, other_type};
@@ -19,51 +22,25 @@ use crate::weights::{TensorInfo, TensorSource, check_block, other_type};
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(crate) const HEAD: &str = "lm_head.weight";
 
-/// What becomes of a tensor of the base.
-#[derive(Debug)]
-pub(crate) enum Change {
-    /// `W + scale * B * A`, and with a magnitude each row made as long as that says.
-    LowRank {
-        a: Factor,
-        b: Factor,
-        scale: f64,
-        magnitude: Option<Vec<f32>>,
-    },
-    /// `E + scale * (B * A)` transposed: A has a column for each row of the table.
-    Embedding {
-        a: Factor,
-        b: Factor,
-        scale: f64,
-    },
-    /// `b + scale * d`
-    Bias {
-        bias: Vec<f32>,
-        scale: f64,
-    },
-    Replaced(Factor),
-    /// These rows, each by one of the tensor's.
-    Rows {
-        rows: BTreeMap<usize, usize>,
-        tensor: Factor,
-    },
-}
-
 /// See the head of the file.
 #[derive(Debug)]
 pub(crate) struct Merged {
     base: Box<dyn TensorSource>,
     adapter: String,
+    /// Its number among those that are merged.
+    number: usize,
     changes: HashMap<String, Change>,
     /// Where the base has one tensor for both sides, and this has two.
     head: Option<TensorInfo>,
+    gate: Arc<Gate>,
 }
 
 impl Merged {
     pub(crate) fn new(
         base: Box<dyn TensorSource>,
-        adapter: &str,
-        changes: HashMap<String, Change>,
-        unties: bool,
+        (number, adapter): (usize, &str),
+        (changes, unties): (HashMap<String, Change>, bool),
+        gate: &Arc<Gate>,
     ) -> Merged {
         let embedding = base.info(EMBEDDING).filter(|_| unties);
         let head = embedding.map(|info| TensorInfo {
@@ -73,9 +50,16 @@ impl Merged {
         Merged {
             base,
             adapter: adapter.to_owned(),
+            number,
             changes,
             head,
+            gate: Arc::clone(gate),
         }
+    }
+
+    /// What becomes of a tensor; None where it is read as the base has it.
+    fn change(&self, name: &str) -> Option<&Change> {
+        self.changes.get(name).filter(|_| !self.gate.holds_back())
     }
 
     /// What a tensor is called in the base.
@@ -86,17 +70,13 @@ impl Merged {
         }
     }
 
-    /// Numbers of a tensor that is changed.
+    /// Numbers of a tensor that is changed; `base` reads those before.
     fn read_changed(
-        &self,
         change: &Change,
-        name: &str,
         [rows, cols]: [Range<usize>; 2],
+        base: impl Fn(Range<usize>, Range<usize>, &mut [f32]) -> Result<(), ModelError>,
         out: &mut [f32],
     ) -> Result<(), ModelError> {
-        let base = |rows: Range<usize>, cols: Range<usize>, out: &mut [f32]| {
-            self.base.read_block(self.behind(name), rows, cols, out)
-        };
         match change {
             Change::Replaced(tensor) => tensor.read(rows, cols, out),
             Change::Rows {
@@ -210,7 +190,7 @@ impl TensorSource for Merged {
         cols: Range<usize>,
         out: &mut [f32],
     ) -> Result<(), ModelError> {
-        let Some(change) = self.changes.get(name) else {
+        let Some(change) = self.change(name) else {
             return self.base.read_block(self.behind(name), rows, cols, out);
         };
         check_block(name, self.info(name), &rows, &cols, out.len())?;
@@ -218,8 +198,63 @@ impl TensorSource for Merged {
             return Ok(());
         }
         let (first_row, width) = (rows.start, cols.len());
-        self.read_changed(change, name, [rows, cols], out)?;
+        let base = |rows: Range<usize>, cols: Range<usize>, out: &mut [f32]| {
+            self.base.read_block(self.behind(name), rows, cols, out)
+        };
+        Merged::read_changed(change, [rows, cols], base, out)?;
         self.check(Dtype::Float32, name, first_row, width, out)
+    }
+
+    /// In pieces, so that what a thread holds is bounded; whatever is read is looked at.
+    fn read_kept(
+        &self,
+        dtype: Dtype,
+        name: &str,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<(), ModelError> {
+        let Some(change) = self.change(name) else {
+            let name = self.behind(name);
+            return self.base.read_kept(dtype, name, rows, cols, out);
+        };
+        check_block(name, self.info(name), &rows, &cols, out.len())?;
+        if !self.gate.is_open() {
+            return self.read_block(name, rows, cols, out);
+        }
+        let width = cols.len();
+        let at_once = rows_at_once(width, change.rank());
+        let mut before = vec![0.0; at_once.min(rows.len()) * width];
+        for (at, out) in out.chunks_mut((at_once * width).max(1)).enumerate() {
+            let first = rows.start + at * at_once;
+            let some = first..rows.end.min(first + at_once);
+            let before = &mut before[..out.len()];
+            let behind = self.behind(name);
+            self.base
+                .read_kept(dtype, behind, some.clone(), cols.clone(), before)?;
+            let before = &*before;
+            let base = |rows: Range<usize>, wanted: Range<usize>, out: &mut [f32]| {
+                if wanted != cols {
+                    return self.base.read_block(behind, rows, wanted, out);
+                }
+                let from = (rows.start - first) * width;
+                out.copy_from_slice(&before[from..from + out.len()]);
+                Ok(())
+            };
+            Merged::read_changed(change, [some.clone(), cols.clone()], base, out)?;
+            #[cfg(test)]
+            self.gate.spoil(first, width, before, out);
+            self.check(Dtype::Float32, name, first, width, out)?;
+            let seen = Seen {
+                change,
+                rows: some,
+                cols: cols.clone(),
+                before,
+                after: out,
+            };
+            self.gate.look(self.number, name, dtype, &seen)?;
+        }
+        Ok(())
     }
 
     fn read_as(
@@ -230,14 +265,22 @@ impl TensorSource for Merged {
         cols: Range<usize>,
         out: &mut [u8],
     ) -> Result<(), ModelError> {
-        if !self.changes.contains_key(name) {
+        if self.change(name).is_none() {
             return self.base.read_as(dtype, self.behind(name), rows, cols, out);
         }
         let (first_row, width) = (rows.start, cols.len());
         let mut numbers = vec![0.0; rows.len().saturating_mul(width)];
-        self.read_block(name, rows, cols, &mut numbers)?;
+        self.read_kept(dtype, name, rows, cols, &mut numbers)?;
         self.check(dtype, name, first_row, width, &numbers)?;
         encode(dtype, &numbers, out);
+        #[cfg(test)]
+        self.gate
+            .spoil_kept(first_row, numbers.len() / width.max(1), out);
+        if self.gate.is_open() {
+            let place = (first_row, width);
+            self.gate
+                .compare(self.number, name, place, dtype, (&numbers, out));
+        }
         Ok(())
     }
 

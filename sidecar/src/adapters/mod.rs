@@ -6,30 +6,40 @@
 //! of the adapter only headers, magnitudes and biases are held, and the rest is read with the rows
 //! that need it.
 
+mod change;
 mod config;
 mod effect;
 mod embeddings;
 mod factor;
 mod fields;
+mod figures;
+mod gate;
 mod keys;
 mod merged;
 mod open;
 mod patterns;
 mod places;
 mod product;
+mod side;
 mod sorted;
 mod tied;
 mod tokens;
+#[cfg(test)]
+pub(crate) mod spoils;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use plimsoll_planner::ModelShape;
 
 use crate::model_error::ModelError;
 use crate::weights::TensorSource;
+use change::Change;
+pub use figures::Figures;
+pub use gate::{Gate, LOST_MAX, Validated, Validation, Verdict};
 use merged::Merged;
 
 /// The files of an adapter.
@@ -54,6 +64,10 @@ pub struct MergedAdapter {
     pub digest: String,
     /// Tensors of the base that it changes, by name.
     pub changes: Vec<String>,
+    /// The largest of its matrices' ranks; 0 where it has none.
+    pub rank: usize,
+    /// It changes rows of single tokens, and nothing else: answers without these may stay the same.
+    pub tokens_alone: bool,
 }
 
 /// A base with its adapters.
@@ -65,6 +79,8 @@ pub(crate) struct Together {
     pub(crate) adapters: Vec<MergedAdapter>,
     /// What is odd about them and hinders nothing.
     pub(crate) told: Vec<String>,
+    /// What is read of `tensors` passes it.
+    pub(crate) gate: Arc<Gate>,
     /// The model's own shape is tied, whatever adapters made of it.
     was_tied: bool,
     /// Tensors that are no longer the base's.
@@ -96,9 +112,10 @@ pub(crate) fn merge(
         tensors,
         adapters: Vec::new(),
         told: Vec::new(),
+        gate: Arc::default(),
         changed: HashSet::new(),
     };
-    for at in asked {
+    for (number, at) in asked.iter().enumerate() {
         let before = |other: &MergedAdapter| other.at.name == at.name;
         if together.adapters.iter().any(before) {
             return Err(refused(
@@ -112,17 +129,23 @@ pub(crate) fn merge(
         let mut names: Vec<String> = opened.changes.keys().cloned().collect();
         names.sort_unstable();
         together.changed.extend(names.iter().cloned());
+        let ranks = opened.changes.values().map(Change::rank);
+        let rank = ranks.max().unwrap_or_default();
+        together.gate.expect(&at.name, rank, &names);
+        let mut changes = opened.changes.values();
         together.adapters.push(MergedAdapter {
             at: at.clone(),
             digest: opened.digest,
             changes: names,
+            rank,
+            tokens_alone: changes.all(|change| matches!(change, Change::Rows { .. })),
         });
         together.shape.tied &= !opened.unties;
         together.tensors = Box::new(Merged::new(
             together.tensors,
-            &at.name,
-            opened.changes,
-            opened.unties,
+            (number, &at.name),
+            (opened.changes, opened.unties),
+            &together.gate,
         ));
     }
     Ok(together)

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::change::Change;
 use super::config::AdapterConfig;
 use super::factor::Factor;
-use super::merged::Change;
 use super::places::{Placed, Places, is_float};
 use super::{AdapterPath, Together, WEIGHTS, effect, refused, unread};
 use crate::digest::Digest;

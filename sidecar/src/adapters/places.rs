@@ -6,10 +6,11 @@ use std::fmt::Write as _;
 
 use plimsoll_planner::ModelShape;
 
+use super::change::Change;
 use super::config::AdapterConfig;
 use super::factor::Factor;
 use super::keys::Part;
-use super::merged::{Change, EMBEDDING, HEAD};
+use super::merged::{EMBEDDING, HEAD};
 use super::sorted::Sorted;
 use super::{Together, WEIGHTS, embeddings, refused, tied, tokens};
 use crate::model_error::{ModelError, shorten};

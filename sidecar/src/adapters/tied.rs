@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::merged::{Change, EMBEDDING, HEAD};
+use super::change::Change;
+use super::merged::{EMBEDDING, HEAD};
 use super::{Together, WEIGHTS, embeddings, refused};
 use crate::model_error::ModelError;
 

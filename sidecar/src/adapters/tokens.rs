@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::change::Change;
 use super::factor::Factor;
 use super::keys::Part;
-use super::merged::{Change, EMBEDDING};
+use super::merged::EMBEDDING;
 use super::{WEIGHTS, refused};
 use crate::model_error::{ModelError, shorten};
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use plimsoll_planner::Bytes;
 
-use super::values::{adapter, quantity_bytes};
+use super::values::{ValidationArg, adapter, quantity_bytes};
 use crate::adapters::AdapterPath;
 
 #[derive(Clone, Debug, Args)]
@@ -22,7 +22,8 @@ Examples:
   plimsoll-sidecar merge --model ./base --adapter a=./a --adapter b=./b --out ./both --shard-size 2Gi
 
 The folder is there when all of it is written, and not before. Exit status: 0 when it is, 1 when model
-or adapter cannot be read or do not fit, 64 when the flags make no sense.";
+or adapter cannot be read or do not fit, or too little of the adapter would be left, 64 when the flags make
+no sense.";
 
 #[derive(Clone, Debug, Args)]
 pub struct MergeArgs {
@@ -35,6 +36,10 @@ pub struct MergeArgs {
     /// The folder to write, which must not be there.
     #[arg(long, value_name = "FOLDER")]
     pub out: PathBuf,
+    /// What is done where what is written does not answer as model and adapter side by side, row by row,
+    /// or rounding leaves hardly anything of the adapter.
+    #[arg(long, value_enum, default_value_t = ValidationArg::Enforce)]
+    pub adapter_validation: ValidationArg,
     /// Most bytes of one file of weights; a larger model gets several and an index.
     #[arg(long, allow_hyphen_values = true, value_name = "QUANTITY", default_value = "5Gi",
           value_parser = quantity_bytes)]

@@ -22,7 +22,7 @@ use crate::engine::weights::WeightsInForce;
 use adapters::MERGE_EXAMPLES;
 pub use adapters::{AdapterArgs, MergeArgs};
 pub use bench::BenchArgs;
-pub use values::{DtypeArg, GenerationConfig, Output, QuantizationArg, RankQuota};
+pub use values::{DtypeArg, GenerationConfig, Output, QuantizationArg, RankQuota, ValidationArg};
 use values::{
     isa, isa_help, origin, quantity_bytes, rank_quota, served_name, share, weight_version,
 };
@@ -75,8 +75,8 @@ Then:
   curl http://127.0.0.1:8001/memory
 
 Exit status: 0 after SIGTERM or SIGINT, 1 when the model cannot be served or the engine failed, 4
-when operator and sidecar plan differently, 5 when the files are not those that were inspected, 64
-when the flags make no sense.";
+when operator and sidecar plan differently, 5 when the files are not those that were inspected, 6 when
+an adapter is not what its merge came to (--adapter-validation), 64 when the flags make no sense.";
 
 const PLAN_EXAMPLES: &str = "\
 Examples:
@@ -113,6 +113,10 @@ pub struct ServeArgs {
     pub config: Option<PathBuf>,
     #[command(flatten)]
     pub adapters: AdapterArgs,
+    /// What is done where merged weights do not answer as model and adapter side by side, row by row, or
+    /// rounding leaves hardly anything of the adapter.
+    #[arg(long, value_enum, default_value_t = ValidationArg::Enforce)]
+    pub adapter_validation: ValidationArg,
     #[command(flatten)]
     pub memory: MemoryArgs,
     #[command(flatten)]
@@ -134,9 +138,10 @@ pub struct ServeArgs {
 }
 
 /// Flags that say what `--config` says.
-const CONFIG_REPLACES: [&str; 16] = [
+const CONFIG_REPLACES: [&str; 17] = [
     "model",
     "adapter",
+    "adapter_validation",
     "tensor_parallel_size",
     "quota",
     "gpu_memory_utilization",

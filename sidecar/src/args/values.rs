@@ -6,7 +6,7 @@ use plimsoll_crds::v1alpha1::quantity;
 use plimsoll_kernels::isa::{self, Isa};
 use plimsoll_planner::{Bytes, Dtype, Quantization};
 
-use crate::adapters::AdapterPath;
+use crate::adapters::{AdapterPath, Validation};
 use crate::digits;
 use crate::engine::weights::WeightsInForce;
 
@@ -60,6 +60,27 @@ impl From<QuantizationArg> for Quantization {
         match arg {
             QuantizationArg::Auto => Quantization::Auto,
             QuantizationArg::None => Quantization::None,
+        }
+    }
+}
+
+/// What is done about adapters whose merge cannot be proved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ValidationArg {
+    /// They are not served: the process ends, and says with numbers what it found.
+    Enforce,
+    /// They are served, and the log says what was found.
+    Report,
+    /// Nothing is measured.
+    Off,
+}
+
+impl From<ValidationArg> for Validation {
+    fn from(arg: ValidationArg) -> Validation {
+        match arg {
+            ValidationArg::Enforce => Validation::Enforce,
+            ValidationArg::Report => Validation::Report,
+            ValidationArg::Off => Validation::Off,
         }
     }
 }

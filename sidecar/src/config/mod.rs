@@ -5,6 +5,7 @@ mod standing;
 
 use std::path::{Path, PathBuf};
 
+use plimsoll_crds::v1alpha1::adapters::AdapterValidationMode;
 use plimsoll_crds::v1alpha1::boot::BootAdapter;
 use plimsoll_crds::v1alpha1::engine::Backend;
 use plimsoll_crds::v1alpha1::report::Effective;
@@ -13,7 +14,7 @@ use plimsoll_planner::{
     Request, Utilization, plan_within,
 };
 
-use crate::adapters::AdapterPath;
+use crate::adapters::{AdapterPath, Validation};
 use crate::args::{EngineArgs, MemoryArgs, ServeArgs};
 use crate::engine::size::Size;
 use crate::error::BootError;
@@ -27,6 +28,7 @@ pub struct Settings {
     pub model: PathBuf,
     /// What is merged into it, in order.
     pub adapters: Vec<AdapterPath>,
+    pub validation: Validation,
     /// At least one; the first is the canonical name.
     pub served: Vec<String>,
     /// Empty without an operator.
@@ -39,6 +41,14 @@ fn adapter(of: &BootAdapter) -> AdapterPath {
     AdapterPath {
         name: of.name.clone(),
         path: PathBuf::from(&of.path),
+    }
+}
+
+fn validation(mode: AdapterValidationMode) -> Validation {
+    match mode {
+        AdapterValidationMode::Enforce => Validation::Enforce,
+        AdapterValidationMode::Report => Validation::Report,
+        AdapterValidationMode::Off => Validation::Off,
     }
 }
 
@@ -68,6 +78,7 @@ impl Settings {
                 served: served_names(&args.engine, &model)?,
                 model,
                 adapters: args.adapters.adapter.clone(),
+                validation: args.adapter_validation.into(),
                 revision: String::new(),
                 backend: Backend::Cpu,
                 memory: Asked::Flags(Box::new(args.memory.clone())),
@@ -78,6 +89,7 @@ impl Settings {
         Ok(Settings {
             model: PathBuf::from(&boot.model_path),
             adapters: boot.adapters.iter().map(adapter).collect(),
+            validation: validation(boot.adapter_validation),
             served: boot.served_names.clone(),
             revision: boot.revision.clone(),
             backend: boot.backend,

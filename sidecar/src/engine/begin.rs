@@ -46,15 +46,21 @@ impl Loop {
         let shared = Arc::clone(&self.shared);
         self.ranks
             .load(|| lock(&shared.progress).stage = "LoadingWeights")?;
+        let base = self.merge_adapters()?;
         if self.probes {
             lock(&self.shared.progress).stage = "Verifying";
-            let Probe { drawn, finite } = self.probe()?;
+            let Probe {
+                drawn,
+                finite,
+                logits,
+            } = self.probe()?;
             if !finite {
                 return Err(Failure(format!(
                     "{NOT_NUMBERS}: the weights are damaged, or what an adapter adds is too large for \
                      them; fetch the files again"
                 )));
             }
+            self.compare(base.as_deref(), &logits)?;
             self.probed = Some(drawn);
         }
         lock(&self.shared.progress).stage = "Ready";

@@ -3,6 +3,7 @@
 use plimsoll_planner::Request;
 
 use super::weights::WeightsInForce;
+use crate::adapters::Validation;
 
 /// The request a plan was made from, and what a plan does not depend on.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct EngineConfig {
     /// Answer a few fixed tokens after the load, and prove with them after each wake that nothing
     /// changed. Without it checksums alone are the proof.
     pub probe: bool,
+    /// What is done about adapters whose merge cannot be proved.
+    pub validation: Validation,
     /// What the weights are called that are loaded first.
     pub weight_version: String,
     /// Blocks of the KV cache, the null block included, that are taken before the engine serves; the
@@ -44,6 +47,7 @@ impl EngineConfig {
             prefix_cache: true,
             steps_under_way: 2,
             probe: true,
+            validation: Validation::default(),
             weight_version: WeightsInForce::DEFAULT_VERSION.to_owned(),
             first_kv_blocks: None,
         }

@@ -13,6 +13,7 @@ use super::request::{GenerateRequest, Refused};
 use super::rest::RestView;
 use super::stats::EngineStats;
 use super::weights::WeightsInForce;
+use crate::adapters::{Validation, Verdict};
 use crate::memory::ledger::Ledger;
 use crate::memory::snapshot::LedgerSnapshot;
 use crate::model::{Model, ModelError, Pushable, Replacement};
@@ -93,6 +94,9 @@ pub(crate) struct Shared {
     pub(crate) progress: Mutex<Progress>,
     pub(crate) rest: Mutex<RestView>,
     pub(crate) weights: Mutex<WeightsInForce>,
+    pub(crate) validation: Validation,
+    /// What became of the adapters of the weights in force.
+    pub(crate) adapters: Mutex<Verdict>,
     pub(crate) pushable: Pushable,
     /// As it was loaded first.
     pub(crate) model: Arc<Model>,
@@ -226,6 +230,11 @@ impl EngineHandle {
     /// The weights in force.
     pub fn weights(&self) -> WeightsInForce {
         lock(&self.shared.weights).clone()
+    }
+
+    /// What became of the adapters in them.
+    pub fn adapters(&self) -> Verdict {
+        lock(&self.shared.adapters).clone()
     }
 
     /// Ends these requests, or all, with `FinishReason::Abort`; how many were alive. It does not wait

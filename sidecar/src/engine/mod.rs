@@ -21,6 +21,7 @@ mod holdings;
 mod idle;
 pub(crate) mod inbox;
 mod live;
+mod merging;
 mod outbox;
 mod pause;
 mod probe;
@@ -47,6 +48,7 @@ use plimsoll_kernels::sampling::SHARD_ROWS_MAX;
 use plimsoll_planner::{Account, Plan, Request, kv_cache};
 use tokio::sync::watch;
 
+use crate::adapters::Validation;
 use crate::memory::ledger::Ledger;
 use crate::model::{Model, Pushable};
 use crate::scheduler::{Scheduler, SchedulerConfig};
@@ -85,6 +87,7 @@ impl Engine {
             prefix_cache,
             steps_under_way,
             probe,
+            validation,
             weight_version,
             first_kv_blocks,
         } = config;
@@ -124,6 +127,10 @@ impl Engine {
                 (resident + rank.bytes(Account::Offload)).get()
             })
             .sum();
+        if validation != Validation::Off {
+            // Without a probe there is nothing that the base alone would be asked.
+            model.gate.begin(probe && !model.adapters.is_empty());
+        }
         let shared = Arc::new(Shared {
             facts,
             inbox: Inbox::new(max_waiting, request.limits.max_num_seqs as usize),
@@ -142,6 +149,8 @@ impl Engine {
                 writes: 0,
                 pushed: false,
             }),
+            validation,
+            adapters: Mutex::default(),
             pushable: Pushable::of(&model, request.kept()),
             model: Arc::clone(&model),
             #[cfg(test)]

@@ -24,6 +24,8 @@ pub(super) struct Probe {
     pub(super) drawn: Drawn,
     /// All logits were numbers.
     pub(super) finite: bool,
+    /// Those that the first token was drawn from.
+    pub(super) logits: Vec<f32>,
 }
 
 /// What is said of weights whose logits are none.
@@ -55,7 +57,7 @@ impl Loop {
         if !self.probes {
             return Ok(Ok(()));
         }
-        let Probe { drawn, finite } = self.probe()?;
+        let Probe { drawn, finite, .. } = self.probe()?;
         let Some(expected) = self.probed.clone() else {
             // Weights that were written while there was no cache to answer with.
             if !finite {
@@ -117,7 +119,7 @@ impl Loop {
     ) -> Result<Probe, Failure> {
         let (mut batch, mut drawn) = (Batch::default(), Drawn::new());
         let (mut ended, mut outbox) = (Vec::new(), Outbox::default());
-        let mut finite = true;
+        let (mut finite, mut first) = (true, Vec::new());
         // Each step computes a token or more; when none is left the batch is empty.
         for _ in 0..=PROMPT + DRAWN {
             scheduler.schedule(&mut batch);
@@ -141,10 +143,17 @@ impl Loop {
             );
             let bits = logits.try_recv().ok().map(|row| {
                 let bytes: Vec<u8> = row.iter().flat_map(|x| x.to_le_bytes()).collect();
+                if first.is_empty() {
+                    first = row;
+                }
                 checksum::run(&bytes)
             });
             drawn.extend(token.zip(bits));
         }
-        Ok(Probe { drawn, finite })
+        Ok(Probe {
+            drawn,
+            finite,
+            logits: first,
+        })
     }
 }

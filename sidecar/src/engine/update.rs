@@ -121,22 +121,28 @@ impl Loop {
         };
         self.forget_cache();
         lock(&self.shared.weights).writes += 1;
+        weights.gate.begin(false);
         if let Err(why) = self.ranks.overwrite(weights)? {
             if took {
                 self.give_weights_back()?;
             }
             return Ok(Err(why));
         }
+        let verdict = match self.verdict_of(&weights.gate) {
+            Ok(verdict) => verdict,
+            Err(why) => return Ok(Err(why)),
+        };
         let mut probed = None;
         // Without its cache the engine cannot answer: the wake that brings it back probes.
         if self.probes && self.rest.out.is_empty() {
-            let Probe { drawn, finite } = self.probe()?;
+            let Probe { drawn, finite, .. } = self.probe()?;
             if !finite {
                 return Ok(Err(NOT_NUMBERS.to_owned()));
             }
             probed = Some(drawn);
         }
         self.ranks.adopt(Some(weights))?;
+        *lock(&self.shared.adapters) = verdict;
         self.probed = probed;
         Ok(Ok(()))
     }

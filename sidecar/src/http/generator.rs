@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use tokio::sync::watch;
 
 use super::error::ApiError;
+use crate::adapters::Verdict;
 use crate::engine::clock::IdlePolicy;
 use crate::engine::control::{Commands, ControlError};
 use crate::engine::handle::{EngineFacts, EngineHandle, EngineState, Progress};
@@ -38,6 +39,8 @@ pub trait Generator: Commands + std::fmt::Debug + Send + Sync {
     /// What it does about sleep by itself from now on.
     fn follow(&self, policy: IdlePolicy);
     fn weights(&self) -> WeightsInForce;
+    /// What became of the adapters in them.
+    fn adapters(&self) -> Verdict;
     /// The tensors that may be pushed.
     fn pushable(&self) -> &Pushable;
     /// Reads headers of files: not for the threads that answer requests.
@@ -117,6 +120,10 @@ impl Generator for EngineHandle {
 
     fn weights(&self) -> WeightsInForce {
         EngineHandle::weights(self)
+    }
+
+    fn adapters(&self) -> Verdict {
+        EngineHandle::adapters(self)
     }
 
     fn pushable(&self) -> &Pushable {

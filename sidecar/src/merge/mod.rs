@@ -4,7 +4,6 @@
 //! config. The folder is written under another name beside its place, synced, opened again as `serve`
 //! would open it, and only then gets its name: nobody ever sees a part of it.
 
-mod figures;
 mod folder;
 mod shards;
 
@@ -15,9 +14,9 @@ use std::path::{Path, PathBuf};
 
 use plimsoll_crds::v1alpha1::facts::ModelFormat;
 
+use crate::adapters::{Validated, Validation, Verdict};
 use crate::args::MergeArgs;
 use crate::model::{Model, ModelError, ModelFolder};
-pub use figures::Figures;
 use folder::Staging;
 
 /// Why there is no merged folder.
@@ -34,13 +33,14 @@ pub enum MergeError {
         path: PathBuf,
         source: std::io::Error,
     },
-    /// An adapter that is lost in the type of the weights.
-    #[error(
-        "the adapters change none of {numbers} numbers that they name: in the type of the base's \
-         file they are too small to be seen"
-    )]
-    Nothing { numbers: u64 },
+    /// What was written is not what an adapter means, or hardly anything of it is left.
+    #[error("not written: {0}")]
+    Refused(String),
 }
+
+/// What helps where a narrow type loses an adapter.
+const REMEDIES: &str = "merge it into a base whose file has a wider type, give it a larger scale, or \
+                        write it all the same (--adapter-validation report)";
 
 /// What was written.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,7 +51,8 @@ pub struct Written {
     pub bytes: u64,
     /// The head has a tensor of its own, which it had not.
     pub untied: bool,
-    pub figures: Figures,
+    /// In their order; none where nothing was measured.
+    pub adapters: Vec<Validated>,
     /// What is odd and hinders nothing.
     pub told: Vec<String>,
 }
@@ -75,11 +76,19 @@ pub fn run(args: &MergeArgs) -> Result<Written, MergeError> {
     let staging = Staging::beside(&args.out)?;
     let left_out = folder::copy(&args.model, &staging, untied)?;
     let shards = shards::Shards::of(&model, args.shard_size);
-    let figures = shards.write(&base, &model, &staging)?;
-    if figures.changed == 0 {
-        return Err(MergeError::Nothing {
-            numbers: figures.numbers,
-        });
+    let validation = Validation::from(args.adapter_validation);
+    if validation != Validation::Off {
+        model.gate.begin(false);
+    }
+    shards.write(&model, &staging)?;
+    let mut told = model.told.clone();
+    let verdict = (validation != Validation::Off).then(|| model.gate.verdict(REMEDIES));
+    let Verdict {
+        adapters, wrong, ..
+    } = verdict.unwrap_or_default();
+    match wrong {
+        Some(why) if validation == Validation::Enforce => return Err(MergeError::Refused(why)),
+        wrong => told.extend(wrong),
     }
     check(staging.path(), &model)?;
     staging.publish()?;
@@ -87,8 +96,8 @@ pub fn run(args: &MergeArgs) -> Result<Written, MergeError> {
         files: shards.files(),
         bytes: shards.bytes(),
         untied,
-        figures,
-        told: model.told.into_iter().chain(left_out).collect(),
+        adapters,
+        told: told.into_iter().chain(left_out).collect(),
     })
 }
 

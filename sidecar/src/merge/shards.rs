@@ -1,10 +1,9 @@
 //! The weights of a merged folder: one safetensors file, or several with an index, in the types of the
 //! base's own.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io::Write;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use plimsoll_kernels::isa::Isa;
 use plimsoll_kernels::pool::{Pool, available_cpus};
@@ -12,10 +11,9 @@ use plimsoll_planner::{Bytes, Dtype};
 use serde_json::{Map, Value, json};
 
 use super::MergeError;
-use super::figures::Figures;
 use super::folder::Staging;
 use crate::model::{Model, ModelError};
-use crate::weights::encoding::{Encoding, encode};
+use crate::weights::encoding::Encoding;
 use crate::weights::folder::SafetensorsFolder;
 use crate::weights::{TensorInfo, TensorSource, needed};
 
@@ -23,7 +21,6 @@ use crate::weights::{TensorInfo, TensorSource, needed};
 const PIECE_BYTES: usize = 512 << 10;
 /// The data of a file begins at a multiple of this, as readers that map it like.
 const ALIGNED: usize = 8;
-const EMBEDDING: &str = "model.embed_tokens.weight";
 
 /// Which tensor goes into which file.
 #[derive(Debug)]
@@ -80,24 +77,12 @@ impl Shards {
     }
 
     /// Writes every file, and the index where there are several.
-    pub(super) fn write(
-        &self,
-        base: &Model,
-        model: &Model,
-        to: &Staging,
-    ) -> Result<Figures, MergeError> {
+    pub(super) fn write(&self, model: &Model, to: &Staging) -> Result<(), MergeError> {
         let pool = Pool::new(available_cpus(), Isa::detect());
         let pool = pool.map_err(|source| MergeError::File {
             path: to.path().to_owned(),
             source,
         })?;
-        let changes = model.adapters.iter().flat_map(|of| &of.changes);
-        let writing = Writing {
-            base: &*base.tensors,
-            merged: &*model.tensors,
-            changed: changes.map(String::as_str).collect(),
-        };
-        let mut figures = Figures::default();
         let mut index = Map::new();
         for (at, tensors) in self.0.iter().enumerate() {
             let name = self.name(at);
@@ -110,7 +95,7 @@ impl Shards {
                 file.write_all(&header(tensors)).map_err(failed)?;
                 for tensor in tensors {
                     let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(failed);
-                    figures.add(&writing.tensor(&pool, tensor, &mut put)?);
+                    tensor.write(&*model.tensors, &pool, &mut put)?;
                 }
                 Ok(())
             })?;
@@ -125,7 +110,7 @@ impl Shards {
                 write!(file, "{index:#}").map_err(|source| MergeError::File { path, source })
             })?;
         }
-        Ok(figures)
+        Ok(())
     }
 }
 
@@ -158,96 +143,38 @@ fn header(tensors: &[Tensor]) -> Vec<u8> {
     [&(json.len() as u64).to_le_bytes()[..], &json].concat()
 }
 
-/// What tensors are computed from.
-struct Writing<'a> {
-    base: &'a dyn TensorSource,
-    merged: &'a dyn TensorSource,
-    changed: HashSet<&'a str>,
-}
-
-impl Writing<'_> {
+impl Tensor {
     /// Gives `put` the bytes of a tensor, in order.
-    fn tensor(
+    fn write(
         &self,
+        source: &dyn TensorSource,
         pool: &Pool,
-        tensor: &Tensor,
         put: &mut dyn FnMut(&[u8]) -> Result<(), MergeError>,
-    ) -> Result<Figures, MergeError> {
-        let (rows, cols) = tensor.info.rows_cols();
-        let row_bytes = cols * tensor.encoding.block_bytes();
+    ) -> Result<(), MergeError> {
+        let (rows, cols) = self.info.rows_cols();
+        let row_bytes = cols * self.encoding.block_bytes();
         if rows == 0 || row_bytes == 0 {
-            return Ok(Figures::default());
+            return Ok(());
         }
         let piece = (PIECE_BYTES / row_bytes).max(1);
         let at_once = (piece * pool.threads()).min(rows);
         let mut bytes = vec![0; at_once * row_bytes];
-        let is_changed = self.changed.contains(tensor.info.name.as_str());
-        let all = Mutex::new(Ok(Figures::of(usize::from(is_changed))));
+        let failed: Mutex<Option<ModelError>> = Mutex::default();
         for first in (0..rows).step_by(at_once) {
             let bytes = &mut bytes[..at_once.min(rows - first) * row_bytes];
             pool.run_rows(bytes, row_bytes, piece, |at, bytes| {
                 let rows = first + at..first + at + bytes.len() / row_bytes;
-                let done = match is_changed {
-                    true => self.changed_rows(tensor, rows, cols, bytes),
-                    false => self.same_rows(tensor, rows, cols, bytes),
-                };
-                let mut all = all
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner);
-                match (&mut *all, done) {
-                    (Ok(all), Ok(more)) => all.add(&more),
-                    (Ok(_), Err(error)) => *all = Err(error),
-                    (Err(_), _) => {}
+                let read = source.read_as(self.dtype, &self.info.name, rows, 0..cols, bytes);
+                if let Err(error) = read {
+                    *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 }
             });
-            if all.lock().is_ok_and(|all| all.is_err()) {
-                break;
+            let failed = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(error) = failed {
+                return Err(error.into());
             }
             put(bytes)?;
         }
-        let all = all.into_inner();
-        Ok(all.unwrap_or_else(std::sync::PoisonError::into_inner)?)
-    }
-
-    fn same_rows(
-        &self,
-        tensor: &Tensor,
-        rows: std::ops::Range<usize>,
-        cols: usize,
-        out: &mut [u8],
-    ) -> Result<Figures, ModelError> {
-        let (name, dtype) = (&tensor.info.name, tensor.dtype);
-        self.merged.read_as(dtype, name, rows, 0..cols, out)?;
-        Ok(Figures::default())
-    }
-
-    fn changed_rows(
-        &self,
-        tensor: &Tensor,
-        rows: std::ops::Range<usize>,
-        cols: usize,
-        out: &mut [u8],
-    ) -> Result<Figures, ModelError> {
-        let (name, dtype) = (tensor.info.name.as_str(), tensor.dtype);
-        // The head of a tied base is its embedding.
-        let own = match self.base.info(name) {
-            Some(_) => name,
-            None => EMBEDDING,
-        };
-        let [mut before, mut merged] = [0; 2].map(|_| vec![0.0; rows.len() * cols]);
-        self.base
-            .read_block(own, rows.clone(), 0..cols, &mut before)?;
-        self.merged
-            .read_block(name, rows.clone(), 0..cols, &mut merged)?;
-        encode(dtype, &merged, out);
-        let mut stored = vec![0.0; merged.len()];
-        tensor.encoding.decode(out, 0, &mut stored);
-        if stored.iter().any(|number| !number.is_finite()) {
-            // It says which number, and of which adapter.
-            self.merged.read_as(dtype, name, rows, 0..cols, out)?;
-        }
-        let mut figures = Figures::default();
-        figures.count(&before, &merged, &stored);
-        Ok(figures)
+        Ok(())
     }
 }

@@ -39,7 +39,7 @@ pub use replacement::Replacement;
 pub use sampling::{ModelSampling, SamplingDefaults};
 pub use templates::ChatTemplates;
 
-use crate::adapters::{self, Together};
+use crate::adapters::{self, Gate, Together};
 use crate::digest::Digest;
 use crate::tokenizer::{GgufTokenizer, SpecialTokens, Tokenizer, TokenizerSource, token_id};
 use crate::weights::file::{display_name, is_there};
@@ -74,6 +74,8 @@ pub struct Model {
     pub told: Vec<String>,
     /// Those that `tensors` have in them.
     pub adapters: Vec<MergedAdapter>,
+    /// What is read of `tensors` passes it.
+    pub gate: Arc<Gate>,
     /// `sha256:<hex>` over config and tensor headers, and all of the adapters.
     pub digest: String,
 }
@@ -95,6 +97,7 @@ impl Model {
             tensors,
             adapters,
             told,
+            gate,
             ..
         } = adapters::merge(adapters, self.shape, self.tensors, &called)?;
         shape.blocks = blocks::of(&shape, &*tensors);
@@ -114,6 +117,7 @@ impl Model {
             shape,
             tensors,
             adapters,
+            gate,
             digest,
             ..self
         })
@@ -312,6 +316,7 @@ impl Opened<'_> {
             sampling: self.sampling,
             told: self.told,
             adapters: Vec::new(),
+            gate: Arc::default(),
             digest: self.digest,
         })
     }

@@ -2,12 +2,13 @@
 
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use plimsoll_planner::ModelShape;
 
 use super::config::{self, CONFIG, CONFIG_BYTES_MAX};
 use super::{AdapterPath, MergedAdapter, Model, ModelError, digest_with, gguf_at, open_gguf};
-use crate::adapters::{self, Together};
+use crate::adapters::{self, Gate, Together};
 use crate::digest::Digest;
 use crate::model_error::shorten;
 use crate::weights::TensorSource;
@@ -22,6 +23,8 @@ pub struct Replacement {
     pub tensors: Box<dyn TensorSource>,
     /// Those that `tensors` have in them, as their files are now.
     pub adapters: Vec<MergedAdapter>,
+    /// What is read of `tensors` passes it.
+    pub gate: Arc<Gate>,
     /// As [`Model`]'s, of these files.
     pub digest: String,
 }
@@ -67,6 +70,7 @@ impl Replacement {
             shape,
             tensors,
             adapters,
+            gate,
             ..
         } = adapters::merge(&asked, shape, tensors, &display_name(path))?;
         // Types are compared tensor by tensor.
@@ -77,6 +81,7 @@ impl Replacement {
         Ok(Replacement {
             path: path.to_owned(),
             tensors,
+            gate,
             digest: match adapters.as_slice() {
                 [] => digest,
                 adapters => digest_with(&digest, adapters),

@@ -93,6 +93,27 @@ pub trait TensorSource: Debug + Send + Sync {
         Ok(())
     }
 
+    /// Its place has it already: a read of all tensors passes over it.
+    fn is_there(&self, _name: &str) -> bool {
+        false
+    }
+
+    /// As [`TensorSource::read_block`], of numbers that are kept as `dtype` afterwards: who changes them
+    /// looks at what is left of that.
+    ///
+    /// # Errors
+    /// As [`TensorSource::read_block`].
+    fn read_kept(
+        &self,
+        _dtype: Dtype,
+        name: &str,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<(), ModelError> {
+        self.read_block(name, rows, cols, out)
+    }
+
     /// The blocks that the file has a tensor in, where [`TensorSource::read_blocks`] reads those.
     fn blocks(&self, _name: &str) -> Option<BlockFormat> {
         None

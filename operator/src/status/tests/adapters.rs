@@ -71,3 +71,34 @@ fn a_broken_adapter_is_named_and_what_runs_is_left_alone() {
     assert!(desire.outcome.planned == crate::outcome::Planned::Unresolved);
     assert_eq!(facts.pods, running);
 }
+
+#[test]
+fn an_adapter_that_an_engine_refuses_is_told_with_its_words_until_an_engine_gets_further() {
+    let mut known = inspected(&with_adapters());
+    let revision = wanted_revision(&known);
+    let words = "not served: adapter `sql`: rounding takes 97.0% of what it adds";
+    let code = i32::from(plimsoll_crds::names::EXIT_ADAPTER_REFUSED);
+    let refusing = crashed(code, words);
+    let mut loading = refusing.clone();
+    loading["containerStatuses"][0]["state"] = json!({"running": {}});
+    let mut answering = loading.clone();
+    answering["containerStatuses"][0]["started"] = json!(true);
+    for (pod, revision, expected) in [
+        (&refusing, revision.as_str(), "AdapterRefused"),
+        (&loading, revision.as_str(), "AdapterRefused"),
+        (&answering, revision.as_str(), "AdaptersMerged"),
+        (&crashed(1, words), revision.as_str(), "AdaptersMerged"),
+        (&refusing, "before", "AdaptersMerged"),
+    ] {
+        known.pods = vec![engine("a", revision, pod.clone())];
+        let (status, reason, message) = ready(&known);
+        assert_eq!(reason, expected);
+        if expected == "AdapterRefused" {
+            assert_eq!(status, "False");
+            assert_eq!(message, format!("pod a: {words}"));
+        }
+    }
+    known.pods = vec![engine("a", &revision, refusing)];
+    let told = told(&known);
+    assert_eq!(find(&told, "Ready").unwrap().reason, "PodFailed");
+}

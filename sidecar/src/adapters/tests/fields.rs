@@ -34,6 +34,13 @@ fn the_table_of_adapter_fields_is_current() {
          and what is done about it when an adapter is merged (`plimsoll-sidecar serve --adapter`). A \
          field that is not in this table is refused by name, unless it is null, false or empty. \
          `src/adapters/fields.rs` is where it stands, and a test holds this page to it.\n\n\
+         What a merge comes to is proved while it is read: every row against base and adapter side by \
+         side on a vector of signs, in f64, within the rounding of a row of f32 (of DoRA: its direction, \
+         and its length where a rank has whole rows); every number against what its type rounds it to; \
+         what rounding leaves, of which a tenth must be left (the distance to what was meant, to that of \
+         the base alone); and that a probe is answered otherwise than by the base. Logits of base and \
+         unmerged adapter are not computed: they differ from merged ones by the rounding of every layer, \
+         which in BF16 is often more than an adapter adds, so a row's own answer is the sharper check.\n\n\
          | Field | Default | Here |\n|---|---|---|\n",
         known["peft"].as_str().unwrap()
     );

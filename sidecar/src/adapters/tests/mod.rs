@@ -5,6 +5,7 @@ mod configs;
 mod edited;
 mod fields;
 mod files;
+mod gate;
 mod gguf;
 mod malformed;
 mod merged;

@@ -22,15 +22,14 @@ use super::{Fault, Moment};
 
 pub(super) const AWAKE: Result<Woken, ControlError> = Ok(Woken { asleep: false });
 
-fn planned() -> (Model, Request, Plan) {
-    let model = ModelFolder::open(&fixture()).unwrap();
+fn planned(model: &Model) -> (Request, Plan) {
     let line = "x plan m --max-num-seqs 2 --max-num-batched-tokens 32 \
         --kv-cache-size 1Mi --tensor-parallel-size 2";
     let Command::Plan(args) = Cli::parse_from(line.split_whitespace()).command else {
         panic!("not a plan")
     };
-    let Planned { request, plan } = plan_flags(&args.memory, &model).unwrap();
-    (model, request, plan)
+    let Planned { request, plan } = plan_flags(&args.memory, model).unwrap();
+    (request, plan)
 }
 
 /// The tiny model on two ranks, serving.
@@ -49,15 +48,20 @@ pub(super) fn engine_without_probe() -> EngineHandle {
 }
 
 fn engine_with(change: impl FnOnce(&mut EngineConfig)) -> EngineHandle {
-    let (model, request, plan) = planned();
+    let handle = begun(ModelFolder::open(&fixture()).unwrap(), change);
+    comes_to(&handle, |state| *state == EngineState::Serving);
+    handle
+}
+
+/// An engine of such a model on two ranks, which loads.
+pub(crate) fn begun(model: Model, change: impl FnOnce(&mut EngineConfig)) -> EngineHandle {
+    let (request, plan) = planned(&model);
     let mut config = EngineConfig {
         threads_per_rank: Some(1),
         ..EngineConfig::new(request)
     };
     change(&mut config);
-    let handle = Engine::start(config, Arc::new(model), plan).unwrap();
-    comes_to(&handle, |state| *state == EngineState::Serving);
-    handle
+    Engine::start(config, Arc::new(model), plan).unwrap()
 }
 
 /// Waits until the engine is in such a state, which is given back.
@@ -175,7 +179,8 @@ fn what_checksums_do_not_see_the_probe_does() {
 
 /// The plan with other blocks of the cache; as many bytes of it as there are.
 pub(crate) fn size(handle: &EngineHandle, less: u32) -> Arc<Size> {
-    let (model, request, mut plan) = planned();
+    let model = ModelFolder::open(&fixture()).unwrap();
+    let (request, mut plan) = planned(&model);
     plan.kv_blocks -= less;
     plan.kv_tokens -= u64::from(less * request.kv.block_size);
     for rank in &mut plan.ranks {

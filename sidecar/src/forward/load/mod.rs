@@ -47,11 +47,13 @@ pub(super) fn load(
     for place in layout.places() {
         let target = matrix(place);
         let parts = parts(place, shape, shard);
-        if !covers(&parts, &target) {
-            device.clear(target.weight);
-        }
-        for part in parts {
-            fill(source, &target, &part, device)?;
+        if !parts.iter().all(|part| source.is_there(&part.name)) {
+            if !covers(&parts, &target) {
+                device.clear(target.weight);
+            }
+            for part in parts {
+                fill(source, &target, &part, device)?;
+            }
         }
         if !progress(place.bytes) {
             return Ok(false);

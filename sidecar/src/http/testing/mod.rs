@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::app::{App, HttpLimits, Loaded};
 use super::generator::Generator;
 use super::unsent::Unsent;
+use crate::adapters::Verdict;
 use crate::chat::ChatTemplate;
 use crate::engine::clock::IdlePolicy;
 use crate::engine::control::Command;
@@ -301,6 +302,10 @@ impl Generator for Scripted {
 
     fn follow(&self, policy: IdlePolicy) {
         self.lock().policy = Some(policy);
+    }
+
+    fn adapters(&self) -> Verdict {
+        Verdict::default()
     }
 
     fn weights(&self) -> WeightsInForce {

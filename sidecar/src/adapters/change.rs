@@ -1,0 +1,44 @@
+//! What an adapter does to a tensor of its base.
+
+use std::collections::BTreeMap;
+
+use super::factor::Factor;
+
+/// What becomes of a tensor of the base.
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// `W + scale * B * A`, and with a magnitude each row made as long as that says.
+    LowRank {
+        a: Factor,
+        b: Factor,
+        scale: f64,
+        magnitude: Option<Vec<f32>>,
+    },
+    /// `E + scale * (B * A)` transposed: A has a column for each row of the table.
+    Embedding {
+        a: Factor,
+        b: Factor,
+        scale: f64,
+    },
+    /// `b + scale * d`
+    Bias {
+        bias: Vec<f32>,
+        scale: f64,
+    },
+    Replaced(Factor),
+    /// These rows, each by one of the tensor's.
+    Rows {
+        rows: BTreeMap<usize, usize>,
+        tensor: Factor,
+    },
+}
+
+impl Change {
+    /// Of its matrices; 0 where it has none.
+    pub(super) fn rank(&self) -> usize {
+        match self {
+            Change::LowRank { a, .. } | Change::Embedding { a, .. } => a.info.rows_cols().0,
+            Change::Bias { .. } | Change::Replaced(_) | Change::Rows { .. } => 0,
+        }
+    }
+}

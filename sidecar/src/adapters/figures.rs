@@ -1,0 +1,93 @@
+//! How much of an adapter is left in weights as they are kept.
+
+use half::{bf16, f16};
+use plimsoll_planner::Dtype;
+
+/// Of the numbers of the tensors that an adapter changes. A number that several ranks hold counts for
+/// each of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Figures {
+    pub numbers: u64,
+    /// Those that are not kept as they would be without the adapter.
+    pub changed: u64,
+    /// Squares of what was added, as it is kept.
+    applied: f64,
+    /// Squares of what should have been.
+    intended: f64,
+    /// Squares of what is kept less what should be.
+    missed: f64,
+    /// The same of weights without the adapter.
+    without: f64,
+}
+
+impl Figures {
+    /// Counts numbers that are kept as `dtype`: as they were, and as the adapter makes them.
+    pub(super) fn count(&mut self, dtype: Dtype, before: &[f32], after: &[f32]) {
+        for (before, after) in before.iter().zip(after) {
+            let [was, is] = [*before, *after].map(|number| kept(dtype, number));
+            let square = |one: f32, other: f32| {
+                let difference = f64::from(one) - f64::from(other);
+                difference * difference
+            };
+            self.changed += u64::from(was != is);
+            self.applied += square(is, was);
+            self.intended += square(*after, *before);
+            self.missed += square(is, *after);
+            self.without += square(was, *after);
+        }
+        self.numbers += before.len() as u64;
+    }
+
+    pub fn add(&mut self, other: &Figures) {
+        let Figures {
+            numbers,
+            changed,
+            applied,
+            intended,
+            missed,
+            without,
+        } = other;
+        self.numbers += numbers;
+        self.changed += changed;
+        self.applied += applied;
+        self.intended += intended;
+        self.missed += missed;
+        self.without += without;
+    }
+
+    /// Of the numbers, 0 to 1.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a share is shown with a few digits"
+    )]
+    pub fn changed_share(&self) -> f64 {
+        self.changed as f64 / (self.numbers as f64).max(1.0)
+    }
+
+    /// The length of what was added to that of what was meant; 1 where nothing was lost. What is less
+    /// than a rounding of f32 counts as not meant.
+    pub fn norm_ratio(&self) -> f64 {
+        match self.intended > 0.0 {
+            true => (self.applied / self.intended).sqrt(),
+            false => 0.0,
+        }
+    }
+
+    /// How far what is kept is from what was meant, to how far the weights without the adapter are: 0
+    /// where nothing was lost to rounding, 1 where all was.
+    pub fn lost(&self) -> f64 {
+        match self.changed > 0 {
+            true => (self.missed / self.without).sqrt(),
+            false => 1.0,
+        }
+    }
+}
+
+/// A number as it is kept.
+pub(super) fn kept(dtype: Dtype, number: f32) -> f32 {
+    match dtype {
+        Dtype::Float32 => number,
+        Dtype::BFloat16 => bf16::from_f32(number).to_f32(),
+        Dtype::Float16 => f16::from_f32(number).to_f32(),
+    }
+}

@@ -1,0 +1,279 @@
+//! Adapters over their base, and what is held to before anything is served with them.
+//!
+//! Ranks read the base alone first and answer the probe; then they read over it what adapters change,
+//! row by row proved (`adapters::Gate`), and answer once more. So the change of the answers is that of
+//! the whole model, with no weights beside those that the plan has.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use plimsoll_planner::{BlockFormat, Dtype};
+
+use super::handle::lock;
+use super::probe::Probe;
+use super::ranks::Failure;
+use super::run::Loop;
+use crate::adapters::{Gate, Validated, Validation, Verdict};
+use crate::model::{Model, ModelError, Replacement};
+use crate::weights::{TensorInfo, TensorSource};
+
+/// What helps where a narrow type loses an adapter.
+const REMEDIES: &str = "keep the weights in a wider type (--dtype float32, spec.model.dtype: Float32), \
+                        give it a larger scale, or serve it all the same (--adapter-validation report, \
+                        spec.adapterValidation.mode: Report)";
+
+/// A model that is there without its adapters: only what these change is still to be read.
+#[derive(Debug)]
+struct Over(Arc<Model>);
+
+impl TensorSource for Over {
+    fn names(&self) -> Vec<&str> {
+        self.0.tensors.names()
+    }
+
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.0.tensors.info(name)
+    }
+
+    fn is_there(&self, name: &str) -> bool {
+        let mut adapters = self.0.adapters.iter();
+        !adapters.any(|of| of.changes.iter().any(|changed| changed == name))
+    }
+
+    fn read_block(
+        &self,
+        name: &str,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<(), ModelError> {
+        self.0.tensors.read_block(name, rows, cols, out)
+    }
+
+    fn read_as(
+        &self,
+        dtype: Dtype,
+        name: &str,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [u8],
+    ) -> Result<(), ModelError> {
+        self.0.tensors.read_as(dtype, name, rows, cols, out)
+    }
+
+    fn blocks(&self, name: &str) -> Option<BlockFormat> {
+        self.0.tensors.blocks(name)
+    }
+
+    fn read_blocks(
+        &self,
+        format: BlockFormat,
+        name: &str,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [u8],
+    ) -> Result<(), ModelError> {
+        self.0.tensors.read_blocks(format, name, rows, cols, out)
+    }
+}
+
+impl Loop {
+    /// After the load: what the base answers, and then the adapters over it. None where the weights that
+    /// were read are whole, or there is no probe.
+    pub(super) fn merge_adapters(&mut self) -> Result<Option<Vec<f32>>, Failure> {
+        let model = Arc::clone(&self.shared.model);
+        if model.adapters.is_empty() || self.shared.validation == Validation::Off {
+            return Ok(None);
+        }
+        let mut base = None;
+        if model.gate.holds_back() {
+            lock(&self.shared.progress).stage = "MergingAdapters";
+            let Probe { logits, finite, .. } = self.probe()?;
+            base = finite.then_some(logits);
+            model.gate.let_in();
+            let over = Arc::new(Replacement {
+                path: model.path.clone(),
+                tensors: Box::new(Over(Arc::clone(&model))),
+                adapters: model.adapters.clone(),
+                gate: Arc::clone(&model.gate),
+                digest: model.digest.clone(),
+            });
+            self.ranks.overwrite(&over)?.map_err(Failure)?;
+            self.ranks.adopt(None)?;
+        }
+        let verdict = model.gate.verdict(REMEDIES);
+        describe(&verdict);
+        let wrong = verdict.wrong.clone();
+        *lock(&self.shared.adapters) = verdict;
+        self.judge(wrong).map_err(Failure)?;
+        Ok(base)
+    }
+
+    /// The change of the answers: of the probe's first logits, as a share of their length.
+    pub(super) fn compare(&self, base: Option<&[f32]>, logits: &[f32]) -> Result<(), Failure> {
+        let Some(base) = base else {
+            return Ok(());
+        };
+        let squares = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|x| x * x).sum::<f64>();
+        let pairs = logits.iter().zip(base);
+        let change = squares(&mut pairs.map(|(is, was)| f64::from(*is) - f64::from(*was)));
+        let length = squares(&mut base.iter().map(|was| f64::from(*was)));
+        let change = (change / length.max(f64::MIN_POSITIVE)).sqrt();
+        lock(&self.shared.adapters).answers_change = Some(change);
+        tracing::info!(
+            answers_changed_percent = 100.0 * change,
+            "a probe of fixed tokens is answered with the adapters"
+        );
+        if change > 0.0 || self.shared.model.adapters.iter().all(|of| of.tokens_alone) {
+            return Ok(());
+        }
+        let names = self.shared.model.adapters.iter();
+        let names: Vec<String> = names.map(|of| format!("`{}`", of.at.name)).collect();
+        let why = format!(
+            "adapter {}: a probe of fixed tokens is answered as without, bit for bit, though weights are \
+             changed; serve it all the same (--adapter-validation report, spec.adapterValidation.mode: \
+             Report) if that is meant",
+            names.join(", ")
+        );
+        lock(&self.shared.adapters).wrong = Some(why.clone());
+        self.judge(Some(why)).map_err(Failure)
+    }
+
+    /// What a replacement's adapters became, before it is adopted.
+    pub(super) fn verdict_of(&self, gate: &Gate) -> Result<Verdict, String> {
+        if self.shared.validation == Validation::Off {
+            return Ok(Verdict::default());
+        }
+        let verdict = gate.verdict(REMEDIES);
+        describe(&verdict);
+        self.judge(verdict.wrong.clone())?;
+        Ok(verdict)
+    }
+
+    fn judge(&self, wrong: Option<String>) -> Result<(), String> {
+        match (wrong, self.shared.validation) {
+            (Some(why), Validation::Enforce) => Err(why),
+            (Some(why), Validation::Report | Validation::Off) => {
+                tracing::warn!("{why}");
+                Ok(())
+            }
+            (None, _) => Ok(()),
+        }
+    }
+}
+
+fn describe(verdict: &Verdict) {
+    for of in &verdict.adapters {
+        let Validated {
+            name,
+            rank,
+            tensors,
+            figures,
+        } = of;
+        tracing::info!(
+            name,
+            rank,
+            tensors,
+            numbers = figures.numbers,
+            changed_percent = 100.0 * figures.changed_share(),
+            norm_ratio = figures.norm_ratio(),
+            lost_percent = 100.0 * figures.lost(),
+            "adapter merged"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::control::{Commands, ControlError, Woken};
+    use super::super::handle::{EngineHandle, EngineState};
+    use super::super::rest::{PauseMode, SleepLevel, Tags};
+    use super::super::sabotage::tests::{begun, comes_to};
+    use super::*;
+    use crate::adapters::spoils::Spoils;
+    use crate::http::testing::fixture;
+    use crate::model::{AdapterPath, ModelFolder};
+
+    fn tuned(adapter: &str) -> Model {
+        let path = fixture().join("../../adapters").join(adapter);
+        let name = "tuned".to_owned();
+        ModelFolder::open_with(&fixture(), &[AdapterPath { name, path }]).unwrap()
+    }
+
+    fn serving(model: Model, validation: Validation) -> EngineHandle {
+        let handle = begun(model, |config| config.validation = validation);
+        comes_to(&handle, |state| *state == EngineState::Serving);
+        handle
+    }
+
+    #[test]
+    fn an_engine_with_adapters_has_their_figures_and_the_change_of_its_answers() {
+        for (adapter, tensors) in [("plain", 14), ("tokens", 3)] {
+            let handle = serving(tuned(adapter), Validation::Enforce);
+            let Verdict {
+                adapters,
+                answers_change,
+                wrong,
+            } = handle.adapters();
+            let of = &adapters[0];
+            assert_eq!(
+                (of.name.as_str(), of.tensors, wrong),
+                ("tuned", tensors, None)
+            );
+            assert!(of.figures.changed_share() > 0.1, "{of:?}");
+            let change = answers_change.unwrap();
+            assert!(change > 0.001, "{adapter}: {change}");
+            // What was read in two steps is what a wake reads in one.
+            let level = SleepLevel::Two;
+            assert_eq!(handle.sleep(level, PauseMode::Abort).wait(), Ok(()));
+            assert_eq!(handle.wake(Tags::ALL).wait(), Ok(Woken { asleep: false }));
+            assert_eq!(handle.rest().weights_verified, Some(true));
+        }
+    }
+
+    #[test]
+    fn what_does_not_pass_is_not_served_unless_that_is_asked_for() {
+        let spoilt = |how| {
+            let model = tuned("plain");
+            model.gate.sabotage(how);
+            model
+        };
+        for how in [Spoils::Times(-1.0), Spoils::Stale(3), Spoils::Times(0.0)] {
+            let handle = begun(spoilt(how), |_| {});
+            let is_failed = |state: &EngineState| matches!(state, EngineState::Failed { .. });
+            let EngineState::Failed { message } = comes_to(&handle, is_failed) else {
+                panic!("{how:?} is served")
+            };
+            assert!(message.starts_with("adapter `tuned`: row "), "{message}");
+            assert_eq!(handle.adapters().wrong, Some(message), "{how:?}");
+        }
+        let told = serving(spoilt(Spoils::Times(-1.0)), Validation::Report).adapters();
+        assert!(told.wrong.unwrap().contains("-1.0000 times it"));
+        assert!(told.answers_change.is_some());
+        let silent = serving(spoilt(Spoils::Times(-1.0)), Validation::Off).adapters();
+        assert_eq!(silent, Verdict::default());
+    }
+
+    #[test]
+    fn an_update_whose_adapter_does_not_pass_is_not_adopted() {
+        let handle = serving(tuned("plain"), Validation::Enforce);
+        let before = handle.adapters();
+        let again = || handle.open_weights(&handle.weights().path).unwrap();
+        let spoilt = again();
+        spoilt.gate.sabotage(Spoils::Times(2.0));
+        let updated = handle
+            .update(Arc::new(spoilt), None, PauseMode::Keep)
+            .wait();
+        let Err(ControlError::NotUpdated { message }) = updated else {
+            panic!("{updated:?}")
+        };
+        assert!(message.contains("2.0000 times it"), "{message}");
+        assert_eq!(handle.adapters(), before);
+        let updated = handle
+            .update(Arc::new(again()), None, PauseMode::Keep)
+            .wait();
+        assert!(updated.is_ok(), "{updated:?}");
+        let after = handle.adapters();
+        assert_eq!((after.wrong, after.adapters.len()), (None, 1));
+    }
+}
