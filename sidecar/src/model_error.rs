@@ -24,7 +24,7 @@ pub enum ModelError {
     /// An architecture, rope type or activation that the engine does not have.
     #[error("{file}: {message}")]
     UnsupportedArchitecture { file: String, message: String },
-    /// Weights stored in a way that is not read yet (GPTQ, AWQ, K types).
+    /// Weights stored in a way that is not read yet (bitsandbytes, 3 bits).
     #[error("{file}: {message}")]
     UnsupportedQuantization { file: String, message: String },
     /// Headers that lie, tensors that are missing or of another shape than the config says.

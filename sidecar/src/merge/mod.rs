@@ -71,6 +71,15 @@ pub fn run(args: &MergeArgs) -> Result<Written, MergeError> {
                 .to_owned(),
         });
     }
+    if let Some(packed) = &base.facts.quantization {
+        return Err(MergeError::Base {
+            path: args.model.clone(),
+            message: format!(
+                "is packed ({packed}), and a folder of floats is written from a folder of floats: take \
+                 the model that it was made of (serve takes --adapter with packed ones, too)"
+            ),
+        });
+    }
     let model = ModelFolder::open_with(&args.model, &args.adapter)?;
     let untied = base.shape.tied && !model.shape.tied;
     let staging = Staging::beside(&args.out)?;

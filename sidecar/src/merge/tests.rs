@@ -263,6 +263,19 @@ fn a_merge_that_fails_leaves_nothing() {
     let gguf = fixtures().join("positions/mixed-gguf/model.gguf");
     let error = fails(&args(&gguf, adapter("plain"), &out)).to_string();
     assert!(error.contains("is GGUF"), "{error}");
+    let packed = TempFolder::new();
+    let from = [
+        ("packed/awq-4bit", "config.json"),
+        ("packed/awq-4bit", "model.safetensors"),
+    ];
+    for (of, file) in from
+        .into_iter()
+        .chain([("models/tiny-llama", "tokenizer.json")])
+    {
+        packed.write(file, fs::read(fixtures().join(of).join(file)).unwrap());
+    }
+    let error = fails(&args(packed.path(), adapter("plain"), &out)).to_string();
+    assert!(error.contains("is packed (AWQ-INT4)"), "{error}");
     let nowhere = folder.path().join("a/b");
     let error = fails(&args(&base("plain"), adapter("plain"), &nowhere)).to_string();
     assert!(error.contains("/a/.b."), "{error}");

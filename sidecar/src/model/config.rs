@@ -8,6 +8,7 @@ use super::defaults::{self, Defaults};
 use super::known;
 use super::object::{Object, parse_object};
 use super::params::ModelParams;
+use super::quantization_config::{self, Scheme};
 use super::rope_config;
 use crate::model_error::{ModelError, shorten};
 
@@ -28,6 +29,8 @@ pub(crate) struct Config {
     pub(crate) params: ModelParams,
     pub(crate) eos_ids: Vec<u32>,
     pub(crate) bos_id: Option<u32>,
+    /// How the weights are packed, if they are.
+    pub(crate) packed: Option<Scheme>,
 }
 
 /// Reads a `config.json`.
@@ -91,6 +94,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Config, ModelError> {
             defaults.eos_token_id,
         ),
         bos_id: bos.first().copied(),
+        packed: quantization_config::parse(config)?,
         shape,
         params,
     })
@@ -156,15 +160,6 @@ fn architecture(config: Object<'_>) -> Result<Architecture, ModelError> {
 
 /// Fields that change the arithmetic in a way the engine does not have.
 fn refuse_unsupported(config: Object<'_>) -> Result<(), ModelError> {
-    if let Some(quantization) = config.object("quantization_config")? {
-        let method = quantization.text("quant_method")?.unwrap_or("unnamed");
-        let message = format!(
-            "quantization_config: quant_method `{}` is not read yet; use the model's F32, F16 or \
-             BF16 files, or a GGUF file",
-            shorten(method)
-        );
-        return Err(ModelError::quantization(CONFIG, message));
-    }
     config.refuse_null("hidden_act", "an activation")?;
     if let Some(activation) = config.text("hidden_act")?
         && !["silu", "swish"].contains(&activation)

@@ -6,19 +6,20 @@ use plimsoll_planner::{Architecture, Dtype, ModelShape};
 
 use crate::weights::{TensorSource, needed};
 
-/// The type that most bytes of the needed tensors have.
+/// The type that most numbers of the needed tensors have.
 pub(crate) fn file_dtype(shape: &ModelShape, tensors: &dyn TensorSource) -> String {
-    let mut bytes_of: Vec<(&str, u64)> = Vec::new();
-    for (name, _) in needed(shape) {
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for (name, dims) in needed(shape) {
         let Some(info) = tensors.info(&name) else {
             continue;
         };
-        match bytes_of.iter_mut().find(|(dtype, _)| *dtype == info.dtype) {
-            Some((_, bytes)) => *bytes += info.bytes,
-            None => bytes_of.push((&info.dtype, info.bytes)),
+        let numbers = dims.iter().product::<usize>();
+        match counts.iter_mut().find(|(dtype, _)| *dtype == info.dtype) {
+            Some((_, count)) => *count += numbers,
+            None => counts.push((&info.dtype, numbers)),
         }
     }
-    let most = bytes_of.iter().max_by_key(|(_, bytes)| *bytes);
+    let most = counts.iter().max_by_key(|(_, count)| *count);
     most.map_or_else(String::new, |(dtype, _)| (*dtype).to_owned())
 }
 
@@ -72,7 +73,10 @@ pub(crate) fn facts(
             Dtype::BFloat16 => facts::Dtype::BFloat16,
             Dtype::Float16 => facts::Dtype::Float16,
         },
-        quantization: quantized.then(|| format!("GGUF {file_dtype}")),
+        quantization: quantized.then(|| match format {
+            ModelFormat::Gguf => format!("GGUF {file_dtype}"),
+            ModelFormat::HuggingFace => file_dtype.clone(),
+        }),
         blocks: convert::stored_blocks(&shape.blocks),
         file_dtype,
         weight_file_bytes,

@@ -17,6 +17,7 @@ pub(crate) mod known;
 mod object;
 pub mod params;
 pub mod pushable;
+pub(crate) mod quantization_config;
 pub mod replacement;
 mod rope_config;
 pub mod sampling;
@@ -45,6 +46,7 @@ use crate::tokenizer::{GgufTokenizer, SpecialTokens, Tokenizer, TokenizerSource,
 use crate::weights::file::{display_name, is_there};
 use crate::weights::folder::SafetensorsFolder;
 use crate::weights::gguf::GgufFile;
+use crate::weights::packed::PackedFolder;
 use crate::weights::{TensorSource, validate};
 use config::{CONFIG, Config};
 
@@ -203,14 +205,15 @@ fn open_folder(path: &Path) -> Result<Model, ModelError> {
     let folder = folder::open(path)?;
     let mut digest = Digest::new();
     digest.update(&folder.config_bytes);
-    let tensors = SafetensorsFolder::open(path, &mut |header| digest.update(header))?;
+    let mut told = folder.told;
+    let tensors = tensors_of(path, &folder.config, &mut digest, &mut told)?;
     let Config { shape, params, .. } = folder.config;
     let opened = Opened {
         file: CONFIG,
         format: ModelFormat::HuggingFace,
         shape,
         params,
-        tensors: Box::new(tensors),
+        tensors,
         tokenizer_source: TokenizerSource::File {
             path: folder.tokenizer,
             declared: folder.special.declared,
@@ -220,10 +223,25 @@ fn open_folder(path: &Path) -> Result<Model, ModelError> {
         bos_id: folder.bos_id,
         special_tokens: folder.special.names,
         sampling: folder.sampling,
-        told: folder.told,
+        told,
         digest: digest.finish(),
     };
     opened.check()
+}
+
+/// The tensors of a folder with this config, packed or not. `digest` gets their headers, `told` what
+/// whoever runs the model should know.
+fn tensors_of(
+    path: &Path,
+    config: &Config,
+    digest: &mut Digest,
+    told: &mut Vec<String>,
+) -> Result<Box<dyn TensorSource>, ModelError> {
+    let files = SafetensorsFolder::open(path, &mut |header| digest.update(header))?;
+    Ok(match &config.packed {
+        None => Box::new(files),
+        Some(scheme) => Box::new(PackedFolder::open(files, scheme, &config.shape, told)?),
+    })
 }
 
 fn open_gguf(path: &Path) -> Result<Model, ModelError> {

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use plimsoll_planner::ModelShape;
 
 use super::config::{self, CONFIG, CONFIG_BYTES_MAX};
-use super::{AdapterPath, MergedAdapter, Model, ModelError, digest_with, gguf_at, open_gguf};
+use super::{
+    AdapterPath, MergedAdapter, Model, ModelError, digest_with, gguf_at, open_gguf, tensors_of,
+};
 use crate::adapters::{self, Gate, Together};
 use crate::digest::Digest;
 use crate::model_error::shorten;
 use crate::weights::TensorSource;
 use crate::weights::file::{display_name, read_small};
-use crate::weights::folder::SafetensorsFolder;
 
 /// Tensors that fit where a loaded model's are.
 #[derive(Debug)]
@@ -54,8 +55,7 @@ impl Replacement {
                 let config = config::parse(&bytes)?;
                 let mut digest = Digest::new();
                 digest.update(&bytes);
-                let tensors = SafetensorsFolder::open(path, &mut |header| digest.update(header))?;
-                let tensors: Box<dyn TensorSource> = Box::new(tensors);
+                let tensors = tensors_of(path, &config, &mut digest, &mut Vec::new())?;
                 let file = CONFIG.to_owned();
                 (file, config.shape, config.params, tensors, digest.finish())
             }

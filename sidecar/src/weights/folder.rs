@@ -32,6 +32,7 @@ pub(crate) struct SafetensorsFolder {
 #[derive(Debug)]
 struct Place {
     file: usize,
+    offset: u64,
     info: TensorInfo,
     stored: Option<Stored>,
 }
@@ -117,6 +118,7 @@ impl SafetensorsFolder {
                 order.push(entry.info.name.clone());
                 let place = Place {
                     file,
+                    offset: entry.offset,
                     info: entry.info.clone(),
                     stored: entry.stored.clone(),
                 };
@@ -128,6 +130,49 @@ impl SafetensorsFolder {
             order,
             tensors,
         }
+    }
+}
+
+impl SafetensorsFolder {
+    /// Reads a part of a tensor as it stands in the file: of the rows that its matrix view has, `bytes`
+    /// of each.
+    ///
+    /// # Errors
+    /// [`ModelError::InvalidWeights`] for an unknown name or a range outside of the tensor;
+    /// [`ModelError::Unreadable`] where the file fails.
+    pub(super) fn read_raw(
+        &self,
+        name: &str,
+        rows: Range<usize>,
+        bytes: Range<usize>,
+        out: &mut [u8],
+    ) -> Result<(), ModelError> {
+        let refuse = |message: String| {
+            let message = format!("tensor `{}`: {message}", shorten(name));
+            Err(ModelError::weights("weights", message))
+        };
+        let Some(Place {
+            file, offset, info, ..
+        }) = self.tensors.get(name)
+        else {
+            return refuse("is not in the model".into());
+        };
+        let all = info.rows_cols().0;
+        let width = usize::try_from(info.bytes / (all as u64).max(1)).unwrap_or(usize::MAX);
+        if rows.end > all || bytes.end > width || out.len() != rows.len() * bytes.len() {
+            return refuse(format!(
+                "rows {rows:?} and bytes {bytes:?} are outside of its {all} rows of {width} bytes"
+            ));
+        }
+        let at = |row: usize| offset + (row as u64) * (width as u64) + bytes.start as u64;
+        let file = &self.files[*file].file;
+        if bytes.len() == width {
+            return file.read_at(at(rows.start), out);
+        }
+        for (row, out) in rows.zip(out.chunks_exact_mut(bytes.len().max(1))) {
+            file.read_at(at(row), out)?;
+        }
+        Ok(())
     }
 }
 
@@ -155,7 +200,10 @@ impl TensorSource for SafetensorsFolder {
             &cols,
             out.len(),
         )?;
-        let Some(Place { file, info, stored }) = place else {
+        let Some(Place {
+            file, info, stored, ..
+        }) = place
+        else {
             return Ok(());
         };
         let file = &self.files[*file].file;

@@ -8,6 +8,7 @@ pub(crate) mod file;
 pub(crate) mod folder;
 pub(crate) mod gguf;
 mod k_quants;
+pub(crate) mod packed;
 pub mod piece;
 pub(crate) mod safetensors;
 pub(crate) mod stored;

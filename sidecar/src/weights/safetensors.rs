@@ -32,6 +32,8 @@ pub(crate) struct SafetensorsFile {
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) info: TensorInfo,
+    /// Of its first byte in the file.
+    pub(crate) offset: u64,
     pub(crate) stored: Option<Stored>,
 }
 
@@ -227,7 +229,12 @@ fn entry(
             order: RowOrder::Plain,
         }
     });
-    Ok((start, end, Entry { info, stored }))
+    let entry = Entry {
+        info,
+        offset: data_start + start,
+        stored,
+    };
+    Ok((start, end, entry))
 }
 
 fn without_holes(

@@ -3,6 +3,7 @@
 use plimsoll_planner::ModelShape;
 
 use super::encoding::Encoding;
+use super::packed;
 use super::{TensorInfo, TensorSource};
 use crate::model_error::{ModelError, shorten};
 
@@ -109,7 +110,8 @@ fn check(info: &TensorInfo, dims: &[usize]) -> Result<(), ModelError> {
         return Err(ModelError::weights("weights", message));
     }
     let read = Encoding::ALL.map(Encoding::label);
-    if !read.contains(&info.dtype.as_str()) {
+    let is_packed = packed::LABELS.contains(&info.dtype.as_str());
+    if !read.contains(&info.dtype.as_str()) && !is_packed {
         let message = format!(
             "tensor `{name}` is {}; read are {}",
             info.dtype,
@@ -121,11 +123,16 @@ fn check(info: &TensorInfo, dims: &[usize]) -> Result<(), ModelError> {
 }
 
 fn missing(name: &str, shape: &ModelShape, tensors: &dyn TensorSource) -> ModelError {
-    // GPTQ and AWQ put their packed integers where the weight would be.
-    if let Some(module) = name.strip_suffix(".weight")
-        && tensors.info(&format!("{module}.qweight")).is_some()
-    {
-        let message = format!("`{module}.qweight`: GPTQ and AWQ weights are not read yet");
+    // Packers put their integers where the weight would be.
+    let packed = name.strip_suffix(".weight").and_then(|module| {
+        let parts = ["qweight", "weight_packed"].map(|part| format!("{module}.{part}"));
+        parts.into_iter().find(|part| tensors.info(part).is_some())
+    });
+    if let Some(part) = packed {
+        let message = format!(
+            "`{part}` is packed, and the quantization_config of config.json does not say how; fetch the \
+             files of the model again"
+        );
         return ModelError::quantization("weights", message);
     }
     let hint = if name == "lm_head.weight" {

@@ -247,12 +247,6 @@ fn arithmetic_the_engine_lacks_is_refused() {
         json!({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}),
         "rope_parameters.partial_rotary_factor is 0.5",
     );
-    let gptq = json!({"quantization_config": {"quant_method": "gptq", "bits": 4}});
-    refused(
-        gptq,
-        "UnsupportedFormat",
-        "quant_method `gptq` is not read yet",
-    );
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod config;
 mod folder;
 mod gguf;
 mod gguf_tokenizer;
+mod packed;
 mod rope;
 mod special;
 mod transformers;

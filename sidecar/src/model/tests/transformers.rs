@@ -141,6 +141,7 @@ fn difference(ours: &Config, theirs: &Value) -> Option<String> {
         params,
         eos_ids,
         bos_id,
+        packed: _,
     } = ours;
     let (heads, head_dim) = (u64::from(shape.query_heads), u64::from(shape.head_dim));
     let kv_heads = u64::from(shape.kv_heads);

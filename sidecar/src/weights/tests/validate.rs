@@ -121,6 +121,6 @@ fn packed_integers_are_recognised() {
     assert!(
         message
             .unwrap_err()
-            .contains("GPTQ and AWQ weights are not read yet")
+            .contains("qweight` is packed, and the quantization_config")
     );
 }

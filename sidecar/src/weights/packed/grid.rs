@@ -1,0 +1,259 @@
+//! Weights that are integers on a grid: `scale * (q - zero)`, with a scale and a zero point for each row
+//! and group of columns. A scale of F16 or BF16 has at most 11 bits and q at most 8, so products are exact
+//! in f32; those of an F32 scale are rounded to nearest even.
+
+use std::ops::Range;
+
+use half::f16;
+use plimsoll_planner::BlockFormat;
+
+use super::integers::Integers;
+use crate::model_error::{ModelError, shorten};
+use crate::weights::TensorSource;
+use crate::weights::folder::SafetensorsFolder;
+
+/// Numbers that are unpacked at once: what is held beside the result stays under a megabyte.
+const AT_ONCE: usize = 1 << 18;
+/// Columns of the blocks that such weights are kept in.
+const BLOCK: usize = 32;
+
+/// The group of each column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Groups {
+    /// So many columns each, the last one what is left.
+    Even(usize),
+    /// As the file lists them (`desc_act`).
+    Given(Vec<u32>),
+}
+
+impl Groups {
+    fn of(&self, col: usize) -> usize {
+        match self {
+            Groups::Even(size) => col / size,
+            Groups::Given(groups) => groups[col] as usize,
+        }
+    }
+}
+
+/// The zero points.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Zeros {
+    /// The middle of what the bits hold: 8 or 128.
+    Middle,
+    Read {
+        integers: Integers,
+        /// What they are stored less.
+        less: u8,
+    },
+}
+
+/// The tensor of scales, with the groups of a row side by side, or under each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Scales {
+    pub(super) name: String,
+    pub(super) transposed: bool,
+    /// All are numbers that f16 has, too.
+    pub(super) halves: bool,
+}
+
+/// A packed matrix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Grid {
+    pub(super) codes: Integers,
+    pub(super) scales: Scales,
+    pub(super) zeros: Zeros,
+    pub(super) groups: Groups,
+    /// How many there are.
+    pub(super) count: usize,
+}
+
+/// Of some rows, all groups: scales and zero points, row-major.
+struct Parameters {
+    scales: Vec<f32>,
+    zeros: Vec<u8>,
+}
+
+impl Grid {
+    /// The blocks that hold the same numbers: scales are halves, and whole blocks share one.
+    pub(super) fn blocks(&self) -> Option<BlockFormat> {
+        let shared = match self.groups {
+            Groups::Even(size) => size.is_multiple_of(BLOCK) || self.count == 1,
+            Groups::Given(_) => false,
+        };
+        let same = shared && self.scales.halves && self.zeros == Zeros::Middle;
+        same.then_some(match self.codes.bits {
+            4 => BlockFormat::Q4_0,
+            _ => BlockFormat::Q8_0,
+        })
+    }
+
+    /// Reads `rows x cols` as numbers.
+    ///
+    /// # Errors
+    /// As the files'.
+    pub(super) fn read(
+        &self,
+        files: &SafetensorsFolder,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<(), ModelError> {
+        let groups: Vec<usize> = cols.clone().map(|col| self.groups.of(col)).collect();
+        self.in_pieces(files, rows, &cols, out, cols.len(), |row, codes, out| {
+            for ((code, group), out) in codes.iter().zip(&groups).zip(out) {
+                let (scale, zero) = row(*group);
+                *out = scale * (f32::from(*code) - f32::from(zero));
+            }
+        })
+    }
+
+    /// Reads `rows x cols` as blocks, which [`Grid::blocks`] names.
+    ///
+    /// # Errors
+    /// As the files'.
+    pub(super) fn read_blocks(
+        &self,
+        files: &SafetensorsFolder,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [u8],
+    ) -> Result<(), ModelError> {
+        let row_bytes = out.len() / rows.len().max(1);
+        let block_bytes = row_bytes / (cols.len() / BLOCK).max(1);
+        let four = self.codes.bits == 4;
+        self.in_pieces(files, rows, &cols, out, row_bytes, |row, codes, out| {
+            let starts = cols.clone().step_by(BLOCK);
+            let blocks = codes
+                .chunks_exact(BLOCK)
+                .zip(out.chunks_exact_mut(block_bytes));
+            for (start, (codes, out)) in starts.zip(blocks) {
+                let (scale, _) = row(self.groups.of(start));
+                out[..2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
+                let halves = codes.split_at(BLOCK / 2);
+                match four {
+                    true => {
+                        let pairs = halves.0.iter().zip(halves.1);
+                        for ((low, high), out) in pairs.zip(&mut out[2..]) {
+                            *out = low | high << 4;
+                        }
+                    }
+                    // 128 less, with a sign.
+                    false => {
+                        for (code, out) in codes.iter().zip(&mut out[2..]) {
+                            *out = code ^ 0x80;
+                        }
+                    }
+                }
+            }
+        })
+    }
+
+    /// Hands `each` the codes of every row, with the scale and zero point of a group, and its part of
+    /// `out`, of which `width` are a row.
+    fn in_pieces<T>(
+        &self,
+        files: &SafetensorsFolder,
+        rows: Range<usize>,
+        cols: &Range<usize>,
+        out: &mut [T],
+        width: usize,
+        each: impl Fn(&dyn Fn(usize) -> (f32, u8), &[u8], &mut [T]),
+    ) -> Result<(), ModelError> {
+        if out.is_empty() {
+            return Ok(());
+        }
+        let at_once = (AT_ONCE / cols.len()).max(1);
+        let mut codes = vec![0; at_once.min(rows.len()) * cols.len()];
+        let starts = rows.clone().step_by(at_once);
+        for (start, out) in starts.zip(out.chunks_mut(at_once * width)) {
+            let piece = start..rows.end.min(start + at_once);
+            let codes = &mut codes[..piece.len() * cols.len()];
+            self.codes.read(files, piece.clone(), cols.clone(), codes)?;
+            let Parameters { scales, zeros } = self.parameters(files, piece)?;
+            let each_row = codes
+                .chunks_exact(cols.len())
+                .zip(out.chunks_exact_mut(width));
+            for (row, (codes, out)) in each_row.enumerate() {
+                let of = |group: usize| {
+                    let at = row * self.count + group;
+                    (scales[at], zeros[at])
+                };
+                each(&of, codes, out);
+            }
+        }
+        Ok(())
+    }
+
+    fn parameters(
+        &self,
+        files: &SafetensorsFolder,
+        rows: Range<usize>,
+    ) -> Result<Parameters, ModelError> {
+        let count = rows.len() * self.count;
+        let scales = self.scales.read(files, rows.clone(), self.count)?;
+        let zeros = match &self.zeros {
+            Zeros::Middle => vec![1 << (self.codes.bits - 1); count],
+            Zeros::Read { integers, less } => {
+                let mut zeros = vec![0; count];
+                integers.read(files, rows, 0..self.count, &mut zeros)?;
+                // As AutoGPTQ: what was stored less 1 is one more within its bits, so that 0 is itself.
+                let mask = u8::MAX >> (8 - self.codes.bits);
+                zeros
+                    .iter_mut()
+                    .for_each(|zero| *zero = zero.wrapping_add(*less) & mask);
+                zeros
+            }
+        };
+        Ok(Parameters { scales, zeros })
+    }
+}
+
+impl Scales {
+    /// Those of some rows, row-major.
+    fn read(
+        &self,
+        files: &SafetensorsFolder,
+        rows: Range<usize>,
+        groups: usize,
+    ) -> Result<Vec<f32>, ModelError> {
+        let mut scales = vec![0.0; rows.len() * groups];
+        if !self.transposed {
+            files.read_block(&self.name, rows, 0..groups, &mut scales)?;
+            return Ok(scales);
+        }
+        let count = rows.len();
+        files.read_block(&self.name, 0..groups, rows, &mut scales)?;
+        let turned = (0..count).flat_map(|row| (0..groups).map(move |group| group * count + row));
+        Ok(turned.map(|at| scales[at]).collect())
+    }
+}
+
+/// Reads all of a tensor of scales once: whether f16 has every one of them.
+///
+/// # Errors
+/// When one is none; as the files'.
+pub(super) fn look_at_scales(files: &SafetensorsFolder, name: &str) -> Result<bool, ModelError> {
+    let (rows, cols) = files.info(name).map_or((0, 0), |info| info.rows_cols());
+    let at_once = (AT_ONCE / cols.max(1)).max(1);
+    let mut halves = true;
+    let mut scales = Vec::new();
+    for start in (0..rows).step_by(at_once) {
+        let piece = start..rows.min(start + at_once);
+        scales.resize(piece.len() * cols, 0.0);
+        files.read_block(name, piece, 0..cols, &mut scales)?;
+        if let Some(at) = scales.iter().position(|scale| !scale.is_finite()) {
+            let (row, col) = (start + at / cols, at % cols);
+            let message = format!(
+                "tensor `{}`: the scale at [{row}, {col}] is {}; every weight of its group would be \
+                 none; fetch the file again, or another one",
+                shorten(name),
+                scales[at]
+            );
+            return Err(ModelError::weights("weights", message));
+        }
+        halves &= scales
+            .iter()
+            .all(|scale| f16::from_f32(*scale).to_f32() == *scale);
+    }
+    Ok(halves)
+}
