@@ -4,22 +4,29 @@ use plimsoll_crds::names::EXIT_ADAPTER_REFUSED;
 use plimsoll_crds::v1alpha1::Reason;
 use plimsoll_crds::v1alpha1::conditions::ConditionStatus::{self, False, True, Unknown};
 use plimsoll_crds::v1alpha1::facts::AdapterFacts;
+use plimsoll_crds::v1alpha1::report::AdapterReport;
 
 use crate::facts::Facts;
 use crate::inspect::Model;
 use crate::outcome::Outcome;
 use crate::pods::PodFacts;
 
+/// Rows of status, as many as `spec.adapters` may have.
+const ADAPTERS_MAX: usize = 8;
+/// Of a digest, in a sentence: `sha256:` and twelve digits.
+const DIGEST_CHARS: usize = 19;
+
 /// The condition; None where no adapter is asked for.
 pub(crate) fn ready(facts: &Facts, outcome: &Outcome) -> Option<(ConditionStatus, Reason, String)> {
     if facts.object.spec.adapters.is_empty() {
         return None;
     }
-    let one = |of: &AdapterFacts| format!("{}: {} tensors, {}", of.name, of.tensors, of.digest);
     Some(match &outcome.model {
         Model::Known(model, _) => match refused(facts, outcome) {
             Some(words) => (False, Reason::AdapterRefused, words),
             None => {
+                let proved = proved(facts);
+                let one = |of: &AdapterFacts| described(of, &proved);
                 let each: Vec<String> = model.adapters.iter().map(one).collect();
                 (True, Reason::AdaptersMerged, each.join("; "))
             }
@@ -32,6 +39,39 @@ pub(crate) fn ready(facts: &Facts, outcome: &Outcome) -> Option<(ConditionStatus
             (Unknown, Reason::ModelUnresolved, text)
         }
     })
+}
+
+/// What the first engine of the newest revision says that proved its adapters; or what status has from
+/// before, while no engine has said anything.
+pub(crate) fn proved(facts: &Facts) -> Vec<AdapterReport> {
+    let newest = facts.status.update_revision.as_deref();
+    let of_it = |pod: &&PodFacts| Some(pod.revision.as_str()) == newest;
+    let mut reports = facts.live_pods().filter(of_it);
+    let said = reports.find_map(|pod| facts.report(pod).filter(|of| !of.adapters.is_empty()));
+    match (said, &facts.status.weights) {
+        (Some(report), _) => report.adapters.iter().take(ADAPTERS_MAX).cloned().collect(),
+        (None, Some(before)) if !facts.object.spec.adapters.is_empty() => before.adapters.clone(),
+        (None, _) => Vec::new(),
+    }
+}
+
+/// An adapter in a clause: what it is, and its figures once an engine has them.
+fn described(of: &AdapterFacts, proved: &[AdapterReport]) -> String {
+    let digest: String = of.digest.chars().take(DIGEST_CHARS).collect();
+    let about = format!("{}: {} tensors, {digest}", of.name, of.tensors);
+    let percent = |per_million: u32| f64::from(per_million) / 1e4;
+    let mut proved = proved.iter().filter(|report| report.name == of.name);
+    match proved.next() {
+        None => about,
+        Some(report) => format!(
+            "{about}, rank {}, {:.2}% of {} numbers changed, norm ratio {:.3}, {:.2}% lost to rounding",
+            report.rank,
+            percent(report.changed_per_million),
+            report.numbers,
+            f64::from(report.norm_ratio_per_million) / 1e6,
+            percent(report.lost_per_million),
+        ),
+    }
 }
 
 /// The words of an engine of the wanted revision that ended for an adapter's sake, and did not come

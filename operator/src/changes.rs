@@ -101,7 +101,12 @@ fn states(status: &InferenceDeploymentStatus) -> InferenceDeploymentStatus {
         }
     }
     // A trainer may name weights anew every few seconds.
-    if let Some(WeightsStatus { version, pods }) = &mut status.weights {
+    if let Some(WeightsStatus {
+        version,
+        adapters: _,
+        pods,
+    }) = &mut status.weights
+    {
         *version = None;
         pods.iter_mut().for_each(|row| row.version.clear());
     }

@@ -5,6 +5,7 @@ use plimsoll_crds::v1alpha1::conditions::ConditionStatus::{self, False, True};
 use plimsoll_crds::v1alpha1::weights::{WeightsRow, WeightsStatus};
 use plimsoll_crds::v1alpha1::{ConditionType, Reason};
 
+use crate::adapters;
 use crate::facts::Facts;
 use crate::pods::PodFacts;
 
@@ -15,6 +16,7 @@ pub(crate) fn status(facts: &Facts) -> Option<WeightsStatus> {
     let agree = rows.iter().all(|row| row.version == first);
     Some(WeightsStatus {
         version: agree.then_some(first),
+        adapters: adapters::proved(facts),
         pods: rows.into_iter().take(names::STATUS_ROWS).collect(),
     })
 }

@@ -9,7 +9,7 @@ use crate::refusal::{Reason, Refusal};
 use crate::request::{RankCapacity, Request};
 use crate::split::{Problem, fewest_blocks};
 
-/// KV cache of all ranks together when neither a limit nor quotas say how much.
+/// KV cache of all ranks together when neither a limit nor quotas nor a size say how much.
 pub const KV_WITHOUT_LIMIT: Bytes = Bytes(4 << 30);
 
 /// The capacities of a request's ranks on the CPU backend, whose `ranks` carry the quotas and no
@@ -20,7 +20,8 @@ pub const KV_WITHOUT_LIMIT: Bytes = Bytes(4 << 30);
 ///   get) - sum of quotas equally;
 ///   utilization applies to each part.
 /// - Without a limit they get what weights and scratch take plus their part of
-///   min([`KV_WITHOUT_LIMIT`], KV cache wanted), in the best split of unbounded memory.
+///   min([`KV_WITHOUT_LIMIT`], KV cache wanted), in the best split of unbounded memory; a written
+///   `kvCache.size` that is larger takes the place of the former.
 ///
 /// # Errors
 /// A limit that does not hold the quotas and the host reserve, or a request that makes no sense.
@@ -102,7 +103,10 @@ fn unbounded(request: &Request) -> Result<Vec<Bytes>, Box<Refusal>> {
         .map(|budget| budget.bytes.get())
         .collect();
     let head = bytes_per_head(&open.shape, &open.kv).get();
-    let blocks_of = |heads: u64| (KV_WITHOUT_LIMIT.get() / (head * heads)).saturating_sub(1);
+    // What is asked for is not cut to what is taken where nothing is.
+    let asked = request.kv.size.unwrap_or_default();
+    let cache = KV_WITHOUT_LIMIT.max(asked.saturating_mul(request.rank_count().into()));
+    let blocks_of = |heads: u64| (cache.get() / (head * heads)).saturating_sub(1);
     let most = blocks_of(open.shape.kv_heads.into());
     let split = Problem::new(&open, budgets).solve_up_to(most.max(fewest_blocks(&open)));
     let Some(split) = split else {

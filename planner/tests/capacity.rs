@@ -105,6 +105,28 @@ fn without_limit_and_quotas_the_kv_cache_takes_at_most_4_gib() {
 }
 
 #[test]
+fn a_written_size_of_the_kv_cache_is_not_cut_to_the_4_gib_of_none() {
+    for (ranks, size) in [(1, 6 << 10), (2, 3 << 10), (2, 5 << 10), (3, 1 << 10)] {
+        let mut request = on_cpu(&vec![None; ranks]);
+        request.kv.size = Some(Bytes::measured(size * MIB));
+        request.ranks = cpu_capacity(&request, None).unwrap();
+        let plan = plan(&request).unwrap();
+        let mut most = 0;
+        for rank in &plan.ranks {
+            let kv = rank.bytes(Account::KvCache).get();
+            assert!(kv <= size * MIB, "{ranks} {size}: {} MiB", kv / MIB);
+            most = most.max(kv);
+        }
+        // A block less, at most.
+        assert!(
+            most > (size - 64) * MIB,
+            "{ranks} {size}: {} MiB",
+            most / MIB
+        );
+    }
+}
+
+#[test]
 fn without_limit_and_quotas_the_kv_cache_takes_no_more_than_is_wanted() {
     let mut request = on_cpu(&[None, None]);
     request.limits.max_num_seqs = 2;

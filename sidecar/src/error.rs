@@ -7,6 +7,7 @@ use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::convert::ConvertError;
 use plimsoll_planner::{Bytes, Refusal};
 
+use crate::args::in_flags;
 use crate::engine::config::EngineError;
 use crate::model::ModelError;
 
@@ -37,6 +38,9 @@ pub enum BootError {
     Digest { expected: String, found: String },
     #[error("{0}")]
     Refused(Box<Refusal>),
+    /// The same, of what was asked with flags.
+    #[error("{}", in_flags(&.0.to_string()))]
+    FlagsRefused(Box<Refusal>),
     /// The split that this engine is started with does not fit the newest budgets.
     #[error("target of generation {generation}: {refusal}")]
     TargetRefused {
@@ -98,6 +102,7 @@ impl BootError {
             | BootError::Model(_)
             | BootError::Convert(_)
             | BootError::Refused(_)
+            | BootError::FlagsRefused(_)
             | BootError::TargetRefused { .. }
             | BootError::OverLimit(_)
             | BootError::Engine(_)

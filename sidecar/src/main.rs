@@ -106,8 +106,8 @@ fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
             );
             Ok(ExitCode::SUCCESS)
         }
-        Err(BootError::Refused(refusal)) => {
-            println!("{refusal}");
+        Err(error @ BootError::FlagsRefused(_)) => {
+            println!("{error}");
             Ok(ExitCode::from(REFUSED))
         }
         Err(error) => {

@@ -41,7 +41,26 @@ pub enum ModelError {
     InvalidAdapter { adapter: String, message: String },
 }
 
+/// Of whatever is looked for.
+const NO_SUCH_FILE: &str = "no such file";
+
 impl ModelError {
+    /// As what is wrong with an adapter, which has a source of its own.
+    pub(crate) fn of_adapter(&self, adapter: &str) -> ModelError {
+        let message = match self {
+            ModelError::NotFound { path, message } if message.starts_with(NO_SUCH_FILE) => format!(
+                "{}: {NO_SUCH_FILE}; check --adapter {adapter}=FOLDER, or source and path of \
+                 spec.adapters[name={adapter}]",
+                path.display()
+            ),
+            error => error.to_string(),
+        };
+        ModelError::InvalidAdapter {
+            adapter: adapter.to_owned(),
+            message,
+        }
+    }
+
     /// The reason of the `ModelResolved` condition.
     pub fn reason(&self) -> &'static str {
         let reason = match self {
@@ -71,7 +90,7 @@ impl ModelError {
         if source.kind() == std::io::ErrorKind::NotFound {
             return ModelError::NotFound {
                 path: path.to_owned(),
-                message: "no such file; check the model's source and path".into(),
+                message: format!("{NO_SUCH_FILE}; check the model's source and path"),
             };
         }
         ModelError::Unreadable {

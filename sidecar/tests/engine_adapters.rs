@@ -4,6 +4,7 @@
 
 mod harness;
 
+use plimsoll_crds::v1alpha1::adapters::AdapterScale;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -30,6 +31,7 @@ fn adapter(name: &str) -> AdapterPath {
     AdapterPath {
         name: name.to_owned(),
         path: fixtures().join("adapters").join(name),
+        scale: AdapterScale::ONE,
     }
 }
 
@@ -184,6 +186,7 @@ fn a_reload_reads_the_adapter_again_and_refuses_one_that_is_gone() {
     let at = AdapterPath {
         name: "moving".to_owned(),
         path: folder.clone(),
+        scale: AdapterScale::ONE,
     };
     let run = |model: &Arc<Model>| start(model, &Run::whole(&model.shape));
     let prompt: Vec<u32> = (3..40).collect();

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::model::ModelSource;
+use super::rules::rule;
 
 /// A PEFT adapter (LoRA) and what is done with it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -22,6 +23,45 @@ pub struct AdapterSpec {
     /// that every answer is the adapter's.
     #[serde(default)]
     pub mode: AdapterMode,
+    /// What its own scale (lora_alpha over r) is multiplied by, as PEFT's scale_layer does: 0.5 is half of
+    /// it. Whole tensors and trained tokens are not scaled.
+    #[serde(default, skip_serializing_if = "AdapterScale::is_one")]
+    #[schemars(range(min = -1000.0, max = 1000.0), extend("x-kubernetes-validations" = [
+        // The API server compares whole numbers with the bounds cut to whole numbers.
+        rule("(self > 0.0 || self < 0.0) && self >= -1000.0 && self <= 1000.0")
+            .says("must be a number from -1000 to 1000, and not 0; leave the adapter out instead"),
+    ]))]
+    pub scale: AdapterScale,
+}
+
+/// A factor that is not 0.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct AdapterScale(pub f64);
+
+/// No JSON has a number that is none.
+impl Eq for AdapterScale {}
+
+impl Default for AdapterScale {
+    fn default() -> AdapterScale {
+        AdapterScale::ONE
+    }
+}
+
+impl AdapterScale {
+    pub const ONE: AdapterScale = AdapterScale(1.0);
+    /// The largest size.
+    pub const MOST: f64 = 1000.0;
+
+    /// For documents, which leave out what is not asked for.
+    pub fn is_one(&self) -> bool {
+        *self == AdapterScale::ONE
+    }
+
+    /// Whether it is one that an adapter may have.
+    pub fn is_sound(&self) -> bool {
+        self.0 != 0.0 && self.0.abs() <= AdapterScale::MOST
+    }
 }
 
 /// What is asked of adapters before an engine is ready with them. While it reads the weights, an engine

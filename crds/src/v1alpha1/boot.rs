@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::adapters::AdapterValidationMode;
+use super::adapters::{AdapterScale, AdapterValidationMode};
 use super::engine::Backend;
 use super::facts::Dtype;
 use super::model::QuantizationMode;
@@ -53,6 +53,9 @@ pub struct BootAdapter {
     pub name: String,
     /// Its folder inside the container.
     pub path: String,
+    /// What its own scale is multiplied by.
+    #[serde(default, skip_serializing_if = "AdapterScale::is_one")]
+    pub scale: AdapterScale,
 }
 
 /// Limits as asked for (`spec.limits` with its defaults).

@@ -85,7 +85,7 @@ Reason {
     ModelInvalid = "the model's files are broken or contradict each other",
     UnsupportedArchitecture = "the model's architecture is not one the engine runs",
     AdapterInvalid = "an adapter does not fit the model, or is of a kind that cannot be merged; the message names it and the field or tensor, and what ran before serves on",
-    AdaptersMerged = "every adapter was read and fits; the message has the tensors that each changes, and its digest",
+    AdaptersMerged = "every adapter was read and fits; the message has the tensors that each changes, its digest, and its figures once an engine has proved it",
     AdapterRefused = "an engine read an adapter into the weights, and what came of it is not what the adapter means, or rounding leaves hardly anything of it; the message has the row or the figures, and pods of the revision before serve on",
     UnsupportedFormat = "the model's files hold types that the engine does not read",
     InspectFailed = "the inspect pod ended without an answer",

@@ -42,6 +42,9 @@ pub struct MemoryReport {
     /// What the weights in force are called; empty before there are any.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub weight_version: String,
+    /// What became of the adapters in them; empty where none were proved.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adapters: Vec<AdapterReport>,
     /// Where the ranks compute.
     pub backend: Backend,
     /// Revision of the configuration in force.
@@ -116,6 +119,31 @@ pub enum EngineState {
     Draining,
     /// Stopped by a failure; the message says which.
     Failed,
+}
+
+/// An adapter as an engine found it in the weights that it read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AdapterReport {
+    /// As in `spec.adapters`.
+    pub name: String,
+    /// The largest of its matrices' ranks; 0 where it has none.
+    pub rank: u32,
+    /// Tensors of the model that it changes.
+    pub tensors: u32,
+    /// Numbers in them; one that several ranks hold counts for each.
+    pub numbers: u64,
+    /// Those of a million that are kept otherwise than without the adapter.
+    pub changed_per_million: u32,
+    /// The length of what it adds, as it is kept, in millionths of that of what it means to add.
+    pub norm_ratio_per_million: u32,
+    /// How far what is kept is from what is meant, in millionths of how far the weights without it are:
+    /// what rounding takes, 1,000,000 where it takes all.
+    pub lost_per_million: u32,
+    /// What it and those beside it change in the answers to a probe of fixed tokens, in millionths of the
+    /// length of the logits; absent where that was not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers_changed_per_million: Option<u32>,
 }
 
 /// How far loading is.

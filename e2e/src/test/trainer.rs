@@ -184,6 +184,7 @@ fn await_weights(resource: Resource<'_>, version: &str, verified: Option<bool>) 
             let found = status.weights.unwrap_or_default();
             let WeightsStatus {
                 version: of_all,
+                adapters: _,
                 pods,
             } = &found;
             let right = of_all.as_deref() == Some(version)

@@ -2,7 +2,7 @@
 //! a change of them is another revision.
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
-use plimsoll_crds::v1alpha1::adapters::AdapterValidationMode;
+use plimsoll_crds::v1alpha1::adapters::{AdapterScale, AdapterValidationMode};
 
 use super::tests::{documents_of, inspection, made, pod_spec};
 use super::*;
@@ -90,7 +90,14 @@ fn adapters_and_their_order_make_the_revision_and_none_leave_it_as_it_was() {
     renamed.spec.adapters[0].name = "other".to_owned();
     let mut reported = both.clone();
     reported.spec.adapter_validation.mode = AdapterValidationMode::Report;
-    let all = [&plain, &both, &turned, &renamed, &reported];
+    let mut scaled = both.clone();
+    scaled.spec.adapters[1].scale = AdapterScale(0.5);
+    let yaml = with_adapters().replacen("tunings}}", "tunings}}, scale: 0.5", 1);
+    let inspected = inspection(&yaml).spec.unwrap();
+    let args = inspected.containers[0].args.as_ref().unwrap().join(" ");
+    let says = "--adapter polite=/adapters/polite:merge,scale=0.5";
+    assert!(args.contains(says), "{args}");
+    let all = [&plain, &both, &turned, &renamed, &reported, &scaled];
     let different: std::collections::BTreeSet<String> = all.into_iter().map(name).collect();
     assert_eq!(different.len(), all.len(), "{different:?}");
     // It is of nothing where there are none.

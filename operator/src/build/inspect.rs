@@ -73,8 +73,15 @@ fn arguments(object: &InferenceDeployment) -> Vec<String> {
         .map(str::to_owned)
         .to_vec();
     arguments.push(names::TERMINATION_MESSAGE_PATH.to_owned());
-    for BootAdapter { name, path } in adapters(object) {
-        arguments.extend(["--adapter".to_owned(), format!("{name}={path}:merge")]);
+    for BootAdapter { name, path, scale } in adapters(object) {
+        let scale = match scale.is_one() {
+            true => String::new(),
+            false => format!(",scale={}", scale.0),
+        };
+        arguments.extend([
+            "--adapter".to_owned(),
+            format!("{name}={path}:merge{scale}"),
+        ]);
     }
     arguments.push(model_path(object));
     arguments

@@ -204,6 +204,7 @@ fn adapters(object: &InferenceDeployment) -> Vec<BootAdapter> {
         AdapterMode::Merge => BootAdapter {
             name: of.name.clone(),
             path: inside(&adapter_dir(&of.name), &of.source),
+            scale: of.scale,
         },
     };
     object.spec.adapters.iter().map(adapter).collect()

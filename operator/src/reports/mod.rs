@@ -288,6 +288,7 @@ fn says_more(before: &MemoryReport, next: &MemoryReport) -> bool {
         woken_by,
         wakes_on_request,
         weight_version,
+        adapters,
         backend,
         revision,
         target,
@@ -306,6 +307,7 @@ fn says_more(before: &MemoryReport, next: &MemoryReport) -> bool {
         || before.woken_by != *woken_by
         || before.wakes_on_request != *wakes_on_request
         || before.weight_version != *weight_version
+        || before.adapters != *adapters
         || before.backend != *backend
         || before.revision != *revision
         || before.target != *target

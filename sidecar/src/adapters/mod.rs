@@ -33,6 +33,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use plimsoll_crds::v1alpha1::adapters::AdapterScale;
 use plimsoll_planner::ModelShape;
 
 use crate::model_error::ModelError;
@@ -54,6 +55,8 @@ pub const ADAPTERS_MAX: usize = 8;
 pub struct AdapterPath {
     pub name: String,
     pub path: PathBuf,
+    /// What its own scale is multiplied by.
+    pub scale: AdapterScale,
 }
 
 /// An adapter that is a part of a model's weights.
@@ -153,7 +156,7 @@ pub(crate) fn merge(
 
 /// A file of an adapter that cannot be read is the adapter's trouble, not the model's.
 fn unread(adapter: &str, error: &ModelError) -> ModelError {
-    refused(adapter, "", error.to_string())
+    error.of_adapter(adapter)
 }
 
 /// `file`: of the adapter's folder, where it is about one.

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use plimsoll_crds::v1alpha1::adapters::AdapterScale;
+
 use super::change::Change;
 use super::config::AdapterConfig;
 use super::factor::Factor;
@@ -29,16 +31,38 @@ pub(crate) fn open(at: &AdapterPath, base: &Together, called: &str) -> Result<Op
     let mut digest = Digest::new();
     let adapter = at.name.as_str();
     let config = AdapterConfig::open(adapter, &at.path, &mut |bytes| digest.update(bytes))?;
+    if !at.scale.is_sound() {
+        let message = format!(
+            "scale: is {}, expected a number from -{most} to {most} that is not 0",
+            at.scale.0,
+            most = AdapterScale::MOST
+        );
+        return Err(refused(adapter, "", message));
+    }
+    if !at.scale.is_one() {
+        digest.update(&at.scale.0.to_le_bytes());
+    }
     let factors = factors(at, &mut digest)?;
     let Placed {
         changes,
         unties,
         told: placed,
-    } = Places::of(adapter, &config, base).fill(factors)?;
+    } = Places::of(adapter, (&config, at.scale.0), base).fill(factors)?;
     if changes.is_empty() {
         return Err(refused(adapter, WEIGHTS, "changes no tensor of the base"));
     }
     effect::check(adapter, &changes)?;
+    let is_unscaled =
+        |change: &&Change| matches!(change, Change::Replaced(_) | Change::Rows { .. });
+    let unscaled = changes.values().filter(is_unscaled).count();
+    let unscaled = (unscaled > 0 && !at.scale.is_one()).then(|| {
+        format!(
+            "adapter `{adapter}`: its scale of {} does not reach {unscaled} of the {} tensors that it \
+             changes, which it replaces (modules_to_save, trainable_token_indices)",
+            at.scale.0,
+            changes.len()
+        )
+    });
     let told = config.base.iter().filter(|name| last_part(name) != called);
     let told = told.map(|name| {
         let name = shorten(name);
@@ -60,7 +84,7 @@ pub(crate) fn open(at: &AdapterPath, base: &Together, called: &str) -> Result<Op
         )
     });
     Ok(Opened {
-        told: told.chain(expanded).chain(placed).collect(),
+        told: told.chain(expanded).chain(unscaled).chain(placed).collect(),
         changes,
         unties,
         digest: digest.finish(),

@@ -22,6 +22,8 @@ const SHOWN: usize = 3;
 pub(super) struct Places<'a> {
     adapter: &'a str,
     config: &'a AdapterConfig,
+    /// Besides the config's own.
+    scale: f64,
     base: &'a Together,
     /// Of every tensor that an adapter may change, with both sides of the embedding.
     dims: HashMap<String, Vec<usize>>,
@@ -40,7 +42,7 @@ pub(super) struct Placed {
 impl<'a> Places<'a> {
     pub(super) fn of(
         adapter: &'a str,
-        config: &'a AdapterConfig,
+        (config, scale): (&'a AdapterConfig, f64),
         base: &'a Together,
     ) -> Places<'a> {
         let untied = ModelShape {
@@ -50,6 +52,7 @@ impl<'a> Places<'a> {
         Places {
             adapter,
             config,
+            scale,
             base,
             dims: needed(&untied).into_iter().collect(),
             changes: HashMap::new(),
@@ -152,7 +155,7 @@ impl<'a> Places<'a> {
         };
         let weight = format!("{module}.weight");
         let rank = usize::try_from(self.config.rank_of(module)).unwrap_or(usize::MAX);
-        let scale = self.config.scale_of(module);
+        let scale = self.scale * self.config.scale_of(module);
         if !scale.is_finite() {
             return self.refuse(format!("{module}: its scale is {scale}"));
         }

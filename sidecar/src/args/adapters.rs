@@ -11,8 +11,9 @@ use crate::adapters::AdapterPath;
 #[derive(Clone, Debug, Args)]
 pub struct AdapterArgs {
     /// Merge a PEFT adapter into the weights while they are read, e.g. sql=./sql-lora; repeat for more,
-    /// which are merged in this order.
-    #[arg(long, value_name = "NAME=FOLDER[:merge]", value_parser = adapter)]
+    /// which are merged in this order. Its own scale is multiplied by SCALE (1 without it), as PEFT's
+    /// scale_layer does.
+    #[arg(long, value_name = "NAME=FOLDER[:merge][,scale=SCALE]", value_parser = adapter)]
     pub adapter: Vec<AdapterPath>,
 }
 
@@ -30,8 +31,9 @@ pub struct MergeArgs {
     /// A Hugging Face folder.
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
-    /// A PEFT adapter, e.g. sql=./sql-lora; repeat for more, which are merged in this order.
-    #[arg(long, value_name = "NAME=FOLDER", value_parser = adapter, required = true)]
+    /// A PEFT adapter, e.g. sql=./sql-lora or sql=./sql-lora,scale=0.5; repeat for more, which are merged
+    /// in this order.
+    #[arg(long, value_name = "NAME=FOLDER[,scale=SCALE]", value_parser = adapter, required = true)]
     pub adapter: Vec<AdapterPath>,
     /// The folder to write, which must not be there.
     #[arg(long, value_name = "FOLDER")]

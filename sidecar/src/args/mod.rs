@@ -3,6 +3,7 @@
 mod adapters;
 mod bench;
 mod values;
+mod wording;
 
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ pub use values::{DtypeArg, GenerationConfig, Output, QuantizationArg, RankQuota,
 use values::{
     isa, isa_help, origin, quantity_bytes, rank_quota, served_name, share, weight_version,
 };
+pub use wording::in_flags;
 
 /// Runs a language model and shows who holds which bytes.
 #[derive(Debug, Parser)]
@@ -315,8 +317,20 @@ pub enum ControlApi {
 
 impl HttpArgs {
     /// # Errors
-    /// Which two ports are one.
+    /// Which two ports are one, or which folder is none.
     pub fn check(&self) -> Result<(), String> {
+        for root in &self.weights_root {
+            let found = std::fs::metadata(root);
+            let why = match found {
+                Ok(found) if found.is_dir() => continue,
+                Ok(_) => "is no folder".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            return Err(format!(
+                "--weights-root: {}: {why}; name the folder under which new weights will lie",
+                root.display()
+            ));
+        }
         let ports = [
             ("--port", self.port),
             ("--admin-port", self.admin_port),

@@ -199,3 +199,40 @@ fn a_share_out_of_range_is_refused_before_a_model_is_read() {
     parse("x plan m --gpu-memory-utilization 0.05").unwrap();
     parse("x plan m --gpu-memory-utilization 1").unwrap();
 }
+
+#[test]
+fn an_adapter_has_a_folder_and_a_scale_in_words() {
+    let read = |text: &str| {
+        let line = ["x", "plan", "m", "--adapter", text];
+        match Cli::try_parse_from(line)?.command {
+            Command::Plan(args) => Ok::<_, clap::Error>(args.adapters.adapter[0].clone()),
+            _ => panic!("not a plan"),
+        }
+    };
+    for (text, folder, scale) in [
+        ("a=./b", "./b", 1.0),
+        ("a=./b:merge", "./b", 1.0),
+        ("a=./b,scale=0.5", "./b", 0.5),
+        ("a=./b:merge,scale=-2", "./b", -2.0),
+        ("a=./b,c", "./b,c", 1.0),
+    ] {
+        let adapter = read(text).unwrap();
+        let found = (
+            adapter.name.as_str(),
+            adapter.path.to_str(),
+            adapter.scale.0,
+        );
+        assert_eq!(found, ("a", Some(folder), scale), "{text}");
+    }
+    for text in [
+        "a=./b,scale=0",
+        "a=./b,scale=nan",
+        "a=./b,scale=inf",
+        "a=./b,scale=1e9",
+        "a=./b,scale=",
+        "a=./b:dynamic,scale=2",
+        "a=,scale=2",
+    ] {
+        assert!(read(text).is_err(), "{text}");
+    }
+}

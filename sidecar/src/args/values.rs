@@ -2,6 +2,7 @@
 
 use axum::http::HeaderValue;
 use clap::ValueEnum;
+use plimsoll_crds::v1alpha1::adapters::AdapterScale;
 use plimsoll_crds::v1alpha1::quantity;
 use plimsoll_kernels::isa::{self, Isa};
 use plimsoll_planner::{Bytes, Dtype, Quantization};
@@ -127,8 +128,12 @@ pub(super) fn weight_version(text: &str) -> Result<String, String> {
 /// One `--adapter`.
 pub(super) fn adapter(text: &str) -> Result<AdapterPath, String> {
     const FORM: &str = "write NAME=FOLDER, e.g. sql=./sql-lora";
-    let (name, path) = text.split_once('=').ok_or(FORM)?;
+    let (name, rest) = text.split_once('=').ok_or(FORM)?;
     let name = served_name(name)?;
+    let (path, scale) = match rest.rsplit_once(",scale=") {
+        Some((path, scale)) => (path, adapter_scale(scale)?),
+        None => (rest, AdapterScale::ONE),
+    };
     let path = match path.rsplit_once(':') {
         Some((path, "merge")) => path,
         Some((_, "dynamic")) => {
@@ -141,8 +146,17 @@ pub(super) fn adapter(text: &str) -> Result<AdapterPath, String> {
         false => Ok(AdapterPath {
             name,
             path: path.into(),
+            scale,
         }),
     }
+}
+
+fn adapter_scale(text: &str) -> Result<AdapterScale, String> {
+    let scale = text.parse().ok().map(AdapterScale);
+    scale.filter(AdapterScale::is_sound).ok_or_else(|| {
+        let most = AdapterScale::MOST;
+        format!("scale: {text:?} is no number from -{most} to {most} that is not 0")
+    })
 }
 
 /// A name that requests may call the model by.

@@ -41,6 +41,7 @@ fn adapter(of: &BootAdapter) -> AdapterPath {
     AdapterPath {
         name: of.name.clone(),
         path: PathBuf::from(&of.path),
+        scale: of.scale,
     }
 }
 
@@ -134,7 +135,8 @@ pub fn plan_flags(flags: &MemoryArgs, model: &Model) -> Result<Planned, BootErro
         utilization: utilization(flags.gpu_memory_utilization)?,
         ranks: quotas(flags)?,
     };
-    let (request, plan) = plan_within(&request, flags.memory_limit).map_err(BootError::Refused)?;
+    let (request, plan) =
+        plan_within(&request, flags.memory_limit).map_err(BootError::FlagsRefused)?;
     Ok(Planned { request, plan })
 }
 

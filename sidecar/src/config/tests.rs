@@ -1,6 +1,7 @@
 //! Flags and the operator's document lead to the same plan; what contradicts is refused.
 
 use clap::Parser;
+use plimsoll_crds::v1alpha1::adapters::AdapterScale;
 use std::fs;
 
 use plimsoll_crds::names;
@@ -196,6 +197,7 @@ fn documents_are_read_from_a_folder_or_refused_by_file_and_field() {
     let adapter = AdapterPath {
         name: "a".to_owned(),
         path: "/x/a".into(),
+        scale: AdapterScale::ONE,
     };
     assert_eq!(settings.adapters, [adapter]);
 
@@ -243,7 +245,12 @@ fn flags_that_contradict_are_refused_by_name() {
         assert!(message.contains(part), "{line}: {message}");
     }
     let error = plan_flags(&flags("--quota 0=1Mi"), &model).unwrap_err();
-    assert!(matches!(error, BootError::Refused(_)), "{error}");
+    assert!(matches!(error, BootError::FlagsRefused(_)), "{error}");
+    let said = error.to_string();
+    assert!(
+        said.contains("--quota of rank 0") && !said.contains("spec."),
+        "{said}"
+    );
 }
 
 #[test]

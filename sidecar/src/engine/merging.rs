@@ -185,6 +185,8 @@ fn describe(verdict: &Verdict) {
 
 #[cfg(test)]
 mod tests {
+    use plimsoll_crds::v1alpha1::adapters::AdapterScale;
+
     use super::super::control::{Commands, ControlError, Woken};
     use super::super::handle::{EngineHandle, EngineState};
     use super::super::rest::{PauseMode, SleepLevel, Tags};
@@ -197,7 +199,15 @@ mod tests {
     fn tuned(adapter: &str) -> Model {
         let path = fixture().join("../../adapters").join(adapter);
         let name = "tuned".to_owned();
-        ModelFolder::open_with(&fixture(), &[AdapterPath { name, path }]).unwrap()
+        ModelFolder::open_with(
+            &fixture(),
+            &[AdapterPath {
+                name,
+                path,
+                scale: AdapterScale::ONE,
+            }],
+        )
+        .unwrap()
     }
 
     fn serving(model: Model, validation: Validation) -> EngineHandle {

@@ -338,6 +338,7 @@ impl App {
                     state: loaded.engine.subscribe().borrow().clone(),
                     rest: loaded.engine.rest(),
                     weight_version: loaded.engine.weights().version,
+                    adapters: loaded.engine.adapters(),
                     progress: loaded.engine.progress(),
                     effective: loaded.effective(&ledger),
                     ledger,

@@ -62,6 +62,10 @@ pub struct Written {
 /// # Errors
 /// [`MergeError`]; then there is no folder, nor a part of one.
 pub fn run(args: &MergeArgs) -> Result<Written, MergeError> {
+    outside(&args.model, &args.out)?;
+    for adapter in &args.adapter {
+        outside(&adapter.path, &args.out)?;
+    }
     let base = ModelFolder::open(&args.model)?;
     if base.facts.format != ModelFormat::HuggingFace {
         return Err(MergeError::Base {
@@ -108,6 +112,33 @@ pub fn run(args: &MergeArgs) -> Result<Written, MergeError> {
         adapters,
         told: told.into_iter().chain(left_out).collect(),
     })
+}
+
+/// What is read stays as it is: a folder is not written into it, whatever links lead there.
+fn outside(source: &Path, out: &Path) -> Result<(), MergeError> {
+    let Ok(source_is) = source.canonicalize() else {
+        // Whoever opens it says why.
+        return Ok(());
+    };
+    let parent = match out.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        Some(_) | None => Path::new("."),
+    };
+    let beside = parent.canonicalize();
+    let places = out.canonicalize().into_iter().chain(beside);
+    match places
+        .into_iter()
+        .any(|place| place.starts_with(&source_is))
+    {
+        true => Err(MergeError::Out {
+            path: out.to_owned(),
+            message: format!(
+                "lies in {}, which is read; name a folder outside of it",
+                source.display()
+            ),
+        }),
+        false => Ok(()),
+    }
 }
 
 /// What was written is the model that was meant.

@@ -1,5 +1,6 @@
 //! A merged folder has the merged numbers, all that belongs to the base, and comes all at once.
 
+use plimsoll_crds::v1alpha1::adapters::AdapterScale;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
@@ -25,6 +26,7 @@ fn adapter(name: &str) -> AdapterPath {
     AdapterPath {
         name: name.to_owned(),
         path: fixtures().join("adapters").join(name),
+        scale: AdapterScale::ONE,
     }
 }
 
@@ -230,7 +232,14 @@ fn scaled(name: &str, alpha: f64) -> (TempFolder, AdapterPath) {
     folder.write("adapter_config.json", fields.to_string());
     let path = folder.path().to_owned();
     let name = name.to_owned();
-    (folder, AdapterPath { name, path })
+    (
+        folder,
+        AdapterPath {
+            name,
+            path,
+            scale: AdapterScale::ONE,
+        },
+    )
 }
 
 #[test]
@@ -319,4 +328,35 @@ fn figures_show_what_a_narrow_type_loses() {
     assert!(faint.changed_share() < 0.5, "{faint:?}");
     assert!((whole.norm_ratio() - 1.0).abs() < 0.01, "{whole:?}");
     assert!((faint.norm_ratio() - 1.0).abs() > 0.1, "{faint:?}");
+}
+
+#[test]
+fn a_folder_is_not_written_into_what_is_read() {
+    let (model, tuned, folder) = (TempFolder::new(), TempFolder::new(), TempFolder::new());
+    copied(&base("plain"), &model);
+    copied(&adapter("plain").path, &tuned);
+    let adapter = || AdapterPath {
+        path: tuned.path().to_owned(),
+        ..adapter("plain")
+    };
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(model.path(), &link).unwrap();
+    let before = names(model.path());
+    for out in [
+        model.path().to_owned(),
+        model.path().join("out"),
+        link.clone(),
+        link.join("out"),
+        tuned.path().join("out"),
+    ] {
+        for read in [model.path(), &link] {
+            let error = run(&args(read, adapter(), &out)).unwrap_err().to_string();
+            assert!(
+                error.contains("which is read; name a folder outside"),
+                "{error}"
+            );
+        }
+    }
+    assert_eq!(names(model.path()), before);
+    run(&args(&link, adapter(), &folder.path().join("out"))).unwrap();
 }

@@ -4,6 +4,7 @@
 //! Requests are counted where they end (`requests`); everything the engine and the ledger know is
 //! read at scrape (`engine`, `bytes`), so a figure exists once.
 
+mod adapters;
 mod bytes;
 mod engine;
 mod histogram;
@@ -60,6 +61,7 @@ struct Scraped {
     sleep: sleep::Sleep,
     bytes: bytes::Bytes,
     offload: offload::Offload,
+    adapters: adapters::Adapters,
 }
 
 impl Metrics {
@@ -76,6 +78,7 @@ impl Metrics {
         let sleep = sleep::Sleep::new(&mut maker);
         let bytes = bytes::Bytes::new(&mut maker);
         let offload = offload::Offload::new(&mut maker);
+        let adapters = adapters::Adapters::new(&mut maker);
         Metrics {
             registry: maker.registry,
             requests,
@@ -86,6 +89,7 @@ impl Metrics {
                 sleep,
                 bytes,
                 offload,
+                adapters,
             }),
         }
     }
@@ -133,6 +137,7 @@ impl Metrics {
         }
         scraped.bytes.set(&scrape.report);
         scraped.offload.set(&scrape.report);
+        scraped.adapters.set(&scrape.report);
         TextEncoder::new()
             .encode_to_string(&self.registry.gather())
             .unwrap_or_default()

@@ -6,6 +6,7 @@ use crate::engine::request::Timings;
 use crate::engine::rest::{Cause, RestView, SleepLevel, Transition, TransitionCounts};
 use crate::report::{HostReader, Identity, build, tests::view};
 use plimsoll_crds::v1alpha1::engine::Backend;
+use plimsoll_crds::v1alpha1::report::AdapterReport;
 
 const SLEEP_SECONDS: &str = "vllm:sleep_mode_operation_duration_seconds";
 
@@ -61,7 +62,14 @@ fn rendered() -> String {
             ..RestView::default()
         },
     });
-    let report = build(&identity, || Some(view), false, &HostReader::new());
+    let mut report = build(&identity, || Some(view), false, &HostReader::new());
+    report.adapters.push(AdapterReport {
+        name: "sql".to_owned(),
+        changed_per_million: 981_250,
+        norm_ratio_per_million: 1_000_500,
+        lost_per_million: 40_000,
+        ..AdapterReport::default()
+    });
     metrics.render(&Scrape {
         report: report.clone(),
         engine: engine.clone(),
@@ -113,6 +121,9 @@ fn names_labels_and_values_are_those_that_dashboards_read() {
         "plimsoll_gpu_memory_driver_bytes{gpu=\"0\",model_name=\"tiny\"} 904".into(),
         "plimsoll_gpu_memory_other_bytes{gpu=\"0\",model_name=\"tiny\"} -4".into(),
         "plimsoll_engine_state{model_name=\"tiny\",state=\"serving\"} 1".into(),
+        r#"plimsoll_adapter_changed_ratio{adapter="sql",model_name="tiny"} 0.98125"#.into(),
+        r#"plimsoll_adapter_norm_ratio{adapter="sql",model_name="tiny"} 1.0005"#.into(),
+        r#"plimsoll_adapter_lost_ratio{adapter="sql",model_name="tiny"} 0.04"#.into(),
         "plimsoll_requests_refused_total{model_name=\"tiny\",status=\"429\"} 1".into(),
     ] {
         assert!(
@@ -131,7 +142,8 @@ fn the_families_are_these() {
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
         .collect();
     families.sort_unstable();
-    let expected = "plimsoll_engine_host_seconds_total plimsoll_engine_state \
+    let expected = "plimsoll_adapter_changed_ratio plimsoll_adapter_lost_ratio \
+        plimsoll_adapter_norm_ratio plimsoll_engine_host_seconds_total plimsoll_engine_state \
         plimsoll_engine_step_seconds_total plimsoll_engine_step_tokens_total \
         plimsoll_engine_steps_total plimsoll_gpu_memory_budget_bytes plimsoll_gpu_memory_bytes \
         plimsoll_gpu_memory_driver_bytes plimsoll_gpu_memory_high_water_bytes \

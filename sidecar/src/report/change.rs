@@ -15,6 +15,7 @@ pub fn worth_sending(old: &MemoryReport, new: &MemoryReport) -> bool {
         || old.woken_by != new.woken_by
         || old.wakes_on_request != new.wakes_on_request
         || old.weight_version != new.weight_version
+        || old.adapters != new.adapters
         || old.effective != new.effective
         || old.target != new.target
         || old.sleep != new.sleep

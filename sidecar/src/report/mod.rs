@@ -2,26 +2,27 @@
 //!
 //! One function builds it, so the three can only agree. Nothing here is on the path of a request.
 
+mod adapters;
 mod cgroup;
 mod change;
 mod progress;
 mod host;
+mod ranks;
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use plimsoll_crds::v1alpha1::engine::Backend;
 use plimsoll_crds::v1alpha1::report::{
-    AccountMemory, Effective, EngineState as ReportedState, HostMemory, MemoryReport,
-    OffloadMemory, RankMemory, SleepReason, WokenBy,
+    Effective, EngineState as ReportedState, HostMemory, MemoryReport, SleepReason, WokenBy,
 };
 use plimsoll_planner::Bytes;
 
+use crate::adapters::Verdict;
 use crate::engine::handle::{EngineState, Progress};
 use crate::engine::rest::{Cause, RestView, SleepLevel};
-use crate::memory::snapshot::{AccountRow, LedgerSnapshot, OffloadUsage, RankLedger};
+use crate::memory::snapshot::LedgerSnapshot;
 use crate::target::Held;
 
 pub use change::worth_sending;
@@ -42,6 +43,7 @@ pub struct EngineView {
     pub state: EngineState,
     pub rest: RestView,
     pub weight_version: String,
+    pub adapters: Verdict,
     pub progress: Progress,
     pub ledger: LedgerSnapshot,
     pub effective: Effective,
@@ -74,6 +76,7 @@ pub fn build(
         woken_by: None,
         wakes_on_request: false,
         weight_version: String::new(),
+        adapters: Vec::new(),
         backend: identity.backend,
         revision: identity.revision.clone(),
         target,
@@ -87,6 +90,7 @@ pub fn build(
         state,
         rest,
         weight_version,
+        adapters,
         progress,
         ledger,
         effective,
@@ -130,6 +134,7 @@ pub fn build(
     });
     report.wakes_on_request = rest.reachable;
     report.weight_version = weight_version;
+    report.adapters = adapters::of(&adapters);
     let is_loading = state == ReportedState::Loading;
     report.progress = is_loading.then(|| progress::of(&progress, filling, &ledger));
     report.effective = Some(effective);
@@ -146,75 +151,9 @@ pub fn build(
     report.ranks = ledger
         .ranks
         .into_iter()
-        .map(|rank| rank_memory(rank, backend))
+        .map(|rank| ranks::memory(rank, backend))
         .collect();
     report
-}
-
-fn rank_memory(ledger: RankLedger, backend: Backend) -> RankMemory {
-    let RankLedger {
-        rank,
-        budget,
-        quota,
-        accounts,
-        driver,
-        other,
-        kv_wasted,
-        host: _,
-        offload,
-    } = ledger;
-    let device = match backend {
-        Backend::Cpu => format!("cpu-{rank}"),
-        Backend::Cuda => format!("gpu-{rank}"),
-    };
-    RankMemory {
-        rank,
-        device,
-        quota_bytes: quota.map(Bytes::get),
-        budget_bytes: budget.get(),
-        driver_bytes: driver.get(),
-        other_bytes: other,
-        accounts: accounts.into_iter().map(account_memory).collect(),
-        kv_wasted_bytes: kv_wasted.get(),
-        streamed_bytes: offload.map_or(0, |of| of.streamed.bytes),
-        stream_wait_microseconds: offload.map_or(0, |of| micros(of.streamed.wait)),
-        offload: offload.map(|of| offload_memory(&of)),
-    }
-}
-
-fn offload_memory(of: &OffloadUsage) -> OffloadMemory {
-    let OffloadUsage {
-        planned,
-        predicted,
-        streamed,
-    } = of;
-    OffloadMemory {
-        layers: planned.layers,
-        step_bytes: planned.bytes().get(),
-        predicted_step_microseconds: micros(*predicted),
-        waited_step_microseconds: micros(streamed.wait) / streamed.steps.max(1),
-    }
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn account_memory(row: AccountRow) -> AccountMemory {
-    let AccountRow {
-        account,
-        planned,
-        reserved,
-        used,
-        high_water,
-    } = row;
-    AccountMemory {
-        name: account.name().to_owned(),
-        planned_bytes: planned.get(),
-        reserved_bytes: reserved.get(),
-        used_bytes: used.get(),
-        high_water_bytes: high_water.get(),
-    }
 }
 
 /// Rounded up, so that one block in use is not "0%".
@@ -235,6 +174,7 @@ fn now() -> Time {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::memory::snapshot::{AccountRow, RankLedger};
     use plimsoll_crds::v1alpha1::TargetOutcome;
     use plimsoll_crds::v1alpha1::facts::Dtype;
     use plimsoll_planner::Account;
@@ -280,6 +220,7 @@ pub(crate) mod tests {
             state,
             rest: RestView::default(),
             weight_version: "7".to_owned(),
+            adapters: Verdict::default(),
             progress,
             ledger,
             effective,

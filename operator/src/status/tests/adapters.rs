@@ -2,6 +2,7 @@
 
 use plimsoll_crds::v1alpha1::Reason;
 use plimsoll_crds::v1alpha1::facts::AdapterFacts;
+use plimsoll_crds::v1alpha1::report::AdapterReport;
 
 use super::*;
 use crate::memory::Failure;
@@ -101,4 +102,55 @@ fn an_adapter_that_an_engine_refuses_is_told_with_its_words_until_an_engine_gets
     known.pods = vec![engine("a", &revision, refusing)];
     let told = told(&known);
     assert_eq!(find(&told, "Ready").unwrap().reason, "PodFailed");
+}
+
+#[test]
+fn figures_of_adapters_are_those_of_an_engine_of_the_newest_revision() {
+    let mut known = inspected(&with_adapters());
+    let adapters = ["sql", "polite"].map(|name| AdapterFacts {
+        name: name.to_owned(),
+        digest: format!("sha256:{}", "12ab".repeat(16)),
+        tensors: 14,
+    });
+    known.status.model.as_mut().unwrap().adapters = adapters.to_vec();
+    let revision = wanted_revision(&known);
+    known.status.update_revision = Some(revision.clone());
+    let proved = |name: &str| AdapterReport {
+        name: name.to_owned(),
+        rank: 8,
+        tensors: 14,
+        numbers: 159_744,
+        changed_per_million: 981_234,
+        norm_ratio_per_million: 1_000_500,
+        lost_per_million: 40_100,
+        answers_changed_per_million: Some(7),
+    };
+    let says = |adapters: &[AdapterReport]| {
+        let mut report = report(900);
+        report.weight_version = "default".to_owned();
+        report.adapters = adapters.to_vec();
+        heard(report)
+    };
+    known.pods = vec![
+        engine("old", "before", crate::testing::ready()),
+        engine("new", &revision, crate::testing::ready()),
+    ];
+    known.reports = [
+        ("old".to_owned(), says(&[proved("gone")])),
+        ("new".to_owned(), says(&[proved("sql")])),
+    ]
+    .into();
+    let (status, _, message) = ready(&known);
+    assert_eq!(status, "True");
+    assert_eq!(
+        message,
+        "sql: 14 tensors, sha256:12ab12ab12ab, rank 8, 98.12% of 159744 numbers changed, norm ratio \
+         1.000, 4.01% lost to rounding; polite: 14 tensors, sha256:12ab12ab12ab"
+    );
+    let rows = told(&known).weights.unwrap().adapters;
+    assert_eq!(rows, [proved("sql")]);
+    // An operator that has just begun has heard nothing, and unsays nothing.
+    known.status = told(&known);
+    known.reports.clear();
+    assert_eq!(told(&known).weights.unwrap().adapters, rows);
 }

@@ -1,5 +1,6 @@
 //! Folders that are no adapters, and adapters that do not go together.
 
+use plimsoll_crds::v1alpha1::adapters::AdapterScale;
 use serde_json::json;
 
 use super::super::product::rows_at_once;
@@ -74,6 +75,11 @@ fn files_that_are_missing_or_broken_are_refused() {
     let error = error.to_string();
     assert!(error.starts_with("adapter `tuned`: "), "{error}");
     assert!(error.contains("nowhere"), "{error}");
+    let field = "check --adapter tuned=FOLDER, or source and path of spec.adapters[name=tuned]";
+    assert!(
+        error.ends_with(field) && !error.contains("model's"),
+        "{error}"
+    );
 }
 
 /// A wake or a reload reads long after the check.
@@ -102,6 +108,7 @@ fn more_adapters_than_are_merged_are_refused_by_the_first_that_is_too_many() {
     let adapter = |at: usize| AdapterPath {
         name: format!("a{at}"),
         path: fixtures().join("adapters").join(PLAIN),
+        scale: AdapterScale::ONE,
     };
     let all: Vec<AdapterPath> = (0..=ADAPTERS_MAX).map(adapter).collect();
     open(LLAMA, &all[..ADAPTERS_MAX]).unwrap();
@@ -118,6 +125,7 @@ fn adapters_of_a_tied_embedding_do_not_pass_over_each_other() {
     let fixture = |name: &str| AdapterPath {
         name: name.to_owned(),
         path: fixtures().join("adapters").join(name),
+        scale: AdapterScale::ONE,
     };
     let mut head = Edited::of(PLAIN);
     head.set("modules_to_save", json!(["lm_head"]));
@@ -154,6 +162,7 @@ fn adapters_that_undo_each_other_are_refused() {
     let named = |name: &str, fixture: &str| AdapterPath {
         name: name.to_owned(),
         path: fixtures().join("adapters").join(fixture),
+        scale: AdapterScale::ONE,
     };
     let error =
         |base: &str, adapters: &[AdapterPath]| open(base, adapters).unwrap_err().to_string();

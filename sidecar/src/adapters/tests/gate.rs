@@ -1,5 +1,6 @@
 //! The gate lets PEFT's own merges through, and nothing that is wrong in one way.
 
+use plimsoll_crds::v1alpha1::adapters::AdapterScale;
 use plimsoll_planner::Dtype;
 use serde_json::json;
 
@@ -124,6 +125,7 @@ fn of_several_adapters_the_one_that_is_lost_is_named() {
     let path = |name: &str, folder: &std::path::Path| AdapterPath {
         name: name.to_owned(),
         path: folder.to_owned(),
+        scale: AdapterScale::ONE,
     };
     let plain = fixtures().join("adapters/plain");
     let mut faint = Edited::of("plain");

@@ -1,5 +1,6 @@
 //! Merged numbers are PEFT's, whichever piece of them is read, in whichever type.
 
+use plimsoll_crds::v1alpha1::adapters::AdapterScale;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -250,6 +251,7 @@ fn digests_tell_adapters_apart_by_their_numbers_alone() {
         let named = |name: &str| AdapterPath {
             name: name.to_owned(),
             path: fixtures().join("adapters").join(name),
+            scale: AdapterScale::ONE,
         };
         digest(&names.map(named))
     };
@@ -265,6 +267,7 @@ fn adapters_add_up_in_any_number() {
     let at = |name: &str| AdapterPath {
         name: name.to_owned(),
         path: fixtures().join("adapters").join(name),
+        scale: AdapterScale::ONE,
     };
     let tensor = "model.layers.1.self_attn.q_proj.weight";
     let of = |adapters: &[AdapterPath]| {

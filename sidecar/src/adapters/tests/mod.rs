@@ -10,7 +10,9 @@ mod gguf;
 mod malformed;
 mod merged;
 mod modules;
+mod scaled;
 
+use plimsoll_crds::v1alpha1::adapters::AdapterScale;
 use std::path::{Path, PathBuf};
 
 use super::AdapterPath;
@@ -24,6 +26,7 @@ fn at(path: &Path) -> AdapterPath {
     AdapterPath {
         name: "tuned".to_owned(),
         path: path.to_owned(),
+        scale: AdapterScale::ONE,
     }
 }
 

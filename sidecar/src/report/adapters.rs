@@ -1,0 +1,61 @@
+//! The rows of a report's adapters.
+
+use plimsoll_crds::v1alpha1::report::AdapterReport;
+
+use crate::adapters::{Validated, Verdict};
+
+pub(super) fn of(verdict: &Verdict) -> Vec<AdapterReport> {
+    let Verdict {
+        adapters,
+        answers_change,
+        wrong: _,
+    } = verdict;
+    let row = |of: &Validated| {
+        let Validated {
+            name,
+            rank,
+            tensors,
+            figures,
+        } = of;
+        AdapterReport {
+            name: name.clone(),
+            rank: u32::try_from(*rank).unwrap_or(u32::MAX),
+            tensors: u32::try_from(*tensors).unwrap_or(u32::MAX),
+            numbers: figures.numbers,
+            changed_per_million: millionths(figures.changed_share()),
+            norm_ratio_per_million: millionths(figures.norm_ratio()),
+            lost_per_million: millionths(figures.lost()),
+            answers_changed_per_million: answers_change.map(millionths),
+        }
+    };
+    adapters.iter().map(row).collect()
+}
+
+/// Rounded up: what is there is not nothing.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "no less than 0, and what is too large is the largest"
+)]
+fn millionths(share: f64) -> u32 {
+    (share * 1e6).ceil() as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::millionths;
+
+    #[test]
+    fn a_share_is_rounded_up_and_bounded() {
+        for (share, expected) in [
+            (0.0, 0),
+            (1e-12, 1),
+            (0.5, 500_000),
+            (1.0, 1_000_000),
+            (1e12, u32::MAX),
+            (f64::NAN, 0),
+        ] {
+            assert_eq!(millionths(share), expected, "{share}");
+        }
+    }
+}
