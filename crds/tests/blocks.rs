@@ -11,9 +11,9 @@ mod told;
 use plimsoll_crds::v1alpha1::boot::Boot;
 use plimsoll_crds::v1alpha1::convert;
 use plimsoll_crds::v1alpha1::facts::ModelFacts;
-use plimsoll_crds::v1alpha1::model::QuantizationMode;
+use plimsoll_crds::v1alpha1::model::{ComputeDtype, QuantizationMode, QuantizationSpec};
 use plimsoll_crds::v1alpha1::spec::InferenceDeploymentSpec;
-use plimsoll_planner::{BlockFormat, LayerBlocks, ModelBlocks, Quantization};
+use plimsoll_planner::{BlockCompute, BlockFormat, LayerBlocks, ModelBlocks, Quantization};
 use serde_json::json;
 use told::boot;
 
@@ -66,6 +66,10 @@ fn rows_of_alike_layers_are_the_layers_again() {
     spec.model.quantization.mode = QuantizationMode::None;
     let request = convert::request(&spec, &known).unwrap();
     assert_eq!(request.quantization, Quantization::None);
+    assert_eq!(request.compute, BlockCompute::Auto);
+    spec.model.quantization.compute_dtype = ComputeDtype::Int8;
+    let request = convert::request(&spec, &known).unwrap();
+    assert_eq!(request.compute, BlockCompute::Int8);
     let other = ModelFacts {
         layers: 31,
         ..known
@@ -100,16 +104,34 @@ fn a_spec_that_asks_for_nothing_is_written_as_before() {
 }
 
 #[test]
-fn boot_documents_say_so_only_where_weights_are_expanded() {
+fn a_mode_alone_is_written_as_before() {
+    let expands = QuantizationSpec {
+        mode: QuantizationMode::None,
+        compute_dtype: ComputeDtype::Auto,
+    };
+    let text = serde_json::to_string(&expands).unwrap();
+    assert_eq!(text, r#"{"mode":"None"}"#);
+    let exact = json!({"computeDtype": "Exact"});
+    let read: QuantizationSpec = serde_json::from_value(exact).unwrap();
+    assert_eq!(read.compute_dtype, ComputeDtype::Exact);
+}
+
+#[test]
+fn boot_documents_say_of_weights_in_blocks_only_what_is_asked_for() {
     let expanded = Boot {
         quantization: QuantizationMode::None,
         ..boot()
     };
-    let text = serde_json::to_string(&expanded).unwrap();
-    assert_eq!(serde_json::from_str::<Boot>(&text).unwrap(), expanded);
+    let exact = Boot {
+        compute_dtype: ComputeDtype::Exact,
+        ..boot()
+    };
+    for asked in [expanded, exact] {
+        let text = serde_json::to_string(&asked).unwrap();
+        assert_eq!(serde_json::from_str::<Boot>(&text).unwrap(), asked);
+    }
     let text = serde_json::to_string(&boot()).unwrap();
-    assert!(
-        !text.contains("quantization"),
-        "engines from before refuse it"
-    );
+    for field in ["quantization", "computeDtype"] {
+        assert!(!text.contains(field), "engines from before refuse {field}");
+    }
 }

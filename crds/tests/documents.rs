@@ -14,6 +14,7 @@ use plimsoll_crds::v1alpha1::boot::*;
 use plimsoll_crds::v1alpha1::convert::STORED_ROWS_MAX;
 use plimsoll_crds::v1alpha1::engine::*;
 use plimsoll_crds::v1alpha1::facts::*;
+use plimsoll_crds::v1alpha1::model::ComputeDtype;
 use plimsoll_crds::v1alpha1::report::*;
 use plimsoll_crds::v1alpha1::status::*;
 use plimsoll_crds::v1alpha1::target::*;
@@ -288,6 +289,7 @@ fn report(ranks: u32) -> MemoryReport {
             max_num_batched_tokens: 2048,
             dtype: Dtype::BFloat16,
             blocks: vec![BlockFormat::Q4_1, BlockFormat::Q8_0],
+            compute_dtype: Some(ComputeDtype::Exact),
             kv_dtype: Dtype::BFloat16,
             kv_cache_tokens: 4096,
             isa: Some("Avx512Bf16".to_owned()),

@@ -6,9 +6,9 @@ use crate::message::quantity;
 use crate::model::ModelShape;
 use crate::offload;
 use crate::refusal::{Reason, Refusal};
-use crate::request::{Budget, Request};
+use crate::request::{Backend, Budget, Request};
 use crate::split::Problem;
-use crate::stored;
+use crate::stored::{self, BlockCompute};
 
 /// Most ranks of one group.
 pub const MOST_RANKS: usize = 16;
@@ -37,6 +37,7 @@ pub(crate) fn check(request: &Request) -> Result<Vec<Budget>, Box<Refusal>> {
             ),
         ));
     }
+    block_compute(request)?;
     cpu_offload(request)?;
     (0..ranks).map(|rank| budget(request, rank)).collect()
 }
@@ -62,6 +63,26 @@ fn budget(request: &Request, rank: usize) -> Result<Budget, Box<Refusal>> {
         let detail = "missing, and the device's memory is not known; write a quota for every rank";
         invalid(&field, detail.to_owned())
     })
+}
+
+/// Who asks for integers does not get floats without a word.
+fn block_compute(request: &Request) -> Result<(), Box<Refusal>> {
+    let why = match (request.compute, request.kept().blocks) {
+        (BlockCompute::Auto | BlockCompute::Exact, _) | (BlockCompute::Int8, Some(_)) => {
+            return Ok(());
+        }
+        (BlockCompute::Int8, None) if request.shape.blocks.is_empty() => {
+            "the model has no weights in 4 or 8 bits that are computed with as they are"
+        }
+        (BlockCompute::Int8, None) => match request.backend {
+            Backend::Cpu => "spec.model.quantization.mode: None expands the weights",
+            Backend::Cuda => "weights on a card are expanded",
+        },
+    };
+    Err(invalid(
+        "spec.model.quantization.computeDtype",
+        format!("Int8: {why}; write Auto"),
+    ))
 }
 
 /// An offload that would gain nothing, even on ranks that are alike, is no request that makes sense.

@@ -31,7 +31,6 @@ pub(crate) fn accounts_at(
     let Request {
         shape,
         backend,
-        dtype,
         kv,
         limits,
         ..
@@ -51,7 +50,7 @@ pub(crate) fn accounts_at(
         Account::Graphs => driver.graphs,
         Account::Comm => scratch::comm(shape, limits, ranks).total() + driver.comm,
         Account::Workspaces => {
-            scratch::workspaces(shape, shard, limits, context, *dtype, kv).total()
+            scratch::workspaces(shape, shard, limits, context, request.input_form(), kv).total()
         }
         Account::Adapters => Bytes::ZERO,
         Account::Context => driver.context,

@@ -2,7 +2,8 @@
 
 use crate::bytes::Bytes;
 use crate::model::{Dtype, ModelShape};
-use crate::stored::{Kept, Quantization};
+use crate::scratch::InputForm;
+use crate::stored::{BlockCompute, Kept, Quantization};
 
 /// Where the ranks compute; decides the activation dtype, the granule and the fixed floors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,6 +57,7 @@ pub struct Request {
     /// dtype of the weights in memory, and that in which those in blocks are computed.
     pub dtype: Dtype,
     pub quantization: Quantization,
+    pub compute: BlockCompute,
     pub kv: KvLayout,
     /// `spec.memory.cpuOffload`: bytes of weights that each rank may keep in host memory.
     pub cpu_offload: Option<Bytes>,
@@ -74,6 +76,14 @@ impl Request {
     /// How its weights lie.
     pub fn kept(&self) -> Kept<'_> {
         self.kept_of(&self.shape)
+    }
+
+    /// What the input of its linear layers becomes. Auto never takes more than the exact products do.
+    pub fn input_form(&self) -> InputForm {
+        InputForm {
+            dtype: self.dtype,
+            int8: self.compute == BlockCompute::Int8 && self.kept().blocks.is_some(),
+        }
     }
 
     /// How those of a part of its model do.

@@ -1,6 +1,7 @@
 //! The accounts of one rank that hold no model: activations, workspaces, exchange buffers, and
 //! what a driver takes for itself. Every buffer has a name; the engine carves exactly these.
 
+use crate::blocks::GROUP;
 use crate::bytes::Bytes;
 use crate::model::{Dtype, ModelShape};
 use crate::request::{Backend, KvLayout, Limits};
@@ -12,8 +13,25 @@ use crate::weights::{PANEL_COLS, TENSOR_ALIGN, padded_mlp_columns};
 pub const ATTENTION_SPLITS: u64 = 16;
 /// Rows of a converted GEMM input are padded to this many, so that a tile is never cut.
 pub const GEMM_INPUT_ROWS: u64 = 16;
+/// [`GROUP`] columns of an input in 8 bits: a scale, a sum, the numbers.
+pub const INT8_GROUP_BYTES: u64 = 4 + 4 + GROUP;
 /// Sampling keeps this much per sequence: histograms of the threshold search, and candidates.
 pub const SAMPLING_BYTES_PER_SEQUENCE: u64 = 32 << 10;
+
+/// What the input of a linear layer becomes before it is multiplied.
+#[derive(Clone, Copy, Debug)]
+pub struct InputForm {
+    /// Of weights that are of one float type, and of exact products.
+    pub dtype: Dtype,
+    /// Weights in blocks may be multiplied by 8-bit integers, whatever their type.
+    pub int8: bool,
+}
+
+impl From<Dtype> for InputForm {
+    fn from(dtype: Dtype) -> InputForm {
+        InputForm { dtype, int8: false }
+    }
+}
 
 /// One buffer's place in its account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -130,7 +148,8 @@ pub struct WorkspaceLayout {
     /// f32 `[max_model_len, head_dim / 2]`
     pub rope_sin: Region,
     /// `[n padded to 16, widest input padded to 32]` of a 16-bit weight's type: the input of a
-    /// linear layer as the kernel wants it. Empty for Float32 weights, which read f32 rows.
+    /// linear layer as the kernel wants it; in 8 bits, which take less, where that is asked for. Empty
+    /// for Float32 weights otherwise, which read f32 rows.
     pub gemm_input: Region,
     /// f32 `[max_num_seqs, query heads, ATTENTION_SPLITS, head_dim + 2]`: parts of decode
     /// attention with their maximum and sum
@@ -166,7 +185,7 @@ pub fn workspaces(
     shard: &Shard,
     limits: &Limits,
     max_model_len: u32,
-    dtype: Dtype,
+    input: impl Into<InputForm>,
     kv: &KvLayout,
 ) -> WorkspaceLayout {
     let tokens = u64::from(limits.max_num_batched_tokens);
@@ -189,7 +208,7 @@ pub fn workspaces(
     let layout = WorkspaceLayout {
         rope_cos: cursor.place(table, 4),
         rope_sin: cursor.place(table, 4),
-        gemm_input: cursor.place(gemm_input_bytes(limits, widest, dtype), 1),
+        gemm_input: cursor.place(gemm_input_bytes(limits, widest, input.into()), 1),
         attention: cursor.place(splits, 4),
         sampling: cursor.place(Bytes(sequences), SAMPLING_BYTES_PER_SEQUENCE),
         token_ids: cursor.place(Bytes(tokens), 4),
@@ -208,17 +227,21 @@ pub fn workspaces(
 
 /// Bytes of [`WorkspaceLayout::gemm_input`] when the widest input has `width` numbers; a multiple
 /// of 64.
-pub(crate) fn gemm_input_bytes(limits: &Limits, width: u64, dtype: Dtype) -> Bytes {
+pub(crate) fn gemm_input_bytes(limits: &Limits, width: u64, input: InputForm) -> Bytes {
     let tokens = u64::from(limits.max_num_batched_tokens);
-    match dtype {
+    let width = width.next_multiple_of(PANEL_COLS);
+    let exact = match input.dtype {
         Dtype::Float32 => Bytes::ZERO,
-        Dtype::BFloat16 | Dtype::Float16 => product(
-            tokens.next_multiple_of(GEMM_INPUT_ROWS),
-            width.next_multiple_of(PANEL_COLS),
-        )
-        .saturating_mul(dtype.bytes())
-        .round_up(TENSOR_ALIGN),
-    }
+        Dtype::BFloat16 | Dtype::Float16 => {
+            product(tokens.next_multiple_of(GEMM_INPUT_ROWS), width)
+                .saturating_mul(input.dtype.bytes())
+        }
+    };
+    let int8 = match input.int8 {
+        true => product(tokens, width / GROUP).saturating_mul(INT8_GROUP_BYTES),
+        false => Bytes::ZERO,
+    };
+    exact.max(int8).round_up(TENSOR_ALIGN)
 }
 
 /// The account `Comm`: what ranks exchange sums through. Empty on one rank.

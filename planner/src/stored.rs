@@ -15,6 +15,18 @@ pub enum Quantization {
     None,
 }
 
+/// `spec.model.quantization.computeDtype`: how weights in blocks are multiplied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum BlockCompute {
+    /// By 8-bit integers where the machine is faster so and numbers have 16 bits, otherwise exactly.
+    #[default]
+    Auto,
+    /// By 8-bit integers.
+    Int8,
+    /// As weights that are expanded.
+    Exact,
+}
+
 /// How the weights of a request lie in memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Kept<'a> {

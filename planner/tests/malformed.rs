@@ -3,8 +3,8 @@
 mod samples;
 
 use plimsoll_planner::{
-    Backend, Bytes, Limits, MOST_CHARACTERS, ModelShape, RankCapacity, Reason, Request,
-    Utilization, cpu_capacity, plan,
+    Backend, BlockCompute, BlockFormat, Bytes, Limits, MOST_CHARACTERS, ModelShape, Quantization,
+    RankCapacity, Reason, Request, Utilization, cpu_capacity, plan,
 };
 use proptest::prelude::*;
 use samples::{MIB, request, smollm2};
@@ -12,7 +12,7 @@ use samples::{MIB, request, smollm2};
 /// One wrong change to a request that fits, the field it is about, and a number that is told.
 type Case = (fn(&mut Request), &'static str, &'static str);
 
-const CASES: [Case; 26] = [
+const CASES: [Case; 29] = [
     (
         |r| r.ranks.clear(),
         "spec.parallelism.tensorParallelSize",
@@ -115,6 +115,29 @@ const CASES: [Case; 26] = [
     (|r| r.shape.head_dim = 257, "model head_dim", "257"),
     (|r| r.shape.vocab = (1 << 18) + 1, "vocab_size", "262145"),
     (|r| r.shape.layers = 1025, "num_hidden_layers", "1025"),
+    (
+        |r| r.compute = BlockCompute::Int8,
+        "spec.model.quantization.computeDtype",
+        "no weights in 4 or 8 bits",
+    ),
+    (
+        |r| {
+            r.compute = BlockCompute::Int8;
+            r.shape.blocks.embedding = Some(BlockFormat::Q8_0);
+            r.quantization = Quantization::None;
+        },
+        "spec.model.quantization.computeDtype",
+        "mode: None",
+    ),
+    (
+        |r| {
+            r.compute = BlockCompute::Int8;
+            r.shape.blocks.embedding = Some(BlockFormat::Q8_0);
+            r.backend = Backend::Cuda;
+        },
+        "spec.model.quantization.computeDtype",
+        "on a card",
+    ),
 ];
 
 #[test]

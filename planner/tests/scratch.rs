@@ -2,7 +2,7 @@
 
 mod samples;
 
-use plimsoll_planner::scratch::{ATTENTION_SPLITS, activations, comm, workspaces};
+use plimsoll_planner::scratch::{ATTENTION_SPLITS, InputForm, activations, comm, workspaces};
 use plimsoll_planner::{Backend, Bytes, Dtype, KvLayout, Limits, ModelShape, Shard};
 use samples::smollm2;
 
@@ -41,6 +41,22 @@ fn workspaces_follow_the_context_in_force() {
     assert_eq!(short.rope_sin.bytes, 1000 * 32 * 4);
     assert_eq!(short.block_tables.bytes, 64 * 63 * 4);
     assert_eq!(short.gemm_input.bytes, 0);
+}
+
+/// 40 bytes for 32 columns, where 16-bit types have 64: only Float32 has to make room for them.
+#[test]
+fn an_input_in_8_bits_takes_room_of_its_own_only_beside_float32() {
+    let whole = Shard::whole(&smollm2());
+    let bytes = |dtype, int8| {
+        let input = InputForm { dtype, int8 };
+        let layout = workspaces(&smollm2(), &whole, &LIMITS, 8192, input, &KV);
+        layout.gemm_input.bytes
+    };
+    assert_eq!(bytes(Dtype::Float32, false), 0);
+    assert_eq!(bytes(Dtype::Float32, true), 2048 * 1536 / 32 * 40);
+    for dtype in [Dtype::BFloat16, Dtype::Float16] {
+        assert_eq!(bytes(dtype, true), bytes(dtype, false), "{dtype}");
+    }
 }
 
 #[test]

@@ -152,6 +152,7 @@ fn load(
     let facts = engine.facts().clone();
     tracing::info!(
         isa = facts.isa,
+        products_of_blocks = ?facts.products,
         threads_per_rank = facts.threads_per_rank,
         ranks = facts.ranks,
         kv_tokens = planned.plan.kv_tokens,
@@ -159,7 +160,7 @@ fn load(
         "engine started, loading weights"
     );
     let engine: Arc<dyn Generator> = Arc::new(engine);
-    let effective = planned.effective(Some(facts.isa));
+    let effective = planned.effective(Some(facts.isa), facts.products);
     let loaded = Loaded::new(
         Arc::clone(&engine),
         tokenizer,

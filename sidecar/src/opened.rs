@@ -38,7 +38,7 @@ pub(crate) fn describe_weights(model: &Model, planned: &Planned) {
     tracing::info!(
         quantization,
         stay = stay.join(", "),
-        computed_in = %planned.request.dtype,
+        dtype = %planned.request.dtype,
         "the file is quantised: matrices in the formats that stay are kept so, others are expanded while \
          loading"
     );

@@ -1,5 +1,5 @@
-//! Weights that stay in the blocks of their file: answers are, to the bit, those of the same weights
-//! expanded at load, and the bytes are those of the blocks.
+//! Weights that stay in the blocks of their file: exact answers are, to the bit, those of the same
+//! weights expanded at load, and the bytes are those of the blocks; answers by integers are near those.
 #![allow(clippy::unwrap_used, reason = "a broken fixture ends the test")]
 #![allow(clippy::cast_possible_truncation, reason = "fixtures are small")]
 
@@ -8,11 +8,12 @@ mod harness;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use harness::altered::Altered;
 use harness::blocks::{Choice, shared};
-use harness::{Answered, Run, ask, fixtures, split, start};
-use plimsoll_planner::{Account, BlockFormat, Dtype, Quantization, Shard};
+use harness::{Answered, Run, ask, eventually, fixtures, split, start, start_unloaded};
+use plimsoll_planner::{Account, BlockCompute, BlockFormat, Dtype, Quantization, Shard};
 use plimsoll_sidecar::engine::control::Commands;
-use plimsoll_sidecar::engine::handle::EngineHandle;
+use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
 use plimsoll_sidecar::engine::rest::{PauseMode, SleepLevel, Tags};
 use plimsoll_sidecar::model::Model;
 
@@ -125,5 +126,88 @@ fn weights_in_blocks_come_back_from_every_sleep() {
         assert!(handle.wake(Tags::ALL).wait().is_ok(), "{level:?}");
         assert_eq!(handle.rest().weights_verified, Some(true), "{level:?}");
         assert_same(&answers(&handle), &expected, &format!("{level:?}"));
+    }
+}
+
+/// How far the first logits of two runs are from each other, in root mean squares of the expected.
+fn distance(answers: &[Answered; 2], expected: &[Answered; 2]) -> f64 {
+    let (mut apart, mut size) = (0.0, 0.0);
+    for (answer, expected) in answers.iter().zip(expected) {
+        for (logit, exact) in answer.logits[0].iter().zip(&expected.logits[0]) {
+            apart += f64::from(logit - exact).powi(2);
+            size += f64::from(*exact).powi(2);
+        }
+    }
+    (apart / size).sqrt()
+}
+
+fn by_integers(run: &Run) -> Run {
+    Run {
+        compute: BlockCompute::Int8,
+        ..run.clone()
+    }
+}
+
+/// The weights are random, so errors grow: the rounding of inputs is seen as up to 0.075. A zero point
+/// that is off by one step was seen as 2.9.
+#[test]
+fn answers_by_integers_are_near_the_exact_ones() {
+    const FARTHEST: f64 = 0.12;
+    for name in ["tiny-llama", "tiny-qwen3", "tiny-llama-bias"] {
+        for (format, choice) in CHOICES {
+            let model = shared(&fixture(name), choice);
+            for run in runs(&model) {
+                let what = format!("{name}, {format}, {}, {}", run.dtype, run.shards.len());
+                let exact = answers(&start(&model, &run));
+                let rounded = answers(&start(&model, &by_integers(&run)));
+                let apart = distance(&rounded, &exact);
+                assert!(apart > 0.0, "{what}: no integers");
+                assert!(apart < FARTHEST, "{what}: {apart}");
+            }
+        }
+    }
+}
+
+#[test]
+fn answers_by_integers_have_the_same_bits_in_any_company_on_any_number_of_threads() {
+    let model = shared(&fixture("tiny-qwen3"), mixed);
+    let run = by_integers(&Run::whole(&model.shape));
+    let expected = answers(&start(&model, &run));
+    for (threads, max_num_batched_tokens) in [(1, 7), (3, 256), (2, 16)] {
+        let handle = start(
+            &model,
+            &Run {
+                threads,
+                max_num_batched_tokens,
+                prefix_cache: false,
+                ..run.clone()
+            },
+        );
+        assert_same(&answers(&handle), &expected, &format!("{threads} threads"));
+        let long: Vec<u32> = (3..45).collect();
+        let alone = [
+            ask(&handle, 3, &long, 6).wait(),
+            ask(&handle, 4, &[7, 100, 9], 6).wait(),
+        ];
+        assert_same(&alone, &expected, "alone");
+    }
+}
+
+#[test]
+fn integers_of_what_is_no_number_never_begin_to_serve() {
+    for number in [f32::NAN, f32::INFINITY] {
+        let wrong = Altered::of(number);
+        let model = shared(wrong.path(), |name| {
+            let is_wrong = name.contains("layers.1.mlp.down");
+            (!is_wrong).then_some(BlockFormat::Q4_1)
+        });
+        let handle = start_unloaded(&model, &by_integers(&Run::whole(&model.shape)));
+        eventually("a failure", || {
+            matches!(handle.state(), EngineState::Failed { .. })
+        });
+        let EngineState::Failed { message } = handle.state() else {
+            panic!("{:?}", handle.state());
+        };
+        assert!(message.contains("not numbers"), "{message}");
     }
 }

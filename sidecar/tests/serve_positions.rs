@@ -12,7 +12,8 @@ fn serves_its_greedy_tokens(folder: &str, file: &str, context: u64) {
     let text = std::fs::read_to_string(folder.join("expected.json")).unwrap();
     let expected: Value = serde_json::from_str(&text).unwrap();
     let model = folder.join(file);
-    let served = Served::start(model.to_str().unwrap(), &[]);
+    let exact = ["--quantization-compute", "exact"];
+    let served = Served::start(model.to_str().unwrap(), &exact);
     let card = served.get("/v1/models").json()["data"][0].clone();
     assert_eq!(card["max_model_len"], context, "{card}");
     for prompt in expected["prompts"].as_array().unwrap() {

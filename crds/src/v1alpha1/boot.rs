@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::adapters::{AdapterScale, AdapterValidationMode};
 use super::engine::Backend;
 use super::facts::Dtype;
-use super::model::QuantizationMode;
+use super::model::{ComputeDtype, QuantizationMode};
 
 /// All that takes a restart to change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,9 @@ pub struct Boot {
     /// Whether weights stay in the blocks that the file has.
     #[serde(default, skip_serializing_if = "QuantizationMode::is_auto")]
     pub quantization: QuantizationMode,
+    /// How those are multiplied.
+    #[serde(default, skip_serializing_if = "ComputeDtype::is_auto")]
+    pub compute_dtype: ComputeDtype,
     /// Where the ranks compute.
     pub backend: Backend,
     /// Limits as asked for.

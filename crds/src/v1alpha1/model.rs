@@ -36,15 +36,21 @@ pub struct ModelSpec {
 #[serde(rename_all = "camelCase")]
 pub struct QuantizationSpec {
     /// Auto: they stay as the file has them where the engine can compute with them (status.model.blocks
-    /// names which), and take the file's bytes; answers are the same bit for bit. None: all are
-    /// expanded to dtype, which weights need that are to be updated with floats.
+    /// names which), and take the file's bytes. None: all are expanded to dtype, which weights need that
+    /// are to be updated with floats.
     #[serde(default)]
     pub mode: QuantizationMode,
+    /// How those that stay are multiplied. Exact: in dtype, with the bits of expanded weights. Int8:
+    /// inputs are rounded to 8 bits, too (32 numbers share a scale), and products are those of
+    /// integers, which is faster; refused where no weights stay. Auto: Int8 on CPUs with AVX512-VNNI and
+    /// no AMX, unless dtype is Float32, otherwise Exact; status.effective.computeDtype tells.
+    #[serde(default, skip_serializing_if = "ComputeDtype::is_auto")]
+    pub compute_dtype: ComputeDtype,
 }
 
 impl QuantizationSpec {
     fn is_default(&self) -> bool {
-        self.mode.is_auto()
+        self.mode.is_auto() && self.compute_dtype.is_auto()
     }
 }
 
@@ -60,6 +66,22 @@ impl QuantizationMode {
     /// For documents, which leave out what is not asked for.
     pub(crate) fn is_auto(&self) -> bool {
         *self == QuantizationMode::Auto
+    }
+}
+
+/// How weights in 4 or 8 bits are multiplied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ComputeDtype {
+    #[default]
+    Auto,
+    Int8,
+    Exact,
+}
+
+impl ComputeDtype {
+    /// For documents, which leave out what is not asked for.
+    pub(crate) fn is_auto(&self) -> bool {
+        *self == ComputeDtype::Auto
     }
 }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::Backend;
 use super::facts::{BlockFormat, Dtype};
+use super::model::ComputeDtype;
 use super::target::TargetReport;
 
 /// One memory report of one engine.
@@ -174,6 +175,9 @@ pub struct Effective {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub blocks: Vec<BlockFormat>,
+    /// How weights in those blocks are multiplied, Int8 or Exact; absent where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compute_dtype: Option<ComputeDtype>,
     /// Type of the cached keys and values.
     pub kv_dtype: Dtype,
     /// Tokens that the KV cache holds.

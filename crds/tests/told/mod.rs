@@ -5,7 +5,7 @@ use plimsoll_crds::v1alpha1::adapters::AdapterValidationMode;
 use plimsoll_crds::v1alpha1::boot::*;
 use plimsoll_crds::v1alpha1::engine::*;
 use plimsoll_crds::v1alpha1::facts::*;
-use plimsoll_crds::v1alpha1::model::QuantizationMode;
+use plimsoll_crds::v1alpha1::model::{ComputeDtype, QuantizationMode};
 use plimsoll_crds::v1alpha1::target::*;
 
 pub fn boot() -> Boot {
@@ -17,6 +17,7 @@ pub fn boot() -> Boot {
         digest: "sha256:0".to_owned(),
         dtype: Dtype::BFloat16,
         quantization: QuantizationMode::Auto,
+        compute_dtype: ComputeDtype::Auto,
         backend: Backend::Cpu,
         limits: EngineLimits {
             max_model_len: None,

@@ -50,12 +50,12 @@ fn in_turn(label: &str, (ours, peer): (&Path, &Path), model: &Path) -> Result<Ve
         // Who goes second may find a warmer machine.
         let (now, then) = match round % 2 {
             0 => {
-                let now = our_rates(ours, model)?;
-                (now, our_rates(peer, model)?)
+                let now = our_rates(ours, model, &[])?;
+                (now, our_rates(peer, model, &[])?)
             }
             _ => {
-                let then = our_rates(peer, model)?;
-                (our_rates(ours, model)?, then)
+                let then = our_rates(peer, model, &[])?;
+                (our_rates(ours, model, &[])?, then)
             }
         };
         for row in &now {

@@ -63,12 +63,16 @@ fn cpu(progress: &Progress, name: &str, json: Option<&Path>) -> Result<()> {
     let random = random_model::ensure(progress)?;
     let smol_bf16 = llama.as_bf16(progress, &smol)?;
     println!("llama.cpp: {}", LlamaCpp::flags());
-    println!("both sides: BF16 weights, {THREADS} threads, one rank, in process");
+    println!(
+        "both sides: {THREADS} threads, one rank, in process; weights in BF16, or in the file's Q4_1"
+    );
     let mut rows = Vec::new();
-    for (label, ours, theirs) in [
-        ("smollm2-135m", &smol, &smol_bf16),
-        ("random-qwen2-0.5b", &random, &random),
+    for (label, ours, kept, theirs) in [
+        ("smollm2-135m", &smol, "none", &smol_bf16),
+        ("smollm2-135m-q4_1", &smol, "auto", &smol),
+        ("random-qwen2-0.5b", &random, "none", &random),
     ] {
+        let ours = (ours.as_path(), kept);
         rows.extend(progress.step(label, || compare(label, &sidecar, ours, &llama, theirs))?);
     }
     print(&rows, (name, "llama.cpp"), json)
@@ -77,12 +81,13 @@ fn cpu(progress: &Progress, name: &str, json: Option<&Path>) -> Result<()> {
 fn compare(
     label: &str,
     sidecar: &Path,
-    ours: &Path,
+    ours: (&Path, &str),
     llama: &LlamaCpp,
     theirs: &Path,
 ) -> Result<Vec<Row>> {
     await_idle()?;
-    let measured = our_rates(sidecar, ours)?;
+    let (ours, quantization) = ours;
+    let measured = our_rates(sidecar, ours, &["--quantization", quantization])?;
     await_idle()?;
     let peers = [
         (
@@ -118,11 +123,12 @@ fn compare(
 }
 
 /// One JSON line per case: `{"case", "tokensPerSecond", …}`.
-fn our_rates(sidecar: &Path, model: &Path) -> Result<Vec<Value>> {
+fn our_rates(sidecar: &Path, model: &Path, flags: &[&str]) -> Result<Vec<Value>> {
     let mut bench = process::command(sidecar, ["bench"]);
     bench
         .arg(model)
-        .args(["--dtype", "bfloat16", "--output", "json"]);
+        .args(["--dtype", "bfloat16", "--output", "json"])
+        .args(flags);
     bench.args(["--threads", &THREADS.to_string()]);
     bench.args([
         "--prefill",

@@ -28,6 +28,7 @@ pub(crate) fn boot(
         backend: _,
         dtype,
         quantization: _,
+        compute: _,
         kv,
         cpu_offload,
         limits,
@@ -55,6 +56,7 @@ pub(crate) fn boot(
         digest: model.digest.clone(),
         dtype: (*dtype).into(),
         quantization: object.spec.model.quantization.mode,
+        compute_dtype: object.spec.model.quantization.compute_dtype,
         backend: object.spec.backend.resolve(),
         limits: EngineLimits {
             max_model_len,

@@ -120,16 +120,19 @@ impl Costs {
 
     pub(crate) fn level(&self, blocks: u64) -> Level {
         let Request {
-            shape,
-            limits,
-            dtype,
-            kv,
-            ..
+            shape, limits, kv, ..
         } = &self.request;
         let context = self.max_model_len(blocks);
-        let base = scratch::workspaces(shape, &NOTHING, limits, context, *dtype, kv)
-            .total()
-            .0;
+        let base = scratch::workspaces(
+            shape,
+            &NOTHING,
+            limits,
+            context,
+            self.request.input_form(),
+            kv,
+        )
+        .total()
+        .0;
         Level {
             kv_head: self.head_block.saturating_mul(blocks + 1),
             workspaces: base - self.input_bytes(shape.hidden.into()),
@@ -190,7 +193,7 @@ impl Costs {
     }
 
     fn input_bytes(&self, width: u64) -> u64 {
-        scratch::gemm_input_bytes(&self.request.limits, width, self.request.dtype).0
+        scratch::gemm_input_bytes(&self.request.limits, width, self.request.input_form()).0
     }
 
     fn round(&self, bytes: u64) -> u64 {
@@ -291,11 +294,7 @@ impl<'a> Probe<'a> {
     /// `in_layers`: a share of each layer, otherwise one of what lies around them.
     fn share(&self, shard: &Shard, input_width: u64, in_layers: bool) -> Cost {
         let Request {
-            shape,
-            limits,
-            dtype,
-            kv,
-            ..
+            shape, limits, kv, ..
         } = self.request;
         let weights = match in_layers {
             true => {
@@ -307,7 +306,8 @@ impl<'a> Probe<'a> {
                 .first()
                 .map_or(0, |kind| self.weights(kind, shard)),
         };
-        let attention = scratch::workspaces(shape, shard, limits, 1, *dtype, kv).attention;
+        let attention =
+            scratch::workspaces(shape, shard, limits, 1, self.request.input_form(), kv).attention;
         Cost {
             weights,
             layer: weights::layer_bytes(shape, shard, self.request.kept()).0,

@@ -8,8 +8,8 @@ use std::cell::Cell;
 
 use oracle::{best, blocks_wanted, fits, score};
 use plimsoll_planner::{
-    Architecture, Backend, Bytes, Dtype, KvLayout, Limits, ModelBlocks, ModelShape, Plan,
-    Quantization, RankCapacity, Request, Shard, Utilization, plan, refit,
+    Architecture, Backend, BlockCompute, Bytes, Dtype, KvLayout, Limits, ModelBlocks, ModelShape,
+    Plan, Quantization, RankCapacity, Request, Shard, Utilization, plan, refit,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -91,12 +91,18 @@ prop_compose! {
         };
         let dtype = if float32 { Dtype::Float32 } else { Dtype::BFloat16 };
         let deeper = u64::from(layers).div_ceil(2);
+        let shape = in_blocks(shape, stored);
+        let compute = match max_num_seqs % 2 {
+            0 if !shape.blocks.is_empty() => BlockCompute::Int8,
+            _ => BlockCompute::Auto,
+        };
         let request = Request {
             cpu_offload: None,
-            shape: in_blocks(shape, stored),
+            shape,
             backend: Backend::Cpu,
             dtype,
             quantization: Quantization::Auto,
+            compute,
             kv: KvLayout {
                 dtype: Dtype::BFloat16,
                 block_size: 16,

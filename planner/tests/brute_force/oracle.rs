@@ -87,18 +87,16 @@ fn weight_bytes(request: &Request, rank: usize, shard: &Shard) -> u64 {
 
 fn rank_fits(request: &Request, rank: usize, shard: &Shard, blocks: u64) -> bool {
     let Request {
-        shape,
-        limits,
-        kv,
-        dtype,
-        ..
+        shape, limits, kv, ..
     } = request;
     let context = context_of(request, blocks);
     let cache = kv_cache::block_bytes(shape, shard, kv).get() * (blocks + 1);
     let bytes = weight_bytes(request, rank, shard)
         + cache.div_ceil(4096) * 4096
         + rounded(scratch::activations(shape, shard, limits, Backend::Cpu).total())
-        + rounded(scratch::workspaces(shape, shard, limits, context, *dtype, kv).total())
+        + rounded(
+            scratch::workspaces(shape, shard, limits, context, request.input_form(), kv).total(),
+        )
         + rounded(scratch::comm(shape, limits, request.ranks.len() as u32).total());
     bytes <= budget(request, rank)
         && kv

@@ -1,9 +1,9 @@
 //! Random models, limits and quotas.
 
 use plimsoll_planner::{
-    Architecture, Backend, BlockFormat, Bytes, Dtype, Kept, KvLayout, LayerBlocks, Limits,
-    ModelBlocks, ModelShape, Quantization, RankCapacity, Reason, Request, Shard, Utilization, plan,
-    stored, weights,
+    Architecture, Backend, BlockCompute, BlockFormat, Bytes, Dtype, Kept, KvLayout, LayerBlocks,
+    Limits, ModelBlocks, ModelShape, Quantization, RankCapacity, Reason, Request, Shard,
+    Utilization, plan, stored, weights,
 };
 use proptest::prelude::*;
 
@@ -106,12 +106,17 @@ prop_compose! {
             let quota = Bytes::measured(scale + mib * MIB);
             RankCapacity { quota: Some(quota), total: both.then(|| quota.saturating_mul(2)) }
         };
+        let compute = match max_num_seqs % 2 {
+            0 if !(cuda || expands || shape.blocks.is_empty()) => BlockCompute::Int8,
+            _ => BlockCompute::Auto,
+        };
         let request = Request {
             shape,
             cpu_offload: None,
             backend: if cuda { Backend::Cuda } else { Backend::Cpu },
             dtype,
             quantization: if expands { Quantization::None } else { Quantization::Auto },
+            compute,
             kv: KvLayout {
                 dtype: kv_dtype,
                 block_size: 16,

@@ -23,7 +23,9 @@ use crate::engine::weights::WeightsInForce;
 use adapters::MERGE_EXAMPLES;
 pub use adapters::{AdapterArgs, MergeArgs};
 pub use bench::BenchArgs;
-pub use values::{DtypeArg, GenerationConfig, Output, QuantizationArg, RankQuota, ValidationArg};
+pub use values::{
+    ComputeArg, DtypeArg, GenerationConfig, Output, QuantizationArg, RankQuota, ValidationArg,
+};
 use values::{
     isa, isa_help, origin, quantity_bytes, rank_quota, served_name, share, weight_version,
 };
@@ -140,7 +142,7 @@ pub struct ServeArgs {
 }
 
 /// Flags that say what `--config` says.
-const CONFIG_REPLACES: [&str; 17] = [
+const CONFIG_REPLACES: [&str; 18] = [
     "model",
     "adapter",
     "adapter_validation",
@@ -157,6 +159,7 @@ const CONFIG_REPLACES: [&str; 17] = [
     "block_size",
     "dtype",
     "quantization",
+    "quantization_compute",
     "served_model_name",
 ];
 
@@ -235,6 +238,9 @@ pub struct MemoryArgs {
     /// What becomes of weights that the file has in 4 or 8 bits.
     #[arg(long, value_enum, default_value_t = QuantizationArg::Auto)]
     pub quantization: QuantizationArg,
+    /// How those that stay are multiplied.
+    #[arg(long, value_enum, default_value_t = ComputeArg::Auto)]
+    pub quantization_compute: ComputeArg,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -5,7 +5,7 @@ use clap::ValueEnum;
 use plimsoll_crds::v1alpha1::adapters::AdapterScale;
 use plimsoll_crds::v1alpha1::quantity;
 use plimsoll_kernels::isa::{self, Isa};
-use plimsoll_planner::{Bytes, Dtype, Quantization};
+use plimsoll_planner::{BlockCompute, Bytes, Dtype, Quantization};
 
 use crate::adapters::{AdapterPath, Validation};
 use crate::digits;
@@ -49,8 +49,7 @@ impl DtypeArg {
 /// What becomes of weights that the file has in 4 or 8 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum QuantizationArg {
-    /// They stay so where the engine can compute with them: Q4_0, Q4_1 and Q8_0. Answers are those
-    /// of expanded weights, bit for bit.
+    /// They stay so where the engine can compute with them: Q4_0, Q4_1 and Q8_0.
     Auto,
     /// All are expanded to --dtype at load.
     None,
@@ -82,6 +81,27 @@ impl From<ValidationArg> for Validation {
             ValidationArg::Enforce => Validation::Enforce,
             ValidationArg::Report => Validation::Report,
             ValidationArg::Off => Validation::Off,
+        }
+    }
+}
+
+/// How weights that stay in 4 or 8 bits are multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ComputeArg {
+    /// As int8 on CPUs with AVX512-VNNI and no AMX, unless --dtype is float32; otherwise as exact.
+    Auto,
+    /// Inputs are rounded to 8 bits, too (32 numbers share a scale), and products are those of integers.
+    Int8,
+    /// In --dtype, with the bits of expanded weights.
+    Exact,
+}
+
+impl From<ComputeArg> for BlockCompute {
+    fn from(arg: ComputeArg) -> BlockCompute {
+        match arg {
+            ComputeArg::Auto => BlockCompute::Auto,
+            ComputeArg::Int8 => BlockCompute::Int8,
+            ComputeArg::Exact => BlockCompute::Exact,
         }
     }
 }

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use plimsoll_crds::v1alpha1::adapters::AdapterValidationMode;
 use plimsoll_crds::v1alpha1::boot::BootAdapter;
 use plimsoll_crds::v1alpha1::engine::Backend;
+use plimsoll_crds::v1alpha1::model::ComputeDtype;
 use plimsoll_crds::v1alpha1::report::Effective;
+use plimsoll_kernels::linear::Products;
 use plimsoll_planner::{
     Backend as PlanBackend, BlockFormat, KvLayout, Limits, ModelBlocks, Plan, RankCapacity,
     Request, Utilization, plan_within,
@@ -121,6 +123,7 @@ pub fn plan_flags(flags: &MemoryArgs, model: &Model) -> Result<Planned, BootErro
         backend: PlanBackend::Cpu,
         dtype,
         quantization: flags.quantization.into(),
+        compute: flags.quantization_compute.into(),
         kv: KvLayout {
             dtype: flags.kv_cache_dtype.resolve(dtype),
             block_size: flags.block_size,
@@ -155,14 +158,21 @@ impl Planned {
         blocks.map(ModelBlocks::formats).unwrap_or_default()
     }
 
-    /// The limits in force, as reports show them.
-    pub fn effective(&self, isa: Option<String>) -> Effective {
+    /// The limits in force, as reports show them, and how an engine computes.
+    pub fn effective(&self, isa: Option<String>, products: Products) -> Effective {
+        let formats = self.formats();
+        let compute_dtype = match products {
+            _ if formats.is_empty() => None,
+            Products::Int8 => Some(ComputeDtype::Int8),
+            Products::Exact => Some(ComputeDtype::Exact),
+        };
         Effective {
+            compute_dtype,
             max_model_len: self.plan.max_model_len,
             max_num_seqs: self.request.limits.max_num_seqs,
             max_num_batched_tokens: self.request.limits.max_num_batched_tokens,
             dtype: self.request.dtype.into(),
-            blocks: self.formats().into_iter().map(Into::into).collect(),
+            blocks: formats.into_iter().map(Into::into).collect(),
             kv_dtype: self.request.kv.dtype.into(),
             kv_cache_tokens: self.plan.kv_tokens,
             isa,

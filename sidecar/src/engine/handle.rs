@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::time::Duration;
 
+use plimsoll_kernels::linear::Products;
 use tokio::sync::watch;
 
 use super::clock::IdlePolicy;
@@ -81,6 +82,8 @@ pub struct EngineFacts {
     pub vocabulary: u32,
     /// The instruction set in use, by name.
     pub isa: String,
+    /// Of weights in blocks.
+    pub products: Products,
     pub threads_per_rank: usize,
     /// The longest that a check of the weights may take, and the steps before it.
     pub check_patience: Duration,

@@ -49,6 +49,7 @@ use plimsoll_planner::{Account, Plan, Request, kv_cache};
 use tokio::sync::watch;
 
 use crate::adapters::Validation;
+use crate::forward::products;
 use crate::memory::ledger::Ledger;
 use crate::model::{Model, Pushable};
 use crate::scheduler::{Scheduler, SchedulerConfig};
@@ -105,6 +106,7 @@ impl Engine {
             max_model_len: plan.max_model_len,
             vocabulary: request.shape.vocab,
             isa: isa.name().to_owned(),
+            products: products::of(request.compute, request.dtype, isa),
             threads_per_rank: threads,
             check_patience: ranks::check_patience(&plan),
         };

@@ -4,7 +4,9 @@
 use plimsoll_kernels::kv::KvCache;
 use plimsoll_planner::scratch::{self, Region};
 use plimsoll_planner::weights::WeightLayout;
-use plimsoll_planner::{Account, Bytes, Offload, Plan, Request, kv_cache, offload};
+use plimsoll_planner::{
+    Account, BlockCompute, Bytes, Dtype, Offload, Plan, Request, kv_cache, offload,
+};
 
 use super::handle::{Format, Handle};
 use super::layers;
@@ -15,6 +17,8 @@ use crate::memory::registry::{Owner, Registry, TensorEntry};
 #[derive(Debug)]
 pub struct Layout {
     pub weights: WeightLayout,
+    /// How those in blocks are to be multiplied, and the type of exact products.
+    pub compute: (BlockCompute, Dtype),
     /// What of them is streamed. The ring is the end of the account `Weights`.
     pub offload: Offload,
     pub activations: Activations,
@@ -39,7 +43,6 @@ impl Layout {
         let Request {
             shape,
             backend,
-            dtype,
             kv,
             limits,
             ..
@@ -60,7 +63,14 @@ impl Layout {
         let mut area = Area::new(Account::Activations, &mut entered);
         let activations = Activations::place(&planned, &mut area);
 
-        let planned = scratch::workspaces(shape, shard, limits, plan.max_model_len, *dtype, kv);
+        let planned = scratch::workspaces(
+            shape,
+            shard,
+            limits,
+            plan.max_model_len,
+            request.input_form(),
+            kv,
+        );
         let workspaces_bytes = planned.total();
         let mut area = Area::new(Account::Workspaces, &mut entered);
         let scratch = Scratch::place(&planned, &mut area);
@@ -100,6 +110,7 @@ impl Layout {
         let rounded = |(account, bytes): (Account, Bytes)| (account, bytes.round_up(granule));
         Layout {
             weights,
+            compute: (request.compute, request.dtype),
             offload,
             activations,
             scratch,

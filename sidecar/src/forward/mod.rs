@@ -14,6 +14,7 @@ mod load;
 mod offloaded;
 mod pass;
 pub mod places;
+pub mod products;
 mod release;
 pub mod resize;
 #[cfg(test)]

@@ -206,6 +206,7 @@ pub(crate) mod tests {
             max_num_seqs: 4,
             max_num_batched_tokens: 64,
             blocks: Vec::new(),
+            compute_dtype: None,
             dtype: Dtype::Float32,
             kv_dtype: Dtype::Float32,
             kv_cache_tokens: 16_000,

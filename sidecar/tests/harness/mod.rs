@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 
 use plimsoll_planner::request::Utilization;
 use plimsoll_planner::{
-    Account, Bytes, Dtype, KvLayout, Limits, ModelShape, Plan, Quantization, RankCapacity,
-    RankPlan, Request, Shard, kv_cache, request::Backend, scratch, weights,
+    Account, BlockCompute, Bytes, Dtype, KvLayout, Limits, ModelShape, Plan, Quantization,
+    RankCapacity, RankPlan, Request, Shard, kv_cache, request::Backend, scratch, weights,
 };
 use plimsoll_sidecar::engine::Engine;
 use plimsoll_sidecar::engine::config::EngineConfig;
@@ -40,6 +40,7 @@ pub struct Run {
     pub shards: Vec<Shard>,
     pub dtype: Dtype,
     pub quantization: Quantization,
+    pub compute: BlockCompute,
     pub kv_dtype: Dtype,
     pub block_size: u32,
     /// Blocks beside the null block.
@@ -71,6 +72,7 @@ impl Run {
             shards: vec![Shard::whole(shape)],
             dtype: float,
             quantization: Quantization::Auto,
+            compute: BlockCompute::Exact,
             kv_dtype: float,
             block_size: 16,
             kv_blocks: 200,
@@ -100,7 +102,6 @@ pub fn plan(request: &Request, run: &Run) -> Plan {
     let Request {
         shape,
         backend,
-        dtype,
         kv,
         limits,
         ..
@@ -108,7 +109,14 @@ pub fn plan(request: &Request, run: &Run) -> Plan {
     let ranks = run.shards.len() as u32;
     let granule = scratch::granule(*backend);
     let rank = |(index, shard): (u32, &Shard)| {
-        let workspaces = scratch::workspaces(shape, shard, limits, run.max_model_len, *dtype, kv);
+        let workspaces = scratch::workspaces(
+            shape,
+            shard,
+            limits,
+            run.max_model_len,
+            request.input_form(),
+            kv,
+        );
         let kv_bytes = kv_cache::block_bytes(shape, shard, kv);
         let accounts = [
             (
@@ -179,6 +187,7 @@ pub fn planner_request(model: &Model, run: &Run, quotas: Vec<Option<Bytes>>) -> 
         backend: Backend::Cpu,
         dtype: run.dtype,
         quantization: run.quantization,
+        compute: run.compute,
         kv: KvLayout {
             dtype: run.kv_dtype,
             block_size: run.block_size,

@@ -1,11 +1,13 @@
 //! Which matrices of a model are stored in blocks: rows of alike layers in facts, one entry per layer in
 //! the planner.
 
-use plimsoll_planner::{BlockFormat as PlanFormat, LayerBlocks, ModelBlocks, Quantization};
+use plimsoll_planner::{
+    BlockCompute, BlockFormat as PlanFormat, LayerBlocks, ModelBlocks, Quantization,
+};
 
 use super::ConvertError;
 use crate::v1alpha1::facts::{BlockFormat, ModelFacts, StoredBlocks, StoredLayers};
-use crate::v1alpha1::model::QuantizationMode;
+use crate::v1alpha1::model::{ComputeDtype, QuantizationMode};
 
 /// Those of a model's facts.
 ///
@@ -104,6 +106,16 @@ impl From<PlanFormat> for BlockFormat {
             PlanFormat::Q4_0 => BlockFormat::Q4_0,
             PlanFormat::Q4_1 => BlockFormat::Q4_1,
             PlanFormat::Q8_0 => BlockFormat::Q8_0,
+        }
+    }
+}
+
+impl From<ComputeDtype> for BlockCompute {
+    fn from(compute: ComputeDtype) -> BlockCompute {
+        match compute {
+            ComputeDtype::Auto => BlockCompute::Auto,
+            ComputeDtype::Int8 => BlockCompute::Int8,
+            ComputeDtype::Exact => BlockCompute::Exact,
         }
     }
 }

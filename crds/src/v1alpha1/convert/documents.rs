@@ -131,6 +131,7 @@ fn request(
         backend: boot.backend.into(),
         dtype: boot.dtype.into(),
         quantization: boot.quantization.into(),
+        compute: boot.compute_dtype.into(),
         kv: KvLayout {
             dtype: boot.kv_cache.dtype.into(),
             block_size: boot.kv_cache.block_size,

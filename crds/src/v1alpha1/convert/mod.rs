@@ -111,6 +111,7 @@ pub fn request(
         backend: spec.backend.resolve().into(),
         dtype: dtype.into(),
         quantization: spec.model.quantization.mode.into(),
+        compute: spec.model.quantization.compute_dtype.into(),
         kv: KvLayout {
             dtype: kv_dtype.into(),
             block_size: spec.memory.kv_cache.block_size,

@@ -20,6 +20,7 @@ use crate::forward::backend::{ReadRows, Store};
 use crate::forward::handle::Handle;
 use crate::forward::layers::Matrix;
 use crate::forward::layout::Layout;
+use crate::forward::products;
 use crate::memory::arena::{Arena, ArenaError};
 use crate::memory::ledger::Ledger;
 use crate::model::{ModelError, ModelParams};
@@ -74,6 +75,7 @@ impl Store for CpuRank {
             kv_shape: layout.kv,
             cache: layout.cache,
             scratch: layout.scratch,
+            products: products::of(layout.compute.0, layout.compute.1, pool.isa()),
             pool,
             sampler: Sampler::default(),
             drawn: Vec::new(),

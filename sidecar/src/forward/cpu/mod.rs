@@ -8,6 +8,7 @@ mod stream;
 mod views;
 
 use plimsoll_kernels::kv::KvCache;
+use plimsoll_kernels::linear::Products;
 use plimsoll_kernels::pool::Pool;
 use plimsoll_kernels::sampling::Sampler;
 
@@ -39,6 +40,8 @@ pub struct CpuRank {
     /// All blocks.
     cache: Handle,
     scratch: Scratch,
+    /// Of matrices in blocks.
+    products: Products,
     pool: Pool,
     sampler: Sampler,
     /// What the last step drew: tokens of the next.

@@ -108,7 +108,7 @@ impl Backend for CpuRank {
     }
 
     fn project(&mut self, x: Handle, by: &Matrix, out: Handle, rows: usize) {
-        let weight = weight(&self.weights, &mut self.stream, by);
+        let weight = weight(&self.weights, &mut self.stream, by, self.products);
         let [x, mut out] = self.activations.apart([x.region, out.region]);
         let out: &mut [f32] = out.first_mut(rows * by.rows);
         if by.cols == 0 {

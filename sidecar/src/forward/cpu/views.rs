@@ -20,6 +20,7 @@ pub(super) fn weight<'a>(
     weights: &'a Arena,
     stream: &'a mut Option<Stream>,
     matrix: &Matrix,
+    products: Products,
 ) -> Weight<'a> {
     let region = matrix.weight.region;
     let packed = match stream {
@@ -32,7 +33,7 @@ pub(super) fn weight<'a>(
             cols: matrix.cols,
             dtype: matrix.dtype,
             blocks: matrix.weight.format.blocks(),
-            products: Products::Exact,
+            products,
         },
         packed,
         bias: matrix.bias.map(|bias| vector(weights, bias)),

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use plimsoll_crds::v1alpha1::engine::Backend;
+use plimsoll_kernels::linear::Products;
 use plimsoll_planner::Dtype;
 use tokio::sync::watch;
 
@@ -259,6 +260,7 @@ impl Generator for Scripted {
             max_model_len: CONTEXT,
             vocabulary: VOCABULARY,
             isa: "scalar".into(),
+            products: Products::Exact,
             threads_per_rank: 1,
             check_patience: Duration::from_millis(300),
         }
