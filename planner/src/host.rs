@@ -60,6 +60,11 @@ pub const VOCABULARY_ENTRY_BYTES: u64 = KIB;
 /// What a rank takes while it reads its weights: a chunk of 2^18 numbers as f32, the same as it is
 /// stored, and room to widen it (computed from `forward/load.rs`, not measured).
 const LOADING_RANK_BYTES: u64 = 4 * MIB;
+/// What threads take that merge adapters into weights while these are read, all ranks together: at most
+/// so many at once, each with pieces of 2^16 numbers, as they were, as they are, and 8 bytes for each sum
+/// (`sidecar/src/adapters/turns.rs` adds them up).
+pub const MERGING_THREADS: usize = 16;
+pub const MERGING_BYTES: u64 = 64 * MIB;
 /// A rank beside its accounts: stacks that are touched, allocators' pools, queues, lists of a step.
 /// 16 threads take 2 MiB after some steps (measured, without optimisation); this is for 64.
 pub const RANK_BYTES: u64 = 8 * MIB;
@@ -143,7 +148,7 @@ impl HostReserve {
 /// | http | (512 + 64 + 32) x 192 KiB + 40 MiB | connections; bodies of 8 and 24 MiB; 8 MiB of texts that wait |
 /// | answers | 32 MiB + 16 KiB x (maxNumSeqs + 256) | [`answers_bytes`] |
 /// | work | the larger of: | |
-/// | - loading | 4 MiB x ranks + 1 KiB x vocabulary | chunks of weights; the parsed JSON of the tokenizer |
+/// | - loading | 4 MiB x ranks + the larger of 1 KiB x vocabulary and 64 MiB | chunks of weights; the parsed JSON of the tokenizer, and then, once that is done with, merges of adapters |
 /// | - serving | 180 x (largest text + 128 KiB) + 64 MiB | tokenizing, the process that renders chats |
 /// | ranks | 8 MiB x ranks | [`RANK_BYTES`] |
 /// | sequences | 4 x (256 x context + maxNumSeqs x context x 2 + tokens x (2 + ranks)) | ids of those that wait, of those that run, and in the steps under way |
@@ -164,7 +169,7 @@ pub fn host_reserve(request: &Request, budgets: Bytes) -> HostReserve {
         .saturating_mul(shape.vocab.into())
         .round_up(Bytes(MIB));
     let ranks = u64::from(request.rank_count());
-    let loading = Bytes(LOADING_RANK_BYTES * ranks) + tables;
+    let loading = Bytes(LOADING_RANK_BYTES * ranks) + tables.max(Bytes(MERGING_BYTES));
     let serving = TOKENIZING_BYTES * (largest_text(context) + SMALL_TEXT_BYTES) + RENDERER_BYTES;
     let waiting_bodies = SMALL_BODIES_BYTES + LARGE_BODIES_BYTES + QUEUED_TEXT_BYTES;
     let connections = u64::from(CONNECTIONS + ADMIN_CONNECTIONS + PROBE_CONNECTIONS);

@@ -14,6 +14,7 @@ use plimsoll_planner::Dtype;
 
 use super::figures::{Figures, kept};
 use super::side::{Answers, Seen, WrongRow};
+use super::turns::Turns;
 use crate::model_error::ModelError;
 
 /// More of an adapter than this is not given up to rounding, see [`Figures::lost`].
@@ -65,6 +66,7 @@ pub struct Gate {
     holds_back: AtomicBool,
     tallies: Mutex<Vec<Tally>>,
     answers: Mutex<Vec<(Place, Arc<Answers>)>>,
+    pub(super) turns: Turns,
     #[cfg(test)]
     pub(crate) spoils: Mutex<Option<super::spoils::Spoils>>,
 }

@@ -265,21 +265,28 @@ impl TensorSource for Merged {
         cols: Range<usize>,
         out: &mut [u8],
     ) -> Result<(), ModelError> {
-        if self.change(name).is_none() {
+        let Some(change) = self.change(name) else {
             return self.base.read_as(dtype, self.behind(name), rows, cols, out);
-        }
-        let (first_row, width) = (rows.start, cols.len());
-        let mut numbers = vec![0.0; rows.len().saturating_mul(width)];
-        self.read_kept(dtype, name, rows, cols, &mut numbers)?;
-        self.check(dtype, name, first_row, width, &numbers)?;
-        encode(dtype, &numbers, out);
-        #[cfg(test)]
-        self.gate
-            .spoil_kept(first_row, numbers.len() / width.max(1), out);
-        if self.gate.is_open() {
-            let place = (first_row, width);
-            self.gate
-                .compare(self.number, name, place, dtype, (&numbers, out));
+        };
+        let _turn = self.gate.turns.take();
+        let (width, size) = (cols.len(), if dtype == Dtype::Float32 { 4 } else { 2 });
+        let at_once = rows_at_once(width, change.rank()).min(rows.len().max(1));
+        let mut numbers = vec![0.0; at_once * width];
+        check_block(name, self.info(name), &rows, &cols, out.len() / size)?;
+        for (at, out) in out.chunks_mut((at_once * width * size).max(1)).enumerate() {
+            let first = rows.start + at * at_once;
+            let some = first..rows.end.min(first + at_once);
+            let numbers = &mut numbers[..some.len() * width];
+            self.read_kept(dtype, name, some.clone(), cols.clone(), numbers)?;
+            self.check(dtype, name, first, width, numbers)?;
+            encode(dtype, numbers, out);
+            #[cfg(test)]
+            self.gate.spoil_kept(first, some.len(), out);
+            if self.gate.is_open() {
+                let place = (first, width);
+                self.gate
+                    .compare(self.number, name, place, dtype, (numbers, out));
+            }
         }
         Ok(())
     }

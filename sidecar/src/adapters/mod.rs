@@ -24,6 +24,7 @@ mod side;
 mod sorted;
 mod tied;
 mod tokens;
+mod turns;
 #[cfg(test)]
 pub(crate) mod spoils;
 #[cfg(test)]

@@ -5,9 +5,8 @@ use std::ops::Range;
 use super::factor::Factor;
 use crate::model_error::ModelError;
 
-/// Numbers of a weight, of A, and of B that are held at once, by each thread that reads: with their sums
-/// in f64, 1.3 MiB.
-const AT_ONCE: usize = 64 << 10;
+/// Numbers of a weight, of A, and of B that are held at once, by each thread that reads.
+pub(super) const AT_ONCE: usize = 64 << 10;
 
 /// Rows of a weight that is read `width` columns wide, and of its left factor.
 pub(super) fn rows_at_once(width: usize, rank: usize) -> usize {
