@@ -20,13 +20,11 @@ const TEXT: &str = include_str!("text.txt");
 /// Predictions that are asked for at once: their prompts have all but the last tokens in common.
 const AT_ONCE: usize = 16;
 
-const ROWS: [(Dtype, BlockCompute); 6] = [
+const ROWS: [(Dtype, BlockCompute); 4] = [
     (Dtype::Float32, BlockCompute::Exact),
     (Dtype::Float32, BlockCompute::Int8),
     (Dtype::BFloat16, BlockCompute::Exact),
     (Dtype::BFloat16, BlockCompute::Int8),
-    (Dtype::Float16, BlockCompute::Exact),
-    (Dtype::Float16, BlockCompute::Int8),
 ];
 
 fn main() {
@@ -72,7 +70,7 @@ fn predictions(
         dtype,
         kv_dtype: dtype,
         compute,
-        max_model_len: model.shape.context,
+        max_model_len: u32::try_from(ids.len() + 1).expect("a short text"),
         threads: plimsoll_kernels::pool::available_cpus(),
         ..Run::whole(&model.shape)
     };
