@@ -139,6 +139,13 @@ impl Loop {
         self.judge(Some(why)).map_err(Failure)
     }
 
+    /// A replacement is about to be read.
+    pub(super) fn watch(&self, gate: &Gate) {
+        if self.shared.validation != Validation::Off {
+            gate.begin(false);
+        }
+    }
+
     /// What a replacement's adapters became, before it is adopted.
     pub(super) fn verdict_of(&self, gate: &Gate) -> Result<Verdict, String> {
         if self.shared.validation == Validation::Off {
@@ -260,8 +267,13 @@ mod tests {
         let told = serving(spoilt(Spoils::Times(-1.0)), Validation::Report).adapters();
         assert!(told.wrong.unwrap().contains("-1.0000 times it"));
         assert!(told.answers_change.is_some());
-        let silent = serving(spoilt(Spoils::Times(-1.0)), Validation::Off).adapters();
-        assert_eq!(silent, Verdict::default());
+        let silent = serving(spoilt(Spoils::Times(-1.0)), Validation::Off);
+        assert_eq!(silent.adapters(), Verdict::default());
+        // An update is not looked at either, then or later.
+        let again = Arc::new(silent.open_weights(&silent.weights().path).unwrap());
+        let updated = silent.update(Arc::clone(&again), None, PauseMode::Keep);
+        assert!(updated.wait().is_ok());
+        assert!(!again.gate.is_open());
     }
 
     #[test]

@@ -121,7 +121,7 @@ impl Loop {
         };
         self.forget_cache();
         lock(&self.shared.weights).writes += 1;
-        weights.gate.begin(false);
+        self.watch(&weights.gate);
         if let Err(why) = self.ranks.overwrite(weights)? {
             if took {
                 self.give_weights_back()?;
