@@ -1,9 +1,6 @@
 //! The documents between operator and sidecar: they come back as they went, stay within the sizes
 //! that Kubernetes allows, and refuse what they do not know.
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test may end at what it did not expect"
-)]
+#![expect(clippy::unwrap_used, reason = "a test may end at the unexpected")]
 
 mod told;
 

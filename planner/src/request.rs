@@ -2,8 +2,7 @@
 
 use crate::bytes::Bytes;
 use crate::model::{Dtype, ModelShape};
-use crate::scratch::InputForm;
-use crate::stored::{BlockCompute, Kept, Quantization};
+use crate::stored::{BlockCompute, InputForm, Kept, Quantization};
 
 /// Where the ranks compute; decides the activation dtype, the granule and the fixed floors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -6,6 +6,7 @@ use crate::bytes::Bytes;
 use crate::model::{Dtype, ModelShape};
 use crate::request::{Backend, KvLayout, Limits};
 use crate::shard::Shard;
+use crate::stored::InputForm;
 use crate::weights::{PANEL_COLS, TENSOR_ALIGN, padded_mlp_columns};
 
 /// Parts into which decode attention may cut one sequence's context, so that few sequences still
@@ -17,21 +18,6 @@ pub const GEMM_INPUT_ROWS: u64 = 16;
 pub const INT8_GROUP_BYTES: u64 = 4 + 4 + GROUP;
 /// Sampling keeps this much per sequence: histograms of the threshold search, and candidates.
 pub const SAMPLING_BYTES_PER_SEQUENCE: u64 = 32 << 10;
-
-/// What the input of a linear layer becomes before it is multiplied.
-#[derive(Clone, Copy, Debug)]
-pub struct InputForm {
-    /// Of weights that are of one float type, and of exact products.
-    pub dtype: Dtype,
-    /// Weights in blocks may be multiplied by 8-bit integers, whatever their type.
-    pub int8: bool,
-}
-
-impl From<Dtype> for InputForm {
-    fn from(dtype: Dtype) -> InputForm {
-        InputForm { dtype, int8: false }
-    }
-}
 
 /// One buffer's place in its account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

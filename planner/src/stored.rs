@@ -27,6 +27,21 @@ pub enum BlockCompute {
     Exact,
 }
 
+/// What the input of a linear layer becomes before it is multiplied.
+#[derive(Clone, Copy, Debug)]
+pub struct InputForm {
+    /// Of weights that are of one float type, and of exact products.
+    pub dtype: Dtype,
+    /// Weights in blocks may be multiplied by 8-bit integers, whatever their type.
+    pub int8: bool,
+}
+
+impl From<Dtype> for InputForm {
+    fn from(dtype: Dtype) -> InputForm {
+        InputForm { dtype, int8: false }
+    }
+}
+
 /// How the weights of a request lie in memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Kept<'a> {

@@ -2,8 +2,8 @@
 
 mod samples;
 
-use plimsoll_planner::scratch::{ATTENTION_SPLITS, InputForm, activations, comm, workspaces};
-use plimsoll_planner::{Backend, Bytes, Dtype, KvLayout, Limits, ModelShape, Shard};
+use plimsoll_planner::scratch::{ATTENTION_SPLITS, activations, comm, workspaces};
+use plimsoll_planner::{Backend, Bytes, Dtype, InputForm, KvLayout, Limits, ModelShape, Shard};
 use samples::smollm2;
 
 const LIMITS: Limits = Limits {
