@@ -35,26 +35,39 @@ fn spec() -> InferenceDeploymentSpec {
 #[test]
 fn rows_of_alike_layers_are_the_layers_again() {
     let q4 = LayerBlocks {
-        qkv: Some(BlockFormat::Q4_0),
-        output: Some(BlockFormat::Q4_0),
-        gate_up: Some(BlockFormat::Q4_1),
+        gate: Some(BlockFormat::Q4_1),
+        up: Some(BlockFormat::Q4_1),
         down: None,
+        ..LayerBlocks::uniform(Some(BlockFormat::Q4_0))
     };
-    let q8 = LayerBlocks {
+    let q6 = LayerBlocks {
+        value: Some(BlockFormat::Q6K),
+        up: None,
         down: Some(BlockFormat::Q8_0),
         ..q4
     };
     let mut layers = vec![q4; 30];
-    layers[7] = q8;
+    layers[7] = q6;
+    layers[29] = q6;
     let blocks = ModelBlocks {
         embedding: Some(BlockFormat::Q8_0),
         head: None,
         layers,
     };
     let stored = convert::stored_blocks(&blocks);
-    let rows = &stored.as_ref().unwrap().layers;
-    let counts: Vec<u32> = rows.iter().map(|row| row.count).collect();
-    assert_eq!(counts, [7, 1, 22]);
+    let told = stored.as_ref().unwrap();
+    let counts: Vec<u32> = told.layers.iter().map(|row| row.count).collect();
+    assert_eq!(counts, [28, 2]);
+    assert_eq!(
+        told.order.as_deref(),
+        Some("AAAAAAABAAAAAAAAAAAAAAAAAAAAAB")
+    );
+    let row = serde_json::to_value(&told.layers[1]).unwrap();
+    let expected = json!({
+        "count": 2, "query": "Q4_0", "key": "Q4_0", "value": "Q6_K", "output": "Q4_0",
+        "gate": "Q4_1", "down": "Q8_0",
+    });
+    assert_eq!(row, expected);
     let known = ModelFacts {
         blocks: stored,
         ..facts()
@@ -95,6 +108,72 @@ fn facts_of_no_model_are_refused_before_anything_is_made_of_them() {
         let message = forged(layers, rows);
         assert!(message.contains("blocks.layers"), "{message}");
     }
+}
+
+#[test]
+fn rows_and_orders_that_contradict_themselves_are_refused() {
+    let row = |count: u32, more: serde_json::Value| {
+        let mut row = json!({"count": count, "down": "Q4_K"});
+        row.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        row
+    };
+    let two = json!([row(10, json!({})), row(20, json!({"qkv": "Q4_K"}))]);
+    let letters = |a: usize, b: usize| "AB".repeat(a) + &"B".repeat(b);
+    let accepted = |layers: &serde_json::Value, order: Option<String>| {
+        let mut value = serde_json::to_value(facts()).unwrap();
+        value["blocks"] = json!({"layers": layers, "order": order});
+        let known: ModelFacts = serde_json::from_value(value).unwrap();
+        let request = convert::request(&spec(), &known);
+        request
+            .map(|request| request.shape.blocks.layers.len())
+            .map_err(|e| e.to_string())
+    };
+    assert_eq!(accepted(&two, None), Ok(30));
+    assert_eq!(accepted(&two, Some(letters(10, 10))), Ok(30));
+    for order in [
+        letters(10, 9),
+        letters(11, 8),
+        letters(10, 9) + "C",
+        letters(10, 9) + "@",
+    ] {
+        let refused = accepted(&two, Some(order.clone())).unwrap_err();
+        assert!(refused.contains("blocks.order"), "{order}: {refused}");
+    }
+    for more in [
+        json!({"qkv": "Q4_K", "value": "Q6_K"}),
+        json!({"gateUp": "Q4_K", "up": "Q6_K"}),
+    ] {
+        let refused = accepted(&json!([row(30, more)]), None).unwrap_err();
+        assert!(refused.contains("beside"), "{refused}");
+    }
+}
+
+/// A file may mix more than a termination message takes: the rarest layers are expanded then.
+#[test]
+fn of_too_many_kinds_of_layers_the_rarest_go_without_blocks() {
+    let pick = |at: usize| Some(BlockFormat::ALL[at % 12]);
+    let kind = |at: usize| LayerBlocks {
+        down: pick(at / 12),
+        ..LayerBlocks::uniform(pick(at))
+    };
+    let mut layers: Vec<LayerBlocks> = (0..30).map(kind).collect();
+    layers.extend([kind(29), kind(29), kind(28)]);
+    let blocks = ModelBlocks {
+        layers,
+        ..ModelBlocks::default()
+    };
+    let fit = convert::fit_facts(blocks.clone());
+    assert_eq!(fit.layers[30..], blocks.layers[30..]);
+    assert_eq!(fit.layers[27], LayerBlocks::default());
+    let rows = convert::stored_blocks(&fit).unwrap().layers.len();
+    assert!((8..=convert::STORED_ROWS_MAX).contains(&rows), "{rows}");
+    let few = ModelBlocks {
+        layers: vec![kind(0), kind(1), kind(0)],
+        ..ModelBlocks::default()
+    };
+    assert_eq!(convert::fit_facts(few.clone()), few);
 }
 
 #[test]

@@ -8,13 +8,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::boot::*;
-use plimsoll_crds::v1alpha1::convert::STORED_ROWS_MAX;
+use plimsoll_crds::v1alpha1::convert::{STORED_BYTES_MAX, fit_facts, stored_blocks};
 use plimsoll_crds::v1alpha1::engine::*;
 use plimsoll_crds::v1alpha1::facts::*;
 use plimsoll_crds::v1alpha1::model::ComputeDtype;
 use plimsoll_crds::v1alpha1::report::*;
 use plimsoll_crds::v1alpha1::status::*;
 use plimsoll_crds::v1alpha1::target::*;
+use plimsoll_planner::{LayerBlocks, ModelBlocks};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use told::{asleep, boot, target};
@@ -23,14 +24,35 @@ fn back<T: Serialize + DeserializeOwned>(value: &T) -> T {
     serde_json::from_str(&serde_json::to_string(value).unwrap()).unwrap()
 }
 
-fn largest_facts() -> ModelFacts {
-    let layers = StoredLayers {
-        count: u32::MAX,
-        qkv: Some(BlockFormat::Q4_0),
-        output: Some(BlockFormat::Q4_1),
-        gate_up: Some(BlockFormat::Q8_0),
-        down: Some(BlockFormat::Q8_0),
+/// As many kinds of layers as facts tell of, in no order.
+fn largest_blocks() -> StoredBlocks {
+    let all = plimsoll_planner::BlockFormat::ALL;
+    let pick = |at: usize| Some(all[at % all.len()]);
+    let layer = |at: usize| LayerBlocks {
+        query: pick(at),
+        key: pick(at + 1),
+        value: pick(at + 2),
+        output: pick(at + 3),
+        gate: pick(at + 4),
+        up: pick(at + 5),
+        down: pick(at + 6),
     };
+    let blocks = ModelBlocks {
+        embedding: Some(plimsoll_planner::BlockFormat::Iq4Xs),
+        head: Some(plimsoll_planner::BlockFormat::Iq4Nl),
+        layers: (0..256).map(layer).collect(),
+    };
+    let fit = stored_blocks(&fit_facts(blocks)).unwrap();
+    assert!(fit.layers.len() >= 5, "{fit:?}");
+    let bytes = serde_json::to_string(&fit).unwrap().len();
+    assert!(
+        bytes <= STORED_BYTES_MAX && bytes > STORED_BYTES_MAX - 200,
+        "{bytes}"
+    );
+    fit
+}
+
+fn largest_facts() -> ModelFacts {
     ModelFacts {
         architecture: Architecture::Mistral,
         format: ModelFormat::HuggingFace,
@@ -50,11 +72,7 @@ fn largest_facts() -> ModelFacts {
         file_dtype: "IQ4_XS".repeat(4),
         default_dtype: Dtype::BFloat16,
         quantization: Some("compressed-tensors, W8A8".to_owned()),
-        blocks: Some(StoredBlocks {
-            embedding: Some(BlockFormat::Q8_0),
-            head: Some(BlockFormat::Q8_0),
-            layers: vec![layers; STORED_ROWS_MAX],
-        }),
+        blocks: Some(largest_blocks()),
         weight_file_bytes: u64::MAX,
         parameters: u64::MAX,
         digest: format!("sha256:{}", "f".repeat(64)),

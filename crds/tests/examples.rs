@@ -45,7 +45,9 @@ fn smollm2() -> ModelFacts {
                 output: Some(BlockFormat::Q4_1),
                 gate_up: Some(BlockFormat::Q4_1),
                 down: Some(BlockFormat::Q4_1),
+                ..StoredLayers::default()
             }],
+            order: None,
         }),
         weight_file_bytes: 98_362_432,
         parameters: 134_515_008,

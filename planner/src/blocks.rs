@@ -1,47 +1,155 @@
-//! Weights that stay in 4 or 8 bits: blocks of 32 columns of one row, with a scale each; and which
+//! Weights that stay in 2 to 8 bits: blocks of columns of one row with scales of their own; and which
 //! matrices of a model have them.
 
 use std::fmt;
 
-/// Columns of a block. A cut of columns lies on a multiple of it.
+/// Every cut of columns lies on a multiple of this, whatever the format: pieces of a longer block keep
+/// its scales each.
 pub const GROUP: u64 = 32;
+/// Columns of the longer blocks.
+const LONG: u64 = 256;
 
-/// A block type, named and defined as in GGUF: d and m are f16, q is an integer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// A block type, named and defined as in GGUF: d and m are f16, q is an integer, s and t are integers
+/// of a few bits that a part of the block has of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum BlockFormat {
     /// d * (q - 8), q of 4 bits
     Q4_0,
     /// d * q + m, q of 4 bits
     Q4_1,
+    /// d * (q - 16), q of 5 bits
+    Q5_0,
+    /// d * q + m, q of 5 bits
+    Q5_1,
     /// d * q, q of 8 bits with a sign
     Q8_0,
+    /// d * table(q), q of 4 bits
+    Iq4Nl,
+    /// d * s * q - m * t, q of 2 bits, s and t of 16 columns
+    Q2K,
+    /// d * s * (q - 4), q of 3 bits, s of 16 columns
+    Q3K,
+    /// d * s * q - m * t, q of 4 bits, s and t of 32 columns
+    Q4K,
+    /// d * s * q - m * t, q of 5 bits, s and t of 32 columns
+    Q5K,
+    /// d * s * (q - 32), q of 6 bits, s of 16 columns
+    Q6K,
+    /// d * s * table(q), q of 4 bits, s of 32 columns
+    Iq4Xs,
 }
 
 impl BlockFormat {
-    pub const ALL: [BlockFormat; 3] = [BlockFormat::Q4_0, BlockFormat::Q4_1, BlockFormat::Q8_0];
+    pub const ALL: [BlockFormat; 12] = [
+        BlockFormat::Q4_0,
+        BlockFormat::Q4_1,
+        BlockFormat::Q5_0,
+        BlockFormat::Q5_1,
+        BlockFormat::Q8_0,
+        BlockFormat::Iq4Nl,
+        BlockFormat::Q2K,
+        BlockFormat::Q3K,
+        BlockFormat::Q4K,
+        BlockFormat::Q5K,
+        BlockFormat::Q6K,
+        BlockFormat::Iq4Xs,
+    ];
+
+    /// As files name it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            BlockFormat::Q4_0 => "Q4_0",
+            BlockFormat::Q4_1 => "Q4_1",
+            BlockFormat::Q5_0 => "Q5_0",
+            BlockFormat::Q5_1 => "Q5_1",
+            BlockFormat::Q8_0 => "Q8_0",
+            BlockFormat::Iq4Nl => "IQ4_NL",
+            BlockFormat::Q2K => "Q2_K",
+            BlockFormat::Q3K => "Q3_K",
+            BlockFormat::Q4K => "Q4_K",
+            BlockFormat::Q5K => "Q5_K",
+            BlockFormat::Q6K => "Q6_K",
+            BlockFormat::Iq4Xs => "IQ4_XS",
+        }
+    }
+
+    /// Columns of a block; a row is whole blocks.
+    pub const fn columns(self) -> u64 {
+        match self {
+            BlockFormat::Q4_0
+            | BlockFormat::Q4_1
+            | BlockFormat::Q5_0
+            | BlockFormat::Q5_1
+            | BlockFormat::Q8_0
+            | BlockFormat::Iq4Nl => GROUP,
+            BlockFormat::Q2K
+            | BlockFormat::Q3K
+            | BlockFormat::Q4K
+            | BlockFormat::Q5K
+            | BlockFormat::Q6K
+            | BlockFormat::Iq4Xs => LONG,
+        }
+    }
+
+    /// Bits of each column's q.
+    pub const fn bits(self) -> u64 {
+        match self {
+            BlockFormat::Q2K => 2,
+            BlockFormat::Q3K => 3,
+            BlockFormat::Q4_0
+            | BlockFormat::Q4_1
+            | BlockFormat::Iq4Nl
+            | BlockFormat::Q4K
+            | BlockFormat::Iq4Xs => 4,
+            BlockFormat::Q5_0 | BlockFormat::Q5_1 | BlockFormat::Q5K => 5,
+            BlockFormat::Q6K => 6,
+            BlockFormat::Q8_0 => 8,
+        }
+    }
+
+    /// Bytes of a block's scales and minima: every piece of the block keeps them.
+    pub const fn head_bytes(self) -> u64 {
+        match self {
+            BlockFormat::Q4_0 | BlockFormat::Q5_0 | BlockFormat::Q8_0 | BlockFormat::Iq4Nl => 2,
+            BlockFormat::Q4_1 | BlockFormat::Q5_1 => 4,
+            // Four bits of s and t for every 16 columns.
+            BlockFormat::Q2K => 4 + LONG / 16,
+            // Six bits of s for every 16 columns, of s and t for every 32.
+            BlockFormat::Q3K => 2 + 12,
+            BlockFormat::Q4K | BlockFormat::Q5K => 4 + 12,
+            BlockFormat::Q6K => 2 + LONG / 16,
+            BlockFormat::Iq4Xs => 2 + 6,
+        }
+    }
 
     /// Bytes of one block, in the file and in memory.
     pub const fn bytes(self) -> u64 {
-        match self {
-            BlockFormat::Q4_0 => 2 + GROUP / 2,
-            BlockFormat::Q4_1 => 4 + GROUP / 2,
-            BlockFormat::Q8_0 => 2 + GROUP,
-        }
+        self.head_bytes() + self.columns() * self.bits() / 8
+    }
+
+    /// Bytes of a row of whole blocks.
+    pub const fn row_bytes(self, cols: u64) -> u64 {
+        cols.div_ceil(self.columns()) * self.bytes()
+    }
+
+    /// Bytes of so many columns of a row wherever they begin: room for the scales of as many blocks as
+    /// they may touch, so that a share's bytes do not depend on which share it is.
+    pub const fn piece_bytes(self, cols: u64) -> u64 {
+        let touched = match cols {
+            0 => 0,
+            _ => (cols + self.columns() - GROUP).div_ceil(self.columns()),
+        };
+        touched * self.head_bytes() + cols.next_multiple_of(GROUP) * self.bits() / 8
     }
 }
 
 impl fmt::Display for BlockFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            BlockFormat::Q4_0 => "Q4_0",
-            BlockFormat::Q4_1 => "Q4_1",
-            BlockFormat::Q8_0 => "Q8_0",
-        })
+        f.write_str(self.label())
     }
 }
 
-/// The matrices that a file has in blocks. A matrix of several tensors (q, k and v; gate and up) is in
-/// blocks where all of them are, in the same.
+/// The matrices that a file has in blocks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ModelBlocks {
     pub embedding: Option<BlockFormat>,
@@ -54,28 +162,63 @@ pub struct ModelBlocks {
 /// The matrices of one layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LayerBlocks {
-    pub qkv: Option<BlockFormat>,
+    pub query: Option<BlockFormat>,
+    pub key: Option<BlockFormat>,
+    pub value: Option<BlockFormat>,
     pub output: Option<BlockFormat>,
-    pub gate_up: Option<BlockFormat>,
+    pub gate: Option<BlockFormat>,
+    pub up: Option<BlockFormat>,
     pub down: Option<BlockFormat>,
 }
 
 impl LayerBlocks {
+    /// All matrices in the same.
+    pub const fn uniform(format: Option<BlockFormat>) -> LayerBlocks {
+        LayerBlocks {
+            query: format,
+            key: format,
+            value: format,
+            output: format,
+            gate: format,
+            up: format,
+            down: format,
+        }
+    }
+
     /// In the order of the fields.
-    pub fn all(self) -> [Option<BlockFormat>; 4] {
+    pub fn all(self) -> [Option<BlockFormat>; 7] {
         let LayerBlocks {
-            qkv,
+            query,
+            key,
+            value,
             output,
-            gate_up,
+            gate,
+            up,
             down,
         } = self;
-        [qkv, output, gate_up, down]
+        [query, key, value, output, gate, up, down]
+    }
+
+    /// Whether q, k and v lie as one matrix: where they are stored alike.
+    pub fn fuses_qkv(self) -> bool {
+        self.query == self.key && self.key == self.value
+    }
+
+    /// The same of gate and up.
+    pub fn fuses_gate_up(self) -> bool {
+        self.gate == self.up
     }
 }
 
 impl ModelBlocks {
     pub fn is_empty(&self) -> bool {
         self.formats().is_empty()
+    }
+
+    /// Of one layer.
+    pub fn layer(&self, layer: u32) -> LayerBlocks {
+        let found = self.layers.get(layer as usize).copied();
+        found.unwrap_or_default()
     }
 
     /// Every format that a matrix is in, once each, in the order of [`BlockFormat::ALL`].
@@ -99,11 +242,35 @@ mod tests {
 
     #[test]
     fn blocks_are_as_large_as_those_of_a_file() {
-        let sizes = BlockFormat::ALL.map(|format| (format.to_string(), format.bytes()));
-        let expected = [("Q4_0", 18), ("Q4_1", 20), ("Q8_0", 34)];
-        assert_eq!(
-            sizes,
-            expected.map(|(name, bytes)| (name.to_owned(), bytes))
-        );
+        let sizes = BlockFormat::ALL.map(|f| (f.label(), f.columns(), f.bytes()));
+        let expected = [
+            ("Q4_0", 32, 18),
+            ("Q4_1", 32, 20),
+            ("Q5_0", 32, 22),
+            ("Q5_1", 32, 24),
+            ("Q8_0", 32, 34),
+            ("IQ4_NL", 32, 18),
+            ("Q2_K", 256, 84),
+            ("Q3_K", 256, 110),
+            ("Q4_K", 256, 144),
+            ("Q5_K", 256, 176),
+            ("Q6_K", 256, 210),
+            ("IQ4_XS", 256, 136),
+        ];
+        assert_eq!(sizes, expected);
+    }
+
+    #[test]
+    fn a_piece_has_room_for_the_scales_of_every_block_that_it_may_touch() {
+        for format in BlockFormat::ALL {
+            let columns = format.columns();
+            assert_eq!(format.piece_bytes(0), 0);
+            for cols in (1..40).map(|groups| groups * GROUP) {
+                let touched = |first: u64| (first + cols).div_ceil(columns) - first / columns;
+                let most = (0..columns / GROUP).map(|at| touched(at * GROUP)).max();
+                let scales = format.piece_bytes(cols) - cols * format.bits() / 8;
+                assert_eq!(Some(scales / format.head_bytes()), most, "{format} {cols}");
+            }
+        }
     }
 }

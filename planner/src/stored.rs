@@ -69,6 +69,20 @@ impl Kept<'_> {
         }
     }
 
+    /// How a packed matrix lies whose columns are cut.
+    pub fn pieces(self, tensor: Tensor) -> Form {
+        match self.panels(tensor) {
+            Form::Blocks(format, dtype) if format.columns() > GROUP => Form::Pieces(format, dtype),
+            form => form,
+        }
+    }
+
+    /// In which blocks the matrices of a layer are.
+    pub fn layer(self, layer: u32) -> LayerBlocks {
+        self.blocks
+            .map_or(LayerBlocks::default(), |all| all.layer(layer))
+    }
+
     /// How the embedding lies: packed where it is the head, too, or in blocks.
     pub fn embedding(self, tied: bool) -> Form {
         match self.panels(Tensor::Embedding) {
@@ -79,13 +93,9 @@ impl Kept<'_> {
 
     /// The layers whose matrices lie differently, one of each kind: its index, and how many are of it.
     pub fn kinds(self, layers: u32) -> Vec<(u32, u32)> {
-        let kind = |layer: u32| {
-            let blocks = self.blocks.and_then(|all| all.layers.get(layer as usize));
-            blocks.copied().unwrap_or_default()
-        };
         let mut kinds: Vec<(LayerBlocks, u32, u32)> = Vec::new();
         for layer in 0..layers {
-            let this = kind(layer);
+            let this = self.layer(layer);
             match kinds.iter_mut().find(|(of, ..)| *of == this) {
                 Some((.., count)) => *count += 1,
                 None => kinds.push((this, layer, 1)),
@@ -100,20 +110,17 @@ impl Kept<'_> {
 
 /// The format of one matrix; none of what is no matrix.
 fn format_of(blocks: &ModelBlocks, tensor: Tensor) -> Option<BlockFormat> {
-    let layer = |layer: u32| {
-        blocks
-            .layers
-            .get(layer as usize)
-            .copied()
-            .unwrap_or_default()
-    };
     match tensor {
         Tensor::Embedding => blocks.embedding,
         Tensor::Head => blocks.head,
-        Tensor::Qkv { layer: l } => layer(l).qkv,
-        Tensor::Output { layer: l } => layer(l).output,
-        Tensor::GateUp { layer: l } => layer(l).gate_up,
-        Tensor::Down { layer: l } => layer(l).down,
+        // A fused matrix has the one format of its parts.
+        Tensor::Qkv { layer } | Tensor::Query { layer } => blocks.layer(layer).query,
+        Tensor::Key { layer } => blocks.layer(layer).key,
+        Tensor::Value { layer } => blocks.layer(layer).value,
+        Tensor::Output { layer } => blocks.layer(layer).output,
+        Tensor::GateUp { layer } | Tensor::Gate { layer } => blocks.layer(layer).gate,
+        Tensor::Up { layer } => blocks.layer(layer).up,
+        Tensor::Down { layer } => blocks.layer(layer).down,
         Tensor::InputNorm { .. }
         | Tensor::QkvBias { .. }
         | Tensor::QNorm { .. }
@@ -126,8 +133,8 @@ fn format_of(blocks: &ModelBlocks, tensor: Tensor) -> Option<BlockFormat> {
     }
 }
 
-/// Why a model of this shape cannot have its blocks: rows of blocks, and every cut of columns, are whole
-/// blocks.
+/// Why a model of this shape cannot have its blocks: rows are whole blocks, and every cut of columns
+/// lies on a multiple of [`GROUP`].
 pub fn misfit(shape: &ModelShape) -> Option<String> {
     let blocks = &shape.blocks;
     let (layers, expected) = (blocks.layers.len(), shape.layers);
@@ -136,21 +143,43 @@ pub fn misfit(shape: &ModelShape) -> Option<String> {
             "blocks of {layers} layers, the model has {expected}"
         ));
     }
-    let any = |of: fn(&LayerBlocks) -> Option<BlockFormat>| {
-        blocks.layers.iter().any(|layer| of(layer).is_some())
-    };
-    let by_hidden = blocks.embedding.or(blocks.head).is_some()
-        || any(|layer| layer.qkv)
-        || any(|layer| layer.gate_up);
-    let needs = [
-        (by_hidden, "hidden size", shape.hidden),
-        (any(|layer| layer.output), "head size", shape.head_dim),
-        (any(|layer| layer.down), "intermediate size", shape.ffn),
-    ];
-    needs.into_iter().find_map(|(needed, name, size)| {
-        let whole = u64::from(size).is_multiple_of(GROUP);
-        (needed && !whole).then(|| format!("blocks of {GROUP} do not divide the {name} {size}"))
-    })
+    let layers = blocks.layers.iter().flat_map(|layer| {
+        let rows = [layer.query, layer.key, layer.value, layer.gate, layer.up];
+        let by_hidden = rows.map(|format| (format, Width::Hidden));
+        let cut = [(layer.output, Width::Heads), (layer.down, Width::Ffn)];
+        by_hidden.into_iter().chain(cut)
+    });
+    let outside = [blocks.embedding, blocks.head].map(|format| (format, Width::Hidden));
+    let mut all = outside.into_iter().chain(layers);
+    all.find_map(|(format, width)| width.misfit(shape, format?))
+}
+
+/// What the rows of a matrix are as long as.
+#[derive(Clone, Copy, Debug)]
+pub enum Width {
+    Hidden,
+    /// All query heads, cut between heads.
+    Heads,
+    Ffn,
+}
+
+impl Width {
+    /// Why rows of it cannot be in blocks of this format.
+    pub fn misfit(self, shape: &ModelShape, format: BlockFormat) -> Option<String> {
+        let heads = u64::from(shape.query_heads) * u64::from(shape.head_dim);
+        let (name, size) = match self {
+            Width::Hidden => ("hidden size", shape.hidden.into()),
+            Width::Heads => ("width of all heads", heads),
+            Width::Ffn => ("intermediate size", shape.ffn.into()),
+        };
+        let head_dim = u64::from(shape.head_dim);
+        let (name, size, columns) = match self {
+            Width::Heads if !head_dim.is_multiple_of(GROUP) => ("head size", head_dim, GROUP),
+            Width::Hidden | Width::Heads | Width::Ffn => (name, size, format.columns()),
+        };
+        let whole = size.is_multiple_of(columns);
+        (!whole).then(|| format!("blocks of {columns} do not divide the {name} {size}"))
+    }
 }
 
 /// The same model with one of its layers only.

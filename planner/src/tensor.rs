@@ -1,6 +1,6 @@
 //! Tensors of one rank by name, and the forms in which their numbers lie.
 
-use crate::blocks::{BlockFormat, GROUP};
+use crate::blocks::BlockFormat;
 use crate::bytes::Bytes;
 use crate::model::Dtype;
 
@@ -18,6 +18,16 @@ pub enum Tensor {
     },
     /// Rows: this rank's query heads, then its key heads, then its value heads.
     Qkv {
+        layer: u32,
+    },
+    /// Where q, k and v are not stored alike, they lie one by one instead of in `Qkv`.
+    Query {
+        layer: u32,
+    },
+    Key {
+        layer: u32,
+    },
+    Value {
         layer: u32,
     },
     QkvBias {
@@ -44,6 +54,13 @@ pub enum Tensor {
     GateUp {
         layer: u32,
     },
+    /// The same of gate and up.
+    Gate {
+        layer: u32,
+    },
+    Up {
+        layer: u32,
+    },
     GateUpBias {
         layer: u32,
     },
@@ -64,8 +81,13 @@ impl Tensor {
     pub const fn matrix_of(self) -> Option<u32> {
         match self {
             Tensor::Qkv { layer }
+            | Tensor::Query { layer }
+            | Tensor::Key { layer }
+            | Tensor::Value { layer }
             | Tensor::Output { layer }
             | Tensor::GateUp { layer }
+            | Tensor::Gate { layer }
+            | Tensor::Up { layer }
             | Tensor::Down { layer } => Some(layer),
             Tensor::Embedding
             | Tensor::InputNorm { .. }
@@ -93,6 +115,9 @@ pub enum Form {
     /// Panels of `PANEL_ROWS` rows whose numbers stay in blocks, rows and columns padded as in `Panels`:
     /// as many bytes as the blocks have in the file, padding apart. Computed with in the float type.
     Blocks(BlockFormat, Dtype),
+    /// The same of columns that may begin and end inside of a block: each rank that has a part of a
+    /// block has its scales.
+    Pieces(BlockFormat, Dtype),
     /// `rows` numbers of f32; `cols` is 1.
     Vector,
 }
@@ -107,9 +132,12 @@ impl Form {
             Form::Panels(dtype) => Bytes(rows.next_multiple_of(PANEL_ROWS))
                 .saturating_mul(cols.next_multiple_of(PANEL_COLS))
                 .saturating_mul(dtype.bytes()),
-            Form::Blocks(format, _) => Bytes(rows.next_multiple_of(PANEL_ROWS))
-                .saturating_mul(cols.div_ceil(GROUP))
-                .saturating_mul(format.bytes()),
+            Form::Blocks(format, _) => {
+                Bytes(rows.next_multiple_of(PANEL_ROWS)).saturating_mul(format.row_bytes(cols))
+            }
+            Form::Pieces(format, _) => {
+                Bytes(rows.next_multiple_of(PANEL_ROWS)).saturating_mul(format.piece_bytes(cols))
+            }
             Form::Vector => Bytes(rows).saturating_mul(4),
         }
     }

@@ -29,6 +29,8 @@ pub struct TensorPlace {
     pub rows: u64,
     /// Input columns (before padding).
     pub cols: u64,
+    /// Of `Form::Pieces`, the columns of the first block that are another rank's.
+    pub skipped: u64,
 }
 
 /// All tensors of one rank in the order in which they lie.
@@ -99,7 +101,7 @@ pub fn layer_bytes<'a>(shape: &ModelShape, shard: &Shard, kept: impl Into<Kept<'
         mlp_tensors(&mut rows, layer, shape, shard, kept, 1);
         let matrices = rows.iter().filter(|row| row.0.matrix_of().is_some());
         matrices
-            .map(|(_, form, rows, cols)| form.bytes(*rows, *cols).round_up(TENSOR_ALIGN))
+            .map(|(_, form, rows, cols, _)| form.bytes(*rows, *cols).round_up(TENSOR_ALIGN))
             .sum()
     };
     let kinds = kept.kinds(shape.layers).into_iter();
@@ -109,7 +111,7 @@ pub fn layer_bytes<'a>(shape: &ModelShape, shard: &Shard, kept: impl Into<Kept<'
 fn place(tensors: Vec<Row>, is_offloaded: impl Fn(Tensor) -> bool) -> WeightLayout {
     let (mut resident, mut host) = (Bytes::ZERO, Bytes::ZERO);
     let mut places = Vec::with_capacity(tensors.len());
-    for (tensor, form, rows, cols) in tensors {
+    for (tensor, form, rows, cols, first_col) in tensors {
         let bytes = form.bytes(rows, cols);
         let (account, end) = match is_offloaded(tensor) {
             false => (Account::Weights, &mut resident),
@@ -123,6 +125,10 @@ fn place(tensors: Vec<Row>, is_offloaded: impl Fn(Tensor) -> bool) -> WeightLayo
             bytes: bytes.0,
             rows,
             cols,
+            skipped: match form {
+                Form::Pieces(format, _) => first_col % format.columns(),
+                Form::RowMajor(_) | Form::Panels(_) | Form::Blocks(..) | Form::Vector => 0,
+            },
         });
         *end += bytes.round_up(TENSOR_ALIGN);
     }
@@ -132,20 +138,27 @@ fn place(tensors: Vec<Row>, is_offloaded: impl Fn(Tensor) -> bool) -> WeightLayo
     }
 }
 
-type Row = (Tensor, Form, u64, u64);
+/// A tensor's form, rows, columns, and its first column in the whole tensor.
+type Row = (Tensor, Form, u64, u64, u64);
 
 fn tensors(shape: &ModelShape, shard: &Shard, kept: Kept<'_>, rank: u32) -> Vec<Row> {
     let hidden = u64::from(shape.hidden);
     let vocab = u64::from(shard.vocab_row_count());
     let mut rows = Vec::with_capacity(14 * shape.layers as usize + 3);
-    rows.push((Tensor::Embedding, kept.embedding(shape.tied), vocab, hidden));
+    rows.push((
+        Tensor::Embedding,
+        kept.embedding(shape.tied),
+        vocab,
+        hidden,
+        0,
+    ));
     for layer in 0..shape.layers {
         attention_tensors(&mut rows, layer, shape, shard, kept, rank);
         mlp_tensors(&mut rows, layer, shape, shard, kept, rank);
     }
-    rows.push((Tensor::FinalNorm, Form::Vector, hidden, 1));
+    rows.push((Tensor::FinalNorm, Form::Vector, hidden, 1, 0));
     if !shape.tied {
-        rows.push((Tensor::Head, kept.panels(Tensor::Head), vocab, hidden));
+        rows.push((Tensor::Head, kept.panels(Tensor::Head), vocab, hidden, 0));
     }
     rows
 }
@@ -160,21 +173,31 @@ fn attention_tensors(
 ) {
     let (hidden, head_dim) = (u64::from(shape.hidden), u64::from(shape.head_dim));
     let query = u64::from(shard.query_head_count()) * head_dim;
-    let qkv = query + 2 * u64::from(shard.kv_head_count()) * head_dim;
-    rows.push((Tensor::InputNorm { layer }, Form::Vector, hidden, 1));
-    let matrix = Tensor::Qkv { layer };
-    rows.push((matrix, kept.panels(matrix), qkv, hidden));
+    let kv = u64::from(shard.kv_head_count()) * head_dim;
+    let qkv = query + 2 * kv;
+    rows.push((Tensor::InputNorm { layer }, Form::Vector, hidden, 1, 0));
+    let parts: &[(Tensor, u64)] = match kept.layer(layer).fuses_qkv() {
+        true => &[(Tensor::Qkv { layer }, qkv)],
+        false => &[
+            (Tensor::Query { layer }, query),
+            (Tensor::Key { layer }, kv),
+            (Tensor::Value { layer }, kv),
+        ],
+    };
+    let part = |&(part, of): &(Tensor, u64)| (part, kept.panels(part), of, hidden, 0);
+    rows.extend(parts.iter().map(part));
     if shape.qkv_bias {
-        rows.push((Tensor::QkvBias { layer }, Form::Vector, qkv, 1));
+        rows.push((Tensor::QkvBias { layer }, Form::Vector, qkv, 1, 0));
     }
     if shape.qk_norm {
-        rows.push((Tensor::QNorm { layer }, Form::Vector, head_dim, 1));
-        rows.push((Tensor::KNorm { layer }, Form::Vector, head_dim, 1));
+        rows.push((Tensor::QNorm { layer }, Form::Vector, head_dim, 1, 0));
+        rows.push((Tensor::KNorm { layer }, Form::Vector, head_dim, 1, 0));
     }
     let output = Tensor::Output { layer };
-    rows.push((output, kept.panels(output), hidden, query));
+    let first = u64::from(shard.query_heads.start) * head_dim;
+    rows.push((output, kept.pieces(output), hidden, query, first));
     if shape.output_bias && rank == 0 {
-        rows.push((Tensor::OutputBias { layer }, Form::Vector, hidden, 1));
+        rows.push((Tensor::OutputBias { layer }, Form::Vector, hidden, 1, 0));
     }
 }
 
@@ -188,15 +211,29 @@ fn mlp_tensors(
 ) {
     let hidden = u64::from(shape.hidden);
     let columns = padded_mlp_columns(shard);
-    rows.push((Tensor::PostNorm { layer }, Form::Vector, hidden, 1));
-    let gate_up = Tensor::GateUp { layer };
-    rows.push((gate_up, kept.panels(gate_up), 2 * columns, hidden));
+    rows.push((Tensor::PostNorm { layer }, Form::Vector, hidden, 1, 0));
+    let parts: &[(Tensor, u64)] = match kept.layer(layer).fuses_gate_up() {
+        true => &[(Tensor::GateUp { layer }, 2 * columns)],
+        false => &[
+            (Tensor::Gate { layer }, columns),
+            (Tensor::Up { layer }, columns),
+        ],
+    };
+    let part = |&(part, of): &(Tensor, u64)| (part, kept.panels(part), of, hidden, 0);
+    rows.extend(parts.iter().map(part));
     if shape.mlp_bias {
-        rows.push((Tensor::GateUpBias { layer }, Form::Vector, 2 * columns, 1));
+        rows.push((
+            Tensor::GateUpBias { layer },
+            Form::Vector,
+            2 * columns,
+            1,
+            0,
+        ));
     }
     let down = Tensor::Down { layer };
-    rows.push((down, kept.panels(down), hidden, columns));
+    let first = u64::from(shard.mlp_columns.start);
+    rows.push((down, kept.pieces(down), hidden, columns, first));
     if shape.mlp_bias && rank == 0 {
-        rows.push((Tensor::DownBias { layer }, Form::Vector, hidden, 1));
+        rows.push((Tensor::DownBias { layer }, Form::Vector, hidden, 1, 0));
     }
 }

@@ -3,7 +3,7 @@
 mod samples;
 
 use plimsoll_planner::weights::{Form, Tensor, layout};
-use plimsoll_planner::{BlockFormat, Dtype, ModelShape, Shard};
+use plimsoll_planner::{BlockFormat, Dtype, Kept, LayerBlocks, ModelBlocks, ModelShape, Shard};
 use samples::smollm2;
 
 #[test]
@@ -69,22 +69,114 @@ fn rows_and_columns_are_padded_to_panels() {
 
 #[test]
 fn blocks_take_the_bytes_of_the_file_and_whole_panels() {
-    let bytes = |format, rows, cols| {
-        Form::Blocks(format, Dtype::BFloat16)
-            .bytes(rows, cols)
-            .get()
-    };
-    for (format, block) in [
-        (BlockFormat::Q4_0, 18),
-        (BlockFormat::Q4_1, 20),
-        (BlockFormat::Q8_0, 34),
-    ] {
-        // The head of SmolLM2 needs no padding.
-        assert_eq!(bytes(format, 49_152, 576), 49_152 * 18 * block, "{format}");
-        // Rows to 16, columns to 32.
-        assert_eq!(bytes(format, 17, 33), 32 * 2 * block, "{format}");
-        assert_eq!(bytes(format, 0, 576), 0, "{format}");
+    for format in BlockFormat::ALL {
+        let form = Form::Blocks(format, Dtype::BFloat16);
+        let bytes = |rows, cols| form.bytes(rows, cols).get();
+        // The head of SmolLM2 needs no padding, nor do the rows of an 8B model.
+        let (cols, block) = match format.columns() {
+            32 => (576, 18 * format.bytes()),
+            _ => (4096, 16 * format.bytes()),
+        };
+        assert_eq!(bytes(49_152, cols), 49_152 * block, "{format}");
+        // Rows to 16, columns to whole blocks.
+        assert_eq!(bytes(17, 1), 32 * format.bytes(), "{format}");
+        assert_eq!(bytes(0, cols), 0, "{format}");
     }
+}
+
+/// An 8B model as llama.cpp writes Q4_K_M: values and down projections of some layers in Q6_K.
+#[test]
+fn matrices_that_are_stored_apart_have_places_of_their_own_and_little_more_than_the_files_bytes() {
+    let shape = llama_8b_q4_k_m();
+    let kept = Kept {
+        dtype: Dtype::BFloat16,
+        blocks: Some(&shape.blocks),
+    };
+    let (q4, q6) = (BlockFormat::Q4K, BlockFormat::Q6K);
+    let whole = layout(&shape, &Shard::whole(&shape), kept, 0);
+    let place = |tensor| *whole.get(tensor).unwrap();
+    assert_eq!(whole.get(Tensor::Qkv { layer: 0 }), None);
+    let (query, value) = (
+        place(Tensor::Query { layer: 0 }),
+        place(Tensor::Value { layer: 0 }),
+    );
+    assert_eq!((query.rows, query.bytes), (4096, 4096 * 16 * q4.bytes()));
+    assert_eq!((value.rows, value.bytes), (1024, 1024 * 16 * q6.bytes()));
+    assert_eq!(place(Tensor::Qkv { layer: 4 }).rows, 6144);
+    assert_eq!(whole.get(Tensor::Value { layer: 4 }), None);
+    assert_eq!(place(Tensor::GateUp { layer: 0 }).rows, 2 * 14_336);
+    // What llama-quantize writes for Llama-3.1-8B, embedding in Q4_K and head in Q6_K; without the norms.
+    let files = file_bytes(&shape);
+    assert_eq!(files, 4_911_833_088);
+    let most = files + files / 1000;
+    assert!(whole.total().get() < most, "{} of {files}", whole.total());
+    // Cut into parts that no whole block fits: 3 of 32 heads, 128 columns that begin inside of a block.
+    let shard = Shard {
+        kv_heads: 1..2,
+        query_heads: 5..8,
+        mlp_columns: 14_208..14_336,
+        vocab_rows: 0..0,
+    };
+    let cut = layout(&shape, &shard, kept, 1);
+    let output = cut.get(Tensor::Output { layer: 0 }).unwrap();
+    assert_eq!((output.cols, output.skipped), (384, 128));
+    // 384 columns touch three blocks at most.
+    assert_eq!(output.bytes, 4096 * (3 * q4.head_bytes() + 384 / 2));
+    let down = cut.get(Tensor::Down { layer: 0 }).unwrap();
+    assert_eq!((down.cols, down.skipped), (128, 128));
+    assert_eq!(down.bytes, 4096 * (2 * q6.head_bytes() + 128 * 3 / 4));
+}
+
+fn llama_8b_q4_k_m() -> ModelShape {
+    let (layers, q4, q6) = (32, Some(BlockFormat::Q4K), Some(BlockFormat::Q6K));
+    // llama.cpp's `use_more_bits`.
+    let more = |i: u32| i < layers / 8 || i >= 7 * layers / 8 || (i - layers / 8) % 3 == 2;
+    let layer = |i: u32| LayerBlocks {
+        value: if more(i) { q6 } else { q4 },
+        down: if more(i) { q6 } else { q4 },
+        ..LayerBlocks::uniform(q4)
+    };
+    ModelShape {
+        layers,
+        hidden: 4096,
+        query_heads: 32,
+        kv_heads: 8,
+        head_dim: 128,
+        ffn: 14_336,
+        vocab: 128_256,
+        tied: false,
+        blocks: ModelBlocks {
+            embedding: q4,
+            head: q6,
+            layers: (0..layers).map(layer).collect(),
+        },
+        ..smollm2()
+    }
+}
+
+/// Of the matrices.
+fn file_bytes(shape: &ModelShape) -> u64 {
+    let hidden = u64::from(shape.hidden);
+    let (heads, kv) = (
+        u64::from(shape.query_heads * shape.head_dim),
+        u64::from(shape.kv_heads * shape.head_dim),
+    );
+    let (ffn, vocab) = (u64::from(shape.ffn), u64::from(shape.vocab));
+    let of = |format: Option<BlockFormat>, numbers: u64| {
+        let format = format.expect("every matrix is in blocks");
+        numbers / format.columns() * format.bytes()
+    };
+    let layer = |layer: &LayerBlocks| {
+        of(layer.query, heads * hidden)
+            + of(layer.key, kv * hidden)
+            + of(layer.value, kv * hidden)
+            + of(layer.output, heads * hidden)
+            + of(layer.gate, ffn * hidden)
+            + of(layer.up, ffn * hidden)
+            + of(layer.down, ffn * hidden)
+    };
+    let layers: u64 = shape.blocks.layers.iter().map(layer).sum();
+    layers + of(shape.blocks.embedding, vocab * hidden) + of(shape.blocks.head, vocab * hidden)
 }
 
 #[test]

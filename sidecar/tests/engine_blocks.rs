@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use harness::altered::Altered;
-use harness::blocks::{Choice, shared};
+use harness::blocks::{Choice, shared, wide};
 use harness::{Answered, Run, ask, eventually, fixtures, split, start, start_unloaded};
 use plimsoll_planner::{Account, BlockCompute, BlockFormat, Dtype, Quantization, Shard};
 use plimsoll_sidecar::engine::control::Commands;
@@ -34,11 +34,44 @@ fn mixed(name: &str) -> Option<BlockFormat> {
     }
 }
 
+/// As llama.cpp mixes the long ones, and some more.
+fn mixed_long(name: &str) -> Option<BlockFormat> {
+    match name {
+        name if name.contains("embed") => Some(BlockFormat::Q6K),
+        name if name.contains("lm_head") => Some(BlockFormat::Q5K),
+        name if name.contains("layers.0.self_attn.v") => Some(BlockFormat::Q6K),
+        name if name.contains("layers.0.mlp.down") => Some(BlockFormat::Q6K),
+        name if name.contains("layers.1.self_attn.q") => None,
+        name if name.contains("layers.1.self_attn.v") => Some(BlockFormat::Q5_1),
+        name if name.contains("layers.1.mlp.up") => Some(BlockFormat::Iq4Xs),
+        name if name.contains("layers.1.mlp.down") => Some(BlockFormat::Q3K),
+        _ => Some(BlockFormat::Q4K),
+    }
+}
+
+/// For matrices of any width.
 const CHOICES: [(&str, Choice); 4] = [
     ("Q4_0", |_| Some(BlockFormat::Q4_0)),
     ("Q4_1", |_| Some(BlockFormat::Q4_1)),
     ("Q8_0", |_| Some(BlockFormat::Q8_0)),
     ("mixed", mixed),
+];
+
+/// For wide ones: every format, and a mixture.
+const WIDE: [(&str, Choice); 13] = [
+    ("Q4_0", |_| Some(BlockFormat::Q4_0)),
+    ("Q4_1", |_| Some(BlockFormat::Q4_1)),
+    ("Q5_0", |_| Some(BlockFormat::Q5_0)),
+    ("Q5_1", |_| Some(BlockFormat::Q5_1)),
+    ("Q8_0", |_| Some(BlockFormat::Q8_0)),
+    ("IQ4_NL", |_| Some(BlockFormat::Iq4Nl)),
+    ("Q2_K", |_| Some(BlockFormat::Q2K)),
+    ("Q3_K", |_| Some(BlockFormat::Q3K)),
+    ("Q4_K", |_| Some(BlockFormat::Q4K)),
+    ("Q5_K", |_| Some(BlockFormat::Q5K)),
+    ("Q6_K", |_| Some(BlockFormat::Q6K)),
+    ("IQ4_XS", |_| Some(BlockFormat::Iq4Xs)),
+    ("mixed", mixed_long),
 ];
 
 /// Two requests side by side: one long enough for several rows at once.
@@ -86,6 +119,17 @@ fn runs(model: &Model) -> Vec<Run> {
     runs.into_iter().filter(fits).collect()
 }
 
+/// Answers of both, and the bytes of weights that is kept in blocks and expanded.
+fn both(model: &Arc<Model>, run: &Run, what: &str) -> (u64, u64) {
+    let expanded = Run {
+        quantization: Quantization::None,
+        ..run.clone()
+    };
+    let (kept, expanded) = (start(model, run), start(model, &expanded));
+    assert_same(&answers(&kept), &answers(&expanded), what);
+    (weights(&kept), weights(&expanded))
+}
+
 #[test]
 fn answers_are_to_the_bit_those_of_expanded_weights_in_fewer_bytes() {
     for name in [
@@ -98,28 +142,55 @@ fn answers_are_to_the_bit_those_of_expanded_weights_in_fewer_bytes() {
             let model: Arc<Model> = shared(&fixture(name), choice);
             assert!(!model.shape.blocks.is_empty(), "{name} {format}");
             for run in runs(&model) {
-                let what = format!(
-                    "{name}, {format}, {}, {} ranks",
-                    run.dtype,
-                    run.shards.len()
-                );
-                let expanded = Run {
-                    quantization: Quantization::None,
-                    ..run.clone()
-                };
-                let (kept, expanded) = (start(&model, &run), start(&model, &expanded));
-                assert_same(&answers(&kept), &answers(&expanded), &what);
-                let (less, more) = (weights(&kept), weights(&expanded));
+                let ranks = run.shards.len();
+                let what = format!("{name}, {format}, {}, {ranks} ranks", run.dtype);
+                let (less, more) = both(&model, &run, &what);
                 assert!(less * 5 < more * 4, "{what}: {less} of {more} bytes");
             }
         }
     }
 }
 
+/// Both cuts of columns lie inside of long blocks.
+#[test]
+fn every_format_answers_as_expanded_weights_do_on_one_rank_and_cut_inside_of_blocks() {
+    for (at, (format, choice)) in WIDE.into_iter().enumerate() {
+        let model = Arc::new(wide(&fixture("tiny-qwen3"), choice, at % 2 == 0));
+        let whole = Run {
+            dtype: Dtype::BFloat16,
+            ..Run::whole(&model.shape)
+        };
+        let mut shards = split(&model.shape, 2, [0, 1, 2]);
+        (shards[0].mlp_columns, shards[1].mlp_columns) = (0..384, 384..768);
+        assert_eq!(shards[1].query_heads, 4..8, "128 of 256 columns");
+        let two = Run {
+            shards,
+            dtype: [Dtype::Float32, Dtype::Float16][at % 2],
+            ..whole.clone()
+        };
+        for run in [whole, two] {
+            let what = format!("{format}, {}, {} ranks", run.dtype, run.shards.len());
+            let (less, more) = both(&model, &run, &what);
+            assert!(less * 4 < more * 3, "{what}: {less} of {more} bytes");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_stored_alike_lies_apart_and_comes_back_from_every_sleep() {
+    let model = Arc::new(wide(&fixture("tiny-qwen3"), mixed_long, false));
+    let layer = model.shape.blocks.layers[1];
+    assert!(!layer.fuses_qkv() && !layer.fuses_gate_up());
+    sleeps(&model);
+}
+
 #[test]
 fn weights_in_blocks_come_back_from_every_sleep() {
-    let model = shared(&fixture("tiny-qwen3"), mixed);
-    let handle = start(&model, &Run::whole(&model.shape));
+    sleeps(&shared(&fixture("tiny-qwen3"), mixed));
+}
+
+fn sleeps(model: &Arc<Model>) {
+    let handle = start(model, &Run::whole(&model.shape));
     let expected = answers(&handle);
     for level in [SleepLevel::One, SleepLevel::Two] {
         assert_eq!(handle.sleep(level, PauseMode::Keep).wait(), Ok(()));

@@ -38,7 +38,7 @@ pub enum Dtype {
     Float16,
 }
 
-/// A block of 32 numbers of a row with a scale, named as in GGUF.
+/// A block of 32 or 256 numbers of a row with scales of its own, named as in GGUF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum BlockFormat {
     /// 4 bits and a scale.
@@ -47,9 +47,36 @@ pub enum BlockFormat {
     /// 4 bits, a scale and a minimum.
     #[serde(rename = "Q4_1")]
     Q4_1,
+    /// 5 bits and a scale.
+    #[serde(rename = "Q5_0")]
+    Q5_0,
+    /// 5 bits, a scale and a minimum.
+    #[serde(rename = "Q5_1")]
+    Q5_1,
     /// 8 bits and a scale.
     #[serde(rename = "Q8_0")]
     Q8_0,
+    /// 4 bits that number unequal steps, and a scale.
+    #[serde(rename = "IQ4_NL")]
+    Iq4Nl,
+    /// 2 bits; of 256 numbers, each 16 have a scale and a minimum.
+    #[serde(rename = "Q2_K")]
+    Q2K,
+    /// 3 bits; of 256 numbers, each 16 have a scale.
+    #[serde(rename = "Q3_K")]
+    Q3K,
+    /// 4 bits; of 256 numbers, each 32 have a scale and a minimum.
+    #[serde(rename = "Q4_K")]
+    Q4K,
+    /// 5 bits; of 256 numbers, each 32 have a scale and a minimum.
+    #[serde(rename = "Q5_K")]
+    Q5K,
+    /// 6 bits; of 256 numbers, each 16 have a scale.
+    #[serde(rename = "Q6_K")]
+    Q6K,
+    /// 4 bits that number unequal steps; of 256 numbers, each 32 have a scale.
+    #[serde(rename = "IQ4_XS")]
+    Iq4Xs,
 }
 
 /// The matrices that a file has in blocks, and that stay so in memory.
@@ -62,11 +89,15 @@ pub struct StoredBlocks {
     /// The output head of a model that does not tie it to the embedding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<BlockFormat>,
-    /// All layers in order, those beside each other that are alike in one row; empty where no layer
-    /// has any.
+    /// All layers, those that are alike in one row; empty where no layer has any. Rows are in the
+    /// order of the layers, unless `order` has another.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub layers: Vec<StoredLayers>,
+    /// Of which row each layer is, where alike ones do not follow one another: a letter for every layer,
+    /// A for the first row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<String>,
 }
 
 /// Layers whose matrices are stored alike; what is absent is of a float type, or is expanded to it.
@@ -75,15 +106,30 @@ pub struct StoredBlocks {
 pub struct StoredLayers {
     /// How many layers.
     pub count: u32,
-    /// The q, k and v projections.
+    /// The q, k and v projections, where all three are in the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qkv: Option<BlockFormat>,
+    /// The q projection, where the three differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<BlockFormat>,
+    /// The k projection, where the three differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<BlockFormat>,
+    /// The v projection, where the three differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<BlockFormat>,
     /// The output projection of attention.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<BlockFormat>,
-    /// The gate and up projections of the MLP.
+    /// The gate and up projections of the MLP, where both are in the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate_up: Option<BlockFormat>,
+    /// The gate projection, where the two differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<BlockFormat>,
+    /// The up projection, where the two differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub up: Option<BlockFormat>,
     /// The down projection of the MLP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub down: Option<BlockFormat>,

@@ -20,24 +20,23 @@ pub struct ModelSpec {
         extend("x-kubernetes-list-type" = "set")
     )]
     pub served_names: Vec<String>,
-    /// Type of the weights in memory, and of the numbers that weights in 4 or 8 bits are computed in:
+    /// Type of the weights in memory, and of the numbers that weights in 2 to 8 bits are computed in:
     /// Float32, BFloat16, Float16, or Auto for the file's own type (BFloat16 for quantised files).
     #[serde(default)]
     pub dtype: DtypeChoice,
-    /// What becomes of weights that the file has in 4 or 8 bits.
+    /// What becomes of weights that the file has in 2 to 8 bits.
     // Left out where nothing is asked for: revisions are named by what is written, also by operators
     // from before.
     #[serde(default, skip_serializing_if = "QuantizationSpec::is_default")]
     pub quantization: QuantizationSpec,
 }
 
-/// What becomes of weights that the file has in 4 or 8 bits.
+/// What becomes of weights that the file has in 2 to 8 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct QuantizationSpec {
-    /// Auto: they stay as the file has them where the engine can compute with them (status.model.blocks
-    /// names which), and take the file's bytes. None: all are expanded to dtype, which weights need that
-    /// are to be updated with floats.
+    /// Auto: they stay as the file has them (status.model.blocks names which), and take the file's bytes.
+    /// None: all are expanded to dtype, which weights need that are to be updated with floats.
     #[serde(default)]
     pub mode: QuantizationMode,
     /// How those that stay are multiplied. Exact: in dtype, with the bits of expanded weights. Int8:

@@ -40,6 +40,7 @@ impl EmbeddingTable<'_> {
             dtype: self.dtype,
             blocks: self.blocks,
             products: Products::Exact,
+            skipped: None,
         }
     }
 }

@@ -57,16 +57,13 @@ fn packed_and_plain_tables_agree_and_shards_sum_to_the_whole() {
 
 #[test]
 fn a_table_in_blocks_gives_the_rows_of_the_expanded_one() {
-    let (vocab, hidden) = (37, 64);
+    let (vocab, hidden) = (37, 256);
     let ids: Vec<u32> = vec![5, 41, 20, 4, 42, 21, 36];
     let mut random = Random::new(8);
     for format in BlockFormat::ALL {
         for dtype in [Dtype::Float32, Dtype::BFloat16, Dtype::Float16] {
-            let shape = LinearShape {
-                blocks: Some(format),
-                ..LinearShape::dense(vocab, hidden, dtype)
-            };
-            let row_bytes = hidden / 32 * usize::try_from(format.bytes()).unwrap();
+            let shape = LinearShape::stored(vocab, hidden, dtype, format);
+            let row_bytes = usize::try_from(format.row_bytes(hidden as u64)).unwrap();
             // Bytes below 0x7C make every scale finite.
             let stored: Vec<u8> = (0..vocab * row_bytes)
                 .map(|_| random.word().to_le_bytes()[2] % 0x7C)

@@ -17,7 +17,7 @@ use super::blocks;
 use super::lanes;
 use super::output::Output;
 use super::product::{Chunk, Product, STEP_BYTES, TILE_BYTES, TILE_ROWS, TOKEN_STEP};
-use super::{Input, LinearShape, Weight};
+use super::{Columns, Input, LinearShape, Weight};
 #[cfg(target_arch = "x86_64")]
 use super::{amx, bf16};
 
@@ -30,11 +30,11 @@ pub(super) fn run(
     pool: &Pool,
     x: Input<'_>,
     weight: &Weight<'_>,
-    out: &mut [f32],
+    (out, columns): (&mut [f32], Columns),
     scratch: &mut [u8],
 ) {
     let shape = weight.shape;
-    let out = Output::new(out, shape.rows, weight.bias);
+    let out = Output::new(out, columns, shape.rows, weight.bias);
     let cuts = Cuts::of(pool, &shape, x.tokens);
     if shape.is_int8() {
         let chunk = |at| cuts.chunk(at);

@@ -6,8 +6,8 @@
 //! even) first; with f16 and f32 weights it is not. A row's result does not depend on how many
 //! other rows are in the call: it has the same bits alone and in any batch.
 //!
-//! A weight may stay in 4- or 8-bit blocks (`blocks`): then its exact products have the bits of those of
-//! the weight that is expanded to `dtype` first, and those by integers are defined in `blocks/int8`.
+//! A weight may stay in blocks of 2 to 8 bits (`blocks`): then its exact products have the bits of those
+//! of the weight that is expanded to `dtype` first, and those by integers are defined in `blocks/int8`.
 //!
 //! On a card (`cuda`) x, weights and out have one float type (out may be f32), weights lie row after
 //! row (`card`), and a row has the same bits whatever else is in the call as long as the same family
@@ -68,6 +68,9 @@ pub struct LinearShape {
     pub dtype: Dtype,
     /// Numbers stay in blocks of this format, and `cols` is a multiple of 32.
     pub blocks: Option<BlockFormat>,
+    /// Of columns that are cut inside of blocks: how many of the first block are not here, a multiple of
+    /// 32. None where rows are whole blocks.
+    pub skipped: Option<usize>,
     /// Of numbers in blocks.
     pub products: Products,
 }
@@ -90,7 +93,21 @@ impl LinearShape {
             cols,
             dtype,
             blocks: None,
+            skipped: None,
             products: Products::Exact,
+        }
+    }
+
+    /// A weight whose numbers stay in blocks, rows of whole ones.
+    pub const fn stored(
+        rows: usize,
+        cols: usize,
+        dtype: Dtype,
+        format: BlockFormat,
+    ) -> LinearShape {
+        LinearShape {
+            blocks: Some(format),
+            ..LinearShape::dense(rows, cols, dtype)
         }
     }
 
@@ -113,13 +130,34 @@ impl LinearShape {
     pub const fn panel_bytes(&self) -> usize {
         match self.blocks {
             None => PANEL_ROWS * self.padded_cols() * encoding::bytes_of(self.dtype),
-            Some(format) => self.padded_cols() / blocks::GROUP * blocks::group_bytes(format),
+            Some(format) => blocks::panel_bytes(self, format),
         }
     }
 
     /// Bytes of the packed weight; equal to `planner::weights`' figure for it.
     pub const fn packed_bytes(&self) -> usize {
         self.panels() * self.panel_bytes()
+    }
+
+    /// # Panics
+    /// When columns are no whole blocks, or, where they are cut, no whole steps of 32.
+    pub(crate) fn check_blocks(&self) {
+        let Some(format) = self.blocks else { return };
+        let columns = match self.skipped {
+            None => usize::try_from(format.columns()).unwrap_or(usize::MAX),
+            Some(_) => blocks::GROUP,
+        };
+        let is_whole = self.cols.is_multiple_of(columns);
+        assert!(
+            is_whole,
+            "{} columns are not whole blocks of {columns}",
+            self.cols
+        );
+        assert!(
+            self.skipped
+                .is_none_or(|cols| cols.is_multiple_of(blocks::GROUP)),
+            "{self:?} skips a part of 32 columns"
+        );
     }
 
     /// The byte at which the number of `row` and `col` lies in the packed weight.
@@ -184,6 +222,32 @@ pub const fn scratch_bytes(tokens: usize, shape: &LinearShape) -> usize {
 /// # Panics
 /// When a slice is shorter than its shape says, or `scratch` is shorter than [`scratch_bytes`].
 pub fn run(pool: &Pool, x: Input<'_>, weight: &Weight<'_>, out: &mut [f32], scratch: &mut [u8]) {
+    let columns = Columns {
+        first: 0,
+        stride: weight.shape.rows,
+    };
+    run_into(pool, x, weight, (out, columns), scratch);
+}
+
+/// Where the columns of a result lie in the rows of `out`.
+#[derive(Clone, Copy, Debug)]
+pub struct Columns {
+    pub first: usize,
+    /// Numbers from one row to the next.
+    pub stride: usize,
+}
+
+/// As [`run`], into some columns of the rows of `out`; the others stay.
+///
+/// # Panics
+/// As [`run`]; when `out` has fewer columns.
+pub fn run_into(
+    pool: &Pool,
+    x: Input<'_>,
+    weight: &Weight<'_>,
+    (out, columns): (&mut [f32], Columns),
+    scratch: &mut [u8],
+) {
     let shape = &weight.shape;
     let needed = x.tokens.saturating_sub(1) * x.stride + shape.cols;
     assert!(
@@ -203,12 +267,7 @@ pub fn run(pool: &Pool, x: Input<'_>, weight: &Weight<'_>, out: &mut [f32], scra
         weight.packed.len(),
         shape.packed_bytes()
     );
-    assert!(
-        shape.blocks.is_none() || shape.cols.is_multiple_of(blocks::GROUP),
-        "{} columns are not whole blocks of {}",
-        shape.cols,
-        blocks::GROUP
-    );
+    shape.check_blocks();
     assert!(
         weight.bias.is_none_or(|bias| bias.len() == shape.rows),
         "bias is not {}",
@@ -216,9 +275,14 @@ pub fn run(pool: &Pool, x: Input<'_>, weight: &Weight<'_>, out: &mut [f32], scra
     );
     assert_eq!(
         out.len(),
-        x.tokens * shape.rows,
+        x.tokens * columns.stride,
         "out is not [{}, {}]",
         x.tokens,
+        columns.stride
+    );
+    assert!(
+        columns.first + shape.rows <= columns.stride,
+        "{} rows do not fit {columns:?}",
         shape.rows
     );
     let scratch_needed = scratch_bytes(x.tokens, shape);
@@ -230,5 +294,5 @@ pub fn run(pool: &Pool, x: Input<'_>, weight: &Weight<'_>, out: &mut [f32], scra
     if x.tokens == 0 || shape.rows == 0 {
         return;
     }
-    cpu::run(pool, x, weight, out, scratch);
+    cpu::run(pool, x, weight, (out, columns), scratch);
 }

@@ -235,6 +235,49 @@ fn no_columns_give_the_bias_and_no_rows_nothing() {
 }
 
 #[test]
+fn products_beside_each_other_are_those_of_each_alone() {
+    let mut random = Random::new(9);
+    for dtype in [Dtype::Float32, Dtype::BFloat16, Dtype::Float16] {
+        let cases = [40, 16, 7].map(|rows| Case::new(rows, 35, dtype, &mut random));
+        for (tokens, isa) in [1, 3, 33]
+            .into_iter()
+            .flat_map(|t| Isa::available().into_iter().map(move |i| (t, i)))
+        {
+            let (pool, data) = (Pool::new(2, isa).unwrap(), random.values(tokens * 35));
+            let x = Input::dense(&data, tokens, 35);
+            let (mut out, mut first, stride) = (vec![f32::NAN; tokens * 64], 0, 64);
+            let mut alone = Vec::new();
+            for case in &cases {
+                let mut scratch = vec![0xFF; scratch_bytes(tokens, &case.shape)];
+                let weight = Weight {
+                    shape: case.shape,
+                    packed: &case.packed,
+                    bias: Some(&case.bias),
+                };
+                run_into(
+                    &pool,
+                    x,
+                    &weight,
+                    (&mut out, Columns { first, stride }),
+                    &mut scratch,
+                );
+                alone.push(case.run(&pool, x, true));
+                first += case.shape.rows;
+            }
+            for (token, row) in out.chunks_exact(stride).enumerate() {
+                let parts = cases.iter().zip(&alone);
+                let expected: Vec<f32> = parts
+                    .flat_map(|(case, all)| all.chunks_exact(case.shape.rows).nth(token).unwrap())
+                    .copied()
+                    .collect();
+                assert_eq!(row[..63], expected, "{isa} {dtype} {tokens}");
+                assert!(row[63].is_nan(), "{isa} {dtype}: a column of none");
+            }
+        }
+    }
+}
+
+#[test]
 fn not_a_number_in_x_reaches_the_output() {
     let mut random = Random::new(5);
     for dtype in [Dtype::Float32, Dtype::BFloat16, Dtype::Float16] {

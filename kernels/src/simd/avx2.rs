@@ -182,6 +182,19 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn bits(self, words: Two, shift: u32, field: u32) -> Two {
+        proved!([bits(words[0], shift, field), bits(words[1], shift, field)])
+    }
+
+    #[inline(always)]
+    fn lookup(self, words: Two, shift: u32, table: &[f32; LANES]) -> Two {
+        proved!([
+            lookup(words[0], shift, table),
+            lookup(words[1], shift, table)
+        ])
+    }
+
+    #[inline(always)]
     fn load_i8(self, from: &[u8; LANES]) -> Two {
         proved!({
             let bytes = _mm_loadu_si128(from.as_ptr().cast());
@@ -271,6 +284,32 @@ fn nibble(words: __m256, shift: u32, first: f32) -> __m256 {
     let low = _mm256_srl_epi32(_mm256_castps_si256(words), shift);
     let low = _mm256_and_si256(low, _mm256_set1_epi32(15));
     _mm256_add_ps(_mm256_cvtepi32_ps(low), _mm256_set1_ps(first))
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn bits(words: __m256, shift: u32, field: u32) -> __m256 {
+    let shift = _mm_cvtsi32_si128(shift.cast_signed());
+    let low = _mm256_srl_epi32(_mm256_castps_si256(words), shift);
+    let field = _mm256_set1_epi32(field.cast_signed());
+    _mm256_cvtepi32_ps(_mm256_and_si256(low, field))
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn lookup(words: __m256, shift: u32, table: &[f32; LANES]) -> __m256 {
+    let shift = _mm_cvtsi32_si128(shift.cast_signed());
+    let at = _mm256_srl_epi32(_mm256_castps_si256(words), shift);
+    let (first, second) = table.split_at(LANES / 2);
+    // SAFETY: either half has the 32 bytes that are loaded.
+    let first = unsafe { _mm256_loadu_ps(first.as_ptr()) };
+    // SAFETY: as above.
+    let second = unsafe { _mm256_loadu_ps(second.as_ptr()) };
+    // Lookups take the low three bits of each lane, the choice its topmost.
+    let first = _mm256_permutevar8x32_ps(first, at);
+    let second = _mm256_permutevar8x32_ps(second, at);
+    let fourth = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(at));
+    _mm256_blendv_ps(first, second, fourth)
 }
 
 /// Every lane twice.

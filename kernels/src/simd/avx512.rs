@@ -192,6 +192,27 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn bits(self, words: __m512, shift: u32, field: u32) -> __m512 {
+        proved!({
+            let shift = _mm_cvtsi32_si128(shift.cast_signed());
+            let low = _mm512_srl_epi32(_mm512_castps_si512(words), shift);
+            let field = _mm512_set1_epi32(field.cast_signed());
+            _mm512_cvtepi32_ps(_mm512_and_si512(low, field))
+        })
+    }
+
+    #[inline(always)]
+    fn lookup(self, words: __m512, shift: u32, table: &[f32; LANES]) -> __m512 {
+        let table = self.load(table);
+        proved!({
+            let shift = _mm_cvtsi32_si128(shift.cast_signed());
+            let at = _mm512_srl_epi32(_mm512_castps_si512(words), shift);
+            // The lookup takes the low four bits of each lane.
+            _mm512_permutexvar_ps(at, table)
+        })
+    }
+
+    #[inline(always)]
     fn load_i8(self, from: &[u8; LANES]) -> __m512 {
         proved!({
             let bytes = _mm_loadu_si128(from.as_ptr().cast());

@@ -97,6 +97,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
 
     /// Of sixteen words the four bits from `shift` on, as a number: `first` for 0, then one more each.
     fn nibble(self, words: Self::V, shift: u32, first: f32) -> Self::V;
+    /// Of sixteen words the bits of `field` from `shift` on, as a number.
+    fn bits(self, words: Self::V, shift: u32, field: u32) -> Self::V;
+    /// Of sixteen words what the four bits from `shift` on stand for in `table`.
+    fn lookup(self, words: Self::V, shift: u32, table: &[f32; LANES]) -> Self::V;
     /// Sixteen bytes with signs.
     fn load_i8(self, from: &[u8; LANES]) -> Self::V;
     /// Numbers within ±127, rounded to the nearest integer, ties to even.

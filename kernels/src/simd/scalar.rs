@@ -150,6 +150,17 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn bits(self, words: Lanes, shift: u32, field: u32) -> Lanes {
+        #[expect(clippy::cast_precision_loss, reason = "fields are of a few bits")]
+        each(|l| (words[l].to_bits() >> shift & field) as f32)
+    }
+
+    #[inline(always)]
+    fn lookup(self, words: Lanes, shift: u32, table: &[f32; LANES]) -> Lanes {
+        each(|l| table[(words[l].to_bits() >> shift & 15) as usize])
+    }
+
+    #[inline(always)]
     fn load_i8(self, from: &[u8; LANES]) -> Lanes {
         each(|l| f32::from(from[l].cast_signed()))
     }

@@ -109,9 +109,16 @@ impl Work for Compare<'_> {
             y.map(|y| f16::from_f32(y).to_f32()),
             "f16 pairs",
         );
-        for shift in [0, 4, 12, 28] {
+        let table = std::array::from_fn(|i| [1.5, -104.0][i % 2] * i as f32);
+        for shift in [0, 4, 12, 27, 28] {
             let got = out(s.nibble(a, shift, -8.0));
             same(got, Scalar.nibble(x, shift, -8.0), "nibble");
+            let got = out(s.lookup(a, shift, &table));
+            same(got, Scalar.lookup(x, shift, &table), "lookup");
+            for field in [1, 3, 15] {
+                let got = out(s.bits(a, shift, field));
+                same(got, Scalar.bits(x, shift, field), "bits");
+            }
         }
         let bytes = x.map(|x| x.to_bits().to_le_bytes()[3]);
         same(

@@ -63,9 +63,12 @@ prop_compose! {
         (kv_heads, group) in (1u32..=8, 1u32..=4),
         (layers, hidden) in (
             prop_oneof![3 => 1u32..=2, 1 => 3u32..=6],
-            prop::sample::select(vec![40u32, 64, 96]),
+            prop::sample::select(vec![40u32, 64, 96, 256]),
         ),
-        ffn in prop::sample::select(vec![100u32, 128, 256, 300, 384]),
+        (ffn, head_dim) in (
+            prop::sample::select(vec![100u32, 128, 256, 300, 384, 512]),
+            prop::sample::select(vec![8u32, 8, 32]),
+        ),
         vocab in prop::sample::select(vec![50u32, 64, 100, 192, 250]),
         (flags, stored) in (any::<[bool; 6]>(), prop::option::weighted(0.4, any::<u64>())),
         float32 in any::<bool>(),
@@ -78,6 +81,7 @@ prop_compose! {
         query_heads in Just(if ranks == 3 { kv_heads.min(3) * group } else { kv_heads * group }),
         kv_heads in Just(if ranks == 3 { kv_heads.min(3) } else { kv_heads }),
         ranks in Just(ranks), layers in Just(layers), hidden in Just(hidden), ffn in Just(ffn),
+        head_dim in Just(head_dim),
         vocab in Just(vocab), flags in Just(flags), stored in Just(stored), float32 in Just(float32),
         max_model_len in Just(max_model_len), max_num_seqs in Just(max_num_seqs),
         size in Just(size), pages in Just(pages), offload in Just(offload),
@@ -85,7 +89,7 @@ prop_compose! {
         let [tied, qkv_bias, output_bias, mlp_bias, qk_norm, totals] = flags;
         let shape = ModelShape {
             architecture: Architecture::Llama,
-            layers, hidden, query_heads, kv_heads, head_dim: 8, ffn, vocab,
+            layers, hidden, query_heads, kv_heads, head_dim, ffn, vocab,
             tied, qkv_bias, output_bias, mlp_bias, qk_norm, context: 300,
             blocks: ModelBlocks::default(),
         };

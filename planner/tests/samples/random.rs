@@ -3,7 +3,7 @@
 use plimsoll_planner::{
     Architecture, Backend, BlockCompute, BlockFormat, Bytes, Dtype, Kept, KvLayout, LayerBlocks,
     Limits, ModelBlocks, ModelShape, Quantization, RankCapacity, Reason, Request, Shard,
-    Utilization, plan, stored, weights,
+    Utilization, plan, stored, stored::Width, weights,
 };
 use proptest::prelude::*;
 
@@ -23,6 +23,8 @@ pub(crate) fn shapes() -> impl Strategy<Value = ModelShape> {
         let ((kv_heads, group, head_dim), (layers, hidden, ffn, vocab, context)) = (heads, widths);
         let [tied, qkv_bias, output_bias, mlp_bias, qk_norm] = flags;
         let whole = |size: u32| match stored {
+            // Half of them take the long blocks, too.
+            Some(seed) if seed & 2 == 0 => size.next_multiple_of(256),
             Some(_) => size.next_multiple_of(32),
             None => size,
         };
@@ -52,30 +54,37 @@ pub(crate) fn in_blocks(shape: ModelShape, seed: Option<u64>) -> ModelShape {
     let Some(seed) = seed else {
         return shape;
     };
-    let pick = |salt: u64, size: u32| {
-        let [q4_0, q4_1, q8_0] = BlockFormat::ALL.map(Some);
-        let dice =
-            (seed ^ salt.wrapping_mul(0x9E37_79B9_7F4A_7C15)).wrapping_mul(0xD1B5_4A32_D192_ED03);
-        let chosen = [None, q4_0, q4_1, q8_0][(dice >> 62) as usize];
-        chosen.filter(|_| size.is_multiple_of(32))
+    let dice = |salt: u64| {
+        let mixed = seed ^ salt.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        (mixed.wrapping_mul(0xD1B5_4A32_D192_ED03) >> 32) as usize
     };
-    // Half of the models have layers that are alike.
+    let pick = |salt: u64, width: Width| {
+        let dice = dice(salt);
+        let format = BlockFormat::ALL[dice / 4 % BlockFormat::ALL.len()];
+        let fits = width.misfit(&shape, format).is_none();
+        (dice % 4 > 0 && fits).then_some(format)
+    };
+    // Half of the models have layers that are alike, half of the layers fused matrices.
     let layer = |layer: u32| {
         let salt = if seed % 2 == 0 {
             0
         } else {
             u64::from(layer % 3) * 8
         };
+        let apart = u64::from(dice(salt).is_multiple_of(2));
         LayerBlocks {
-            qkv: pick(salt + 1, shape.hidden),
-            output: pick(salt + 2, shape.head_dim),
-            gate_up: pick(salt + 3, shape.hidden),
-            down: pick(salt + 4, shape.ffn),
+            query: pick(salt + 1, Width::Hidden),
+            key: pick(salt + 1 + apart, Width::Hidden),
+            value: pick(salt + 1 + 2 * apart, Width::Hidden),
+            output: pick(salt + 4, Width::Heads),
+            gate: pick(salt + 5, Width::Hidden),
+            up: pick(salt + 5 + apart, Width::Hidden),
+            down: pick(salt + 7, Width::Ffn),
         }
     };
     let blocks = ModelBlocks {
-        embedding: pick(100, shape.hidden),
-        head: pick(101, shape.hidden).filter(|_| !shape.tied),
+        embedding: pick(100, Width::Hidden),
+        head: pick(101, Width::Hidden).filter(|_| !shape.tied),
         layers: (0..shape.layers).map(layer).collect(),
     };
     let shape = ModelShape { blocks, ..shape };

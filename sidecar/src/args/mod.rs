@@ -231,11 +231,11 @@ pub struct MemoryArgs {
         default_value_t = 16
     )]
     pub block_size: u32,
-    /// Type of the weights in memory, and of the numbers that weights in 4 or 8 bits are computed in;
+    /// Type of the weights in memory, and of the numbers that weights in 2 to 8 bits are computed in;
     /// auto is the file's own (bfloat16 for quantised files).
     #[arg(long, value_enum, default_value_t = DtypeArg::Auto)]
     pub dtype: DtypeArg,
-    /// What becomes of weights that the file has in 4 or 8 bits.
+    /// What becomes of weights that the file has in 2 to 8 bits.
     #[arg(long, value_enum, default_value_t = QuantizationArg::Auto)]
     pub quantization: QuantizationArg,
     /// How those that stay are multiplied.

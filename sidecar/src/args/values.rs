@@ -46,10 +46,10 @@ impl DtypeArg {
     }
 }
 
-/// What becomes of weights that the file has in 4 or 8 bits.
+/// What becomes of weights that the file has in 2 to 8 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum QuantizationArg {
-    /// They stay so where the engine can compute with them: Q4_0, Q4_1 and Q8_0.
+    /// They stay as the file has them.
     Auto,
     /// All are expanded to --dtype at load.
     None,

@@ -1,6 +1,7 @@
 //! The places and numbers of a decoder, resolved once. What architectures differ in is data: a bias
 //! or a head norm is there or not.
 
+use plimsoll_kernels::linear::{Columns, LinearShape, Products};
 use plimsoll_kernels::sampling::VocabShard;
 use plimsoll_planner::scratch::Region;
 use plimsoll_planner::weights::{Form, Tensor, TensorPlace, WeightLayout};
@@ -24,6 +25,24 @@ pub struct Matrix {
     pub cols: usize,
     pub dtype: Dtype,
     pub bias: Option<Handle>,
+    /// See [`LinearShape::skipped`].
+    pub skipped: Option<usize>,
+    /// Where its products lie in a row of the result.
+    pub columns: Columns,
+}
+
+impl Matrix {
+    /// As what the kernels take.
+    pub fn shape(&self) -> LinearShape {
+        LinearShape {
+            rows: self.rows,
+            cols: self.cols,
+            dtype: self.dtype,
+            blocks: self.weight.format.blocks(),
+            skipped: self.skipped,
+            products: Products::Exact,
+        }
+    }
 }
 
 /// Where tokens become rows.
@@ -50,16 +69,18 @@ pub struct Attention {
 }
 
 /// One decoder layer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Layer {
     /// Its matrices have to arrive before they are computed with.
     pub is_streamed: bool,
     pub input_norm: Norm,
-    pub qkv: Matrix,
+    /// One, or q, k and v where those are not stored alike; side by side in the result.
+    pub qkv: Vec<Matrix>,
     pub attention: Attention,
     pub output: Matrix,
     pub post_norm: Norm,
-    pub gate_up: Matrix,
+    /// One, or gate and up.
+    pub gate_up: Vec<Matrix>,
     pub down: Matrix,
 }
 
@@ -98,19 +119,38 @@ impl Decoder {
             bias: bias.and_then(|bias| layout.get(bias)).map(handle),
             ..matrix(place(tensor))
         };
+        // Those that this layout has, one below the other.
+        let beside = |tensors: &[Tensor], bias: Tensor| {
+            let places = tensors.iter().filter_map(|tensor| layout.get(*tensor));
+            stacked(
+                places.map(self::matrix).collect(),
+                layout.get(bias).map(handle),
+            )
+        };
         let query_heads = shard.query_head_count() as usize;
         #[expect(clippy::cast_precision_loss, reason = "head sizes are small")]
         let scale = 1.0 / (shape.head_dim as f32).sqrt();
         let layer = |layer: u32| {
-            let qkv = matrix(Tensor::Qkv { layer }, Some(Tensor::QkvBias { layer }));
+            let qkv = [
+                Tensor::Qkv { layer },
+                Tensor::Query { layer },
+                Tensor::Key { layer },
+                Tensor::Value { layer },
+            ];
+            let gate_up = [
+                Tensor::GateUp { layer },
+                Tensor::Gate { layer },
+                Tensor::Up { layer },
+            ];
+            let down = matrix(Tensor::Down { layer }, Some(Tensor::DownBias { layer }));
+            let qkv = beside(&qkv, Tensor::QkvBias { layer });
             Layer {
-                is_streamed: qkv.weight.arena == Account::Offload,
+                is_streamed: down.weight.arena == Account::Offload,
                 input_norm: norm(Tensor::InputNorm { layer }),
-                qkv,
                 attention: Attention {
                     layer: layer as usize,
                     query_heads,
-                    width: qkv.rows,
+                    width: qkv.iter().map(|part| part.rows).sum(),
                     head_norms: layout
                         .get(Tensor::QNorm { layer })
                         .map(norm_at)
@@ -118,10 +158,11 @@ impl Decoder {
                     scale,
                     sliding_window: params.window(layer),
                 },
+                qkv,
                 output: matrix(Tensor::Output { layer }, Some(Tensor::OutputBias { layer })),
                 post_norm: norm(Tensor::PostNorm { layer }),
-                gate_up: matrix(Tensor::GateUp { layer }, Some(Tensor::GateUpBias { layer })),
-                down: matrix(Tensor::Down { layer }, Some(Tensor::DownBias { layer })),
+                gate_up: beside(&gate_up, Tensor::GateUpBias { layer }),
+                down,
             }
         };
         let head = match layout.get(Tensor::Head) {
@@ -145,6 +186,25 @@ impl Decoder {
     }
 }
 
+/// Matrices whose products lie side by side, each with its part of one bias.
+fn stacked(mut parts: Vec<Matrix>, bias: Option<Handle>) -> Vec<Matrix> {
+    const NUMBER_BYTES: u64 = 4;
+    let stride = parts.iter().map(|part| part.rows).sum();
+    let mut first = 0;
+    for part in &mut parts {
+        part.columns = Columns { first, stride };
+        part.bias = bias.map(|bias| Handle {
+            region: Region {
+                offset: bias.region.offset + first as u64 * NUMBER_BYTES,
+                bytes: part.rows as u64 * NUMBER_BYTES,
+            },
+            ..bias
+        });
+        first += part.rows;
+    }
+    parts
+}
+
 /// Weights are one region, and offloaded ones another: their handles name parts of it.
 pub(super) fn handle(place: &TensorPlace) -> Handle {
     Handle {
@@ -156,7 +216,7 @@ pub(super) fn handle(place: &TensorPlace) -> Handle {
         format: match place.form {
             Form::RowMajor(dtype) => Format::RowMajor(dtype),
             Form::Panels(dtype) => Format::Panels(dtype),
-            Form::Blocks(format, _) => Format::Blocks(format),
+            Form::Blocks(format, _) | Form::Pieces(format, _) => Format::Blocks(format),
             Form::Vector => Format::F32,
         },
     }
@@ -165,14 +225,23 @@ pub(super) fn handle(place: &TensorPlace) -> Handle {
 /// A tensor among the weights as rows and columns, without a bias.
 pub(super) fn matrix(place: &TensorPlace) -> Matrix {
     let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    let rows = size(place.rows);
     Matrix {
         weight: handle(place),
-        rows: size(place.rows),
+        rows,
         cols: size(place.cols),
         dtype: match place.form {
-            Form::RowMajor(dtype) | Form::Panels(dtype) | Form::Blocks(_, dtype) => dtype,
+            Form::RowMajor(dtype)
+            | Form::Panels(dtype)
+            | Form::Blocks(_, dtype)
+            | Form::Pieces(_, dtype) => dtype,
             Form::Vector => Dtype::Float32,
         },
         bias: None,
+        skipped: matches!(place.form, Form::Pieces(..)).then_some(size(place.skipped)),
+        columns: Columns {
+            first: 0,
+            stride: rows,
+        },
     }
 }

@@ -52,14 +52,18 @@ pub(super) fn run<B: Backend>(
         if layer.is_streamed {
             on.begin_layer(index);
         }
-        on.project(at.normed, &layer.qkv, at.qkv, rows);
+        for part in &layer.qkv {
+            on.project(at.normed, part, at.qkv, rows);
+        }
         on.rope_kv(at.qkv, &layer.attention, &batch);
         on.attend(at.qkv, &layer.attention, &batch, at.attention);
         on.project(at.attention, &layer.output, at.partial, rows);
         on.sum(comm, at.partial, stream)?;
 
         on.add_norm(at.partial, at.residual, &layer.post_norm, at.normed, rows);
-        on.project(at.normed, &layer.gate_up, at.gate_up, rows);
+        for part in &layer.gate_up {
+            on.project(at.normed, part, at.gate_up, rows);
+        }
         on.silu_mul(at.gate_up, at.activated, rows, layer.down.cols);
         on.project(at.activated, &layer.down, at.partial, rows);
         if layer.is_streamed {

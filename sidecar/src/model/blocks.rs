@@ -1,51 +1,42 @@
 //! Which matrices of a model stay in the blocks that their file has.
 
-use plimsoll_crds::v1alpha1::convert::{STORED_ROWS_MAX, stored_blocks};
-use plimsoll_planner::blocks::GROUP;
+use plimsoll_crds::v1alpha1::convert::fit_facts;
+use plimsoll_planner::stored::Width;
 use plimsoll_planner::{BlockFormat, LayerBlocks, ModelBlocks, ModelShape};
 
 use crate::weights::TensorSource;
 
-/// Tensors that share a place in memory, by the ends of their names in a layer.
-const QKV: [&str; 3] = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
-const OUTPUT: [&str; 1] = ["self_attn.o_proj"];
-const GATE_UP: [&str; 2] = ["mlp.gate_proj", "mlp.up_proj"];
-const DOWN: [&str; 1] = ["mlp.down_proj"];
-
-/// The matrices whose tensors are all in one block type, where whole blocks fit. None where the layers
-/// are of more kinds than facts can tell: all are expanded then.
+/// The matrices whose tensors are in a block type, where whole blocks fit; of layers of more kinds than
+/// facts can tell, the rarest are expanded.
 pub fn of(shape: &ModelShape, tensors: &dyn TensorSource) -> ModelBlocks {
-    let whole = |size: u32| u64::from(size).is_multiple_of(GROUP);
-    let one = |name: &str| tensors.blocks(&format!("{name}.weight"));
-    let all = |layer: u32, names: &[&str], size: u32| {
-        let format = |name: &&str| one(&format!("model.layers.{layer}.{name}"));
-        let first = format(names.first()?)?;
-        let alike = names.iter().all(|name| format(name) == Some(first));
-        (alike && whole(size)).then_some(first)
+    let one = |name: &str, width: Width| {
+        let format = tensors.blocks(&format!("{name}.weight"))?;
+        width.misfit(shape, format).is_none().then_some(format)
     };
-    let layer = |at: u32| LayerBlocks {
-        qkv: all(at, &QKV, shape.hidden),
-        output: all(at, &OUTPUT, shape.head_dim),
-        gate_up: all(at, &GATE_UP, shape.hidden),
-        down: all(at, &DOWN, shape.ffn),
+    let layer = |at: u32| {
+        let of = |name: &str, width| one(&format!("model.layers.{at}.{name}_proj"), width);
+        LayerBlocks {
+            query: of("self_attn.q", Width::Hidden),
+            key: of("self_attn.k", Width::Hidden),
+            value: of("self_attn.v", Width::Hidden),
+            output: of("self_attn.o", Width::Heads),
+            gate: of("mlp.gate", Width::Hidden),
+            up: of("mlp.up", Width::Hidden),
+            down: of("mlp.down", Width::Ffn),
+        }
     };
-    let fits = whole(shape.hidden);
     let layers: Vec<LayerBlocks> = (0..shape.layers).map(layer).collect();
     let any = layers.iter().any(|layer| *layer != LayerBlocks::default());
-    let blocks = ModelBlocks {
-        embedding: one("model.embed_tokens").filter(|_| fits),
-        head: one("lm_head").filter(|_| fits && !shape.tied),
+    let head = || one("lm_head", Width::Hidden);
+    fit_facts(ModelBlocks {
+        embedding: one("model.embed_tokens", Width::Hidden),
+        head: (!shape.tied).then(head).flatten(),
         layers: if any { layers } else { Vec::new() },
-    };
-    let rows = stored_blocks(&blocks).map_or(0, |stored| stored.layers.len());
-    match rows <= STORED_ROWS_MAX {
-        true => blocks,
-        false => ModelBlocks::default(),
-    }
+    })
 }
 
 /// In which blocks the place of a tensor is, by the tensor's Hugging Face name.
-pub(super) fn place_of(blocks: &ModelBlocks, name: &str) -> Option<BlockFormat> {
+pub(crate) fn place_of(blocks: &ModelBlocks, name: &str) -> Option<BlockFormat> {
     let name = name.strip_suffix(".weight")?;
     match name {
         "model.embed_tokens" => return blocks.embedding,
@@ -53,15 +44,17 @@ pub(super) fn place_of(blocks: &ModelBlocks, name: &str) -> Option<BlockFormat> 
         _ => {}
     }
     let (layer, name) = name.strip_prefix("model.layers.")?.split_once('.')?;
-    let layer = blocks.layers.get(layer.parse::<usize>().ok()?)?;
-    let places: [(&[&str], Option<BlockFormat>); 4] = [
-        (&QKV, layer.qkv),
-        (&OUTPUT, layer.output),
-        (&GATE_UP, layer.gate_up),
-        (&DOWN, layer.down),
-    ];
-    let place = places.into_iter().find(|(names, _)| names.contains(&name));
-    place.and_then(|(_, format)| format)
+    let layer = blocks.layer(layer.parse().ok()?);
+    match name.strip_suffix("_proj")? {
+        "self_attn.q" => layer.query,
+        "self_attn.k" => layer.key,
+        "self_attn.v" => layer.value,
+        "self_attn.o" => layer.output,
+        "mlp.gate" => layer.gate,
+        "mlp.up" => layer.up,
+        "mlp.down" => layer.down,
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -139,39 +132,47 @@ mod tests {
     }
 
     #[test]
-    fn a_matrix_stays_in_blocks_where_all_of_its_tensors_are_in_the_same() {
-        let shape = shape(3);
+    fn each_matrix_stays_in_the_blocks_of_its_tensor() {
+        let shape = ModelShape {
+            hidden: 512,
+            query_heads: 16,
+            ..shape(3)
+        };
         let file = file(&shape, |name| match name {
             "model.embed_tokens.weight" => "Q8_0",
             "lm_head.weight" => "Q6_K",
-            "model.layers.1.self_attn.v_proj.weight" => "Q8_0",
+            "model.layers.1.self_attn.v_proj.weight" => "Q6_K",
+            "model.layers.1.mlp.up_proj.weight" => "F16",
             "model.layers.2.mlp.down_proj.weight" => "Q4_1",
             name if name.contains("norm") => "F32",
-            _ => "Q4_0",
+            _ => "Q4_K",
         });
         let blocks = of(&shape, &file);
+        // 96 columns of `down` are no whole Q4_K: no file has those, and they would be expanded.
         let q4 = LayerBlocks {
-            qkv: Some(BlockFormat::Q4_0),
-            output: Some(BlockFormat::Q4_0),
-            gate_up: Some(BlockFormat::Q4_0),
-            down: Some(BlockFormat::Q4_0),
+            down: None,
+            ..LayerBlocks::uniform(Some(BlockFormat::Q4K))
         };
         assert_eq!(blocks.embedding, Some(BlockFormat::Q8_0));
-        assert_eq!(blocks.head, None, "Q6_K is expanded");
-        let mixed = LayerBlocks { qkv: None, ..q4 };
+        assert_eq!(blocks.head, Some(BlockFormat::Q6K));
+        let mixed = LayerBlocks {
+            value: Some(BlockFormat::Q6K),
+            up: None,
+            ..q4
+        };
         let larger = LayerBlocks {
             down: Some(BlockFormat::Q4_1),
             ..q4
         };
         assert_eq!(blocks.layers, [q4, mixed, larger]);
+        let (q4, q6) = (Some(BlockFormat::Q4K), Some(BlockFormat::Q6K));
         for (name, place) in [
             ("model.embed_tokens.weight", Some(BlockFormat::Q8_0)),
-            ("lm_head.weight", None),
-            ("model.layers.1.self_attn.k_proj.weight", None),
-            (
-                "model.layers.0.self_attn.k_proj.weight",
-                Some(BlockFormat::Q4_0),
-            ),
+            ("lm_head.weight", q6),
+            ("model.layers.1.self_attn.k_proj.weight", q4),
+            ("model.layers.1.self_attn.v_proj.weight", q6),
+            ("model.layers.1.mlp.gate_proj.weight", q4),
+            ("model.layers.1.mlp.up_proj.weight", None),
             (
                 "model.layers.2.mlp.down_proj.weight",
                 Some(BlockFormat::Q4_1),
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_that_do_not_divide_a_cut_and_layers_of_too_many_kinds_are_expanded() {
+    fn blocks_that_do_not_divide_a_cut_are_expanded() {
         let narrow = ModelShape {
             head_dim: 16,
             ..shape(2)
@@ -195,6 +196,7 @@ mod tests {
         assert_eq!(blocks.layers[0].down, Some(BlockFormat::Q4_0));
         let narrow = ModelShape { blocks, ..narrow };
         assert_eq!(stored::misfit(&narrow), None);
+        // Alternating layers are two kinds.
         let deep = shape(32);
         let alternating = file(&deep, |name| {
             let odd = name.split('.').nth(2).and_then(|n| n.parse::<u32>().ok());
@@ -203,7 +205,10 @@ mod tests {
                 false => "Q8_0",
             }
         });
-        assert!(of(&deep, &alternating).is_empty());
+        let blocks = of(&deep, &alternating);
+        let uniform = |format| LayerBlocks::uniform(Some(format));
+        let two = [uniform(BlockFormat::Q8_0), uniform(BlockFormat::Q4_0)];
+        assert_eq!(blocks.layers[30..], two);
         assert!(of(&deep, &file(&deep, |_| "BF16")).is_empty());
     }
 }

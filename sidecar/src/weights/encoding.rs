@@ -1,22 +1,9 @@
 //! How numbers are stored in files, and decoding them to f32.
-//!
-//! Block types follow ggml: 32 numbers share a scale `d` (and a minimum `m`), both f16.
-//! Q8_0: `d * q`, q signed 8 bits. Q4_0: `d * (q - 8)`. Q4_1: `d * q + m`. A 4-bit block holds
-//! numbers 0..16 in the low halves of its 16 bytes and 16..32 in the high halves; Q5_0 and Q5_1 have
-//! a fifth bit of each number in four bytes of their own. `k_quants` has the types of 256 numbers.
 
 use half::{bf16, f16};
 use plimsoll_planner::{BlockFormat, Dtype};
 
-use super::k_quants::{self, Q2_K_BYTES, Q3_K_BYTES, Q4_K_BYTES, Q5_K_BYTES, Q6_K_BYTES, scale};
-
-/// Numbers in a block of the quantised types.
-const BLOCK: usize = 32;
-const Q8_0_BYTES: usize = 2 + BLOCK;
-const Q4_0_BYTES: usize = 2 + BLOCK / 2;
-const Q4_1_BYTES: usize = 4 + BLOCK / 2;
-const Q5_0_BYTES: usize = 2 + BLOCK / 8 + BLOCK / 2;
-const Q5_1_BYTES: usize = 4 + BLOCK / 8 + BLOCK / 2;
+use super::blocks;
 
 /// A type that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,50 +11,31 @@ pub(crate) enum Encoding {
     F32,
     F16,
     Bf16,
-    Q8_0,
-    Q4_0,
-    Q4_1,
-    Q5_0,
-    Q5_1,
-    Q2K,
-    Q3K,
-    Q4K,
-    Q5K,
-    Q6K,
+    Blocks(BlockFormat),
 }
 
 impl Encoding {
-    pub(crate) const ALL: [Encoding; 13] = [
-        Encoding::F32,
-        Encoding::F16,
-        Encoding::Bf16,
-        Encoding::Q8_0,
-        Encoding::Q4_0,
-        Encoding::Q4_1,
-        Encoding::Q5_0,
-        Encoding::Q5_1,
-        Encoding::Q2K,
-        Encoding::Q3K,
-        Encoding::Q4K,
-        Encoding::Q5K,
-        Encoding::Q6K,
-    ];
+    const FLOATS: [Encoding; 3] = [Encoding::F32, Encoding::F16, Encoding::Bf16];
+
+    pub(crate) fn all() -> impl Iterator<Item = Encoding> {
+        let blocks = BlockFormat::ALL.into_iter().map(Encoding::Blocks);
+        Self::FLOATS.into_iter().chain(blocks)
+    }
+
+    /// The labels of all.
+    pub(crate) fn read() -> String {
+        Self::all()
+            .map(Encoding::label)
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
 
     pub(crate) const fn label(self) -> &'static str {
         match self {
             Encoding::F32 => "F32",
             Encoding::F16 => "F16",
             Encoding::Bf16 => "BF16",
-            Encoding::Q8_0 => "Q8_0",
-            Encoding::Q4_0 => "Q4_0",
-            Encoding::Q4_1 => "Q4_1",
-            Encoding::Q5_0 => "Q5_0",
-            Encoding::Q5_1 => "Q5_1",
-            Encoding::Q2K => "Q2_K",
-            Encoding::Q3K => "Q3_K",
-            Encoding::Q4K => "Q4_K",
-            Encoding::Q5K => "Q5_K",
-            Encoding::Q6K => "Q6_K",
+            Encoding::Blocks(format) => format.label(),
         }
     }
 
@@ -75,12 +43,7 @@ impl Encoding {
     pub(crate) const fn block_numbers(self) -> usize {
         match self {
             Encoding::F32 | Encoding::F16 | Encoding::Bf16 => 1,
-            Encoding::Q8_0 | Encoding::Q4_0 | Encoding::Q4_1 | Encoding::Q5_0 | Encoding::Q5_1 => {
-                BLOCK
-            }
-            Encoding::Q2K | Encoding::Q3K | Encoding::Q4K | Encoding::Q5K | Encoding::Q6K => {
-                k_quants::NUMBERS
-            }
+            Encoding::Blocks(format) => size(format.columns()),
         }
     }
 
@@ -88,16 +51,7 @@ impl Encoding {
         match self {
             Encoding::F32 => 4,
             Encoding::F16 | Encoding::Bf16 => 2,
-            Encoding::Q8_0 => Q8_0_BYTES,
-            Encoding::Q4_0 => Q4_0_BYTES,
-            Encoding::Q4_1 => Q4_1_BYTES,
-            Encoding::Q5_0 => Q5_0_BYTES,
-            Encoding::Q5_1 => Q5_1_BYTES,
-            Encoding::Q2K => Q2_K_BYTES,
-            Encoding::Q3K => Q3_K_BYTES,
-            Encoding::Q4K => Q4_K_BYTES,
-            Encoding::Q5K => Q5_K_BYTES,
-            Encoding::Q6K => Q6_K_BYTES,
+            Encoding::Blocks(format) => size(format.bytes()),
         }
     }
 
@@ -107,31 +61,20 @@ impl Encoding {
             Encoding::F32 => Some(Dtype::Float32),
             Encoding::F16 => Some(Dtype::Float16),
             Encoding::Bf16 => Some(Dtype::BFloat16),
-            _ => None,
+            Encoding::Blocks(_) => None,
         }
     }
 
     /// The blocks that stay as they are in memory.
     pub(crate) const fn blocks(self) -> Option<BlockFormat> {
         match self {
-            Encoding::Q4_0 => Some(BlockFormat::Q4_0),
-            Encoding::Q4_1 => Some(BlockFormat::Q4_1),
-            Encoding::Q8_0 => Some(BlockFormat::Q8_0),
-            Encoding::F32
-            | Encoding::F16
-            | Encoding::Bf16
-            | Encoding::Q5_0
-            | Encoding::Q5_1
-            | Encoding::Q2K
-            | Encoding::Q3K
-            | Encoding::Q4K
-            | Encoding::Q5K
-            | Encoding::Q6K => None,
+            Encoding::Blocks(format) => Some(format),
+            Encoding::F32 | Encoding::F16 | Encoding::Bf16 => None,
         }
     }
 
     pub(crate) const fn is_quantized(self) -> bool {
-        self.block_numbers() > 1
+        self.blocks().is_some()
     }
 
     /// Decodes `out.len()` numbers of whole blocks in `bytes`, beginning with number `skip`.
@@ -142,18 +85,14 @@ impl Encoding {
             Encoding::F32 => decode_f32(&bytes[skip * 4..], out),
             Encoding::F16 => decode_f16(&bytes[skip * 2..], out),
             Encoding::Bf16 => decode_bf16(&bytes[skip * 2..], out),
-            Encoding::Q8_0 => decode_blocks(bytes, skip, out, q8_0),
-            Encoding::Q4_0 => decode_blocks(bytes, skip, out, q4_0),
-            Encoding::Q4_1 => decode_blocks(bytes, skip, out, q4_1),
-            Encoding::Q5_0 => decode_blocks(bytes, skip, out, q5_0),
-            Encoding::Q5_1 => decode_blocks(bytes, skip, out, q5_1),
-            Encoding::Q2K => decode_blocks(bytes, skip, out, k_quants::q2_k),
-            Encoding::Q3K => decode_blocks(bytes, skip, out, k_quants::q3_k),
-            Encoding::Q4K => decode_blocks(bytes, skip, out, k_quants::q4_k),
-            Encoding::Q5K => decode_blocks(bytes, skip, out, k_quants::q5_k),
-            Encoding::Q6K => decode_blocks(bytes, skip, out, k_quants::q6_k),
+            Encoding::Blocks(format) => blocks::decode(format, bytes, skip, out),
         }
     }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "sizes of a block")]
+const fn size(n: u64) -> usize {
+    n as usize
 }
 
 /// The least number that is none of `dtype`'s: it would be rounded to infinity.
@@ -213,86 +152,6 @@ fn decode_f16(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// `BYTES` and `NUMBERS`: of one block. Blocks cut by `skip` or by the end of `out` go through a
-/// copy.
-fn decode_blocks<const BYTES: usize, const NUMBERS: usize>(
-    bytes: &[u8],
-    skip: usize,
-    out: &mut [f32],
-    block: impl Fn(&[u8; BYTES], &mut [f32; NUMBERS]),
-) {
-    let blocks = &bytes.as_chunks::<BYTES>().0[skip / NUMBERS..];
-    let head = (NUMBERS - skip % NUMBERS) % NUMBERS;
-    let head = head.min(out.len());
-    let (first, rest) = out.split_at_mut(head);
-    let blocks = if first.is_empty() {
-        blocks
-    } else {
-        let mut numbers = [0.0; NUMBERS];
-        block(&blocks[0], &mut numbers);
-        let from = skip % NUMBERS;
-        first.copy_from_slice(&numbers[from..from + first.len()]);
-        &blocks[1..]
-    };
-    let (whole, tail) = rest.as_chunks_mut::<NUMBERS>();
-    for (to, from) in whole.iter_mut().zip(blocks) {
-        block(from, to);
-    }
-    if !tail.is_empty() {
-        let mut numbers = [0.0; NUMBERS];
-        block(&blocks[whole.len()], &mut numbers);
-        tail.copy_from_slice(&numbers[..tail.len()]);
-    }
-}
-
-fn q8_0(from: &[u8; Q8_0_BYTES], to: &mut [f32; BLOCK]) {
-    let d = scale(from[0], from[1]);
-    for (to, q) in to.iter_mut().zip(&from[2..]) {
-        *to = d * f32::from(q.cast_signed());
-    }
-}
-
-fn q4_0(from: &[u8; Q4_0_BYTES], to: &mut [f32; BLOCK]) {
-    let d = scale(from[0], from[1]);
-    let (low, high) = to.split_at_mut(BLOCK / 2);
-    for ((low, high), q) in low.iter_mut().zip(high).zip(&from[2..]) {
-        *low = d * (f32::from(q & 15) - 8.0);
-        *high = d * (f32::from(q >> 4) - 8.0);
-    }
-}
-
-fn q4_1(from: &[u8; Q4_1_BYTES], to: &mut [f32; BLOCK]) {
-    let d = scale(from[0], from[1]);
-    let m = scale(from[2], from[3]);
-    let (low, high) = to.split_at_mut(BLOCK / 2);
-    for ((low, high), q) in low.iter_mut().zip(high).zip(&from[4..]) {
-        *low = d * f32::from(q & 15) + m;
-        *high = d * f32::from(q >> 4) + m;
-    }
-}
-
-fn q5_0(from: &[u8; Q5_0_BYTES], to: &mut [f32; BLOCK]) {
-    let d = scale(from[0], from[1]);
-    for (i, to) in to.iter_mut().enumerate() {
-        *to = d * (f32::from(five_bits(&from[2..], i)) - 16.0);
-    }
-}
-
-fn q5_1(from: &[u8; Q5_1_BYTES], to: &mut [f32; BLOCK]) {
-    let d = scale(from[0], from[1]);
-    let m = scale(from[2], from[3]);
-    for (i, to) in to.iter_mut().enumerate() {
-        *to = d * f32::from(five_bits(&from[4..], i)) + m;
-    }
-}
-
-/// Number `i` of 32: its fifth bit in four bytes, the four others as in Q4_0 behind them.
-fn five_bits(block: &[u8], i: usize) -> u8 {
-    let (high, low) = block.split_at(BLOCK / 8);
-    let bit = high[i / 8] >> (i % 8) & 1;
-    low[i % 16] >> (i / 16 * 4) & 15 | bit << 4
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -334,7 +193,7 @@ mod tests {
             });
             assert_eq!(out, rounded, "{dtype}");
         }
-        assert_eq!(Encoding::Q8_0.plain(), None);
+        assert_eq!(Encoding::Blocks(BlockFormat::Q8_0).plain(), None);
     }
 
     #[test]
@@ -355,14 +214,14 @@ mod tests {
         let q = |i: usize| u8::try_from((i * 7 + usize::from(seed)) % 16).unwrap();
         let mut bytes = d.to_le_bytes().to_vec();
         let numbers = match encoding {
-            Encoding::Q8_0 => {
+            Encoding::Blocks(BlockFormat::Q8_0) => {
                 let signed = |i: usize| {
                     i8::try_from((i * 7 + usize::from(seed)).cast_signed() - 120).unwrap()
                 };
                 bytes.extend((0..32).map(|i| signed(i).cast_unsigned()));
                 (0..32).map(|i| d.to_f32() * f32::from(signed(i))).collect()
             }
-            Encoding::Q4_0 => {
+            Encoding::Blocks(BlockFormat::Q4_0) => {
                 bytes.extend((0..16).map(|i| q(i) | q(i + 16) << 4));
                 (0..32)
                     .map(|i| d.to_f32() * (f32::from(q(i)) - 8.0))
@@ -381,7 +240,11 @@ mod tests {
 
     #[test]
     fn any_range_of_blocks_decodes_as_the_whole() {
-        for encoding in [Encoding::Q8_0, Encoding::Q4_0, Encoding::Q4_1] {
+        for encoding in [
+            Encoding::Blocks(BlockFormat::Q8_0),
+            Encoding::Blocks(BlockFormat::Q4_0),
+            Encoding::Blocks(BlockFormat::Q4_1),
+        ] {
             let (bytes, numbers): (Vec<Vec<u8>>, Vec<Vec<f32>>) =
                 (0..4).map(|seed| block(encoding, seed)).unzip();
             let (bytes, numbers) = (bytes.concat(), numbers.concat());

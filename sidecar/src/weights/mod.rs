@@ -3,6 +3,7 @@
 //! Names and row order are Hugging Face's, whatever the file: a GGUF's permuted q and k rows are
 //! put back, so that rotary pairs are (i, i + head_dim / 2) everywhere.
 
+mod blocks;
 pub(crate) mod encoding;
 pub(crate) mod file;
 pub(crate) mod folder;

@@ -335,7 +335,7 @@ mod tests {
         let stored = Stored {
             offset: 0,
             cols,
-            encoding: Encoding::Q8_0,
+            encoding: Encoding::Blocks(BlockFormat::Q8_0),
             order: RowOrder::Interleaved { head_dim },
         };
         let named =

@@ -109,13 +109,12 @@ fn check(info: &TensorInfo, dims: &[usize]) -> Result<(), ModelError> {
         );
         return Err(ModelError::weights("weights", message));
     }
-    let read = Encoding::ALL.map(Encoding::label);
     let is_packed = packed::LABELS.contains(&info.dtype.as_str());
-    if !read.contains(&info.dtype.as_str()) && !is_packed {
+    if !Encoding::all().any(|encoding| encoding.label() == info.dtype) && !is_packed {
         let message = format!(
             "tensor `{name}` is {}; read are {}",
             info.dtype,
-            read.join(", ")
+            Encoding::read()
         );
         return Err(ModelError::quantization("weights", message));
     }

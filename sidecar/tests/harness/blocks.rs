@@ -1,5 +1,5 @@
-//! Fixture models whose matrices are stored in blocks, as a quantised file would have them.
-#![allow(clippy::cast_sign_loss, reason = "numbers are clamped before")]
+//! Fixture models whose matrices are stored in blocks, as a quantised file would have them: any bits,
+//! with scales that weights have.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -7,35 +7,63 @@ use std::path::Path;
 use std::sync::Arc;
 
 use half::f16;
-use plimsoll_planner::BlockFormat;
-use plimsoll_planner::blocks::GROUP;
+use plimsoll_kernels::linear::{self, LinearShape, StoredBlocks};
+use plimsoll_planner::{BlockFormat, Dtype, ModelShape};
 use plimsoll_sidecar::model::{Model, ModelError, ModelFolder, blocks};
-use plimsoll_sidecar::weights::{TensorInfo, TensorSource};
+use plimsoll_sidecar::weights::{TensorInfo, TensorSource, needed};
 
-const WIDTH: usize = GROUP as usize;
-
-/// Which format a tensor is quantised to, by its Hugging Face name.
+/// Which format a tensor is stored in, by its Hugging Face name.
 pub type Choice = fn(&str) -> Option<BlockFormat>;
 
-/// A fixture with its matrices quantised as `choice` says; what does not fit stays as it is.
+/// A fixture with its matrices stored as `choice` says; what does not fit stays as it is.
 pub fn quantised(path: &Path, choice: Choice) -> Model {
+    stored(ModelFolder::open(path).unwrap(), choice)
+}
+
+/// A model for several engines.
+pub fn shared(path: &Path, choice: Choice) -> Arc<Model> {
+    Arc::new(quantised(path, choice))
+}
+
+/// The same of `tiny-qwen3` with matrices that are wide enough for long blocks, and cuts inside of them.
+pub fn wide(path: &Path, choice: Choice, tied: bool) -> Model {
     let mut model = ModelFolder::open(path).unwrap();
+    model.shape = ModelShape {
+        hidden: 256,
+        query_heads: 8,
+        kv_heads: 2,
+        head_dim: 32,
+        ffn: 768,
+        tied,
+        ..model.shape
+    };
+    let tensor = |(name, shape): (String, Vec<usize>)| {
+        let info = TensorInfo {
+            name: name.clone(),
+            bytes: 4 * shape.iter().product::<usize>() as u64,
+            shape,
+            dtype: "F32".to_owned(),
+        };
+        (name, info)
+    };
+    model.tensors = Box::new(Drawn(
+        needed(&model.shape).into_iter().map(tensor).collect(),
+    ));
+    stored(model, choice)
+}
+
+fn stored(mut model: Model, choice: Choice) -> Model {
     let mut stored = HashMap::new();
     for name in model.tensors.names() {
         let info = model.tensors.info(name).unwrap();
         let (rows, cols) = info.rows_cols();
-        let is_matrix = info.shape.len() == 2 && cols.is_multiple_of(WIDTH);
-        let Some(format) = choice(name).filter(|_| is_matrix) else {
+        let fits =
+            |format: &BlockFormat| info.shape.len() == 2 && cols.is_multiple_of(columns(*format));
+        let Some(format) = choice(name).filter(fits) else {
             continue;
         };
-        let mut numbers = vec![0.0; rows * cols];
-        model
-            .tensors
-            .read_rows(name, 0..rows, &mut numbers)
-            .unwrap();
-        let bytes: Vec<u8> = numbers
-            .chunks_exact(WIDTH)
-            .flat_map(|block| encoded(format, block))
+        let bytes: Vec<u8> = (0..rows * cols / columns(format))
+            .flat_map(|at| block(format, name, at))
             .collect();
         let info = TensorInfo {
             dtype: format.to_string(),
@@ -50,6 +78,76 @@ pub fn quantised(path: &Path, choice: Choice) -> Model {
     });
     model.shape.blocks = blocks::of(&model.shape, &*model.tensors);
     model
+}
+
+fn columns(format: BlockFormat) -> usize {
+    format.columns() as usize
+}
+
+/// Bits by place.
+fn bits(name: &str, at: usize) -> u64 {
+    let seed = name.bytes().fold(7u64, |seed, byte| {
+        (seed ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
+    });
+    let mixed = (seed ^ at as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (mixed ^ mixed >> 29).wrapping_mul(0xBF58_476D_1CE4_E5B9)
+}
+
+/// A block of any bits whose largest numbers are about 0.2.
+fn block(format: BlockFormat, name: &str, at: usize) -> Vec<u8> {
+    let bytes = format.bytes() as usize;
+    let mut block: Vec<u8> = (0..bytes)
+        .map(|byte| bits(name, at * bytes + byte).to_le_bytes()[6])
+        .collect();
+    // Where d and m lie, and what they are multiplied with at most.
+    let scales: &[(usize, f32)] = match format {
+        BlockFormat::Q4_0 => &[(0, 8.0)],
+        BlockFormat::Q4_1 => &[(0, 15.0), (2, -2.0)],
+        BlockFormat::Q5_0 => &[(0, 16.0)],
+        BlockFormat::Q5_1 => &[(0, 31.0), (2, -2.0)],
+        BlockFormat::Q8_0 | BlockFormat::Iq4Nl => &[(0, 127.0)],
+        BlockFormat::Q2K => &[(80, 45.0), (82, 30.0)],
+        BlockFormat::Q3K => &[(108, 128.0)],
+        BlockFormat::Q4K => &[(0, 945.0), (2, 126.0)],
+        BlockFormat::Q5K => &[(0, 1953.0), (2, 126.0)],
+        BlockFormat::Q6K => &[(208, 4096.0)],
+        BlockFormat::Iq4Xs => &[(0, 4064.0)],
+    };
+    for (place, most) in scales {
+        let part = 0.5 + f32::from(block[*place]) / 512.0;
+        block[*place..place + 2].copy_from_slice(&f16::from_f32(0.2 / most * part).to_le_bytes());
+    }
+    block
+}
+
+/// Tensors that are in no file.
+#[derive(Debug)]
+struct Drawn(HashMap<String, TensorInfo>);
+
+impl TensorSource for Drawn {
+    fn names(&self) -> Vec<&str> {
+        self.0.keys().map(String::as_str).collect()
+    }
+
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.0.get(name)
+    }
+
+    fn read_block(
+        &self,
+        name: &str,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [f32],
+    ) -> Result<(), ModelError> {
+        let (info, about) = (&self.0[name], if name.contains("norm") { 1.0 } else { 0.0 });
+        let width = info.rows_cols().1;
+        let places = rows.flat_map(|row| cols.clone().map(move |col| row * width + col));
+        for (place, out) in places.zip(out) {
+            *out = about + f32::from(bits(name, place).to_le_bytes()[6]) / 1280.0 - 0.1;
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug)]
@@ -84,11 +182,11 @@ impl TensorSource for Quantised {
         let Some((format, info, blocks)) = self.stored.get(name) else {
             return self.plain.read_block(name, rows, cols, out);
         };
-        let (size, width) = (format.bytes() as usize, info.rows_cols().1);
-        let places = rows.flat_map(|row| cols.clone().map(move |col| row * width + col));
-        for (place, out) in places.zip(out) {
-            let block = &blocks[place / WIDTH * size..][..size];
-            *out = decoded(*format, block, place % WIDTH);
+        let row_bytes = format.row_bytes(info.rows_cols().1 as u64) as usize;
+        let out = out.chunks_exact_mut(cols.len().max(1));
+        for (row, out) in rows.zip(out) {
+            let row = decoded(*format, &blocks[row * row_bytes..][..row_bytes]);
+            out.copy_from_slice(&row[cols.clone()]);
         }
         Ok(())
     }
@@ -103,69 +201,32 @@ impl TensorSource for Quantised {
     ) -> Result<(), ModelError> {
         let (stored, info, blocks) = &self.stored[name];
         assert_eq!(*stored, format);
-        let size = format.bytes() as usize;
-        let row_bytes = info.rows_cols().1 / WIDTH * size;
-        let cut = cols.start / WIDTH * size..cols.end / WIDTH * size;
+        let columns = columns(format);
+        assert!(cols.start.is_multiple_of(columns) && cols.end.is_multiple_of(columns));
+        let bytes = |cols: usize| format.row_bytes(cols as u64) as usize;
+        let (row_bytes, cut) = (
+            bytes(info.rows_cols().1),
+            bytes(cols.start)..bytes(cols.end),
+        );
         let rows = rows.flat_map(|row| &blocks[row * row_bytes..][cut.clone()]);
         rows.zip(out).for_each(|(from, to)| *to = *from);
         Ok(())
     }
 }
 
-/// 32 numbers as one block, by ggml's definitions.
-fn encoded(format: BlockFormat, numbers: &[f32]) -> Vec<u8> {
-    let most = numbers.iter().fold(0.0f32, |most, x| most.max(x.abs()));
-    let least = numbers.iter().fold(f32::INFINITY, |least, x| least.min(*x));
-    let largest = numbers
-        .iter()
-        .fold(f32::NEG_INFINITY, |most, x| most.max(*x));
-    let scale = |span: f32, steps: f32| f16::from_f32(span / steps);
-    let nibbles = |q: &dyn Fn(f32) -> u8| -> Vec<u8> {
-        let half = numbers.len() / 2;
-        (0..half)
-            .map(|i| q(numbers[i]) | q(numbers[half + i]) << 4)
-            .collect()
+/// The numbers of a row, as the kernels have them: their tests hold those to ggml's definitions.
+fn decoded(format: BlockFormat, row: &[u8]) -> Vec<f32> {
+    let cols = row.len() / format.bytes() as usize * columns(format);
+    let shape = LinearShape::stored(1, cols, Dtype::Float32, format);
+    let mut packed = vec![0; shape.packed_bytes()];
+    let source = StoredBlocks {
+        bytes: row,
+        rows: 1,
+        row_bytes: row.len(),
+        first_block: 0,
     };
-    let step = |x: f32, d: f16| {
-        if d == f16::ZERO {
-            0.0
-        } else {
-            (x / d.to_f32()).round()
-        }
-    };
-    match format {
-        BlockFormat::Q4_0 => {
-            let d = scale(most, 7.0);
-            let q = |x: f32| (step(x, d) + 8.0).clamp(0.0, 15.0) as u8;
-            [d.to_le_bytes().to_vec(), nibbles(&q)].concat()
-        }
-        BlockFormat::Q4_1 => {
-            let (d, m) = (scale(largest - least, 15.0), f16::from_f32(least));
-            let q = |x: f32| step(x - m.to_f32(), d).clamp(0.0, 15.0) as u8;
-            let head = [d.to_le_bytes(), m.to_le_bytes()].concat();
-            [head, nibbles(&q)].concat()
-        }
-        BlockFormat::Q8_0 => {
-            let d = scale(most, 127.0);
-            let q = |x: &f32| (step(*x, d).clamp(-127.0, 127.0) as i8).cast_unsigned();
-            let numbers: Vec<u8> = numbers.iter().map(q).collect();
-            [d.to_le_bytes().to_vec(), numbers].concat()
-        }
-    }
-}
-
-/// Number `at` of a block.
-fn decoded(format: BlockFormat, block: &[u8], at: usize) -> f32 {
-    let half = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
-    let nibble = |from: usize| f32::from(block[from + at % 16] >> (at / 16 * 4) & 15);
-    match format {
-        BlockFormat::Q4_0 => half(0) * (nibble(2) - 8.0),
-        BlockFormat::Q4_1 => half(0) * nibble(4) + half(2),
-        BlockFormat::Q8_0 => half(0) * f32::from(block[2 + at].cast_signed()),
-    }
-}
-
-/// A model for several engines.
-pub fn shared(path: &Path, choice: Choice) -> Arc<Model> {
-    Arc::new(quantised(path, choice))
+    linear::pack_blocks(&mut packed, &shape, 0, source);
+    let mut numbers = vec![0.0; cols];
+    linear::unpack_row(&packed, &shape, 0, &mut numbers);
+    numbers
 }

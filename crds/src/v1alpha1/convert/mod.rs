@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use plimsoll_planner::request::Utilization;
 use plimsoll_planner::{Bytes, KvLayout, Limits, ModelShape, RankCapacity, Request};
 
-pub use blocks::{STORED_ROWS_MAX, stored_blocks};
+pub use blocks::{STORED_BYTES_MAX, STORED_ROWS_MAX, fit_facts, stored_blocks};
 pub use documents::{boot_split, retarget, shards, split_request, target, target_request};
 pub use plan::{plan, plan_status};
 

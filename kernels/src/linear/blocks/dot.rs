@@ -8,7 +8,7 @@
 use std::arch::x86_64::*;
 use std::mem::{self, MaybeUninit};
 
-use plimsoll_planner::{BlockFormat, Dtype};
+use plimsoll_planner::Dtype;
 
 use crate::isa::Isa;
 use crate::simd::{Avx512, LANES, Simd, array, unroll};
@@ -16,8 +16,26 @@ use crate::simd::{Avx512, LANES, Simd, array, unroll};
 use super::super::bf16::pairs_of;
 use super::super::product::{Chunk, Product};
 use super::cell::Cell;
-use super::{Kind, PAIRS, Q4_0, Q4_1, Q8_0, SCALE_BYTES, WORD_PAIRS, WORDS_BYTES};
+use super::kinds::{self, Q4_0, Q4_1, Q8_0};
+use super::{PAIRS, SCALE_BYTES, Short, WORD_PAIRS, WORDS_BYTES};
 use super::{group_bytes, head_bytes};
+
+/// A block type that these kernels are compiled for.
+trait Kind: kinds::Kind {
+    const SHORT: Short;
+}
+
+impl Kind for Q4_0 {
+    const SHORT: Short = Short::Q4_0;
+}
+
+impl Kind for Q4_1 {
+    const SHORT: Short = Short::Q4_1;
+}
+
+impl Kind for Q8_0 {
+    const SHORT: Short = Short::Q8_0;
+}
 
 /// Panels that are multiplied at a time.
 const P: usize = 2;
@@ -31,27 +49,27 @@ pub(super) fn takes(isa: Isa, product: &Product<'_>, chunk: &Chunk) -> bool {
         && chunk.tokens.len() <= MOST_TOKENS
 }
 
-pub(super) fn multiply(product: &Product<'_>, chunk: &Chunk, format: BlockFormat) {
+pub(super) fn multiply(product: &Product<'_>, chunk: &Chunk, format: Short) {
     assert!(Isa::Avx512Bf16.is_available(), "no bf16 dot products");
     // SAFETY: the check above says that this machine has the instructions.
     unsafe {
         match format {
-            BlockFormat::Q4_0 => panels::<Q4_0>(product, chunk),
-            BlockFormat::Q4_1 => panels::<Q4_1>(product, chunk),
-            BlockFormat::Q8_0 => panels::<Q8_0>(product, chunk),
+            Short::Q4_0 => panels::<Q4_0>(product, chunk),
+            Short::Q4_1 => panels::<Q4_1>(product, chunk),
+            Short::Q8_0 => panels::<Q8_0>(product, chunk),
         }
     }
 }
 
 /// Writes every cell of whole groups of one panel: a column pair of bf16 each.
-pub(super) fn expand(format: BlockFormat, stored: &[u8], cells: &mut [MaybeUninit<Cell>]) {
+pub(super) fn expand(format: Short, stored: &[u8], cells: &mut [MaybeUninit<Cell>]) {
     assert!(Isa::Avx512Bf16.is_available(), "no bf16 dot products");
     // SAFETY: the check above says that this machine has the instructions.
     unsafe {
         match format {
-            BlockFormat::Q4_0 => groups::<Q4_0>(stored, cells),
-            BlockFormat::Q4_1 => groups::<Q4_1>(stored, cells),
-            BlockFormat::Q8_0 => groups::<Q8_0>(stored, cells),
+            Short::Q4_0 => groups::<Q4_0>(stored, cells),
+            Short::Q4_1 => groups::<Q4_1>(stored, cells),
+            Short::Q8_0 => groups::<Q8_0>(stored, cells),
         }
     }
 }
@@ -182,9 +200,9 @@ impl Scales {
         let s = Avx512::here();
         Scales {
             d: s.twice(s.load_f16(array(group))),
-            m: match K::FORMAT {
-                BlockFormat::Q4_0 | BlockFormat::Q8_0 => [_mm512_setzero_ps(); 2],
-                BlockFormat::Q4_1 => s.twice(s.load_f16(array(&group[SCALE_BYTES..]))),
+            m: match K::SHORT {
+                Short::Q4_0 | Short::Q8_0 => [_mm512_setzero_ps(); 2],
+                Short::Q4_1 => s.twice(s.load_f16(array(&group[SCALE_BYTES..]))),
             },
         }
     }
@@ -213,8 +231,8 @@ impl<'a> Four<'a> {
     #[inline]
     fn load<K: Kind>(group: &'a [u8], at: usize) -> Four<'a> {
         let quants = &group[const { head_bytes(K::FORMAT) }..];
-        match K::FORMAT {
-            BlockFormat::Q4_0 | BlockFormat::Q4_1 => {
+        match K::SHORT {
+            Short::Q4_0 | Short::Q4_1 => {
                 let words: &[u8; WORDS_BYTES] = array(&quants[at * WORDS_BYTES..]);
                 // SAFETY: the array has the 64 bytes that are loaded.
                 let words = unsafe { _mm512_loadu_si512(words.as_ptr().cast()) };
@@ -223,7 +241,7 @@ impl<'a> Four<'a> {
                     ..Four::none()
                 }
             }
-            BlockFormat::Q8_0 => Four {
+            Short::Q8_0 => Four {
                 bytes: array(&quants[at * 8 * LANES..]),
                 ..Four::none()
             },
@@ -234,8 +252,8 @@ impl<'a> Four<'a> {
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     #[inline]
     fn halves<K: Kind, const PAIR: usize>(&self, scales: &Scales) -> [__m512; 2] {
-        let numbers = match K::FORMAT {
-            BlockFormat::Q4_0 | BlockFormat::Q4_1 => {
+        let numbers = match K::SHORT {
+            Short::Q4_0 | Short::Q4_1 => {
                 let values = const { values::<K>() };
                 // SAFETY: the array has the 64 bytes that are loaded.
                 let values = unsafe { _mm512_loadu_ps(values.as_ptr()) };
@@ -252,19 +270,19 @@ impl<'a> Four<'a> {
                     _mm512_permutexvar_ps(second, values),
                 ]
             }
-            BlockFormat::Q8_0 => {
+            Short::Q8_0 => {
                 let (s, bytes) = (Avx512::here(), &self.bytes[PAIR * 2 * LANES..]);
                 [s.load_i8(array(bytes)), s.load_i8(array(&bytes[LANES..]))]
             }
         };
         let Scales { d, m } = scales;
-        match K::FORMAT {
-            BlockFormat::Q4_0 | BlockFormat::Q8_0 => [
+        match K::SHORT {
+            Short::Q4_0 | Short::Q8_0 => [
                 _mm512_mul_ps(d[0], numbers[0]),
                 _mm512_mul_ps(d[1], numbers[1]),
             ],
             // The product is exact, so one rounding is what two steps have.
-            BlockFormat::Q4_1 => [
+            Short::Q4_1 => [
                 _mm512_fmadd_ps(d[0], numbers[0], m[0]),
                 _mm512_fmadd_ps(d[1], numbers[1], m[1]),
             ],
@@ -274,7 +292,7 @@ impl<'a> Four<'a> {
 
 /// What the sixteen 4-bit numbers stand for.
 const fn values<K: Kind>() -> [f32; LANES] {
-    let mut values = [K::FIRST; LANES];
+    let mut values = [0.0 - K::ZERO; LANES];
     let mut at = 1;
     while at < LANES {
         values[at] = values[at - 1] + 1.0;

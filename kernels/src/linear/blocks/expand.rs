@@ -5,6 +5,7 @@
 //! as in registers; so every sum adds the same numbers in the same order as on a whole panel.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use plimsoll_planner::{BlockFormat, Dtype};
 
@@ -17,8 +18,10 @@ use super::super::product::{Chunk, Product, TOKEN_STEP};
 use super::cell::{CELL_BYTES, Cell};
 #[cfg(target_arch = "x86_64")]
 use super::dot;
-use super::{GROUP, Kind, PAIRS, Q4_0, Q4_1, Q8_0, SCALE_BYTES, WORD_PAIRS, WORDS_BYTES};
-use super::{group_bytes, head_bytes};
+use super::kinds::Kind;
+use super::{GROUP, Grid, PAIRS, SCALE_BYTES, WORDS_BYTES, by_kind, head_bytes, step_bytes};
+#[cfg(target_arch = "x86_64")]
+use super::{Short, group_bytes};
 
 /// Kernels take panels by two.
 const PANEL_STEP: usize = 2;
@@ -43,7 +46,9 @@ pub(in super::super) fn multiply(
     kernel: impl Fn(Isa, Product<'_>, Chunk),
 ) {
     #[cfg(target_arch = "x86_64")]
-    if dot::takes(isa, product, chunk) {
+    if let Some(format) = Short::of(format)
+        && dot::takes(isa, product, chunk)
+    {
         return dot::multiply(product, chunk, format);
     }
     let dtype = product.shape.dtype;
@@ -51,6 +56,7 @@ pub(in super::super) fn multiply(
     let cells_per_group = GROUP * encoding::bytes_of(dtype) * LANES / CELL_BYTES;
     let bytes = part_bytes(chunk.tokens.len());
     let at_once = bytes / CELL_BYTES / PANEL_STEP / cells_per_group;
+    let grid = Grid::of(&product.shape, format);
     let mut buffer = [const { MaybeUninit::uninit() }; BUFFER_BYTES / CELL_BYTES];
     for first in chunk.panels.clone().step_by(PANEL_STEP) {
         let panels = first..(first + PANEL_STEP).min(chunk.panels.end);
@@ -60,10 +66,8 @@ pub(in super::super) fn multiply(
             let end = (group + at_once).min(groups);
             let cells = (end - group) * cells_per_group;
             for panel in panels.clone() {
-                let bytes = group_bytes(format);
-                let stored = &product.panel(panel)[group * bytes..end * bytes];
                 let to = &mut buffer[(panel - first) * cells..][..cells];
-                expand(isa, dtype, format, stored, to);
+                expand(isa, dtype, grid, (product.panel(panel), group..end), to);
             }
             let written = &buffer[..panels.len() * cells];
             // SAFETY: `expand` wrote every cell of each panel's piece, which lie one after the other.
@@ -96,31 +100,37 @@ fn bytes_of(cells: &[Cell]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(cells.as_ptr().cast(), size_of_val(cells)) }
 }
 
-/// Writes every cell of `cells`: whole groups of one panel in `dtype`.
+/// Writes every cell of `cells`: steps of one panel in `dtype`.
 ///
 /// # Panics
-/// When `cells` is not what the groups of `stored` take.
+/// When `cells` is not what the steps take.
 fn expand(
     isa: Isa,
     dtype: Dtype,
-    format: BlockFormat,
-    stored: &[u8],
+    grid: Grid,
+    (panel, steps): (&[u8], Range<usize>),
     cells: &mut [MaybeUninit<Cell>],
 ) {
-    let numbers = stored.len() / group_bytes(format) * GROUP * LANES;
+    let numbers = steps.len() * GROUP * LANES;
     assert_eq!(
         cells.len() * CELL_BYTES,
         numbers * encoding::bytes_of(dtype),
         "cells of {numbers} numbers"
     );
     #[cfg(target_arch = "x86_64")]
-    if dtype == Dtype::BFloat16 && isa >= Isa::Avx512Bf16 {
+    if let Some(format) = Short::of(grid.format)
+        && dtype == Dtype::BFloat16
+        && isa >= Isa::Avx512Bf16
+    {
+        let bytes = group_bytes(grid.format);
+        let stored = &panel[steps.start * bytes..steps.end * bytes];
         return dot::expand(format, stored, cells);
     }
     let work = Expand {
         dtype,
-        format,
-        stored,
+        grid,
+        panel,
+        steps,
         cells,
     };
     simd::dispatch(isa, work);
@@ -128,48 +138,46 @@ fn expand(
 
 struct Expand<'a> {
     dtype: Dtype,
-    format: BlockFormat,
-    stored: &'a [u8],
+    grid: Grid,
+    panel: &'a [u8],
+    steps: Range<usize>,
     cells: &'a mut [MaybeUninit<Cell>],
 }
 
 impl Work for Expand<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        match self.format {
-            BlockFormat::Q4_0 => groups::<S, Q4_0>(s, self),
-            BlockFormat::Q4_1 => groups::<S, Q4_1>(s, self),
-            BlockFormat::Q8_0 => groups::<S, Q8_0>(s, self),
-        }
+        by_kind!(self.grid.format, K => groups::<S, K>(s, self));
     }
 }
 
 #[inline(always)]
 fn groups<S: Simd, K: Kind>(s: S, work: Expand<'_>) {
-    let stored = work.stored.chunks_exact(const { group_bytes(K::FORMAT) });
-    match work.dtype {
-        Dtype::Float32 => {
-            let (cells, _) = work.cells.as_chunks_mut::<GROUP>();
-            for (group, cells) in stored.zip(cells) {
-                let scales = Scales::of::<K>(s, group);
-                for pair in 0..PAIRS {
-                    let halves = numbers::<S, K>(s, group, &scales, pair);
-                    let (first, second) = s.unzip(halves[0], halves[1]);
-                    cells[2 * pair].write(cell(s, first));
-                    cells[2 * pair + 1].write(cell(s, second));
-                }
-            }
-        }
-        dtype @ (Dtype::BFloat16 | Dtype::Float16) => {
-            let (cells, _) = work.cells.as_chunks_mut::<PAIRS>();
-            for (group, cells) in stored.zip(cells) {
-                let scales = Scales::of::<K>(s, group);
-                for pair in 0..PAIRS {
-                    let [first, second] = numbers::<S, K>(s, group, &scales, pair);
+    // A constant format, so that the sizes are.
+    let grid = Grid {
+        format: K::FORMAT,
+        ..work.grid
+    };
+    let dtype = work.dtype;
+    let per_step = GROUP * encoding::bytes_of(dtype) * LANES / CELL_BYTES;
+    for (step, cells) in work.steps.zip(work.cells.chunks_exact_mut(per_step)) {
+        let (block, inside) = grid.place(step);
+        let head = &work.panel[grid.head(block)..][..const { head_bytes(K::FORMAT) }];
+        let numbers = &work.panel[grid.numbers(step)..][..const { step_bytes(K::FORMAT) }];
+        for (of, cells) in cells.chunks_exact_mut(per_step / 2).enumerate() {
+            let scales = Scales::of::<S, K>(s, head, 2 * inside + of);
+            let pairs = of * (PAIRS / 2)..(of + 1) * (PAIRS / 2);
+            for (pair, cells) in pairs.zip(cells.chunks_exact_mut(per_step / PAIRS)) {
+                let [first, second] = pair_of::<S, K>(s, numbers, &scales, pair);
+                if dtype == Dtype::Float32 {
+                    let (first, second) = s.unzip(first, second);
+                    cells[0].write(cell(s, first));
+                    cells[1].write(cell(s, second));
+                } else {
                     let mut cell = Cell([0; CELL_BYTES]);
                     s.store_as(first, dtype, &mut cell.0);
                     s.store_as(second, dtype, &mut cell.0[CELL_BYTES / 2..]);
-                    cells[pair].write(cell);
+                    cells[0].write(cell);
                 }
             }
         }
@@ -183,7 +191,7 @@ fn cell<S: Simd>(s: S, v: S::V) -> Cell {
     cell
 }
 
-/// d and m of a group for either half of a pair: each row's twice.
+/// The scale and the minimum of sixteen columns for either half of a pair: each row's twice.
 struct Scales<V> {
     d: [V; 2],
     /// Zeros where the type has none.
@@ -192,24 +200,35 @@ struct Scales<V> {
 
 impl<V: Copy> Scales<V> {
     #[inline(always)]
-    fn of<K: Kind>(s: impl Simd<V = V>, group: &[u8]) -> Scales<V> {
-        let m = match K::FORMAT {
-            BlockFormat::Q4_0 | BlockFormat::Q8_0 => [s.splat(0.0); 2],
-            BlockFormat::Q4_1 => s.twice(s.load_f16(array(&group[SCALE_BYTES..]))),
+    fn of<S: Simd<V = V>, K: Kind>(s: S, head: &[u8], part: usize) -> Scales<V> {
+        let d = s.load_f16(array(head));
+        let m = match K::HALVES.len() {
+            1 => s.splat(0.0),
+            _ => s.load_f16(array(&head[SCALE_BYTES..])),
+        };
+        let (small, _) = head[K::HALVES.len() * SCALE_BYTES..].as_chunks();
+        let (d, m) = match K::small(small, part) {
+            None => (d, m),
+            Some([scale, minimum]) => (s.mul(d, s.load(&scale)), s.mul(m, s.load(&minimum))),
         };
         Scales {
-            d: s.twice(s.load_f16(array(group))),
-            m,
+            d: s.twice(d),
+            m: s.twice(m),
         }
     }
 }
 
 /// Both halves of a column pair: numbers of eight rows by two columns each.
 #[inline(always)]
-fn numbers<S: Simd, K: Kind>(s: S, group: &[u8], scales: &Scales<S::V>, pair: usize) -> [S::V; 2] {
+fn pair_of<S: Simd, K: Kind>(
+    s: S,
+    numbers: &[u8],
+    scales: &Scales<S::V>,
+    pair: usize,
+) -> [S::V; 2] {
     [
-        half::<S, K>(s, group, scales, pair, 0),
-        half::<S, K>(s, group, scales, pair, 1),
+        half::<S, K>(s, numbers, scales, pair, 0),
+        half::<S, K>(s, numbers, scales, pair, 1),
     ]
 }
 
@@ -217,34 +236,67 @@ fn numbers<S: Simd, K: Kind>(s: S, group: &[u8], scales: &Scales<S::V>, pair: us
 #[inline(always)]
 fn half<S: Simd, K: Kind>(
     s: S,
-    group: &[u8],
+    numbers: &[u8],
     scales: &Scales<S::V>,
     pair: usize,
     half: usize,
 ) -> S::V {
-    let quants = &group[const { head_bytes(K::FORMAT) }..];
-    let number = match K::FORMAT {
-        BlockFormat::Q4_0 | BlockFormat::Q4_1 => {
-            let words = s.load_bits(array(&quants[pair / WORD_PAIRS * WORDS_BYTES..]));
-            let shift = [[0, 4], [8, 12], [16, 20], [24, 28]][pair % WORD_PAIRS][half];
-            s.nibble(words, shift, K::FIRST)
-        }
-        BlockFormat::Q8_0 => s.load_i8(array(&quants[(2 * pair + half) * LANES..])),
-    };
-    // Products are exact (at most 19 bits), so a fused sum rounds as one of two steps does.
-    match K::FORMAT {
-        BlockFormat::Q4_0 | BlockFormat::Q8_0 => s.mul(scales.d[half], number),
-        BlockFormat::Q4_1 => s.fma(scales.d[half], number, scales.m[half]),
+    let number = number::<S, K>(s, numbers, 2 * pair + half);
+    // Products are exact (at most 23 bits), so a fused sum rounds as one of two steps does.
+    match K::HALVES.len() {
+        1 => s.mul(scales.d[half], number),
+        _ => s.fma(scales.d[half], number, scales.m[half]),
     }
+}
+
+/// What d is multiplied with.
+#[inline(always)]
+fn number<S: Simd, K: Kind>(s: S, numbers: &[u8], half: usize) -> S::V {
+    if K::LOW == 8 {
+        return s.load_i8(array(&numbers[half * LANES..]));
+    }
+    let (low, at) = plane(s, numbers, K::LOW, half);
+    if let Some(table) = K::TABLE {
+        return s.lookup(low, at, table);
+    }
+    if K::LOW == 4 && K::HIGH == 0 {
+        return s.nibble(low, at, 0.0 - K::ZERO);
+    }
+    let low = s.bits(low, at, const { field(K::LOW) });
+    if K::HIGH == 0 {
+        return low;
+    }
+    let (high, at) = plane(s, &numbers[K::LOW * WORDS_BYTES..], K::HIGH, half);
+    let high = s.bits(high, at, const { field(K::HIGH) });
+    let above = const { (1 << K::LOW) as f32 };
+    s.sub(s.fma(high, s.splat(above), low), s.splat(K::ZERO))
+}
+
+/// So many bits.
+const fn field(bits: usize) -> u32 {
+    (1 << bits) - 1
+}
+
+/// The words that have a half's numbers of a plane, and the bit at which these begin.
+#[inline(always)]
+fn plane<S: Simd>(s: S, words: &[u8], bits: usize, half: usize) -> (S::V, u32) {
+    let bit = bits * half;
+    #[expect(clippy::cast_possible_truncation, reason = "below 32")]
+    let shift = (bit % 32) as u32;
+    (s.load_bits(array(&words[bit / 32 * WORDS_BYTES..])), shift)
 }
 
 /// A panel in `dtype`: for tests.
 #[cfg(test)]
-pub(super) fn to_bytes(isa: Isa, dtype: Dtype, format: BlockFormat, stored: &[u8]) -> Vec<u8> {
-    let numbers = stored.len() / group_bytes(format) * GROUP * LANES;
-    let cells = numbers * encoding::bytes_of(dtype) / CELL_BYTES;
+pub(super) fn to_bytes(isa: Isa, shape: &LinearShape, panel: &[u8]) -> Vec<u8> {
+    let Some(format) = shape.blocks else {
+        panic!("{shape:?} is not in blocks");
+    };
+    let cells = shape.cols * LANES * encoding::bytes_of(shape.dtype) / CELL_BYTES;
     let mut cells = vec![MaybeUninit::uninit(); cells];
-    expand(isa, dtype, format, stored, &mut cells);
+    let steps = 0..shape.cols / GROUP;
+    let grid = Grid::of(shape, format);
+    expand(isa, shape.dtype, grid, (panel, steps), &mut cells);
     // SAFETY: `expand` wrote every cell.
     bytes_of(unsafe { cells.assume_init_ref() }).to_vec()
 }

@@ -4,9 +4,12 @@ use half::f16;
 use plimsoll_planner::BlockFormat;
 
 use super::super::{LinearShape, PANEL_ROWS};
-use super::{GROUP, PAIRS, SCALE_BYTES, WORD_PAIRS, WORDS_BYTES};
-use super::{block_bytes, group_bytes, head_bytes};
+use super::kinds::Kind;
+use super::planes::{self, Planes};
+use super::{GROUP, Grid, SCALE_BYTES, block_bytes, by_kind, head_bytes, size, step_bytes};
+use super::{WORDS_BYTES, steps_of_block};
 use crate::encoding;
+use crate::simd::LANES;
 
 /// Rows as a file has them, block after block; of each those from `first_block` on are meant.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +22,7 @@ pub struct StoredBlocks<'a> {
 }
 
 impl<'a> StoredBlocks<'a> {
-    /// The blocks of `cols` columns of row `row`.
+    /// The blocks that `cols` columns of row `row` touch.
     ///
     /// # Panics
     /// When the row has fewer.
@@ -27,22 +30,7 @@ impl<'a> StoredBlocks<'a> {
         let bytes = block_bytes(format);
         let first = self.first_block * bytes;
         let whole = &self.bytes[row * self.row_bytes..][..self.row_bytes];
-        &whole[first..first + cols / GROUP * bytes]
-    }
-}
-
-/// A block of zeros: padding rows are made of these.
-pub(super) const fn zero_block(format: BlockFormat) -> &'static [u8] {
-    const SHIFTED: [u8; 18] = {
-        let mut block = [0x88; 18];
-        block[0] = 0;
-        block[1] = 0;
-        block
-    };
-    match format {
-        BlockFormat::Q4_0 => &SHIFTED,
-        BlockFormat::Q4_1 => &[0; 20],
-        BlockFormat::Q8_0 => &[0; 34],
+        &whole[first..first + cols.div_ceil(size(format.columns())) * bytes]
     }
 }
 
@@ -71,15 +59,25 @@ pub fn pack_blocks(
         packed.len(),
         shape.packed_bytes()
     );
+    by_kind!(format, K => pack_rows::<K>(packed, shape, first_row, source));
+}
+
+fn pack_rows<K: Kind>(
+    packed: &mut [u8],
+    shape: &LinearShape,
+    first_row: usize,
+    source: StoredBlocks<'_>,
+) {
+    let touched = shape.skipped.unwrap_or(0) + shape.cols;
     for row in 0..source.rows {
-        let blocks = source.row(format, shape.cols, row);
-        let blocks = blocks.chunks_exact(block_bytes(format));
-        pack_row(packed, shape, format, first_row + row, blocks);
+        let blocks = source.row(K::FORMAT, touched, row);
+        pack_row::<K>(packed, shape, first_row + row, |at| {
+            &blocks[at * const { block_bytes(K::FORMAT) }..][..const { block_bytes(K::FORMAT) }]
+        });
     }
-    if end == shape.rows {
+    if first_row + source.rows == shape.rows {
         for row in shape.rows..shape.panels() * PANEL_ROWS {
-            let zeros = std::iter::repeat_n(zero_block(format), shape.cols / GROUP);
-            pack_row(packed, shape, format, row, zeros);
+            pack_row::<K>(packed, shape, row, |_| K::EMPTY);
         }
     }
 }
@@ -88,65 +86,54 @@ pub(super) fn format_of(shape: &LinearShape) -> BlockFormat {
     let Some(format) = shape.blocks else {
         panic!("{shape:?} is not in blocks");
     };
-    assert!(
-        shape.cols.is_multiple_of(GROUP),
-        "{} columns are not whole blocks of {GROUP}",
-        shape.cols
-    );
+    shape.check_blocks();
     format
 }
 
-fn pack_row<'a>(
+fn pack_row<'a, K: Kind>(
     packed: &mut [u8],
     shape: &LinearShape,
-    format: BlockFormat,
     row: usize,
-    blocks: impl Iterator<Item = &'a [u8]>,
+    block: impl Fn(usize) -> &'a [u8],
 ) {
     let bytes = shape.panel_bytes();
     let panel = &mut packed[row / PANEL_ROWS * bytes..][..bytes];
     let lane = row % PANEL_ROWS;
-    for (group, block) in panel.chunks_exact_mut(group_bytes(format)).zip(blocks) {
-        let (head, numbers) = group.split_at_mut(head_bytes(format));
-        let (scales, quants) = block.split_at(head_bytes(format) / PANEL_ROWS);
-        for (to, from) in head
-            .chunks_exact_mut(SCALE_BYTES)
-            .zip(scales.chunks_exact(2))
-        {
-            to[2 * lane..2 * lane + 2].copy_from_slice(from);
+    let grid = Grid::of(shape, K::FORMAT);
+    let mut headed = None;
+    for step in 0..shape.cols / GROUP {
+        let (at, inside) = grid.place(step);
+        let block = block(at);
+        if headed != Some(at) {
+            let head = &mut panel[grid.head(at)..][..const { head_bytes(K::FORMAT) }];
+            pack_head::<K>(head, lane, block);
+            headed = Some(at);
         }
-        match format {
-            BlockFormat::Q4_0 | BlockFormat::Q4_1 => pack_nibbles(numbers, lane, quants),
-            BlockFormat::Q8_0 => {
-                for (pair, from) in quants.chunks_exact(2).enumerate() {
-                    numbers[pair * 2 * PANEL_ROWS + 2 * lane..][..2].copy_from_slice(from);
-                }
+        let numbers = &mut panel[grid.numbers(step)..][..const { step_bytes(K::FORMAT) }];
+        if K::LOW == 8 {
+            let quants = block[2..].chunks_exact(2);
+            for (pair, from) in quants.enumerate() {
+                numbers[pair * 2 * PANEL_ROWS + 2 * lane..][..2].copy_from_slice(from);
             }
+            continue;
         }
+        let Planes { low, high } = K::planes(block, inside);
+        let (lows, highs) = numbers.split_at_mut(K::LOW * WORDS_BYTES);
+        planes::write(lows, K::LOW, lane, low);
+        planes::write(highs, K::HIGH, lane, high);
     }
 }
 
-/// A file's block has columns 0..16 in the low halves of its bytes, 16..32 in the high ones.
-fn pack_nibbles(numbers: &mut [u8], lane: usize, quants: &[u8]) {
-    let (eights, _) = quants.as_chunks::<8>();
-    let shift = lane / 8 * 4;
-    for (at, words) in numbers.chunks_exact_mut(WORDS_BYTES).enumerate() {
-        // Eight columns, a byte each.
-        let columns = u64::from_le_bytes(eights[at % 2]) >> (at / 2 * 4) & 0x0F0F_0F0F_0F0F_0F0F;
-        let (words, _) = words.as_chunks_mut::<4>();
-        for parity in 0..2 {
-            let word = &mut words[2 * (lane % 8) + parity];
-            let others = u32::from_le_bytes(*word) & !(0x0F0F_0F0F << shift);
-            let own = every_second_byte(columns >> (8 * parity));
-            *word = (others | own << shift).to_le_bytes();
-        }
+fn pack_head<K: Kind>(head: &mut [u8], lane: usize, block: &[u8]) {
+    let (halves, small) = head.split_at_mut(K::HALVES.len() * SCALE_BYTES);
+    for (to, from) in halves.chunks_exact_mut(SCALE_BYTES).zip(K::HALVES) {
+        to[2 * lane..2 * lane + 2].copy_from_slice(&block[*from..from + 2]);
     }
-}
-
-/// Bytes 0, 2, 4 and 6.
-fn every_second_byte(bytes: u64) -> u32 {
-    let [a, _, b, _, c, _, d, _] = bytes.to_le_bytes();
-    u32::from_le_bytes([a, b, c, d])
+    let (first, count) = K::SMALL;
+    let from = &block[first..first + count];
+    for (to, from) in small.chunks_exact_mut(LANES).zip(from) {
+        to[lane] = *from;
+    }
 }
 
 /// Reads row `row` back into `values` (`[cols]`), rounded to the weight's compute type.
@@ -162,33 +149,53 @@ pub(in super::super) fn unpack_row(
     let format = format_of(shape);
     let bytes = shape.panel_bytes();
     let panel = &packed[row / PANEL_ROWS * bytes..][..bytes];
-    let lane = row % PANEL_ROWS;
-    let scale = |group: &[u8], at: usize| {
+    let grid = Grid::of(shape, format);
+    by_kind!(format, K => unpack::<K>(panel, grid, row % PANEL_ROWS, values));
+    for value in values {
+        *value = encoding::rounded(shape.dtype, *value);
+    }
+}
+
+fn unpack<K: Kind>(panel: &[u8], grid: Grid, lane: usize, values: &mut [f32]) {
+    let half = |head: &[u8], at: usize| {
         let at = at * SCALE_BYTES + 2 * lane;
-        f16::from_le_bytes([group[at], group[at + 1]]).to_f32()
+        f16::from_le_bytes([head[at], head[at + 1]]).to_f32()
     };
-    let groups = panel.chunks_exact(group_bytes(format));
-    for (group, values) in groups.zip(values.chunks_exact_mut(GROUP)) {
-        let d = scale(group, 0);
-        let numbers = &group[head_bytes(format)..];
-        for (col, value) in values.iter_mut().enumerate() {
-            let exact = match format {
-                BlockFormat::Q4_0 => d * (nibble(numbers, lane, col) - 8.0),
-                BlockFormat::Q4_1 => d * nibble(numbers, lane, col) + scale(group, 1),
-                BlockFormat::Q8_0 => {
-                    let at = col / 2 * 2 * PANEL_ROWS + 2 * lane + col % 2;
-                    d * f32::from(numbers[at].cast_signed())
-                }
+    for (step, values) in values.chunks_exact_mut(GROUP).enumerate() {
+        let (block, inside) = grid.place(step);
+        debug_assert!(inside < steps_of_block(K::FORMAT), "step {inside}");
+        let head = &panel[grid.head(block)..][..const { head_bytes(K::FORMAT) }];
+        let numbers = &panel[grid.numbers(step)..][..const { step_bytes(K::FORMAT) }];
+        let d = half(head, 0);
+        let m = (K::HALVES.len() > 1).then(|| half(head, 1));
+        let (small, _) = head[K::HALVES.len() * SCALE_BYTES..].as_chunks();
+        for (of, values) in values.chunks_exact_mut(GROUP / 2).enumerate() {
+            let (d, m) = match K::small(small, 2 * inside + of) {
+                None => (d, m),
+                Some([s, t]) => (d * s[lane], m.map(|m| m * t[lane])),
             };
-            *value = encoding::rounded(shape.dtype, exact);
+            for (col, value) in values.iter_mut().enumerate() {
+                let product = d * number::<K>(numbers, lane, of * (GROUP / 2) + col);
+                *value = m.map_or(product, |m| product + m);
+            }
         }
     }
 }
 
-fn nibble(numbers: &[u8], lane: usize, col: usize) -> f32 {
-    let (pair, parity) = (col / 2, col % 2);
-    debug_assert!(pair < PAIRS, "column {col} of a group");
-    let word = pair / WORD_PAIRS * WORDS_BYTES + (2 * (lane % 8) + parity) * 4;
-    let byte = numbers[word + pair % WORD_PAIRS];
-    f32::from(byte >> (lane / 8 * 4) & 15)
+/// What d is multiplied with.
+fn number<K: Kind>(numbers: &[u8], lane: usize, col: usize) -> f32 {
+    if K::LOW == 8 {
+        let at = col / 2 * 2 * PANEL_ROWS + 2 * lane + col % 2;
+        return f32::from(numbers[at].cast_signed());
+    }
+    let (lows, highs) = numbers.split_at(K::LOW * WORDS_BYTES);
+    let low = planes::read(lows, K::LOW, lane, col);
+    let high = match K::HIGH {
+        0 => 0,
+        bits => planes::read(highs, bits, lane, col),
+    };
+    match K::TABLE {
+        Some(table) => table[usize::from(low)],
+        None => f32::from(low | high << K::LOW) - K::ZERO,
+    }
 }

@@ -3,7 +3,8 @@
 use half::f16;
 use plimsoll_planner::BlockFormat;
 
-use super::{StoredBlocks, block_bytes};
+use super::kinds::Kind;
+use super::{StoredBlocks, block_bytes, by_kind};
 
 /// A scale or minimum that is infinite or not a number, and where it stands.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -32,15 +33,12 @@ pub fn check_scales(
     cols: usize,
     source: StoredBlocks<'_>,
 ) -> Result<(), BadScale> {
-    let names: &[&'static str] = match format {
-        BlockFormat::Q4_0 | BlockFormat::Q8_0 => &["the scale"],
-        BlockFormat::Q4_1 => &["the scale", "the minimum"],
-    };
+    let halves = by_kind!(format, K => <K as Kind>::HALVES);
     for row in 0..source.rows {
         let blocks = source.row(format, cols, row);
         for (at, block) in blocks.chunks_exact(block_bytes(format)).enumerate() {
-            for (what, bytes) in names.iter().zip(block.as_chunks::<2>().0) {
-                let value = f16::from_le_bytes(*bytes);
+            for (what, from) in ["the scale", "the minimum"].into_iter().zip(halves) {
+                let value = f16::from_le_bytes([block[*from], block[from + 1]]);
                 if !value.is_finite() {
                     return Err(BadScale {
                         row,

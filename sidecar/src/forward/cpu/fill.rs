@@ -28,12 +28,15 @@ pub(super) fn run(
     rows: Range<usize>,
     read: &ReadRows<'_>,
 ) -> Result<(), ModelError> {
-    let shape = LinearShape {
-        blocks: to.weight.format.blocks(),
-        ..LinearShape::dense(to.rows, to.cols, to.dtype)
+    let shape = to.shape();
+    let row_bytes = match shape.blocks {
+        // Columns that pad a row are in no file.
+        None => shape.panel_bytes() / PANEL_ROWS * shape.cols / shape.padded_cols(),
+        Some(format) => {
+            let touched = shape.skipped.unwrap_or(0) + shape.cols;
+            usize::try_from(format.row_bytes(touched as u64)).unwrap_or(usize::MAX)
+        }
     };
-    // Columns that pad a row are in no file; blocks have none.
-    let row_bytes = shape.panel_bytes() / PANEL_ROWS * shape.cols / shape.padded_cols();
     // What is filled as one: a panel holds the rows of several.
     let (unit_rows, unit_bytes) = match to.weight.format {
         Format::Panels(_) | Format::Blocks(_) => (PANEL_ROWS, shape.panel_bytes()),

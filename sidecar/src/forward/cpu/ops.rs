@@ -4,7 +4,7 @@ use plimsoll_kernels::attention::{self, Heads, Queries};
 use plimsoll_kernels::comm::{Collective, Member, RankFailed};
 use plimsoll_kernels::element::Element;
 use plimsoll_kernels::embedding::{self, EmbeddingTable};
-use plimsoll_kernels::linear::{self, Input};
+use plimsoll_kernels::linear::{self, Columns, Input};
 use plimsoll_kernels::rope::RopeTables;
 use plimsoll_kernels::rope_kv::{self, HeadNorm, Step};
 use plimsoll_kernels::sampling::{self, VocabShard};
@@ -110,19 +110,20 @@ impl Backend for CpuRank {
     fn project(&mut self, x: Handle, by: &Matrix, out: Handle, rows: usize) {
         let weight = weight(&self.weights, &mut self.stream, by, self.products);
         let [x, mut out] = self.activations.apart([x.region, out.region]);
-        let out: &mut [f32] = out.first_mut(rows * by.rows);
+        let Columns { first, stride } = by.columns;
+        let out: &mut [f32] = out.first_mut(rows * stride);
         if by.cols == 0 {
+            let rows = out.chunks_mut(stride.max(1));
+            let parts = rows.map(|row| &mut row[first..first + by.rows]);
             match weight.bias {
-                Some(bias) => out
-                    .chunks_mut(bias.len())
-                    .for_each(|row| row.copy_from_slice(bias)),
-                None => out.fill(0.0),
+                Some(bias) => parts.for_each(|part| part.copy_from_slice(bias)),
+                None => parts.for_each(|part| part.fill(0.0)),
             }
             return;
         }
         let x = Input::dense(x.first(rows * by.cols), rows, by.cols);
         let scratch = self.workspaces.all_mut(self.scratch.gemm_input.region);
-        linear::run(&self.pool, x, &weight, out, scratch);
+        linear::run_into(&self.pool, x, &weight, (out, by.columns), scratch);
     }
 
     fn rope_kv(&mut self, qkv: Handle, how: &Attention, batch: &Batch<'_>) {

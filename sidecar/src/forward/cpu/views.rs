@@ -29,11 +29,8 @@ pub(super) fn weight<'a>(
     };
     Weight {
         shape: LinearShape {
-            rows: matrix.rows,
-            cols: matrix.cols,
-            dtype: matrix.dtype,
-            blocks: matrix.weight.format.blocks(),
             products,
+            ..matrix.shape()
         },
         packed,
         bias: matrix.bias.map(|bias| vector(weights, bias)),

@@ -10,7 +10,6 @@ mod tests;
 use std::ops::Range;
 
 use plimsoll_kernels::linear::{self, BadScale, StoredBlocks};
-use plimsoll_planner::blocks::GROUP;
 use plimsoll_planner::weights::{Tensor, TensorPlace, WeightLayout, padded_mlp_columns};
 use plimsoll_planner::{BlockFormat, Dtype, ModelShape, Shard};
 
@@ -132,11 +131,14 @@ fn fill(
     }
     let places = *first_row..first_row + rows.len();
     if let Format::Blocks(format) = target.weight.format {
+        // Whole blocks are read, whatever of them is this rank's.
+        let columns = usize::try_from(format.columns()).unwrap_or(usize::MAX);
+        let cols = cols.start / columns * columns..cols.end.next_multiple_of(columns);
         return device.fill(target, places, &|places, out| {
             let first = rows.start + (places.start - first_row);
             let wanted = first..first + places.len();
             source.read_blocks(format, name, wanted.clone(), cols.clone(), out)?;
-            sound(format, name, &wanted, cols, out)
+            sound(format, name, &wanted, &cols, out)
         });
     }
     let number = if target.dtype == Dtype::Float32 { 4 } else { 2 };
@@ -165,7 +167,7 @@ fn sound(
         row_bytes: blocks.len() / rows.len().max(1),
         first_block: 0,
     };
-    let first_block = cols.start / usize::try_from(GROUP).unwrap_or(usize::MAX);
+    let first_block = cols.start / usize::try_from(format.columns()).unwrap_or(usize::MAX);
     linear::check_scales(format, cols.len(), source).map_err(|bad| {
         let bad = BadScale {
             row: bad.row + rows.start,
@@ -206,7 +208,13 @@ fn parts(place: &TensorPlace, shape: &ModelShape, shard: &Shard) -> Vec<Part> {
             first_row: 0,
         }]
     };
-    // q, k and v rows, and gate and up rows, lie in one tensor each.
+    // q, k and v rows, and gate and up rows, lie in one tensor each; all in one place, or each in its own.
+    let rows_of = |index: u32, which: &str, rows: &Range<usize>, first_row: usize| Part {
+        name: layer(index, which),
+        rows: rows.clone(),
+        cols: 0..hidden,
+        first_row,
+    };
     let qkv = |index: u32, suffix: &str, width: usize| {
         let (q, kv) = (heads.len(), kv_heads.len());
         let rows = [
@@ -215,24 +223,33 @@ fn parts(place: &TensorPlace, shape: &ModelShape, shard: &Shard) -> Vec<Part> {
             ("v", &kv_heads, q + kv),
         ];
         let part = |(which, rows, first_row): (&str, &Range<usize>, usize)| Part {
-            name: layer(index, &format!("self_attn.{which}_proj.{suffix}")),
-            rows: rows.clone(),
             cols: 0..width,
-            first_row,
+            ..rows_of(
+                index,
+                &format!("self_attn.{which}_proj.{suffix}"),
+                rows,
+                first_row,
+            )
         };
         rows.map(part).into_iter().collect()
     };
     let gate_up = |index: u32, suffix: &str, width: usize| {
         let part = |(which, first_row): (&str, usize)| Part {
-            name: layer(index, &format!("mlp.{which}_proj.{suffix}")),
-            rows: columns.clone(),
             cols: 0..width,
-            first_row,
+            ..rows_of(
+                index,
+                &format!("mlp.{which}_proj.{suffix}"),
+                &columns,
+                first_row,
+            )
         };
         [("gate", 0), ("up", padded)]
             .map(part)
             .into_iter()
             .collect()
+    };
+    let alone = |index: u32, which: &str, rows: &Range<usize>| {
+        vec![rows_of(index, &format!("{which}_proj.weight"), rows, 0)]
     };
     // The output projections are cut by columns.
     let output = |index: u32, name: &str, cols: &Range<usize>| {
@@ -256,12 +273,17 @@ fn parts(place: &TensorPlace, shape: &ModelShape, shard: &Shard) -> Vec<Part> {
             whole(layer(l, "post_attention_layernorm.weight"), 0..hidden, 1)
         }
         Tensor::Qkv { layer: l } => qkv(l, "weight", hidden),
+        Tensor::Query { layer: l } => alone(l, "self_attn.q", &heads),
+        Tensor::Key { layer: l } => alone(l, "self_attn.k", &kv_heads),
+        Tensor::Value { layer: l } => alone(l, "self_attn.v", &kv_heads),
         Tensor::QkvBias { layer: l } => qkv(l, "bias", 1),
         Tensor::QNorm { layer: l } => whole(layer(l, "self_attn.q_norm.weight"), 0..head_dim, 1),
         Tensor::KNorm { layer: l } => whole(layer(l, "self_attn.k_norm.weight"), 0..head_dim, 1),
         Tensor::Output { layer: l } => output(l, "self_attn.o_proj.weight", &heads),
         Tensor::OutputBias { layer: l } => whole(layer(l, "self_attn.o_proj.bias"), 0..hidden, 1),
         Tensor::GateUp { layer: l } => gate_up(l, "weight", hidden),
+        Tensor::Gate { layer: l } => alone(l, "mlp.gate", &columns),
+        Tensor::Up { layer: l } => alone(l, "mlp.up", &columns),
         Tensor::GateUpBias { layer: l } => gate_up(l, "bias", 1),
         Tensor::Down { layer: l } => output(l, "mlp.down_proj.weight", &columns),
         Tensor::DownBias { layer: l } => whole(layer(l, "mlp.down_proj.bias"), 0..hidden, 1),

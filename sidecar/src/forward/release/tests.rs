@@ -222,7 +222,7 @@ fn one_stale_row_and_a_wrong_shard_are_named() {
     let of_other = group.ranks[1].0.backend.held_mut(theirs).to_vec();
     let own = group.ranks[0].0.backend.held_mut(mine).to_vec();
     // A row of another version of the weights.
-    let matrix = group.ranks[0].0.decoder.layers[1].gate_up;
+    let matrix = group.ranks[0].0.decoder.layers[1].gate_up[0];
     let backend = &mut group.ranks[0].0.backend;
     let other = |_, row: &mut [u8]| {
         row.fill(0x3E);

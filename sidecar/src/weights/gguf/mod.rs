@@ -13,7 +13,6 @@ use std::ops::Range;
 use std::path::Path;
 
 use plimsoll_planner::BlockFormat;
-use plimsoll_planner::blocks::GROUP;
 
 use super::file::WeightFile;
 use super::stored::{RowOrder, Stored};
@@ -139,7 +138,7 @@ impl TensorSource for GgufTensors {
             rows.len().saturating_mul(cols.len()),
         );
         check_block(name, info, &rows, &cols, count)?;
-        let bytes = (count as u64 / GROUP).saturating_mul(format.bytes());
+        let bytes = (rows.len() as u64).saturating_mul(format.row_bytes(cols.len() as u64));
         assert_eq!(out.len() as u64, bytes, "{count} numbers of {format}");
         match place {
             Some((_, stored)) if stored.read_blocks(&self.file, format, (rows, cols), out)? => {

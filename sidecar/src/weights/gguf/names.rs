@@ -1,5 +1,7 @@
 //! GGUF tensor names and types in Hugging Face's terms.
 
+use plimsoll_planner::BlockFormat;
+
 use crate::weights::encoding::Encoding;
 
 /// The Hugging Face name of a tensor; None for tensors that are no part of a decoder here.
@@ -47,29 +49,30 @@ pub(crate) enum TensorType {
 
 pub(crate) fn tensor_type(number: u32) -> TensorType {
     use TensorType::{Known, Read, Unknown};
+    let blocks = |format| Read(Encoding::Blocks(format));
     match number {
         0 => Read(Encoding::F32),
         1 => Read(Encoding::F16),
-        2 => Read(Encoding::Q4_0),
-        3 => Read(Encoding::Q4_1),
-        6 => Read(Encoding::Q5_0),
-        7 => Read(Encoding::Q5_1),
-        8 => Read(Encoding::Q8_0),
+        2 => blocks(BlockFormat::Q4_0),
+        3 => blocks(BlockFormat::Q4_1),
+        6 => blocks(BlockFormat::Q5_0),
+        7 => blocks(BlockFormat::Q5_1),
+        8 => blocks(BlockFormat::Q8_0),
         9 => Known("Q8_1"),
-        10 => Read(Encoding::Q2K),
-        11 => Read(Encoding::Q3K),
-        12 => Read(Encoding::Q4K),
-        13 => Read(Encoding::Q5K),
-        14 => Read(Encoding::Q6K),
+        10 => blocks(BlockFormat::Q2K),
+        11 => blocks(BlockFormat::Q3K),
+        12 => blocks(BlockFormat::Q4K),
+        13 => blocks(BlockFormat::Q5K),
+        14 => blocks(BlockFormat::Q6K),
         15 => Known("Q8_K"),
         16 => Known("IQ2_XXS"),
         17 => Known("IQ2_XS"),
         18 => Known("IQ3_XXS"),
         19 => Known("IQ1_S"),
-        20 => Known("IQ4_NL"),
+        20 => blocks(BlockFormat::Iq4Nl),
         21 => Known("IQ3_S"),
         22 => Known("IQ2_S"),
-        23 => Known("IQ4_XS"),
+        23 => blocks(BlockFormat::Iq4Xs),
         24 => Known("I8"),
         25 => Known("I16"),
         26 => Known("I32"),

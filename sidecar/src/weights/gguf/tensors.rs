@@ -125,7 +125,7 @@ fn read_one(reader: &mut HeaderReader<'_>, alignment: u64) -> Result<Described, 
 }
 
 fn unsupported(file: &str, tensor: &str, kind: &str) -> ModelError {
-    let read = Encoding::ALL.map(Encoding::label).join(", ");
+    let read = Encoding::read();
     ModelError::quantization(
         file,
         format!("tensor `{tensor}` is {kind}; read are {read}: use a file of one of these types"),

@@ -265,7 +265,7 @@ fn wrong_tensors_are_refused() {
 
 #[test]
 fn types_that_are_not_read_are_refused_by_name() {
-    for (kind, name) in [(15, "Q8_K"), (20, "IQ4_NL"), (23, "IQ4_XS"), (39, "MXFP4")] {
+    for (kind, name) in [(15, "Q8_K"), (18, "IQ3_XXS"), (21, "IQ3_S"), (39, "MXFP4")] {
         let gguf = Gguf::new()
             .described("blk.0.ffn_up.weight", &[256, 2], kind, 0)
             .data(4096);

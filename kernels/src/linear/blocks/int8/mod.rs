@@ -32,7 +32,7 @@ use plimsoll_planner::BlockFormat;
 use super::super::output::Output;
 use super::super::product::Chunk;
 use super::super::{Input, LinearShape, PANEL_ROWS, Weight};
-use super::{GROUP, group_bytes, head_bytes};
+use super::{GROUP, Short, group_bytes, head_bytes};
 use crate::isa::Dots;
 use crate::pool::Pool;
 
@@ -43,9 +43,7 @@ const SMALLEST: f32 = 127.0 * f32::MIN_POSITIVE;
 
 /// Whether there are integer products for a format; others are computed exactly.
 pub(in super::super) const fn takes(format: BlockFormat) -> bool {
-    match format {
-        BlockFormat::Q4_0 | BlockFormat::Q4_1 | BlockFormat::Q8_0 => true,
-    }
+    Short::of(format).is_some()
 }
 
 /// Scratch bytes of x.
@@ -166,6 +164,9 @@ pub(in super::super) fn run(
 ) {
     let shape = weight.shape;
     let format = super::pack::format_of(&shape);
+    let Some(format) = Short::of(format) else {
+        unreachable!("{format} has no integer products")
+    };
     let x = quantise::run(pool, x, shape.cols, format, scratch);
     let product = Product {
         shape,
@@ -177,9 +178,9 @@ pub(in super::super) fn run(
     pool.run(chunks, |at| {
         let Chunk { panels, tokens } = chunk(at);
         match format {
-            BlockFormat::Q4_0 => multiply::<Q4_0>(dots, &product, panels, tokens),
-            BlockFormat::Q4_1 => multiply::<Q4_1>(dots, &product, panels, tokens),
-            BlockFormat::Q8_0 => multiply::<Q8_0>(dots, &product, panels, tokens),
+            Short::Q4_0 => multiply::<Q4_0>(dots, &product, panels, tokens),
+            Short::Q4_1 => multiply::<Q4_1>(dots, &product, panels, tokens),
+            Short::Q8_0 => multiply::<Q8_0>(dots, &product, panels, tokens),
         }
     });
 }

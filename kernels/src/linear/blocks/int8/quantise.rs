@@ -1,8 +1,6 @@
 //! x to 8 bits, once for all panels and threads.
 
-use plimsoll_planner::BlockFormat;
-
-use super::super::GROUP;
+use super::super::{GROUP, Short};
 use super::{Kind, Q4_0, Q4_1, Q8_0, SMALLEST, X_BYTES, small};
 use crate::linear::Input;
 use crate::pool::Pool;
@@ -16,7 +14,7 @@ pub(super) fn run<'a>(
     pool: &Pool,
     x: Input<'_>,
     cols: usize,
-    format: BlockFormat,
+    format: Short,
     scratch: &'a mut [u8],
 ) -> &'a [[u8; X_BYTES]] {
     const CELLS_PER_CHUNK: usize = 32 << 10;
@@ -45,7 +43,7 @@ struct Rows<'a> {
     x: Input<'a>,
     first: usize,
     groups: usize,
-    format: BlockFormat,
+    format: Short,
     to: &'a mut [[u8; X_BYTES]],
 }
 
@@ -56,9 +54,9 @@ impl Work for Rows<'_> {
             let x = &self.x.data[(self.first + row) * self.x.stride..];
             let x = &x.as_chunks::<GROUP>().0[..self.groups];
             match self.format {
-                BlockFormat::Q4_0 => groups::<S, Q4_0>(s, x, to),
-                BlockFormat::Q4_1 => groups::<S, Q4_1>(s, x, to),
-                BlockFormat::Q8_0 => groups::<S, Q8_0>(s, x, to),
+                Short::Q4_0 => groups::<S, Q4_0>(s, x, to),
+                Short::Q4_1 => groups::<S, Q4_1>(s, x, to),
+                Short::Q8_0 => groups::<S, Q8_0>(s, x, to),
             }
         }
     }

@@ -5,7 +5,7 @@ use half::f16;
 use plimsoll_planner::{BlockFormat, Dtype};
 
 use super::super::super::{Input, LinearShape, Products, Weight, run, scratch_bytes};
-use super::super::{GROUP, StoredBlocks, block_bytes, pack_blocks};
+use super::super::{GROUP, Short, StoredBlocks, block_bytes, pack_blocks};
 use super::takes;
 use crate::isa::{Dots, Isa};
 use crate::pool::Pool;
@@ -26,10 +26,13 @@ impl Block {
     fn read(format: BlockFormat, bytes: &[u8]) -> Block {
         let half = |at: usize| f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32();
         let nibble = |first: usize, i: usize| i32::from(bytes[first + i % 16] >> (i / 16 * 4) & 15);
-        let (m, integers) = match format {
-            BlockFormat::Q4_0 => (None, std::array::from_fn(|i| nibble(2, i) - 8)),
-            BlockFormat::Q4_1 => (Some(half(2)), std::array::from_fn(|i| nibble(4, i))),
-            BlockFormat::Q8_0 => {
+        let Some(short) = Short::of(format) else {
+            panic!("{format} has no integer products")
+        };
+        let (m, integers) = match short {
+            Short::Q4_0 => (None, std::array::from_fn(|i| nibble(2, i) - 8)),
+            Short::Q4_1 => (Some(half(2)), std::array::from_fn(|i| nibble(4, i))),
+            Short::Q8_0 => {
                 let integers = std::array::from_fn(|i| i32::from(bytes[2 + i].cast_signed()));
                 (None, integers)
             }

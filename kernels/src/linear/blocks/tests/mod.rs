@@ -1,6 +1,8 @@
 //! Blocks against GGUF's formulas and against the expanded weight, to the bit, for every instruction
 //! set that this machine has.
 
+mod ggml;
+
 use half::f16;
 use plimsoll_planner::Dtype;
 use plimsoll_planner::weights::Form;
@@ -11,47 +13,31 @@ use crate::encoding;
 use crate::isa::Isa;
 use crate::pool::Pool;
 use crate::testing::Random;
+use ggml::{columns, halves, numbers_of, random_blocks, row_of};
 
 const DTYPES: [Dtype; 3] = [Dtype::BFloat16, Dtype::Float32, Dtype::Float16];
 
-/// A block's numbers as ggml defines them.
-fn numbers_of(format: BlockFormat, block: &[u8]) -> [f32; GROUP] {
-    let half = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
-    let d = half(0);
-    let nibble = |quants: &[u8], i: usize| f32::from(quants[i % 16] >> (i / 16 * 4) & 15);
-    std::array::from_fn(|i| match format {
-        BlockFormat::Q4_0 => d * (nibble(&block[2..], i) - 8.0),
-        BlockFormat::Q4_1 => d * nibble(&block[4..], i) + half(2),
-        BlockFormat::Q8_0 => d * f32::from(block[2 + i].cast_signed()),
-    })
+/// Some columns of a file's rows: from the middle of a block on, where the format's are long.
+struct Cut {
+    first: usize,
+    skipped: Option<usize>,
+    /// Blocks of a row of the file.
+    blocks: usize,
 }
 
-/// A row's blocks as numbers.
-fn row_of(format: BlockFormat, blocks: &[u8]) -> Vec<f32> {
-    let blocks = blocks.chunks_exact(block_bytes(format));
-    blocks.flat_map(|block| numbers_of(format, block)).collect()
-}
-
-/// Blocks of any bits, with scales of any size that weights have.
-fn random_blocks(format: BlockFormat, blocks: usize, random: &mut Random) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(blocks * block_bytes(format));
-    for _ in 0..blocks {
-        let mut block: Vec<u8> = (0..block_bytes(format))
-            .map(|_| random.word().to_le_bytes()[3])
-            .collect();
-        for scale in block[..head_bytes(format) / PANEL_ROWS].chunks_exact_mut(2) {
-            scale.copy_from_slice(&f16::from_f32(random.value() / 8.0).to_le_bytes());
-        }
-        bytes.extend(block);
+fn cut(format: BlockFormat, cols: usize, random: &mut Random) -> Cut {
+    let columns = columns(format);
+    let first = random.below(20) * GROUP;
+    let is_whole = first.is_multiple_of(columns) && cols.is_multiple_of(columns);
+    Cut {
+        first,
+        skipped: (!is_whole || random.below(2) == 0).then_some(first % columns),
+        blocks: (first + cols).div_ceil(columns) + random.below(3),
     }
-    bytes
 }
 
 /// A weight in blocks, and the same weight expanded as it is at load.
 struct Case {
-    format: BlockFormat,
-    /// Whole rows as the file has them.
-    stored: Vec<u8>,
     blocks: (LinearShape, Vec<u8>),
     dense: (LinearShape, Vec<u8>),
     bias: Vec<f32>,
@@ -65,27 +51,30 @@ impl Case {
         cols: usize,
         random: &mut Random,
     ) -> Case {
-        let stored = random_blocks(format, rows * cols / GROUP, random);
+        let cut = cut(format, cols, random);
+        let stored = random_blocks(format, rows * cut.blocks, random);
         let dense = LinearShape::dense(rows, cols, dtype);
         let mut expanded = vec![0xFF; dense.packed_bytes()];
+        let row_bytes = cut.blocks * block_bytes(format);
         if cols > 0 {
-            pack_rows(&mut expanded, &dense, 0, &row_of(format, &stored));
+            let row = |row| row_of(format, row)[cut.first..][..cols].to_vec();
+            let numbers: Vec<f32> = stored.chunks_exact(row_bytes).flat_map(row).collect();
+            pack_rows(&mut expanded, &dense, 0, &numbers);
         }
         let shape = LinearShape {
             blocks: Some(format),
+            skipped: cut.skipped,
             ..dense
         };
         let mut packed = vec![0xFF; shape.packed_bytes()];
         let source = StoredBlocks {
             bytes: &stored,
             rows,
-            row_bytes: cols / GROUP * block_bytes(format),
-            first_block: 0,
+            row_bytes,
+            first_block: cut.first / columns(format),
         };
         pack_blocks(&mut packed, &shape, 0, source);
         Case {
-            format,
-            stored,
             blocks: (shape, packed),
             dense: (dense, expanded),
             bias: random.values(rows),
@@ -112,15 +101,30 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 #[test]
 fn a_packed_weight_has_the_bytes_that_the_planner_gives_it() {
+    let dtype = Dtype::BFloat16;
     for format in BlockFormat::ALL {
         assert_eq!(block_bytes(format) as u64, format.bytes());
-        for (rows, cols) in [(1, 32), (16, 64), (17, 576), (0, 32), (40, 0)] {
-            let shape = LinearShape {
-                blocks: Some(format),
-                ..LinearShape::dense(rows, cols, Dtype::BFloat16)
-            };
-            let planned = Form::Blocks(format, Dtype::BFloat16).bytes(rows as u64, cols as u64);
-            assert_eq!(shape.packed_bytes() as u64, planned.get(), "{format}");
+        for (rows, blocks) in [(1, 1), (16, 2), (17, 18), (0, 1), (40, 0)] {
+            let cols = blocks * columns(format);
+            let shape = LinearShape::stored(rows, cols, dtype, format);
+            let planned = |form: Form, cols| form.bytes(rows as u64, cols as u64).get();
+            let bytes = shape.packed_bytes() as u64;
+            assert_eq!(
+                bytes,
+                planned(Form::Blocks(format, dtype), cols),
+                "{format}"
+            );
+            for skipped in (0..columns(format)).step_by(GROUP) {
+                let cols = blocks * GROUP;
+                let (skipped, of) = (Some(skipped), Form::Pieces(format, dtype));
+                let bytes = LinearShape {
+                    skipped,
+                    cols,
+                    ..shape
+                }
+                .packed_bytes();
+                assert_eq!(bytes as u64, planned(of, cols), "{format}");
+            }
         }
     }
 }
@@ -128,17 +132,16 @@ fn a_packed_weight_has_the_bytes_that_the_planner_gives_it() {
 #[test]
 fn shards_of_rows_and_columns_are_read_back_as_gguf_defines_them() {
     let mut random = Random::new(21);
-    for seed in 0..60 {
-        let format = BlockFormat::ALL[seed % 3];
-        let dtype = DTYPES[seed / 3 % 3];
-        let (rows, groups) = (1 + random.below(70), 1 + random.below(5));
-        let wide = groups + random.below(4);
-        let first_block = random.below(wide - groups + 1);
-        let row_bytes = wide * block_bytes(format);
-        let stored = random_blocks(format, rows * wide, &mut random);
+    for seed in 0..120 {
+        let format = BlockFormat::ALL[seed % BlockFormat::ALL.len()];
+        let dtype = DTYPES[seed / BlockFormat::ALL.len() % 3];
+        let (rows, cols) = (1 + random.below(70), (1 + random.below(20)) * GROUP);
+        let cut = cut(format, cols, &mut random);
+        let row_bytes = cut.blocks * block_bytes(format);
+        let stored = random_blocks(format, rows * cut.blocks, &mut random);
         let shape = LinearShape {
-            blocks: Some(format),
-            ..LinearShape::dense(rows, groups * GROUP, dtype)
+            skipped: cut.skipped,
+            ..LinearShape::stored(rows, cols, dtype, format)
         };
         let mut packed = vec![0xFF; shape.packed_bytes()];
         // Any cut into parts, the last first.
@@ -148,7 +151,7 @@ fn shards_of_rows_and_columns_are_read_back_as_gguf_defines_them() {
                 bytes: &stored[part.start * row_bytes..part.end * row_bytes],
                 rows: part.len(),
                 row_bytes,
-                first_block,
+                first_block: cut.first / columns(format),
             };
             pack_blocks(&mut packed, &shape, part.start, source);
         }
@@ -160,7 +163,7 @@ fn shards_of_rows_and_columns_are_read_back_as_gguf_defines_them() {
         for r in 0..padded.rows {
             unpack_row(&packed, &padded, r, &mut row);
             let exact = match stored.chunks_exact(row_bytes).nth(r) {
-                Some(blocks) => row_of(format, blocks)[first_block * GROUP..][..shape.cols]
+                Some(blocks) => row_of(format, blocks)[cut.first..][..shape.cols]
                     .iter()
                     .map(|value| encoding::rounded(dtype, *value))
                     .collect(),
@@ -174,30 +177,31 @@ fn shards_of_rows_and_columns_are_read_back_as_gguf_defines_them() {
 #[test]
 fn a_block_of_zeros_is_zeros_without_a_sign() {
     for format in BlockFormat::ALL {
-        let block = pack::zero_block(format);
+        let block = by_kind!(format, K => <K as kinds::Kind>::EMPTY);
         assert_eq!(block.len(), block_bytes(format));
-        assert_eq!(bits(&numbers_of(format, block)), [0; GROUP], "{format}");
+        let zeros = vec![0; columns(format)];
+        assert_eq!(bits(&numbers_of(format, block)), zeros, "{format}");
     }
 }
 
-/// Every finite scale in f16, with every 4-bit number and a minimum of its own, or with 32 of the
-/// 8-bit ones: a weight of 16 rows.
+/// Finite scales in f16 of every size, with small scales, numbers and a minimum of their own: a weight
+/// of 16 rows. Every scale of the short types, with every 4-bit number.
 fn every_scale(format: BlockFormat, random: &mut Random) -> Vec<u8> {
+    let step = if columns(format) > GROUP { 16 } else { 1 };
     let finite = (0..=u16::MAX).filter(|bits| f16::from_bits(*bits).is_finite());
     let mut stored = Vec::new();
-    for scale in finite {
+    for scale in finite.step_by(step) {
+        let mut block = random_blocks(format, 1, random);
         let m = f16::from_f32(random.value() * f16::from_bits(scale).to_f32().abs() * 8.0);
-        stored.extend(scale.to_le_bytes());
-        match format {
-            BlockFormat::Q4_0 => (),
-            BlockFormat::Q4_1 if m.is_finite() => stored.extend(m.to_le_bytes()),
-            BlockFormat::Q4_1 => stored.extend([0; 2]),
-            BlockFormat::Q8_0 => {
-                stored.extend((0..32).map(|_| random.word().to_le_bytes()[0]));
-                continue;
-            }
+        let m = if m.is_finite() { m.to_bits() } else { 0 };
+        for (at, scale) in halves(format).iter().zip([scale, m]) {
+            block[*at..at + 2].copy_from_slice(&scale.to_le_bytes());
         }
-        stored.extend((0..16).map(|i| i | i << 4));
+        if format.bits() == 4 && step == 1 {
+            let numbers = block.len() - 16;
+            (0..16).for_each(|i| block[numbers + usize::from(i)] = i | i << 4);
+        }
+        stored.extend(block);
     }
     stored
 }
@@ -207,16 +211,13 @@ fn every_scale_is_expanded_as_it_is_at_load() {
     let mut random = Random::new(22);
     for format in BlockFormat::ALL {
         let stored = every_scale(format, &mut random);
-        let cols = stored.len() / block_bytes(format) / PANEL_ROWS * GROUP;
+        let cols = stored.len() / block_bytes(format) / PANEL_ROWS * columns(format);
         let values = row_of(format, &stored);
         for dtype in DTYPES {
             let dense = LinearShape::dense(PANEL_ROWS, cols, dtype);
             let mut expanded = vec![0; dense.packed_bytes()];
             pack_rows(&mut expanded, &dense, 0, &values);
-            let shape = LinearShape {
-                blocks: Some(format),
-                ..dense
-            };
+            let shape = LinearShape::stored(PANEL_ROWS, cols, dtype, format);
             let mut packed = vec![0; shape.packed_bytes()];
             let source = StoredBlocks {
                 bytes: &stored,
@@ -226,7 +227,7 @@ fn every_scale_is_expanded_as_it_is_at_load() {
             };
             pack_blocks(&mut packed, &shape, 0, source);
             for isa in Isa::available() {
-                let got = expand::to_bytes(isa, dtype, format, &packed);
+                let got = expand::to_bytes(isa, &shape, &packed);
                 let differs = got.iter().zip(&expanded).position(|(a, b)| a != b);
                 assert_eq!(differs, None, "{isa} {format} {dtype}");
                 assert_eq!(got.len(), expanded.len());
@@ -243,7 +244,12 @@ fn products_have_the_bits_of_the_expanded_weight() {
         for format in BlockFormat::ALL {
             for dtype in DTYPES {
                 let case = Case::new(format, dtype, rows, cols, &mut random);
-                for tokens in [1, 2, 3, 4, 5, 7, 8, 12, 13, 16, 17, 31, 32, 33, 50, 65] {
+                // The kernels of the others are those of floats, which have tests of their own.
+                let tokens: &[usize] = match Short::of(format) {
+                    Some(_) => &[1, 2, 3, 4, 5, 7, 8, 12, 13, 16, 17, 31, 32, 33, 50, 65],
+                    None => &[1, 3, 8, 33],
+                };
+                for tokens in tokens.iter().copied() {
                     let stride = cols + tokens % 3;
                     let data = random.values(tokens * stride);
                     let x = Input {
@@ -289,58 +295,76 @@ fn products_of_any_batch_size_have_those_bits() {
 fn scales_that_are_no_numbers_are_named() {
     let mut random = Random::new(25);
     for format in BlockFormat::ALL {
-        let case = Case::new(format, Dtype::BFloat16, 5, 160, &mut random);
+        let (bytes, sound) = (block_bytes(format), random_blocks(format, 25, &mut random));
         let check = |stored: &[u8]| {
             let source = StoredBlocks {
                 bytes: stored,
                 rows: 5,
-                row_bytes: 5 * block_bytes(case.format),
+                row_bytes: 5 * bytes,
                 first_block: 1,
             };
-            check_scales(format, 96, source)
+            check_scales(format, 3 * columns(format), source)
         };
-        assert_eq!(check(&case.stored), Ok(()));
-        for (row, block, bits) in [(0, 1, 0x7C00), (4, 3, 0xFC00), (2, 2, 0x7E01_u16)] {
-            let mut stored = case.stored.clone();
-            let at = (row * 5 + block) * block_bytes(format);
-            stored[at..at + 2].copy_from_slice(&bits.to_le_bytes());
-            let bad = check(&stored).unwrap_err();
-            assert_eq!((bad.row, bad.block, bad.what), (row, block, "the scale"));
-            assert!(
-                bad.to_string()
-                    .contains(&format!("block {block} in row {row}"))
-            );
+        assert_eq!(check(&sound), Ok(()));
+        let names = ["the scale", "the minimum"];
+        for (half, name) in halves(format).iter().zip(names) {
+            for (row, block, bits) in [(0, 1, 0x7C00), (4, 3, 0xFC00), (2, 2, 0x7E01_u16)] {
+                let mut stored = sound.clone();
+                let at = (row * 5 + block) * bytes + half;
+                stored[at..at + 2].copy_from_slice(&bits.to_le_bytes());
+                let bad = check(&stored).unwrap_err();
+                assert_eq!((bad.row, bad.block, bad.what), (row, block, name));
+                let place = format!("block {block} in row {row}");
+                assert!(bad.to_string().contains(&place), "{bad}");
+            }
+            // Columns of another shard are not looked at.
+            let mut stored = sound.clone();
+            stored[*half..half + 2].copy_from_slice(&[0, 0x7C]);
+            assert_eq!(check(&stored), Ok(()));
         }
-        // Columns of another shard are not looked at.
-        let mut stored = case.stored.clone();
-        stored[..2].copy_from_slice(&[0, 0x7C]);
-        assert_eq!(check(&stored), Ok(()));
-        let minimum = block_bytes(format) + 2;
-        stored[minimum..minimum + 2].copy_from_slice(&[0, 0x7C]);
-        let what = check(&stored).err().map(|bad| bad.what);
-        let expected = (format == BlockFormat::Q4_1).then_some("the minimum");
-        assert_eq!(what, expected, "{format}");
     }
 }
 
 #[test]
 fn columns_that_are_no_whole_blocks_are_refused() {
-    let shape = LinearShape {
-        blocks: Some(BlockFormat::Q8_0),
-        ..LinearShape::dense(16, 33, Dtype::BFloat16)
-    };
-    let refused = std::panic::catch_unwind(|| {
-        let weight = Weight {
-            shape,
-            packed: &vec![0; shape.packed_bytes()],
-            bias: None,
+    for (format, cols, skipped, words) in [
+        (
+            BlockFormat::Q8_0,
+            33,
+            None,
+            "33 columns are not whole blocks of 32",
+        ),
+        (
+            BlockFormat::Q4K,
+            288,
+            None,
+            "288 columns are not whole blocks of 256",
+        ),
+        (
+            BlockFormat::Q4K,
+            272,
+            Some(0),
+            "272 columns are not whole blocks of 32",
+        ),
+    ] {
+        let shape = LinearShape {
+            skipped,
+            ..LinearShape::stored(16, cols, Dtype::BFloat16, format)
         };
-        let mut scratch = vec![0; scratch_bytes(1, &shape)];
-        let pool = Pool::new(1, Isa::Scalar).unwrap();
-        let x = Input::dense(&[1.0; 33], 1, 33);
-        run(&pool, x, &weight, &mut [0.0; 16], &mut scratch);
-    });
-    let panic = refused.unwrap_err();
-    let message = panic.downcast_ref::<String>().unwrap();
-    assert_eq!(message, "33 columns are not whole blocks of 32");
+        let refused = std::panic::catch_unwind(|| {
+            let weight = Weight {
+                shape,
+                packed: &vec![0; shape.packed_bytes()],
+                bias: None,
+            };
+            let mut scratch = vec![0; scratch_bytes(1, &shape)];
+            let pool = Pool::new(1, Isa::Scalar).unwrap();
+            let x = vec![1.0; cols];
+            let x = Input::dense(&x, 1, cols);
+            run(&pool, x, &weight, &mut [0.0; 16], &mut scratch);
+        });
+        let panic = refused.unwrap_err();
+        let message = panic.downcast_ref::<String>().unwrap();
+        assert_eq!(message, words);
+    }
 }
