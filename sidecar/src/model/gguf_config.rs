@@ -100,13 +100,6 @@ fn refuse_unsupported(keys: &Keys<'_>) -> Result<(), ModelError> {
         let message = "mixtures of experts are not supported";
         return Err(ModelError::architecture(file, message));
     }
-    if let Some(files) = keys.metadata.integer("split.count")?
-        && files > 1
-    {
-        let message =
-            format!("is one of {files} files; split GGUF models are not read, merge them");
-        return Err(ModelError::weights(file, message));
-    }
     if let Some(version) = keys.metadata.integer("general.quantization_version")?
         && version != QUANTIZATION_VERSION
     {

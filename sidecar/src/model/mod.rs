@@ -46,6 +46,7 @@ use crate::tokenizer::{GgufTokenizer, SpecialTokens, Tokenizer, TokenizerSource,
 use crate::weights::file::{display_name, is_there};
 use crate::weights::folder::SafetensorsFolder;
 use crate::weights::gguf::GgufFile;
+use crate::weights::gguf::split::PartName;
 use crate::weights::packed::PackedFolder;
 use crate::weights::{TensorSource, validate};
 use config::{CONFIG, Config};
@@ -141,7 +142,8 @@ fn digest_with(base: &str, adapters: &[MergedAdapter]) -> String {
 pub struct ModelFolder;
 
 impl ModelFolder {
-    /// Opens a Hugging Face folder, a GGUF file, or a folder with exactly one GGUF file.
+    /// Opens a Hugging Face folder, a GGUF file (the first of its parts, where it is split), or a folder
+    /// with exactly one of these.
     ///
     /// # Errors
     /// [`ModelError`], with the file and the numbers.
@@ -176,7 +178,11 @@ fn gguf_at(path: &Path) -> Result<Option<PathBuf>, ModelError> {
     let is_folder = [SafetensorsFolder::SINGLE, SafetensorsFolder::INDEX]
         .iter()
         .any(|name| is_there(&path.join(name)));
-    match (is_folder, gguf_files(path)?.as_slice()) {
+    let files = gguf_files(path)?;
+    if !is_folder && let Some(name) = PartName::of_all(&files)? {
+        return name.found(1).map(Some);
+    }
+    match (is_folder, files.as_slice()) {
         (false, [file]) => Ok(Some(file.clone())),
         (false, [first, second, ..]) => Err(ModelError::NotFound {
             path: path.to_owned(),

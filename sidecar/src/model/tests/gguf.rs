@@ -287,7 +287,7 @@ fn metadata_that_contradict_are_refused() {
         "UnsupportedArchitecture",
         "is 8; supported: the head's 4",
     );
-    refused(&with("split.count", 3), "ModelInvalid", "is one of 3 files");
+    refused(&with("split.count", 3), "ModelInvalid", "is part 1 of 3");
     let old = with("general.quantization_version", 1);
     refused(
         &old,

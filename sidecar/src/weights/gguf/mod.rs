@@ -1,4 +1,4 @@
-//! GGUF version 3: weights, config and tokenizer in one file.
+//! GGUF version 3: weights, config and tokenizer in one file, or in the parts of one (`split`).
 //!
 //! Layout (little endian): magic `GGUF`, version u32, tensor count u64, pair count u64, the
 //! metadata pairs, one description per tensor, padding to `general.alignment`, the data.
@@ -6,6 +6,7 @@
 pub(crate) mod metadata;
 pub(crate) mod names;
 pub(crate) mod reader;
+pub(crate) mod split;
 pub(crate) mod tensors;
 
 use std::collections::HashMap;
@@ -20,12 +21,14 @@ use super::{TensorInfo, TensorSource, check_block, other_type};
 use crate::model_error::ModelError;
 use metadata::Metadata;
 use reader::HeaderReader;
+use split::Split;
 
 const VERSION: u32 = 3;
 
-/// An opened file: the header is read, tensor data is not.
+/// An opened file, or all parts of one: headers are read, tensor data is not.
 #[derive(Debug)]
 pub(crate) struct GgufFile {
+    /// The first part's.
     pub(crate) metadata: Metadata,
     pub(crate) tensors: GgufTensors,
 }
@@ -33,32 +36,86 @@ pub(crate) struct GgufFile {
 /// The tensors of a file under their Hugging Face names.
 #[derive(Debug)]
 pub(crate) struct GgufTensors {
-    file: WeightFile,
+    files: Vec<WeightFile>,
     order: Vec<String>,
-    tensors: HashMap<String, (TensorInfo, Stored)>,
+    tensors: HashMap<String, Place>,
+}
+
+#[derive(Debug)]
+struct Place {
+    info: TensorInfo,
+    stored: Stored,
+    /// In `files`.
+    file: usize,
+}
+
+/// One file of a model.
+struct Part {
+    file: WeightFile,
+    metadata: Metadata,
+    tensors: Vec<(TensorInfo, Stored)>,
 }
 
 impl GgufFile {
-    /// Reads the header; `digest` gets every byte of it.
+    /// Reads the header, and those of the other parts where the file is the first of several; `digest`
+    /// gets every byte of them, in order.
     pub(crate) fn open(path: &Path, digest: &mut dyn FnMut(&[u8])) -> Result<GgufFile, ModelError> {
+        let mut parts = vec![Part::open(path, digest)?];
+        if let Some(split) = Split::of(path, &parts[0].metadata)? {
+            for number in 2..=split.count {
+                let part = Part::open(&split.part(number)?, digest)?;
+                split.check(number, &parts[0].metadata, &part.metadata)?;
+                parts.push(part);
+            }
+            let named = |part: &'_ Part| {
+                let names = part.tensors.iter().map(|(info, _)| info.name.clone());
+                names
+                    .map(|name| (part.file.name().to_owned(), name))
+                    .collect::<Vec<_>>()
+            };
+            let tensors: Vec<(String, String)> = parts.iter().flat_map(named).collect();
+            let tensors = tensors.iter().map(|(file, name)| (&**file, &**name));
+            split.check_tensors(&parts[0].metadata, tensors)?;
+        }
+        let mut all = GgufTensors {
+            files: Vec::with_capacity(parts.len()),
+            order: Vec::new(),
+            tensors: HashMap::new(),
+        };
+        let mut metadata = Metadata::default();
+        for (at, part) in parts.into_iter().enumerate() {
+            if at == 0 {
+                metadata = part.metadata;
+            }
+            all.files.push(part.file);
+            for (info, stored) in part.tensors {
+                all.order.push(info.name.clone());
+                let place = Place {
+                    info,
+                    stored,
+                    file: at,
+                };
+                all.tensors.insert(place.info.name.clone(), place);
+            }
+        }
+        Ok(GgufFile {
+            metadata,
+            tensors: all,
+        })
+    }
+}
+
+impl Part {
+    fn open(path: &Path, digest: &mut dyn FnMut(&[u8])) -> Result<Part, ModelError> {
         let file = WeightFile::open(path)?;
         let mut reader = HeaderReader::new(&file, digest);
         let (tensor_count, pair_count) = read_preamble(&mut reader)?;
         let metadata = Metadata::read(&mut reader, file.name(), pair_count)?;
-        let described = tensors::read(&mut reader, &metadata, tensor_count)?;
-        let mut order = Vec::with_capacity(described.len());
-        let mut tensors = HashMap::with_capacity(described.len());
-        for (info, stored) in described {
-            order.push(info.name.clone());
-            tensors.insert(info.name.clone(), (info, stored));
-        }
-        Ok(GgufFile {
+        let tensors = tensors::read(&mut reader, &metadata, tensor_count)?;
+        Ok(Part {
+            file,
             metadata,
-            tensors: GgufTensors {
-                file,
-                order,
-                tensors,
-            },
+            tensors,
         })
     }
 }
@@ -83,7 +140,7 @@ fn read_preamble(reader: &mut HeaderReader<'_>) -> Result<(u64, u64), ModelError
 impl GgufTensors {
     /// Says that q and k rows are interleaved (llama files): reading puts them back.
     pub(crate) fn interleave_q_and_k(&mut self, head_dim: usize) {
-        for (name, (_, stored)) in &mut self.tensors {
+        for (name, Place { stored, .. }) in &mut self.tensors {
             let is_q_or_k = [".self_attn.q_proj.", ".self_attn.k_proj."]
                 .iter()
                 .any(|module| name.contains(module));
@@ -100,7 +157,7 @@ impl TensorSource for GgufTensors {
     }
 
     fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.tensors.get(name).map(|(info, _)| info)
+        self.tensors.get(name).map(|place| &place.info)
     }
 
     fn read_block(
@@ -111,17 +168,16 @@ impl TensorSource for GgufTensors {
         out: &mut [f32],
     ) -> Result<(), ModelError> {
         let place = self.tensors.get(name);
-        check_block(name, place.map(|(info, _)| info), &rows, &cols, out.len())?;
-        let Some((_, stored)) = place else {
+        check_block(name, self.info(name), &rows, &cols, out.len())?;
+        let Some(Place { stored, file, .. }) = place else {
             return Ok(());
         };
-        stored.read(&self.file, rows, cols, out)
+        stored.read(&self.files[*file], rows, cols, out)
     }
 
     fn blocks(&self, name: &str) -> Option<BlockFormat> {
-        self.tensors
-            .get(name)
-            .and_then(|(_, stored)| stored.encoding.blocks())
+        let place = self.tensors.get(name)?;
+        place.stored.encoding.blocks()
     }
 
     fn read_blocks(
@@ -133,18 +189,16 @@ impl TensorSource for GgufTensors {
         out: &mut [u8],
     ) -> Result<(), ModelError> {
         let place = self.tensors.get(name);
-        let (info, count) = (
-            place.map(|(info, _)| info),
-            rows.len().saturating_mul(cols.len()),
-        );
+        let (info, count) = (self.info(name), rows.len().saturating_mul(cols.len()));
         check_block(name, info, &rows, &cols, count)?;
         let bytes = (rows.len() as u64).saturating_mul(format.row_bytes(cols.len() as u64));
         assert_eq!(out.len() as u64, bytes, "{count} numbers of {format}");
-        match place {
-            Some((_, stored)) if stored.read_blocks(&self.file, format, (rows, cols), out)? => {
-                Ok(())
-            }
-            _ => Err(other_type(format, name, info)),
+        let read = |Place { stored, file, .. }: &Place| {
+            stored.read_blocks(&self.files[*file], format, (rows, cols), out)
+        };
+        match place.map(read).transpose()? {
+            Some(true) => Ok(()),
+            Some(false) | None => Err(other_type(format, name, info)),
         }
     }
 }

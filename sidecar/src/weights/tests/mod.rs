@@ -3,5 +3,6 @@
 mod folder;
 mod gguf;
 mod safetensors;
+mod split;
 mod stream;
 mod validate;
