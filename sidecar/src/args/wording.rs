@@ -1,7 +1,7 @@
 //! A planner's words for whoever asked with flags: the planner names the fields of the resource.
 
 /// Fields with their flags; what begins with another stands before it.
-const FLAGS: [(&str, &str); 20] = [
+const FLAGS: [(&str, &str); 21] = [
     (
         "spec.parallelism.tensorParallelSize",
         "--tensor-parallel-size",
@@ -43,6 +43,10 @@ const FLAGS: [(&str, &str); 20] = [
         "none in --quantization",
     ),
     ("spec.model.quantization.mode", "--quantization"),
+    (
+        "spec.model.quantization.computeDtype",
+        "--quantization-compute",
+    ),
 ];
 
 /// The same with flags in the place of fields.

@@ -17,6 +17,7 @@ use plimsoll_crds::v1alpha1::facts::ModelFormat;
 use crate::adapters::{Validated, Validation, Verdict};
 use crate::args::MergeArgs;
 use crate::model::{Model, ModelError, ModelFolder};
+use crate::weights::packed;
 use folder::Staging;
 
 /// Why there is no merged folder.
@@ -75,7 +76,7 @@ pub fn run(args: &MergeArgs) -> Result<Written, MergeError> {
                 .to_owned(),
         });
     }
-    if let Some(packed) = &base.facts.quantization {
+    if let Some(packed) = packed::first(&*base.tensors) {
         return Err(MergeError::Base {
             path: args.model.clone(),
             message: format!(

@@ -8,9 +8,10 @@ use super::defaults::{self, Defaults};
 use super::known;
 use super::object::{Object, parse_object};
 use super::params::ModelParams;
-use super::quantization_config::{self, Scheme};
+use super::quantization_config;
 use super::rope_config;
 use crate::model_error::{ModelError, shorten};
+use crate::weights::packed::Scheme;
 
 pub(crate) const CONFIG: &str = "config.json";
 pub(crate) const CONFIG_BYTES_MAX: u64 = 4 << 20;

@@ -1,7 +1,8 @@
 //! A model on disk: where its parts are and what they say, before any weight is read.
 //!
 //! `ModelFolder::open` reads the config (or GGUF metadata) and every tensor header, checks them
-//! against each other and returns a [`Model`]. No tensor data is touched.
+//! against each other and returns a [`Model`]. Of tensor data only the scales and groups of
+//! packed weights are read.
 
 pub mod blocks;
 mod bounds;
@@ -17,7 +18,7 @@ pub(crate) mod known;
 mod object;
 pub mod params;
 pub mod pushable;
-pub(crate) mod quantization_config;
+mod quantization_config;
 pub mod replacement;
 mod rope_config;
 pub mod sampling;

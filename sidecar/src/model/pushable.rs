@@ -55,7 +55,7 @@ impl Pushable {
         &self.needed
     }
 
-    /// A place in blocks takes no floats: an adapter may not change its tensor only now.
+    /// A place in blocks takes no others, and no floats: an adapter may not change its tensor only now.
     ///
     /// # Errors
     /// [`ModelError`] with the first tensor that files have otherwise than its place.
@@ -64,9 +64,14 @@ impl Pushable {
         match places.find(|(name, format)| files.blocks(name) != Some(**format)) {
             None => Ok(()),
             Some((name, format)) => {
+                let why = match self.adapter {
+                    Some(_) => {
+                        "the adapters change it now, which they did not when the engine started"
+                    }
+                    None => "these files have it in others, or in what no blocks hold",
+                };
                 let message = format!(
-                    "tensor `{name}`: is kept in blocks of {format}, and the adapters change it now, \
-                     which they did not when the engine started: start it again"
+                    "tensor `{name}`: is kept in blocks of {format}, and {why}: start the engine again"
                 );
                 Err(ModelError::weights("weights", message))
             }

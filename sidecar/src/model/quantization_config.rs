@@ -9,34 +9,10 @@ use serde_json::Value;
 use super::config::CONFIG;
 use super::object::Object;
 use crate::model_error::{ModelError, shorten};
+use crate::weights::packed::Scheme;
 
 const FIELD: &str = "quantization_config";
 const WAY_OUT: &str = "use the model's F32, F16 or BF16 files, or a GGUF file";
-
-/// How the linear weights are packed. A tensor that is no part of a packed one is as it says itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Scheme {
-    /// Integers of 4 or 8 bits along the inputs, a scale and a zero point for each group of inputs.
-    Gptq {
-        bits: usize,
-        /// Inputs of a group; absent: all.
-        group: Option<usize>,
-        symmetric: bool,
-        /// What the config says of the zero points: version 1 stores them less one.
-        version_2: bool,
-    },
-    /// Integers of 4 bits along the outputs, in AutoAWQ's order.
-    Awq { group: Option<usize> },
-    /// compressed-tensors: what of the config decides; the tensors say the rest.
-    Compressed {
-        /// Integers, or floats of 8 bits.
-        bits: Vec<usize>,
-        groups: Vec<usize>,
-        blocks: Vec<[usize; 2]>,
-    },
-    /// Floats of 8 bits, a scale for each block of rows and columns, or one for all.
-    Float8 { block: Option<[usize; 2]> },
-}
 
 /// Reads the field, where there is one.
 ///
@@ -183,6 +159,7 @@ fn gptq(fields: Object<'_>) -> Result<Scheme, ModelError> {
         bits: bits(fields, &[4, 8])?,
         group: group_size(fields)?,
         symmetric,
+        act_order: fields.flag("desc_act")?,
         version_2: format == Some("gptq_v2"),
     })
 }
@@ -268,10 +245,13 @@ fn compressed(fields: Object<'_>) -> Result<Scheme, ModelError> {
     known(fields, "", KNOWN)?;
     only(fields, "format", FORMATS)?;
     if let Some(sparsity) = fields.object("sparsity_config")? {
-        known(sparsity, "sparsity_config.", &["format"])?;
+        // What was measured of weights that are stored whole.
+        const SPARSITY: &[&str] = &["format", "global_sparsity", "sparsity_structure"];
+        known(sparsity, "sparsity_config.", SPARSITY)?;
         only(sparsity, "format", &["dense"])?;
     }
     let (mut bits, mut groups, mut blocks) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut zero_points, mut act_order) = (true, true);
     let Some(all) = fields.object("config_groups")? else {
         return Err(refused("config_groups is missing"));
     };
@@ -293,22 +273,31 @@ fn compressed(fields: Object<'_>) -> Result<Scheme, ModelError> {
         };
         let Weights {
             bits: of,
+            symmetric,
+            ordered,
             group,
             block,
         } = weights_of(weights)?;
         bits.push(of);
+        zero_points &= !symmetric;
+        act_order &= ordered;
         groups.extend(group);
         blocks.extend(block);
     }
+    let any = !bits.is_empty();
     Ok(Scheme::Compressed {
         bits,
         groups,
         blocks,
+        zero_points: zero_points && any,
+        act_order: act_order && any,
     })
 }
 
 struct Weights {
     bits: usize,
+    symmetric: bool,
+    ordered: bool,
     group: Option<usize>,
     block: Option<[usize; 2]>,
 }
@@ -348,8 +337,16 @@ fn weights_of(fields: Object<'_>) -> Result<Weights, ModelError> {
             )));
         }
     };
+    // `weight` and `static` order inputs before they are grouped, and list nothing.
+    only(
+        fields,
+        "actorder",
+        &["group", "dynamic", "weight", "static"],
+    )?;
     let block = fields.get("block_structure");
     Ok(Weights {
+        symmetric: fields.get("symmetric").is_none() || fields.flag("symmetric")?,
+        ordered: matches!(fields.text("actorder")?, Some("group" | "dynamic")),
         bits,
         group: group_size(fields)?,
         block: block.map(block_size).transpose()?,

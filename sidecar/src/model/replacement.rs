@@ -33,8 +33,9 @@ pub struct Replacement {
 impl Replacement {
     /// Opens a folder with `config.json` and safetensors (however sharded), or a GGUF file, and checks
     /// that shape, numbers, and every tensor's name, shape and type are those of `loaded`. Tokenizer
-    /// and templates are not looked at. No tensor data is touched, but that of adapters: those of
-    /// `loaded` are merged into its own files once more, and into no others.
+    /// and templates are not looked at. No tensor data is touched, but the scales and
+    /// groups of packed weights, and that of adapters: those of `loaded` are merged into its own files
+    /// once more, and into no others.
     ///
     /// # Errors
     /// [`ModelError`] with the file, and the first field or tensor that is not the same.
@@ -55,7 +56,9 @@ impl Replacement {
                 let config = config::parse(&bytes)?;
                 let mut digest = Digest::new();
                 digest.update(&bytes);
-                let tensors = tensors_of(path, &config, &mut digest, &mut Vec::new())?;
+                let mut told = Vec::new();
+                let tensors = tensors_of(path, &config, &mut digest, &mut told)?;
+                told.iter().for_each(|line| tracing::info!("{line}"));
                 let file = CONFIG.to_owned();
                 (file, config.shape, config.params, tensors, digest.finish())
             }

@@ -4,8 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::gptq::Middles;
 use super::module::Module;
-use super::{AWQ, FLOAT8, GPTQ, INT, Packed};
-use crate::model::quantization_config::Scheme;
+use super::{AWQ, FLOAT8, GPTQ, INT, Packed, Scheme};
 use crate::model_error::ModelError;
 use crate::weights::folder::SafetensorsFolder;
 use crate::weights::{TensorInfo, TensorSource};
@@ -110,21 +109,33 @@ impl Module<'_> {
                         bits,
                         group,
                         symmetric,
+                        act_order,
                         version_2,
                     } => {
                         let label = GPTQ[usize::from(bits == 8)];
                         let less = u8::from(!version_2);
                         let middles = symmetric.then_some(middles);
+                        self.listed("g_idx", act_order)?;
                         (label, self.gptq(bits, group, less, middles)?)
                     }
                     Scheme::Awq { group } => (AWQ, self.awq(group)?),
                     Scheme::Compressed { .. } | Scheme::Float8 { .. } => return Ok(None),
                 }
             }
-            Scheme::Compressed { bits, groups, .. } if self.part("weight_packed").is_some() => {
-                self.words(bits, groups)?
+            Scheme::Compressed {
+                bits,
+                groups,
+                zero_points,
+                act_order,
+                ..
+            } if self.part("weight_packed").is_some() || is("I8") => {
+                self.listed("weight_g_idx", *act_order)?;
+                self.listed("weight_zero_point", *zero_points)?;
+                match is("I8") {
+                    true => (INT[1], self.bytes(groups)?),
+                    false => self.words(bits, groups)?,
+                }
             }
-            Scheme::Compressed { groups, .. } if is("I8") => (INT[1], self.bytes(groups)?),
             Scheme::Compressed { blocks, .. } if is("F8_E4M3") => {
                 (FLOAT8, self.float8("weight_scale", blocks)?)
             }

@@ -1,10 +1,9 @@
 //! GPTQ and AWQ.
 
-use super::Numbers;
 use super::grid::{Grid, Groups, Zeros};
 use super::integers::Layout;
 use super::module::Module;
-use crate::model::quantization_config::Scheme;
+use super::{Numbers, Scheme};
 use crate::model_error::{ModelError, shorten};
 use crate::weights::TensorSource;
 

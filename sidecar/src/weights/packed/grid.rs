@@ -12,8 +12,11 @@ use crate::model_error::{ModelError, shorten};
 use crate::weights::TensorSource;
 use crate::weights::folder::SafetensorsFolder;
 
-/// Numbers that are unpacked at once: what is held beside the result stays under a megabyte.
+/// Numbers that are unpacked at once, and their scales: what a thread holds beside the result stays under
+/// four megabytes.
 const AT_ONCE: usize = 1 << 18;
+/// Rows that share words, in some layouts.
+const WORD_ROWS: usize = 8;
 /// Columns of the blocks that such weights are kept in.
 const BLOCK: usize = 32;
 
@@ -67,8 +70,9 @@ pub(super) struct Grid {
     pub(super) count: usize,
 }
 
-/// Of some rows, all groups: scales and zero points, row-major.
+/// Of some rows and groups: scales and zero points, row-major.
 struct Parameters {
+    groups: Range<usize>,
     scales: Vec<f32>,
     zeros: Vec<u8>,
 }
@@ -162,20 +166,31 @@ impl Grid {
         if out.is_empty() {
             return Ok(());
         }
-        let at_once = (AT_ONCE / cols.len()).max(1);
+        let groups = match &self.groups {
+            Groups::Even(size) => cols.start / size..cols.end.div_ceil(*size),
+            Groups::Given(_) => 0..self.count,
+        };
+        let at_once = match AT_ONCE / cols.len().max(groups.len()) {
+            few @ 0..WORD_ROWS => few.max(1),
+            many => many / WORD_ROWS * WORD_ROWS,
+        };
         let mut codes = vec![0; at_once.min(rows.len()) * cols.len()];
         let starts = rows.clone().step_by(at_once);
         for (start, out) in starts.zip(out.chunks_mut(at_once * width)) {
             let piece = start..rows.end.min(start + at_once);
             let codes = &mut codes[..piece.len() * cols.len()];
             self.codes.read(files, piece.clone(), cols.clone(), codes)?;
-            let Parameters { scales, zeros } = self.parameters(files, piece)?;
+            let Parameters {
+                groups,
+                scales,
+                zeros,
+            } = self.parameters(files, piece, groups.clone())?;
             let each_row = codes
                 .chunks_exact(cols.len())
                 .zip(out.chunks_exact_mut(width));
             for (row, (codes, out)) in each_row.enumerate() {
                 let of = |group: usize| {
-                    let at = row * self.count + group;
+                    let at = row * groups.len() + group - groups.start;
                     (scales[at], zeros[at])
                 };
                 each(&of, codes, out);
@@ -188,14 +203,15 @@ impl Grid {
         &self,
         files: &SafetensorsFolder,
         rows: Range<usize>,
+        groups: Range<usize>,
     ) -> Result<Parameters, ModelError> {
-        let count = rows.len() * self.count;
-        let scales = self.scales.read(files, rows.clone(), self.count)?;
+        let count = rows.len() * groups.len();
+        let scales = self.scales.read(files, rows.clone(), groups.clone())?;
         let zeros = match &self.zeros {
             Zeros::Middle => vec![1 << (self.codes.bits - 1); count],
             Zeros::Read { integers, less } => {
                 let mut zeros = vec![0; count];
-                integers.read(files, rows, 0..self.count, &mut zeros)?;
+                integers.read(files, rows, groups.clone(), &mut zeros)?;
                 // As AutoGPTQ: what was stored less 1 is one more within its bits, so that 0 is itself.
                 let mask = u8::MAX >> (8 - self.codes.bits);
                 zeros
@@ -204,7 +220,11 @@ impl Grid {
                 zeros
             }
         };
-        Ok(Parameters { scales, zeros })
+        Ok(Parameters {
+            groups,
+            scales,
+            zeros,
+        })
     }
 }
 
@@ -214,16 +234,16 @@ impl Scales {
         &self,
         files: &SafetensorsFolder,
         rows: Range<usize>,
-        groups: usize,
+        groups: Range<usize>,
     ) -> Result<Vec<f32>, ModelError> {
-        let mut scales = vec![0.0; rows.len() * groups];
+        let (count, width) = (rows.len(), groups.len());
+        let mut scales = vec![0.0; count * width];
         if !self.transposed {
-            files.read_block(&self.name, rows, 0..groups, &mut scales)?;
+            files.read_block(&self.name, rows, groups, &mut scales)?;
             return Ok(scales);
         }
-        let count = rows.len();
-        files.read_block(&self.name, 0..groups, rows, &mut scales)?;
-        let turned = (0..count).flat_map(|row| (0..groups).map(move |group| group * count + row));
+        files.read_block(&self.name, groups, rows, &mut scales)?;
+        let turned = (0..count).flat_map(|row| (0..width).map(move |group| group * count + row));
         Ok(turned.map(|at| scales[at]).collect())
     }
 }

@@ -12,6 +12,7 @@ mod gptq;
 mod grid;
 mod integers;
 mod module;
+mod scheme;
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -20,10 +21,10 @@ use plimsoll_planner::{BlockFormat, Dtype, ModelShape};
 
 use super::folder::SafetensorsFolder;
 use super::{TensorInfo, TensorSource, check_block, needed, other_type};
-use crate::model::quantization_config::Scheme;
 use crate::model_error::ModelError;
 use float8::Float8;
 use grid::Grid;
+pub(crate) use scheme::Scheme;
 
 /// Types that facts and messages show for packed matrices.
 pub(crate) const LABELS: [&str; 6] = [GPTQ[0], GPTQ[1], AWQ, INT[0], INT[1], FLOAT8];
@@ -33,6 +34,15 @@ const AWQ: &str = "AWQ-INT4";
 /// As compressed-tensors has them.
 const INT: [&str; 2] = ["INT4", "INT8"];
 const FLOAT8: &str = "FP8";
+
+/// How the first packed tensor of a model is packed, if one is.
+pub(crate) fn first(tensors: &dyn TensorSource) -> Option<&str> {
+    let mut names = tensors.names().into_iter();
+    names.find_map(|name| {
+        let dtype = tensors.info(name)?.dtype.as_str();
+        LABELS.contains(&dtype).then_some(dtype)
+    })
+}
 
 /// How the numbers of a matrix are packed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -99,6 +99,17 @@ impl Module<'_> {
         })
     }
 
+    /// A part that the config says every packed matrix has.
+    pub(super) fn listed(&self, part: &str, is_said: bool) -> Result<(), ModelError> {
+        match self.part(part) {
+            None if is_said => Err(self.refuse(
+                part,
+                "is missing, and config.json says that packed matrices have it; fetch the files again",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Groups of inputs: so many of `size`, or as a tensor lists them.
     pub(super) fn groups(
         &mut self,

@@ -45,6 +45,16 @@ fn what_cannot_be_is_refused_by_name() {
         ("gptq-4bit", "down_proj.qzeros` is missing", |f| {
             f.tensors.remove(&format!("{DOWN}.qzeros"));
         }),
+        (
+            "gptq-4bit-act-order",
+            "g_idx` is missing, and config.json says",
+            |f| drop(f.tensors.remove(&format!("{DOWN}.g_idx"))),
+        ),
+        (
+            "ct-w4a16-zero-points",
+            "weight_zero_point` is missing, and config.json says",
+            |f| drop(f.tensors.remove(&format!("{DOWN}.weight_zero_point"))),
+        ),
         ("awq-4bit", "down_proj.scales` is missing", |f| {
             f.tensors.remove(&format!("{DOWN}.scales"));
         }),
