@@ -4,7 +4,7 @@ use plimsoll_crds::names::EXIT_ADAPTER_REFUSED;
 use plimsoll_crds::v1alpha1::Reason;
 use plimsoll_crds::v1alpha1::conditions::ConditionStatus::{self, False, True, Unknown};
 use plimsoll_crds::v1alpha1::facts::AdapterFacts;
-use plimsoll_crds::v1alpha1::report::AdapterReport;
+use plimsoll_crds::v1alpha1::report::{AdapterReport, EngineState};
 
 use crate::facts::Facts;
 use crate::inspect::Model;
@@ -25,7 +25,7 @@ pub(crate) fn ready(facts: &Facts, outcome: &Outcome) -> Option<(ConditionStatus
         Model::Known(model, _) => match refused(facts, outcome) {
             Some(words) => (False, Reason::AdapterRefused, words),
             None => {
-                let proved = proved(facts);
+                let proved = proved(facts, outcome);
                 let one = |of: &AdapterFacts| described(of, &proved);
                 let each: Vec<String> = model.adapters.iter().map(one).collect();
                 (True, Reason::AdaptersMerged, each.join("; "))
@@ -41,17 +41,45 @@ pub(crate) fn ready(facts: &Facts, outcome: &Outcome) -> Option<(ConditionStatus
     })
 }
 
-/// What the first engine of the newest revision says that proved its adapters; or what status has from
-/// before, while no engine has said anything.
-pub(crate) fn proved(facts: &Facts) -> Vec<AdapterReport> {
-    let newest = facts.status.update_revision.as_deref();
-    let of_it = |pod: &&PodFacts| Some(pod.revision.as_str()) == newest;
-    let mut reports = facts.live_pods().filter(of_it);
-    let said = reports.find_map(|pod| facts.report(pod).filter(|of| !of.adapters.is_empty()));
-    match (said, &facts.status.weights) {
-        (Some(report), _) => report.adapters.iter().take(ADAPTERS_MAX).cloned().collect(),
-        (None, Some(before)) if !facts.object.spec.adapters.is_empty() => before.adapters.clone(),
-        (None, _) => Vec::new(),
+/// What the first engine of the wanted revision says that proved its adapters; or what status has of
+/// that revision, while none of its engines has come past loading. Of an engine that loads, or failed,
+/// nothing is taken: what it says may be why.
+pub(crate) fn proved(facts: &Facts, outcome: &Outcome) -> Vec<AdapterReport> {
+    let Some(wanted) = outcome.revision() else {
+        return Vec::new();
+    };
+    let of_it = facts.live_pods().filter(|pod| pod.revision == wanted);
+    let reports = of_it.filter_map(|pod| facts.report(pod));
+    let mut reports = reports.filter(|report| has_loaded(report.state)).peekable();
+    let rows = match (reports.peek(), &facts.status.weights) {
+        (Some(_), _) => {
+            let mut rows = reports.map(|report| &*report.adapters);
+            rows.find(|rows| !rows.is_empty()).unwrap_or_default()
+        }
+        (None, Some(before)) if facts.status.update_revision.as_deref() == Some(wanted) => {
+            &*before.adapters
+        }
+        (None, _) => &[],
+    };
+    let is_asked = |of: &&AdapterReport| {
+        let mut asked = facts.object.spec.adapters.iter();
+        asked.any(|adapter| adapter.name == of.name)
+    };
+    let rows = rows.iter().filter(is_asked).take(ADAPTERS_MAX);
+    rows.cloned().collect()
+}
+
+/// Whether an engine holds what it says of adapters to be fit to be served.
+fn has_loaded(state: EngineState) -> bool {
+    match state {
+        EngineState::Loading | EngineState::Failed => false,
+        EngineState::Serving
+        | EngineState::Paused
+        | EngineState::Sleeping
+        | EngineState::Asleep
+        | EngineState::Waking
+        | EngineState::Resizing
+        | EngineState::Draining => true,
     }
 }
 

@@ -7,16 +7,17 @@ use plimsoll_crds::v1alpha1::{ConditionType, Reason};
 
 use crate::adapters;
 use crate::facts::Facts;
+use crate::outcome::Outcome;
 use crate::pods::PodFacts;
 
 /// None while no engine has weights.
-pub(crate) fn status(facts: &Facts) -> Option<WeightsStatus> {
+pub(crate) fn status(facts: &Facts, outcome: &Outcome) -> Option<WeightsStatus> {
     let rows = rows(facts);
     let first = rows.first()?.version.clone();
     let agree = rows.iter().all(|row| row.version == first);
     Some(WeightsStatus {
         version: agree.then_some(first),
-        adapters: adapters::proved(facts),
+        adapters: adapters::proved(facts, outcome),
         pods: rows.into_iter().take(names::STATUS_ROWS).collect(),
     })
 }

@@ -91,7 +91,7 @@ pub(crate) fn status(facts: &Facts, outcome: &Outcome) -> InferenceDeploymentSta
             restart,
             ..memory(facts, outcome, plan)
         }),
-        weights: weights::status(facts),
+        weights: weights::status(facts, outcome),
         conditions,
     }
 }

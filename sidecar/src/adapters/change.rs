@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::factor::Factor;
+use super::merged::EMBEDDING;
 
 /// What becomes of a tensor of the base.
 #[derive(Debug)]
@@ -40,5 +41,31 @@ impl Change {
             Change::LowRank { a, .. } | Change::Embedding { a, .. } => a.info.rows_cols().0,
             Change::Bias { .. } | Change::Replaced(_) | Change::Rows { .. } => 0,
         }
+    }
+
+    /// A product or a bias that is zero: a module that was asked for and not trained.
+    pub(super) fn adds_nothing(&self) -> bool {
+        match self {
+            Change::LowRank {
+                a,
+                b,
+                scale,
+                magnitude: None,
+            }
+            | Change::Embedding { a, b, scale } => *scale == 0.0 || a.is_zero || b.is_zero,
+            Change::Bias { bias, scale } => *scale == 0.0 || bias.iter().all(|of| *of == 0.0),
+            Change::LowRank {
+                magnitude: Some(_), ..
+            }
+            | Change::Replaced(_)
+            | Change::Rows { .. } => false,
+        }
+    }
+
+    /// Whether answers to prompts without certain tokens may stay as they are with this and no other
+    /// change of a model.
+    pub(super) fn is_of_tokens(&self, tensor: &str) -> bool {
+        let of_tokens = tensor == EMBEDDING || matches!(self, Change::Rows { .. });
+        of_tokens || self.adds_nothing()
     }
 }

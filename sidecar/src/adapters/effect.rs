@@ -12,6 +12,9 @@ use crate::model_error::ModelError;
 pub(super) fn check(adapter: &str, changes: &HashMap<String, Change>) -> Result<(), ModelError> {
     let (mut unscaled, mut zero_a, mut zero_b) = (true, true, true);
     for change in changes.values() {
+        if !change.adds_nothing() {
+            return Ok(());
+        }
         match change {
             Change::LowRank {
                 a,
@@ -20,23 +23,16 @@ pub(super) fn check(adapter: &str, changes: &HashMap<String, Change>) -> Result<
                 magnitude: None,
             }
             | Change::Embedding { a, b, scale } => {
-                if *scale != 0.0 && !a.is_zero && !b.is_zero {
-                    return Ok(());
-                }
                 unscaled &= *scale == 0.0;
                 zero_a &= a.is_zero;
                 zero_b &= b.is_zero;
             }
-            Change::Bias { bias, scale } => {
-                if *scale != 0.0 && bias.iter().any(|number| *number != 0.0) {
-                    return Ok(());
-                }
-            }
             Change::LowRank {
                 magnitude: Some(_), ..
             }
+            | Change::Bias { .. }
             | Change::Replaced(_)
-            | Change::Rows { .. } => return Ok(()),
+            | Change::Rows { .. } => {}
         }
     }
     let (file, zero) = match (unscaled, zero_b, zero_a) {

@@ -64,6 +64,8 @@ pub struct Gate {
     is_open: AtomicBool,
     /// Reads give the base's numbers.
     holds_back: AtomicBool,
+    /// See [`Gate::no_numbers`].
+    makes_no_numbers: AtomicBool,
     tallies: Mutex<Vec<Tally>>,
     answers: Mutex<Vec<(Place, Arc<Answers>)>>,
     pub(super) turns: Turns,
@@ -122,6 +124,16 @@ impl Gate {
     /// Reads give what adapters make of the base.
     pub fn let_in(&self) {
         self.holds_back.store(false, Ordering::Release);
+    }
+
+    /// What an adapter makes of the base are no numbers, as its type has them or answers are computed.
+    pub(crate) fn no_numbers(&self) {
+        self.makes_no_numbers.store(true, Ordering::Release);
+    }
+
+    /// Whether that was found, by whoever read, looked at or not.
+    pub(crate) fn makes_no_numbers(&self) -> bool {
+        self.makes_no_numbers.load(Ordering::Acquire)
     }
 
     /// Looks at rows that are kept as `dtype`, as an adapter found and left them.

@@ -157,6 +157,7 @@ impl Merged {
             .enumerate()
             .find(|(_, number)| number.is_nan() || number.abs() >= limit);
         let (at, number) = found.unwrap_or((0, &f32::NAN));
+        self.gate.no_numbers();
         let row = first_row + at / cols.max(1);
         let message = format!(
             "merged into `{name}` it makes {number} in row {row}, which is no {dtype}; it was \
@@ -205,7 +206,8 @@ impl TensorSource for Merged {
         self.check(Dtype::Float32, name, first_row, width, out)
     }
 
-    /// In pieces, so that what a thread holds is bounded; whatever is read is looked at.
+    /// In pieces, the base's before the product is begun, so that what a thread holds is bounded; what
+    /// is read while the gate is open is looked at.
     fn read_kept(
         &self,
         dtype: Dtype,
@@ -219,9 +221,6 @@ impl TensorSource for Merged {
             return self.base.read_kept(dtype, name, rows, cols, out);
         };
         check_block(name, self.info(name), &rows, &cols, out.len())?;
-        if !self.gate.is_open() {
-            return self.read_block(name, rows, cols, out);
-        }
         let width = cols.len();
         let at_once = rows_at_once(width, change.rank());
         let mut before = vec![0.0; at_once.min(rows.len()) * width];
@@ -245,6 +244,9 @@ impl TensorSource for Merged {
             #[cfg(test)]
             self.gate.spoil(first, width, before, out);
             self.check(Dtype::Float32, name, first, width, out)?;
+            if !self.gate.is_open() {
+                continue;
+            }
             let seen = Seen {
                 change,
                 rows: some,

@@ -28,7 +28,7 @@ mod turns;
 #[cfg(test)]
 pub(crate) mod spoils;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -43,6 +43,7 @@ use change::Change;
 pub use figures::Figures;
 pub use gate::{Gate, LOST_MAX, Validated, Validation, Verdict};
 use merged::Merged;
+pub(crate) use merged::{EMBEDDING, HEAD};
 
 /// The files of an adapter.
 const CONFIG: &str = "adapter_config.json";
@@ -70,7 +71,8 @@ pub struct MergedAdapter {
     pub changes: Vec<String>,
     /// The largest of its matrices' ranks; 0 where it has none.
     pub rank: usize,
-    /// It changes rows of single tokens, and nothing else: answers without these may stay the same.
+    /// It changes the table of tokens, and nothing else, be it whole or single rows: answers without
+    /// tokens that it changes may stay the same.
     pub tokens_alone: bool,
 }
 
@@ -136,13 +138,14 @@ pub(crate) fn merge(
         let ranks = opened.changes.values().map(Change::rank);
         let rank = ranks.max().unwrap_or_default();
         together.gate.expect(&at.name, rank, &names);
-        let mut changes = opened.changes.values();
+        let mut changes = opened.changes.iter();
+        let tokens_alone = changes.all(|(tensor, change)| change.is_of_tokens(tensor));
         together.adapters.push(MergedAdapter {
             at: at.clone(),
             digest: opened.digest,
             changes: names,
             rank,
-            tokens_alone: changes.all(|change| matches!(change, Change::Rows { .. })),
+            tokens_alone,
         });
         together.shape.tied &= !opened.unties;
         together.tensors = Box::new(Merged::new(

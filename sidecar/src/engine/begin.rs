@@ -42,7 +42,18 @@ fn blocks_of(bytes: u64, block_bytes: Bytes) -> u32 {
 }
 
 impl Loop {
+    /// Where an adapter is why it fails, that is told.
     pub(super) fn load(&mut self) -> Result<(), Failure> {
+        let loaded = self.load_all();
+        if let Err(Failure(message)) = &loaded
+            && self.shared.model.gate.makes_no_numbers()
+        {
+            lock(&self.shared.adapters).wrong = Some(message.clone());
+        }
+        loaded
+    }
+
+    fn load_all(&mut self) -> Result<(), Failure> {
         let shared = Arc::clone(&self.shared);
         self.ranks
             .load(|| lock(&shared.progress).stage = "LoadingWeights")?;
@@ -55,6 +66,9 @@ impl Loop {
                 logits,
             } = self.probe()?;
             if !finite {
+                if base.is_some() {
+                    self.shared.model.gate.no_numbers();
+                }
                 return Err(Failure(format!(
                     "{NOT_NUMBERS}: the weights are damaged, or what an adapter adds is too large for \
                      them; fetch the files again"

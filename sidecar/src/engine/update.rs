@@ -121,11 +121,17 @@ impl Loop {
         };
         self.forget_cache();
         lock(&self.shared.weights).writes += 1;
+        let written = self.write_over(weights)?;
+        if took && written.is_err() {
+            self.give_weights_back()?;
+        }
+        Ok(written)
+    }
+
+    /// Into memory that is there.
+    fn write_over(&mut self, weights: &Arc<Replacement>) -> Result<Result<(), String>, Failure> {
         self.watch(&weights.gate);
         if let Err(why) = self.ranks.overwrite(weights)? {
-            if took {
-                self.give_weights_back()?;
-            }
             return Ok(Err(why));
         }
         let verdict = match self.verdict_of(&weights.gate) {

@@ -2,7 +2,8 @@
 
 use plimsoll_crds::v1alpha1::Reason;
 use plimsoll_crds::v1alpha1::facts::AdapterFacts;
-use plimsoll_crds::v1alpha1::report::AdapterReport;
+use plimsoll_crds::v1alpha1::report::{AdapterReport, EngineState};
+use plimsoll_crds::v1alpha1::weights::{WeightsRow, WeightsStatus};
 
 use super::*;
 use crate::memory::Failure;
@@ -104,8 +105,8 @@ fn an_adapter_that_an_engine_refuses_is_told_with_its_words_until_an_engine_gets
     assert_eq!(find(&told, "Ready").unwrap().reason, "PodFailed");
 }
 
-#[test]
-fn figures_of_adapters_are_those_of_an_engine_of_the_newest_revision() {
+/// The inspection has read both adapters.
+fn with_both() -> Facts {
     let mut known = inspected(&with_adapters());
     let adapters = ["sql", "polite"].map(|name| AdapterFacts {
         name: name.to_owned(),
@@ -113,9 +114,11 @@ fn figures_of_adapters_are_those_of_an_engine_of_the_newest_revision() {
         tensors: 14,
     });
     known.status.model.as_mut().unwrap().adapters = adapters.to_vec();
-    let revision = wanted_revision(&known);
-    known.status.update_revision = Some(revision.clone());
-    let proved = |name: &str| AdapterReport {
+    known
+}
+
+fn proved(name: &str) -> AdapterReport {
+    AdapterReport {
         name: name.to_owned(),
         rank: 8,
         tensors: 14,
@@ -124,13 +127,25 @@ fn figures_of_adapters_are_those_of_an_engine_of_the_newest_revision() {
         norm_ratio_per_million: 1_000_500,
         lost_per_million: 40_100,
         answers_changed_per_million: Some(7),
-    };
-    let says = |adapters: &[AdapterReport]| {
-        let mut report = report(900);
-        report.weight_version = "default".to_owned();
-        report.adapters = adapters.to_vec();
-        heard(report)
-    };
+    }
+}
+
+fn says(adapters: &[AdapterReport]) -> crate::facts::ReportFacts {
+    says_while(EngineState::Serving, adapters)
+}
+
+fn says_while(state: EngineState, adapters: &[AdapterReport]) -> crate::facts::ReportFacts {
+    let mut report = report(900);
+    report.state = state;
+    report.weight_version = "default".to_owned();
+    report.adapters = adapters.to_vec();
+    heard(report)
+}
+
+#[test]
+fn figures_of_adapters_are_those_of_an_engine_of_the_newest_revision() {
+    let mut known = with_both();
+    let revision = wanted_revision(&known);
     known.pods = vec![
         engine("old", "before", crate::testing::ready()),
         engine("new", &revision, crate::testing::ready()),
@@ -153,4 +168,86 @@ fn figures_of_adapters_are_those_of_an_engine_of_the_newest_revision() {
     known.status = told(&known);
     known.reports.clear();
     assert_eq!(told(&known).weights.unwrap().adapters, rows);
+}
+
+#[test]
+fn figures_of_other_engines_or_adapters_are_told_of_none() {
+    let both = [proved("sql"), proved("polite")];
+    // What status knows of which revision, whose pod says what, and what is told then.
+    let none: &[AdapterReport] = &[];
+    let wanted = wanted_revision(&with_both());
+    let wanted = wanted.as_str();
+    for (known_of, pod, says, told_of, what) in [
+        (
+            "before",
+            "before",
+            Some(says(&both)),
+            none,
+            "old pods, and a new revision",
+        ),
+        (
+            "before",
+            "before",
+            None,
+            none,
+            "the same, and nobody has reported",
+        ),
+        (wanted, wanted, None, &both, "a new operator"),
+        (
+            wanted,
+            wanted,
+            Some(says_while(EngineState::Loading, none)),
+            &both,
+            "one that loads again",
+        ),
+        (
+            wanted,
+            wanted,
+            Some(says(none)),
+            none,
+            "validation is off, or the engine is older",
+        ),
+        (
+            "before",
+            wanted,
+            Some(says_while(EngineState::Loading, &both)),
+            none,
+            "not judged yet",
+        ),
+        (
+            "before",
+            wanted,
+            Some(says_while(EngineState::Failed, &both)),
+            none,
+            "refused",
+        ),
+        (
+            wanted,
+            wanted,
+            Some(says(&[proved("gone"), proved("sql")])),
+            &both[..1],
+            "another name",
+        ),
+    ] {
+        let mut known = with_both();
+        known.status.update_revision = Some(known_of.to_owned());
+        known.status.weights = Some(WeightsStatus {
+            version: None,
+            adapters: both.to_vec(),
+            pods: vec![WeightsRow {
+                pod: "a".to_owned(),
+                version: "default".to_owned(),
+                verified: None,
+            }],
+        });
+        known.pods = vec![engine("a", pod, crate::testing::ready())];
+        known.reports = says
+            .map(|said| ("a".to_owned(), said))
+            .into_iter()
+            .collect();
+        assert_eq!(told(&known).weights.unwrap().adapters, told_of, "{what}");
+        let (_, _, message) = ready(&known);
+        let with_figures = message.matches("lost to rounding").count();
+        assert_eq!(with_figures, told_of.len(), "{what}: {message}");
+    }
 }

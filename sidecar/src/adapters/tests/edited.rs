@@ -9,21 +9,21 @@ use super::{at, fixtures};
 use crate::weights::testing::TempFolder;
 
 #[derive(Clone, Debug)]
-pub(super) struct Tensor {
-    pub(super) dtype: String,
-    pub(super) shape: Vec<usize>,
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct Tensor {
+    pub(crate) dtype: String,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 #[derive(Debug)]
-pub(super) struct Edited {
-    pub(super) config: Map<String, Value>,
-    pub(super) tensors: BTreeMap<String, Tensor>,
+pub(crate) struct Edited {
+    pub(crate) config: Map<String, Value>,
+    pub(crate) tensors: BTreeMap<String, Tensor>,
     folder: TempFolder,
 }
 
 impl Edited {
-    pub(super) fn of(fixture: &str) -> Edited {
+    pub(crate) fn of(fixture: &str) -> Edited {
         let folder = fixtures().join("adapters").join(fixture);
         let config = std::fs::read(folder.join(CONFIG)).unwrap();
         let file = std::fs::read(folder.join(WEIGHTS)).unwrap();
@@ -51,25 +51,25 @@ impl Edited {
         }
     }
 
-    pub(super) fn set(&mut self, field: &str, value: Value) {
+    pub(crate) fn set(&mut self, field: &str, value: Value) {
         self.config.insert(field.to_owned(), value);
     }
 
     /// `key`: behind PEFT's prefix.
-    pub(super) fn tensor(&mut self, key: &str) -> &mut Tensor {
+    pub(crate) fn tensor(&mut self, key: &str) -> &mut Tensor {
         let key = format!("base_model.model.{key}");
         self.tensors
             .get_mut(&key)
             .unwrap_or_else(|| panic!("no {key}"))
     }
 
-    pub(super) fn remove(&mut self, key: &str) -> Tensor {
+    pub(crate) fn remove(&mut self, key: &str) -> Tensor {
         self.tensors
             .remove(&format!("base_model.model.{key}"))
             .unwrap()
     }
 
-    pub(super) fn add(&mut self, key: &str, shape: &[usize]) {
+    pub(crate) fn add(&mut self, key: &str, shape: &[usize]) {
         let tensor = Tensor {
             dtype: "F32".to_owned(),
             shape: shape.to_vec(),
@@ -80,7 +80,7 @@ impl Edited {
     }
 
     /// The files as they would lie there.
-    pub(super) fn files(&self) -> [Vec<u8>; 2] {
+    pub(crate) fn files(&self) -> [Vec<u8>; 2] {
         let (mut header, mut data) = (Map::new(), Vec::new());
         for (name, tensor) in &self.tensors {
             let start = data.len();
@@ -96,18 +96,18 @@ impl Edited {
         [config, [&length[..], &header, &data].concat()]
     }
 
-    pub(super) fn write(&self) -> AdapterPath {
+    pub(crate) fn write(&self) -> AdapterPath {
         let [config, tensors] = self.files();
         self.folder.write(CONFIG, config);
         self.folder.write(WEIGHTS, tensors);
         self.path()
     }
 
-    pub(super) fn folder(&self) -> &TempFolder {
+    pub(crate) fn folder(&self) -> &TempFolder {
         &self.folder
     }
 
-    pub(super) fn path(&self) -> AdapterPath {
+    pub(crate) fn path(&self) -> AdapterPath {
         at(self.folder.path())
     }
 }

@@ -2,7 +2,7 @@
 //! wrote what PEFT makes of each fixture.
 
 mod configs;
-mod edited;
+pub(crate) mod edited;
 mod fields;
 mod files;
 mod gate;

@@ -13,7 +13,7 @@ use super::handle::lock;
 use super::probe::Probe;
 use super::ranks::Failure;
 use super::run::Loop;
-use crate::adapters::{Gate, Validated, Validation, Verdict};
+use crate::adapters::{EMBEDDING, Gate, HEAD, Validated, Validation, Verdict};
 use crate::model::{Model, ModelError, Replacement};
 use crate::weights::{TensorInfo, TensorSource};
 
@@ -35,9 +35,14 @@ impl TensorSource for Over {
         self.0.tensors.info(name)
     }
 
+    /// A head that an adapter made by untying is read as the embedding, with what those before it
+    /// changed there.
     fn is_there(&self, name: &str) -> bool {
-        let mut adapters = self.0.adapters.iter();
-        !adapters.any(|of| of.changes.iter().any(|changed| changed == name))
+        let changes = |name: &str| {
+            let mut adapters = self.0.adapters.iter();
+            adapters.any(|of| of.changes.iter().any(|changed| changed == name))
+        };
+        !(changes(name) || name == HEAD && changes(EMBEDDING))
     }
 
     fn read_block(
@@ -191,111 +196,4 @@ fn describe(verdict: &Verdict) {
 }
 
 #[cfg(test)]
-mod tests {
-    use plimsoll_crds::v1alpha1::adapters::AdapterScale;
-
-    use super::super::control::{Commands, ControlError, Woken};
-    use super::super::handle::{EngineHandle, EngineState};
-    use super::super::rest::{PauseMode, SleepLevel, Tags};
-    use super::super::sabotage::tests::{begun, comes_to};
-    use super::*;
-    use crate::adapters::spoils::Spoils;
-    use crate::http::testing::fixture;
-    use crate::model::{AdapterPath, ModelFolder};
-
-    fn tuned(adapter: &str) -> Model {
-        let path = fixture().join("../../adapters").join(adapter);
-        let name = "tuned".to_owned();
-        ModelFolder::open_with(
-            &fixture(),
-            &[AdapterPath {
-                name,
-                path,
-                scale: AdapterScale::ONE,
-            }],
-        )
-        .unwrap()
-    }
-
-    fn serving(model: Model, validation: Validation) -> EngineHandle {
-        let handle = begun(model, |config| config.validation = validation);
-        comes_to(&handle, |state| *state == EngineState::Serving);
-        handle
-    }
-
-    #[test]
-    fn an_engine_with_adapters_has_their_figures_and_the_change_of_its_answers() {
-        for (adapter, tensors) in [("plain", 14), ("tokens", 3)] {
-            let handle = serving(tuned(adapter), Validation::Enforce);
-            let Verdict {
-                adapters,
-                answers_change,
-                wrong,
-            } = handle.adapters();
-            let of = &adapters[0];
-            assert_eq!(
-                (of.name.as_str(), of.tensors, wrong),
-                ("tuned", tensors, None)
-            );
-            assert!(of.figures.changed_share() > 0.1, "{of:?}");
-            let change = answers_change.unwrap();
-            assert!(change > 0.001, "{adapter}: {change}");
-            // What was read in two steps is what a wake reads in one.
-            let level = SleepLevel::Two;
-            assert_eq!(handle.sleep(level, PauseMode::Abort).wait(), Ok(()));
-            assert_eq!(handle.wake(Tags::ALL).wait(), Ok(Woken { asleep: false }));
-            assert_eq!(handle.rest().weights_verified, Some(true));
-        }
-    }
-
-    #[test]
-    fn what_does_not_pass_is_not_served_unless_that_is_asked_for() {
-        let spoilt = |how| {
-            let model = tuned("plain");
-            model.gate.sabotage(how);
-            model
-        };
-        for how in [Spoils::Times(-1.0), Spoils::Stale(3), Spoils::Times(0.0)] {
-            let handle = begun(spoilt(how), |_| {});
-            let is_failed = |state: &EngineState| matches!(state, EngineState::Failed { .. });
-            let EngineState::Failed { message } = comes_to(&handle, is_failed) else {
-                panic!("{how:?} is served")
-            };
-            assert!(message.starts_with("adapter `tuned`: row "), "{message}");
-            assert_eq!(handle.adapters().wrong, Some(message), "{how:?}");
-        }
-        let told = serving(spoilt(Spoils::Times(-1.0)), Validation::Report).adapters();
-        assert!(told.wrong.unwrap().contains("-1.0000 times it"));
-        assert!(told.answers_change.is_some());
-        let silent = serving(spoilt(Spoils::Times(-1.0)), Validation::Off);
-        assert_eq!(silent.adapters(), Verdict::default());
-        // An update is not looked at either, then or later.
-        let again = Arc::new(silent.open_weights(&silent.weights().path).unwrap());
-        let updated = silent.update(Arc::clone(&again), None, PauseMode::Keep);
-        assert!(updated.wait().is_ok());
-        assert!(!again.gate.is_open());
-    }
-
-    #[test]
-    fn an_update_whose_adapter_does_not_pass_is_not_adopted() {
-        let handle = serving(tuned("plain"), Validation::Enforce);
-        let before = handle.adapters();
-        let again = || handle.open_weights(&handle.weights().path).unwrap();
-        let spoilt = again();
-        spoilt.gate.sabotage(Spoils::Times(2.0));
-        let updated = handle
-            .update(Arc::new(spoilt), None, PauseMode::Keep)
-            .wait();
-        let Err(ControlError::NotUpdated { message }) = updated else {
-            panic!("{updated:?}")
-        };
-        assert!(message.contains("2.0000 times it"), "{message}");
-        assert_eq!(handle.adapters(), before);
-        let updated = handle
-            .update(Arc::new(again()), None, PauseMode::Keep)
-            .wait();
-        assert!(updated.is_ok(), "{updated:?}");
-        let after = handle.adapters();
-        assert_eq!((after.wrong, after.adapters.len()), (None, 1));
-    }
-}
+mod tests;
