@@ -289,6 +289,7 @@ fn report(ranks: u32) -> MemoryReport {
         wakes_on_request: true,
         weight_version: "default".to_owned(),
         adapters: vec![AdapterReport::default(); 8],
+        adapters_refused_for: String::new(),
         backend: Backend::Cpu,
         revision: "abc".to_owned(),
         target: Some(TargetReport {

@@ -4,8 +4,9 @@ use plimsoll_crds::names::EXIT_ADAPTER_REFUSED;
 use plimsoll_crds::v1alpha1::Reason;
 use plimsoll_crds::v1alpha1::conditions::ConditionStatus::{self, False, True, Unknown};
 use plimsoll_crds::v1alpha1::facts::AdapterFacts;
-use plimsoll_crds::v1alpha1::report::{AdapterReport, EngineState};
+use plimsoll_crds::v1alpha1::report::{AdapterReport, EngineState, MemoryReport};
 
+use crate::error::bounded;
 use crate::facts::Facts;
 use crate::inspect::Model;
 use crate::outcome::Outcome;
@@ -27,7 +28,8 @@ pub(crate) fn ready(facts: &Facts, outcome: &Outcome) -> Option<(ConditionStatus
             None => {
                 let proved = proved(facts, outcome);
                 let one = |of: &AdapterFacts| described(of, &proved);
-                let each: Vec<String> = model.adapters.iter().map(one).collect();
+                let mut each: Vec<String> = model.adapters.iter().map(one).collect();
+                each.extend(doubted(facts, outcome));
                 (True, Reason::AdaptersMerged, each.join("; "))
             }
         },
@@ -45,18 +47,16 @@ pub(crate) fn ready(facts: &Facts, outcome: &Outcome) -> Option<(ConditionStatus
 /// that revision, while none of its engines has come past loading. Of an engine that loads, or failed,
 /// nothing is taken: what it says may be why.
 pub(crate) fn proved(facts: &Facts, outcome: &Outcome) -> Vec<AdapterReport> {
-    let Some(wanted) = outcome.revision() else {
-        return Vec::new();
-    };
-    let of_it = facts.live_pods().filter(|pod| pod.revision == wanted);
-    let reports = of_it.filter_map(|pod| facts.report(pod));
-    let mut reports = reports.filter(|report| has_loaded(report.state)).peekable();
+    let wanted = outcome.revision();
+    let mut reports = loaded(facts, wanted).peekable();
     let rows = match (reports.peek(), &facts.status.weights) {
         (Some(_), _) => {
-            let mut rows = reports.map(|report| &*report.adapters);
+            let mut rows = reports.map(|(_, report)| &*report.adapters);
             rows.find(|rows| !rows.is_empty()).unwrap_or_default()
         }
-        (None, Some(before)) if facts.status.update_revision.as_deref() == Some(wanted) => {
+        (None, Some(before))
+            if wanted.is_some() && facts.status.update_revision.as_deref() == wanted =>
+        {
             &*before.adapters
         }
         (None, _) => &[],
@@ -67,6 +67,25 @@ pub(crate) fn proved(facts: &Facts, outcome: &Outcome) -> Vec<AdapterReport> {
     };
     let rows = rows.iter().filter(is_asked).take(ADAPTERS_MAX);
     rows.cloned().collect()
+}
+
+/// What engines of a revision say that have come past loading and did not fail.
+fn loaded<'a>(
+    facts: &'a Facts,
+    revision: Option<&'a str>,
+) -> impl Iterator<Item = (&'a PodFacts, &'a MemoryReport)> {
+    let of_it = move |pod: &&PodFacts| Some(pod.revision.as_str()) == revision;
+    let pods = facts.live_pods().filter(of_it);
+    let reports = pods.filter_map(|pod| Some((pod, facts.report(pod)?)));
+    reports.filter(|(_, report)| has_loaded(report.state))
+}
+
+/// Why an engine of the wanted revision would not serve the adapters if it were not told to.
+fn doubted(facts: &Facts, outcome: &Outcome) -> Option<String> {
+    let mut reports = loaded(facts, outcome.revision());
+    let (pod, report) = reports.find(|(_, report)| !report.adapters_refused_for.is_empty())?;
+    let why = bounded(&report.adapters_refused_for);
+    Some(format!("pod {} serves all the same: {why}", pod.name))
 }
 
 /// Whether an engine holds what it says of adapters to be fit to be served.

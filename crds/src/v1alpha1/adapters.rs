@@ -66,14 +66,15 @@ impl AdapterScale {
 
 /// What is asked of adapters before an engine is ready with them. While it reads the weights, an engine
 /// checks every row that an adapter changes against model and adapter side by side, every number
-/// against what its type rounds it to, how much of the adapter that rounding leaves, and that the
-/// answers to a probe change.
+/// against what its type rounds it to, how much of the adapter that rounding leaves, and, at its start,
+/// that the answers to a probe change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AdapterValidation {
     /// Enforce: an engine whose adapters fail ends instead of becoming ready; pods of the revision
     /// before serve on, and condition AdaptersReady has the figures. Report: it serves all the same, and
-    /// the figures are told. Off: nothing is measured, and the model is read once instead of twice.
+    /// the figures are told. Off: nothing is measured, and what adapters change is read once instead of
+    /// twice.
     #[serde(default)]
     pub mode: AdapterValidationMode,
 }

@@ -46,6 +46,10 @@ pub struct MemoryReport {
     /// What became of the adapters in them; empty where none were proved.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub adapters: Vec<AdapterReport>,
+    /// Why they should not be served; empty where they passed. Where `spec.adapterValidation.mode` is
+    /// Report, the engine serves them all the same. At most 1000 characters.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub adapters_refused_for: String,
     /// Where the ranks compute.
     pub backend: Backend,
     /// Revision of the configuration in force.
@@ -142,7 +146,8 @@ pub struct AdapterReport {
     /// what rounding takes, 1,000,000 where it takes all.
     pub lost_per_million: u32,
     /// What it and those beside it change in the answers to a probe of fixed tokens, in millionths of the
-    /// length of the logits; absent where that was not asked.
+    /// length of the logits; absent where that was not asked, and of weights that were read anew since the
+    /// load: the base alone answers before it only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answers_changed_per_million: Option<u32>,
 }

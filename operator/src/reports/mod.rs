@@ -289,6 +289,7 @@ fn says_more(before: &MemoryReport, next: &MemoryReport) -> bool {
         wakes_on_request,
         weight_version,
         adapters,
+        adapters_refused_for,
         backend,
         revision,
         target,
@@ -308,6 +309,7 @@ fn says_more(before: &MemoryReport, next: &MemoryReport) -> bool {
         || before.wakes_on_request != *wakes_on_request
         || before.weight_version != *weight_version
         || before.adapters != *adapters
+        || before.adapters_refused_for != *adapters_refused_for
         || before.backend != *backend
         || before.revision != *revision
         || before.target != *target

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use plimsoll_planner::Dtype;
 
+use super::held::Held;
 use super::unread;
 use crate::model_error::ModelError;
 use crate::weights::TensorInfo;
@@ -75,7 +76,7 @@ impl Factor {
         out: &mut [f32],
     ) -> Result<(), ModelError> {
         let encoding = self.stored.encoding;
-        let mut bytes = vec![0; out.len() * encoding.block_bytes()];
+        let mut bytes = Held::new(out.len() * encoding.block_bytes());
         self.read_bytes(rows, cols, &mut bytes)?;
         encoding.decode(&bytes, 0, out);
         Ok(())

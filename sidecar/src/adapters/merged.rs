@@ -12,6 +12,7 @@ use plimsoll_planner::{BlockFormat, Dtype};
 
 use super::change::Change;
 use super::gate::Gate;
+use super::held::Held;
 use super::product::{Product, rows_at_once};
 use super::refused;
 use super::side::Seen;
@@ -223,7 +224,7 @@ impl TensorSource for Merged {
         check_block(name, self.info(name), &rows, &cols, out.len())?;
         let width = cols.len();
         let at_once = rows_at_once(width, change.rank());
-        let mut before = vec![0.0; at_once.min(rows.len()) * width];
+        let mut before = Held::new(at_once.min(rows.len()) * width);
         for (at, out) in out.chunks_mut((at_once * width).max(1)).enumerate() {
             let first = rows.start + at * at_once;
             let some = first..rows.end.min(first + at_once);
@@ -273,7 +274,7 @@ impl TensorSource for Merged {
         let _turn = self.gate.turns.take();
         let (width, size) = (cols.len(), if dtype == Dtype::Float32 { 4 } else { 2 });
         let at_once = rows_at_once(width, change.rank()).min(rows.len().max(1));
-        let mut numbers = vec![0.0; at_once * width];
+        let mut numbers = Held::new(at_once * width);
         check_block(name, self.info(name), &rows, &cols, out.len() / size)?;
         for (at, out) in out.chunks_mut((at_once * width * size).max(1)).enumerate() {
             let first = rows.start + at * at_once;

@@ -14,6 +14,7 @@ mod factor;
 mod fields;
 mod figures;
 mod gate;
+mod held;
 mod keys;
 mod merged;
 mod open;

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::factor::Factor;
+use super::held::Held;
 use crate::model_error::ModelError;
 
 /// Numbers of a weight, of A, and of B that are held at once, by each thread that reads.
@@ -56,8 +57,8 @@ impl Product<'_> {
     ) -> Result<(), ModelError> {
         let width = cols.len();
         let at_once = rows_at_once(width, self.rank()).min(rows.len().max(1));
-        let mut numbers = vec![0.0; at_once * width];
-        let mut sums = vec![0.0; at_once * width];
+        let mut numbers = Held::new(at_once * width);
+        let mut sums: Held<f64> = Held::new(at_once * width);
         for first in rows.clone().step_by(at_once) {
             let some = first..rows.end.min(first + at_once);
             let numbers = &mut numbers[..some.len() * width];
@@ -65,7 +66,7 @@ impl Product<'_> {
             read(some.clone(), cols.clone(), numbers)?;
             sums.fill(0.0);
             self.multiply(some.clone(), cols.clone(), sums)?;
-            for (sum, number) in sums.iter_mut().zip(numbers) {
+            for (sum, number) in sums.iter_mut().zip(&*numbers) {
                 *sum = f64::from(*number) + self.scale * *sum;
             }
             for (row, sums) in some.zip(sums.chunks_exact(width)) {
@@ -84,12 +85,12 @@ impl Product<'_> {
         sums: &mut [f64],
     ) -> Result<(), ModelError> {
         let (rank, width) = (self.rank(), cols.len());
-        let left = self.left(rows)?;
+        let left = Held::from(self.left(rows)?);
         let at_once = (AT_ONCE / rank).clamp(1, width.max(1));
         for first in cols.clone().step_by(at_once) {
             let piece = first..cols.end.min(first + at_once);
             let inside = first - cols.start..piece.end - cols.start;
-            let right = self.right(piece)?;
+            let right = Held::from(self.right(piece)?);
             for (left, sums) in left.chunks_exact(rank).zip(sums.chunks_exact_mut(width)) {
                 let sums = &mut sums[inside.clone()];
                 for (left, right) in left.iter().zip(right.chunks_exact(inside.len())) {

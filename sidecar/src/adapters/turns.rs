@@ -43,10 +43,13 @@ impl Drop for Turn<'_> {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use plimsoll_planner::Dtype;
     use plimsoll_planner::host::MERGING_BYTES;
 
-    use super::super::ADAPTERS_MAX;
+    use super::super::held::tests::most_while;
     use super::super::product::AT_ONCE;
+    use super::super::tests::{at, fixtures, open};
+    use super::super::{ADAPTERS_MAX, AdapterPath};
     use super::*;
 
     #[test]
@@ -72,15 +75,46 @@ mod tests {
 
     /// A piece as f32: what is merged, what it was, what was read of it and its bytes, the factors' two
     /// sides; sums of 8 bytes; and what it was for each adapter behind another.
+    const PIECES: usize = 6 + 2 + (ADAPTERS_MAX - 1);
+
     #[test]
     fn what_all_turns_hold_is_what_the_reserve_has() {
-        let piece = AT_ONCE * 4;
-        let thread = 6 * piece + AT_ONCE * 8 + (ADAPTERS_MAX - 1) * piece;
+        let thread = PIECES * AT_ONCE * 4;
         assert_eq!(thread, 3840 << 10);
         let all = u64::try_from(MERGING_THREADS * thread).unwrap();
         assert!(
             all <= MERGING_BYTES && all * 10 > MERGING_BYTES * 9,
             "{all}"
         );
+    }
+
+    #[test]
+    fn a_thread_holds_no_more_with_as_many_adapters_as_there_may_be_looked_at_or_not() {
+        let (tensor, rows, cols) = ("model.layers.0.mlp.up_proj.weight", 352, 64);
+        let adapters: Vec<AdapterPath> = (0..ADAPTERS_MAX)
+            .map(|number| AdapterPath {
+                name: format!("a{number}"),
+                ..at(&fixtures().join("adapters/plain"))
+            })
+            .collect();
+        let model = open("tiny-llama", &adapters).unwrap();
+        let mut out = vec![0; rows * cols * 2];
+        // All of the tensor is one piece.
+        let piece = rows * cols * 4;
+        for looks in [true, false] {
+            if looks {
+                model.gate.begin(false);
+            }
+            let most = most_while(|| {
+                let of = Dtype::BFloat16;
+                let read = model
+                    .tensors
+                    .read_as(of, tensor, 0..rows, 0..cols, &mut out);
+                read.unwrap();
+            });
+            model.gate.verdict("");
+            let pieces = most.div_ceil(piece);
+            assert!((ADAPTERS_MAX..=PIECES).contains(&pieces), "{looks}: {most}");
+        }
     }
 }

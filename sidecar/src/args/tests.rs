@@ -236,3 +236,24 @@ fn an_adapter_has_a_folder_and_a_scale_in_words() {
         assert!(read(text).is_err(), "{text}");
     }
 }
+
+#[test]
+fn a_weights_root_is_a_folder_that_is_there() {
+    let folder = crate::weights::testing::TempFolder::new();
+    folder.write("weights", "");
+    let check = |root: &std::path::Path| {
+        let line = ["x", "serve", "m", "--weights-root"].map(std::ffi::OsStr::new);
+        let line = line.into_iter().chain([root.as_os_str()]);
+        match Cli::try_parse_from(line).unwrap().command {
+            Command::Serve(args) => args.http.check(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(check(folder.path()), Ok(()));
+    for (name, why) in [("weights", "is no folder"), ("away", "No such file")] {
+        let root = folder.path().join(name);
+        let error = check(&root).unwrap_err();
+        let start = format!("--weights-root: {}: {why}", root.display());
+        assert!(error.starts_with(&start), "{error}");
+    }
+}

@@ -112,6 +112,25 @@ impl Ranks {
         })
     }
 
+    /// As [`Ranks::overwrite`], as a part of the load: it takes as long as that, however slowly the files
+    /// come or adapters are merged, and ends early where the engine is told to end.
+    pub(super) fn merge(
+        &mut self,
+        weights: &Arc<Replacement>,
+    ) -> Result<Result<(), String>, Failure> {
+        let count = self.asks.len();
+        for rank in 0..count {
+            self.ask(rank, Ask::Overwrite(Arc::clone(weights)))?;
+        }
+        let mut all = vec![Ok(()); count];
+        for _ in 0..count {
+            if let Answer::Overwritten { rank, written } = self.hear()? {
+                all[rank] = written;
+            }
+        }
+        Ok(of_all(all).map(|_| ()))
+    }
+
     /// As [`Ranks::overwrite`], of some rows of one tensor, on whichever ranks have them.
     pub(super) fn write(&mut self, piece: &Arc<Piece>) -> Result<Result<(), String>, Failure> {
         self.written("write of new weights", || Ask::Write(Arc::clone(piece)))
@@ -144,5 +163,52 @@ impl Ranks {
             },
         )?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::ranks::tests::played;
+    use super::*;
+    use crate::http::testing::fixture;
+    use crate::model::ModelFolder;
+
+    #[test]
+    fn a_merge_before_the_first_request_takes_as_long_as_it_takes_and_an_update_does_not() {
+        let folder = ModelFolder::open(&fixture()).unwrap();
+        let weights = Arc::new(Replacement {
+            path: folder.path.clone(),
+            tensors: folder.tensors,
+            adapters: Vec::new(),
+            gate: folder.gate,
+            digest: folder.digest,
+        });
+        let written = |rank| Answer::Overwritten {
+            rank,
+            written: Ok(()),
+        };
+        let (mut ranks, (answers, heard)) = played(2);
+        ranks.move_limit = Duration::ZERO;
+        // They answer once all are asked: the limit of an update is over by then.
+        let _heard = std::thread::scope(|scope| {
+            let answers = &answers;
+            let ranks_play = scope.spawn(move || {
+                let all = heard.iter().map(|asked| asked.recv());
+                let all: Vec<_> = all.collect();
+                let asked = |ask: &Result<Ask, _>| matches!(ask, Ok(Ask::Overwrite(_)));
+                assert!(all.iter().all(asked), "{all:?}");
+                for rank in [0, 1] {
+                    answers.send(written(rank)).unwrap();
+                }
+                heard
+            });
+            assert_eq!(ranks.merge(&weights), Ok(Ok(())));
+            ranks_play.join().unwrap()
+        });
+        let Failure(message) = ranks.overwrite(&weights).unwrap_err();
+        let words = "did not end a read of new weights within 0 s";
+        assert!(message.contains(words), "{message}");
     }
 }

@@ -54,7 +54,7 @@ pub(super) fn check_patience(plan: &Plan) -> Duration {
 
 #[derive(Debug)]
 pub(super) struct Ranks {
-    asks: Vec<SyncSender<Ask>>,
+    pub(super) asks: Vec<SyncSender<Ask>>,
     answers: Receiver<Answer>,
     inputs: Arc<Inputs>,
     /// Per slot and rank. Kept between steps, so that steps do not allocate.
@@ -118,7 +118,7 @@ impl Ranks {
         })
     }
 
-    fn hear(&self) -> Result<Answer, Failure> {
+    pub(super) fn hear(&self) -> Result<Answer, Failure> {
         Ranks::understand(self.answers.recv().ok())
     }
 
@@ -289,16 +289,16 @@ fn hangs<T>(what: &str, limit: Duration, answers: &[Option<T>]) -> Failure {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use plimsoll_planner::Bytes;
 
     use super::super::rank::Moved;
     use super::*;
 
-    type Ends = (SyncSender<Answer>, Vec<Receiver<Ask>>);
+    pub(in super::super) type Ends = (SyncSender<Answer>, Vec<Receiver<Ask>>);
 
     /// Ranks that the test plays; a check and a step may take 50 ms.
-    fn played(count: usize) -> (Ranks, Ends) {
+    pub(in super::super) fn played(count: usize) -> (Ranks, Ends) {
         let (answers_in, answers) = sync_channel(8);
         let (asks, heard): (Vec<_>, Vec<_>) = (0..count).map(|_| sync_channel(2)).unzip();
         let outputs = || (0..count).map(|_| StepOutput::default()).collect();

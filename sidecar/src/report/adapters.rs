@@ -1,14 +1,15 @@
-//! The rows of a report's adapters.
+//! The rows of a report's adapters, and why they should not be served.
 
+use plimsoll_crds::names::MESSAGE_CHARS;
 use plimsoll_crds::v1alpha1::report::AdapterReport;
 
 use crate::adapters::{Validated, Verdict};
 
-pub(super) fn of(verdict: &Verdict) -> Vec<AdapterReport> {
+pub(super) fn of(verdict: &Verdict) -> (Vec<AdapterReport>, String) {
     let Verdict {
         adapters,
         answers_change,
-        wrong: _,
+        wrong,
     } = verdict;
     let row = |of: &Validated| {
         let Validated {
@@ -28,7 +29,9 @@ pub(super) fn of(verdict: &Verdict) -> Vec<AdapterReport> {
             answers_changed_per_million: answers_change.map(millionths),
         }
     };
-    adapters.iter().map(row).collect()
+    let why = wrong.iter().flat_map(|why| why.chars());
+    let rows = adapters.iter().map(row).collect();
+    (rows, why.take(MESSAGE_CHARS).collect())
 }
 
 /// Rounded up: what is there is not nothing.
@@ -43,7 +46,19 @@ fn millionths(share: f64) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::millionths;
+    use super::*;
+
+    #[test]
+    fn why_adapters_should_not_be_served_is_told_and_bounded() {
+        assert_eq!(of(&Verdict::default()), (Vec::new(), String::new()));
+        let wrong = Some("row 3 ".repeat(1000));
+        let (_, why) = of(&Verdict {
+            wrong,
+            ..Verdict::default()
+        });
+        assert!(why.starts_with("row 3 "));
+        assert_eq!(why.chars().count(), MESSAGE_CHARS);
+    }
 
     #[test]
     fn a_share_is_rounded_up_and_bounded() {

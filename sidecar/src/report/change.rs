@@ -16,6 +16,7 @@ pub fn worth_sending(old: &MemoryReport, new: &MemoryReport) -> bool {
         || old.wakes_on_request != new.wakes_on_request
         || old.weight_version != new.weight_version
         || old.adapters != new.adapters
+        || old.adapters_refused_for != new.adapters_refused_for
         || old.effective != new.effective
         || old.target != new.target
         || old.sleep != new.sleep
@@ -129,6 +130,9 @@ mod tests {
         let old = report();
         let mut new = old.clone();
         new.state = plimsoll_crds::v1alpha1::report::EngineState::Draining;
+        assert!(worth_sending(&old, &new));
+        let mut new = old.clone();
+        new.adapters_refused_for.push_str("row 0");
         assert!(worth_sending(&old, &new));
         let mut new = old.clone();
         new.ranks[0].quota_bytes = None;

@@ -77,6 +77,7 @@ pub fn build(
         wakes_on_request: false,
         weight_version: String::new(),
         adapters: Vec::new(),
+        adapters_refused_for: String::new(),
         backend: identity.backend,
         revision: identity.revision.clone(),
         target,
@@ -134,7 +135,7 @@ pub fn build(
     });
     report.wakes_on_request = rest.reachable;
     report.weight_version = weight_version;
-    report.adapters = adapters::of(&adapters);
+    (report.adapters, report.adapters_refused_for) = adapters::of(&adapters);
     let is_loading = state == ReportedState::Loading;
     report.progress = is_loading.then(|| progress::of(&progress, filling, &ledger));
     report.effective = Some(effective);

@@ -251,3 +251,23 @@ fn figures_of_other_engines_or_adapters_are_told_of_none() {
         assert_eq!(with_figures, told_of.len(), "{what}: {message}");
     }
 }
+
+#[test]
+fn what_is_served_though_it_did_not_pass_is_told_with_the_figures() {
+    let mut known = with_both();
+    let revision = wanted_revision(&known);
+    let doubted = |state| {
+        let mut said = says_while(state, &[proved("sql")]);
+        let report = std::sync::Arc::make_mut(said.report.as_mut().unwrap());
+        report.adapters_refused_for = "adapter `sql`: row 3 of `w` answers".to_owned();
+        said
+    };
+    known.pods = vec![engine("a", &revision, crate::testing::ready())];
+    let words = "; pod a serves all the same: adapter `sql`: row 3 of `w` answers";
+    for (state, expected) in [(EngineState::Serving, true), (EngineState::Loading, false)] {
+        known.reports = [("a".to_owned(), doubted(state))].into();
+        let (status, reason, message) = ready(&known);
+        assert_eq!((&*status, &*reason), ("True", "AdaptersMerged"));
+        assert_eq!(message.ends_with(words), expected, "{message}");
+    }
+}

@@ -18,11 +18,11 @@ use std::path::{Path, PathBuf};
 use super::AdapterPath;
 use crate::model::{Model, ModelError, ModelFolder};
 
-fn fixtures() -> PathBuf {
+pub(super) fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
-fn at(path: &Path) -> AdapterPath {
+pub(super) fn at(path: &Path) -> AdapterPath {
     AdapterPath {
         name: "tuned".to_owned(),
         path: path.to_owned(),
@@ -30,6 +30,6 @@ fn at(path: &Path) -> AdapterPath {
     }
 }
 
-fn open(base: &str, adapters: &[AdapterPath]) -> Result<Model, ModelError> {
+pub(super) fn open(base: &str, adapters: &[AdapterPath]) -> Result<Model, ModelError> {
     ModelFolder::open_with(&fixtures().join("models").join(base), adapters)
 }

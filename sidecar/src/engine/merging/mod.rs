@@ -103,7 +103,7 @@ impl Loop {
                 gate: Arc::clone(&model.gate),
                 digest: model.digest.clone(),
             });
-            self.ranks.overwrite(&over)?.map_err(Failure)?;
+            self.ranks.merge(&over)?.map_err(Failure)?;
             self.ranks.adopt(None)?;
         }
         let verdict = model.gate.verdict(REMEDIES);
