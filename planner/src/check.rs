@@ -68,8 +68,10 @@ fn budget(request: &Request, rank: usize) -> Result<Budget, Box<Refusal>> {
 /// Who asks for integers does not get floats without a word.
 fn block_compute(request: &Request) -> Result<(), Box<Refusal>> {
     let why = match (request.compute, request.kept().blocks) {
-        (BlockCompute::Auto | BlockCompute::Exact, _) | (BlockCompute::Int8, Some(_)) => {
-            return Ok(());
+        (BlockCompute::Auto | BlockCompute::Exact, _) => return Ok(()),
+        (BlockCompute::Int8, Some(_)) if request.has_int8() => return Ok(()),
+        (BlockCompute::Int8, Some(_)) => {
+            "only Q4_0, Q4_1 and Q8_0 are multiplied by integers, and no matrix is in one of them"
         }
         (BlockCompute::Int8, None) if request.shape.blocks.is_empty() => {
             "the model has no weights in 4 or 8 bits that are computed with as they are"

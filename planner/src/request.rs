@@ -1,5 +1,6 @@
 //! What a plan is asked for: the model, the limits, and what each rank may use.
 
+use crate::blocks::BlockFormat;
 use crate::bytes::Bytes;
 use crate::model::{Dtype, ModelShape};
 use crate::stored::{BlockCompute, InputForm, Kept, Quantization};
@@ -81,8 +82,22 @@ impl Request {
     pub fn input_form(&self) -> InputForm {
         InputForm {
             dtype: self.dtype,
-            int8: self.compute == BlockCompute::Int8 && self.kept().blocks.is_some(),
+            int8: self.compute == BlockCompute::Int8 && self.has_int8(),
         }
+    }
+
+    /// Whether any matrix that is multiplied has products by integers: an embedding is only looked up,
+    /// unless it is the head, too.
+    pub(crate) fn has_int8(&self) -> bool {
+        let Some(blocks) = self.kept().blocks else {
+            return false;
+        };
+        let head = match self.shape.tied {
+            true => blocks.embedding,
+            false => blocks.head,
+        };
+        let layers = blocks.layers.iter().flat_map(|layer| layer.all());
+        layers.chain([head]).flatten().any(BlockFormat::has_int8)
     }
 
     /// How those of a part of its model do.

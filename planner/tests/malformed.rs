@@ -12,7 +12,7 @@ use samples::{MIB, request, smollm2};
 /// One wrong change to a request that fits, the field it is about, and a number that is told.
 type Case = (fn(&mut Request), &'static str, &'static str);
 
-const CASES: [Case; 29] = [
+const CASES: [Case; 31] = [
     (
         |r| r.ranks.clear(),
         "spec.parallelism.tensorParallelSize",
@@ -137,6 +137,22 @@ const CASES: [Case; 29] = [
         },
         "spec.model.quantization.computeDtype",
         "on a card",
+    ),
+    (
+        |r| {
+            r.compute = BlockCompute::Int8;
+            r.shape.blocks.embedding = Some(BlockFormat::Q6K);
+        },
+        "spec.model.quantization.computeDtype",
+        "only Q4_0, Q4_1 and Q8_0",
+    ),
+    (
+        |r| {
+            r.compute = BlockCompute::Int8;
+            (r.shape.tied, r.shape.blocks.embedding) = (false, Some(BlockFormat::Q8_0));
+        },
+        "spec.model.quantization.computeDtype",
+        "no matrix is in one of them",
     ),
 ];
 

@@ -41,8 +41,8 @@ pub struct QuantizationSpec {
     pub mode: QuantizationMode,
     /// How those that stay are multiplied. Exact: in dtype, with the bits of expanded weights. Int8:
     /// inputs are rounded to 8 bits, too (32 numbers share a scale), and products are those of
-    /// integers, which is faster; refused where no weights stay. Auto: Int8 on CPUs with AVX512-VNNI and
-    /// no AMX, unless dtype is Float32, otherwise Exact; status.effective.computeDtype tells.
+    /// integers, which is faster on CPUs with AVX512-VNNI, and answers may differ where two tokens are
+    /// close; refused where no weights stay. Auto: Exact. status.effective.computeDtype tells.
     #[serde(default, skip_serializing_if = "ComputeDtype::is_auto")]
     pub compute_dtype: ComputeDtype,
 }

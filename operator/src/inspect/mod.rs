@@ -7,6 +7,7 @@ mod waiting;
 use std::time::Duration;
 
 use plimsoll_crds::v1alpha1::conditions::ConditionStatus;
+use plimsoll_crds::v1alpha1::facts::ModelFormat;
 use plimsoll_crds::v1alpha1::status::Inspection;
 use plimsoll_crds::v1alpha1::{
     ConditionType, InferenceDeploymentSpec, InspectResult, ModelFacts, Reason,
@@ -48,7 +49,9 @@ pub(crate) struct Decision {
 }
 
 /// Changes when plans need facts that were not read before: models are inspected once more.
-const FACTS_VERSION: &str = "2";
+const FACTS_VERSION: &str = "3";
+/// Of operators from before.
+const FACTS_VERSIONS_BEFORE: [&str; 2] = ["", "2"];
 
 /// Hash of all that decides which files an engine will see: the source, and where its content
 /// depends on the node, the nodes in question.
@@ -77,10 +80,13 @@ fn keyed(spec: &InferenceDeploymentSpec, version: &str) -> String {
     hex(&hash.finalize()[..8])
 }
 
-/// Whether facts that an operator from before took hold all that plans need: a file that is not quantised
-/// has no blocks.
+/// Whether facts that an operator from before took hold all that plans need: a folder that was not
+/// quantised has no blocks. Of a GGUF file some tensors may have them where most numbers are floats.
 fn is_enough(model: &ModelFacts, inspection: &Inspection, spec: &InferenceDeploymentSpec) -> bool {
-    model.quantization.is_none() && inspection.source == keyed(spec, "")
+    let mut before = FACTS_VERSIONS_BEFORE.iter();
+    model.format == ModelFormat::HuggingFace
+        && model.quantization.is_none()
+        && before.any(|version| inspection.source == keyed(spec, version))
 }
 
 /// Whether what is read depends on the node: only a folder of the node does.

@@ -62,6 +62,34 @@ fn another_source_is_another_inspection_and_other_changes_are_none() {
 }
 
 #[test]
+fn facts_of_older_operators_are_read_again_where_plans_need_more() {
+    use plimsoll_crds::v1alpha1::facts::ModelFormat::{Gguf, HuggingFace};
+    for (version, format, quantized, again) in [
+        ("2", HuggingFace, false, false),
+        ("", HuggingFace, false, false),
+        ("2", HuggingFace, true, true),
+        ("2", Gguf, true, true),
+        // Its embedding may be in blocks, though most numbers are floats.
+        ("2", Gguf, false, true),
+        ("1", HuggingFace, false, true),
+    ] {
+        let mut facts = inspected(SMOLLM2);
+        let source = keyed(&facts.object.spec, version);
+        facts.status.inspection = Some(Inspection { source, node: None });
+        let mut model = smollm2();
+        model.format = format;
+        model.quantization = quantized.then(|| "Q".to_owned());
+        facts.status.model = Some(model);
+        let decision = decide(&facts);
+        assert_eq!(
+            decision.start.is_some(),
+            again,
+            "{version} {format:?} {quantized}"
+        );
+    }
+}
+
+#[test]
 fn a_folder_of_the_node_is_inspected_again_for_other_nodes() {
     let one = object(HOST_PATH);
     let mut two = one.clone();

@@ -88,9 +88,10 @@ impl From<ValidationArg> for Validation {
 /// How weights that stay in 4 or 8 bits are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ComputeArg {
-    /// As int8 on CPUs with AVX512-VNNI and no AMX, unless --dtype is float32; otherwise as exact.
+    /// As exact.
     Auto,
-    /// Inputs are rounded to 8 bits, too (32 numbers share a scale), and products are those of integers.
+    /// Inputs are rounded to 8 bits, too (32 numbers share a scale), and products are those of integers:
+    /// faster on CPUs with AVX512-VNNI; answers may differ where two tokens are close.
     Int8,
     /// In --dtype, with the bits of expanded weights.
     Exact,

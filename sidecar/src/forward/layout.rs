@@ -4,9 +4,7 @@
 use plimsoll_kernels::kv::KvCache;
 use plimsoll_planner::scratch::{self, Region};
 use plimsoll_planner::weights::WeightLayout;
-use plimsoll_planner::{
-    Account, BlockCompute, Bytes, Dtype, Offload, Plan, Request, kv_cache, offload,
-};
+use plimsoll_planner::{Account, BlockCompute, Bytes, Offload, Plan, Request, kv_cache, offload};
 
 use super::handle::{Format, Handle};
 use super::layers;
@@ -18,7 +16,7 @@ use crate::memory::registry::{Owner, Registry, TensorEntry};
 pub struct Layout {
     pub weights: WeightLayout,
     /// How those in blocks are to be multiplied, and the type of exact products.
-    pub compute: (BlockCompute, Dtype),
+    pub compute: BlockCompute,
     /// What of them is streamed. The ring is the end of the account `Weights`.
     pub offload: Offload,
     pub activations: Activations,
@@ -110,7 +108,7 @@ impl Layout {
         let rounded = |(account, bytes): (Account, Bytes)| (account, bytes.round_up(granule));
         Layout {
             weights,
-            compute: (request.compute, request.dtype),
+            compute: request.compute,
             offload,
             activations,
             scratch,

@@ -45,7 +45,8 @@ pub(super) fn run(
     };
     let units = rows.start / unit_rows..rows.end.div_ceil(unit_rows);
     let target = &mut target[units.start * unit_bytes..units.end * unit_bytes];
-    let at_once = (PIECE_BYTES / unit_bytes).max(1);
+    // A cut of a long block is read as the whole block.
+    let at_once = (PIECE_BYTES / unit_bytes.max(unit_rows * row_bytes)).max(1);
     let buffers: Mutex<Vec<Vec<u8>>> = Mutex::default();
     let failed: Mutex<Option<ModelError>> = Mutex::default();
     pool.run_rows(target, unit_bytes, at_once, |unit, piece| {

@@ -75,7 +75,7 @@ impl Store for CpuRank {
             kv_shape: layout.kv,
             cache: layout.cache,
             scratch: layout.scratch,
-            products: products::of(layout.compute.0, layout.compute.1, pool.isa()),
+            products: products::of(layout.compute),
             pool,
             sampler: Sampler::default(),
             drawn: Vec::new(),

@@ -22,6 +22,8 @@ use crate::http::app::App;
 use crate::http::error::{ApiError, shown};
 use crate::http::generator::uncontrolled;
 use crate::model::Replacement;
+use crate::weights::file::is_there;
+use crate::weights::gguf::split::PartName;
 
 type Answer = Result<Json<Value>, ApiError>;
 
@@ -192,7 +194,17 @@ fn allowed(roots: &[PathBuf], asked: &str, param: &str) -> Result<PathBuf, ApiEr
             ))),
         }
     };
-    let folder = resolve(Path::new(asked))?;
+    let asked = Path::new(asked);
+    let folder = resolve(asked)?;
+    if let Some(name) = PartName::of(asked).filter(|_| !folder.is_dir()) {
+        for part in name.paths().filter(|part| is_there(part)) {
+            resolve(&part)?;
+        }
+        // Its name, which a link's end may not have, tells the others.
+        let (parent, file) = (asked.parent(), asked.file_name());
+        let parent = resolve(parent.unwrap_or(Path::new("/")))?;
+        return Ok(parent.join(file.unwrap_or_default()));
+    }
     if folder.is_dir() {
         let entries = folder.read_dir();
         let entries = entries.map_err(|error| refuse(&format!("{error}")))?;

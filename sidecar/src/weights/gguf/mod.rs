@@ -65,7 +65,11 @@ impl GgufFile {
             for number in 2..=split.count {
                 let part = Part::open(&split.part(number)?, digest)?;
                 split.check(number, &parts[0].metadata, &part.metadata)?;
-                parts.push(part);
+                // Only the first part's counts: of a hundred files it would be much.
+                parts.push(Part {
+                    metadata: Metadata::default(),
+                    ..part
+                });
             }
             let named = |part: &'_ Part| {
                 let names = part.tensors.iter().map(|(info, _)| info.name.clone());

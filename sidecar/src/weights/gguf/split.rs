@@ -30,6 +30,10 @@ impl PartName {
         let name = path.file_name()?.to_str()?.strip_suffix(".gguf")?;
         let (rest, of) = name.rsplit_once("-of-")?;
         let (stem, number) = rest.rsplit_once('-')?;
+        // Those name no file beside this one.
+        if matches!(stem, "" | ".") {
+            return None;
+        }
         let digits = |text: &str| {
             let all = text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
             all.then(|| text.parse().ok()).flatten()
@@ -39,6 +43,11 @@ impl PartName {
             number: digits(number)?,
             of: digits(of)?,
         })
+    }
+
+    /// Where all of its parts would be.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = PathBuf> {
+        (1..=self.of.min(PARTS_MAX)).map(|number| self.path(number))
     }
 
     fn path(&self, number: u64) -> PathBuf {

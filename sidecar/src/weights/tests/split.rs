@@ -189,6 +189,14 @@ fn a_folder_of_parts_means_the_first() {
     for other in ["n-00002-of-00002.gguf", "m-00002-of-00003.gguf", "m.gguf"] {
         assert_eq!(of_all(&[one, other]), Ok(None), "{other}");
     }
+    // Of these the others would be looked for in another folder.
+    for stem in ["", "."] {
+        assert_eq!(
+            of_all(&[&format!("{stem}-00001-of-00002.gguf")]),
+            Ok(None),
+            "`{stem}`"
+        );
+    }
     let extra = of_all(&[one, two, "m-00003-of-00002.gguf"]).unwrap_err();
     assert!(extra.starts_with("m-00003-of-00002.gguf: "), "{extra}");
     let folder = written(&parts());

@@ -15,6 +15,13 @@ fn formats() -> impl Iterator<Item = BlockFormat> {
     BlockFormat::ALL.into_iter().filter(|format| takes(*format))
 }
 
+#[test]
+fn the_planner_knows_which_formats_have_products_by_integers() {
+    for format in BlockFormat::ALL {
+        assert_eq!(takes(format), format.has_int8(), "{format}");
+    }
+}
+
 /// A block of a file: d, m, and integers with their sign.
 struct Block {
     d: f32,

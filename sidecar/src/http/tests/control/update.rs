@@ -246,6 +246,34 @@ async fn a_folder_must_lie_under_a_root_with_its_files_and_links_resolved() {
     assert_eq!((engine.obeyed(), bare_engine.obeyed()), (vec![], vec![]));
 }
 
+/// The name of one part says where the others are.
+#[tokio::test]
+async fn every_part_of_a_split_file_must_lie_under_a_root() {
+    let folders = Folders::new("parts");
+    let (app, engine) = app_under(&[folders.of("in")]);
+    let part = |number: u32| folders.of(&format!("in/m-{number:05}-of-00002.gguf"));
+    for (stored, number) in [("in/blob", 1), ("out/blob", 2)] {
+        fs::write(folders.of(stored), "no GGUF").unwrap();
+        symlink(folders.of(stored), part(number)).unwrap();
+    }
+    let asked = disk(&part(1));
+    let ask = || control(&app, "POST", "/update_weights_from_disk", &asked);
+    let (status, answer) = ask().await;
+    assert!(
+        status == 403 && answer.contains("m-00002-of-00002.gguf"),
+        "{answer}"
+    );
+    fs::remove_file(part(2)).unwrap();
+    symlink(folders.of("in/blob"), part(2)).unwrap();
+    // It is opened under the name that was asked for, not under that of the link's end.
+    let (status, answer) = ask().await;
+    assert!(
+        status == 400 && answer.contains("m-00001-of-00002.gguf"),
+        "{answer}"
+    );
+    assert_eq!(engine.obeyed(), [""; 0]);
+}
+
 #[tokio::test]
 async fn a_folder_that_does_not_fit_is_refused_and_nothing_is_asked_of_the_engine() {
     let folders = Folders::new("fits");
