@@ -141,7 +141,7 @@ const CASES: [Case; 31] = [
     (
         |r| {
             r.compute = BlockCompute::Int8;
-            r.shape.blocks.embedding = Some(BlockFormat::Q6K);
+            r.shape.blocks.embedding = Some(BlockFormat::Iq4Nl);
         },
         "spec.model.quantization.computeDtype",
         "only Q4_0, Q4_1 and Q8_0",
