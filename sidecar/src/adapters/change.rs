@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use super::factor::Factor;
-use super::merged::EMBEDDING;
 
 /// What becomes of a tensor of the base.
 #[derive(Debug)]
@@ -60,12 +59,5 @@ impl Change {
             | Change::Replaced(_)
             | Change::Rows { .. } => false,
         }
-    }
-
-    /// Whether answers to prompts without certain tokens may stay as they are with this and no other
-    /// change of a model.
-    pub(super) fn is_of_tokens(&self, tensor: &str) -> bool {
-        let of_tokens = tensor == EMBEDDING || matches!(self, Change::Rows { .. });
-        of_tokens || self.adds_nothing()
     }
 }

@@ -140,7 +140,10 @@ pub(crate) fn merge(
         let rank = ranks.max().unwrap_or_default();
         together.gate.expect(&at.name, rank, &names);
         let mut changes = opened.changes.iter();
-        let tokens_alone = changes.all(|(tensor, change)| change.is_of_tokens(tensor));
+        let tokens_alone = changes.all(|(tensor, change)| {
+            let rows = matches!(change, Change::Rows { .. });
+            rows || tensor == EMBEDDING || change.adds_nothing()
+        });
         together.adapters.push(MergedAdapter {
             at: at.clone(),
             digest: opened.digest,
