@@ -18,6 +18,8 @@ mod avx512;
 mod dispatch;
 mod exp;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod squares;
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,6 @@
 
 use serde_json::Value;
 
-use super::config::CONFIG;
 use super::object::Object;
 use crate::model_error::{ModelError, shorten};
 use crate::weights::packed::Scheme;
@@ -29,17 +28,20 @@ pub(super) fn parse(config: Object<'_>) -> Result<Option<Scheme>, ModelError> {
         Some("compressed-tensors") => compressed(fields)?,
         Some("fp8") => float8(fields)?,
         other => {
-            return Err(refused(&format!(
-                "quant_method `{}` is not read (gptq, awq, compressed-tensors and fp8 are)",
-                shorten(other.unwrap_or("unnamed"))
-            )));
+            return Err(refused(
+                fields,
+                &format!(
+                    "quant_method `{}` is not read (gptq, awq, compressed-tensors and fp8 are)",
+                    shorten(other.unwrap_or("unnamed"))
+                ),
+            ));
         }
     };
     Ok(Some(scheme))
 }
 
-fn refused(message: &str) -> ModelError {
-    ModelError::quantization(CONFIG, format!("{FIELD}: {message}; {WAY_OUT}"))
+fn refused(fields: Object<'_>, message: &str) -> ModelError {
+    ModelError::quantization(fields.file, format!("{FIELD}: {message}; {WAY_OUT}"))
 }
 
 /// Every field of a value must be one of these, or say nothing.
@@ -56,21 +58,27 @@ fn known(fields: Object<'_>, at: &str, all: &[&str]) -> Result<(), ModelError> {
         .filter(|(name, value)| says(value) && !all.contains(&name.as_str()));
     match unknown.next() {
         None => Ok(()),
-        Some((name, value)) => Err(refused(&format!(
-            "{at}{} is {}, and what it means is not known",
-            shorten(name),
-            shorten(&value.to_string())
-        ))),
+        Some((name, value)) => Err(refused(
+            fields,
+            &format!(
+                "{at}{} is {}, and what it means is not known",
+                shorten(name),
+                shorten(&value.to_string())
+            ),
+        )),
     }
 }
 
 fn only(fields: Object<'_>, field: &str, all: &[&str]) -> Result<(), ModelError> {
     match fields.text(field)? {
-        Some(value) if !all.contains(&value) => Err(refused(&format!(
-            "{field} `{}` is not read ({} is)",
-            shorten(value),
-            all.join(" or ")
-        ))),
+        Some(value) if !all.contains(&value) => Err(refused(
+            fields,
+            &format!(
+                "{field} `{}` is not read ({} is)",
+                shorten(value),
+                all.join(" or ")
+            ),
+        )),
         _ => Ok(()),
     }
 }
@@ -87,7 +95,7 @@ fn group_size(fields: Object<'_>) -> Result<Option<usize>, ModelError> {
                 let value = shorten(&value.to_string());
                 let message =
                     format!("{FIELD}: {NAME} is {value}, expected a whole number from 1 on, or -1");
-                Err(ModelError::config(CONFIG, message))
+                Err(ModelError::config(fields.file, message))
             }
         },
     }
@@ -101,7 +109,10 @@ fn bits(fields: Object<'_>, read: &[u64]) -> Result<usize, ModelError> {
             let read: Vec<String> = read.iter().map(u64::to_string).collect();
             let bits = bits.map_or_else(|| "missing".to_owned(), |bits| bits.to_string());
             let read = read.join(" and ");
-            Err(refused(&format!("bits is {bits}, and {read} are read")))
+            Err(refused(
+                fields,
+                &format!("bits is {bits}, and {read} are read"),
+            ))
         }
     }
 }
@@ -198,11 +209,11 @@ fn float8(fields: Object<'_>) -> Result<Scheme, ModelError> {
     only(fields, "fmt", &["e4m3"])?;
     let block = fields.get("weight_block_size");
     Ok(Scheme::Float8 {
-        block: block.map(block_size).transpose()?,
+        block: block.map(|block| block_size(fields, block)).transpose()?,
     })
 }
 
-fn block_size(value: &Value) -> Result<[usize; 2], ModelError> {
+fn block_size(fields: Object<'_>, value: &Value) -> Result<[usize; 2], ModelError> {
     let sizes: Option<Vec<usize>> = value.as_array().and_then(|sizes| {
         let size = |size: &Value| {
             usize::try_from(size.as_u64()?)
@@ -217,7 +228,7 @@ fn block_size(value: &Value) -> Result<[usize; 2], ModelError> {
             let value = shorten(&value.to_string());
             let message =
                 format!("{FIELD}: a block of {value}, expected two whole numbers from 1 on");
-            Err(ModelError::config(CONFIG, message))
+            Err(ModelError::config(fields.file, message))
         }
     }
 }
@@ -253,7 +264,7 @@ fn compressed(fields: Object<'_>) -> Result<Scheme, ModelError> {
     let (mut bits, mut groups, mut blocks) = (Vec::new(), Vec::new(), Vec::new());
     let (mut zero_points, mut act_order) = (true, true);
     let Some(all) = fields.object("config_groups")? else {
-        return Err(refused("config_groups is missing"));
+        return Err(refused(fields, "config_groups is missing"));
     };
     for name in all.fields.keys() {
         let Some(group) = all.object(name)? else {
@@ -332,9 +343,10 @@ fn weights_of(fields: Object<'_>) -> Result<Weights, ModelError> {
             } else {
                 "integers of 4 and 8"
             };
-            return Err(refused(&format!(
-                "num_bits is {bits}, and {kind} bits are read"
-            )));
+            return Err(refused(
+                fields,
+                &format!("num_bits is {bits}, and {kind} bits are read"),
+            ));
         }
     };
     // `weight` and `static` order inputs before they are grouped, and list nothing.
@@ -349,6 +361,6 @@ fn weights_of(fields: Object<'_>) -> Result<Weights, ModelError> {
         ordered: matches!(fields.text("actorder")?, Some("group" | "dynamic")),
         bits,
         group: group_size(fields)?,
-        block: block.map(block_size).transpose()?,
+        block: block.map(|block| block_size(fields, block)).transpose()?,
     })
 }

@@ -7,14 +7,10 @@
 
 use plimsoll_planner::BlockFormat;
 
-use super::k_quants::{self, scale};
+use super::k_quants::{self, scale, unequal};
 
 /// Numbers in a short block.
 const BLOCK: usize = 32;
-/// What the 4 bits of the IQ4 types stand for.
-pub(super) const UNEQUAL: [i8; 16] = [
-    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
-];
 
 /// As [`super::encoding::Encoding::decode`].
 pub(super) fn decode(format: BlockFormat, bytes: &[u8], skip: usize, out: &mut [f32]) {
@@ -119,10 +115,4 @@ fn iq4_nl(from: &[u8; 18], to: &mut [f32; BLOCK]) {
     for (i, to) in to.iter_mut().enumerate() {
         *to = d * unequal(&from[2..], i);
     }
-}
-
-/// Number `i` of 32, in 16 bytes as in Q4_0.
-pub(super) fn unequal(bytes: &[u8], i: usize) -> f32 {
-    let at = bytes[i % 16] >> (i / 16 * 4) & 15;
-    f32::from(UNEQUAL[usize::from(at)])
 }

@@ -5,10 +5,19 @@
 
 use half::f16;
 
-use super::blocks::unequal;
-
 /// Numbers in a block.
 const NUMBERS: usize = 256;
+
+/// What the 4 bits of the IQ4 types stand for.
+const UNEQUAL: [i8; 16] = [
+    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
+];
+
+/// Number `i` of 32, in 16 bytes as in Q4_0.
+pub(super) fn unequal(bytes: &[u8], i: usize) -> f32 {
+    let at = bytes[i % 16] >> (i / 16 * 4) & 15;
+    f32::from(UNEQUAL[usize::from(at)])
+}
 
 /// A scale or minimum as files have it.
 pub(super) fn scale(low: u8, high: u8) -> f32 {
