@@ -147,14 +147,18 @@ pub(crate) fn percent_of_matrices(shape: &ModelShape, kept: Kept<'_>, percent: u
     Bytes::measured(all.get() / 100 * percent)
 }
 
-/// The request without an offload that is refused for what it is.
-pub(crate) fn sensible(request: Request) -> Request {
-    let refused = plan(&request).err();
-    match refused.map(|refusal| refusal.reason) {
-        Some(Reason::Invalid { field, .. }) if field == "spec.memory.cpuOffload" => Request {
-            cpu_offload: None,
-            ..request
-        },
-        _ => request,
+/// The request without an offload, or integers, that are refused for what they are.
+pub(crate) fn sensible(mut request: Request) -> Request {
+    for _ in 0..2 {
+        let refused = plan(&request).err();
+        match refused.map(|refusal| refusal.reason) {
+            Some(Reason::Invalid { field, .. }) => match field.as_str() {
+                "spec.memory.cpuOffload" => request.cpu_offload = None,
+                "spec.model.quantization.computeDtype" => request.compute = BlockCompute::Auto,
+                _ => return request,
+            },
+            _ => return request,
+        }
     }
+    request
 }
