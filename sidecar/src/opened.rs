@@ -7,7 +7,7 @@ use plimsoll_planner::{BlockFormat, Request};
 use crate::config::Planned;
 use crate::model::Model;
 use crate::model::blocks::place_of;
-use crate::weights::TensorSource;
+use crate::weights::{TensorSource, packed};
 
 pub(crate) fn describe(model: &Model, at: &Path) {
     let facts = &model.facts;
@@ -67,7 +67,9 @@ fn expanded(tensors: &dyn TensorSource, request: &Request) -> Expanded {
         .filter_map(|name| tensors.info(name))
     {
         let stays = kept.is_some_and(|kept| place_of(kept, &info.name).is_some());
-        if stays || tensors.blocks(&info.name).is_none() {
+        let is_quantised =
+            tensors.blocks(&info.name).is_some() || packed::LABELS.contains(&&*info.dtype);
+        if stays || !is_quantised {
             continue;
         }
         let (rows, cols) = info.rows_cols();

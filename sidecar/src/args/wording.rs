@@ -1,7 +1,7 @@
 //! A planner's words for whoever asked with flags: the planner names the fields of the resource.
 
 /// Fields with their flags; what begins with another stands before it.
-const FLAGS: [(&str, &str); 21] = [
+const FLAGS: [(&str, &str); 22] = [
     (
         "spec.parallelism.tensorParallelSize",
         "--tensor-parallel-size",
@@ -42,6 +42,7 @@ const FLAGS: [(&str, &str); 21] = [
         "None in spec.model.quantization.mode",
         "none in --quantization",
     ),
+    ("spec.model.quantization.mode: None", "--quantization none"),
     ("spec.model.quantization.mode", "--quantization"),
     (
         "spec.model.quantization.computeDtype",
@@ -55,6 +56,7 @@ pub fn in_flags(text: &str) -> String {
         text.replace(field, flag)
     });
     let text = text.replace("].limit", "");
+    let text = text.replace("; write Auto", "; write auto");
     text.replace(plimsoll_planner::MEMORY_LIMIT, "--memory-limit")
 }
 

@@ -13,7 +13,7 @@ use super::handle::{EngineState, lock};
 use super::push::{UPDATE_OPEN, wrong_state};
 use super::rank::Moved;
 use super::ranks::Failure;
-use super::rest::{Cause, PauseMode, SleepLevel, Tags, Transition};
+use super::rest::{Cause, PauseMode, SleepLevel, Tags, Transition, WEIGHTS};
 use super::run::Loop;
 
 /// Accounts that sleep, in the order in which they come back: scratch is small and first to fail.
@@ -241,6 +241,12 @@ impl Loop {
         self.rest.weights_verified = Some(proved.is_ok());
         if proved.is_ok() {
             self.rest.level = None;
+        } else if reads && self.rest.level == Some(SleepLevel::Two) {
+            // What was read is not what was loaded: the next wake reads anew.
+            let moved = self.ranks.release(&WEIGHTS)?;
+            let counts = &mut self.stats.transitions[Transition::Wake as usize];
+            counts.given_back_bytes += Moved::total(&moved);
+            self.rest.out.extend(WEIGHTS);
         }
         Ok(proved.map(|()| (moved, Some(began.elapsed()))))
     }

@@ -115,12 +115,13 @@ fn a_byte_that_flips_keeps_the_engine_out_of_service_until_it_is_whole_again() {
         assert!(message.contains(&format!("rank {rank}")), "{message}");
         assert!(message.contains(tensor), "{message}");
         assert_eq!(handle.rest().weights_verified, Some(false));
-        // Proved again, and still wrong.
-        assert_eq!(not_woken(&handle), message);
-        assert_eq!(
-            handle.sleep(SleepLevel::Two, PauseMode::Abort).wait(),
-            Ok(())
-        );
+        // What level 2 read is let go of, and read anew by the next wake.
+        if level == SleepLevel::One {
+            // Proved again, and still wrong.
+            assert_eq!(not_woken(&handle), message);
+            let slept = handle.sleep(SleepLevel::Two, PauseMode::Abort).wait();
+            assert_eq!(slept, Ok(()));
+        }
         assert_eq!(handle.wake(Tags::ALL).wait(), AWAKE, "after {tensor}");
         assert_eq!(handle.rest().weights_verified, Some(true));
     }

@@ -56,6 +56,12 @@ pub(super) fn all(
         ));
     }
     middles.told(scheme, told);
+    let rounds = |matrix: &Packed| [INT[1], FLOAT8].contains(&&*matrix.info.dtype);
+    if packed.values().any(rounds) {
+        let text = "inputs of its matrices in 8 bits are not rounded to 8 bits, whatever config.json says \
+                    of activations";
+        told.push(text.to_owned());
+    }
     if OF_KV
         .iter()
         .any(|end| files.names().iter().any(|name| name.ends_with(end)))
