@@ -114,7 +114,7 @@ impl LinearShape {
     /// Whether products are by integers.
     pub const fn is_int8(&self) -> bool {
         match (self.products, self.blocks) {
-            (Products::Int8, Some(format)) => blocks::int8::takes(format),
+            (Products::Int8, Some(format)) => format.has_int8(),
             (Products::Int8, None) | (Products::Exact, _) => false,
         }
     }

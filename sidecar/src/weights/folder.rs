@@ -8,11 +8,10 @@ use std::path::Path;
 use plimsoll_planner::Dtype;
 use serde::Deserialize;
 
-use super::encoding::encode;
 use super::file::{WeightFile, is_there, read_small};
 use super::safetensors::{self, SafetensorsFile, UniqueMap};
 use super::stored::Stored;
-use super::{TensorInfo, TensorSource, check_block};
+use super::{TensorInfo, TensorSource, check_block, rounded};
 use crate::model_error::{ModelError, shorten};
 
 const SINGLE: &str = SafetensorsFolder::SINGLE;
@@ -239,10 +238,8 @@ impl TensorSource for SafetensorsFolder {
                 return Ok(());
             }
         }
-        let mut numbers = vec![0.0; count];
-        self.read_block(name, rows, cols, &mut numbers)?;
-        encode(dtype, &numbers, out);
-        Ok(())
+        let read = |numbers: &mut [f32]| self.read_block(name, rows, cols, numbers);
+        rounded(dtype, count, read, out)
     }
 }
 

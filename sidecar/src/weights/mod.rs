@@ -89,10 +89,9 @@ pub trait TensorSource: Debug + Send + Sync {
         cols: Range<usize>,
         out: &mut [u8],
     ) -> Result<(), ModelError> {
-        let mut numbers = vec![0.0; rows.len().saturating_mul(cols.len())];
-        self.read_block(name, rows, cols, &mut numbers)?;
-        encoding::encode(dtype, &numbers, out);
-        Ok(())
+        let count = rows.len().saturating_mul(cols.len());
+        let read = |numbers: &mut [f32]| self.read_block(name, rows, cols, numbers);
+        rounded(dtype, count, read, out)
     }
 
     /// Its place has it already: a read of all tensors passes over it.
@@ -144,6 +143,19 @@ pub trait TensorSource: Debug + Send + Sync {
         let cols = self.info(name).map_or(0, |info| info.rows_cols().1);
         self.read_block(name, rows, 0..cols, out)
     }
+}
+
+/// Reads so many numbers and writes them as `dtype`, see [`TensorSource::read_as`].
+fn rounded(
+    dtype: Dtype,
+    count: usize,
+    read: impl FnOnce(&mut [f32]) -> Result<(), ModelError>,
+    out: &mut [u8],
+) -> Result<(), ModelError> {
+    let mut numbers = vec![0.0; count];
+    read(&mut numbers)?;
+    encoding::encode(dtype, &numbers, out);
+    Ok(())
 }
 
 /// A tensor whose place is in blocks that the file has not.

@@ -105,29 +105,24 @@ impl Module<'_> {
     ) -> Result<Option<Packed>, ModelError> {
         let weight = self.part("weight").map(|info| info.dtype.clone());
         let is = |dtype: &str| weight.as_deref() == Some(dtype);
+        let has_words = self.part("qweight").is_some();
+        if has_words && weight.is_some() {
+            return Err(self.refuse("weight", "stands beside a qweight of the same module"));
+        }
         let (label, numbers) = match scheme {
-            Scheme::Gptq { .. } | Scheme::Awq { .. } if self.part("qweight").is_some() => {
-                if weight.is_some() {
-                    return Err(self.refuse("weight", "stands beside a qweight of the same module"));
-                }
-                match *scheme {
-                    Scheme::Gptq {
-                        bits,
-                        group,
-                        symmetric,
-                        act_order,
-                        version_2,
-                    } => {
-                        let label = GPTQ[usize::from(bits == 8)];
-                        let less = u8::from(!version_2);
-                        let middles = symmetric.then_some(middles);
-                        self.listed("g_idx", act_order)?;
-                        (label, self.gptq(bits, group, less, middles)?)
-                    }
-                    Scheme::Awq { group } => (AWQ, self.awq(group)?),
-                    Scheme::Compressed { .. } | Scheme::Float8 { .. } => return Ok(None),
-                }
+            Scheme::Gptq {
+                bits,
+                group,
+                symmetric,
+                act_order,
+                version_2,
+            } if has_words => {
+                let middles = symmetric.then_some(middles);
+                self.listed("g_idx", *act_order)?;
+                let numbers = self.gptq(*bits, *group, u8::from(!version_2), middles)?;
+                (GPTQ[usize::from(*bits == 8)], numbers)
             }
+            Scheme::Awq { group } if has_words => (AWQ, self.awq(*group)?),
             Scheme::Compressed {
                 bits,
                 groups,

@@ -6,12 +6,10 @@
 
 use std::ops::Range;
 
+use super::grid::{AT_ONCE, pieces};
 use crate::model_error::{ModelError, shorten};
 use crate::weights::TensorSource;
 use crate::weights::folder::SafetensorsFolder;
-
-/// Numbers that are decoded at once.
-const AT_ONCE: usize = 1 << 18;
 
 /// A matrix of such numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,9 +40,7 @@ impl Float8 {
         let table: [f32; 256] = std::array::from_fn(|code| number(u8::try_from(code).unwrap_or(0)));
         let at_once = (AT_ONCE / cols.len()).max(1);
         let mut codes = vec![0; at_once.min(rows.len()) * cols.len()];
-        let starts = rows.clone().step_by(at_once);
-        for (start, out) in starts.zip(out.chunks_mut(at_once * cols.len())) {
-            let piece = start..rows.end.min(start + at_once);
+        for (piece, out) in pieces(rows, at_once).zip(out.chunks_mut(at_once * cols.len())) {
             let codes = &mut codes[..piece.len() * cols.len()];
             files.read_raw(&self.name, piece.clone(), cols.clone(), codes)?;
             let each = codes

@@ -14,11 +14,18 @@ use crate::weights::folder::SafetensorsFolder;
 
 /// Numbers that are unpacked at once, and their scales: what a thread holds beside the result stays under
 /// four megabytes.
-const AT_ONCE: usize = 1 << 18;
+pub(super) const AT_ONCE: usize = 1 << 18;
 /// Rows that share words, in some layouts.
 const WORD_ROWS: usize = 8;
 /// Columns of the blocks that such weights are kept in.
 const BLOCK: usize = 32;
+
+/// Rows in pieces of so many, the last one what is left.
+pub(super) fn pieces(rows: Range<usize>, at_once: usize) -> impl Iterator<Item = Range<usize>> {
+    let end = rows.end;
+    let piece = move |start: usize| start..end.min(start + at_once);
+    rows.step_by(at_once).map(piece)
+}
 
 /// The group of each column.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +79,6 @@ pub(super) struct Grid {
 
 /// Of some rows and groups: scales and zero points, row-major.
 struct Parameters {
-    groups: Range<usize>,
     scales: Vec<f32>,
     zeros: Vec<u8>,
 }
@@ -175,16 +181,10 @@ impl Grid {
             many => many / WORD_ROWS * WORD_ROWS,
         };
         let mut codes = vec![0; at_once.min(rows.len()) * cols.len()];
-        let starts = rows.clone().step_by(at_once);
-        for (start, out) in starts.zip(out.chunks_mut(at_once * width)) {
-            let piece = start..rows.end.min(start + at_once);
+        for (piece, out) in pieces(rows, at_once).zip(out.chunks_mut(at_once * width)) {
             let codes = &mut codes[..piece.len() * cols.len()];
             self.codes.read(files, piece.clone(), cols.clone(), codes)?;
-            let Parameters {
-                groups,
-                scales,
-                zeros,
-            } = self.parameters(files, piece, groups.clone())?;
+            let Parameters { scales, zeros } = self.parameters(files, piece, &groups)?;
             let each_row = codes
                 .chunks_exact(cols.len())
                 .zip(out.chunks_exact_mut(width));
@@ -203,7 +203,7 @@ impl Grid {
         &self,
         files: &SafetensorsFolder,
         rows: Range<usize>,
-        groups: Range<usize>,
+        groups: &Range<usize>,
     ) -> Result<Parameters, ModelError> {
         let count = rows.len() * groups.len();
         let scales = self.scales.read(files, rows.clone(), groups.clone())?;
@@ -220,11 +220,7 @@ impl Grid {
                 zeros
             }
         };
-        Ok(Parameters {
-            groups,
-            scales,
-            zeros,
-        })
+        Ok(Parameters { scales, zeros })
     }
 }
 
@@ -257,8 +253,8 @@ pub(super) fn look_at_scales(files: &SafetensorsFolder, name: &str) -> Result<bo
     let at_once = (AT_ONCE / cols.max(1)).max(1);
     let mut halves = true;
     let mut scales = Vec::new();
-    for start in (0..rows).step_by(at_once) {
-        let piece = start..rows.min(start + at_once);
+    for piece in pieces(0..rows, at_once) {
+        let start = piece.start;
         scales.resize(piece.len() * cols, 0.0);
         files.read_block(name, piece, 0..cols, &mut scales)?;
         if let Some(at) = scales.iter().position(|scale| !scale.is_finite()) {

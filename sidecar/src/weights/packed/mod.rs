@@ -20,7 +20,7 @@ use std::ops::Range;
 use plimsoll_planner::{BlockFormat, Dtype, ModelShape};
 
 use super::folder::SafetensorsFolder;
-use super::{TensorInfo, TensorSource, check_block, needed, other_type};
+use super::{TensorInfo, TensorSource, check_block, needed, other_type, rounded};
 use crate::model_error::ModelError;
 use float8::Float8;
 use grid::Grid;
@@ -140,10 +140,9 @@ impl TensorSource for PackedFolder {
         if !self.packed.contains_key(name) {
             return self.files.read_as(dtype, name, rows, cols, out);
         }
-        let mut numbers = vec![0.0; rows.len().saturating_mul(cols.len())];
-        self.read_block(name, rows, cols, &mut numbers)?;
-        super::encoding::encode(dtype, &numbers, out);
-        Ok(())
+        let count = rows.len().saturating_mul(cols.len());
+        let read = |numbers: &mut [f32]| self.read_block(name, rows, cols, numbers);
+        rounded(dtype, count, read, out)
     }
 
     fn blocks(&self, name: &str) -> Option<BlockFormat> {

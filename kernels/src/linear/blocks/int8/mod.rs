@@ -41,11 +41,6 @@ pub(super) const X_BYTES: usize = 8 + GROUP;
 /// From here on s is a normal number: 127 of the smallest.
 const SMALLEST: f32 = 127.0 * f32::MIN_POSITIVE;
 
-/// Whether there are integer products for a format; others are computed exactly.
-pub(in super::super) const fn takes(format: BlockFormat) -> bool {
-    Short::of(format).is_some()
-}
-
 /// Scratch bytes of x.
 pub(in super::super) const fn scratch_bytes(tokens: usize, cols: usize) -> usize {
     tokens * (cols / GROUP) * X_BYTES
@@ -153,7 +148,7 @@ fn four_of(group: &[u8; X_BYTES], at: usize) -> i32 {
     i32::from_le_bytes(group[8..].as_chunks().0[at])
 }
 
-/// Multiplies x by a weight whose format [`takes`]; `chunk` cuts the product.
+/// Multiplies x by a weight whose format [`BlockFormat::has_int8`]; `chunk` cuts the product.
 pub(in super::super) fn run(
     pool: &Pool,
     x: Input<'_>,
