@@ -201,6 +201,19 @@ impl LayerBlocks {
         }
     }
 
+    /// Those of another where this has none.
+    pub(crate) fn or(self, other: LayerBlocks) -> LayerBlocks {
+        LayerBlocks {
+            query: self.query.or(other.query),
+            key: self.key.or(other.key),
+            value: self.value.or(other.value),
+            output: self.output.or(other.output),
+            gate: self.gate.or(other.gate),
+            up: self.up.or(other.up),
+            down: self.down.or(other.down),
+        }
+    }
+
     /// In the order of the fields.
     pub fn all(self) -> [Option<BlockFormat>; 7] {
         let LayerBlocks {

@@ -8,7 +8,7 @@ use crate::offload;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Backend, Budget, Request};
 use crate::split::Problem;
-use crate::stored::{self, BlockCompute};
+use crate::stored::{self, BlockCompute, Quantization};
 
 /// Most ranks of one group.
 pub const MOST_RANKS: usize = 16;
@@ -37,6 +37,7 @@ pub(crate) fn check(request: &Request) -> Result<Vec<Budget>, Box<Refusal>> {
             ),
         ));
     }
+    quantization(request)?;
     block_compute(request)?;
     cpu_offload(request)?;
     (0..ranks).map(|rank| budget(request, rank)).collect()
@@ -65,21 +66,46 @@ fn budget(request: &Request, rank: usize) -> Result<Budget, Box<Refusal>> {
     })
 }
 
+/// Who asks for fewer bits does not get floats without a word.
+fn quantization(request: &Request) -> Result<(), Box<Refusal>> {
+    let mode = match request.quantization {
+        Quantization::Auto | Quantization::None => return Ok(()),
+        mode @ (Quantization::Int8 | Quantization::Int4) => mode.label(),
+    };
+    let why = match request.backend {
+        Backend::Cuda => "weights on a card are of a float type".to_owned(),
+        Backend::Cpu if request.kept().rounded.is_empty() => format!(
+            "32 columns of a row share a scale, and they divide neither the hidden size {}, the \
+             intermediate size {} nor the head size {}",
+            request.shape.hidden, request.shape.ffn, request.shape.head_dim
+        ),
+        Backend::Cpu => return Ok(()),
+    };
+    Err(invalid(
+        "spec.model.quantization.mode",
+        format!("{mode}: {why}; write Auto"),
+    ))
+}
+
 /// Who asks for integers does not get floats without a word.
 fn block_compute(request: &Request) -> Result<(), Box<Refusal>> {
-    let why = match (request.compute, request.kept().blocks) {
-        (BlockCompute::Auto | BlockCompute::Exact, _) => return Ok(()),
-        (BlockCompute::Int8, Some(_)) if request.has_int8() => return Ok(()),
-        (BlockCompute::Int8, Some(_)) => {
+    match request.compute {
+        BlockCompute::Auto | BlockCompute::Exact => return Ok(()),
+        BlockCompute::Int8 if request.has_int8() => return Ok(()),
+        BlockCompute::Int8 => {}
+    }
+    let why = match (request.backend, request.quantization) {
+        (Backend::Cuda, _) => "weights on a card are expanded",
+        _ if request.shape.blocks.is_empty() => {
+            "the model has no weights in 4 or 8 bits that are computed with as they are (mode Int8 makes \
+             some)"
+        }
+        (Backend::Cpu, Quantization::None) => {
+            "spec.model.quantization.mode: None expands the weights"
+        }
+        (Backend::Cpu, Quantization::Auto | Quantization::Int8 | Quantization::Int4) => {
             "only Q4_0, Q4_1 and Q8_0 are multiplied by integers, and no matrix is in one of them"
         }
-        (BlockCompute::Int8, None) if request.shape.blocks.is_empty() => {
-            "the model has no weights in 4 or 8 bits that are computed with as they are"
-        }
-        (BlockCompute::Int8, None) => match request.backend {
-            Backend::Cpu => "spec.model.quantization.mode: None expands the weights",
-            Backend::Cuda => "weights on a card are expanded",
-        },
     };
     Err(invalid(
         "spec.model.quantization.computeDtype",

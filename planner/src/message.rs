@@ -210,6 +210,9 @@ impl fmt::Display for Remedy {
                 f.write_str(&remedies.join(" with "))
             }
             Remedy::ModelDtype { dtype } => write!(f, "spec.model.dtype {dtype}"),
+            Remedy::Quantization { mode } => {
+                write!(f, "spec.model.quantization.mode {}", mode.label())
+            }
             Remedy::CpuOffload { bytes } => {
                 write!(f, "spec.memory.cpuOffload at least {}", quantity(*bytes))
             }

@@ -9,10 +9,11 @@ use crate::remedy::{Remedy, other_size};
 use crate::request::{Backend, Bound, KvLayout, Limits, Request, Utilization};
 use crate::shard::Shard;
 use crate::split::{Problem, fewest_blocks, largest, smallest};
+use crate::stored::Quantization;
 use crate::weights;
 
 /// Remedies that a refusal names at most.
-pub(crate) const MOST_REMEDIES: usize = 3;
+pub(crate) const MOST_REMEDIES: usize = 4;
 /// Quotas and sizes are raised to a multiple of this, so that they are easy to write.
 pub(crate) const STEP: Bytes = Bytes(1 << 20);
 /// Ranks whose quota is tried alone: those that lack the most.
@@ -192,7 +193,22 @@ fn smaller_numbers(request: &Request) -> Vec<Remedy> {
         });
     }
     remedies.retain(|remedy| holds(remedy, request));
+    remedies.extend(fewer_bits(request));
     remedies
+}
+
+/// As many bits of weights as fit.
+fn fewer_bits(request: &Request) -> Option<Remedy> {
+    let fewer: &[Quantization] = match (request.backend, request.quantization) {
+        (Backend::Cpu, Quantization::Auto) => &[Quantization::Int8, Quantization::Int4],
+        (Backend::Cpu, Quantization::Int8) => &[Quantization::Int4],
+        // Who expands weights that are in blocks wants floats.
+        (Backend::Cpu, Quantization::None | Quantization::Int4) | (Backend::Cuda, _) => &[],
+    };
+    let mut fewer = fewer
+        .iter()
+        .map(|mode| Remedy::Quantization { mode: *mode });
+    fewer.find(|remedy| holds(remedy, request))
 }
 
 /// The fewest bytes of weights in host memory with which the rest fits.

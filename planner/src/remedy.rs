@@ -3,6 +3,7 @@
 use crate::bytes::Bytes;
 use crate::model::Dtype;
 use crate::request::{Backend, RankCapacity, Request, Utilization};
+use crate::stored::Quantization;
 
 /// One change to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub enum Remedy {
     CpuOffload { bytes: Bytes },
     /// `spec.model.dtype`
     ModelDtype { dtype: Dtype },
+    /// `spec.model.quantization.mode`
+    Quantization { mode: Quantization },
     /// `spec.memory.kvCache.dtype`
     KvDtype { dtype: Dtype },
     /// `spec.limits.maxNumBatchedTokens` of at most this
@@ -66,6 +69,7 @@ impl Remedy {
             }
             Remedy::CpuOffload { bytes } => changed.cpu_offload = Some(*bytes),
             Remedy::ModelDtype { dtype } => changed.dtype = *dtype,
+            Remedy::Quantization { mode } => changed.quantization = *mode,
             Remedy::KvDtype { dtype } => changed.kv.dtype = *dtype,
             Remedy::BatchedTokens { tokens } => changed.limits.max_num_batched_tokens = *tokens,
             Remedy::Sequences { sequences } => changed.limits.max_num_seqs = *sequences,

@@ -3,7 +3,8 @@
 use crate::blocks::BlockFormat;
 use crate::bytes::Bytes;
 use crate::model::{Dtype, ModelShape};
-use crate::stored::{BlockCompute, InputForm, Kept, Quantization};
+use crate::stored::{BlockCompute, InputForm, Kept, Quantization, Rounded};
+use crate::tensor::Tensor;
 
 /// Where the ranks compute; decides the activation dtype, the granule and the fixed floors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -89,27 +90,31 @@ impl Request {
     /// Whether any matrix that is multiplied has products by integers: an embedding is only looked up,
     /// unless it is the head, too.
     pub(crate) fn has_int8(&self) -> bool {
-        let Some(blocks) = self.kept().blocks else {
-            return false;
-        };
+        let kept = self.kept();
         let head = match self.shape.tied {
-            true => blocks.embedding,
-            false => blocks.head,
+            true => Tensor::Embedding,
+            false => Tensor::Head,
         };
-        let layers = blocks.layers.iter().flat_map(|layer| layer.all());
-        layers.chain([head]).flatten().any(BlockFormat::has_int8)
+        let layers = (0..self.shape.layers).flat_map(|layer| kept.layer(layer).all());
+        let mut all = layers.chain([kept.format(head)]).flatten();
+        all.any(BlockFormat::has_int8)
     }
 
     /// How those of a part of its model do.
     pub(crate) fn kept_of<'a>(&self, shape: &'a ModelShape) -> Kept<'a> {
         // Those on a card are of a float type.
         let stays = match (self.backend, self.quantization) {
-            (Backend::Cpu, Quantization::Auto) => !shape.blocks.is_empty(),
             (Backend::Cpu, Quantization::None) | (Backend::Cuda, _) => false,
+            (Backend::Cpu, _) => !shape.blocks.is_empty(),
+        };
+        let rounded = match self.backend {
+            Backend::Cpu => Rounded::of(shape, self.quantization),
+            Backend::Cuda => Rounded::default(),
         };
         Kept {
             dtype: self.dtype,
             blocks: stays.then_some(&shape.blocks),
+            rounded,
         }
     }
 

@@ -1,18 +1,43 @@
-//! In which form a model's matrices lie in memory: of one float type, or, where their file has them in
-//! blocks, in those blocks.
+//! In which form a model's matrices lie in memory: of one float type; where their file has them in
+//! blocks, in those blocks; or in blocks that they are rounded to while they are read.
 
 use crate::blocks::{BlockFormat, GROUP, LayerBlocks, ModelBlocks};
 use crate::model::{Dtype, ModelShape};
 use crate::tensor::{Form, Tensor};
 
-/// `spec.model.quantization.mode`: what becomes of weights that their file has in blocks.
+/// `spec.model.quantization.mode`: in which form weights are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Quantization {
-    /// They stay so.
+    /// Those that their file has in blocks stay so, others are of the float type.
     #[default]
     Auto,
-    /// They are expanded to the float type at load.
+    /// All are expanded to the float type at load.
     None,
+    /// As Auto, and what would be of the float type is rounded to Q8_0 at load.
+    Int8,
+    /// The same to Q4_0, and embedding and head to Q8_0.
+    Int4,
+}
+
+impl Quantization {
+    /// As the resource names it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Quantization::Auto => "Auto",
+            Quantization::None => "None",
+            Quantization::Int8 => "Int8",
+            Quantization::Int4 => "Int4",
+        }
+    }
+
+    /// What matrices of a float type are rounded to at load: in layers, and outside of them.
+    const fn rounds_to(self) -> Option<(BlockFormat, BlockFormat)> {
+        match self {
+            Quantization::Auto | Quantization::None => None,
+            Quantization::Int8 => Some((BlockFormat::Q8_0, BlockFormat::Q8_0)),
+            Quantization::Int4 => Some((BlockFormat::Q4_0, BlockFormat::Q8_0)),
+        }
+    }
 }
 
 /// `spec.model.quantization.computeDtype`: how weights in blocks are multiplied.
@@ -47,7 +72,43 @@ impl From<Dtype> for InputForm {
 pub struct Kept<'a> {
     /// Of what is in no blocks; and what is in blocks is computed in it.
     pub dtype: Dtype,
+    /// As the file has them.
     pub blocks: Option<&'a ModelBlocks>,
+    /// What is rounded at load where the file has no blocks.
+    pub rounded: Rounded,
+}
+
+/// The blocks that matrices of a float type are rounded to while they are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rounded {
+    embedding: Option<BlockFormat>,
+    head: Option<BlockFormat>,
+    /// Of every layer.
+    layer: LayerBlocks,
+}
+
+impl Rounded {
+    /// Matrices whose rows are no whole blocks stay of the float type.
+    pub(crate) fn of(shape: &ModelShape, mode: Quantization) -> Rounded {
+        let Some((inside, outside)) = mode.rounds_to() else {
+            return Rounded::default();
+        };
+        let whole = |width: Width, format| width.misfit(shape, format).is_none().then_some(format);
+        Rounded {
+            embedding: whole(Width::Hidden, outside),
+            head: whole(Width::Hidden, outside).filter(|_| !shape.tied),
+            layer: LayerBlocks {
+                output: whole(Width::Heads, inside),
+                down: whole(Width::Ffn, inside),
+                ..LayerBlocks::uniform(whole(Width::Hidden, inside))
+            },
+        }
+    }
+
+    /// Nothing is.
+    pub fn is_empty(&self) -> bool {
+        *self == Rounded::default()
+    }
 }
 
 impl From<Dtype> for Kept<'_> {
@@ -56,6 +117,7 @@ impl From<Dtype> for Kept<'_> {
         Kept {
             dtype,
             blocks: None,
+            rounded: Rounded::default(),
         }
     }
 }
@@ -63,7 +125,7 @@ impl From<Dtype> for Kept<'_> {
 impl Kept<'_> {
     /// How a packed matrix lies.
     pub fn panels(self, tensor: Tensor) -> Form {
-        match self.blocks.and_then(|blocks| format_of(blocks, tensor)) {
+        match self.format(tensor) {
             Some(format) => Form::Blocks(format, self.dtype),
             None => Form::Panels(self.dtype),
         }
@@ -79,8 +141,50 @@ impl Kept<'_> {
 
     /// In which blocks the matrices of a layer are.
     pub fn layer(self, layer: u32) -> LayerBlocks {
-        self.blocks
-            .map_or(LayerBlocks::default(), |all| all.layer(layer))
+        let file = self.blocks.map(|all| all.layer(layer));
+        file.unwrap_or_default().or(self.rounded.layer)
+    }
+
+    fn outside(self, of: impl Fn(&ModelBlocks) -> Option<BlockFormat>) -> Option<BlockFormat> {
+        self.blocks.and_then(of)
+    }
+
+    /// In which blocks all matrices are of a model with so many layers.
+    pub fn all(self, layers: u32) -> ModelBlocks {
+        let of_layers: Vec<LayerBlocks> = (0..layers).map(|at| self.layer(at)).collect();
+        let any = of_layers
+            .iter()
+            .any(|layer| *layer != LayerBlocks::default());
+        ModelBlocks {
+            embedding: self.format(Tensor::Embedding),
+            head: self.format(Tensor::Head),
+            layers: if any { of_layers } else { Vec::new() },
+        }
+    }
+
+    /// The format of one matrix; none of what is no matrix.
+    pub(crate) fn format(self, tensor: Tensor) -> Option<BlockFormat> {
+        match tensor {
+            Tensor::Embedding => self.outside(|all| all.embedding).or(self.rounded.embedding),
+            Tensor::Head => self.outside(|all| all.head).or(self.rounded.head),
+            // A fused matrix has the one format of its parts.
+            Tensor::Qkv { layer } | Tensor::Query { layer } => self.layer(layer).query,
+            Tensor::Key { layer } => self.layer(layer).key,
+            Tensor::Value { layer } => self.layer(layer).value,
+            Tensor::Output { layer } => self.layer(layer).output,
+            Tensor::GateUp { layer } | Tensor::Gate { layer } => self.layer(layer).gate,
+            Tensor::Up { layer } => self.layer(layer).up,
+            Tensor::Down { layer } => self.layer(layer).down,
+            Tensor::InputNorm { .. }
+            | Tensor::QkvBias { .. }
+            | Tensor::QNorm { .. }
+            | Tensor::KNorm { .. }
+            | Tensor::OutputBias { .. }
+            | Tensor::PostNorm { .. }
+            | Tensor::GateUpBias { .. }
+            | Tensor::DownBias { .. }
+            | Tensor::FinalNorm => None,
+        }
     }
 
     /// How the embedding lies: packed where it is the head, too, or in blocks.
@@ -105,31 +209,6 @@ impl Kept<'_> {
             .into_iter()
             .map(|(_, at, count)| (at, count))
             .collect()
-    }
-}
-
-/// The format of one matrix; none of what is no matrix.
-fn format_of(blocks: &ModelBlocks, tensor: Tensor) -> Option<BlockFormat> {
-    match tensor {
-        Tensor::Embedding => blocks.embedding,
-        Tensor::Head => blocks.head,
-        // A fused matrix has the one format of its parts.
-        Tensor::Qkv { layer } | Tensor::Query { layer } => blocks.layer(layer).query,
-        Tensor::Key { layer } => blocks.layer(layer).key,
-        Tensor::Value { layer } => blocks.layer(layer).value,
-        Tensor::Output { layer } => blocks.layer(layer).output,
-        Tensor::GateUp { layer } | Tensor::Gate { layer } => blocks.layer(layer).gate,
-        Tensor::Up { layer } => blocks.layer(layer).up,
-        Tensor::Down { layer } => blocks.layer(layer).down,
-        Tensor::InputNorm { .. }
-        | Tensor::QkvBias { .. }
-        | Tensor::QNorm { .. }
-        | Tensor::KNorm { .. }
-        | Tensor::OutputBias { .. }
-        | Tensor::PostNorm { .. }
-        | Tensor::GateUpBias { .. }
-        | Tensor::DownBias { .. }
-        | Tensor::FinalNorm => None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! A plan as a table: what `plimsoll-sidecar plan` prints, in the words that status uses.
 
 use crate::account::Account;
-use crate::blocks::{BlockFormat, ModelBlocks};
+use crate::blocks::BlockFormat;
 use crate::bytes::Bytes;
 use crate::offload::{self, Offload};
 use crate::plan::{Plan, RankPlan};
@@ -46,8 +46,7 @@ pub fn table(request: &Request, plan: &Plan) -> String {
 
 /// The types that weights have in memory: `BFloat16`, or `Q4_1, Q8_0, computed in BFloat16`.
 pub fn weights(request: &Request) -> String {
-    let blocks = request.kept().blocks;
-    let formats = blocks.map(ModelBlocks::formats).unwrap_or_default();
+    let formats = request.kept().all(request.shape.layers).formats();
     let names: Vec<String> = formats.iter().map(BlockFormat::to_string).collect();
     match names.as_slice() {
         [] => request.dtype.to_string(),

@@ -5,7 +5,8 @@ mod samples;
 use std::time::{Duration, Instant};
 
 use plimsoll_planner::{
-    Account, Backend, Bytes, Dtype, MOST_CHARACTERS, Plan, Reason, Remedy, Request, plan, table,
+    Account, Backend, Bytes, Dtype, MOST_CHARACTERS, Plan, Quantization, Reason, Remedy, Request,
+    plan, table,
 };
 use samples::{
     MIB, llama_3_1_8b, llama_3_1_70b, llama_3_1_405b, llama_3_2_3b, llama_65b, qwen2_0_5b, request,
@@ -224,6 +225,38 @@ fn a_smaller_dtype_is_a_remedy() {
         refusal.message().contains("spec.model.dtype BFloat16"),
         "{refusal}"
     );
+}
+
+/// SmolLM2 takes 137 MiB in 8 bits, and 85 MiB in 4 with its embedding in 8: what fits with the more bits is
+/// named, and a request that has it is planned.
+#[test]
+fn fewer_bits_of_weights_are_a_remedy() {
+    for (quota, remedy) in [
+        (240, Some(Quantization::Int8)),
+        (200, Some(Quantization::Int4)),
+        (150, None),
+    ] {
+        let request = request(smollm2(), Backend::Cpu, &[quota * MIB]);
+        let refusal = plan(&request).unwrap_err();
+        let named = refusal.remedies.iter().find_map(|remedy| match remedy {
+            Remedy::Quantization { mode } => Some(*mode),
+            _ => None,
+        });
+        assert_eq!(named, remedy, "{quota} MiB: {refusal}");
+        let Some(mode) = named else { continue };
+        let says = format!("spec.model.quantization.mode {}", mode.label());
+        assert!(refusal.message().contains(&says), "{refusal}");
+        let fits = Remedy::Quantization { mode }.apply(&request);
+        let planned = plan(&fits).unwrap();
+        assert!(table(&fits, &planned).contains("Q8_0, computed in BFloat16"));
+    }
+    // Who has asked for floats, or for the fewest bits, is not told of fewer.
+    for asked in [Quantization::None, Quantization::Int4] {
+        let mut request = request(smollm2(), Backend::Cpu, &[150 * MIB]);
+        request.quantization = asked;
+        let refusal = plan(&request).unwrap_err();
+        assert!(!refusal.message().contains("quantization"), "{refusal}");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use samples::{MIB, request, smollm2};
 /// One wrong change to a request that fits, the field it is about, and a number that is told.
 type Case = (fn(&mut Request), &'static str, &'static str);
 
-const CASES: [Case; 31] = [
+const CASES: [Case; 33] = [
     (
         |r| r.ranks.clear(),
         "spec.parallelism.tensorParallelSize",
@@ -153,6 +153,22 @@ const CASES: [Case; 31] = [
         },
         "spec.model.quantization.computeDtype",
         "no matrix is in one of them",
+    ),
+    (
+        |r| {
+            r.quantization = Quantization::Int4;
+            r.backend = Backend::Cuda;
+        },
+        "spec.model.quantization.mode",
+        "Int4: weights on a card",
+    ),
+    (
+        |r| {
+            r.quantization = Quantization::Int8;
+            (r.shape.hidden, r.shape.ffn, r.shape.head_dim) = (72, 80, 8);
+        },
+        "spec.model.quantization.mode",
+        "hidden size 72, the intermediate size 80 nor the head size 8",
     ),
 ];
 

@@ -103,7 +103,7 @@ proptest! {
                 prop_assert!(message.is_ascii());
                 prop_assert!(message.contains("spec."), "{message}");
                 prop_assert!(!refusal.remedies.is_empty(), "{message}");
-                prop_assert!(refusal.remedies.len() <= 3, "{message}");
+                prop_assert!(refusal.remedies.len() <= 4, "{message}");
                 for remedy in &refusal.remedies {
                     prop_assert!(message.contains(&remedy.to_string()), "no {remedy} in {message}");
                     let remedied = plan(&remedy.apply(&request));

@@ -56,7 +56,7 @@ fn check_refusal(
         prop_assert!(message.contains(&short), "{message}");
     }
     prop_assert!(message.contains("for its shard (Weights"), "{message}");
-    prop_assert!((1..=3).contains(&refusal.remedies.len()), "{message}");
+    prop_assert!((1..=4).contains(&refusal.remedies.len()), "{message}");
     for remedy in &refusal.remedies {
         prop_assert!(message.contains(&remedy.to_string()), "{remedy}: {message}");
         let remedied = refit(&remedy.apply(request), shards, context);

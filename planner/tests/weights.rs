@@ -3,8 +3,11 @@
 mod samples;
 
 use plimsoll_planner::weights::{Form, Tensor, layout};
-use plimsoll_planner::{BlockFormat, Dtype, Kept, LayerBlocks, ModelBlocks, ModelShape, Shard};
-use samples::smollm2;
+use plimsoll_planner::{
+    Backend, BlockFormat, Dtype, Kept, LayerBlocks, ModelBlocks, ModelShape, Quantization, Request,
+    Shard,
+};
+use samples::{MIB, request, smollm2};
 
 #[test]
 fn a_whole_model_takes_two_bytes_a_parameter_and_four_a_norm() {
@@ -85,12 +88,45 @@ fn blocks_take_the_bytes_of_the_file_and_whole_panels() {
 }
 
 /// An 8B model as llama.cpp writes Q4_K_M: values and down projections of some layers in Q6_K.
+/// What a file has in blocks stays, norms and what has no whole blocks are floats.
+#[test]
+fn what_is_rounded_at_load_takes_the_bytes_of_its_blocks() {
+    let matrices = 30 * (960 * 576 + 576 * 576 + 3 * 576 * 1536);
+    let (norms, embedding) = (61 * 576 * 4, 49_152 * 576);
+    let mut request = request(smollm2(), Backend::Cpu, &[400 * MIB]);
+    let weights = |request: &Request| {
+        let shape = &request.shape;
+        layout(shape, &Shard::whole(shape), request.kept(), 0).total()
+    };
+    for (mode, bytes) in [
+        (Quantization::Auto, 2 * (matrices + embedding)),
+        (Quantization::Int8, 34 * (matrices + embedding) / 32),
+        (Quantization::Int4, 18 * matrices / 32 + 34 * embedding / 32),
+    ] {
+        request.quantization = mode;
+        assert_eq!(weights(&request).get(), bytes + norms, "{mode:?}");
+    }
+    request.shape.blocks.embedding = Some(BlockFormat::Q4_1);
+    let expected = 18 * matrices / 32 + 20 * embedding / 32 + norms;
+    assert_eq!(weights(&request).get(), expected, "as the file has it");
+    request.shape.blocks = ModelBlocks::default();
+    // 24 columns of a head are no whole block: the output projection stays in floats.
+    request.shape.head_dim = 24;
+    let kept = request.kept().all(30);
+    let expected = LayerBlocks {
+        output: None,
+        ..LayerBlocks::uniform(Some(BlockFormat::Q4_0))
+    };
+    assert_eq!(kept.layers, vec![expected; 30]);
+    assert_eq!((kept.embedding, kept.head), (Some(BlockFormat::Q8_0), None));
+}
+
 #[test]
 fn matrices_that_are_stored_apart_have_places_of_their_own_and_little_more_than_the_files_bytes() {
     let shape = llama_8b_q4_k_m();
     let kept = Kept {
-        dtype: Dtype::BFloat16,
         blocks: Some(&shape.blocks),
+        ..Kept::from(Dtype::BFloat16)
     };
     let (q4, q6) = (BlockFormat::Q4K, BlockFormat::Q6K);
     let whole = layout(&shape, &Shard::whole(&shape), kept, 0);

@@ -30,54 +30,80 @@ pub(crate) fn describe(model: &Model, at: &Path) {
     }
 }
 
-/// What becomes of weights that the file has quantised.
+/// What becomes of weights that the file has quantised, or that are rounded.
 pub(crate) fn describe_weights(model: &Model, planned: &Planned) {
-    let Some(quantization) = &model.facts.quantization else {
-        return;
-    };
+    let moved = Moved::of(&*model.tensors, &planned.request);
     let formats = planned.formats();
-    let stay: Vec<String> = formats.iter().map(BlockFormat::to_string).collect();
-    let expanded = expanded(&*model.tensors, &planned.request);
-    tracing::info!(
-        quantization,
-        stay = stay.join(", "),
-        expanded = expanded.tensors,
-        file_bytes = expanded.file_bytes,
-        memory_bytes = expanded.memory_bytes,
-        dtype = %planned.request.dtype,
-        "the file is quantised: matrices in the formats that stay are kept so, others are expanded while \
-         loading"
-    );
+    let kept: Vec<String> = formats.iter().map(BlockFormat::to_string).collect();
+    if let Some(quantization) = &model.facts.quantization {
+        tracing::info!(
+            quantization,
+            stay = kept.join(", "),
+            expanded = moved.expanded.tensors,
+            file_bytes = moved.expanded.file_bytes,
+            memory_bytes = moved.expanded.memory_bytes,
+            dtype = %planned.request.dtype,
+            "the file is quantised: matrices in the formats that stay are kept so, others are expanded while \
+             loading"
+        );
+    }
+    if moved.rounded.tensors > 0 {
+        tracing::info!(
+            mode = planned.request.quantization.label(),
+            kept = kept.join(", "),
+            rounded = moved.rounded.tensors,
+            file_bytes = moved.rounded.file_bytes,
+            memory_bytes = moved.rounded.memory_bytes,
+            "matrices are rounded to fewer bits while loading, as was asked for"
+        );
+    }
 }
 
-/// Quantised tensors that do not stay so, over all ranks.
+/// Some tensors of a file, and what they take in memory, over all ranks.
 #[derive(Debug, Default, PartialEq)]
-struct Expanded {
+struct Tensors {
     tensors: u64,
     file_bytes: u64,
     memory_bytes: u64,
 }
 
-fn expanded(tensors: &dyn TensorSource, request: &Request) -> Expanded {
-    let kept = request.kept().blocks;
-    let mut all = Expanded::default();
-    for info in tensors
-        .names()
-        .into_iter()
-        .filter_map(|name| tensors.info(name))
-    {
-        let stays = kept.is_some_and(|kept| place_of(kept, &info.name).is_some());
-        let is_quantised =
-            tensors.blocks(&info.name).is_some() || packed::LABELS.contains(&&*info.dtype);
-        if stays || !is_quantised {
-            continue;
+/// Tensors that memory has in another form than the file.
+#[derive(Debug, Default, PartialEq)]
+struct Moved {
+    /// Quantised ones, in a float type.
+    expanded: Tensors,
+    /// Others, in blocks.
+    rounded: Tensors,
+}
+
+impl Moved {
+    fn of(tensors: &dyn TensorSource, request: &Request) -> Moved {
+        let kept = request.kept();
+        let places = kept.all(request.shape.layers);
+        let mut all = Moved::default();
+        for info in tensors
+            .names()
+            .into_iter()
+            .filter_map(|name| tensors.info(name))
+        {
+            let in_file = tensors.blocks(&info.name);
+            let is_quantised = in_file.is_some() || packed::LABELS.contains(&&*info.dtype);
+            let (rows, cols) = info.rows_cols();
+            let (rows, cols) = (rows as u64, cols as u64);
+            let (of, row_bytes) = match place_of(&places, &info.name) {
+                Some(format) if in_file.is_none() => (&mut all.rounded, format.row_bytes(cols)),
+                None if is_quantised => {
+                    let row_bytes = cols.saturating_mul(request.dtype.bytes());
+                    (&mut all.expanded, row_bytes)
+                }
+                Some(_) | None => continue,
+            };
+            of.tensors += 1;
+            of.file_bytes += info.bytes;
+            of.memory_bytes += rows.saturating_mul(row_bytes);
         }
-        let (rows, cols) = info.rows_cols();
-        all.tensors += 1;
-        all.file_bytes += info.bytes;
-        all.memory_bytes += (rows as u64 * cols as u64).saturating_mul(request.dtype.bytes());
+        all
     }
-    all
 }
 
 #[cfg(test)]
@@ -114,8 +140,8 @@ mod tests {
             .collect();
         assert!(all.len() > 2);
         let request = planned.request;
-        let stays = expanded(&*model.tensors, &request);
-        assert_eq!(stays, Expanded::default());
+        let stays = Moved::of(&*model.tensors, &request);
+        assert_eq!(stays, Moved::default());
         let none = Request {
             quantization: Quantization::None,
             ..request
@@ -124,11 +150,43 @@ mod tests {
             .iter()
             .map(|info| info.shape.iter().product::<usize>())
             .sum();
-        let expected = Expanded {
+        let expected = Tensors {
             tensors: all.len() as u64,
             file_bytes: all.iter().map(|info| info.bytes).sum(),
             memory_bytes: 2 * numbers as u64,
         };
-        assert_eq!(expanded(&*model.tensors, &none), expected);
+        let moved = Moved::of(&*model.tensors, &none);
+        assert_eq!(
+            (moved.expanded, moved.rounded),
+            (expected, Tensors::default())
+        );
+    }
+
+    #[test]
+    fn what_is_rounded_is_counted_with_its_bytes() {
+        let folder = "tests/fixtures/models/tiny-qwen3";
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        let model = ModelFolder::open(&folder).unwrap();
+        let line = "x plan m --quantization int8";
+        let Command::Plan(args) = Cli::parse_from(line.split_whitespace()).command else {
+            panic!("not a plan")
+        };
+        let request = plan_flags(&args.memory, &model).unwrap().request;
+        let names = model.tensors.names().into_iter();
+        let all = names.filter_map(|name| model.tensors.info(name));
+        let matrices: Vec<_> = all.filter(|info| info.shape.len() == 2).collect();
+        let numbers: usize = matrices
+            .iter()
+            .map(|info| info.shape.iter().product::<usize>())
+            .sum();
+        let expected = Moved {
+            expanded: Tensors::default(),
+            rounded: Tensors {
+                tensors: matrices.len() as u64,
+                file_bytes: matrices.iter().map(|info| info.bytes).sum(),
+                memory_bytes: (numbers / 32 * 34) as u64,
+            },
+        };
+        assert_eq!(Moved::of(&*model.tensors, &request), expected);
     }
 }

@@ -24,19 +24,23 @@ pub struct ModelSpec {
     /// Float32, BFloat16, Float16, or Auto for the file's own type (BFloat16 for quantised files).
     #[serde(default)]
     pub dtype: DtypeChoice,
-    /// What becomes of weights that the file has in 2 to 8 bits.
+    /// In how many bits weights are kept, and how they are multiplied.
     // Left out where nothing is asked for: revisions are named by what is written, also by operators
     // from before.
     #[serde(default, skip_serializing_if = "QuantizationSpec::is_default")]
     pub quantization: QuantizationSpec,
 }
 
-/// What becomes of weights that the file has in 2 to 8 bits.
+/// In how many bits weights are kept, and how they are multiplied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct QuantizationSpec {
     /// Auto: they stay as the file has them (status.model.blocks names which), and take the file's bytes.
     /// None: all are expanded to dtype, which weights need that are to be updated with floats.
+    /// Int8: as Auto, and matrices that would be of dtype are rounded to 8 bits while they are read (Q8_0:
+    /// 32 numbers of a row share a scale), which takes 8.5 bits each; where such rows are no whole groups
+    /// of 32 they stay of dtype. Int4: the same to 4.5 bits (Q4_0), embedding and head to 8.5; answers are
+    /// further from the model's. On backend CUDA neither is there yet.
     #[serde(default)]
     pub mode: QuantizationMode,
     /// How those that stay are multiplied. Exact: in dtype, with the bits of expanded weights. Int8:
@@ -53,12 +57,14 @@ impl QuantizationSpec {
     }
 }
 
-/// Whether quantised weights stay so.
+/// In how many bits weights are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum QuantizationMode {
     #[default]
     Auto,
     None,
+    Int8,
+    Int4,
 }
 
 impl QuantizationMode {

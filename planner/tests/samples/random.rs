@@ -116,15 +116,21 @@ prop_compose! {
             RankCapacity { quota: Some(quota), total: both.then(|| quota.saturating_mul(2)) }
         };
         let compute = match max_num_seqs % 2 {
-            0 if !(cuda || expands || shape.blocks.is_empty()) => BlockCompute::Int8,
+            0 if !(cuda || expands) => BlockCompute::Int8,
             _ => BlockCompute::Auto,
+        };
+        let quantization = match max_num_batched_tokens % 8 {
+            _ if expands => Quantization::None,
+            0 | 1 => Quantization::Int8,
+            2 | 3 => Quantization::Int4,
+            _ => Quantization::Auto,
         };
         let request = Request {
             shape,
             cpu_offload: None,
             backend: if cuda { Backend::Cuda } else { Backend::Cpu },
             dtype,
-            quantization: if expands { Quantization::None } else { Quantization::Auto },
+            quantization,
             compute,
             kv: KvLayout {
                 dtype: kv_dtype,
@@ -147,13 +153,14 @@ pub(crate) fn percent_of_matrices(shape: &ModelShape, kept: Kept<'_>, percent: u
     Bytes::measured(all.get() / 100 * percent)
 }
 
-/// The request without an offload, or integers, that are refused for what they are.
+/// The request without an offload, integers or bits that are refused for what they are.
 pub(crate) fn sensible(mut request: Request) -> Request {
-    for _ in 0..2 {
+    for _ in 0..3 {
         let refused = plan(&request).err();
         match refused.map(|refusal| refusal.reason) {
             Some(Reason::Invalid { field, .. }) => match field.as_str() {
                 "spec.memory.cpuOffload" => request.cpu_offload = None,
+                "spec.model.quantization.mode" => request.quantization = Quantization::Auto,
                 "spec.model.quantization.computeDtype" => request.compute = BlockCompute::Auto,
                 _ => return request,
             },

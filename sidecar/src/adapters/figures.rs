@@ -1,7 +1,12 @@
 //! How much of an adapter is left in weights as they are kept.
 
 use half::{bf16, f16};
-use plimsoll_planner::Dtype;
+
+use crate::weights::encoding::Encoding;
+use crate::weights::rounding;
+
+/// Numbers that are looked at at once: whole blocks of those that floats are rounded to.
+pub(super) const PART: usize = 4 * rounding::GROUP;
 
 /// Of the numbers of the tensors that an adapter changes. A number that several ranks hold counts for
 /// each of them.
@@ -21,19 +26,24 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// Counts numbers that are kept as `dtype`: as they were, and as the adapter makes them.
-    pub(super) fn count(&mut self, dtype: Dtype, before: &[f32], after: &[f32]) {
-        for (before, after) in before.iter().zip(after) {
-            let [was, is] = [*before, *after].map(|number| kept(dtype, number));
-            let square = |one: f32, other: f32| {
-                let difference = f64::from(one) - f64::from(other);
-                difference * difference
-            };
-            self.changed += u64::from(was != is);
-            self.applied += square(is, was);
-            self.intended += square(*after, *before);
-            self.missed += square(is, *after);
-            self.without += square(was, *after);
+    /// Counts numbers that are kept in this encoding: as they were, and as the adapter makes them.
+    pub(super) fn count(&mut self, encoding: Encoding, before: &[f32], after: &[f32]) {
+        let square = |one: f32, other: f32| {
+            let difference = f64::from(one) - f64::from(other);
+            difference * difference
+        };
+        for (before, after) in before.chunks(PART).zip(after.chunks(PART)) {
+            let (mut was, mut is) = ([0.0; PART], [0.0; PART]);
+            as_kept(encoding, before, &mut was[..before.len()]);
+            as_kept(encoding, after, &mut is[..after.len()]);
+            let kept = was.into_iter().zip(is);
+            for ((before, after), (was, is)) in before.iter().zip(after).zip(kept) {
+                self.changed += u64::from(was != is);
+                self.applied += square(is, was);
+                self.intended += square(*after, *before);
+                self.missed += square(is, *after);
+                self.without += square(was, *after);
+            }
         }
         self.numbers += before.len() as u64;
     }
@@ -83,11 +93,27 @@ impl Figures {
     }
 }
 
-/// A number as it is kept.
-pub(super) fn kept(dtype: Dtype, number: f32) -> f32 {
-    match dtype {
-        Dtype::Float32 => number,
-        Dtype::BFloat16 => bf16::from_f32(number).to_f32(),
-        Dtype::Float16 => f16::from_f32(number).to_f32(),
+/// Numbers as they are kept, [`PART`] at most; what no block can have is NaN.
+///
+/// # Panics
+/// When they are no whole blocks, or `out` has another length.
+pub(super) fn as_kept(encoding: Encoding, numbers: &[f32], out: &mut [f32]) {
+    let round = |by: fn(f32) -> f32, out: &mut [f32]| {
+        let pairs = out.iter_mut().zip(numbers);
+        pairs.for_each(|(out, number)| *out = by(*number));
+    };
+    match encoding {
+        Encoding::F32 => out.copy_from_slice(numbers),
+        Encoding::Bf16 => round(|number| bf16::from_f32(number).to_f32(), out),
+        Encoding::F16 => round(|number| f16::from_f32(number).to_f32(), out),
+        Encoding::Blocks(format) => {
+            let mut bytes = [0; 2 * PART];
+            let blocks = numbers.len() / encoding.block_numbers();
+            let bytes = &mut bytes[..blocks * encoding.block_bytes()];
+            match rounding::encode(format, numbers, bytes) {
+                Ok(()) => encoding.decode(bytes, 0, out),
+                Err(_) => out.fill(f32::NAN),
+            }
+        }
     }
 }

@@ -9,13 +9,11 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use half::{bf16, f16};
-use plimsoll_planner::Dtype;
-
-use super::figures::{Figures, kept};
+use super::figures::{Figures, PART, as_kept};
 use super::side::{Answers, Seen, WrongRow};
 use super::turns::Turns;
 use crate::model_error::ModelError;
+use crate::weights::encoding::Encoding;
 
 /// More of an adapter than this is not given up to rounding, see [`Figures::lost`].
 pub const LOST_MAX: f64 = 0.9;
@@ -136,7 +134,7 @@ impl Gate {
         self.makes_no_numbers.load(Ordering::Acquire)
     }
 
-    /// Looks at rows that are kept as `dtype`, as an adapter found and left them.
+    /// Looks at rows that are kept in this encoding, as an adapter found and left them.
     ///
     /// # Errors
     /// Where a file fails.
@@ -144,13 +142,13 @@ impl Gate {
         &self,
         adapter: usize,
         tensor: &str,
-        dtype: Dtype,
+        kept: Encoding,
         seen: &Seen<'_>,
     ) -> Result<(), ModelError> {
         let answers = self.answers(adapter, tensor, seen)?;
         let wrong = seen.first_wrong(&answers)?;
         let mut figures = Figures::default();
-        figures.count(dtype, seen.before, seen.after);
+        figures.count(kept, seen.before, seen.after);
         let mut tallies = lock(&self.tallies);
         let tally = &mut tallies[adapter];
         tally.figures.add(&figures);
@@ -177,22 +175,29 @@ impl Gate {
         adapter: usize,
         tensor: &str,
         (first_row, width): (usize, usize),
-        dtype: Dtype,
+        kept: Encoding,
         (numbers, bytes): (&[f32], &[u8]),
     ) {
-        let size = bytes.len() / numbers.len().max(1);
-        let mut cells = bytes.chunks_exact(size.max(1)).zip(numbers);
-        let differs = |(cell, number): (&[u8], &f32)| decoded(dtype, cell) != kept(dtype, *number);
-        let Some(at) = cells.position(differs) else {
+        let parts = bytes.chunks_exact(kept.block_bytes() * (PART / kept.block_numbers()));
+        // What is left of the last part goes through a part of its own.
+        let rest = parts.remainder();
+        let parts = parts.chain((!rest.is_empty()).then_some(rest));
+        for (part, (bytes, numbers)) in parts.zip(numbers.chunks(PART)).enumerate() {
+            let (mut is, mut meant) = ([0.0; PART], [0.0; PART]);
+            let (is, meant) = (&mut is[..numbers.len()], &mut meant[..numbers.len()]);
+            kept.decode(bytes, 0, is);
+            as_kept(kept, numbers, meant);
+            let Some(at) = is.iter().zip(&*meant).position(|(is, meant)| is != meant) else {
+                continue;
+            };
+            let (is, meant, at) = (is[at], meant[at], part * PART + at);
+            let (row, column) = (first_row + at / width.max(1), at % width.max(1));
+            let message = format!(
+                "row {row} of `{tensor}` is kept with {is:e} as its number {column}, and {meant:e} is meant"
+            );
+            lock(&self.tallies)[adapter].found(tensor, row, message);
             return;
-        };
-        let (row, column) = (first_row + at / width.max(1), at % width.max(1));
-        let is = decoded(dtype, &bytes[at * size..(at + 1) * size]);
-        let message = format!(
-            "row {row} of `{tensor}` is kept with {is:e} as its number {column}, and {:e} is meant",
-            kept(dtype, numbers[at])
-        );
-        lock(&self.tallies)[adapter].found(tensor, row, message);
+        }
     }
 
     fn answers(
@@ -272,15 +277,6 @@ impl Tally {
                 100.0 * self.figures.changed_share(),
             )
         })
-    }
-}
-
-fn decoded(dtype: Dtype, cell: &[u8]) -> f32 {
-    match (dtype, cell) {
-        (Dtype::Float32, [a, b, c, d]) => f32::from_le_bytes([*a, *b, *c, *d]),
-        (Dtype::BFloat16, [a, b]) => bf16::from_le_bytes([*a, *b]).to_f32(),
-        (Dtype::Float16, [a, b]) => f16::from_le_bytes([*a, *b]).to_f32(),
-        _ => f32::NAN,
     }
 }
 

@@ -17,8 +17,8 @@ use super::product::{Product, rows_at_once};
 use super::refused;
 use super::side::Seen;
 use crate::model_error::ModelError;
-use crate::weights::encoding::{encode, limit};
-use crate::weights::{TensorInfo, TensorSource, check_block, other_type};
+use crate::weights::encoding::{Encoding, encode, limit};
+use crate::weights::{TensorInfo, TensorSource, check_block, other_type, rounding};
 
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(crate) const HEAD: &str = "lm_head.weight";
@@ -137,16 +137,56 @@ impl Merged {
         }
     }
 
-    /// The first number that is none as `dtype` ends the read: an adapter may be too large for it.
+    /// Numbers of a tensor that is changed, as they are kept.
+    fn read_encoded(
+        &self,
+        change: &Change,
+        kept: Encoding,
+        name: &str,
+        [rows, cols]: [Range<usize>; 2],
+        out: &mut [u8],
+    ) -> Result<(), ModelError> {
+        let _turn = self.gate.turns.take();
+        let width = cols.len();
+        let at_once = rows_at_once(width, change.rank()).min(rows.len().max(1));
+        let mut numbers = Held::new(at_once * width);
+        let row_bytes = width / kept.block_numbers() * kept.block_bytes();
+        check_block(name, self.info(name), &rows, &cols, rows.len() * width)?;
+        for (at, out) in out.chunks_mut((at_once * row_bytes).max(1)).enumerate() {
+            let first = rows.start + at * at_once;
+            let some = first..rows.end.min(first + at_once);
+            let numbers = &mut numbers[..some.len() * width];
+            self.read_kept(kept, name, some.clone(), cols.clone(), numbers)?;
+            self.check(kept, name, first, width, numbers)?;
+            match kept {
+                Encoding::F32 => encode(Dtype::Float32, numbers, out),
+                Encoding::F16 => encode(Dtype::Float16, numbers, out),
+                Encoding::Bf16 => encode(Dtype::BFloat16, numbers, out),
+                // That each is in a block was looked at.
+                Encoding::Blocks(format) => rounding::encode(format, numbers, out)
+                    .map_err(|wrong| wrong.refused(format, name, first, width))?,
+            }
+            #[cfg(test)]
+            self.gate.spoil_kept(first, some.len(), out);
+            if self.gate.is_open() {
+                let place = (first, width);
+                self.gate
+                    .compare(self.number, name, place, kept, (numbers, out));
+            }
+        }
+        Ok(())
+    }
+
+    /// The first number that is none as it is kept ends the read: an adapter may be too large for that.
     fn check(
         &self,
-        dtype: Dtype,
+        kept: Encoding,
         name: &str,
         first_row: usize,
         cols: usize,
         numbers: &[f32],
     ) -> Result<(), ModelError> {
-        let limit = limit(dtype);
+        let limit = limit(kept);
         if numbers
             .iter()
             .fold(true, |all, number| all & (number.abs() < limit))
@@ -161,8 +201,9 @@ impl Merged {
         self.gate.no_numbers();
         let row = first_row + at / cols.max(1);
         let message = format!(
-            "merged into `{name}` it makes {number} in row {row}, which is no {dtype}; it was \
-             trained on another base, or its scale is too large"
+            "merged into `{name}` it makes {number} in row {row}, which is no {}; it was \
+             trained on another base, or its scale is too large",
+            kept.kept_as()
         );
         Err(refused(&self.adapter, "", message))
     }
@@ -204,14 +245,14 @@ impl TensorSource for Merged {
             self.base.read_block(self.behind(name), rows, cols, out)
         };
         Merged::read_changed(change, [rows, cols], base, out)?;
-        self.check(Dtype::Float32, name, first_row, width, out)
+        self.check(Encoding::F32, name, first_row, width, out)
     }
 
     /// In pieces, the base's before the product is begun, so that what a thread holds is bounded; what
     /// is read while the gate is open is looked at.
     fn read_kept(
         &self,
-        dtype: Dtype,
+        kept: Encoding,
         name: &str,
         rows: Range<usize>,
         cols: Range<usize>,
@@ -219,7 +260,7 @@ impl TensorSource for Merged {
     ) -> Result<(), ModelError> {
         let Some(change) = self.change(name) else {
             let name = self.behind(name);
-            return self.base.read_kept(dtype, name, rows, cols, out);
+            return self.base.read_kept(kept, name, rows, cols, out);
         };
         check_block(name, self.info(name), &rows, &cols, out.len())?;
         let width = cols.len();
@@ -231,7 +272,7 @@ impl TensorSource for Merged {
             let before = &mut before[..out.len()];
             let behind = self.behind(name);
             self.base
-                .read_kept(dtype, behind, some.clone(), cols.clone(), before)?;
+                .read_kept(kept, behind, some.clone(), cols.clone(), before)?;
             let before = &*before;
             let base = |rows: Range<usize>, wanted: Range<usize>, out: &mut [f32]| {
                 if wanted != cols {
@@ -244,7 +285,7 @@ impl TensorSource for Merged {
             Merged::read_changed(change, [some.clone(), cols.clone()], base, out)?;
             #[cfg(test)]
             self.gate.spoil(first, width, before, out);
-            self.check(Dtype::Float32, name, first, width, out)?;
+            self.check(Encoding::F32, name, first, width, out)?;
             if !self.gate.is_open() {
                 continue;
             }
@@ -255,7 +296,7 @@ impl TensorSource for Merged {
                 before,
                 after: out,
             };
-            self.gate.look(self.number, name, dtype, &seen)?;
+            self.gate.look(self.number, name, kept, &seen)?;
         }
         Ok(())
     }
@@ -268,30 +309,29 @@ impl TensorSource for Merged {
         cols: Range<usize>,
         out: &mut [u8],
     ) -> Result<(), ModelError> {
-        let Some(change) = self.change(name) else {
-            return self.base.read_as(dtype, self.behind(name), rows, cols, out);
-        };
-        let _turn = self.gate.turns.take();
-        let (width, size) = (cols.len(), if dtype == Dtype::Float32 { 4 } else { 2 });
-        let at_once = rows_at_once(width, change.rank()).min(rows.len().max(1));
-        let mut numbers = Held::new(at_once * width);
-        check_block(name, self.info(name), &rows, &cols, out.len() / size)?;
-        for (at, out) in out.chunks_mut((at_once * width * size).max(1)).enumerate() {
-            let first = rows.start + at * at_once;
-            let some = first..rows.end.min(first + at_once);
-            let numbers = &mut numbers[..some.len() * width];
-            self.read_kept(dtype, name, some.clone(), cols.clone(), numbers)?;
-            self.check(dtype, name, first, width, numbers)?;
-            encode(dtype, numbers, out);
-            #[cfg(test)]
-            self.gate.spoil_kept(first, some.len(), out);
-            if self.gate.is_open() {
-                let place = (first, width);
-                self.gate
-                    .compare(self.number, name, place, dtype, (numbers, out));
+        match self.change(name) {
+            None => self.base.read_as(dtype, self.behind(name), rows, cols, out),
+            Some(change) => self.read_encoded(change, Encoding::of(dtype), name, [rows, cols], out),
+        }
+    }
+
+    fn read_rounded(
+        &self,
+        format: BlockFormat,
+        name: &str,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [u8],
+    ) -> Result<(), ModelError> {
+        match self.change(name) {
+            None => {
+                let name = self.behind(name);
+                self.base.read_rounded(format, name, rows, cols, out)
+            }
+            Some(change) => {
+                self.read_encoded(change, Encoding::Blocks(format), name, [rows, cols], out)
             }
         }
-        Ok(())
     }
 
     /// What is changed is expanded.

@@ -235,10 +235,10 @@ pub struct MemoryArgs {
     /// auto is the file's own (bfloat16 for quantised files).
     #[arg(long, value_enum, default_value_t = DtypeArg::Auto)]
     pub dtype: DtypeArg,
-    /// What becomes of weights that the file has in 2 to 8 bits.
+    /// In how many bits weights are kept.
     #[arg(long, value_enum, default_value_t = QuantizationArg::Auto)]
     pub quantization: QuantizationArg,
-    /// How those that stay are multiplied.
+    /// How those in 2 to 8 bits are multiplied.
     #[arg(long, value_enum, default_value_t = ComputeArg::Auto)]
     pub quantization_compute: ComputeArg,
 }

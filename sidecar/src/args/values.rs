@@ -46,13 +46,17 @@ impl DtypeArg {
     }
 }
 
-/// What becomes of weights that the file has in 2 to 8 bits.
+/// In how many bits weights are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum QuantizationArg {
-    /// They stay as the file has them.
+    /// Those that the file has in 2 to 8 bits stay so, others are of --dtype.
     Auto,
     /// All are expanded to --dtype at load.
     None,
+    /// As auto, and what would be of --dtype is rounded to 8 bits (Q8_0) at load.
+    Int8,
+    /// As auto, and what would be of --dtype is rounded to 4 bits (Q4_0) at load; embedding and head to 8.
+    Int4,
 }
 
 impl From<QuantizationArg> for Quantization {
@@ -60,6 +64,8 @@ impl From<QuantizationArg> for Quantization {
         match arg {
             QuantizationArg::Auto => Quantization::Auto,
             QuantizationArg::None => Quantization::None,
+            QuantizationArg::Int8 => Quantization::Int8,
+            QuantizationArg::Int4 => Quantization::Int4,
         }
     }
 }

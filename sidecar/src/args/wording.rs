@@ -1,7 +1,7 @@
 //! A planner's words for whoever asked with flags: the planner names the fields of the resource.
 
 /// Fields with their flags; what begins with another stands before it.
-const FLAGS: [(&str, &str); 22] = [
+const FLAGS: [(&str, &str); 25] = [
     (
         "spec.parallelism.tensorParallelSize",
         "--tensor-parallel-size",
@@ -43,6 +43,9 @@ const FLAGS: [(&str, &str); 22] = [
         "none in --quantization",
     ),
     ("spec.model.quantization.mode: None", "--quantization none"),
+    ("spec.model.quantization.mode Int8", "--quantization int8"),
+    ("spec.model.quantization.mode Int4", "--quantization int4"),
+    ("(mode Int8 makes some)", "(--quantization int8 makes some)"),
     ("spec.model.quantization.mode", "--quantization"),
     (
         "spec.model.quantization.computeDtype",
@@ -63,7 +66,7 @@ pub fn in_flags(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
-    use plimsoll_planner::{Bytes, Dtype, Remedy, Utilization};
+    use plimsoll_planner::{Bytes, Dtype, Quantization, Remedy, Utilization};
 
     use super::*;
     use crate::args::Cli;
@@ -86,6 +89,9 @@ mod tests {
             Remedy::KvDtype {
                 dtype: Dtype::Float16,
             },
+            Remedy::Quantization {
+                mode: Quantization::Int4,
+            },
             Remedy::CpuOffload { bytes },
             Remedy::BatchedTokens { tokens: 1 },
             Remedy::Sequences { sequences: 1 },
@@ -105,6 +111,7 @@ mod tests {
         for says in [
             "--quota of rank 3 at least 1Gi",
             "--dtype bfloat16",
+            "--quantization int4",
             "--memory-limit at least",
         ] {
             assert!(told.contains(says), "no {says} in {told}");

@@ -12,8 +12,8 @@ use plimsoll_crds::v1alpha1::model::ComputeDtype;
 use plimsoll_crds::v1alpha1::report::Effective;
 use plimsoll_kernels::linear::Products;
 use plimsoll_planner::{
-    Backend as PlanBackend, BlockFormat, KvLayout, Limits, ModelBlocks, Plan, RankCapacity,
-    Request, Utilization, plan_within,
+    Backend as PlanBackend, BlockFormat, KvLayout, Limits, Plan, RankCapacity, Request,
+    Utilization, plan_within,
 };
 
 use crate::adapters::{AdapterPath, Validation};
@@ -154,8 +154,8 @@ impl Planned {
 
     /// Blocks that matrices stay in, each once.
     pub fn formats(&self) -> Vec<BlockFormat> {
-        let blocks = self.request.kept().blocks;
-        blocks.map(ModelBlocks::formats).unwrap_or_default()
+        let request = &self.request;
+        request.kept().all(request.shape.layers).formats()
     }
 
     /// The limits in force, as reports show them, and how an engine computes.

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use plimsoll_planner::{BlockFormat, Dtype, Kept};
+use plimsoll_planner::{BlockFormat, Dtype, Kept, ModelBlocks};
 
 use super::blocks::place_of;
 use super::replacement::not_beside;
 use super::{Model, ModelError};
 use crate::model_error::shorten;
+use crate::weights::encoding::Encoding;
 use crate::weights::{TensorInfo, TensorSource, needed};
 
 /// Float types of safetensors that are read.
@@ -18,8 +19,10 @@ const TYPES: [&str; 3] = ["F32", "F16", "BF16"];
 pub struct Pushable {
     shapes: HashMap<String, Vec<usize>>,
     needed: Vec<String>,
-    /// Those whose place is in blocks: no float goes there.
+    /// Those whose place is in blocks of the file: no float goes there.
     in_blocks: BTreeMap<String, BlockFormat>,
+    /// Places in blocks, those included that the file has so.
+    rounded: ModelBlocks,
     dtype: Dtype,
     /// That would be lost.
     adapter: Option<String>,
@@ -41,13 +44,18 @@ impl Pushable {
             in_blocks: in_blocks.collect(),
             shapes: known.chain(needed.iter().cloned()).collect(),
             needed: needed.into_iter().map(|(name, _)| name).collect(),
+            rounded: kept.all(model.shape.layers),
             dtype: kept.dtype,
             adapter: model.adapters.first().map(|of| of.at.name.clone()),
         }
     }
 
-    pub fn dtype(&self) -> Dtype {
-        self.dtype
+    /// How a tensor is kept: in the engine's float type, or in blocks that floats are rounded to.
+    pub fn kept(&self, name: &str) -> Encoding {
+        match place_of(&self.rounded, name) {
+            Some(format) => Encoding::Blocks(format),
+            None => Encoding::of(self.dtype),
+        }
     }
 
     /// Those without which an update is not whole.

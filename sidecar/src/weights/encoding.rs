@@ -7,7 +7,7 @@ use super::blocks;
 
 /// A type that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Encoding {
+pub enum Encoding {
     F32,
     F16,
     Bf16,
@@ -20,6 +20,15 @@ impl Encoding {
     pub(crate) fn all() -> impl Iterator<Item = Encoding> {
         let blocks = BlockFormat::ALL.into_iter().map(Encoding::Blocks);
         Self::FLOATS.into_iter().chain(blocks)
+    }
+
+    /// That of a float type.
+    pub(crate) const fn of(dtype: Dtype) -> Encoding {
+        match dtype {
+            Dtype::Float32 => Encoding::F32,
+            Dtype::BFloat16 => Encoding::Bf16,
+            Dtype::Float16 => Encoding::F16,
+        }
     }
 
     /// The labels of all.
@@ -36,6 +45,14 @@ impl Encoding {
             Encoding::F16 => "F16",
             Encoding::Bf16 => "BF16",
             Encoding::Blocks(format) => format.label(),
+        }
+    }
+
+    /// As the resource names it, where numbers are kept so.
+    pub(crate) fn kept_as(self) -> String {
+        match self.plain() {
+            Some(dtype) => dtype.to_string(),
+            None => self.label().to_owned(),
         }
     }
 
@@ -95,12 +112,17 @@ const fn size(n: u64) -> usize {
     n as usize
 }
 
-/// The least number that is none of `dtype`'s: it would be rounded to infinity.
-pub(crate) const fn limit(dtype: Dtype) -> f32 {
-    match dtype {
-        Dtype::Float32 => f32::INFINITY,
-        Dtype::BFloat16 => f32::from_bits(0x7f7f_8000),
-        Dtype::Float16 => 65_520.0,
+/// Numbers of this size and larger are in no block that floats are rounded to: a scale, which is an f16,
+/// may be a seventh of them.
+pub(crate) const BLOCKS_LIMIT: f32 = 65_504.0 * 7.0;
+
+/// The least number that an encoding has not: it would be rounded to infinity.
+pub(crate) const fn limit(of: Encoding) -> f32 {
+    match of {
+        Encoding::F32 => f32::INFINITY,
+        Encoding::Bf16 => f32::from_bits(0x7f7f_8000),
+        Encoding::F16 => 65_520.0,
+        Encoding::Blocks(_) => BLOCKS_LIMIT,
     }
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod gguf;
 mod k_quants;
 pub(crate) mod packed;
 pub mod piece;
+pub(crate) mod rounding;
 pub(crate) mod safetensors;
 pub(crate) mod stored;
 pub mod stream;
@@ -26,6 +27,7 @@ use std::ops::Range;
 use plimsoll_planner::{BlockFormat, Dtype};
 
 use crate::model_error::{ModelError, shorten};
+use encoding::Encoding;
 
 pub use validate::{needed, validate};
 
@@ -99,14 +101,31 @@ pub trait TensorSource: Debug + Send + Sync {
         false
     }
 
-    /// As [`TensorSource::read_block`], of numbers that are kept as `dtype` afterwards: who changes them
-    /// looks at what is left of that.
+    /// As [`TensorSource::read_as`], as blocks that the numbers are rounded to, a tensor that the file has
+    /// in floats: columns begin and end with a block.
+    ///
+    /// # Errors
+    /// As [`TensorSource::read_block`]; where a number is in no block.
+    fn read_rounded(
+        &self,
+        format: BlockFormat,
+        name: &str,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [u8],
+    ) -> Result<(), ModelError> {
+        let read = |rows, numbers: &mut [f32]| self.read_block(name, rows, cols.clone(), numbers);
+        rounding::read(format, name, (rows, cols.len()), read, out)
+    }
+
+    /// As [`TensorSource::read_block`], of numbers that are kept in this encoding afterwards: who changes
+    /// them looks at what is left of that.
     ///
     /// # Errors
     /// As [`TensorSource::read_block`].
     fn read_kept(
         &self,
-        _dtype: Dtype,
+        _kept: Encoding,
         name: &str,
         rows: Range<usize>,
         cols: Range<usize>,

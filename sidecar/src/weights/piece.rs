@@ -35,10 +35,10 @@ impl Piece {
         self.bytes.len()
     }
 
-    /// The first number, with its row, that is none as `dtype`: NaN, infinite, or larger than that
-    /// type's largest.
-    pub fn wrong_number(&self, dtype: Dtype) -> Option<(usize, f32)> {
-        let beyond = limit(dtype);
+    /// The first number, with its row, that is none as it will be kept: NaN, infinite, or larger than the
+    /// largest there.
+    pub fn wrong_number(&self, kept: Encoding) -> Option<(usize, f32)> {
+        let beyond = limit(kept);
         let size = self.encoding.block_bytes();
         let cols = self.info.rows_cols().1.max(1);
         let mut numbers = [0.0; AT_ONCE];

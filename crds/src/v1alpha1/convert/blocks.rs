@@ -263,6 +263,8 @@ impl From<QuantizationMode> for Quantization {
         match mode {
             QuantizationMode::Auto => Quantization::Auto,
             QuantizationMode::None => Quantization::None,
+            QuantizationMode::Int8 => Quantization::Int8,
+            QuantizationMode::Int4 => Quantization::Int4,
         }
     }
 }

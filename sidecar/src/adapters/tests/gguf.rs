@@ -104,8 +104,8 @@ fn a_reload_refuses_an_adapter_that_changes_what_is_kept_in_blocks() {
     counting(&base, &mut adapter, ["self_attn.q_proj", "mlp.down_proj"]);
     let model = ModelFolder::open_with(&path, &[adapter.write()]).unwrap();
     let in_blocks = Kept {
-        dtype: Dtype::BFloat16,
         blocks: Some(&model.shape.blocks),
+        ..Kept::from(Dtype::BFloat16)
     };
     let reload = |kept: Kept<'_>| {
         let opened = Replacement::open(&path, &model)?;

@@ -18,8 +18,9 @@ use crate::model::{Model, ModelError, Replacement};
 use crate::weights::{TensorInfo, TensorSource};
 
 /// What helps where a narrow type loses an adapter.
-const REMEDIES: &str = "keep the weights in a wider type (--dtype float32, spec.model.dtype: Float32), \
-                        give it a larger scale, or serve it all the same (--adapter-validation report, \
+const REMEDIES: &str = "keep the weights in a wider type (--dtype float32, spec.model.dtype: Float32) or in \
+                        more bits (--quantization auto, spec.model.quantization.mode: Auto), give it a \
+                        larger scale, or serve it all the same (--adapter-validation report, \
                         spec.adapterValidation.mode: Report)";
 
 /// A model that is there without its adapters: only what these change is still to be read.
@@ -64,6 +65,17 @@ impl TensorSource for Over {
         out: &mut [u8],
     ) -> Result<(), ModelError> {
         self.0.tensors.read_as(dtype, name, rows, cols, out)
+    }
+
+    fn read_rounded(
+        &self,
+        format: BlockFormat,
+        name: &str,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        out: &mut [u8],
+    ) -> Result<(), ModelError> {
+        self.0.tensors.read_rounded(format, name, rows, cols, out)
     }
 
     fn blocks(&self, name: &str) -> Option<BlockFormat> {

@@ -20,6 +20,7 @@ use crate::model::ModelError;
 use crate::model_error::shorten;
 use crate::weights::TensorSource;
 use crate::weights::piece::Piece;
+use crate::weights::rounding;
 
 /// A part of a tensor in the file, and the rows of the place that it fills.
 struct Part {
@@ -134,9 +135,14 @@ fn fill(
         // Whole blocks are read, whatever of them is this rank's.
         let columns = usize::try_from(format.columns()).unwrap_or(usize::MAX);
         let cols = cols.start / columns * columns..cols.end.next_multiple_of(columns);
+        // What no file has in blocks is rounded to those of its place.
+        let rounds = source.blocks(name).is_none() && rounding::is_rounded_to(format);
         return device.fill(target, places, &|places, out| {
             let first = rows.start + (places.start - first_row);
             let wanted = first..first + places.len();
+            if rounds {
+                return source.read_rounded(format, name, wanted, cols.clone(), out);
+            }
             source.read_blocks(format, name, wanted.clone(), cols.clone(), out)?;
             sound(format, name, &wanted, &cols, out)
         });

@@ -140,13 +140,14 @@ impl Receiving<'_> {
     }
 
     async fn write(&mut self, piece: Piece) -> Result<(), ApiError> {
-        let dtype = self.engine.pushable().dtype();
+        let kept = self.engine.pushable().kept(&piece.tensor().name);
         let looked_at = move || {
-            let Some((row, number)) = piece.wrong_number(dtype) else {
+            let Some((row, number)) = piece.wrong_number(kept) else {
                 return Ok(piece);
             };
             let name = &piece.tensor().name;
-            let message = format!("tensor `{name}`: row {row} has {number}, which is no {dtype}");
+            let kept = kept.kept_as();
+            let message = format!("tensor `{name}`: row {row} has {number}, which is no {kept}");
             Err(ApiError::invalid(None, message).with_code("weights_refused"))
         };
         let piece = Arc::new(blocking(looked_at).await?);

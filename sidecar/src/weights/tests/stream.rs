@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use crate::weights::TensorSource;
+use crate::weights::encoding::Encoding;
 use crate::weights::piece::Piece;
 use crate::weights::stream::{HEADER_BYTES_MAX, PIECE_BYTES, SafetensorsStream, Step};
 use crate::weights::testing::{safetensors, safetensors_of};
@@ -191,7 +192,7 @@ fn numbers_that_are_none_are_found_with_their_row() {
         let (_, pieces) = streamed(&bytes, true, &[]).unwrap();
         let found: Vec<_> = pieces
             .iter()
-            .filter_map(|p| p.wrong_number(dtype))
+            .filter_map(|p| p.wrong_number(Encoding::of(dtype)))
             .collect();
         assert_eq!(found.len(), 1, "{number}");
         assert_eq!(found[0].0, at / 5, "{number}");
@@ -201,7 +202,7 @@ fn numbers_that_are_none_are_found_with_their_row() {
         assert!(
             pieces
                 .iter()
-                .all(|piece| piece.wrong_number(dtype).is_none())
+                .all(|piece| piece.wrong_number(Encoding::of(dtype)).is_none())
         );
     }
 }

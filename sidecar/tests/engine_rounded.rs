@@ -1,0 +1,185 @@
+//! Weights that are rounded to 8 or 4 bits at load: answers are, to the bit, those of the rounded numbers
+//! as floats, in the bytes of the blocks, and stay so over sleeps, pushes, reloads and adapters.
+#![allow(clippy::unwrap_used, reason = "a broken fixture ends the test")]
+
+mod harness;
+
+use std::sync::Arc;
+
+use harness::altered::Altered;
+use harness::blocks::{Choice, rounded};
+use harness::sent::{file, send};
+use harness::{Answered, Dice, Run, ask, eventually, fixtures, open, split, start, start_unloaded};
+use plimsoll_crds::v1alpha1::adapters::AdapterScale;
+use plimsoll_planner::{Account, BlockFormat, Dtype, Quantization};
+use plimsoll_sidecar::engine::control::Commands;
+use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
+use plimsoll_sidecar::engine::rest::{PauseMode, SleepLevel, Tags};
+use plimsoll_sidecar::model::{AdapterPath, Model, ModelFolder};
+
+const FOUR_BITS: Choice = |name| match name.contains("layers") {
+    true => Some(BlockFormat::Q4_0),
+    false => Some(BlockFormat::Q8_0),
+};
+const MODES: [(Quantization, Choice); 2] = [
+    (Quantization::Int8, |_| Some(BlockFormat::Q8_0)),
+    (Quantization::Int4, FOUR_BITS),
+];
+
+fn fixture(name: &str) -> Arc<Model> {
+    open(&fixtures().join("models").join(name))
+}
+
+fn run(model: &Model, quantization: Quantization) -> Run {
+    Run {
+        quantization,
+        ..Run::whole(&model.shape)
+    }
+}
+
+fn answers(handle: &EngineHandle) -> [Answered; 2] {
+    let long: Vec<u32> = (3..45).collect();
+    let asked = [ask(handle, 1, &long, 6), ask(handle, 2, &[7, 100, 9], 6)];
+    asked.map(harness::Answer::wait)
+}
+
+fn bits(answers: &[Answered; 2]) -> Vec<u32> {
+    let logits = answers.iter().flat_map(|of| of.logits.iter().flatten());
+    logits.map(|logit| logit.to_bits()).collect()
+}
+
+fn assert_same(answers: &[Answered; 2], expected: &[Answered; 2], what: &str) {
+    assert_eq!(answers[0].ids.len(), 6, "{what}");
+    assert_eq!(
+        answers.each_ref().map(|of| &of.ids),
+        expected.each_ref().map(|of| &of.ids),
+        "{what}"
+    );
+    assert!(bits(answers) == bits(expected), "{what}: other logits");
+}
+
+fn weights(handle: &EngineHandle) -> u64 {
+    let ranks = handle.memory().ranks;
+    let rows = ranks.iter().flat_map(|rank| &rank.accounts);
+    rows.filter(|row| row.account == Account::Weights)
+        .map(|row| row.reserved.get())
+        .sum()
+}
+
+#[test]
+fn answers_are_to_the_bit_those_of_the_rounded_floats_on_every_split() {
+    for name in [
+        "tiny-llama",
+        "tiny-qwen3",
+        "tiny-llama-untied-mha",
+        "tiny-llama-bias",
+    ] {
+        let model = fixture(name);
+        assert!(model.shape.blocks.is_empty());
+        let shape = &model.shape;
+        let two = split(shape, 2, [0, 1, 2]);
+        let splits = [vec![plimsoll_planner::Shard::whole(shape)], two];
+        for (mode, choice) in MODES {
+            let floats = rounded(&fixtures().join("models").join(name), choice);
+            for (shards, dtype) in splits.iter().zip([Dtype::Float32, Dtype::BFloat16]) {
+                if shards.iter().any(|shard| shard.kv_heads.is_empty()) {
+                    continue;
+                }
+                let kept = Run {
+                    shards: shards.clone(),
+                    dtype,
+                    ..run(&model, mode)
+                };
+                let expanded = Run {
+                    quantization: Quantization::None,
+                    ..kept.clone()
+                };
+                let what = format!("{name}, {mode:?}, {dtype}, {} ranks", shards.len());
+                let (kept, expanded) = (start(&model, &kept), start(&floats, &expanded));
+                let (found, expected) = (answers(&kept), answers(&expanded));
+                assert_same(&found, &expected, &what);
+                let (less, more) = (weights(&kept), weights(&expanded));
+                assert!(less * 3 < more * 2, "{what}: {less} of {more} bytes");
+            }
+            let unrounded = answers(&start(&model, &Run::whole(shape)));
+            let found = answers(&start(&model, &run(&model, mode)));
+            assert!(bits(&found) != bits(&unrounded), "{name}, {mode:?}");
+        }
+    }
+}
+
+#[test]
+fn rounded_weights_come_back_from_every_sleep_push_and_reload() {
+    let model = fixture("tiny-qwen3");
+    for (mode, _) in MODES {
+        let handle = start(&model, &run(&model, mode));
+        let sums = || handle.check_weights().wait().unwrap();
+        let (expected, loaded) = (answers(&handle), sums());
+        for level in [SleepLevel::One, SleepLevel::Two] {
+            assert_eq!(handle.sleep(level, PauseMode::Keep).wait(), Ok(()));
+            assert!(handle.wake(Tags::ALL).wait().is_ok(), "{level:?}");
+            assert_eq!(handle.rest().weights_verified, Some(true), "{level:?}");
+            assert_same(&answers(&handle), &expected, &format!("{level:?}"));
+        }
+        // A trainer sends floats, in pieces of some rows.
+        assert_eq!(handle.open_push(true, PauseMode::Keep).wait(), Ok(()));
+        let needed = handle.pushable().needed().iter();
+        let body = file(&*model.tensors, needed.map(String::as_str));
+        assert_eq!(send(&handle, &body, &mut Dice(7)), Ok(()));
+        let closed = handle.close_push(Some("2".to_owned())).wait();
+        assert_eq!(closed.map(|updated| updated.version), Ok("2".to_owned()));
+        assert_eq!(sums(), loaded, "{mode:?}");
+        assert_same(&answers(&handle), &expected, "pushed");
+        let again = Arc::new(handle.open_weights(&model.path).unwrap());
+        handle.update(again, None, PauseMode::Keep).wait().unwrap();
+        assert_eq!(sums(), loaded, "{mode:?}");
+        assert_same(&answers(&handle), &expected, "read again");
+    }
+}
+
+#[test]
+fn a_number_that_no_block_has_ends_the_load_by_its_row() {
+    for number in [f32::NAN, 500_000.0] {
+        let wrong = Altered::of(number);
+        let model = open(wrong.path());
+        let handle = start_unloaded(&model, &run(&model, Quantization::Int4));
+        eventually("a failure", || {
+            matches!(handle.state(), EngineState::Failed { .. })
+        });
+        let EngineState::Failed { message } = handle.state() else {
+            panic!("{:?}", handle.state());
+        };
+        assert!(message.contains("cannot be rounded to Q"), "{message}");
+        assert!(message.contains("in row "), "{message}");
+    }
+}
+
+/// What an adapter adds is looked at as it is kept: most of it is left in 8 bits, and of a hundredth of it
+/// less than is let through in 4.
+#[test]
+fn adapters_are_proved_in_the_bits_that_they_are_merged_into() {
+    let model = |scale: f64| {
+        let adapter = AdapterPath {
+            name: "plain".to_owned(),
+            path: fixtures().join("adapters/plain"),
+            scale: AdapterScale(scale),
+        };
+        let base = fixtures().join("models/tiny-llama");
+        Arc::new(ModelFolder::open_with(&base, &[adapter]).unwrap())
+    };
+    let merged = model(1.0);
+    let handle = start(&merged, &run(&merged, Quantization::Int8));
+    let found = handle.adapters();
+    let figures = found.adapters[0].figures;
+    assert!(figures.changed_share() > 0.3, "{figures:?}");
+    assert!(figures.lost() > 0.0 && figures.lost() < 0.7, "{figures:?}");
+    let faint = model(0.01);
+    let handle = start_unloaded(&faint, &run(&faint, Quantization::Int4));
+    eventually("a failure", || {
+        matches!(handle.state(), EngineState::Failed { .. })
+    });
+    let EngineState::Failed { message } = handle.state() else {
+        panic!("{:?}", handle.state());
+    };
+    assert!(message.contains("rounding takes"), "{message}");
+}
