@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use plimsoll_crds::v1alpha1::convert::{self, ConvertError};
 use plimsoll_crds::v1alpha1::engine::PlanStatus;
 use plimsoll_crds::v1alpha1::facts::{Architecture, Dtype, ModelFacts, ModelFormat};
+use plimsoll_crds::v1alpha1::kv_cache::{KvDtype, KvDtypeChoice};
 use plimsoll_crds::v1alpha1::model::DtypeChoice;
 use plimsoll_crds::v1alpha1::quantity::{self, QuantityError};
 use plimsoll_crds::v1alpha1::spec::{GpuQuota, InferenceDeploymentSpec};
@@ -61,7 +62,7 @@ fn spec(ranks: u32, quotas: &[(u32, &str)]) -> InferenceDeploymentSpec {
 fn spec_without_words_asks_for_the_documented_defaults() {
     let request = convert::request(&spec(1, &[]), &facts()).unwrap();
     assert_eq!(request.dtype, plimsoll_planner::Dtype::BFloat16);
-    assert_eq!(request.kv.dtype, plimsoll_planner::Dtype::BFloat16);
+    assert_eq!(request.kv.dtype, plimsoll_planner::KvDtype::BFloat16);
     assert_eq!(request.kv.block_size, 16);
     assert_eq!(request.utilization.0, 900);
     assert_eq!(request.limits.max_num_seqs, 64);
@@ -75,11 +76,19 @@ fn cache_follows_the_weights_unless_it_is_told() {
     let mut spec = spec(1, &[]);
     spec.model.dtype = DtypeChoice::Float32;
     let request = convert::request(&spec, &facts()).unwrap();
-    assert_eq!(request.kv.dtype, plimsoll_planner::Dtype::Float32);
-    spec.memory.kv_cache.dtype = DtypeChoice::Float16;
-    let request = convert::request(&spec, &facts()).unwrap();
-    assert_eq!(request.dtype, plimsoll_planner::Dtype::Float32);
-    assert_eq!(request.kv.dtype, plimsoll_planner::Dtype::Float16);
+    assert_eq!(request.kv.dtype, plimsoll_planner::KvDtype::Float32);
+    for (choice, dtype) in [
+        (KvDtypeChoice::Float32, plimsoll_planner::KvDtype::Float32),
+        (KvDtypeChoice::BFloat16, plimsoll_planner::KvDtype::BFloat16),
+        (KvDtypeChoice::Float16, plimsoll_planner::KvDtype::Float16),
+        (KvDtypeChoice::Int8, plimsoll_planner::KvDtype::Int8),
+    ] {
+        spec.memory.kv_cache.dtype = choice;
+        let request = convert::request(&spec, &facts()).unwrap();
+        assert_eq!(request.dtype, plimsoll_planner::Dtype::Float32);
+        assert_eq!(request.kv.dtype, dtype);
+        assert_eq!(plimsoll_planner::KvDtype::from(KvDtype::from(dtype)), dtype);
+    }
 }
 
 #[test]

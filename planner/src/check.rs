@@ -3,7 +3,7 @@
 use crate::bytes::Bytes;
 use crate::limits;
 use crate::message::quantity;
-use crate::model::ModelShape;
+use crate::model::{KvDtype, ModelShape};
 use crate::offload;
 use crate::refusal::{Reason, Refusal};
 use crate::request::{Backend, Budget, Request};
@@ -39,6 +39,7 @@ pub(crate) fn check(request: &Request) -> Result<Vec<Budget>, Box<Refusal>> {
     }
     quantization(request)?;
     block_compute(request)?;
+    kv_dtype(request)?;
     cpu_offload(request)?;
     (0..ranks).map(|rank| budget(request, rank)).collect()
 }
@@ -111,6 +112,19 @@ fn block_compute(request: &Request) -> Result<(), Box<Refusal>> {
         "spec.model.quantization.computeDtype",
         format!("Int8: {why}; write Auto"),
     ))
+}
+
+/// The kernels of a card read floats.
+fn kv_dtype(request: &Request) -> Result<(), Box<Refusal>> {
+    match (request.backend, request.kv.dtype) {
+        (Backend::Cuda, KvDtype::Int8) => Err(invalid(
+            "spec.memory.kvCache.dtype",
+            "Int8: a card's kernels have no KV cache of integers; write Auto, or use backend CPU"
+                .to_owned(),
+        )),
+        (Backend::Cuda, KvDtype::Float32 | KvDtype::BFloat16 | KvDtype::Float16)
+        | (Backend::Cpu, _) => Ok(()),
+    }
 }
 
 /// An offload that would gain nothing, even on ranks that are alike, is no request that makes sense.

@@ -51,7 +51,7 @@ pub use check::MOST_RANKS;
 pub use container::{plan_within, refit_within};
 pub use host::{HostReserve, host_reserve};
 pub use message::{MEMORY_LIMIT, MOST_CHARACTERS};
-pub use model::{Architecture, Dtype, ModelShape};
+pub use model::{Architecture, Dtype, KvDtype, ModelShape};
 pub use offload::Offload;
 pub use plan::{Plan, RankPlan, plan};
 pub use refit::{Gain, refit, restart_gain};

@@ -14,7 +14,7 @@ pub enum Architecture {
     Qwen3,
 }
 
-/// How one number of a weight or of the KV cache is stored.
+/// How one number of a weight is stored, or what numbers are computed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dtype {
     Float32,
@@ -39,6 +39,48 @@ impl fmt::Display for Dtype {
             Dtype::BFloat16 => "BFloat16",
             Dtype::Float16 => "Float16",
         })
+    }
+}
+
+/// How cached keys and values are stored; what they take is in `kv_cache`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KvDtype {
+    Float32,
+    BFloat16,
+    Float16,
+    /// Integers of -127 to 127, and one Float32 for each head of each token that they are multiples
+    /// of: the largest number of the head / 127.
+    Int8,
+}
+
+impl KvDtype {
+    /// The type of its numbers where they are floats.
+    pub const fn float(self) -> Option<Dtype> {
+        match self {
+            KvDtype::Float32 => Some(Dtype::Float32),
+            KvDtype::BFloat16 => Some(Dtype::BFloat16),
+            KvDtype::Float16 => Some(Dtype::Float16),
+            KvDtype::Int8 => None,
+        }
+    }
+}
+
+impl From<Dtype> for KvDtype {
+    fn from(dtype: Dtype) -> KvDtype {
+        match dtype {
+            Dtype::Float32 => KvDtype::Float32,
+            Dtype::BFloat16 => KvDtype::BFloat16,
+            Dtype::Float16 => KvDtype::Float16,
+        }
+    }
+}
+
+impl fmt::Display for KvDtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.float() {
+            Some(dtype) => dtype.fmt(f),
+            None => f.write_str("Int8"),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::bytes::Bytes;
 use crate::check::fits;
 use crate::holdings::whole_model;
-use crate::model::Dtype;
+use crate::model::{Dtype, KvDtype};
 use crate::refusal::{RankRefusal, Reason};
 use crate::remedy::{Remedy, other_size};
 use crate::request::{Backend, Bound, KvLayout, Limits, Request, Utilization};
@@ -29,7 +29,14 @@ pub(crate) fn remedies(request: &Request, reason: &Reason, ranks: &[RankRefusal]
         Reason::QuotaTooSmall | Reason::MemoryTooSmall | Reason::HostMemoryTooSmall { .. } => {}
     }
     found.extend(more_memory(request, ranks));
-    for remedy in [smaller_numbers, cpu_offload, other_limits, other_ranks] {
+    let others = [
+        smaller_numbers,
+        cpu_offload,
+        other_limits,
+        other_ranks,
+        integers,
+    ];
+    for remedy in others {
         if found.len() < MOST_REMEDIES {
             found.extend(remedy(request));
         }
@@ -182,9 +189,9 @@ fn utilization(request: &Request) -> Option<Remedy> {
 
 fn smaller_numbers(request: &Request) -> Vec<Remedy> {
     let mut remedies = Vec::new();
-    if request.kv.dtype == Dtype::Float32 {
+    if request.kv.dtype == KvDtype::Float32 {
         remedies.push(Remedy::KvDtype {
-            dtype: Dtype::BFloat16,
+            dtype: KvDtype::BFloat16,
         });
     }
     if request.dtype == Dtype::Float32 {
@@ -209,6 +216,14 @@ fn fewer_bits(request: &Request) -> Option<Remedy> {
         .iter()
         .map(|mode| Remedy::Quantization { mode: *mode });
     fewer.find(|remedy| holds(remedy, request))
+}
+
+/// A KV cache of integers, which round more than half-size floats do: what is tried last.
+fn integers(request: &Request) -> Vec<Remedy> {
+    let dtype = KvDtype::Int8;
+    let remedy = (request.kv.dtype != dtype).then_some(Remedy::KvDtype { dtype });
+    let holding = remedy.filter(|remedy| holds(remedy, request));
+    holding.into_iter().collect()
 }
 
 /// The fewest bytes of weights in host memory with which the rest fits.

@@ -1,7 +1,7 @@
 //! Changes to a refused request, and the request with one of them made.
 
 use crate::bytes::Bytes;
-use crate::model::Dtype;
+use crate::model::{Dtype, KvDtype};
 use crate::request::{Backend, RankCapacity, Request, Utilization};
 use crate::stored::Quantization;
 
@@ -28,7 +28,7 @@ pub enum Remedy {
     /// `spec.model.quantization.mode`
     Quantization { mode: Quantization },
     /// `spec.memory.kvCache.dtype`
-    KvDtype { dtype: Dtype },
+    KvDtype { dtype: KvDtype },
     /// `spec.limits.maxNumBatchedTokens` of at most this
     BatchedTokens { tokens: u32 },
     /// `spec.limits.maxNumSeqs` of at most this

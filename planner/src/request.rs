@@ -2,7 +2,7 @@
 
 use crate::blocks::BlockFormat;
 use crate::bytes::Bytes;
-use crate::model::{Dtype, ModelShape};
+use crate::model::{Dtype, KvDtype, ModelShape};
 use crate::stored::{BlockCompute, InputForm, Kept, Quantization, Rounded};
 use crate::tensor::Tensor;
 
@@ -16,7 +16,7 @@ pub enum Backend {
 /// `spec.memory.kvCache`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct KvLayout {
-    pub dtype: Dtype,
+    pub dtype: KvDtype,
     /// Tokens per block.
     pub block_size: u32,
     /// Upper bound on the KV bytes of each rank, if one is asked for.

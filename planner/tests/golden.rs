@@ -5,8 +5,8 @@ mod samples;
 use std::time::{Duration, Instant};
 
 use plimsoll_planner::{
-    Account, Backend, Bytes, Dtype, MOST_CHARACTERS, Plan, Quantization, Reason, Remedy, Request,
-    plan, table,
+    Account, Backend, Bytes, Dtype, KvDtype, MOST_CHARACTERS, Plan, Quantization, Reason, Remedy,
+    Request, plan, table,
 };
 use samples::{
     MIB, llama_3_1_8b, llama_3_1_70b, llama_3_1_405b, llama_3_2_3b, llama_65b, qwen2_0_5b, request,
@@ -215,7 +215,7 @@ fn the_kv_cache_stays_within_its_size() {
 fn a_smaller_dtype_is_a_remedy() {
     let mut request = request(smollm2(), Backend::Cpu, &[260 * MIB, 260 * MIB]);
     request.dtype = Dtype::Float32;
-    request.kv.dtype = Dtype::Float32;
+    request.kv.dtype = KvDtype::Float32;
     let refusal = plan(&request).unwrap_err();
     let remedy = Remedy::ModelDtype {
         dtype: Dtype::BFloat16,
@@ -257,6 +257,60 @@ fn fewer_bits_of_weights_are_a_remedy() {
         let refusal = plan(&request).unwrap_err();
         assert!(!refusal.message().contains("quantization"), "{refusal}");
     }
+}
+
+#[test]
+fn a_kv_cache_of_integers_holds_nearly_twice_as_many_tokens() {
+    let floats = request(smollm2(), Backend::Cpu, &[300 * MIB, 700 * MIB]);
+    let mut integers = floats.clone();
+    integers.kv.dtype = KvDtype::Int8;
+    let [floats, planned] = [&floats, &integers].map(|request| plan(request).unwrap());
+    // Of a head's 64 numbers: 128 bytes in BFloat16, 64 and a scale of 4 in Int8.
+    assert_eq!((floats.kv_tokens, planned.kv_tokens), (28_208, 53_120));
+    for rank in &planned.ranks {
+        let heads = u64::from(rank.shard.kv_head_count());
+        let bytes = u64::from(planned.kv_blocks) * 30 * 2 * heads * 16 * (64 + 4);
+        let cache = rank.bytes(Account::KvCache).get();
+        assert_eq!(cache, bytes.next_multiple_of(4096), "to the byte, in pages");
+    }
+    let shown = table(&integers, &planned);
+    assert!(shown.contains("blocks of 16 (Int8)"), "{shown}");
+}
+
+#[test]
+fn a_cache_of_integers_is_a_remedy_where_it_fits_and_little_else_does() {
+    let mut request = request(smollm2(), Backend::Cpu, &[1024 * MIB]);
+    request.limits.max_model_len = Some(8192);
+    request.kv.size = Some(Bytes::measured(100 * MIB));
+    let refusal = plan(&request).unwrap_err();
+    let remedy = Remedy::KvDtype {
+        dtype: KvDtype::Int8,
+    };
+    assert!(refusal.remedies.contains(&remedy), "{refusal}");
+    assert!(plan(&remedy.apply(&request)).is_ok());
+    assert!(
+        refusal.message().contains("spec.memory.kvCache.dtype Int8"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn a_card_has_no_cache_of_integers() {
+    let mut request = request(llama_3_1_8b(), Backend::Cuda, &[40 * GB]);
+    request.kv.dtype = KvDtype::Int8;
+    let refusal = plan(&request).unwrap_err();
+    let told = refusal.message();
+    assert!(
+        told.contains("spec.memory.kvCache.dtype: Int8") && told.contains("write Auto"),
+        "{told}"
+    );
+    request.kv.dtype = KvDtype::BFloat16;
+    request.ranks[0].quota = Some(Bytes::measured(8 * GB));
+    let refusal = plan(&request).unwrap_err();
+    let integers = Remedy::KvDtype {
+        dtype: KvDtype::Int8,
+    };
+    assert!(!refusal.remedies.contains(&integers), "{refusal}");
 }
 
 #[test]

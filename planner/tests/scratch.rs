@@ -3,7 +3,9 @@
 mod samples;
 
 use plimsoll_planner::scratch::{ATTENTION_SPLITS, activations, comm, workspaces};
-use plimsoll_planner::{Backend, Bytes, Dtype, InputForm, KvLayout, Limits, ModelShape, Shard};
+use plimsoll_planner::{
+    Backend, Bytes, Dtype, InputForm, KvDtype, KvLayout, Limits, ModelShape, Shard,
+};
 use samples::smollm2;
 
 const LIMITS: Limits = Limits {
@@ -12,7 +14,7 @@ const LIMITS: Limits = Limits {
     max_num_batched_tokens: 2048,
 };
 const KV: KvLayout = KvLayout {
-    dtype: Dtype::BFloat16,
+    dtype: KvDtype::BFloat16,
     block_size: 16,
     size: None,
 };

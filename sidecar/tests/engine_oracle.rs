@@ -254,7 +254,7 @@ fn half_precision_stays_near_on_every_instruction_set() {
                 let shape = &fixture.model.shape;
                 let run = Run {
                     dtype,
-                    kv_dtype: dtype,
+                    kv_dtype: dtype.into(),
                     shards: split(shape, 2, [0; 3]),
                     isa: Some(isa.name().to_owned()),
                     ..Run::whole(shape)

@@ -67,7 +67,7 @@ fn run(model: &Arc<Model>, dtype: Dtype, parts: &[[u32; 3]]) -> Run {
     Run {
         shards,
         dtype,
-        kv_dtype: dtype,
+        kv_dtype: dtype.into(),
         ..Run::whole(&model.shape)
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::adapters::{AdapterScale, AdapterValidationMode};
 use super::engine::Backend;
 use super::facts::Dtype;
+use super::kv_cache::KvDtype;
 use super::model::{ComputeDtype, QuantizationMode};
 
 /// All that takes a restart to change.
@@ -79,7 +80,7 @@ pub struct EngineLimits {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BootKvCache {
     /// Type of the cached keys and values.
-    pub dtype: Dtype,
+    pub dtype: KvDtype,
     /// Tokens of one block.
     pub block_size: u32,
 }

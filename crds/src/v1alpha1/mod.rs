@@ -4,6 +4,7 @@
 
 // What is asked.
 pub mod adapters;
+pub mod kv_cache;
 pub mod model;
 mod rules;
 pub mod sleep;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::Backend;
 use super::facts::{BlockFormat, Dtype};
+use super::kv_cache::KvDtype;
 use super::model::ComputeDtype;
 use super::target::TargetReport;
 
@@ -184,7 +185,7 @@ pub struct Effective {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compute_dtype: Option<ComputeDtype>,
     /// Type of the cached keys and values.
-    pub kv_dtype: Dtype,
+    pub kv_dtype: KvDtype,
     /// Tokens that the KV cache holds.
     pub kv_cache_tokens: u64,
     /// Instruction set of the kernels in use (CPU backend).

@@ -12,7 +12,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::adapters::{AdapterSpec, AdapterValidation};
-use super::model::{DtypeChoice, ModelSource, ModelSpec};
+use super::kv_cache::KvCacheSpec;
+use super::model::{ModelSource, ModelSpec};
 use super::rules::{byte_rules, rule};
 use super::sleep::SleepSpec;
 use super::status::InferenceDeploymentStatus;
@@ -299,36 +300,6 @@ pub struct GpuQuota {
         "x-kubernetes-validations" = byte_rules(),
     ))]
     pub limit: Quantity,
-}
-
-/// The cache of keys and values.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct KvCacheSpec {
-    /// Type of the cached keys and values: Float32, BFloat16, Float16, or Auto for the type of
-    /// the weights in memory.
-    pub dtype: DtypeChoice,
-    /// Tokens of one block: 8, 16, 32 or 64.
-    #[schemars(extend("enum" = [8, 16, 32, 64]))]
-    pub block_size: u32,
-    /// Upper bound on each rank. A quantity such as 200Mi, at least 1Mi; absent means all that
-    /// the budgets leave.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(extend(
-        "maxLength" = 32,
-        "x-kubernetes-validations" = byte_rules(),
-    ))]
-    pub size: Option<Quantity>,
-}
-
-impl Default for KvCacheSpec {
-    fn default() -> Self {
-        KvCacheSpec {
-            dtype: DtypeChoice::Auto,
-            block_size: 16,
-            size: None,
-        }
-    }
 }
 
 /// How much work the engine takes on at once.

@@ -1,10 +1,13 @@
 //! The words of the API and the planner's own: dtypes, architectures, backends, refusals.
 
 use plimsoll_planner::request::Backend as PlanBackend;
-use plimsoll_planner::{Architecture as PlanArchitecture, Dtype as PlanDtype};
+use plimsoll_planner::{
+    Architecture as PlanArchitecture, Dtype as PlanDtype, KvDtype as PlanKvDtype,
+};
 
 use super::engine::Backend;
 use super::facts::{Architecture, Dtype};
+use super::kv_cache::{KvDtype, KvDtypeChoice};
 use super::model::DtypeChoice;
 use super::spec::BackendChoice;
 
@@ -24,6 +27,28 @@ impl From<Dtype> for PlanDtype {
             Dtype::Float32 => PlanDtype::Float32,
             Dtype::BFloat16 => PlanDtype::BFloat16,
             Dtype::Float16 => PlanDtype::Float16,
+        }
+    }
+}
+
+impl From<PlanKvDtype> for KvDtype {
+    fn from(dtype: PlanKvDtype) -> KvDtype {
+        match dtype {
+            PlanKvDtype::Float32 => KvDtype::Float32,
+            PlanKvDtype::BFloat16 => KvDtype::BFloat16,
+            PlanKvDtype::Float16 => KvDtype::Float16,
+            PlanKvDtype::Int8 => KvDtype::Int8,
+        }
+    }
+}
+
+impl From<KvDtype> for PlanKvDtype {
+    fn from(dtype: KvDtype) -> PlanKvDtype {
+        match dtype {
+            KvDtype::Float32 => PlanKvDtype::Float32,
+            KvDtype::BFloat16 => PlanKvDtype::BFloat16,
+            KvDtype::Float16 => PlanKvDtype::Float16,
+            KvDtype::Int8 => PlanKvDtype::Int8,
         }
     }
 }
@@ -67,6 +92,19 @@ impl DtypeChoice {
             DtypeChoice::Float32 => Dtype::Float32,
             DtypeChoice::BFloat16 => Dtype::BFloat16,
             DtypeChoice::Float16 => Dtype::Float16,
+        }
+    }
+}
+
+impl KvDtypeChoice {
+    /// The type chosen; `Auto` means that of the weights.
+    pub fn resolve(self, weights: PlanDtype) -> PlanKvDtype {
+        match self {
+            KvDtypeChoice::Auto => weights.into(),
+            KvDtypeChoice::Float32 => PlanKvDtype::Float32,
+            KvDtypeChoice::BFloat16 => PlanKvDtype::BFloat16,
+            KvDtypeChoice::Float16 => PlanKvDtype::Float16,
+            KvDtypeChoice::Int8 => PlanKvDtype::Int8,
         }
     }
 }

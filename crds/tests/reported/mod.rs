@@ -6,6 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::engine::*;
 use plimsoll_crds::v1alpha1::facts::*;
+use plimsoll_crds::v1alpha1::kv_cache::KvDtype;
 use plimsoll_crds::v1alpha1::model::ComputeDtype;
 use plimsoll_crds::v1alpha1::report::*;
 use plimsoll_crds::v1alpha1::target::*;
@@ -73,7 +74,7 @@ pub fn report(ranks: u32) -> MemoryReport {
             dtype: Dtype::BFloat16,
             blocks: vec![BlockFormat::Q4_1, BlockFormat::Q8_0],
             compute_dtype: Some(ComputeDtype::Exact),
-            kv_dtype: Dtype::BFloat16,
+            kv_dtype: KvDtype::BFloat16,
             kv_cache_tokens: 4096,
             isa: Some("Avx512Bf16".to_owned()),
         }),

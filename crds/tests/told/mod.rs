@@ -5,6 +5,7 @@ use plimsoll_crds::v1alpha1::adapters::AdapterValidationMode;
 use plimsoll_crds::v1alpha1::boot::*;
 use plimsoll_crds::v1alpha1::engine::*;
 use plimsoll_crds::v1alpha1::facts::*;
+use plimsoll_crds::v1alpha1::kv_cache::KvDtype;
 use plimsoll_crds::v1alpha1::model::{ComputeDtype, QuantizationMode};
 use plimsoll_crds::v1alpha1::target::*;
 
@@ -26,7 +27,7 @@ pub fn boot() -> Boot {
         },
         cpu_offload_bytes: None,
         kv_cache: BootKvCache {
-            dtype: Dtype::BFloat16,
+            dtype: KvDtype::BFloat16,
             block_size: 16,
         },
         split: BootSplit {

@@ -8,7 +8,7 @@ use plimsoll_kernels::linear::{self, Input, LinearShape, Weight};
 use plimsoll_kernels::pool::Pool;
 use plimsoll_kernels::rope::{self, RopeParams, RopeScaling, RopeTables};
 use plimsoll_kernels::{rms_norm, rope_kv, silu_mul};
-use plimsoll_planner::{Bytes, Dtype};
+use plimsoll_planner::{Bytes, Dtype, KvDtype};
 
 use crate::{Peak, Row, best};
 
@@ -172,11 +172,13 @@ fn linear_large(pool: &Pool, report: Report<'_>) {
 }
 
 fn attention_cases(pool: &Pool, report: Report<'_>) {
-    for dtype in [Dtype::BFloat16, Dtype::Float32] {
+    for dtype in [KvDtype::BFloat16, KvDtype::Int8, KvDtype::Float32] {
         for (sequences, rows, context) in [
             (1, 1, 512),
+            (1, 1, 2048),
             (1, 1, 8192),
             (16, 1, 512),
+            (16, 1, 2048),
             (1, 512, 512),
             (1, 512, 4096),
         ] {
@@ -188,7 +190,7 @@ fn attention_cases(pool: &Pool, report: Report<'_>) {
 /// One call per layer, so that keys and values come from where they come from in use.
 fn attend(
     pool: &Pool,
-    dtype: Dtype,
+    dtype: KvDtype,
     sequences: usize,
     rows: usize,
     context: usize,
@@ -239,11 +241,11 @@ fn attend(
     });
     // Rows see on average half of their own chunk.
     let pairs = sequences * rows * (2 * context - rows) / 2;
-    let kv = sequences * context * KV_HEADS * HEAD_DIM * 2 * shape.element_bytes();
+    let kv = sequences * blocks * shape.block_bytes();
     report(Row {
         name: format!("attention {dtype}, {sequences} x {rows} rows of {context}"),
         seconds,
-        bytes: (kv * LAYERS) as f64,
+        bytes: kv as f64,
         operations: (pairs * QUERY_HEADS * HEAD_DIM * 4 * LAYERS) as f64,
         peak: Peak::F32,
     });

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use plimsoll_planner::Dtype;
+use plimsoll_planner::{Dtype, KvDtype};
 
 use super::*;
 use crate::encoding;
@@ -163,6 +163,18 @@ impl Case {
         parts: &[(usize, usize, usize)],
         scratch: usize,
     ) -> Vec<f32> {
+        let cache = (self.cache.as_slice(), &self.shape);
+        self.run_over(cache, (isa, threads), parts, scratch)
+    }
+
+    /// The same with the keys and values of another cache.
+    pub(super) fn run_over<D: Copy + Into<KvDtype>>(
+        &self,
+        cache: (&[u8], &KvCache<D>),
+        (isa, threads): (Isa, usize),
+        parts: &[(usize, usize, usize)],
+        scratch: usize,
+    ) -> Vec<f32> {
         let laid = self.lay(parts, 3);
         let batch = Batch {
             query_start: &laid.query_start,
@@ -182,7 +194,7 @@ impl Case {
             queries,
             &self.heads,
             &batch,
-            (&self.cache, &self.shape),
+            cache,
             &mut out,
             &mut scratch,
         );

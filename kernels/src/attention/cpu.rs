@@ -5,6 +5,8 @@
 //! one unit may as well be summed by different threads, which is done when there are few units
 //! (decoding few sequences with long contexts) and scratch for the parts.
 
+use plimsoll_planner::KvDtype;
+
 use crate::kv::KvCache;
 use crate::pool::{Disjoint, Pool};
 use crate::simd;
@@ -19,7 +21,7 @@ pub(super) fn run(
     queries: Queries<'_>,
     heads: &Heads,
     batch: &Batch<'_>,
-    cache: (&[u8], &KvCache),
+    cache: (&[u8], &KvCache<KvDtype>),
     out: &mut [f32],
     scratch: &mut [f32],
 ) {
@@ -30,6 +32,7 @@ pub(super) fn run(
         batch,
         bytes,
         shape,
+        places: shape.places(heads.layer),
         group: heads.query / shape.heads,
     };
     let isa = pool.isa();

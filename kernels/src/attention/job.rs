@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use crate::kv::KvCache;
+use plimsoll_planner::KvDtype;
+
+use crate::kv::{KvCache, Places};
 
 use super::span::SPAN;
 use super::{Batch, Heads, Queries};
@@ -28,7 +30,8 @@ pub(super) struct Job<'a> {
     pub(super) heads: &'a Heads,
     pub(super) batch: &'a Batch<'a>,
     pub(super) bytes: &'a [u8],
-    pub(super) shape: &'a KvCache,
+    pub(super) shape: &'a KvCache<KvDtype>,
+    pub(super) places: Places,
     /// Query heads per KV head.
     pub(super) group: usize,
 }

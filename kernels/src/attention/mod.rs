@@ -3,7 +3,9 @@
 //! of them where there is a window.
 //!
 //! Ragged: each sequence brings any number of new rows (one for decode, a chunk for prefill), which
-//! are the last of its context, and whose keys and values are in the cache already. Sums are f32.
+//! are the last of its context, and whose keys and values are in the cache already. Sums are f32. In a
+//! cache of integers k[j] = s[j] * integers: s[j] multiplies their product with q, and a value's its
+//! weight. A scale that is NaN makes all of its key's (or value's) part of the sums NaN.
 //! A row's result depends on its own query, position, keys and values alone: it has the same bits
 //! decoded or prefilled, chunked in any way, in any batch, on any number of threads.
 
@@ -13,6 +15,7 @@ mod job;
 pub mod cuda;
 #[cfg(feature = "cuda")]
 mod cut;
+mod load;
 #[expect(unsafe_code, reason = "concurrent chunks write different rows")]
 mod merge;
 #[cfg(feature = "cuda")]
@@ -32,11 +35,13 @@ pub(crate) mod edge_trials;
 #[cfg(feature = "gpu-tests")]
 pub(crate) mod refusal_trials;
 #[cfg(test)]
+mod int8_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(feature = "gpu-tests")]
 pub(crate) mod trials;
 
-use plimsoll_planner::limits;
+use plimsoll_planner::{KvDtype, limits};
 
 use crate::kv::KvCache;
 use crate::pool::Pool;
@@ -91,16 +96,16 @@ pub struct Queries<'a> {
 ///
 /// # Panics
 /// When a slice does not fit the shapes, or a block id is out of range.
-pub fn run(
+pub fn run<D: Copy + Into<KvDtype>>(
     pool: &Pool,
     queries: Queries<'_>,
     heads: &Heads,
     batch: &Batch<'_>,
-    cache: (&[u8], &KvCache),
+    (bytes, shape): (&[u8], &KvCache<D>),
     out: &mut [f32],
     scratch: &mut [f32],
 ) {
-    let (bytes, shape) = cache;
+    let shape = &shape.of_any();
     shape.check(bytes);
     assert!(
         heads.layer < shape.layers,
@@ -140,10 +145,10 @@ pub fn run(
         heads.query,
         shape.heads
     );
-    cpu::run(pool, queries, heads, batch, cache, out, scratch);
+    cpu::run(pool, queries, heads, batch, (bytes, shape), out, scratch);
 }
 
-fn check_batch(batch: &Batch<'_>, shape: &KvCache) {
+fn check_batch(batch: &Batch<'_>, shape: &KvCache<KvDtype>) {
     let sequences = batch.sequences();
     assert_eq!(
         batch.query_start.len(),

@@ -4,11 +4,7 @@
 //! across lanes. Rows pass by several at a time, so that each key and value that is loaded serves
 //! all of them. Every row's arithmetic is the same whatever rows pass beside it.
 
-use plimsoll_planner::Dtype;
-
-use crate::encoding;
-use crate::kv::KvCache;
-use crate::simd::{LANES, Simd, array, array_mut, unroll};
+use crate::simd::{LANES, Simd, array, unroll};
 
 use super::job::ROWS;
 
@@ -47,89 +43,20 @@ pub(super) struct Running<const D: usize> {
 pub(super) struct Tile<const D: usize> {
     pub(super) keys: [[f32; KEYS]; D],
     pub(super) values: [[f32; D]; KEYS],
+    /// What the keys are to be multiplied by: 1 where the cache has floats.
+    pub(super) key_scales: [f32; KEYS],
+    pub(super) value_scales: [f32; KEYS],
     pub(super) scores: [[f32; KEYS]; ROWS],
 }
 
-/// One row of the cache as f32.
-#[inline(always)]
-pub(super) fn widen<S: Simd, const D: usize>(
-    s: S,
-    shape: &KvCache,
-    from: &[u8],
-    to: &mut [f32; D],
-) {
-    let width = shape.element_bytes();
-    let (cells, _) = to.as_chunks_mut::<LANES>();
-    let whole = shape.head_dim / LANES;
-    for (i, cell) in cells[..whole].iter_mut().enumerate() {
-        s.store(s.load_as(shape.dtype, &from[i * LANES * width..]), cell);
-    }
-    for d in whole * LANES..shape.head_dim {
-        to[d] = encoding::load(shape.dtype, from, d * width);
-    }
-}
-
-/// Keys by dimension: `keys[d][k]` is dimension d of key k. Pairs of 16-bit numbers are turned as
-/// one word and split afterwards.
-#[inline(always)]
-pub(super) fn turn<S: Simd, const D: usize>(
-    s: S,
-    shape: &KvCache,
-    rows: &[&[u8]; KEYS],
-    keys: &mut [[f32; KEYS]; D],
-) {
-    let (width, mut d) = (shape.element_bytes(), 0);
-    if shape.dtype != Dtype::Float32 {
-        while d + 2 * LANES <= shape.head_dim {
-            turn_pairs(s, shape.dtype, rows, d, array_mut(&mut keys[d..]));
-            d += 2 * LANES;
-        }
-    }
-    while d + LANES <= shape.head_dim {
-        for half in 0..KEYS / LANES {
-            let mut square = [s.splat(0.0); LANES];
-            for k in 0..LANES {
-                square[k] = s.load_as(shape.dtype, &rows[half * LANES + k][d * width..]);
-            }
-            s.transpose(&mut square);
-            for i in 0..LANES {
-                s.store(square[i], array_mut(&mut keys[d + i][half * LANES..]));
-            }
-        }
-        d += LANES;
-    }
-    while d < shape.head_dim {
-        for k in 0..KEYS {
-            keys[d][k] = encoding::load(shape.dtype, rows[k], d * width);
-        }
-        d += 1;
-    }
-}
-
-/// Dimensions `first..first + 32` of all keys, 16 bits each.
-#[inline(always)]
-fn turn_pairs<S: Simd>(
-    s: S,
-    dtype: Dtype,
-    rows: &[&[u8]; KEYS],
-    first: usize,
-    keys: &mut [[f32; KEYS]; 2 * LANES],
-) {
-    for half in 0..KEYS / LANES {
-        let mut square = [s.splat(0.0); LANES];
-        for k in 0..LANES {
-            square[k] = s.load_bits(array(&rows[half * LANES + k][2 * first..]));
-        }
-        s.transpose(&mut square);
-        for i in 0..LANES {
-            let (even, odd) = match dtype {
-                Dtype::Float16 => s.split_f16(square[i]),
-                Dtype::BFloat16 | Dtype::Float32 => s.split_bf16(square[i]),
-            };
-            s.store(even, array_mut(&mut keys[2 * i][half * LANES..]));
-            s.store(odd, array_mut(&mut keys[2 * i + 1][half * LANES..]));
-        }
-    }
+impl<const D: usize> Tile<D> {
+    pub(super) const EMPTY: Tile<D> = Tile {
+        keys: [[0.0; KEYS]; D],
+        values: [[0.0; D]; KEYS],
+        key_scales: [1.0; KEYS],
+        value_scales: [1.0; KEYS],
+        scores: [[0.0; KEYS]; ROWS],
+    };
 }
 
 /// Dot products of all rows with all keys of the tile.
@@ -193,8 +120,8 @@ fn score<S: Simd, const D: usize, const R: usize>(
     });
 }
 
-/// Turns a row's scores into weights exp(score - largest), and scales what it has so far when the
-/// largest grows.
+/// Turns a row's products into weights exp(score - largest), each times its value's scale, and scales
+/// what it has so far when the largest grows.
 #[inline(always)]
 pub(super) fn soften<S: Simd, const D: usize>(
     s: S,
@@ -210,10 +137,16 @@ pub(super) fn soften<S: Simd, const D: usize>(
         return;
     }
     let (cells, _) = tile.scores[r].as_chunks_mut::<LANES>();
-    let mut scores = [
-        s.mul(s.load(&cells[0]), s.splat(scale)),
-        s.mul(s.load(&cells[1]), s.splat(scale)),
-    ];
+    let (key_scales, _) = tile.key_scales.as_chunks::<LANES>();
+    let (value_scales, _) = tile.value_scales.as_chunks::<LANES>();
+    // Times 1 no bit changes.
+    let score = |half: usize| {
+        s.mul(
+            s.mul(s.load(&cells[half]), s.load(&key_scales[half])),
+            s.splat(scale),
+        )
+    };
+    let mut scores = [score(0), score(1)];
     if begin > 0 || end < KEYS {
         scores[0] = mask(s, scores[0], begin, end, 0);
         scores[1] = mask(s, scores[1], begin, end, LANES);
@@ -239,8 +172,8 @@ pub(super) fn soften<S: Simd, const D: usize>(
     ];
     let sum = s.add(s.load(&running.weights[r]), s.add(weights[0], weights[1]));
     s.store(sum, &mut running.weights[r]);
-    s.store(weights[0], &mut cells[0]);
-    s.store(weights[1], &mut cells[1]);
+    s.store(s.mul(weights[0], s.load(&value_scales[0])), &mut cells[0]);
+    s.store(s.mul(weights[1], s.load(&value_scales[1])), &mut cells[1]);
 }
 
 /// Keys of the tile that a row sees.

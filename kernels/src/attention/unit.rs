@@ -1,13 +1,17 @@
 //! One unit: up to 32 rows against the keys they see, 32 keys at a time.
 
-use crate::kv::Part;
+use plimsoll_planner::kv_cache::SCALE;
+
+use crate::encoding;
+use crate::kv::SCALE_BYTES;
 use crate::pool::Disjoint;
 use crate::simd::{LANES, Simd, Work};
 
 use super::MAX_HEAD_DIM;
 use super::job::{Job, ROWS, Unit};
+use super::load::{turn, widen};
 use super::span::{HEADER, SPAN, Sums};
-use super::tile::{KEYS, Row, Running, Tile, score_rows, soften, turn, weigh_rows, widen};
+use super::tile::{KEYS, Row, Running, Tile, score_rows, soften, weigh_rows};
 
 /// Where a unit's results go.
 #[derive(Clone, Copy, Debug)]
@@ -50,11 +54,7 @@ impl Attend<'_> {
             Some(span) => span..span + 1,
             None => first / SPAN..end.div_ceil(SPAN),
         };
-        let mut tile = Tile::<D> {
-            keys: [[0.0; KEYS]; D],
-            values: [[0.0; D]; KEYS],
-            scores: [[0.0; KEYS]; ROWS],
-        };
+        let mut tile = Tile::<D>::EMPTY;
         let mut totals = [Sums::<D>::EMPTY; ROWS];
         for span in spans {
             let mut running = Running::<D> {
@@ -131,20 +131,23 @@ impl Attend<'_> {
     #[inline(always)]
     fn load<S: Simd, const D: usize>(&self, s: S, key: usize, count: usize, tile: &mut Tile<D>) {
         let Attend { job, unit, .. } = self;
-        let shape = job.shape;
+        let (shape, places) = (job.shape, &job.places);
         let table = &job.batch.block_tables[unit.sequence * job.batch.table_stride..];
-        let layer = job.heads.layer;
-        let values_from = shape.head_offset(0, layer, Part::Values, unit.kv_head)
-            - shape.head_offset(0, layer, Part::Keys, unit.kv_head);
         // Keys past the last one repeat it: they are scored and then masked.
         let mut rows: [&[u8]; KEYS] = [&[]; KEYS];
         let (mut block, mut offset) = (key / shape.block_size, key % shape.block_size);
         for k in 0..count {
-            let head = shape.head_offset(table[block] as usize, layer, Part::Keys, unit.kv_head);
-            let at = head + offset * shape.row_bytes();
-            rows[k] = &job.bytes[at..at + shape.row_bytes()];
-            let value = &job.bytes[at + values_from..][..shape.row_bytes()];
+            let head = places.keys(table[block] as usize, unit.kv_head);
+            let at = head + offset * places.row;
+            rows[k] = &job.bytes[at..at + places.row];
+            let value = &job.bytes[at + places.values..][..places.row];
             widen(s, shape, value, &mut tile.values[k]);
+            if let Some(scales) = places.scales {
+                let at = head + scales + offset * SCALE_BYTES;
+                let scale = |at| encoding::load(SCALE, job.bytes, at);
+                tile.key_scales[k] = scale(at);
+                tile.value_scales[k] = scale(at + places.values);
+            }
             offset += 1;
             if offset == shape.block_size {
                 (block, offset) = (block + 1, 0);
@@ -161,17 +164,20 @@ impl Attend<'_> {
     #[inline(always)]
     fn fetch<S: Simd>(&self, s: S, key: usize, count: usize) {
         let Attend { job, unit, .. } = self;
-        let shape = job.shape;
+        let (shape, places) = (job.shape, &job.places);
         let table = &job.batch.block_tables[unit.sequence * job.batch.table_stride..];
         let (mut block, mut offset, mut left) =
             (key / shape.block_size, key % shape.block_size, count);
         while left > 0 {
             let rows = left.min(shape.block_size - offset);
-            for part in [Part::Keys, Part::Values] {
-                let head =
-                    shape.head_offset(table[block] as usize, job.heads.layer, part, unit.kv_head);
-                let at = head + offset * shape.row_bytes();
-                s.prefetch(&job.bytes[at..at + rows * shape.row_bytes()]);
+            let keys = places.keys(table[block] as usize, unit.kv_head);
+            for head in [keys, keys + places.values] {
+                let at = head + offset * places.row;
+                s.prefetch(&job.bytes[at..at + rows * places.row]);
+                if let Some(scales) = places.scales {
+                    let at = head + scales + offset * SCALE_BYTES;
+                    s.prefetch(&job.bytes[at..at + rows * SCALE_BYTES]);
+                }
             }
             (block, offset, left) = (block + 1, 0, left - rows);
         }

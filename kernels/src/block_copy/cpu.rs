@@ -1,8 +1,10 @@
 //! One memmove per pair.
 
+use plimsoll_planner::KvDtype;
+
 use crate::kv::KvCache;
 
-pub(super) fn run(cache: &mut [u8], shape: &KvCache, pairs: &[(u32, u32)]) {
+pub(super) fn run(cache: &mut [u8], shape: &KvCache<KvDtype>, pairs: &[(u32, u32)]) {
     let bytes = shape.block_bytes();
     for (from, to) in pairs {
         let (from, to) = (*from as usize, *to as usize);

@@ -12,13 +12,15 @@ pub(crate) mod trials;
 #[cfg(test)]
 mod tests;
 
+use plimsoll_planner::KvDtype;
+
 use crate::kv::KvCache;
 
 /// Copies block `from` over block `to` for every pair, in order.
 ///
 /// # Panics
 /// When a block is out of range.
-pub fn run(cache: &mut [u8], shape: &KvCache, pairs: &[(u32, u32)]) {
+pub fn run<D: Copy + Into<KvDtype>>(cache: &mut [u8], shape: &KvCache<D>, pairs: &[(u32, u32)]) {
     shape.check(cache);
-    cpu::run(cache, shape, pairs);
+    cpu::run(cache, &shape.of_any(), pairs);
 }

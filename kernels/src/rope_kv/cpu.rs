@@ -1,12 +1,15 @@
 //! One chunk per head: it owns that head's columns of qkv and that head's rows of the cache,
 //! whatever the slots say. A few rows are not worth handing out and are done by the caller.
 
+use plimsoll_planner::{Dtype, KvDtype};
+
+use crate::encoding;
 use crate::kv::{KvCache, Part};
 use crate::pool::{Disjoint, Pool};
 use crate::rms_norm;
 use crate::simd::{self, LANES, Simd, Work};
 
-use super::Step;
+use super::{Step, integers};
 
 /// Numbers that are worth handing to another thread.
 const CELLS_PER_CHUNK: usize = 8 << 10;
@@ -16,7 +19,7 @@ pub(super) fn run(
     qkv: &mut [f32],
     step: &Step<'_>,
     cache: &mut [u8],
-    shape: &KvCache,
+    shape: &KvCache<KvDtype>,
 ) {
     let heads = step.query_heads + 2 * shape.heads;
     let cells_per_head = step.positions.len() * shape.head_dim;
@@ -48,7 +51,7 @@ struct Head<'a> {
     qkv: &'a Disjoint<'a, f32>,
     cache: &'a Disjoint<'a, u8>,
     step: &'a Step<'a>,
-    shape: &'a KvCache,
+    shape: &'a KvCache<KvDtype>,
 }
 
 impl Work for Head<'_> {
@@ -87,7 +90,18 @@ impl Work for Head<'_> {
                 let slot = usize::try_from(*slot).unwrap_or(usize::MAX);
                 // SAFETY: only this head's chunk touches the keys (or values) of this KV head.
                 let kept = unsafe { cache.chunk(shape.row(slot, step.layer, part, kv_head)) };
-                keep(s, row, shape, kept);
+                match (
+                    shape.dtype.float(),
+                    shape.scale(slot, step.layer, part, kv_head),
+                ) {
+                    (Some(dtype), _) => keep(s, row, dtype, kept),
+                    (None, Some(scale)) => {
+                        // SAFETY: as above; a scale lies past all numbers of its head.
+                        let scale = unsafe { cache.chunk(scale) };
+                        integers::keep(s, row, kept, scale);
+                    }
+                    (None, None) => unreachable!("integers without scales"),
+                }
             }
         }
     }
@@ -128,13 +142,13 @@ fn turn<S: Simd>(s: S, a: S::V, b: S::V, cos: S::V, sin: S::V) -> (S::V, S::V) {
 
 /// Writes one head of one token into the cache.
 #[inline(always)]
-fn keep<S: Simd>(s: S, row: &[f32], shape: &KvCache, kept: &mut [u8]) {
-    let width = shape.element_bytes();
+fn keep<S: Simd>(s: S, row: &[f32], dtype: Dtype, kept: &mut [u8]) {
+    let width = encoding::bytes_of(dtype);
     let (cells, rest) = row.as_chunks::<LANES>();
     for (i, cell) in cells.iter().enumerate() {
-        s.store_as(s.load(cell), shape.dtype, &mut kept[i * LANES * width..]);
+        s.store_as(s.load(cell), dtype, &mut kept[i * LANES * width..]);
     }
     for (i, value) in rest.iter().enumerate() {
-        crate::encoding::store(shape.dtype, kept, (cells.len() * LANES + i) * width, *value);
+        encoding::store(dtype, kept, (cells.len() * LANES + i) * width, *value);
     }
 }

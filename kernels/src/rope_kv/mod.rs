@@ -4,6 +4,10 @@
 //! qkv `[tokens, (query + 2 kv) * dim]`: q heads, then k heads, then v heads. q is rotated in place
 //! (k too; v is left as it is). Pair i of a head is (x[i], x[i + dim/2]):
 //! x[i]' = x[i] cos - x[i + dim/2] sin, x[i + dim/2]' = x[i + dim/2] cos + x[i] sin.
+//!
+//! A cache of floats holds k and v rounded to nearest even; one of integers, of each head of each token,
+//! s = largest |x| / 127 and round(x / s), ties to even. A head with a number that is not finite has
+//! s = NaN, so that nothing is hidden; one whose largest is below 127 of the smallest normal number is 0.
 
 #[expect(
     unsafe_code,
@@ -12,6 +16,7 @@
 mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod integers;
 #[cfg(feature = "gpu-tests")]
 mod refusals;
 #[cfg(feature = "gpu-tests")]
@@ -19,6 +24,8 @@ pub(crate) mod trials;
 
 #[cfg(test)]
 mod tests;
+
+use plimsoll_planner::KvDtype;
 
 use crate::kv::KvCache;
 use crate::pool::Pool;
@@ -52,7 +59,13 @@ pub struct Step<'a> {
 ///
 /// # Panics
 /// When a slice does not fit the shapes, or a position or a slot is out of range.
-pub fn run(pool: &Pool, qkv: &mut [f32], step: &Step<'_>, cache: &mut [u8], shape: &KvCache) {
+pub fn run<D: Copy + Into<KvDtype>>(
+    pool: &Pool,
+    qkv: &mut [f32],
+    step: &Step<'_>,
+    cache: &mut [u8],
+    shape: &KvCache<D>,
+) {
     let tokens = step.positions.len();
     let half = shape.head_dim / 2;
     shape.check(cache);
@@ -91,6 +104,6 @@ pub fn run(pool: &Pool, qkv: &mut [f32], step: &Step<'_>, cache: &mut [u8], shap
         "a slot passes the {slots} of the cache"
     );
     if tokens > 0 {
-        cpu::run(pool, qkv, step, cache, shape);
+        cpu::run(pool, qkv, step, cache, &shape.of_any());
     }
 }

@@ -2,7 +2,7 @@
 //! slots.
 #![expect(clippy::cast_possible_truncation, reason = "test sizes are small")]
 
-use plimsoll_planner::Dtype;
+use plimsoll_planner::{Dtype, KvDtype};
 
 use super::*;
 use crate::encoding;
@@ -12,7 +12,7 @@ use crate::rope::{self, RopeParams, RopeScaling};
 use crate::testing::{Random, assert_close};
 
 struct Case {
-    shape: KvCache,
+    shape: KvCache<KvDtype>,
     query_heads: usize,
     qkv: Vec<f32>,
     positions: Vec<u32>,
@@ -28,7 +28,7 @@ impl Case {
         head_dim: usize,
         group: usize,
         tokens: usize,
-        dtype: Dtype,
+        dtype: KvDtype,
         random: &mut Random,
     ) -> Case {
         let (heads, blocks, block_size) = (3, 9, 5);
@@ -138,19 +138,116 @@ impl Case {
                 (Part::Values, head - self.query_heads - self.shape.heads)
             };
             let kept = &cache[self.shape.row(slot, 1, part, kv_head)];
-            let mut expected = vec![0; kept.len()];
-            for (i, value) in now.iter().enumerate() {
-                let at = i * self.shape.element_bytes();
-                encoding::store(self.shape.dtype, &mut expected, at, *value);
-            }
+            let scale = self
+                .shape
+                .scale(slot, 1, part, kv_head)
+                .map(|at| &cache[at]);
+            let (expected, factor) = kept_as(self.shape.dtype, now);
             assert_eq!(kept, expected, "{what}: the cache holds the row, rounded");
-            written += kept.len();
+            assert_eq!(scale, factor.as_ref().map(<[u8; 4]>::as_slice), "{what}");
+            written += kept.len() + scale.map_or(0, <[u8]>::len);
         }
         let poisoned = cache.iter().filter(|byte| **byte == 0xFF).count();
         assert!(
             poisoned + written >= cache.len(),
             "{what}: nothing else is written"
         );
+    }
+}
+
+/// What a cache holds of a head of a token: numbers, and what integers are multiples of.
+fn kept_as(dtype: KvDtype, row: &[f32]) -> (Vec<u8>, Option<[u8; 4]>) {
+    if let Some(float) = dtype.float() {
+        let width = encoding::bytes_of(float);
+        let mut bytes = vec![0; row.len() * width];
+        for (i, value) in row.iter().enumerate() {
+            encoding::store(float, &mut bytes, i * width, *value);
+        }
+        return (bytes, None);
+    }
+    let largest = row.iter().fold(0.0, |most: f32, x| most.max(x.abs()));
+    let scale = match () {
+        () if row.iter().any(|x| !x.is_finite()) => f32::NAN,
+        () if largest < 127.0 * f32::MIN_POSITIVE => 0.0,
+        () => largest / 127.0,
+    };
+    let is_positive = scale > 0.0;
+    let integer = |x: &f32| match is_positive {
+        true => ((x * (1.0 / scale)).round_ties_even() as i8).cast_unsigned(),
+        false => 0,
+    };
+    (row.iter().map(integer).collect(), Some(scale.to_le_bytes()))
+}
+
+/// Values of one head as a cache of integers gives them back.
+fn given_back(row: &[f32], isa: Isa) -> Vec<f32> {
+    let shape = KvCache {
+        dtype: KvDtype::Int8,
+        blocks: 1,
+        block_size: 1,
+        layers: 1,
+        heads: 1,
+        head_dim: row.len(),
+    };
+    let half = row.len() / 2;
+    let (cos, sin) = (vec![1.0; half], vec![0.0; half]);
+    let step = Step {
+        query_heads: 0,
+        layer: 0,
+        norm: None,
+        tables: RopeTables {
+            cos: &cos,
+            sin: &sin,
+        },
+        positions: &[0],
+        slots: &[0],
+    };
+    let mut cache = vec![0xFF; shape.bytes()];
+    let mut qkv: Vec<f32> = [vec![0.0; row.len()], row.to_vec()].concat();
+    run(
+        &Pool::new(1, isa).unwrap(),
+        &mut qkv,
+        &step,
+        &mut cache,
+        &shape,
+    );
+    let scale = shape.scale(0, 0, Part::Values, 0).unwrap();
+    let scale = encoding::load(Dtype::Float32, &cache[scale], 0);
+    let integers = cache[shape.row(0, 0, Part::Values, 0)].iter();
+    integers
+        .map(|byte| f32::from(byte.cast_signed()) * scale)
+        .collect()
+}
+
+#[test]
+fn integers_are_within_half_a_step_and_nothing_that_is_no_number_is_hidden() {
+    let mut random = Random::new(3);
+    for isa in Isa::available() {
+        for dim in [2, 6, 16, 64, 80] {
+            for size in [1e-30f32, 1e-3, 1.0, 1e30] {
+                let row: Vec<f32> = random.values(dim).iter().map(|x| x * size).collect();
+                let largest = row.iter().fold(0.0, |most: f32, x| most.max(x.abs()));
+                for (x, back) in row.iter().zip(given_back(&row, isa)) {
+                    let off = (x - back).abs();
+                    assert!(
+                        off <= largest / 254.0 * 1.001,
+                        "{isa}: {x} came back as {back}"
+                    );
+                }
+                for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                    let mut row = row.clone();
+                    row[dim - 1] = bad;
+                    assert!(
+                        given_back(&row, isa).iter().all(|x| x.is_nan()),
+                        "{isa} {bad}"
+                    );
+                }
+            }
+            let small = given_back(&vec![1e-38; dim], isa);
+            assert!(small.iter().all(|x| *x == 0.0), "{isa}: {small:?}");
+        }
+        let most = given_back(&[3.4e38, -3.4e38], isa);
+        assert!(most.iter().all(|x| x.is_finite()), "{isa}: {most:?}");
     }
 }
 
@@ -167,7 +264,12 @@ fn q_k_and_the_cache_are_as_the_formula_says() {
         (6, 2),
     ] {
         for tokens in [1, 2, 11, 44] {
-            for dtype in [Dtype::Float32, Dtype::BFloat16, Dtype::Float16] {
+            for dtype in [
+                KvDtype::Float32,
+                KvDtype::BFloat16,
+                KvDtype::Float16,
+                KvDtype::Int8,
+            ] {
                 let case = Case::new(head_dim, group, tokens, dtype, &mut random);
                 for isa in Isa::available() {
                     case.check(isa, 1 + tokens % 3);
@@ -180,7 +282,7 @@ fn q_k_and_the_cache_are_as_the_formula_says() {
 #[test]
 #[should_panic(expected = "a slot passes")]
 fn a_slot_past_the_cache_is_refused() {
-    let mut case = Case::new(16, 1, 2, Dtype::Float32, &mut Random::new(2));
+    let mut case = Case::new(16, 1, 2, KvDtype::Float32, &mut Random::new(2));
     case.slots[1] = 45;
     case.check(Isa::Scalar, 1);
 }

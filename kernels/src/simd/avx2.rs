@@ -206,6 +206,17 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn signed_byte<const N: usize>(self, words: Two) -> Two {
+        words.map(|words| {
+            proved!({
+                let up = _mm_cvtsi64_si128(24 - 8 * N as i64);
+                let top = _mm256_sll_epi32(_mm256_castps_si256(words), up);
+                _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(top))
+            })
+        })
+    }
+
+    #[inline(always)]
     fn store_i8(self, v: Two, to: &mut [u8; LANES]) {
         proved!({
             let words = _mm256_packs_epi32(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));

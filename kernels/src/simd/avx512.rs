@@ -221,6 +221,16 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn signed_byte<const N: usize>(self, words: __m512) -> __m512 {
+        proved!({
+            // Constants once this is inlined.
+            let up = _mm_cvtsi64_si128(24 - 8 * N as i64);
+            let top = _mm512_sll_epi32(_mm512_castps_si512(words), up);
+            _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(top))
+        })
+    }
+
+    #[inline(always)]
     fn store_i8(self, v: __m512, to: &mut [u8; LANES]) {
         proved!({
             let bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v));

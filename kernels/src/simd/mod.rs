@@ -105,6 +105,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn lookup(self, words: Self::V, shift: u32, table: &[f32; LANES]) -> Self::V;
     /// Sixteen bytes with signs.
     fn load_i8(self, from: &[u8; LANES]) -> Self::V;
+    /// Of sixteen words byte `N` (0 to 3), a number with a sign.
+    fn signed_byte<const N: usize>(self, words: Self::V) -> Self::V;
     /// Numbers within ±127, rounded to the nearest integer, ties to even.
     fn store_i8(self, v: Self::V, to: &mut [u8; LANES]);
     /// The low eight lanes, each twice, and the high eight.

@@ -166,6 +166,11 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn signed_byte<const N: usize>(self, words: Lanes) -> Lanes {
+        each(|l| f32::from(words[l].to_bits().to_le_bytes()[N].cast_signed()))
+    }
+
+    #[inline(always)]
     fn store_i8(self, v: Lanes, to: &mut [u8; LANES]) {
         // The sum has no bits behind the point, and the integer in its lowest ones.
         const SHIFT: f32 = 12_582_912.0;

@@ -126,6 +126,14 @@ impl Work for Compare<'_> {
             Scalar.load_i8(&bytes),
             "signed bytes",
         );
+        for (got, want) in [
+            (s.signed_byte::<0>(a), Scalar.signed_byte::<0>(x)),
+            (s.signed_byte::<1>(a), Scalar.signed_byte::<1>(x)),
+            (s.signed_byte::<2>(a), Scalar.signed_byte::<2>(x)),
+            (s.signed_byte::<3>(a), Scalar.signed_byte::<3>(x)),
+        ] {
+            same(out(got), want, "a byte of a word");
+        }
         let small = x.map(|x| if x.abs() <= 127.0 { x } else { 0.5 });
         let (mut bytes, mut expected) = ([0; LANES], [0; LANES]);
         s.store_i8(s.load(&small), &mut bytes);

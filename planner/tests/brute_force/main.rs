@@ -8,8 +8,8 @@ use std::cell::Cell;
 
 use oracle::{best, blocks_wanted, fits, score};
 use plimsoll_planner::{
-    Architecture, Backend, BlockCompute, Bytes, Dtype, KvLayout, Limits, ModelBlocks, ModelShape,
-    Plan, Quantization, RankCapacity, Request, Shard, Utilization, plan, refit,
+    Architecture, Backend, BlockCompute, Bytes, Dtype, KvDtype, KvLayout, Limits, ModelBlocks,
+    ModelShape, Plan, Quantization, RankCapacity, Request, Shard, Utilization, plan, refit,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -108,7 +108,7 @@ prop_compose! {
             quantization: Quantization::Auto,
             compute,
             kv: KvLayout {
-                dtype: Dtype::BFloat16,
+                dtype: if qkv_bias { KvDtype::Int8 } else { KvDtype::BFloat16 },
                 block_size: 16,
                 size: size.map(|pages| Bytes::measured(pages * 4096)),
             },

@@ -4,8 +4,8 @@
 pub(crate) mod random;
 
 use plimsoll_planner::{
-    Architecture, Backend, BlockCompute, Bytes, Dtype, KvLayout, Limits, ModelBlocks, ModelShape,
-    Quantization, RankCapacity, Request, Utilization,
+    Architecture, Backend, BlockCompute, Bytes, Dtype, KvDtype, KvLayout, Limits, ModelBlocks,
+    ModelShape, Quantization, RankCapacity, Request, Utilization,
 };
 
 pub(crate) const MIB: u64 = 1 << 20;
@@ -115,7 +115,7 @@ pub(crate) fn request(shape: ModelShape, backend: Backend, quotas: &[u64]) -> Re
         quantization: Quantization::Auto,
         compute: BlockCompute::Auto,
         kv: KvLayout {
-            dtype: Dtype::BFloat16,
+            dtype: KvDtype::BFloat16,
             block_size: 16,
             size: None,
         },

@@ -1,9 +1,9 @@
 //! Random models, limits and quotas.
 
 use plimsoll_planner::{
-    Architecture, Backend, BlockCompute, BlockFormat, Bytes, Dtype, Kept, KvLayout, LayerBlocks,
-    Limits, ModelBlocks, ModelShape, Quantization, RankCapacity, Reason, Request, Shard,
-    Utilization, plan, stored, stored::Width, weights,
+    Architecture, Backend, BlockCompute, BlockFormat, Bytes, Dtype, Kept, KvDtype, KvLayout,
+    LayerBlocks, Limits, ModelBlocks, ModelShape, Quantization, RankCapacity, Reason, Request,
+    Shard, Utilization, plan, stored, stored::Width, weights,
 };
 use proptest::prelude::*;
 
@@ -96,11 +96,15 @@ pub(crate) fn dtypes() -> impl Strategy<Value = Dtype> {
     prop::sample::select(vec![Dtype::Float32, Dtype::BFloat16, Dtype::Float16])
 }
 
+pub(crate) fn kv_dtypes() -> impl Strategy<Value = KvDtype> {
+    prop_oneof![3 => dtypes().prop_map(KvDtype::from), 1 => Just(KvDtype::Int8)]
+}
+
 prop_compose! {
     /// Budgets about as large as what the model needs, so that both outcomes are common.
     pub(crate) fn requests()(
         shape in shapes(),
-        (dtype, kv_dtype, cuda) in (dtypes(), dtypes(), prop::bool::weighted(0.2)),
+        (dtype, kv_dtype, cuda) in (dtypes(), kv_dtypes(), prop::bool::weighted(0.2)),
         expands in prop::bool::weighted(0.2),
         max_model_len in prop::option::weighted(0.3, 1u32..=2000),
         (max_num_seqs, max_num_batched_tokens) in (1u32..=64, 1u32..=1024),
@@ -133,7 +137,8 @@ prop_compose! {
             quantization,
             compute,
             kv: KvLayout {
-                dtype: kv_dtype,
+                // A card's cache is of floats.
+                dtype: if cuda { dtype.into() } else { kv_dtype },
                 block_size: 16,
                 size: size.map(|mib| Bytes::measured(mib * MIB)),
             },

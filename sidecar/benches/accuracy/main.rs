@@ -13,18 +13,25 @@ use std::path::Path;
 use std::sync::Arc;
 
 use harness::{Answer, Run, ask, open, start};
-use plimsoll_planner::{BlockCompute, Dtype};
+use plimsoll_planner::{BlockCompute, Dtype, KvDtype};
 use plimsoll_sidecar::model::Model;
 
 const TEXT: &str = include_str!("text.txt");
 /// Predictions that are asked for at once: their prompts have all but the last tokens in common.
 const AT_ONCE: usize = 16;
 
-const ROWS: [(Dtype, BlockCompute); 4] = [
-    (Dtype::Float32, BlockCompute::Exact),
-    (Dtype::Float32, BlockCompute::Int8),
-    (Dtype::BFloat16, BlockCompute::Exact),
-    (Dtype::BFloat16, BlockCompute::Int8),
+/// How weights are computed, and what keys and values are kept in.
+type How = (Dtype, BlockCompute, KvDtype);
+
+const ROWS: [How; 8] = [
+    (Dtype::Float32, BlockCompute::Exact, KvDtype::Float32),
+    (Dtype::Float32, BlockCompute::Int8, KvDtype::Float32),
+    (Dtype::Float32, BlockCompute::Exact, KvDtype::BFloat16),
+    (Dtype::Float32, BlockCompute::Exact, KvDtype::Int8),
+    (Dtype::BFloat16, BlockCompute::Exact, KvDtype::BFloat16),
+    (Dtype::BFloat16, BlockCompute::Exact, KvDtype::Int8),
+    (Dtype::BFloat16, BlockCompute::Int8, KvDtype::BFloat16),
+    (Dtype::BFloat16, BlockCompute::Int8, KvDtype::Int8),
 ];
 
 fn main() {
@@ -45,30 +52,25 @@ fn main() {
         formats.join(", ")
     );
     println!(
-        "{:26} {:>11} {:>11} {:>9} {:>11}",
+        "{:30} {:>11} {:>11} {:>9} {:>11}",
         "", "mean KL", "99% KL", "same top", "perplexity"
     );
     let mut reference = Vec::new();
-    for (dtype, compute) in ROWS {
-        let predicted = predictions(&model, dtype, compute, &ids);
+    for (dtype, compute, kv_dtype) in ROWS {
+        let predicted = predictions(&model, (dtype, compute, kv_dtype), &ids);
         if reference.is_empty() {
             reference.clone_from(&predicted);
         }
-        let name = format!("{dtype}, {compute:?}");
-        println!("{name:26} {}", compared(&reference, &predicted, &ids));
+        let name = format!("{dtype}, {compute:?}, KV {kv_dtype}");
+        println!("{name:30} {}", compared(&reference, &predicted, &ids));
     }
 }
 
 /// Log probabilities of the token after each prefix of the text.
-fn predictions(
-    model: &Arc<Model>,
-    dtype: Dtype,
-    compute: BlockCompute,
-    ids: &[u32],
-) -> Vec<Vec<f64>> {
+fn predictions(model: &Arc<Model>, (dtype, compute, kv_dtype): How, ids: &[u32]) -> Vec<Vec<f64>> {
     let run = Run {
         dtype,
-        kv_dtype: dtype,
+        kv_dtype,
         compute,
         max_model_len: u32::try_from(ids.len() + 1).expect("a short text"),
         threads: plimsoll_kernels::pool::available_cpus(),

@@ -24,7 +24,8 @@ use adapters::MERGE_EXAMPLES;
 pub use adapters::{AdapterArgs, MergeArgs};
 pub use bench::BenchArgs;
 pub use values::{
-    ComputeArg, DtypeArg, GenerationConfig, Output, QuantizationArg, RankQuota, ValidationArg,
+    ComputeArg, DtypeArg, GenerationConfig, KvDtypeArg, Output, QuantizationArg, RankQuota,
+    ValidationArg,
 };
 use values::{
     isa, isa_help, origin, quantity_bytes, rank_quota, served_name, share, weight_version,
@@ -212,8 +213,8 @@ pub struct MemoryArgs {
           default_value_t = Limits::DEFAULT_MAX_NUM_BATCHED_TOKENS)]
     pub max_num_batched_tokens: u32,
     /// Type of cached keys and values; auto is the type of the weights.
-    #[arg(long, value_enum, default_value_t = DtypeArg::Auto)]
-    pub kv_cache_dtype: DtypeArg,
+    #[arg(long, value_enum, default_value_t = KvDtypeArg::Auto)]
+    pub kv_cache_dtype: KvDtypeArg,
     /// Most bytes of KV cache on each rank, e.g. 256Mi. Without it: all that is left.
     #[arg(long, allow_hyphen_values = true, value_name = "QUANTITY",
           value_parser = quantity_bytes)]

@@ -41,6 +41,25 @@ fn quotas_are_exact_kubernetes_quantities() {
 }
 
 #[test]
+fn a_cache_of_integers_has_vllms_name_too_and_weights_have_no_such_type() {
+    use plimsoll_planner::{Dtype, KvDtype};
+    for (name, dtype) in [
+        ("int8", KvDtype::Int8),
+        ("int8_per_token_head", KvDtype::Int8),
+        ("auto", KvDtype::Float16),
+        ("bfloat16", KvDtype::BFloat16),
+    ] {
+        let line = format!("x plan m --kv-cache-dtype {name}");
+        let Command::Plan(args) = parse(&line).unwrap().command else {
+            panic!()
+        };
+        let found = args.memory.kv_cache_dtype.resolve(Dtype::Float16);
+        assert_eq!(found, dtype, "{name}");
+    }
+    assert!(parse("x plan m --dtype int8").is_err());
+}
+
+#[test]
 fn a_config_file_replaces_the_flags_about_memory() {
     parse("x serve --config f --port 1").unwrap();
     parse("x serve m --port 1").unwrap();

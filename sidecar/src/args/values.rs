@@ -5,7 +5,7 @@ use clap::ValueEnum;
 use plimsoll_crds::v1alpha1::adapters::AdapterScale;
 use plimsoll_crds::v1alpha1::quantity;
 use plimsoll_kernels::isa::{self, Isa};
-use plimsoll_planner::{BlockCompute, Bytes, Dtype, Quantization};
+use plimsoll_planner::{BlockCompute, Bytes, Dtype, KvDtype, Quantization};
 
 use crate::adapters::{AdapterPath, Validation};
 use crate::digits;
@@ -42,6 +42,31 @@ impl DtypeArg {
             DtypeArg::Float32 => Dtype::Float32,
             DtypeArg::Bfloat16 => Dtype::BFloat16,
             DtypeArg::Float16 => Dtype::Float16,
+        }
+    }
+}
+
+/// Types of cached keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KvDtypeArg {
+    Auto,
+    Float32,
+    Bfloat16,
+    Float16,
+    /// 8 bits, and a scale for each head of each token: nearly twice the tokens of 16 bits. vLLM's
+    /// name is another one for it.
+    #[value(alias = "int8_per_token_head")]
+    Int8,
+}
+
+impl KvDtypeArg {
+    pub fn resolve(self, weights: Dtype) -> KvDtype {
+        match self {
+            KvDtypeArg::Auto => weights.into(),
+            KvDtypeArg::Float32 => KvDtype::Float32,
+            KvDtypeArg::Bfloat16 => KvDtype::BFloat16,
+            KvDtypeArg::Float16 => KvDtype::Float16,
+            KvDtypeArg::Int8 => KvDtype::Int8,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A planner's words for whoever asked with flags: the planner names the fields of the resource.
 
 /// Fields with their flags; what begins with another stands before it.
-const FLAGS: [(&str, &str); 25] = [
+const FLAGS: [(&str, &str); 26] = [
     (
         "spec.parallelism.tensorParallelSize",
         "--tensor-parallel-size",
@@ -26,6 +26,7 @@ const FLAGS: [(&str, &str); 25] = [
         "spec.memory.kvCache.dtype Float16",
         "--kv-cache-dtype float16",
     ),
+    ("spec.memory.kvCache.dtype Int8", "--kv-cache-dtype int8"),
     ("spec.memory.kvCache.dtype", "--kv-cache-dtype"),
     ("spec.memory.cpuOffload", "--cpu-offload"),
     (
@@ -66,7 +67,7 @@ pub fn in_flags(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
-    use plimsoll_planner::{Bytes, Dtype, Quantization, Remedy, Utilization};
+    use plimsoll_planner::{Bytes, Dtype, KvDtype, Quantization, Remedy, Utilization};
 
     use super::*;
     use crate::args::Cli;
@@ -87,7 +88,7 @@ mod tests {
                 dtype: Dtype::BFloat16,
             },
             Remedy::KvDtype {
-                dtype: Dtype::Float16,
+                dtype: KvDtype::Int8,
             },
             Remedy::Quantization {
                 mode: Quantization::Int4,
@@ -112,6 +113,7 @@ mod tests {
             "--quota of rank 3 at least 1Gi",
             "--dtype bfloat16",
             "--quantization int4",
+            "--kv-cache-dtype int8",
             "--memory-limit at least",
         ] {
             assert!(told.contains(says), "no {says} in {told}");

@@ -162,7 +162,7 @@ impl Loop {
 
 #[cfg(test)]
 mod tests {
-    use plimsoll_planner::Dtype;
+    use plimsoll_planner::KvDtype;
 
     use super::super::control::{Commands, ControlError};
     use super::super::handle::EngineHandle;
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn the_first_blocks_are_few_and_never_more_than_there_are() {
         let kv = KvLayout {
-            dtype: Dtype::BFloat16,
+            dtype: KvDtype::BFloat16,
             block_size: 16,
             size: None,
         };

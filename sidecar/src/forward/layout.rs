@@ -4,7 +4,9 @@
 use plimsoll_kernels::kv::KvCache;
 use plimsoll_planner::scratch::{self, Region};
 use plimsoll_planner::weights::WeightLayout;
-use plimsoll_planner::{Account, BlockCompute, Bytes, Offload, Plan, Request, kv_cache, offload};
+use plimsoll_planner::{
+    Account, BlockCompute, Bytes, KvDtype, Offload, Plan, Request, kv_cache, offload,
+};
 
 use super::handle::{Format, Handle};
 use super::layers;
@@ -22,7 +24,7 @@ pub struct Layout {
     pub activations: Activations,
     pub scratch: Scratch,
     pub inputs: Inputs,
-    pub kv: KvCache,
+    pub kv: KvCache<KvDtype>,
     /// All blocks of the cache.
     pub cache: Handle,
     /// Block tables are padded with it: it holds zeros, not poison.

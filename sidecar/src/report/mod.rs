@@ -178,6 +178,7 @@ pub(crate) mod tests {
     use crate::memory::snapshot::{AccountRow, RankLedger};
     use plimsoll_crds::v1alpha1::TargetOutcome;
     use plimsoll_crds::v1alpha1::facts::Dtype;
+    use plimsoll_crds::v1alpha1::kv_cache::KvDtype;
     use plimsoll_planner::Account;
 
     pub(crate) fn view(state: EngineState) -> EngineView {
@@ -209,7 +210,7 @@ pub(crate) mod tests {
             blocks: Vec::new(),
             compute_dtype: None,
             dtype: Dtype::Float32,
-            kv_dtype: Dtype::Float32,
+            kv_dtype: KvDtype::Float32,
             kv_cache_tokens: 16_000,
             isa: None,
         };

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use plimsoll_planner::request::Utilization;
 use plimsoll_planner::{
-    Account, BlockCompute, Bytes, Dtype, KvLayout, Limits, ModelShape, Plan, Quantization,
+    Account, BlockCompute, Bytes, Dtype, KvDtype, KvLayout, Limits, ModelShape, Plan, Quantization,
     RankCapacity, RankPlan, Request, Shard, kv_cache, request::Backend, scratch, weights,
 };
 use plimsoll_sidecar::engine::Engine;
@@ -41,7 +41,7 @@ pub struct Run {
     pub dtype: Dtype,
     pub quantization: Quantization,
     pub compute: BlockCompute,
-    pub kv_dtype: Dtype,
+    pub kv_dtype: KvDtype,
     pub block_size: u32,
     /// Blocks beside the null block.
     pub kv_blocks: u32,
@@ -73,7 +73,7 @@ impl Run {
             dtype: float,
             quantization: Quantization::Auto,
             compute: BlockCompute::Exact,
-            kv_dtype: float,
+            kv_dtype: float.into(),
             block_size: 16,
             kv_blocks: 200,
             max_model_len: shape.context.min(512),

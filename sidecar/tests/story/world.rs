@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use plimsoll_planner::ModelShape;
 use plimsoll_sidecar::engine::control::Commands;
 use plimsoll_sidecar::engine::handle::EngineHandle;
 use plimsoll_sidecar::model::Model;
@@ -39,13 +40,14 @@ pub fn sums(handle: &EngineHandle) -> Sums {
 }
 
 impl World {
-    pub fn of(fixture: &Path) -> World {
+    /// `as_oracle`: what of a life's run decides the bits of its answers.
+    pub fn of(fixture: &Path, as_oracle: impl Fn(&ModelShape) -> Run) -> World {
         let folders = [
             Altered::copy_of(fixture),
             Altered::copy_of(fixture).turned(),
         ];
         let models = [0, 1].map(|set: Set| open(folders[set].path()));
-        let oracles = [0, 1].map(|set: Set| start(&models[set], &Run::whole(&models[set].shape)));
+        let oracles = [0, 1].map(|set: Set| start(&models[set], &as_oracle(&models[set].shape)));
         let prompt = |at: u32| -> Vec<u32> {
             (0..5 + 9 * at)
                 .map(|i| (at * 37 + i * 11) % 500 + 3)

@@ -100,8 +100,7 @@ pub fn request(
     spec: &InferenceDeploymentSpec,
     facts: &ModelFacts,
 ) -> Result<Request, ConvertError> {
-    let dtype = spec.model.dtype.resolve(facts.default_dtype);
-    let kv_dtype = spec.memory.kv_cache.dtype.resolve(dtype);
+    let dtype = spec.model.dtype.resolve(facts.default_dtype).into();
     let size = written(
         "spec.memory.kvCache.size",
         spec.memory.kv_cache.size.as_ref(),
@@ -109,11 +108,11 @@ pub fn request(
     Ok(Request {
         shape: model_shape(facts)?,
         backend: spec.backend.resolve().into(),
-        dtype: dtype.into(),
+        dtype,
         quantization: spec.model.quantization.mode.into(),
         compute: spec.model.quantization.compute_dtype.into(),
         kv: KvLayout {
-            dtype: kv_dtype.into(),
+            dtype: spec.memory.kv_cache.dtype.resolve(dtype),
             block_size: spec.memory.kv_cache.block_size,
             size,
         },

@@ -11,6 +11,7 @@ use plimsoll_kernels::kv::KvCache;
 use plimsoll_kernels::linear::Products;
 use plimsoll_kernels::pool::Pool;
 use plimsoll_kernels::sampling::Sampler;
+use plimsoll_planner::KvDtype;
 
 use super::handle::Handle;
 use super::places::Scratch;
@@ -36,7 +37,7 @@ pub struct CpuRank {
     workspaces: Arena,
     /// Its pages are the rank's to give back; what lies in them is the group's.
     comm: Arena,
-    kv_shape: KvCache,
+    kv_shape: KvCache<KvDtype>,
     /// All blocks.
     cache: Handle,
     scratch: Scratch,
