@@ -80,9 +80,15 @@ fn rows_of_alike_layers_are_the_layers_again() {
     let request = convert::request(&spec, &known).unwrap();
     assert_eq!(request.quantization, Quantization::None);
     assert_eq!(request.compute, BlockCompute::Auto);
-    spec.model.quantization.compute_dtype = ComputeDtype::Int8;
-    let request = convert::request(&spec, &known).unwrap();
-    assert_eq!(request.compute, BlockCompute::Int8);
+    for (asked, compute) in [
+        (ComputeDtype::Int8, BlockCompute::Int8),
+        (ComputeDtype::Int16, BlockCompute::Int16),
+        (ComputeDtype::Exact, BlockCompute::Exact),
+    ] {
+        spec.model.quantization.compute_dtype = asked;
+        let request = convert::request(&spec, &known).unwrap();
+        assert_eq!(request.compute, compute);
+    }
     let other = ModelFacts {
         layers: 31,
         ..known

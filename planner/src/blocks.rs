@@ -73,22 +73,6 @@ impl BlockFormat {
         }
     }
 
-    /// Whether there are products by integers; others are by floats, whatever is asked for.
-    pub const fn has_int8(self) -> bool {
-        match self {
-            BlockFormat::Q4_0 | BlockFormat::Q4_1 | BlockFormat::Q8_0 => true,
-            BlockFormat::Q5_0
-            | BlockFormat::Q5_1
-            | BlockFormat::Iq4Nl
-            | BlockFormat::Q2K
-            | BlockFormat::Q3K
-            | BlockFormat::Q4K
-            | BlockFormat::Q5K
-            | BlockFormat::Q6K
-            | BlockFormat::Iq4Xs => false,
-        }
-    }
-
     /// Columns of a block; a row is whole blocks.
     pub const fn columns(self) -> u64 {
         match self {

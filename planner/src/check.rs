@@ -90,27 +90,28 @@ fn quantization(request: &Request) -> Result<(), Box<Refusal>> {
 
 /// Who asks for integers does not get floats without a word.
 fn block_compute(request: &Request) -> Result<(), Box<Refusal>> {
-    match request.compute {
+    let asked = match request.compute {
         BlockCompute::Auto | BlockCompute::Exact => return Ok(()),
-        BlockCompute::Int8 if request.has_int8() => return Ok(()),
-        BlockCompute::Int8 => {}
-    }
+        _ if request.multiplies_blocks() => return Ok(()),
+        BlockCompute::Int8 => "Int8",
+        BlockCompute::Int16 => "Int16",
+    };
     let why = match (request.backend, request.quantization) {
         (Backend::Cuda, _) => "weights on a card are expanded",
         _ if request.shape.blocks.is_empty() => {
-            "the model has no weights in 4 or 8 bits that are computed with as they are (mode Int8 makes \
+            "the model has no weights in 2 to 8 bits that are computed with as they are (mode Int8 makes \
              some)"
         }
         (Backend::Cpu, Quantization::None) => {
             "spec.model.quantization.mode: None expands the weights"
         }
         (Backend::Cpu, Quantization::Auto | Quantization::Int8 | Quantization::Int4) => {
-            "only Q4_0, Q4_1 and Q8_0 are multiplied by integers, and no matrix is in one of them"
+            "only the embedding is in blocks, which is looked up and not multiplied"
         }
     };
     Err(invalid(
         "spec.model.quantization.computeDtype",
-        format!("Int8: {why}; write Auto"),
+        format!("{asked}: {why}; write Auto"),
     ))
 }
 

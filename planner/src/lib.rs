@@ -60,5 +60,5 @@ pub use remedy::Remedy;
 pub use request::{Backend, Bound, Budget, KvLayout, Limits, RankCapacity, Request, Utilization};
 pub use shard::Shard;
 pub use split::LEAST_CONTEXT;
-pub use stored::{BlockCompute, InputForm, Kept, Quantization};
+pub use stored::{BlockCompute, InputForm, Integers, Kept, Quantization};
 pub use table::table;

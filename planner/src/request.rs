@@ -1,9 +1,8 @@
 //! What a plan is asked for: the model, the limits, and what each rank may use.
 
-use crate::blocks::BlockFormat;
 use crate::bytes::Bytes;
 use crate::model::{Dtype, KvDtype, ModelShape};
-use crate::stored::{BlockCompute, InputForm, Kept, Quantization, Rounded};
+use crate::stored::{BlockCompute, InputForm, Integers, Kept, Quantization, Rounded};
 use crate::tensor::Tensor;
 
 /// Where the ranks compute; decides the activation dtype, the granule and the fixed floors.
@@ -79,25 +78,30 @@ impl Request {
         self.kept_of(&self.shape)
     }
 
-    /// What the input of its linear layers becomes. Auto never takes more than the exact products do.
+    /// What the input of its linear layers becomes.
     pub fn input_form(&self) -> InputForm {
+        let integers = match self.compute {
+            BlockCompute::Int8 => Some(Integers::Int8),
+            BlockCompute::Int16 => Some(Integers::Int16),
+            BlockCompute::Auto | BlockCompute::Exact => None,
+        };
         InputForm {
             dtype: self.dtype,
-            int8: self.compute == BlockCompute::Int8 && self.has_int8(),
+            integers: integers.filter(|_| self.multiplies_blocks()),
         }
     }
 
-    /// Whether any matrix that is multiplied has products by integers: an embedding is only looked up,
-    /// unless it is the head, too.
-    pub(crate) fn has_int8(&self) -> bool {
+    /// Whether any matrix that is multiplied is in blocks: an embedding is only looked up, unless it is
+    /// the head, too.
+    pub(crate) fn multiplies_blocks(&self) -> bool {
         let kept = self.kept();
         let head = match self.shape.tied {
             true => Tensor::Embedding,
             false => Tensor::Head,
         };
         let layers = (0..self.shape.layers).flat_map(|layer| kept.layer(layer).all());
-        let mut all = layers.chain([kept.format(head)]).flatten();
-        all.any(BlockFormat::has_int8)
+        let mut all = layers.chain([kept.format(head)]);
+        all.any(|format| format.is_some())
     }
 
     /// How those of a part of its model do.

@@ -14,8 +14,6 @@ use crate::weights::{PANEL_COLS, TENSOR_ALIGN, padded_mlp_columns};
 pub const ATTENTION_SPLITS: u64 = 16;
 /// Rows of a converted GEMM input are padded to this many, so that a tile is never cut.
 pub const GEMM_INPUT_ROWS: u64 = 16;
-/// [`GROUP`] columns of an input in 8 bits: a scale, a sum, the numbers.
-pub const INT8_GROUP_BYTES: u64 = 4 + 4 + GROUP;
 /// Sampling keeps this much per sequence: histograms of the threshold search, and candidates.
 pub const SAMPLING_BYTES_PER_SEQUENCE: u64 = 32 << 10;
 
@@ -134,8 +132,8 @@ pub struct WorkspaceLayout {
     /// f32 `[max_model_len, head_dim / 2]`
     pub rope_sin: Region,
     /// `[n padded to 16, widest input padded to 32]` of a 16-bit weight's type: the input of a
-    /// linear layer as the kernel wants it; in 8 bits, which take less, where that is asked for. Empty
-    /// for Float32 weights otherwise, which read f32 rows.
+    /// linear layer as the kernel wants it; in integers, where that takes more and they may be asked
+    /// for. Empty for Float32 weights otherwise, which read f32 rows.
     pub gemm_input: Region,
     /// f32 `[max_num_seqs, query heads, ATTENTION_SPLITS, head_dim + 2]`: parts of decode
     /// attention with their maximum and sum
@@ -223,11 +221,10 @@ pub(crate) fn gemm_input_bytes(limits: &Limits, width: u64, input: InputForm) ->
                 .saturating_mul(input.dtype.bytes())
         }
     };
-    let int8 = match input.int8 {
-        true => product(tokens, width / GROUP).saturating_mul(INT8_GROUP_BYTES),
-        false => Bytes::ZERO,
-    };
-    exact.max(int8).round_up(TENSOR_ALIGN)
+    let integers = input.integers.map_or(Bytes::ZERO, |integers| {
+        product(tokens, width / GROUP).saturating_mul(integers.group_bytes())
+    });
+    exact.max(integers).round_up(TENSOR_ALIGN)
 }
 
 /// The account `Comm`: what ranks exchange sums through. Empty on one rank.

@@ -43,13 +43,33 @@ impl Quantization {
 /// `spec.model.quantization.computeDtype`: how weights in blocks are multiplied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum BlockCompute {
-    /// By 8-bit integers where the machine is faster so and numbers have 16 bits, otherwise exactly.
+    /// Exactly.
     #[default]
     Auto,
-    /// By 8-bit integers.
+    /// By integers, inputs rounded to 8 bits.
     Int8,
+    /// By integers, inputs rounded to 16 bits.
+    Int16,
     /// As weights that are expanded.
     Exact,
+}
+
+/// Integers that the input of a linear layer is rounded to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Integers {
+    Int8,
+    Int16,
+}
+
+impl Integers {
+    /// Bytes of [`GROUP`] columns: a scale, the sums of both halves, the numbers.
+    pub const fn group_bytes(self) -> u64 {
+        let each = match self {
+            Integers::Int8 => 1,
+            Integers::Int16 => 2,
+        };
+        4 + 2 * 4 + each * GROUP
+    }
 }
 
 /// What the input of a linear layer becomes before it is multiplied.
@@ -57,13 +77,16 @@ pub enum BlockCompute {
 pub struct InputForm {
     /// Of weights that are of one float type, and of exact products.
     pub dtype: Dtype,
-    /// Weights in blocks may be multiplied by 8-bit integers, whatever their type.
-    pub int8: bool,
+    /// What weights in blocks may be multiplied by, whatever their type.
+    pub integers: Option<Integers>,
 }
 
 impl From<Dtype> for InputForm {
     fn from(dtype: Dtype) -> InputForm {
-        InputForm { dtype, int8: false }
+        InputForm {
+            dtype,
+            integers: None,
+        }
     }
 }
 

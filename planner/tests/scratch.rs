@@ -4,7 +4,7 @@ mod samples;
 
 use plimsoll_planner::scratch::{ATTENTION_SPLITS, activations, comm, workspaces};
 use plimsoll_planner::{
-    Backend, Bytes, Dtype, InputForm, KvDtype, KvLayout, Limits, ModelShape, Shard,
+    Backend, Bytes, Dtype, InputForm, Integers, KvDtype, KvLayout, Limits, ModelShape, Shard,
 };
 use samples::smollm2;
 
@@ -45,19 +45,21 @@ fn workspaces_follow_the_context_in_force() {
     assert_eq!(short.gemm_input.bytes, 0);
 }
 
-/// 40 bytes for 32 columns, where 16-bit types have 64: only Float32 has to make room for them.
+/// 44 and 76 bytes for 32 columns, where 16-bit types have 64.
 #[test]
-fn an_input_in_8_bits_takes_room_of_its_own_only_beside_float32() {
+fn an_input_in_integers_takes_room_where_the_exact_one_has_less() {
     let whole = Shard::whole(&smollm2());
-    let bytes = |dtype, int8| {
-        let input = InputForm { dtype, int8 };
+    let bytes = |dtype, integers| {
+        let input = InputForm { dtype, integers };
         let layout = workspaces(&smollm2(), &whole, &LIMITS, 8192, input, &KV);
         layout.gemm_input.bytes
     };
-    assert_eq!(bytes(Dtype::Float32, false), 0);
-    assert_eq!(bytes(Dtype::Float32, true), 2048 * 1536 / 32 * 40);
+    let (int8, int16) = (Some(Integers::Int8), Some(Integers::Int16));
+    assert_eq!(bytes(Dtype::Float32, None), 0);
+    assert_eq!(bytes(Dtype::Float32, int8), 2048 * 1536 / 32 * 44);
     for dtype in [Dtype::BFloat16, Dtype::Float16] {
-        assert_eq!(bytes(dtype, true), bytes(dtype, false), "{dtype}");
+        assert_eq!(bytes(dtype, int8), bytes(dtype, None), "{dtype}");
+        assert_eq!(bytes(dtype, int16), 2048 * 1536 / 32 * 76, "{dtype}");
     }
 }
 

@@ -212,67 +212,90 @@ fn distance(answers: &[Answered; 2], expected: &[Answered; 2]) -> f64 {
     (apart / size).sqrt()
 }
 
-fn by_integers(run: &Run) -> Run {
+fn by_integers(run: &Run, compute: BlockCompute) -> Run {
     Run {
-        compute: BlockCompute::Int8,
+        compute,
         ..run.clone()
     }
 }
 
-/// The weights are random, so errors grow: the rounding of inputs is seen as up to 0.075. A zero point
-/// that is off by one step was seen as 2.9.
+/// The weights are random, so errors grow: the rounding of inputs to 8 bits is seen as up to 0.075, that
+/// to 16 bits beside Float32 as a 256th of it, and beside BFloat16 as that of BFloat16. A zero that is off
+/// by one step was seen as 2.9.
+fn near(model: &Arc<Model>, run: &Run, what: &str) {
+    let exact = answers(&start(model, run));
+    for (compute, farthest) in [(BlockCompute::Int8, 0.12), (BlockCompute::Int16, 0.001)] {
+        let what = format!("{what}, {compute:?}, {}, {}", run.dtype, run.shards.len());
+        let farthest = match run.dtype {
+            Dtype::Float32 => farthest,
+            Dtype::BFloat16 | Dtype::Float16 => 0.12,
+        };
+        let rounded = answers(&start(model, &by_integers(run, compute)));
+        let apart = distance(&rounded, &exact);
+        assert!(apart > 0.0, "{what}: no integers");
+        assert!(apart < farthest, "{what}: {apart}");
+    }
+}
+
 #[test]
 fn answers_by_integers_are_near_the_exact_ones() {
-    const FARTHEST: f64 = 0.12;
     for name in ["tiny-llama", "tiny-qwen3", "tiny-llama-bias"] {
         for (format, choice) in CHOICES {
             let model = shared(&fixture(name), choice);
             for run in runs(&model) {
-                let what = format!("{name}, {format}, {}, {}", run.dtype, run.shards.len());
-                let exact = answers(&start(&model, &run));
-                let rounded = answers(&start(&model, &by_integers(&run)));
-                let apart = distance(&rounded, &exact);
-                assert!(apart > 0.0, "{what}: no integers");
-                assert!(apart < FARTHEST, "{what}: {apart}");
+                near(&model, &run, &format!("{name}, {format}"));
             }
         }
+    }
+    for (format, choice) in WIDE {
+        let model = Arc::new(wide(&fixture("tiny-qwen3"), choice, true));
+        let mut shards = split(&model.shape, 2, [0, 1, 2]);
+        (shards[0].mlp_columns, shards[1].mlp_columns) = (0..384, 384..768);
+        let two = Run {
+            shards,
+            ..Run::whole(&model.shape)
+        };
+        near(&model, &two, format);
     }
 }
 
 #[test]
 fn answers_by_integers_have_the_same_bits_in_any_company_on_any_number_of_threads() {
-    let model = shared(&fixture("tiny-qwen3"), mixed);
-    let run = by_integers(&Run::whole(&model.shape));
-    let expected = answers(&start(&model, &run));
-    for (threads, max_num_batched_tokens) in [(1, 7), (3, 256), (2, 16)] {
-        let handle = start(
-            &model,
-            &Run {
-                threads,
-                max_num_batched_tokens,
-                prefix_cache: false,
-                ..run.clone()
-            },
-        );
-        assert_same(&answers(&handle), &expected, &format!("{threads} threads"));
-        let long: Vec<u32> = (3..45).collect();
-        let alone = [
-            ask(&handle, 3, &long, 6).wait(),
-            ask(&handle, 4, &[7, 100, 9], 6).wait(),
-        ];
-        assert_same(&alone, &expected, "alone");
+    for compute in [BlockCompute::Int8, BlockCompute::Int16] {
+        let model = Arc::new(wide(&fixture("tiny-qwen3"), mixed_long, true));
+        let run = by_integers(&Run::whole(&model.shape), compute);
+        let expected = answers(&start(&model, &run));
+        for (threads, max_num_batched_tokens) in [(1, 7), (3, 256), (2, 16)] {
+            let handle = start(
+                &model,
+                &Run {
+                    threads,
+                    max_num_batched_tokens,
+                    prefix_cache: false,
+                    ..run.clone()
+                },
+            );
+            assert_same(&answers(&handle), &expected, &format!("{threads} threads"));
+            let long: Vec<u32> = (3..45).collect();
+            let alone = [
+                ask(&handle, 3, &long, 6).wait(),
+                ask(&handle, 4, &[7, 100, 9], 6).wait(),
+            ];
+            assert_same(&alone, &expected, "alone");
+        }
     }
 }
 
 #[test]
 fn integers_of_what_is_no_number_never_begin_to_serve() {
-    for number in [f32::NAN, f32::INFINITY] {
+    let ways = [BlockCompute::Int8, BlockCompute::Int16];
+    for (number, compute) in [f32::NAN, f32::INFINITY].into_iter().zip(ways) {
         let wrong = Altered::of(number);
         let model = shared(wrong.path(), |name| {
             let is_wrong = name.contains("layers.1.mlp.down");
             (!is_wrong).then_some(BlockFormat::Q4_1)
         });
-        let handle = start_unloaded(&model, &by_integers(&Run::whole(&model.shape)));
+        let handle = start_unloaded(&model, &by_integers(&Run::whole(&model.shape), compute));
         eventually("a failure", || {
             matches!(handle.state(), EngineState::Failed { .. })
         });

@@ -181,7 +181,7 @@ pub struct Effective {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub blocks: Vec<BlockFormat>,
-    /// How weights in those blocks are multiplied, Int8 or Exact; absent where there are none.
+    /// How weights in those blocks are multiplied: Int8, Int16 or Exact; absent where there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compute_dtype: Option<ComputeDtype>,
     /// Type of the cached keys and values.

@@ -20,6 +20,11 @@ const SHAPES: [(usize, usize); 5] = [
     (4096, 4096),
     (14_336, 4096),
 ];
+const WAYS: [(Products, &str); 3] = [
+    (Products::Exact, ""),
+    (Products::Int8, " int8"),
+    (Products::Int16, " int16"),
+];
 /// More than any cache holds.
 const COLD_BYTES: usize = 192 << 20;
 
@@ -31,15 +36,13 @@ pub(crate) fn run(pool: &Pool, report: Report<'_>) {
             report(row("BF16".to_owned(), dense, tokens, base, base));
             let whole = |format: &BlockFormat| (cols as u64).is_multiple_of(format.columns());
             for format in BlockFormat::ALL.into_iter().filter(whole) {
-                for (products, name) in [(Products::Exact, ""), (Products::Int8, " int8")] {
+                for (products, name) in WAYS {
                     let shape = LinearShape {
                         products,
                         ..LinearShape::stored(rows, cols, dense.dtype, format)
                     };
-                    if products == Products::Exact || shape.is_int8() {
-                        let taken = seconds(pool, shape, tokens);
-                        report(row(format!("{format}{name}"), shape, tokens, taken, base));
-                    }
+                    let taken = seconds(pool, shape, tokens);
+                    report(row(format!("{format}{name}"), shape, tokens, taken, base));
                 }
             }
         }
@@ -50,13 +53,13 @@ fn row(format: String, shape: LinearShape, tokens: usize, seconds: f64, base: f6
     let LinearShape { rows, cols, .. } = shape;
     Row {
         name: format!(
-            "{format:9} {rows} x {cols}, {tokens} ({:.2} of BF16)",
+            "{format:12} {rows} x {cols}, {tokens} ({:.2} of BF16)",
             base / seconds
         ),
         seconds,
         bytes: shape.packed_bytes() as f64,
         operations: (rows * cols * 2 * tokens) as f64,
-        peak: if shape.is_int8() {
+        peak: if shape.is_by_integers() {
             Peak::Int8
         } else {
             Peak::Bf16

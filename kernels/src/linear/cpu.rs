@@ -36,9 +36,9 @@ pub(super) fn run(
     let shape = weight.shape;
     let out = Output::new(out, columns, shape.rows, weight.bias);
     let cuts = Cuts::of(pool, &shape, x.tokens);
-    if shape.is_int8() {
+    if shape.is_by_integers() {
         let chunk = |at| cuts.chunk(at);
-        return blocks::int8::run(pool, x, weight, (&out, scratch), cuts.chunks(), chunk);
+        return blocks::integers::run(pool, x, weight, (&out, scratch), cuts.chunks(), chunk);
     }
     let x_bf16: &[u8] = match shape.dtype {
         Dtype::BFloat16 => convert(pool, x, &shape, scratch),

@@ -7,7 +7,7 @@
 //! other rows are in the call: it has the same bits alone and in any batch.
 //!
 //! A weight may stay in blocks of 2 to 8 bits (`blocks`): then its exact products have the bits of those
-//! of the weight that is expanded to `dtype` first, and those by integers are defined in `blocks/int8`.
+//! of the weight that is expanded to `dtype` first, and those by integers are defined in `blocks/integers`.
 //!
 //! On a card (`cuda`) x, weights and out have one float type (out may be f32), weights lie row after
 //! row (`card`), and a row has the same bits whatever else is in the call as long as the same family
@@ -81,8 +81,10 @@ pub enum Products {
     /// As the weight that is expanded to the compute type.
     #[default]
     Exact,
-    /// By integers, x quantised to 8 bits as well; exactly where the format has no such kernel.
+    /// By integers, x quantised to 8 bits as well.
     Int8,
+    /// By integers, x quantised to 16 bits: nearer to f32 than x in bf16 is.
+    Int16,
 }
 
 impl LinearShape {
@@ -111,11 +113,11 @@ impl LinearShape {
         }
     }
 
-    /// Whether products are by integers.
-    pub const fn is_int8(&self) -> bool {
-        match (self.products, self.blocks) {
-            (Products::Int8, Some(format)) => format.has_int8(),
-            (Products::Int8, None) | (Products::Exact, _) => false,
+    /// Whether products are by integers: those of blocks where that is asked for.
+    pub const fn is_by_integers(&self) -> bool {
+        match self.products {
+            Products::Int8 | Products::Int16 => self.blocks.is_some(),
+            Products::Exact => false,
         }
     }
 
@@ -208,8 +210,8 @@ impl<'a> Input<'a> {
 /// Scratch bytes that [`run`] needs: x quantised, for products by integers; x converted to bf16, for
 /// bf16 weights, its rows padded to 16; otherwise none.
 pub const fn scratch_bytes(tokens: usize, shape: &LinearShape) -> usize {
-    if shape.is_int8() {
-        return blocks::int8::scratch_bytes(tokens, shape.cols);
+    if shape.is_by_integers() {
+        return blocks::integers::scratch_bytes(shape.products, tokens, shape.cols);
     }
     match shape.dtype {
         Dtype::BFloat16 => tokens.next_multiple_of(PANEL_ROWS) * shape.padded_cols() * 2,

@@ -36,7 +36,9 @@ pub(crate) use scalar::Scalar;
 /// Repeats a block with `$i` as a constant, so that arrays of vectors indexed by it are registers
 /// from the start: the compiler's own unrolling comes too late for large blocks.
 macro_rules! unroll {
+    ($i:ident in 0..2 $body:block) => { unroll!(@ $i [0 1] $body) };
     ($i:ident in 0..4 $body:block) => { unroll!(@ $i [0 1 2 3] $body) };
+    ($i:ident in 0..8 $body:block) => { unroll!(@ $i [0 1 2 3 4 5 6 7] $body) };
     ($i:ident in 0..12 $body:block) => { unroll!(@ $i [0 1 2 3 4 5 6 7 8 9 10 11] $body) };
     (@ $i:ident [$($n:literal)*] $body:block) => { $({
         const $i: usize = $n;

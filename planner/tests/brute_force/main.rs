@@ -96,8 +96,9 @@ prop_compose! {
         let dtype = if float32 { Dtype::Float32 } else { Dtype::BFloat16 };
         let deeper = u64::from(layers).div_ceil(2);
         let shape = in_blocks(shape, stored);
-        let compute = match max_num_seqs % 2 {
+        let compute = match max_num_seqs % 3 {
             0 if !shape.blocks.is_empty() => BlockCompute::Int8,
+            1 if !shape.blocks.is_empty() => BlockCompute::Int16,
             _ => BlockCompute::Auto,
         };
         let request = Request {

@@ -119,8 +119,10 @@ prop_compose! {
             let quota = Bytes::measured(scale + mib * MIB);
             RankCapacity { quota: Some(quota), total: both.then(|| quota.saturating_mul(2)) }
         };
-        let compute = match max_num_seqs % 2 {
-            0 if !(cuda || expands) => BlockCompute::Int8,
+        let stays = !(cuda || expands);
+        let compute = match max_num_seqs % 3 {
+            0 if stays => BlockCompute::Int8,
+            1 if stays => BlockCompute::Int16,
             _ => BlockCompute::Auto,
         };
         let quantization = match max_num_batched_tokens % 8 {

@@ -23,13 +23,15 @@ const AT_ONCE: usize = 16;
 /// How weights are computed, and what keys and values are kept in.
 type How = (Dtype, BlockCompute, KvDtype);
 
-const ROWS: [How; 8] = [
+const ROWS: [How; 10] = [
     (Dtype::Float32, BlockCompute::Exact, KvDtype::Float32),
+    (Dtype::Float32, BlockCompute::Int16, KvDtype::Float32),
     (Dtype::Float32, BlockCompute::Int8, KvDtype::Float32),
     (Dtype::Float32, BlockCompute::Exact, KvDtype::BFloat16),
     (Dtype::Float32, BlockCompute::Exact, KvDtype::Int8),
     (Dtype::BFloat16, BlockCompute::Exact, KvDtype::BFloat16),
     (Dtype::BFloat16, BlockCompute::Exact, KvDtype::Int8),
+    (Dtype::BFloat16, BlockCompute::Int16, KvDtype::BFloat16),
     (Dtype::BFloat16, BlockCompute::Int8, KvDtype::BFloat16),
     (Dtype::BFloat16, BlockCompute::Int8, KvDtype::Int8),
 ];

@@ -164,6 +164,7 @@ impl Planned {
         let compute_dtype = match products {
             _ if formats.is_empty() => None,
             Products::Int8 => Some(ComputeDtype::Int8),
+            Products::Int16 => Some(ComputeDtype::Int16),
             Products::Exact => Some(ComputeDtype::Exact),
         };
         Effective {

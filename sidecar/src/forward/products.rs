@@ -8,6 +8,7 @@ use plimsoll_planner::BlockCompute;
 pub const fn of(compute: BlockCompute) -> Products {
     match compute {
         BlockCompute::Int8 => Products::Int8,
+        BlockCompute::Int16 => Products::Int16,
         BlockCompute::Auto | BlockCompute::Exact => Products::Exact,
     }
 }

@@ -253,6 +253,7 @@ impl From<ComputeDtype> for BlockCompute {
         match compute {
             ComputeDtype::Auto => BlockCompute::Auto,
             ComputeDtype::Int8 => BlockCompute::Int8,
+            ComputeDtype::Int16 => BlockCompute::Int16,
             ComputeDtype::Exact => BlockCompute::Exact,
         }
     }

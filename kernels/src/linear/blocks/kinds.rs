@@ -12,6 +12,8 @@ pub(super) trait Kind {
     const HALVES: &'static [usize];
     /// Where the small scales lie, and how many bytes they are.
     const SMALL: (usize, usize) = (0, 0);
+    /// Parts of 32 columns that have small scales of their own.
+    const PARTS: usize = 1;
     /// Bits of q in the low plane, and in the high one; 8 are bytes with a sign, in no planes.
     const LOW: usize;
     const HIGH: usize = 0;
@@ -152,6 +154,7 @@ impl Kind for Q2K {
     const FORMAT: BlockFormat = BlockFormat::Q2K;
     const HALVES: &'static [usize] = &[80, 82];
     const SMALL: (usize, usize) = (0, 16);
+    const PARTS: usize = 2;
     const LOW: usize = 2;
     const EMPTY: &'static [u8] = &[0; 84];
 
@@ -173,6 +176,7 @@ impl Kind for Q3K {
     const FORMAT: BlockFormat = BlockFormat::Q3K;
     const HALVES: &'static [usize] = &[108];
     const SMALL: (usize, usize) = (96, 12);
+    const PARTS: usize = 2;
     const LOW: usize = 2;
     const HIGH: usize = 1;
     const ZERO: f32 = 4.0;
@@ -268,6 +272,7 @@ impl Kind for Q6K {
     const FORMAT: BlockFormat = BlockFormat::Q6K;
     const HALVES: &'static [usize] = &[208];
     const SMALL: (usize, usize) = (192, 16);
+    const PARTS: usize = 2;
     const LOW: usize = 4;
     const HIGH: usize = 2;
     const ZERO: f32 = 32.0;

@@ -1,6 +1,6 @@
 //! Weights that stay in 2 to 8 bits, as a GGUF file has them: blocks of 32 or 256 columns of a row with
 //! scales of their own. Their exact products have the bits of those of the weight that is expanded to the
-//! compute type first; those by integers (`int8`) quantise x, too.
+//! compute type first; those by integers (`integers`) quantise x, too.
 //!
 //! A panel of 16 rows is block after block of columns. A block: its head, then its numbers, 32 columns
 //! after the other. The head: of all rows d in f16, then m where there is one, then byte by byte the
@@ -24,7 +24,7 @@ mod dot;
     reason = "a buffer on the stack that is written, then read"
 )]
 mod expand;
-pub(super) mod int8;
+pub(super) mod integers;
 mod kinds;
 mod pack;
 mod planes;

@@ -183,7 +183,7 @@ fn unpack<K: Kind>(panel: &[u8], grid: Grid, lane: usize, values: &mut [f32]) {
 }
 
 /// What d is multiplied with.
-fn number<K: Kind>(numbers: &[u8], lane: usize, col: usize) -> f32 {
+pub(super) fn number<K: Kind>(numbers: &[u8], lane: usize, col: usize) -> f32 {
     if K::LOW == 8 {
         let at = col / 2 * 2 * PANEL_ROWS + 2 * lane + col % 2;
         return f32::from(numbers[at].cast_signed());

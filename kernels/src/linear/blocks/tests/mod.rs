@@ -1,7 +1,7 @@
 //! Blocks against GGUF's formulas and against the expanded weight, to the bit, for every instruction
 //! set that this machine has.
 
-mod ggml;
+pub(super) mod ggml;
 
 use half::f16;
 use plimsoll_planner::Dtype;
@@ -13,28 +13,9 @@ use crate::encoding;
 use crate::isa::Isa;
 use crate::pool::Pool;
 use crate::testing::Random;
-use ggml::{columns, halves, numbers_of, random_blocks, row_of};
+use ggml::{columns, cut, halves, numbers_of, random_blocks, row_of};
 
 const DTYPES: [Dtype; 3] = [Dtype::BFloat16, Dtype::Float32, Dtype::Float16];
-
-/// Some columns of a file's rows: from the middle of a block on, where the format's are long.
-struct Cut {
-    first: usize,
-    skipped: Option<usize>,
-    /// Blocks of a row of the file.
-    blocks: usize,
-}
-
-fn cut(format: BlockFormat, cols: usize, random: &mut Random) -> Cut {
-    let columns = columns(format);
-    let first = random.below(20) * GROUP;
-    let is_whole = first.is_multiple_of(columns) && cols.is_multiple_of(columns);
-    Cut {
-        first,
-        skipped: (!is_whole || random.below(2) == 0).then_some(first % columns),
-        blocks: (first + cols).div_ceil(columns) + random.below(3),
-    }
-}
 
 /// A weight in blocks, and the same weight expanded as it is at load.
 struct Case {
