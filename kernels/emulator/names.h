@@ -102,6 +102,13 @@ inline int __popc(unsigned v) { return __builtin_popcount(v); }
 inline int __popcll(unsigned long long v) { return __builtin_popcountll(v); }
 inline int __ffs(int v) { return __builtin_ffs(v); }
 inline int __clz(int v) { return v ? __builtin_clz(unsigned(v)) : 32; }
+// Byte i of the result: the one that nibble i of `order` names, 0..3 of `low` and 4..7 of `high`.
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned order) {
+    const uint64_t both = low | uint64_t(high) << 32;
+    unsigned result = 0;
+    for (int i = 0; i < 4; i++) result |= unsigned(both >> 8 * (order >> 4 * i & 7) & 0xff) << 8 * i;
+    return result;
+}
 inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned(uint64_t(a) * b >> 32); }
 inline float rsqrtf(float v) { return 1.0f / std::sqrt(v); }
 inline float __expf(float v) { return std::exp(v); }

@@ -12,6 +12,8 @@ pub fn all() -> Vec<Trial> {
     trials.extend(crate::attention::refusal_trials::all());
     trials.extend(crate::linear::trials::all());
     trials.extend(crate::linear::launcher_trials::all());
+    trials.extend(crate::linear::codes::trials::all());
+    trials.extend(crate::linear::codes::launcher_trials::all());
     trials.extend(crate::rope_kv::trials::all());
     trials.extend(crate::silu_mul::trials::all());
     trials.extend(crate::comm::trials::all());

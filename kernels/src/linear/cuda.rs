@@ -101,53 +101,66 @@ fn launch(
     })
 }
 
-/// Of a size that [`check`] let pass.
-fn number(size: usize) -> u32 {
+/// Of a size that [`check_operands`] let pass.
+pub(super) fn number(size: usize) -> u32 {
     u32::try_from(size).unwrap_or(u32::MAX)
 }
 
 /// Everything that all kernels take for granted.
 fn check(x: &Input<'_>, weight: &Weight<'_>, out: &TensorMut<'_>) -> Result<(), GpuError> {
-    let (shape, tokens) = (&weight.shape, x.tokens);
+    let shape = &weight.shape;
     if let Some(format) = shape.blocks {
-        let expanded = format!("weights expanded from {format}");
+        let expanded = format!("codes (linear::codes), or weights expanded from {format}");
         return Err(unsupported("columns of a block", 32, expanded));
     }
+    let sizes = (shape.rows, shape.cols);
+    check_operands(shape.dtype, sizes, x, weight.bias, out)?;
+    let kind = Kind::Number(shape.dtype);
+    weight
+        .data
+        .check(OP, "weight", kind, card::numbers(shape), 16)
+}
+
+/// Sizes, and all tensors but the weight, whatever that is stored as.
+pub(super) fn check_operands(
+    dtype: Dtype,
+    (rows, cols): (usize, usize),
+    x: &Input<'_>,
+    bias: Option<Tensor<'_>>,
+    out: &TensorMut<'_>,
+) -> Result<(), GpuError> {
+    let tokens = x.tokens;
     for (what, size) in [
         ("tokens", tokens),
-        ("rows", shape.rows),
-        ("cols", shape.cols),
+        ("rows", rows),
+        ("cols", cols),
         ("x stride", x.stride),
     ] {
         if size > MOST {
             return Err(unsupported(what, size, format!("at most {MOST}")));
         }
     }
-    for (what, size) in [("cols", shape.cols), ("x stride", x.stride)] {
+    for (what, size) in [("cols", cols), ("x stride", x.stride)] {
         if !size.is_multiple_of(GROUP) {
             return Err(unsupported(what, size, format!("multiples of {GROUP}")));
         }
     }
-    if x.stride < shape.cols {
-        let least = format!("at least the weight's {} columns", shape.cols);
+    if x.stride < cols {
+        let least = format!("at least the weight's {cols} columns");
         return Err(unsupported("x stride", x.stride, least));
     }
-    same_type("x", x.data, &[shape.dtype])?;
-    same_type("out", out.as_tensor(), &[shape.dtype, Dtype::Float32])?;
-    let kind = Kind::Number(shape.dtype);
+    same_type("x", x.data, &[dtype])?;
+    same_type("out", out.as_tensor(), &[dtype, Dtype::Float32])?;
     let read = match tokens {
         0 => 0,
-        _ => (tokens - 1) * x.stride + shape.cols,
+        _ => (tokens - 1) * x.stride + cols,
     };
-    x.data.check(OP, "x", kind, read, 16)?;
-    weight
-        .data
-        .check(OP, "weight", kind, card::numbers(shape), 16)?;
-    if let Some(bias) = weight.bias {
-        bias.check(OP, "bias", Kind::F32, shape.rows, 4)?;
+    x.data.check(OP, "x", Kind::Number(dtype), read, 16)?;
+    if let Some(bias) = bias {
+        bias.check(OP, "bias", Kind::F32, rows, 4)?;
     }
     let out_kind = out.as_tensor().kind();
-    out.check(OP, "out", out_kind, tokens * shape.rows, 16)
+    out.check(OP, "out", out_kind, tokens * rows, 16)
 }
 
 /// Floats of one of `allowed`: the weight's type, perhaps f32 too.

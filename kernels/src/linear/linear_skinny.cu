@@ -22,13 +22,12 @@
 // budget: linear_skinny_bf16_16 112 registers
 // budget: linear_skinny_f32_4 72 registers
 // budget: linear_skinny_f32_16 128 registers
-#include "call.cuh"
+#include "skinny.cuh"
 
 namespace linear_skinny {
-constexpr int ROWS = 16, MOST_THREADS = 512;
+using linear::ROWS, linear::PITCH, linear::MOST_THREADS;
 constexpr int STEP = 32;   // columns of one step of 16-bit types: four lanes of 8
 constexpr int DEPTH = 4;   // steps on their way from memory
-constexpr int PITCH = 20;  // from one token's 16 sums to the next: no bank is written twice at once
 
 // A warp's sums over its part of the columns, into sums[part][TOKENS][PITCH]; the number of parts.
 template <class T, int TOKENS> struct Multiply {
@@ -157,14 +156,7 @@ __device__ __forceinline__ void run(linear::Out<T> out, const T* x, const T* w, 
     SHARED_DYNAMIC(shared);
     float* sums = reinterpret_cast<float*>(shared);
     const int parts = Multiply<T, TOKENS>::run(sums, x, w, size);
-    __syncthreads();
-    for (int i = threadIdx.x; i < ROWS * size.tokens; i += blockDim.x) {
-        const int lane = i % ROWS, token = i / ROWS, row = blockIdx.x * ROWS + lane;
-        if (row >= size.rows) continue;
-        float sum = 0.0f;
-        for (int part = 0; part < parts; part++) sum += sums[(part * TOKENS + token) * PITCH + lane];
-        out.put(size_t(token) * size.rows + row, bias ? sum + bias[row] : sum);
-    }
+    linear::add_parts<T, TOKENS>(out, sums, parts, bias, size);
 }
 }  // namespace linear_skinny
 

@@ -9,7 +9,7 @@
 //! A weight may stay in blocks of 2 to 8 bits (`blocks`): then its exact products have the bits of those
 //! of the weight that is expanded to `dtype` first, and those by integers are defined in `blocks/integers`.
 //!
-//! On a card (`cuda`) x, weights and out have one float type (out may be f32), weights lie row after
+//! On a card (`cuda`, of 4 and 8 bits `codes::cuda`) x, weights and out have one float type (out may be f32), weights lie row after
 //! row (`card`), and a row has the same bits whatever else is in the call as long as the same family
 //! of kernels serves it: up to 16 rows one, more the other (`choice`).
 
@@ -27,6 +27,7 @@ mod blocks;
 pub mod card;
 #[cfg(feature = "cuda")]
 pub mod choice;
+pub mod codes;
 mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;

@@ -16,7 +16,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         op: "linear",
         name: "a row too many is copied",
-        file: "linear/linear_tile.cu",
+        file: "linear/tile.cuh",
         old: "is_there && row + i < rows_left",
         new: "is_there && row + i <= rows_left",
         filter: "linear: BFloat16 tile 64x64, 63 x 64 by 65",
@@ -70,7 +70,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         op: "linear",
         name: "skinny: a removed barrier",
-        file: "linear/linear_skinny.cu",
+        file: "linear/skinny.cuh",
         old: "    __syncthreads();\n",
         new: "",
         filter: "linear: BFloat16 skinny, 5 x 72 by 130",
@@ -79,7 +79,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         op: "linear",
         name: "skinny: a row too many is written",
-        file: "linear/linear_skinny.cu",
+        file: "linear/skinny.cuh",
         old: "if (row >= size.rows) continue;",
         new: "",
         filter: "linear: BFloat16 skinny, 8 x 1544 by 17",
@@ -142,7 +142,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         op: "linear",
         name: "tiles: rows on the same banks",
-        file: "linear/linear_tile.cu",
+        file: "linear/tile.cuh",
         old: "((chunk ^ row * CHUNKS / 8) & (CHUNKS - 1))",
         new: "chunk",
         filter: "linear: BFloat16 tile 64x64, 63 x 64 by 65",
@@ -160,7 +160,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         op: "linear",
         name: "tiles: odd rows are written as even ones",
-        file: "linear/linear_tile.cu",
+        file: "linear/tile.cuh",
         old: "if (rows % 8 == 0) out.put8",
         new: "if (rows % 2 == 0) out.put8",
         filter: "linear: BFloat16 tile 64x64, 65 x 72 by 130",
@@ -169,7 +169,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         op: "linear",
         name: "tiles: a second group of tokens in the place of the first",
-        file: "linear/linear_tile.cu",
+        file: "linear/tile.cuh",
         old: "min(GROUP, tiles_m - group * GROUP)",
         new: "min(GROUP, tiles_m)",
         filter: "linear: BFloat16 tile 64x32, 2050 x 8 by 40",
@@ -205,7 +205,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         op: "linear",
         name: "tiles: a removed barrier of a warp",
-        file: "linear/linear_tile.cu",
+        file: "linear/tile.cuh",
         old: "            __syncwarp();\n#pragma unroll\n            for (int m = lane",
         new: "#pragma unroll\n            for (int m = lane",
         filter: "linear: BFloat16 tile 64x64, 63 x 64 by 65",

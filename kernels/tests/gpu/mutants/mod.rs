@@ -6,6 +6,7 @@ mod attention;
 mod embedding;
 mod judge;
 mod linear;
+mod linear_codes;
 mod rms_norm;
 mod rope_kv;
 mod sampling;
@@ -44,6 +45,7 @@ fn all() -> Vec<Mutant> {
         rms_norm::MUTANTS,
         attention::MUTANTS,
         linear::MUTANTS,
+        linear_codes::MUTANTS,
         embedding::MUTANTS,
         rope_kv::MUTANTS,
         sampling::MUTANTS,

@@ -92,7 +92,10 @@ fn broken(mutant: &Mutant, folder: &Path, cache: &Path) -> Result<PathBuf, Strin
         ]
         .concat()
         {
-            fs::copy(&from, to.join(from.file_name().unwrap_or_default())).map_err(failed)?;
+            let below = from.strip_prefix(folder.join("src").join(part));
+            let to = to.join(below.unwrap_or(&from));
+            fs::create_dir_all(to.parent().unwrap_or(&tree)).map_err(failed)?;
+            fs::copy(&from, to).map_err(failed)?;
         }
     }
     symlink(folder.join("emulator"), tree.join("emulator")).map_err(failed)?;
