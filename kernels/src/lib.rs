@@ -30,6 +30,7 @@ mod simd;
 pub mod embedding;
 pub mod rms_norm;
 pub mod linear;
+pub mod lora;
 pub mod rope;
 pub mod rope_kv;
 pub mod attention;

@@ -16,7 +16,7 @@ pub enum Account {
     Comm,
     /// Tables and scratch of kernels: RoPE tables, converted inputs, attention splits, sampling.
     Workspaces,
-    /// Adapters served unmerged.
+    /// Slots for adapters that are served unmerged, and the scratch that applies them.
     Adapters,
     /// What the driver takes for itself (CUDA context and modules).
     Context,

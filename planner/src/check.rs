@@ -1,12 +1,13 @@
 //! Requests that make no sense, refused before anything is computed; and whether one can be met.
 
+use crate::adapters;
 use crate::bytes::Bytes;
 use crate::limits;
 use crate::message::quantity;
 use crate::model::{KvDtype, ModelShape};
 use crate::offload;
 use crate::refusal::{Reason, Refusal};
-use crate::request::{Backend, Budget, Request};
+use crate::request::{AdapterSlots, Backend, Budget, Request};
 use crate::split::Problem;
 use crate::stored::{self, BlockCompute, Quantization};
 
@@ -204,6 +205,11 @@ fn sizes(request: &Request) -> Result<(), Box<Refusal>> {
                 format!("{tokens} is more than the model's own context of {own} tokens"),
             ));
         }
+    }
+    let AdapterSlots { slots, rank } = request.adapters;
+    if slots > 0 {
+        between("spec.limits.maxAdapters", slots, adapters::SLOTS_MAX)?;
+        between("spec.limits.maxAdapterRank", rank, adapters::RANK_MAX)?;
     }
     if request.kv.size.is_some_and(|size| size.get() == 0) {
         return Err(invalid(

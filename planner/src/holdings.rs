@@ -1,6 +1,7 @@
 //! What one rank holds under a split, account by account.
 
 use crate::account::Account;
+use crate::adapters;
 use crate::bytes::Bytes;
 use crate::kv_cache;
 use crate::offload;
@@ -52,7 +53,7 @@ pub(crate) fn accounts_at(
         Account::Workspaces => {
             scratch::workspaces(shape, shard, limits, context, request.input_form(), kv).total()
         }
-        Account::Adapters => Bytes::ZERO,
+        Account::Adapters => adapters::total(shape, shard, limits, request.adapters),
         Account::Context => driver.context,
         Account::Offload => offload.host(),
     };

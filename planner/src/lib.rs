@@ -16,6 +16,7 @@ pub mod stored;
 pub mod tensor;
 
 // Bytes of each account on one rank, and of the host.
+pub mod adapters;
 pub mod host;
 pub mod kv_cache;
 pub mod offload;
@@ -57,7 +58,9 @@ pub use plan::{Plan, RankPlan, plan};
 pub use refit::{Gain, refit, restart_gain};
 pub use refusal::{RankRefusal, Reason, Refusal};
 pub use remedy::Remedy;
-pub use request::{Backend, Bound, Budget, KvLayout, Limits, RankCapacity, Request, Utilization};
+pub use request::{
+    AdapterSlots, Backend, Bound, Budget, KvLayout, Limits, RankCapacity, Request, Utilization,
+};
 pub use shard::Shard;
 pub use split::LEAST_CONTEXT;
 pub use stored::{BlockCompute, InputForm, Integers, Kept, Quantization};

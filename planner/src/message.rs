@@ -223,6 +223,12 @@ impl fmt::Display for Remedy {
             Remedy::Sequences { sequences } => {
                 write!(f, "spec.limits.maxNumSeqs at most {sequences}")
             }
+            Remedy::Adapters { slots } => {
+                write!(f, "spec.limits.maxAdapters at most {slots}")
+            }
+            Remedy::AdapterRank { rank } => {
+                write!(f, "spec.limits.maxAdapterRank at most {rank}")
+            }
             Remedy::TensorParallelSize { ranks } => {
                 write!(f, "spec.parallelism.tensorParallelSize {ranks}")
             }

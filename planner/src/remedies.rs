@@ -6,7 +6,7 @@ use crate::holdings::whole_model;
 use crate::model::{Dtype, KvDtype};
 use crate::refusal::{RankRefusal, Reason};
 use crate::remedy::{Remedy, other_size};
-use crate::request::{Backend, Bound, KvLayout, Limits, Request, Utilization};
+use crate::request::{AdapterSlots, Backend, Bound, KvLayout, Limits, Request, Utilization};
 use crate::shard::Shard;
 use crate::split::{Problem, fewest_blocks, largest, smallest};
 use crate::stored::Quantization;
@@ -30,6 +30,7 @@ pub(crate) fn remedies(request: &Request, reason: &Reason, ranks: &[RankRefusal]
     }
     found.extend(more_memory(request, ranks));
     let others = [
+        fewer_adapters,
         smaller_numbers,
         cpu_offload,
         other_limits,
@@ -224,6 +225,22 @@ fn integers(request: &Request) -> Vec<Remedy> {
     let remedy = (request.kv.dtype != dtype).then_some(Remedy::KvDtype { dtype });
     let holding = remedy.filter(|remedy| holds(remedy, request));
     holding.into_iter().collect()
+}
+
+/// The most slots that fit, or the largest half of the rank.
+fn fewer_adapters(request: &Request) -> Vec<Remedy> {
+    let AdapterSlots { slots, rank } = request.adapters;
+    let with = |slots: u64| Remedy::Adapters {
+        slots: u32::try_from(slots).unwrap_or(u32::MAX),
+    };
+    let fewer = u64::from(slots).saturating_sub(1);
+    let most = largest(1..=fewer, |slots| holds(&with(slots), request));
+    let halves = std::iter::successors(Some(rank / 2), |rank| Some(rank / 2));
+    let smaller = halves
+        .take_while(|rank| *rank > 0 && slots > 0)
+        .map(|rank| Remedy::AdapterRank { rank })
+        .find(|remedy| holds(remedy, request));
+    most.map(with).into_iter().chain(smaller).collect()
 }
 
 /// The fewest bytes of weights in host memory with which the rest fits.

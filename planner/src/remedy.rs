@@ -33,6 +33,10 @@ pub enum Remedy {
     BatchedTokens { tokens: u32 },
     /// `spec.limits.maxNumSeqs` of at most this
     Sequences { sequences: u32 },
+    /// `spec.limits.maxAdapters` of at most this
+    Adapters { slots: u32 },
+    /// `spec.limits.maxAdapterRank` of at most this
+    AdapterRank { rank: u32 },
     /// `spec.parallelism.tensorParallelSize`
     TensorParallelSize { ranks: u32 },
     /// the engine container's memory limit of at least this (CPU): no part of a [`Request`], see
@@ -73,6 +77,8 @@ impl Remedy {
             Remedy::KvDtype { dtype } => changed.kv.dtype = *dtype,
             Remedy::BatchedTokens { tokens } => changed.limits.max_num_batched_tokens = *tokens,
             Remedy::Sequences { sequences } => changed.limits.max_num_seqs = *sequences,
+            Remedy::Adapters { slots } => changed.adapters.slots = *slots,
+            Remedy::AdapterRank { rank } => changed.adapters.rank = *rank,
             Remedy::TensorParallelSize { ranks } => {
                 changed.ranks = other_size(request, *ranks).unwrap_or_default();
             }

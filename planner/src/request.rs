@@ -36,6 +36,19 @@ impl Limits {
     pub const DEFAULT_MAX_NUM_BATCHED_TOKENS: u32 = 2048;
 }
 
+/// Room for adapters that requests choose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct AdapterSlots {
+    /// Adapters at once; 0: none, and the account is empty.
+    pub slots: u32,
+    /// The largest rank of any of them.
+    pub rank: u32,
+}
+
+impl AdapterSlots {
+    pub const NONE: AdapterSlots = AdapterSlots { slots: 0, rank: 0 };
+}
+
 /// What one rank may use: budget = min(quota, utilization x total). At least one is present
 /// once `request` is made (see [`crate::cpu_capacity`] for the CPU backend's rule).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,6 +74,8 @@ pub struct Request {
     pub kv: KvLayout,
     /// `spec.memory.cpuOffload`: bytes of weights that each rank may keep in host memory.
     pub cpu_offload: Option<Bytes>,
+    /// Room for adapters that are served unmerged.
+    pub adapters: AdapterSlots,
     pub limits: Limits,
     pub utilization: Utilization,
     /// One per rank; its length is the tensor-parallel size (1 to 16).

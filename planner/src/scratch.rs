@@ -27,13 +27,24 @@ pub struct Region {
 
 /// Places one buffer after the other, each on a cache line.
 #[derive(Debug, Default)]
-struct Cursor {
+pub(crate) struct Cursor {
     end: Bytes,
 }
 
+impl From<Bytes> for Cursor {
+    /// Behind so many bytes.
+    fn from(end: Bytes) -> Cursor {
+        Cursor { end }
+    }
+}
+
 impl Cursor {
+    pub(crate) fn end(&self) -> Bytes {
+        self.end
+    }
+
     /// The next buffer: `count` elements of `element` bytes.
-    fn place(&mut self, count: Bytes, element: u64) -> Region {
+    pub(crate) fn place(&mut self, count: Bytes, element: u64) -> Region {
         let bytes = count.saturating_mul(element);
         let region = Region {
             offset: self.end.0,

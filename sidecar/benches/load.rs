@@ -273,6 +273,7 @@ fn first_token(engine: &EngineHandle) -> anyhow::Result<()> {
         bias: vec![],
         prompt_logprobs: None,
         max_tokens: 1,
+        adapter: None,
         cache_salt: None,
         events: events.into(),
     })?;

@@ -244,6 +244,7 @@ impl<'a> Bench<'a> {
                 bias: Vec::new(),
                 prompt_logprobs: None,
                 max_tokens: tokens,
+                adapter: None,
                 cache_salt: None,
                 events: events.into(),
             };

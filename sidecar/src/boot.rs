@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::args::{EngineArgs, GenerationConfig, HttpArgs, ServeArgs};
 use crate::chat::ChatTemplate;
-use crate::config::Settings;
+use crate::config::{Settings, open_dynamic};
 use crate::engine::Engine;
 use crate::engine::config::EngineConfig;
 use crate::engine::handle::EngineState;
@@ -87,6 +87,7 @@ fn app(settings: &Settings, http: &HttpArgs) -> App {
     let root = settings.model.display().to_string();
     let mut app = App::new(settings.served.clone(), root, limits, identity);
     app.weights_roots.clone_from(&http.weights_root);
+    app.adapter_roots.clone_from(&http.adapter_root);
     app
 }
 
@@ -115,7 +116,10 @@ fn load(
     let model = Arc::new(ModelFolder::open_with(&settings.model, &settings.adapters)?);
     let weight_version = WeightsInForce::named(weight_version, &model);
     opened::describe(&model, &settings.model);
-    let planned = settings.plan(&model)?;
+    let dynamic = open_dynamic(&settings.dynamic, &model)?;
+    app.check_names(dynamic.iter().map(|of| of.at.name.as_str()))
+        .map_err(BootError::Flag)?;
+    let planned = settings.plan(&model, &dynamic)?;
     let planned = room::hold(app, settings, planned)?;
     opened::describe_weights(&model, &planned);
     for rank in &planned.plan.ranks {
@@ -144,6 +148,7 @@ fn load(
         prefix_cache: !args.no_prefix_cache,
         validation: settings.validation,
         weight_version,
+        adapters: dynamic,
         ..EngineConfig::new(planned.request.clone())
     };
     let eos = model.eos_ids.clone();

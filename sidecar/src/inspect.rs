@@ -5,6 +5,7 @@ use std::path::Path;
 use plimsoll_crds::v1alpha1::facts::{InspectError, InspectResult, ModelFacts};
 
 use crate::chat::ChatTemplate;
+use crate::config::open_dynamic;
 use crate::model::{AdapterPath, ModelError, ModelFolder};
 
 /// What a termination message may hold.
@@ -23,15 +24,21 @@ const NOTE_CHARS_MAX: usize = 200;
 /// # Errors
 /// [`ModelError`].
 pub fn facts(path: &Path) -> Result<ModelFacts, ModelError> {
-    facts_with(path, &[])
+    facts_with(path, &[], &[])
 }
 
-/// As [`facts`], of a model with adapters: also every number of these is looked at.
+/// As [`facts`], of a model with adapters: also every number of these is looked at. Those that requests
+/// choose are checked alike, and are no part of the facts.
 ///
 /// # Errors
 /// [`ModelError`].
-pub fn facts_with(path: &Path, adapters: &[AdapterPath]) -> Result<ModelFacts, ModelError> {
+pub fn facts_with(
+    path: &Path,
+    adapters: &[AdapterPath],
+    dynamic: &[AdapterPath],
+) -> Result<ModelFacts, ModelError> {
     let model = ModelFolder::open_with(path, adapters)?;
+    open_dynamic(dynamic, &model)?;
     let tokenizer = model.tokenizer()?;
     ChatTemplate::load(&model, &tokenizer)?;
     let told = model.told.iter().chain(&model.sampling.ignored);

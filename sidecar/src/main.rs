@@ -97,8 +97,9 @@ fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
-    let model = ModelFolder::open_with(&args.model, &args.adapters.adapter)?;
-    match config::plan_flags(&args.memory, &model) {
+    let model = ModelFolder::open_with(&args.model, &args.adapters.merged())?;
+    let dynamic = config::open_dynamic(&args.adapters.dynamic(), &model)?;
+    match config::plan_flags_with(&args.memory, &model, &dynamic) {
         Ok(planned) => {
             print!(
                 "{}",
@@ -118,7 +119,8 @@ fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn inspect_model(args: &InspectArgs) -> anyhow::Result<ExitCode> {
-    let facts = inspect::facts_with(&args.model, &args.adapters.adapter);
+    let (merged, dynamic) = (args.adapters.merged(), args.adapters.dynamic());
+    let facts = inspect::facts_with(&args.model, &merged, &dynamic);
     let json = inspect::result_json(&facts);
     match (args.output, &facts) {
         (Output::Json, _) => println!("{json}"),

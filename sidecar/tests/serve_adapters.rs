@@ -96,9 +96,9 @@ fn what_does_not_fit_is_refused_before_anything_is_loaded() {
         ("plan", "a b=/x".to_owned(), 64, "a name has"),
         (
             "plan",
-            adapter("plain") + ":dynamic",
-            64,
-            "dynamic: adapters are merged alone",
+            adapter("nowhere") + ":dynamic",
+            1,
+            "adapters/nowhere/adapter_config.json",
         ),
     ] {
         let ports = ["--port", "0", "--admin-port", "0", "--probe-port", "0"];
@@ -111,6 +111,110 @@ fn what_does_not_fit_is_refused_before_anything_is_loaded() {
         assert_eq!(output.status.code(), Some(code), "{command} {flag}: {told}");
         assert!(told.contains(says), "no {says:?} in {told}");
     }
+}
+
+#[test]
+fn requests_choose_dynamic_adapters_by_name_and_others_come_and_go() {
+    let [plain, fan] = ["plain", "fan-in"].map(|name| adapter(name) + ":dynamic");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/adapters");
+    let root = root.to_str().unwrap();
+    let flags = [
+        "--adapter",
+        &plain,
+        "--adapter",
+        &fan,
+        "--max-loras",
+        "3",
+        "--adapter-root",
+        root,
+    ];
+    let served = Served::start("tiny-llama", &flags);
+    let asked = |model: &str| {
+        let body = serde_json::json!({"model": model, "prompt": [5, 6, 7, 8], "max_tokens": 20,
+            "temperature": 0, "ignore_eos": true});
+        let answer = served.post("/v1/completions", &body.to_string());
+        (answer.status, answer.json()["choices"][0]["text"].clone())
+    };
+    let (base, tuned) = (asked("tiny-llama"), asked("plain"));
+    assert_eq!((base.0, tuned.0), (200, 200));
+    assert_ne!(base.1, tuned.1, "an adapter that changes no answer");
+    let merged = Served::start("tiny-llama", &["--adapter", &adapter("plain")]);
+    let body = r#"{"model": "tiny-llama", "prompt": [5, 6, 7, 8], "max_tokens": 20,
+        "temperature": 0, "ignore_eos": true}"#;
+    let answer = merged.post("/v1/completions", body).json();
+    assert_eq!(answer["choices"][0]["text"], tuned.1, "merged and not");
+    let ids = |served: &Served| -> Vec<String> {
+        let models = served.get("/v1/models").json();
+        let data = models["data"].as_array().unwrap().iter();
+        data.map(|of| of["id"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(ids(&served), ["tiny-llama", "plain", "fan-in"]);
+    assert_eq!(asked("loud").0, 404);
+    let load = format!(r#"{{"lora_name": "loud", "lora_path": "{root}/plain"}}"#);
+    assert_eq!(
+        served.post("/v1/load_lora_adapter", &load).status,
+        403,
+        "the public port"
+    );
+    assert_eq!(
+        served.post_admin("/v1/load_lora_adapter", &load).status,
+        200
+    );
+    assert_eq!(asked("loud"), tuned);
+    let unload = r#"{"lora_name": "loud"}"#;
+    assert_eq!(
+        served.post_admin("/v1/unload_lora_adapter", unload).status,
+        200
+    );
+    assert_eq!(asked("loud").0, 404);
+    assert_eq!(asked("plain"), tuned);
+    assert_eq!(asked("tiny-llama"), base);
+}
+
+#[test]
+fn plans_have_room_for_dynamic_adapters_and_say_where_there_is_not_enough() {
+    let plan = |flags: &[&str]| {
+        let flag = adapter("plain") + ":dynamic";
+        let output = run(
+            &[&["plan", "--adapter", &flag], flags].concat(),
+            "tiny-llama",
+        );
+        (
+            output.status.code(),
+            words(&output.stdout),
+            words(&output.stderr),
+        )
+    };
+    let (code, table, _) = plan(&["--max-rank", "8"]);
+    assert_eq!(code, Some(0));
+    assert!(table.contains("ADAPTERS"), "{table}");
+    for (flags, code, says) in [
+        (
+            ["--max-adapters", "0"],
+            64,
+            "--max-adapters: 0, and 1 dynamic adapters are given (plain)",
+        ),
+        (
+            ["--max-lora-rank", "1"],
+            64,
+            "--max-rank: 1, and adapter `plain` has rank 2",
+        ),
+    ] {
+        let (found, _, told) = plan(&flags);
+        assert_eq!(found, Some(code), "{told}");
+        assert!(told.contains(says), "{told}");
+    }
+    let (code, table, _) = plan(&[
+        "--max-adapters",
+        "100",
+        "--max-rank",
+        "512",
+        "--quota",
+        "0=64Mi",
+    ]);
+    assert_eq!(code, Some(2), "{table}");
+    assert!(table.contains("--max-adapters at most "), "{table}");
 }
 
 /// A copy of an adapter that says of itself to be so faint that F32 has nothing of it.

@@ -33,6 +33,8 @@ pub(crate) fn boot(
         cpu_offload,
         limits,
         utilization: _,
+        // No resource asks for any.
+        adapters: _,
         ranks: _,
     } = request;
     let KvLayout {

@@ -4,6 +4,8 @@
 //! differences of the layouts give every term once; the search then only adds. The layouts stay
 //! the only place that knows sizes (`plan` checks the sum against them).
 
+use super::context::max_model_len;
+use crate::adapters;
 use crate::bytes::Bytes;
 use crate::kv_cache;
 use crate::model::ModelShape;
@@ -33,6 +35,7 @@ pub(crate) struct Cost {
     layer: u64,
     activations: u64,
     workspaces: u64,
+    adapters: u64,
     /// Widest input of a linear layer that the share brings; a rank needs room for the widest.
     input_width: u64,
 }
@@ -53,6 +56,7 @@ pub(crate) struct Costs {
     /// Weights of a rank without any share: the norms; index: is it rank 0 (biases)?
     base_weights: [u64; 2],
     base_activations: u64,
+    base_adapters: u64,
     /// Accounts that no share changes, each rounded: exchange buffers, context, graphs.
     constant: u64,
     /// KV bytes of one block of one head.
@@ -164,6 +168,7 @@ impl Costs {
             self.round(self.base_activations + share.activations),
             self.round(level.workspaces + share.workspaces + self.input_bytes(input)),
             self.kv_bytes(level, heads),
+            self.round(self.base_adapters + share.adapters),
             self.constant,
         ];
         accounts.into_iter().fold(0, u64::saturating_add)
@@ -201,17 +206,6 @@ impl Costs {
     }
 }
 
-/// The context in force when the cache holds `blocks` blocks, null block not counted: as asked
-/// for, or the model's own as far as the cache reaches.
-pub(crate) fn max_model_len(request: &Request, blocks: u64) -> u32 {
-    let tokens = blocks.saturating_mul(request.kv.block_size.into());
-    let own = request.shape.context;
-    request
-        .limits
-        .max_model_len
-        .unwrap_or(u32::try_from(tokens).map_or(own, |t| t.min(own)))
-}
-
 impl Cost {
     fn plus(self, other: Cost) -> Cost {
         Cost {
@@ -219,6 +213,7 @@ impl Cost {
             layer: self.layer + other.layer,
             activations: self.activations + other.activations,
             workspaces: self.workspaces + other.workspaces,
+            adapters: self.adapters + other.adapters,
             input_width: self.input_width.max(other.input_width),
         }
     }
@@ -237,6 +232,7 @@ struct Probe<'a> {
     /// One for each kind of layer.
     kinds: Vec<Kind>,
     base_activations: u64,
+    base_adapters: u64,
 }
 
 /// A model of one layer, and how many layers are of that kind.
@@ -260,6 +256,7 @@ impl<'a> Probe<'a> {
             request,
             kinds: kinds.map(kind).collect(),
             base_activations: 0,
+            base_adapters: 0,
         };
         let bases: Vec<u64> = probe
             .kinds
@@ -270,6 +267,7 @@ impl<'a> Probe<'a> {
             kind.base = base;
         }
         probe.base_activations = probe.activations(&NOTHING);
+        probe.base_adapters = probe.adapters(&NOTHING);
         probe
     }
 
@@ -289,6 +287,16 @@ impl<'a> Probe<'a> {
         scratch::activations(shape, shard, limits, *backend)
             .total()
             .0
+    }
+
+    fn adapters(&self, shard: &Shard) -> u64 {
+        let Request {
+            shape,
+            limits,
+            adapters: slots,
+            ..
+        } = self.request;
+        adapters::total(shape, shard, limits, *slots).0
     }
 
     /// `in_layers`: a share of each layer, otherwise one of what lies around them.
@@ -312,6 +320,7 @@ impl<'a> Probe<'a> {
             weights,
             layer: weights::layer_bytes(shape, shard, self.request.kept()).0,
             activations: self.activations(shard) - self.base_activations,
+            adapters: self.adapters(shard) - self.base_adapters,
             workspaces: attention.bytes.next_multiple_of(weights::TENSOR_ALIGN.0),
             input_width,
         }
@@ -379,6 +388,7 @@ impl<'a> Probe<'a> {
             request: self.request.clone(),
             base_weights,
             base_activations: self.base_activations,
+            base_adapters: self.base_adapters,
             constant: constant
                 .into_iter()
                 .map(|bytes| bytes.round_up(granule).0)

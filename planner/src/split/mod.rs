@@ -3,13 +3,14 @@
 //! Among all splits that fit: the most tokens of KV (up to those wanted), then the least bytes
 //! that the busiest rank reads in a step (to one part in 128), then the most even, then the most on the lowest ranks.
 
+mod context;
 mod costs;
 mod reach;
 
 use std::ops::RangeInclusive;
 
+pub(crate) use context::max_model_len;
 use costs::Costs;
-pub(crate) use costs::max_model_len;
 use reach::{Ask, Share, reach};
 
 use crate::kv_cache::blocks_for;

@@ -13,7 +13,7 @@ use plimsoll_planner::{
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use samples::random::{in_blocks, percent_of_matrices, sensible};
+use samples::random::{in_blocks, percent_of_matrices, sensible, slots};
 
 fn check(request: &Request) -> Result<Option<Plan>, TestCaseError> {
     let expected = best(request);
@@ -76,7 +76,10 @@ prop_compose! {
         max_num_seqs in 1u32..=3,
         size in prop::option::weighted(0.2, 1u64..60),
         pages in prop::collection::vec(20u64..220, 3),
-        offload in prop::option::weighted(0.7, 1u64..=110),
+        (offload, adapters) in (
+            prop::option::weighted(0.7, 1u64..=110),
+            prop::option::weighted(0.3, (1u32..=2, 1u32..=9)),
+        ),
     )(
         query_heads in Just(if ranks == 3 { kv_heads.min(3) * group } else { kv_heads * group }),
         kv_heads in Just(if ranks == 3 { kv_heads.min(3) } else { kv_heads }),
@@ -84,7 +87,8 @@ prop_compose! {
         head_dim in Just(head_dim),
         vocab in Just(vocab), flags in Just(flags), stored in Just(stored), float32 in Just(float32),
         max_model_len in Just(max_model_len), max_num_seqs in Just(max_num_seqs),
-        size in Just(size), pages in Just(pages), offload in Just(offload),
+        size in Just(size), pages in Just(pages),
+        (offload, adapters) in Just((offload, adapters)),
     ) -> Request {
         let [tied, qkv_bias, output_bias, mlp_bias, qk_norm, totals] = flags;
         let shape = ModelShape {
@@ -103,6 +107,7 @@ prop_compose! {
         };
         let request = Request {
             cpu_offload: None,
+        adapters: slots(adapters),
             shape,
             backend: Backend::Cpu,
             dtype,

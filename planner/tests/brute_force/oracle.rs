@@ -6,7 +6,7 @@
 use std::cmp::Reverse;
 
 use plimsoll_planner::{
-    Backend, Bytes, ModelShape, RankCapacity, Request, Shard, kv_cache, scratch, weights,
+    Backend, Bytes, ModelShape, RankCapacity, Request, Shard, adapters, kv_cache, scratch, weights,
 };
 
 /// What a split is judged by, best first: most tokens; then the least work of the busiest rank;
@@ -97,6 +97,7 @@ fn rank_fits(request: &Request, rank: usize, shard: &Shard, blocks: u64) -> bool
         + rounded(
             scratch::workspaces(shape, shard, limits, context, request.input_form(), kv).total(),
         )
+        + rounded(adapters::layout(shape, shard, limits, request.adapters).total())
         + rounded(scratch::comm(shape, limits, request.ranks.len() as u32).total());
     bytes <= budget(request, rank)
         && kv

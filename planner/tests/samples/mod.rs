@@ -4,8 +4,8 @@
 pub(crate) mod random;
 
 use plimsoll_planner::{
-    Architecture, Backend, BlockCompute, Bytes, Dtype, KvDtype, KvLayout, Limits, ModelBlocks,
-    ModelShape, Quantization, RankCapacity, Request, Utilization,
+    AdapterSlots, Architecture, Backend, BlockCompute, Bytes, Dtype, KvDtype, KvLayout, Limits,
+    ModelBlocks, ModelShape, Quantization, RankCapacity, Request, Utilization,
 };
 
 pub(crate) const MIB: u64 = 1 << 20;
@@ -120,6 +120,7 @@ pub(crate) fn request(shape: ModelShape, backend: Backend, quotas: &[u64]) -> Re
             size: None,
         },
         cpu_offload: None,
+        adapters: AdapterSlots::NONE,
         limits: Limits {
             max_model_len: None,
             max_num_seqs: Limits::DEFAULT_MAX_NUM_SEQS,

@@ -1,9 +1,9 @@
 //! Random models, limits and quotas.
 
 use plimsoll_planner::{
-    Architecture, Backend, BlockCompute, BlockFormat, Bytes, Dtype, Kept, KvDtype, KvLayout,
-    LayerBlocks, Limits, ModelBlocks, ModelShape, Quantization, RankCapacity, Reason, Request,
-    Shard, Utilization, plan, stored, stored::Width, weights,
+    AdapterSlots, Architecture, Backend, BlockCompute, BlockFormat, Bytes, Dtype, Kept, KvDtype,
+    KvLayout, LayerBlocks, Limits, ModelBlocks, ModelShape, Quantization, RankCapacity, Reason,
+    Request, Shard, Utilization, plan, stored, stored::Width, weights,
 };
 use proptest::prelude::*;
 
@@ -111,7 +111,10 @@ prop_compose! {
         size in prop::option::weighted(0.1, 1u64..=64),
         ranks in prop::collection::vec((10u64..=400, any::<bool>()), 1..=5),
         utilization in 50u32..=1000,
-        offload in prop::option::weighted(0.4, 1u64..=110),
+        (offload, adapters) in (
+            prop::option::weighted(0.4, 1u64..=110),
+            prop::option::weighted(0.2, (1u32..=4, 1u32..=40)),
+        ),
     ) -> Request {
         let scale = if cuda { 2048 * MIB } else { 0 };
         let max_model_len = max_model_len.map(|tokens| tokens.min(shape.context));
@@ -134,6 +137,7 @@ prop_compose! {
         let request = Request {
             shape,
             cpu_offload: None,
+        adapters: slots(adapters),
             backend: if cuda { Backend::Cuda } else { Backend::Cpu },
             dtype,
             quantization,
@@ -151,6 +155,12 @@ prop_compose! {
         let offloaded = |percent| percent_of_matrices(&request.shape, request.kept(), percent);
         sensible(Request { cpu_offload: offload.map(offloaded), ..request.clone() })
     }
+}
+
+/// Room for adapters, or none.
+pub(crate) fn slots(asked: Option<(u32, u32)>) -> AdapterSlots {
+    let slots = asked.map(|(slots, rank)| AdapterSlots { slots, rank });
+    slots.unwrap_or_default()
 }
 
 /// So many percent of what all matrices of a model's layers take.

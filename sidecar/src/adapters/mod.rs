@@ -1,4 +1,4 @@
-//! PEFT adapters, merged into a model's weights while these are read.
+//! PEFT adapters, merged into a model's weights while these are read, or kept beside them (`dynamic`).
 //!
 //! A folder is checked whole against its base before any weight is read: `config` and `fields` decide
 //! about every field, `open` about every tensor. What it changes stands behind the seam of
@@ -8,6 +8,7 @@
 
 mod change;
 mod config;
+mod dynamic;
 mod effect;
 mod embeddings;
 mod factor;
@@ -41,6 +42,8 @@ use plimsoll_planner::ModelShape;
 use crate::model_error::ModelError;
 use crate::weights::TensorSource;
 use change::Change;
+pub use dynamic::Dynamic;
+pub(crate) use dynamic::Pair;
 pub use figures::Figures;
 pub use gate::{Gate, LOST_MAX, Validated, Validation, Verdict};
 use merged::Merged;
@@ -77,6 +80,18 @@ pub struct MergedAdapter {
     pub tokens_alone: bool,
 }
 
+/// What an adapter is laid over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Base<'a> {
+    /// As adapters before this one left it.
+    pub(crate) shape: &'a ModelShape,
+    pub(crate) tensors: &'a dyn TensorSource,
+    /// The model's own shape is tied, whatever adapters made of it.
+    pub(crate) was_tied: bool,
+    /// Tensors that are no longer the base's.
+    pub(crate) changed: &'a HashSet<String>,
+}
+
 /// A base with its adapters.
 #[derive(Debug)]
 pub(crate) struct Together {
@@ -92,6 +107,17 @@ pub(crate) struct Together {
     was_tied: bool,
     /// Tensors that are no longer the base's.
     changed: HashSet<String>,
+}
+
+impl Together {
+    fn base(&self) -> Base<'_> {
+        Base {
+            shape: &self.shape,
+            tensors: &*self.tensors,
+            was_tied: self.was_tied,
+            changed: &self.changed,
+        }
+    }
 }
 
 /// Puts adapters before a base, in this order: what the first makes of a tensor is what the next one
@@ -131,8 +157,9 @@ pub(crate) fn merge(
                 "is given twice; give each its own name",
             ));
         }
-        let opened = open::open(at, &together, base)?;
+        let opened = open::open(at, together.base(), base)?;
         together.told.extend(opened.told);
+        together.told.extend(opened.told_merged);
         let mut names: Vec<String> = opened.changes.keys().cloned().collect();
         names.sort_unstable();
         together.changed.extend(names.iter().cloned());

@@ -9,7 +9,7 @@ use super::change::Change;
 use super::config::AdapterConfig;
 use super::factor::Factor;
 use super::places::{Placed, Places, is_float};
-use super::{AdapterPath, Together, WEIGHTS, effect, refused, unread};
+use super::{AdapterPath, Base, WEIGHTS, effect, refused, unread};
 use crate::digest::Digest;
 use crate::model_error::{ModelError, shorten};
 use crate::weights::file::{WeightFile, is_there};
@@ -24,10 +24,12 @@ pub(crate) struct Opened {
     pub(crate) unties: bool,
     pub(crate) digest: String,
     pub(crate) told: Vec<String>,
+    /// And of merging it.
+    pub(crate) told_merged: Vec<String>,
 }
 
 /// Reads headers and every number of the adapter; of the base at most its embedding.
-pub(crate) fn open(at: &AdapterPath, base: &Together, called: &str) -> Result<Opened, ModelError> {
+pub(crate) fn open(at: &AdapterPath, base: Base<'_>, called: &str) -> Result<Opened, ModelError> {
     let mut digest = Digest::new();
     let adapter = at.name.as_str();
     let config = AdapterConfig::open(adapter, &at.path, &mut |bytes| digest.update(bytes))?;
@@ -84,7 +86,8 @@ pub(crate) fn open(at: &AdapterPath, base: &Together, called: &str) -> Result<Op
         )
     });
     Ok(Opened {
-        told: told.chain(expanded).chain(unscaled).chain(placed).collect(),
+        told: told.chain(placed).collect(),
+        told_merged: expanded.into_iter().chain(unscaled).collect(),
         changes,
         unties,
         digest: digest.finish(),

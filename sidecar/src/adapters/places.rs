@@ -12,7 +12,7 @@ use super::factor::Factor;
 use super::keys::Part;
 use super::merged::{EMBEDDING, HEAD};
 use super::sorted::Sorted;
-use super::{Together, WEIGHTS, embeddings, refused, tied, tokens};
+use super::{Base, WEIGHTS, embeddings, refused, tied, tokens};
 use crate::model_error::{ModelError, shorten};
 use crate::weights::{TensorInfo, needed};
 
@@ -24,7 +24,7 @@ pub(super) struct Places<'a> {
     config: &'a AdapterConfig,
     /// Besides the config's own.
     scale: f64,
-    base: &'a Together,
+    base: Base<'a>,
     /// Of every tensor that an adapter may change, with both sides of the embedding.
     dims: HashMap<String, Vec<usize>>,
     changes: HashMap<String, Change>,
@@ -43,7 +43,7 @@ impl<'a> Places<'a> {
     pub(super) fn of(
         adapter: &'a str,
         (config, scale): (&'a AdapterConfig, f64),
-        base: &'a Together,
+        base: Base<'a>,
     ) -> Places<'a> {
         let untied = ModelShape {
             tied: false,
@@ -351,7 +351,7 @@ impl<'a> Places<'a> {
             ));
             return Ok(());
         }
-        match embeddings::difference(&*self.base.tensors, of, copy)? {
+        match embeddings::difference(self.base.tensors, of, copy)? {
             None => Ok(()),
             Some(row) => self.refuse(format!(
                 "carries a {tensor} that differs from the base's in row {row}: it was trained on \

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::change::Change;
 use super::merged::{EMBEDDING, HEAD};
-use super::{Together, WEIGHTS, embeddings, refused};
+use super::{Base, WEIGHTS, embeddings, refused};
 use crate::model_error::ModelError;
 
 /// Whether a tied base becomes one with two tables; a second table that is the same once more is taken
@@ -16,7 +16,7 @@ use crate::model_error::ModelError;
 pub(super) fn unties(
     adapter: &str,
     ties: bool,
-    base: &Together,
+    base: Base<'_>,
     changes: &mut HashMap<String, Change>,
 ) -> Result<bool, ModelError> {
     let refuse = |message: String| Err(refused(adapter, WEIGHTS, message));

@@ -5,16 +5,36 @@ use std::path::PathBuf;
 use clap::Args;
 use plimsoll_planner::Bytes;
 
-use super::values::{ValidationArg, adapter, quantity_bytes};
+use super::values::{AdapterFlag, ValidationArg, adapter, merged_adapter, quantity_bytes};
 use crate::adapters::AdapterPath;
 
 #[derive(Clone, Debug, Args)]
 pub struct AdapterArgs {
-    /// Merge a PEFT adapter into the weights while they are read, e.g. sql=./sql-lora; repeat for more,
-    /// which are merged in this order. Its own scale is multiplied by SCALE (1 without it), as PEFT's
-    /// scale_layer does.
-    #[arg(long, value_name = "NAME=FOLDER[:merge][,scale=SCALE]", value_parser = adapter)]
-    pub adapter: Vec<AdapterPath>,
+    /// A PEFT adapter, e.g. sql=./sql-lora; repeat for more. It is merged into the weights while they are
+    /// read, in this order; one that is dynamic stays beside them, and requests choose it by its name.
+    /// Its own scale is multiplied by SCALE (1 without it), as PEFT's scale_layer does.
+    #[arg(long, value_name = "NAME=FOLDER[:merge|:dynamic][,scale=SCALE]", value_parser = adapter)]
+    pub adapter: Vec<AdapterFlag>,
+}
+
+impl AdapterArgs {
+    /// Those that become a part of the weights, in order.
+    pub fn merged(&self) -> Vec<AdapterPath> {
+        let merged = |of: &AdapterFlag| match of {
+            AdapterFlag::Merge(at) => Some(at.clone()),
+            AdapterFlag::Dynamic(_) => None,
+        };
+        self.adapter.iter().filter_map(merged).collect()
+    }
+
+    /// Those that requests choose.
+    pub fn dynamic(&self) -> Vec<AdapterPath> {
+        let dynamic = |of: &AdapterFlag| match of {
+            AdapterFlag::Dynamic(at) => Some(at.clone()),
+            AdapterFlag::Merge(_) => None,
+        };
+        self.adapter.iter().filter_map(dynamic).collect()
+    }
 }
 
 pub(super) const MERGE_EXAMPLES: &str = "\
@@ -33,7 +53,7 @@ pub struct MergeArgs {
     pub model: PathBuf,
     /// A PEFT adapter, e.g. sql=./sql-lora or sql=./sql-lora,scale=0.5; repeat for more, which are merged
     /// in this order.
-    #[arg(long, value_name = "NAME=FOLDER[,scale=SCALE]", value_parser = adapter, required = true)]
+    #[arg(long, value_name = "NAME=FOLDER[,scale=SCALE]", value_parser = merged_adapter, required = true)]
     pub adapter: Vec<AdapterPath>,
     /// The folder to write, which must not be there.
     #[arg(long, value_name = "FOLDER")]

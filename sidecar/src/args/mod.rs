@@ -23,13 +23,12 @@ use crate::engine::weights::WeightsInForce;
 use adapters::MERGE_EXAMPLES;
 pub use adapters::{AdapterArgs, MergeArgs};
 pub use bench::BenchArgs;
+pub(crate) use values::served_name;
 pub use values::{
-    ComputeArg, DtypeArg, GenerationConfig, KvDtypeArg, Output, QuantizationArg, RankQuota,
-    ValidationArg,
+    AdapterFlag, ComputeArg, DtypeArg, GenerationConfig, KvDtypeArg, Output, QuantizationArg,
+    RankQuota, ValidationArg,
 };
-use values::{
-    isa, isa_help, origin, quantity_bytes, rank_quota, served_name, share, weight_version,
-};
+use values::{isa, isa_help, origin, quantity_bytes, rank_quota, share, weight_version};
 pub use wording::in_flags;
 
 /// Runs a language model and shows who holds which bytes.
@@ -72,6 +71,7 @@ Examples:
   plimsoll-sidecar serve ./Qwen2.5-0.5B-Instruct --port 9000 --served-model-name qwen
   plimsoll-sidecar serve ./model --tensor-parallel-size 2 --quota 0=300Mi --quota 1=700Mi
   plimsoll-sidecar serve ./Qwen2.5-0.5B-Instruct --adapter sql=./sql-lora
+  plimsoll-sidecar serve ./Qwen2.5-0.5B-Instruct --adapter sql=./sql-lora:dynamic --max-adapters 4
   plimsoll-sidecar serve --config /etc/plimsoll --host 0.0.0.0 \\
       --admin-token-file /etc/plimsoll/admin/token
 
@@ -143,7 +143,7 @@ pub struct ServeArgs {
 }
 
 /// Flags that say what `--config` says.
-const CONFIG_REPLACES: [&str; 18] = [
+const CONFIG_REPLACES: [&str; 20] = [
     "model",
     "adapter",
     "adapter_validation",
@@ -157,6 +157,8 @@ const CONFIG_REPLACES: [&str; 18] = [
     "kv_cache_dtype",
     "kv_cache_size",
     "cpu_offload",
+    "max_adapters",
+    "max_rank",
     "block_size",
     "dtype",
     "quantization",
@@ -224,6 +226,14 @@ pub struct MemoryArgs {
     #[arg(long, allow_hyphen_values = true, value_name = "QUANTITY",
           value_parser = quantity_bytes)]
     pub cpu_offload: Option<Bytes>,
+    /// Dynamic adapters that there is room for at once, 0 to 256. Without it: as many as are given.
+    #[arg(long, allow_negative_numbers = true, value_name = "N", visible_alias = "max-loras",
+          value_parser = clap::value_parser!(u32).range(0..=256))]
+    pub max_adapters: Option<u32>,
+    /// Largest rank of a dynamic adapter, 1 to 4096. Without it: the largest that is given, or 16.
+    #[arg(long, allow_negative_numbers = true, value_name = "N", visible_alias = "max-lora-rank",
+          value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub max_rank: Option<u32>,
     /// Tokens of one KV block.
     #[arg(
         long,
@@ -297,6 +307,10 @@ pub struct HttpArgs {
     /// (/update_weights, /update_weights_from_disk); repeat for more. Without it: none are read.
     #[arg(long, value_name = "FOLDER")]
     pub weights_root: Vec<PathBuf>,
+    /// Folder under which adapters may lie that are loaded while the server runs
+    /// (/v1/load_lora_adapter); repeat for more. Without it: none are.
+    #[arg(long, value_name = "FOLDER")]
+    pub adapter_root: Vec<PathBuf>,
     /// Largest request body, e.g. 4Mi.
     #[arg(long, allow_hyphen_values = true, value_name = "QUANTITY", default_value = "4Mi",
           value_parser = quantity_bytes)]
@@ -326,7 +340,11 @@ impl HttpArgs {
     /// # Errors
     /// Which two ports are one, or which folder is none.
     pub fn check(&self) -> Result<(), String> {
-        for root in &self.weights_root {
+        let weights = self.weights_root.iter();
+        let weights = weights.map(|root| ("--weights-root", "new weights", root));
+        let adapters = self.adapter_root.iter();
+        let adapters = adapters.map(|root| ("--adapter-root", "adapters", root));
+        for (flag, what, root) in weights.chain(adapters) {
             let found = std::fs::metadata(root);
             let why = match found {
                 Ok(found) if found.is_dir() => continue,
@@ -334,7 +352,7 @@ impl HttpArgs {
                 Err(error) => error.to_string(),
             };
             return Err(format!(
-                "--weights-root: {}: {why}; name the folder under which new weights will lie",
+                "{flag}: {}: {why}; name the folder under which {what} will lie",
                 root.display()
             ));
         }

@@ -224,7 +224,7 @@ fn an_adapter_has_a_folder_and_a_scale_in_words() {
     let read = |text: &str| {
         let line = ["x", "plan", "m", "--adapter", text];
         match Cli::try_parse_from(line)?.command {
-            Command::Plan(args) => Ok::<_, clap::Error>(args.adapters.adapter[0].clone()),
+            Command::Plan(args) => Ok::<_, clap::Error>(args.adapters),
             _ => panic!("not a plan"),
         }
     };
@@ -234,8 +234,14 @@ fn an_adapter_has_a_folder_and_a_scale_in_words() {
         ("a=./b,scale=0.5", "./b", 0.5),
         ("a=./b:merge,scale=-2", "./b", -2.0),
         ("a=./b,c", "./b,c", 1.0),
+        ("a=./b:dynamic", "./b", 1.0),
+        ("a=./b:dynamic,scale=2", "./b", 2.0),
     ] {
-        let adapter = read(text).unwrap();
+        let adapters = read(text).unwrap();
+        let dynamic = adapters.dynamic();
+        assert_eq!(dynamic.len(), usize::from(text.contains(":dynamic")));
+        let all = adapters.merged().into_iter().chain(dynamic);
+        let adapter = all.last().unwrap();
         let found = (
             adapter.name.as_str(),
             adapter.path.to_str(),
@@ -249,7 +255,7 @@ fn an_adapter_has_a_folder_and_a_scale_in_words() {
         "a=./b,scale=inf",
         "a=./b,scale=1e9",
         "a=./b,scale=",
-        "a=./b:dynamic,scale=2",
+        "a=:dynamic",
         "a=,scale=2",
     ] {
         assert!(read(text).is_err(), "{text}");

@@ -180,8 +180,23 @@ pub(super) fn weight_version(text: &str) -> Result<String, String> {
     WeightsInForce::check_version(text).map(|()| text.to_owned())
 }
 
+/// One `--adapter`, by what becomes of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdapterFlag {
+    Merge(AdapterPath),
+    Dynamic(AdapterPath),
+}
+
+/// One `--adapter` of `merge`.
+pub(super) fn merged_adapter(text: &str) -> Result<AdapterPath, String> {
+    match adapter(text)? {
+        AdapterFlag::Merge(at) => Ok(at),
+        AdapterFlag::Dynamic(_) => Err("dynamic: a folder has merged adapters alone".to_owned()),
+    }
+}
+
 /// One `--adapter`.
-pub(super) fn adapter(text: &str) -> Result<AdapterPath, String> {
+pub(super) fn adapter(text: &str) -> Result<AdapterFlag, String> {
     const FORM: &str = "write NAME=FOLDER, e.g. sql=./sql-lora";
     let (name, rest) = text.split_once('=').ok_or(FORM)?;
     let name = served_name(name)?;
@@ -189,20 +204,18 @@ pub(super) fn adapter(text: &str) -> Result<AdapterPath, String> {
         Some((path, scale)) => (path, adapter_scale(scale)?),
         None => (rest, AdapterScale::ONE),
     };
-    let path = match path.rsplit_once(':') {
-        Some((path, "merge")) => path,
-        Some((_, "dynamic")) => {
-            return Err("dynamic: adapters are merged alone, not chosen by request".to_owned());
-        }
-        Some(_) | None => path,
+    let (path, flag): (&str, fn(AdapterPath) -> AdapterFlag) = match path.rsplit_once(':') {
+        Some((path, "merge")) => (path, AdapterFlag::Merge),
+        Some((path, "dynamic")) => (path, AdapterFlag::Dynamic),
+        Some(_) | None => (path, AdapterFlag::Merge),
     };
     match path.is_empty() {
         true => Err(FORM.to_owned()),
-        false => Ok(AdapterPath {
+        false => Ok(flag(AdapterPath {
             name,
             path: path.into(),
             scale,
-        }),
+        })),
     }
 }
 
@@ -215,7 +228,7 @@ fn adapter_scale(text: &str) -> Result<AdapterScale, String> {
 }
 
 /// A name that requests may call the model by.
-pub(super) fn served_name(text: &str) -> Result<String, String> {
+pub(crate) fn served_name(text: &str) -> Result<String, String> {
     let begins = text.starts_with(|first: char| first.is_ascii_alphanumeric());
     let goes_on = |c: char| c.is_ascii_alphanumeric() || "._:/@+-".contains(c);
     if begins && text.len() <= NAME_CHARACTERS && text.chars().all(goes_on) {

@@ -1,7 +1,7 @@
 //! A planner's words for whoever asked with flags: the planner names the fields of the resource.
 
 /// Fields with their flags; what begins with another stands before it.
-const FLAGS: [(&str, &str); 26] = [
+const FLAGS: [(&str, &str); 28] = [
     (
         "spec.parallelism.tensorParallelSize",
         "--tensor-parallel-size",
@@ -33,6 +33,8 @@ const FLAGS: [(&str, &str); 26] = [
         "spec.limits.maxNumBatchedTokens",
         "--max-num-batched-tokens",
     ),
+    ("spec.limits.maxAdapterRank", "--max-rank"),
+    ("spec.limits.maxAdapters", "--max-adapters"),
     ("spec.limits.maxNumSeqs", "--max-num-seqs"),
     ("spec.limits.maxModelLen", "--max-model-len"),
     ("spec.model.dtype Float32", "--dtype float32"),
@@ -96,6 +98,8 @@ mod tests {
             Remedy::CpuOffload { bytes },
             Remedy::BatchedTokens { tokens: 1 },
             Remedy::Sequences { sequences: 1 },
+            Remedy::Adapters { slots: 1 },
+            Remedy::AdapterRank { rank: 1 },
             Remedy::TensorParallelSize { ranks: 2 },
             Remedy::MemoryLimit { bytes },
         ]);

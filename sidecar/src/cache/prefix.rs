@@ -13,6 +13,12 @@ impl BlockHash {
         Self::cut(Sha256::new_with_prefix(b"root").chain_update(salt.as_bytes()))
     }
 
+    /// This root for sequences with an adapter, by a name that no other load has.
+    pub fn with_adapter(self, adapter: &str) -> BlockHash {
+        let hash = Sha256::new_with_prefix(self.0).chain_update(b"adapter");
+        Self::cut(hash.chain_update(adapter.as_bytes()))
+    }
+
     /// This root for blocks that were computed with these weights: others are not shared.
     pub fn with_weights(self, weights: &str) -> BlockHash {
         Self::cut(Sha256::new_with_prefix(self.0).chain_update(weights.as_bytes()))
@@ -47,6 +53,10 @@ mod tests {
         assert_ne!(name, BlockHash::root("a").next(&[1, 2]).next(&[3, 4]));
         assert_ne!(name, root.with_weights("a").next(&[1, 2]).next(&[3, 4]));
         assert_ne!(root.with_weights("a"), root.with_weights("b"));
+        let adapted = root.with_adapter("1 a");
+        assert_ne!(root, adapted);
+        assert_ne!(root.with_weights("1 a"), adapted);
+        assert_ne!(root.with_adapter("2 a"), adapted);
         assert_ne!(name, root.next(&[3, 4]));
         assert_ne!(name, root.next(&[2, 1]).next(&[3, 4]));
         assert_ne!(name, root.next(&[1, 2]).next(&[4, 3]));

@@ -11,7 +11,9 @@ pub struct BlockTable {
     names: Vec<BlockHash>,
     /// Blocks whose names the pool has been told.
     named: usize,
-    /// The parent of the first block, before the weights' name is in it.
+    /// The parent of the first block: before the adapter's and the weights' names are in it, before the
+    /// latter's, and as it is.
+    salt: BlockHash,
     salted: BlockHash,
     root: BlockHash,
     block_size: usize,
@@ -19,15 +21,21 @@ pub struct BlockTable {
 
 impl BlockTable {
     pub fn new(block_size: usize, salt: &str) -> BlockTable {
-        let salted = BlockHash::root(salt);
+        let salt = BlockHash::root(salt);
         BlockTable {
             blocks: Vec::new(),
             names: Vec::new(),
             named: 0,
-            salted,
-            root: salted,
+            salt,
+            salted: salt,
+            root: salt,
             block_size,
         }
+    }
+
+    /// Blocks that are named once [`BlockTable::use_weights`] is told are those of this adapter's load.
+    pub fn use_adapter(&mut self, adapter: &str) {
+        self.salted = self.salt.with_adapter(adapter);
     }
 
     /// Blocks that are named from now on are those of these weights.

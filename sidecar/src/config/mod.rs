@@ -1,9 +1,11 @@
 //! From flags or from the operator's documents to one request, and to the plan that answers it.
 
 mod documents;
+mod slots;
 mod standing;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use plimsoll_crds::v1alpha1::adapters::AdapterValidationMode;
 use plimsoll_crds::v1alpha1::boot::BootAdapter;
@@ -16,12 +18,13 @@ use plimsoll_planner::{
     Utilization, plan_within,
 };
 
-use crate::adapters::{AdapterPath, Validation};
+use crate::adapters::{AdapterPath, Dynamic, Validation};
 use crate::args::{EngineArgs, MemoryArgs, ServeArgs};
 use crate::engine::size::Size;
 use crate::error::BootError;
 use crate::model::Model;
 pub use documents::Documents;
+pub use slots::open_dynamic;
 pub use standing::Standing;
 
 /// What is served and how it was asked for.
@@ -30,6 +33,8 @@ pub struct Settings {
     pub model: PathBuf,
     /// What is merged into it, in order.
     pub adapters: Vec<AdapterPath>,
+    /// What requests choose from the start.
+    pub dynamic: Vec<AdapterPath>,
     pub validation: Validation,
     /// At least one; the first is the canonical name.
     pub served: Vec<String>,
@@ -80,7 +85,8 @@ impl Settings {
             return Ok(Settings {
                 served: served_names(&args.engine, &model)?,
                 model,
-                adapters: args.adapters.adapter.clone(),
+                adapters: args.adapters.merged(),
+                dynamic: args.adapters.dynamic(),
                 validation: args.adapter_validation.into(),
                 revision: String::new(),
                 backend: Backend::Cpu,
@@ -92,6 +98,7 @@ impl Settings {
         Ok(Settings {
             model: PathBuf::from(&boot.model_path),
             adapters: boot.adapters.iter().map(adapter).collect(),
+            dynamic: Vec::new(),
             validation: validation(boot.adapter_validation),
             served: boot.served_names.clone(),
             revision: boot.revision.clone(),
@@ -104,9 +111,9 @@ impl Settings {
     ///
     /// # Errors
     /// [`BootError`]: another digest, a refusal with its numbers, another plan.
-    pub fn plan(&self, model: &Model) -> Result<Planned, BootError> {
+    pub fn plan(&self, model: &Model, dynamic: &[Arc<Dynamic>]) -> Result<Planned, BootError> {
         match &self.memory {
-            Asked::Flags(flags) => plan_flags(flags, model),
+            Asked::Flags(flags) => plan_flags_with(flags, model, dynamic),
             Asked::Documents(documents) => documents.plan(model),
         }
     }
@@ -117,6 +124,18 @@ impl Settings {
 /// # Errors
 /// [`BootError`]: flags that contradict each other, or a refusal with its numbers.
 pub fn plan_flags(flags: &MemoryArgs, model: &Model) -> Result<Planned, BootError> {
+    plan_flags_with(flags, model, &[])
+}
+
+/// The same with adapters that requests choose.
+///
+/// # Errors
+/// As [`plan_flags`]; where there is no room for these adapters.
+pub fn plan_flags_with(
+    flags: &MemoryArgs,
+    model: &Model,
+    dynamic: &[Arc<Dynamic>],
+) -> Result<Planned, BootError> {
     let dtype = flags.dtype.resolve(model.default_dtype);
     let request = Request {
         shape: model.shape.clone(),
@@ -130,6 +149,7 @@ pub fn plan_flags(flags: &MemoryArgs, model: &Model) -> Result<Planned, BootErro
             size: flags.kv_cache_size,
         },
         cpu_offload: flags.cpu_offload,
+        adapters: slots::of(flags, dynamic)?,
         limits: Limits {
             max_model_len: flags.max_model_len,
             max_num_seqs: flags.max_num_seqs,

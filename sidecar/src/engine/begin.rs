@@ -77,6 +77,7 @@ impl Loop {
             self.compare(base.as_deref(), &logits)?;
             self.probed = Some(drawn);
         }
+        self.load_first_adapters()?;
         lock(&self.shared.progress).stage = "Ready";
         self.scheduler.reserve(self.size.plan.kv_blocks);
         self.show_filling();

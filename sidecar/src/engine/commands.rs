@@ -51,6 +51,12 @@ impl Loop {
                 asker.answer(Ok(()));
                 Ok(())
             }
+            Command::LoadAdapter {
+                adapter,
+                in_place,
+                asker,
+            } => self.load_adapter(adapter, in_place, asker),
+            Command::UnloadAdapter { name, asker } => self.unload_adapter(&name, asker),
             Command::Resize { size, asker } => self.resize(size, asker),
         }
     }

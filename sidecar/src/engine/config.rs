@@ -1,9 +1,11 @@
 //! What the engine is started with.
 
+use std::sync::Arc;
+
 use plimsoll_planner::Request;
 
 use super::weights::WeightsInForce;
-use crate::adapters::Validation;
+use crate::adapters::{Dynamic, Validation};
 
 /// The request a plan was made from, and what a plan does not depend on.
 #[derive(Clone, Debug)]
@@ -33,6 +35,8 @@ pub struct EngineConfig {
     /// others come behind its first requests, at most as many at once. None: as many as take some tens
     /// of milliseconds.
     pub first_kv_blocks: Option<u32>,
+    /// What requests may choose from the start; at most as many as the request has slots.
+    pub adapters: Vec<Arc<Dynamic>>,
 }
 
 impl EngineConfig {
@@ -50,6 +54,7 @@ impl EngineConfig {
             validation: Validation::default(),
             weight_version: WeightsInForce::DEFAULT_VERSION.to_owned(),
             first_kv_blocks: None,
+            adapters: Vec::new(),
         }
     }
 }

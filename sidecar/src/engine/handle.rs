@@ -9,12 +9,13 @@ use tokio::sync::watch;
 
 use super::clock::IdlePolicy;
 use super::control::{COMMANDS_MAX, Command, Commands, ControlError, RETRY_AFTER};
+use super::dynamic::AdaptersInSlots;
 use super::inbox::{Inbox, NotQueued};
 use super::request::{GenerateRequest, Refused};
 use super::rest::RestView;
 use super::stats::EngineStats;
 use super::weights::WeightsInForce;
-use crate::adapters::{Validation, Verdict};
+use crate::adapters::{AdapterPath, Dynamic, Validation, Verdict};
 use crate::memory::ledger::Ledger;
 use crate::memory::snapshot::LedgerSnapshot;
 use crate::model::{Model, ModelError, Pushable, Replacement};
@@ -100,6 +101,8 @@ pub(crate) struct Shared {
     pub(crate) validation: Validation,
     /// What became of the adapters of the weights in force.
     pub(crate) adapters: Mutex<Verdict>,
+    /// What requests choose.
+    pub(crate) dynamic: Mutex<AdaptersInSlots>,
     pub(crate) pushable: Pushable,
     /// As it was loaded first.
     pub(crate) model: Arc<Model>,
@@ -206,6 +209,13 @@ impl EngineHandle {
                 vocabulary,
             });
         }
+        if let Some(name) = &request.adapter
+            && !lock(&self.shared.dynamic).serves(name)
+        {
+            return Err(Refused::NoAdapter {
+                name: name.to_string(),
+            });
+        }
         self.shared.inbox.submit(request, logits)
     }
 
@@ -233,6 +243,20 @@ impl EngineHandle {
     /// The weights in force.
     pub fn weights(&self) -> WeightsInForce {
         lock(&self.shared.weights).clone()
+    }
+
+    /// Opens an adapter for the model as it was loaded. It reads all of its numbers: not for threads that
+    /// must not block.
+    ///
+    /// # Errors
+    /// As [`Model::open_adapter`].
+    pub fn open_adapter(&self, at: &AdapterPath) -> Result<Dynamic, ModelError> {
+        self.shared.model.open_adapter(at)
+    }
+
+    /// What requests may choose, and what there is room for.
+    pub fn dynamic(&self) -> AdaptersInSlots {
+        lock(&self.shared.dynamic).clone()
     }
 
     /// What became of the adapters in them.

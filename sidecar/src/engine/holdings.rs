@@ -6,6 +6,7 @@ use plimsoll_planner::Account;
 
 use super::rank::{Answer, Ask, Moved};
 use super::ranks::{Failure, Ranks};
+use crate::adapters::Dynamic;
 use crate::forward::resize::NewCache;
 use crate::model::Replacement;
 use crate::weights::piece::Piece;
@@ -143,6 +144,25 @@ impl Ranks {
     ) -> Result<Result<(), String>, Failure> {
         let answers = self.all(what, self.move_limit, ask, |answer| match answer {
             Answer::Overwritten { rank, written } => Some((rank, written)),
+            _ => None,
+        })?;
+        Ok(of_all(answers).map(|_| ()))
+    }
+
+    /// Has every rank write an adapter into a slot, or empty it. The inner error says why some did not:
+    /// the slot is empty there, and has the adapter on the others.
+    pub(super) fn put_adapter(
+        &mut self,
+        slot: usize,
+        adapter: Option<&Arc<Dynamic>>,
+    ) -> Result<Result<(), String>, Failure> {
+        let ask = || Ask::PutAdapter {
+            slot,
+            adapter: adapter.map(Arc::clone),
+        };
+        let limit = self.move_limit;
+        let answers = self.all("copy of an adapter", limit, ask, |answer| match answer {
+            Answer::PutAdapter { rank, put } => Some((rank, put)),
             _ => None,
         })?;
         Ok(of_all(answers).map(|_| ()))

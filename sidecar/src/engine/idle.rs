@@ -181,6 +181,7 @@ mod tests {
             min_tokens: 0,
             bias: Vec::new(),
             prompt_logprobs: None,
+            adapter: None,
             cache_salt: None,
             events: events.into(),
         };

@@ -15,6 +15,8 @@ use crate::scheduler::Sequence;
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) sampling: SamplingParams,
+    /// The slot of its adapter.
+    pub(super) adapter: Option<u32>,
     pub(super) eos: Vec<u32>,
     /// Added to logits; and the same with what ends the sequence forbidden.
     pub(super) bias: Vec<(u32, f32)>,
@@ -44,6 +46,7 @@ impl Live {
         let (events, _) = tokio::sync::mpsc::channel(1);
         Live {
             sampling: SamplingParams::default(),
+            adapter: None,
             eos: Vec::new(),
             bias: Vec::new(),
             masked: Vec::new(),

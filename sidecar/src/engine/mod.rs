@@ -8,6 +8,7 @@
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod dynamic;
 pub mod handle;
 pub mod request;
 pub mod rest;
@@ -17,10 +18,12 @@ pub mod weights;
 
 mod begin;
 mod commands;
+mod figures;
 mod holdings;
 mod idle;
 pub(crate) mod inbox;
 mod live;
+mod loading;
 mod merging;
 mod outbox;
 mod pause;
@@ -54,6 +57,7 @@ use crate::memory::ledger::Ledger;
 use crate::model::{Model, Pushable};
 use crate::scheduler::{Scheduler, SchedulerConfig};
 use config::{EngineConfig, EngineError};
+use dynamic::Slots;
 use handle::{EngineFacts, EngineHandle, EngineState, Progress, Shared, lock};
 use inbox::Inbox;
 use ranks::Ranks;
@@ -91,8 +95,10 @@ impl Engine {
             validation,
             weight_version,
             first_kv_blocks,
+            adapters,
         } = config;
         check(&request, &model, &plan)?;
+        let slots = Slots::new(request.adapters, adapters).map_err(EngineError::Plan)?;
         let isa = match isa {
             Some(name) => isa::parse(&name).map_err(|error| EngineError::Isa(error.to_string()))?,
             None => Isa::detect(),
@@ -153,6 +159,7 @@ impl Engine {
             }),
             validation,
             adapters: Mutex::default(),
+            dynamic: Mutex::new(slots.view(&request, &plan)),
             pushable: Pushable::of(&model, request.kept()),
             model: Arc::clone(&model),
             #[cfg(test)]
@@ -181,7 +188,7 @@ impl Engine {
             scheduler,
             size,
             steps_under_way,
-            probe,
+            (probe, slots),
             (largest, first_blocks),
         );
         thread::Builder::new()

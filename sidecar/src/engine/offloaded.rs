@@ -86,6 +86,7 @@ fn ask(handle: &EngineHandle, max_tokens: u32) -> Vec<Events> {
             bias: vec![],
             prompt_logprobs: None,
             max_tokens,
+            adapter: None,
             cache_salt: None,
             events: events.into(),
         };

@@ -6,6 +6,7 @@ use std::sync::mpsc::{self, Receiver};
 
 use plimsoll_kernels::checksum;
 
+use super::handle::EngineFacts;
 use super::live::Live;
 use super::outbox::Outbox;
 use super::ranks::Failure;
@@ -31,6 +32,12 @@ pub(super) struct Probe {
 /// What is said of weights whose logits are none.
 pub(super) const NOT_NUMBERS: &str = "a probe of fixed tokens has logits that are not numbers";
 
+/// The first tokens of the probe, spread over the vocabulary, the same every time; at most so many.
+pub(super) fn prompt(facts: &EngineFacts, most: usize) -> Vec<u32> {
+    let ids = (1..).map(|at: u32| at.wrapping_mul(7919) % facts.vocabulary.max(1));
+    ids.take(PROMPT.min(most)).collect()
+}
+
 impl Loop {
     /// Whether what the ranks hold is what they loaded, and answers as it did. No step may be under
     /// way, and nobody may hold KV blocks. The inner error says what differs.
@@ -40,7 +47,8 @@ impl Loop {
             .zip(&checks)
             .filter(|(_, check)| !check.changed.is_empty())
             .map(|(rank, check)| {
-                let names: Vec<&str> = check.changed.iter().map(String::as_str).collect();
+                let named = |tensor: &String| self.slots.shown(tensor);
+                let names: Vec<String> = check.changed.iter().map(named).collect();
                 let shown = names[..names.len().min(NAMES_SHOWN)].join(", ");
                 let more = names.len().saturating_sub(NAMES_SHOWN);
                 let more = if more > 0 {
@@ -94,13 +102,12 @@ impl Loop {
             prefix_cache: false,
             ..config
         });
-        // Spread over the vocabulary, the same every time.
-        let ids = (1..).map(|at: u32| at.wrapping_mul(7919) % facts.vocabulary.max(1));
         scheduler.add(NewSequence {
             id: 0,
-            prompt: ids.take(prompt).collect(),
+            prompt: self::prompt(facts, prompt),
             max_len: total,
             cache_salt: String::new(),
+            adapter: None,
             scores: false,
         });
         let (sink, logits) = mpsc::channel();

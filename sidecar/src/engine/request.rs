@@ -30,6 +30,8 @@ pub struct GenerateRequest {
     /// Some(n): report the log-probability of every prompt token but the first, with the `n` most
     /// likely ones in its place.
     pub prompt_logprobs: Option<u8>,
+    /// The adapter that it is answered with, by name; None: the weights alone.
+    pub adapter: Option<Arc<str>>,
     /// Mixed into the prefix cache's hashes: requests share blocks only with an equal salt.
     pub cache_salt: Option<String>,
     /// Where tokens go. The engine never waits for a reader: it aborts a request whose channel is
@@ -172,6 +174,8 @@ pub enum FinishReason {
     Error,
     /// It came to an engine that sleeps and could not be woken; see `Finished::message`.
     NotWoken,
+    /// Its adapter is gone; see `Finished::message`.
+    NoAdapter,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -183,7 +187,7 @@ pub struct Finished {
     pub completion_tokens: u32,
     pub preemptions: u32,
     pub timings: Timings,
-    /// Why, for `FinishReason::Error` and `NotWoken`.
+    /// Why, for `FinishReason::Error`, `NotWoken` and `NoAdapter`.
     pub message: Option<String>,
 }
 
@@ -222,6 +226,8 @@ pub enum Refused {
         id: u32,
         vocabulary: u32,
     },
+    #[error("there is no adapter `{name}`, or not any more")]
+    NoAdapter { name: String },
     #[error("request id {id} is in use")]
     DuplicateId { id: u64 },
     #[error("the engine is still loading")]

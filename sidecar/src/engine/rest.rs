@@ -104,11 +104,11 @@ impl Tags {
 
     pub fn holds(self, account: Account) -> bool {
         match account {
-            Account::Weights | Account::Offload => self.weights,
+            Account::Weights | Account::Offload | Account::Adapters => self.weights,
             Account::KvCache | Account::Activations | Account::Workspaces | Account::Comm => {
                 self.kv_cache
             }
-            Account::Graphs | Account::Adapters | Account::Context => false,
+            Account::Graphs | Account::Context => false,
         }
     }
 }

@@ -8,13 +8,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use plimsoll_planner::Bytes;
 
 use super::clock::Idle;
 use super::control::{Command, ControlError};
-use super::handle::{EngineState, Shared, lock};
+use super::dynamic::{Slots, UNLOADED};
+use super::handle::{EngineState, Shared};
 use super::inbox::{Mail, Submitted};
 use super::live::{self, Live};
 use super::outbox::Outbox;
@@ -34,10 +35,10 @@ const AHEAD_OF_TOKENS_MAX: usize = 256;
 
 /// A step that ranks compute, or will when they are done with the one before.
 #[derive(Debug, Default)]
-struct Flight {
+pub(super) struct Flight {
     batch: Batch,
-    tokens: usize,
-    sent: Option<Instant>,
+    pub(super) tokens: usize,
+    pub(super) sent: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -57,7 +58,7 @@ pub(super) struct Loop {
     /// Kept between steps, so that steps do not allocate.
     spare: Vec<Flight>,
     /// When the last step came back.
-    landed: Instant,
+    pub(super) landed: Instant,
     pub(super) live: HashMap<u64, Live>,
     /// Requests that ended in this step, and why.
     pub(super) ended: Vec<(u64, FinishReason)>,
@@ -72,6 +73,8 @@ pub(super) struct Loop {
     pub(super) rest: RestView,
     pub(super) sent: Sent,
     pub(super) idle: Idle,
+    /// Adapters that requests choose.
+    pub(super) slots: Slots,
     pub(super) probes: bool,
     /// What the probe drew after the load or the last update; None where there is none, or when the
     /// next wake is to draw it.
@@ -86,7 +89,7 @@ impl Loop {
         scheduler: Scheduler,
         size: Size,
         steps_under_way: usize,
-        probes: bool,
+        (probes, slots): (bool, Slots),
         (block_bytes, first_blocks): (Bytes, u32),
     ) -> Loop {
         Loop {
@@ -109,6 +112,7 @@ impl Loop {
             waited: false,
             rest: RestView::default(),
             sent: Sent::default(),
+            slots,
             probes,
             probed: None,
         }
@@ -148,6 +152,7 @@ impl Loop {
 
     fn serve(&mut self) -> Result<(), Failure> {
         loop {
+            self.empty_slots()?;
             let (idle, obeys, alarm) = (self.is_idle(), self.pending.is_none(), self.alarm());
             let mut mail = self.shared.inbox.take(idle, obeys, alarm);
             let (heard, command) = (self.heed(&mut mail), mail.command.take());
@@ -234,10 +239,17 @@ impl Loop {
             .len()
             .saturating_add(request.max_tokens as usize);
         let scores = request.prompt_logprobs.is_some();
+        let adapter = request.adapter.as_ref().map(|name| self.slots.find(name));
+        if adapter == Some(None) {
+            self.ended.push((request.id, FinishReason::NoAdapter));
+        }
+        let adapter = adapter.flatten();
+        let identity = adapter.and_then(|slot| self.slots.identity(slot));
         self.live.insert(
             request.id,
             Live {
                 sampling: request.sampling,
+                adapter,
                 masked: live::masked(&request.bias, &request.eos),
                 bias: request.bias,
                 min_tokens: request.min_tokens,
@@ -257,6 +269,7 @@ impl Loop {
             prompt: request.prompt,
             max_len: max_len.min(room),
             cache_salt: request.cache_salt.unwrap_or_default(),
+            adapter: identity,
             scores,
         });
     }
@@ -326,52 +339,20 @@ impl Loop {
             match reason {
                 FinishReason::Stop => stats.finished_stop += 1,
                 FinishReason::Length => stats.finished_length += 1,
-                FinishReason::Abort | FinishReason::NotWoken => stats.finished_abort += 1,
+                FinishReason::Abort | FinishReason::NotWoken | FinishReason::NoAdapter => {
+                    stats.finished_abort += 1;
+                }
                 FinishReason::Error => stats.finished_error += 1,
             }
-            let told = matches!(reason, FinishReason::Error | FinishReason::NotWoken);
-            let message = error.filter(|_| told).map(str::to_owned);
+            let message = match reason {
+                FinishReason::Error | FinishReason::NotWoken => error,
+                FinishReason::NoAdapter => Some(UNLOADED),
+                FinishReason::Stop | FinishReason::Length | FinishReason::Abort => None,
+            };
+            let message = message.map(str::to_owned);
             let service = live.finish(&sequence, reason, message, &mut self.outbox);
             self.shared.inbox.finished(id, service);
         }
-    }
-
-    /// A step's time begins when it was planned, or when the one before it came back.
-    fn count_step(&mut self, flight: &Flight, computing: Duration) {
-        let now = Instant::now();
-        let began = flight.sent.unwrap_or(now).max(self.landed);
-        self.landed = now;
-        self.stats
-            .count_step(flight.tokens as u64, now - began, computing);
-    }
-
-    /// Makes the step's figures visible to readers, before the events that tell of it leave.
-    pub(super) fn publish(&mut self) {
-        let Loop {
-            scheduler,
-            stats,
-            shared,
-            size,
-            ..
-        } = self;
-        let pool = scheduler.pool();
-        let used = pool.used();
-        let wasted = scheduler.slots_wasted();
-        shared.ledger.set_kv(used, pool.cached(), wasted);
-        shared.inbox.set_waiting(scheduler.waiting_first_turn());
-        let counters = scheduler.counters();
-        stats.running = scheduler.running().len();
-        stats.waiting = scheduler.waiting();
-        stats.kv_usage = f64::from(used) / f64::from(size.plan.kv_blocks.max(2) - 1);
-        let slots = f64::from(used.max(1)) * f64::from(shared.ledger.block_size());
-        #[expect(clippy::cast_precision_loss, reason = "a gauge between 0 and 1")]
-        let waste = wasted as f64 / slots;
-        stats.kv_waste = waste;
-        stats.preemptions = counters.preemptions;
-        stats.prefix_queries = counters.prefix_queries;
-        stats.prefix_hits = counters.prefix_hits;
-        stats.prompt_tokens = counters.prompt_tokens;
-        lock(&shared.stats).clone_from(stats);
     }
 
     /// A failed rank fails everything: loudly, once, for good.

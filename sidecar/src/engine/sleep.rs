@@ -13,18 +13,22 @@ use super::handle::{EngineState, lock};
 use super::push::{UPDATE_OPEN, wrong_state};
 use super::rank::Moved;
 use super::ranks::Failure;
-use super::rest::{Cause, PauseMode, SleepLevel, Tags, Transition, WEIGHTS};
+use super::rest::{Cause, PauseMode, SleepLevel, Tags, Transition};
 use super::run::Loop;
 
 /// Accounts that sleep, in the order in which they come back: scratch is small and first to fail.
-const SLEEPERS: [Account; 6] = [
+const SLEEPERS: [Account; 7] = [
     Account::Comm,
     Account::Workspaces,
     Account::Activations,
     Account::KvCache,
+    Account::Adapters,
     Account::Offload,
     Account::Weights,
 ];
+
+/// Those that are read from files.
+const READ: [Account; 3] = [Account::Adapters, Account::Offload, Account::Weights];
 
 /// Files have older weights, which nobody asked for.
 const PUSHED_AND_GONE: &str = "the weights in force were pushed, and went with the sleep: push every \
@@ -32,6 +36,13 @@ const PUSHED_AND_GONE: &str = "the weights in force were pushed, and went with t
      /collective_rpc, reload_weights)";
 
 impl Loop {
+    /// Accounts that may be away; without slots nobody hears of adapters.
+    fn sleepers(&self) -> impl Iterator<Item = Account> + use<> {
+        let slots = self.slots.len();
+        let there = move |account: &Account| *account != Account::Adapters || slots > 0;
+        SLEEPERS.into_iter().filter(there)
+    }
+
     /// Gives back what the level says and is not away yet. Never takes anything: a second sleep of a
     /// lower level changes nothing.
     pub(super) fn sleep(
@@ -101,7 +112,7 @@ impl Loop {
         let began = Instant::now();
         let away = &self.rest.out;
         let due = |account: &Account| tags.holds(*account) && !away.contains(account);
-        let accounts: Vec<Account> = SLEEPERS.into_iter().filter(due).collect();
+        let accounts: Vec<Account> = self.sleepers().filter(due).collect();
         if tags.kv_cache {
             self.forget_cache();
         }
@@ -153,10 +164,12 @@ impl Loop {
         if !self.rest.is_sleeping() {
             return Ok(Ok(Woken { asleep: false }));
         }
-        let back: Vec<Account> = SLEEPERS
-            .into_iter()
-            .filter(|account| tags.holds(*account) && self.rest.out.contains(account))
-            .collect();
+        let due = |account: &Account| {
+            // Whatever comes back is of no use without adapters: requests choose them.
+            (tags.holds(*account) || *account == Account::Adapters)
+                && self.rest.out.contains(account)
+        };
+        let back: Vec<Account> = self.sleepers().filter(due).collect();
         let doubted = self.rest.weights_verified == Some(false) && self.rest.out.is_empty();
         if self.rest.updating && (!back.is_empty() || doubted) {
             return Ok(Err(wrong_state(UPDATE_OPEN.to_owned())));
@@ -243,10 +256,11 @@ impl Loop {
             self.rest.level = None;
         } else if reads && self.rest.level == Some(SleepLevel::Two) {
             // What was read is not what was loaded: the next wake reads anew.
-            let moved = self.ranks.release(&WEIGHTS)?;
+            let read: Vec<Account> = self.sleepers().filter(|of| READ.contains(of)).collect();
+            let moved = self.ranks.release(&read)?;
             let counts = &mut self.stats.transitions[Transition::Wake as usize];
             counts.given_back_bytes += Moved::total(&moved);
-            self.rest.out.extend(WEIGHTS);
+            self.rest.out.extend(read);
         }
         Ok(proved.map(|()| (moved, Some(began.elapsed()))))
     }

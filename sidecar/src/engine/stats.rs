@@ -20,6 +20,8 @@ pub struct EngineStats {
     pub kv_usage: f64,
     /// Bytes of blocks in use that hold no token yet / bytes of blocks in use, 0 to 1.
     pub kv_waste: f64,
+    /// Sequences of each slot for an adapter: those that run, and those that wait.
+    pub adapted: Vec<[u32; 2]>,
     pub preemptions: u64,
     /// Tokens looked up in, and found in, the prefix cache.
     pub prefix_queries: u64,

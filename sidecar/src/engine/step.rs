@@ -55,6 +55,11 @@ pub(super) fn fill(
             unreachable!("sequence {} is scheduled and not alive", chunk.id);
         };
         let first_row = input.ids.len() - chunk.count;
+        if let Some(slot) = live.adapter {
+            let rows = number(first_row)..number(input.ids.len());
+            input.adapted_slots.extend(rows.clone().map(|_| slot));
+            input.adapted_rows.extend(rows);
+        }
         for token in chunk.scored[0]..chunk.scored[1] {
             input.samples.push(SampleRow {
                 params: scoring(live),

@@ -16,6 +16,7 @@ use super::handle::Handle;
 use super::input::{SampleRow, StepInput};
 use super::layers::{Attention, Embedding, Matrix, Norm};
 use super::layout::Layout;
+use super::lora::Adaption;
 use super::places::Inputs;
 use crate::cache::blocks::Move;
 use crate::memory::arena::ArenaError;
@@ -105,6 +106,12 @@ pub trait Store: Sized {
     /// Fills a tensor with zeros.
     fn clear(&mut self, tensor: Handle);
 
+    /// Writes numbers into an f32 tensor, from its number `first` on.
+    fn write(&mut self, to: Handle, first: usize, numbers: &[f32]);
+
+    /// Of a slot for adapters, the rank of each matrix; 0 where it is not changed.
+    fn set_ranks(&mut self, slot: usize, ranks: &[u32]);
+
     /// Puts whole rows of a weight in their place, in the handle's format. `read` gives rows as
     /// `[rows, cols]` numbers of the weight's dtype; it is asked for each once, by several threads
     /// at a time.
@@ -167,6 +174,9 @@ pub trait Backend: Store {
     /// `out` = rows of `x` times the matrix, plus its bias. A rank without columns contributes its
     /// bias alone.
     fn project(&mut self, x: Handle, by: &Matrix, out: Handle, rows: usize);
+
+    /// Adds to `out`, of the step's rows that have an adapter, what that makes of the same rows of `x`.
+    fn adapt(&mut self, x: Handle, by: &Adaption, out: Handle, rows: usize);
 
     /// Norms and rotates the q and k heads of every row, and writes k and v into the cache.
     fn rope_kv(&mut self, qkv: Handle, how: &Attention, batch: &Batch<'_>);

@@ -30,7 +30,7 @@ pub struct Carried {
 }
 
 /// Rows are tokens. Vectors are filled again every step and keep their memory.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct StepInput {
     /// Per row: token, position in its sequence, and slot of the KV cache.
     pub ids: Vec<u32>,
@@ -40,6 +40,9 @@ pub struct StepInput {
     pub query_start: Vec<u32>,
     /// Per sequence: tokens in the cache after this step.
     pub context_len: Vec<u32>,
+    /// Rows that have an adapter, ascending, and the slot of each.
+    pub adapted_rows: Vec<u32>,
+    pub adapted_slots: Vec<u32>,
     /// `[sequences, table_stride]`
     pub block_tables: Vec<u32>,
     pub table_stride: usize,
@@ -62,6 +65,8 @@ impl StepInput {
             slots,
             query_start,
             context_len,
+            adapted_rows,
+            adapted_slots,
             block_tables,
             table_stride,
             samples,
@@ -77,6 +82,8 @@ impl StepInput {
         query_start.clear();
         query_start.push(0);
         context_len.clear();
+        adapted_rows.clear();
+        adapted_slots.clear();
         block_tables.clear();
         *table_stride = 0;
         samples.clear();

@@ -8,6 +8,7 @@ use plimsoll_planner::weights::{Form, Tensor, TensorPlace, WeightLayout};
 use plimsoll_planner::{Account, Dtype, ModelShape, Shard};
 
 use super::handle::{Format, Handle};
+use super::lora::{AdapterPlaces, LayerAdaption};
 use crate::model::ModelParams;
 
 /// An RMS norm.
@@ -82,6 +83,8 @@ pub struct Layer {
     /// One, or gate and up.
     pub gate_up: Vec<Matrix>,
     pub down: Matrix,
+    /// Where adapters may change its products.
+    pub adaption: LayerAdaption,
 }
 
 /// A whole decoder, as one rank has it.
@@ -99,11 +102,12 @@ pub struct Decoder {
 
 impl Decoder {
     pub(super) fn of(
-        layout: &WeightLayout,
+        (layout, adapters): (&WeightLayout, &AdapterPlaces),
         shape: &ModelShape,
         shard: &Shard,
         params: &ModelParams,
     ) -> Decoder {
+        let mut adaptions = adapters.layers(shape.layers).into_iter();
         let place = |tensor: Tensor| {
             layout
                 .get(tensor)
@@ -130,7 +134,7 @@ impl Decoder {
         let query_heads = shard.query_head_count() as usize;
         #[expect(clippy::cast_precision_loss, reason = "head sizes are small")]
         let scale = 1.0 / (shape.head_dim as f32).sqrt();
-        let layer = |layer: u32| {
+        let mut layer = |layer: u32| {
             let qkv = [
                 Tensor::Qkv { layer },
                 Tensor::Query { layer },
@@ -163,6 +167,7 @@ impl Decoder {
                 post_norm: norm(Tensor::PostNorm { layer }),
                 gate_up: beside(&gate_up, Tensor::GateUpBias { layer }),
                 down,
+                adaption: adaptions.next().unwrap_or_default(),
             }
         };
         let head = match layout.get(Tensor::Head) {
@@ -175,7 +180,7 @@ impl Decoder {
                 table: matrix(Tensor::Embedding, None),
                 first_row: shard.vocab_rows.start as usize,
             },
-            layers: (0..shape.layers).map(layer).collect(),
+            layers: (0..shape.layers).map(&mut layer).collect(),
             final_norm: norm(Tensor::FinalNorm),
             head: matrix(head, None),
             vocabulary: VocabShard {

@@ -5,11 +5,12 @@ use plimsoll_kernels::kv::KvCache;
 use plimsoll_planner::scratch::{self, Region};
 use plimsoll_planner::weights::WeightLayout;
 use plimsoll_planner::{
-    Account, BlockCompute, Bytes, KvDtype, Offload, Plan, Request, kv_cache, offload,
+    Account, BlockCompute, Bytes, KvDtype, Offload, Plan, Request, adapters, kv_cache, offload,
 };
 
 use super::handle::{Format, Handle};
 use super::layers;
+use super::lora::AdapterPlaces;
 use super::places::{Activations, Area, Entered, Inputs, Scratch};
 use crate::memory::registry::{Owner, Registry, TensorEntry};
 
@@ -29,6 +30,8 @@ pub struct Layout {
     pub cache: Handle,
     /// Block tables are padded with it: it holds zeros, not poison.
     pub null_block: Handle,
+    /// Where adapters lie.
+    pub adapters: AdapterPlaces,
     /// The rank's exchange buffer.
     pub exchange: Handle,
     entered: Entered,
@@ -89,6 +92,10 @@ impl Layout {
         let cache = whole(Account::KvCache, kv_bytes);
         entered.enter("kv_cache".to_owned(), Owner::Kv, cache);
 
+        let planned = adapters::layout(shape, shard, limits, request.adapters);
+        let adapters_bytes = planned.total();
+        let adapters = AdapterPlaces::of(&planned, request.adapters.rank, &mut entered);
+
         let planned = scratch::comm(shape, limits, request.rank_count());
         let exchange = Handle {
             region: planned.sum,
@@ -104,6 +111,7 @@ impl Layout {
             (Account::Offload, offload.host()),
             (Account::Activations, activations_bytes),
             (Account::Workspaces, workspaces_bytes),
+            (Account::Adapters, adapters_bytes),
             (Account::KvCache, kv_bytes),
             (Account::Comm, planned.total()),
         ];
@@ -125,6 +133,7 @@ impl Layout {
             },
             cache,
             null_block: whole(Account::KvCache, block_bytes),
+            adapters,
             exchange,
             entered,
             granule,
@@ -175,11 +184,11 @@ impl Layout {
         &self.entered.registry
     }
 
-    /// The tensors that no step may change: weights, and what was derived from the configuration.
+    /// The tensors that no step may change: weights, adapters, and what was derived from the configuration.
     pub fn lasting(&self) -> impl Iterator<Item = (&TensorEntry, Handle)> {
         let entries = self.entered.registry.entries().iter();
         let lasts = |(entry, _): &(&TensorEntry, Handle)| match entry.owner {
-            Owner::Weight(_) | Owner::Derived(_) => true,
+            Owner::Weight(_) | Owner::Derived(_) | Owner::Adapter => true,
             Owner::State | Owner::Scratch | Owner::Kv => false,
         };
         entries

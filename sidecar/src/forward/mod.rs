@@ -3,6 +3,7 @@
 //! The pass (`pass`) is a list of ops on handles; a backend carries them out, and keeps the memory
 //! that they name, as the layout says. The first is `cpu`.
 
+mod adapters;
 pub mod backend;
 pub mod cpu;
 pub mod handle;
@@ -10,6 +11,7 @@ pub mod input;
 pub mod layers;
 pub mod layout;
 mod load;
+pub mod lora;
 #[cfg(test)]
 mod offloaded;
 mod pass;
@@ -62,6 +64,8 @@ pub struct Forward<B> {
     backend: B,
     /// Checksums of the lasting tensors when their load ended.
     loaded: Vec<Option<u64>>,
+    /// Of a slot for adapters that is empty.
+    empty_slot: Option<u64>,
 }
 
 /// What a step leaves on each rank; the tokens are the same on all of them.
@@ -137,16 +141,26 @@ impl<B: Store> Forward<B> {
         layout.resize(blocks);
         backend.reach(&layout);
         backend.clear(layout.null_block);
+        for slot in &layout.adapters.slots {
+            backend.clear(*slot);
+        }
         backend.derive(params);
         let shard = plan.ranks[rank].shard.clone();
-        let forward = Forward {
-            decoder: Decoder::of(&layout.weights, &request.shape, &shard, params),
+        let mut forward = Forward {
+            decoder: Decoder::of(
+                (&layout.weights, &layout.adapters),
+                &request.shape,
+                &shard,
+                params,
+            ),
             shape: request.shape.clone(),
             shard,
             layout,
             backend,
             loaded: Vec::new(),
+            empty_slot: None,
         };
+        forward.empty_slot = forward.sum_of_slot(0);
         Ok((forward, exchange))
     }
 

@@ -6,7 +6,8 @@
 //!         norm ─► gate, up ─► SiLU(gate) x up ─► down ─ sum ─► residual +=
 //! rows that are sampled:  norm ─► head ─► logits of this rank's vocabulary ─► sampling
 //! ```
-//! Matrices of an offloaded layer arrive before its first product, and leave after its last.
+//! Adapters add to the products of the rows that have one (`adapt`): on each rank its part, before the
+//! sum. Matrices of an offloaded layer arrive before its first product, and leave after its last.
 //! "sum" is the sum over ranks. All ranks run the same steps in the same order.
 
 use plimsoll_kernels::comm::RankFailed;
@@ -55,17 +56,21 @@ pub(super) fn run<B: Backend>(
         for part in &layer.qkv {
             on.project(at.normed, part, at.qkv, rows);
         }
+        on.adapt(at.normed, &layer.adaption.qkv, at.qkv, rows);
         on.rope_kv(at.qkv, &layer.attention, &batch);
         on.attend(at.qkv, &layer.attention, &batch, at.attention);
         on.project(at.attention, &layer.output, at.partial, rows);
+        on.adapt(at.attention, &layer.adaption.output, at.partial, rows);
         on.sum(comm, at.partial, stream)?;
 
         on.add_norm(at.partial, at.residual, &layer.post_norm, at.normed, rows);
         for part in &layer.gate_up {
             on.project(at.normed, part, at.gate_up, rows);
         }
+        on.adapt(at.normed, &layer.adaption.gate_up, at.gate_up, rows);
         on.silu_mul(at.gate_up, at.activated, rows, layer.down.cols);
         on.project(at.activated, &layer.down, at.partial, rows);
+        on.adapt(at.activated, &layer.adaption.down, at.partial, rows);
         if layer.is_streamed {
             on.end_layer();
         }

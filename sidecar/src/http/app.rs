@@ -7,27 +7,22 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::MemoryReport;
-use plimsoll_crds::v1alpha1::report::{Effective, LoadProgress};
+use plimsoll_crds::v1alpha1::report::LoadProgress;
 use plimsoll_planner::host;
 
 use super::bodies::Bodies;
-use super::bounds::Bounds;
-use super::encoders::Encoders;
 use super::error::ApiError;
 use super::generator::{Generator, asleep, draining, memory_pending, refusal};
+pub use super::loaded::Loaded;
 use super::named::Named;
-use super::unsent::Unsent;
 use super::updates::Updates;
-use crate::chat::ChatTemplate;
-use crate::engine::handle::{EngineFacts, EngineState, lock};
+use crate::engine::dynamic::AdaptersInSlots;
+use crate::engine::handle::{EngineState, lock};
 use crate::error::OverLimit;
-use crate::memory::snapshot::LedgerSnapshot;
 use crate::metrics::{EngineFigures, Metrics, Scrape};
-use crate::model::SamplingDefaults;
 use crate::report::{self, EngineView, HostReader, Identity};
 use crate::resizes::Resizes;
 use crate::target::Held;
-use crate::tokenizer::Tokenizer;
 
 /// Bounds on what one client can hold.
 #[derive(Clone, Copy, Debug)]
@@ -65,84 +60,14 @@ impl Default for HttpLimits {
     }
 }
 
-/// What exists once the model is open and the engine is started (it may still load weights).
-#[derive(Debug)]
-pub struct Loaded {
-    pub engine: Arc<dyn Generator>,
-    pub tokenizer: Tokenizer,
-    pub template: Option<ChatTemplate>,
-    /// Ids that end a sequence.
-    pub eos: Vec<u32>,
-    /// For what requests leave out.
-    pub sampling: SamplingDefaults,
-    pub bounds: Bounds,
-    /// The limits and types that it began with.
-    effective: Effective,
-    /// A text of more bytes has more tokens than the context, or takes more memory to tokenize
-    /// than the host's reserve holds.
-    pub longest_text: usize,
-    /// Where texts are tokenized: a long one takes more than a hundred times its size meanwhile.
-    pub encoders: Encoders,
-    /// What answers may hold until they are sent.
-    pub unsent: Arc<Unsent>,
-}
-
-impl Loaded {
-    /// The limits and types in force, with what the ledger says.
-    pub fn effective(&self, ledger: &LedgerSnapshot) -> Effective {
-        Effective {
-            kv_cache_tokens: ledger.kv.tokens(),
-            ..self.effective.clone()
-        }
-    }
-
-    pub fn new(
-        engine: Arc<dyn Generator>,
-        tokenizer: Tokenizer,
-        template: Option<ChatTemplate>,
-        eos: Vec<u32>,
-        sampling: SamplingDefaults,
-        effective: Effective,
-    ) -> std::io::Result<Loaded> {
-        let EngineFacts {
-            max_model_len,
-            vocabulary,
-            ..
-        } = engine.facts();
-        let longest_token = (0..vocabulary)
-            .map(|id| tokenizer.token_bytes(id).len())
-            .max();
-        let longest_text = longest_token
-            .unwrap_or(1)
-            .saturating_mul(max_model_len as usize)
-            .min(usize::try_from(host::largest_text(max_model_len)).unwrap_or(usize::MAX));
-        let unsent = host::answers_bytes(effective.max_num_seqs);
-        let bounds = Bounds {
-            max_model_len,
-            max_num_seqs: effective.max_num_seqs,
-            vocabulary,
-        };
-        Ok(Loaded {
-            engine,
-            tokenizer,
-            template,
-            eos,
-            sampling,
-            bounds,
-            effective,
-            longest_text,
-            encoders: Encoders::start()?,
-            unsent: Unsent::new(usize::try_from(unsent).unwrap_or(usize::MAX)),
-        })
-    }
-}
-
 #[derive(Debug)]
 pub struct App {
     /// Names that requests may use; never empty, the first is in metrics and answers.
     pub served: Vec<String>,
     /// Folders under which other weights may lie; none: they cannot be replaced from files.
     pub weights_roots: Vec<PathBuf>,
+    /// Folders under which adapters may lie that are loaded while the server runs; none: none are.
+    pub adapter_roots: Vec<PathBuf>,
     /// Where the model was read from, for `root` in `/v1/models`.
     pub root: String,
     pub limits: HttpLimits,
@@ -173,6 +98,7 @@ impl App {
             metrics: Arc::new(Metrics::new(model)),
             served,
             weights_roots: Vec::new(),
+            adapter_roots: Vec::new(),
             root,
             bodies: Bodies::new(limits.body_bytes),
             limits,
@@ -308,10 +234,39 @@ impl App {
     /// # Errors
     /// 404 that names the served models.
     pub fn check_model(&self, asked: &str) -> Result<(), ApiError> {
-        if self.served.iter().any(|name| name == asked) {
+        let dynamic = self.dynamic();
+        if self.served.iter().any(|name| name == asked) || dynamic.serves(asked) {
             return Ok(());
         }
-        Err(ApiError::model_not_found(asked, &self.served))
+        let adapters = dynamic.adapters.iter().filter(|of| !of.leaving);
+        let served = self.served.iter().chain(adapters.map(|of| &of.name));
+        let served: Vec<String> = served.cloned().collect();
+        Err(ApiError::model_not_found(asked, &served))
+    }
+
+    /// What requests may choose beside the model itself.
+    pub fn dynamic(&self) -> AdaptersInSlots {
+        let loaded = self.peek();
+        loaded.map_or_else(AdaptersInSlots::default, |loaded| loaded.engine.dynamic())
+    }
+
+    /// The adapter that a name means, if it is not the model's own.
+    pub fn adapter_of(&self, model: &str) -> Option<Arc<str>> {
+        let own = self.served.iter().any(|name| name == model);
+        (!own).then(|| Arc::from(model))
+    }
+
+    /// Names of adapters beside the model's own.
+    ///
+    /// # Errors
+    /// The one that is the model's.
+    pub fn check_names<'a>(&self, mut names: impl Iterator<Item = &'a str>) -> Result<(), String> {
+        match names.find(|name| self.served.iter().any(|own| own == name)) {
+            None => Ok(()),
+            Some(name) => Err(format!(
+                "adapter `{name}`: the model itself is called so; give it another name"
+            )),
+        }
     }
 
     /// The model that a request names; one that names none means the first, as with vLLM.

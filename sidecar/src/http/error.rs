@@ -80,6 +80,15 @@ impl ApiError {
         }
     }
 
+    /// 404: the adapter that `model` names went between two looks at it.
+    pub fn no_adapter(asked: &str) -> ApiError {
+        let message = format!("the model {} does not exist, or not any more", shown(asked));
+        ApiError {
+            status: StatusCode::NOT_FOUND,
+            ..ApiError::invalid(Some("model"), message).with_code("model_not_found")
+        }
+    }
+
     /// 413: the body is larger than `limit` bytes.
     pub fn too_large(limit: usize) -> ApiError {
         let message = format!("the request body is larger than {limit} bytes");

@@ -8,9 +8,10 @@ use axum::http::StatusCode;
 use tokio::sync::watch;
 
 use super::error::ApiError;
-use crate::adapters::Verdict;
+use crate::adapters::{AdapterPath, Dynamic, Verdict};
 use crate::engine::clock::IdlePolicy;
 use crate::engine::control::{Commands, ControlError};
+use crate::engine::dynamic::{AdapterRefused, AdaptersInSlots};
 use crate::engine::handle::{EngineFacts, EngineHandle, EngineState, Progress};
 use crate::engine::request::{GenerateRequest, Refused};
 use crate::engine::rest::RestView;
@@ -41,6 +42,13 @@ pub trait Generator: Commands + std::fmt::Debug + Send + Sync {
     fn weights(&self) -> WeightsInForce;
     /// What became of the adapters in them.
     fn adapters(&self) -> Verdict;
+    /// What requests may choose.
+    fn dynamic(&self) -> AdaptersInSlots;
+    /// Reads all of an adapter: not for the threads that answer requests.
+    ///
+    /// # Errors
+    /// Why it cannot be served beside the model.
+    fn open_adapter(&self, at: &AdapterPath) -> Result<Dynamic, ModelError>;
     /// The tensors that may be pushed.
     fn pushable(&self) -> &Pushable;
     /// Reads headers of files: not for the threads that answer requests.
@@ -126,6 +134,14 @@ impl Generator for EngineHandle {
         EngineHandle::adapters(self)
     }
 
+    fn dynamic(&self) -> AdaptersInSlots {
+        EngineHandle::dynamic(self)
+    }
+
+    fn open_adapter(&self, at: &AdapterPath) -> Result<Dynamic, ModelError> {
+        EngineHandle::open_adapter(self, at)
+    }
+
     fn pushable(&self) -> &Pushable {
         EngineHandle::pushable(self)
     }
@@ -164,6 +180,7 @@ pub fn refusal(refused: Refused, field: &str) -> ApiError {
         Refused::Draining => draining(),
         Refused::Asleep => asleep(),
         Refused::NotWoken { again_after, .. } => not_woken(refused.to_string(), Some(again_after)),
+        Refused::NoAdapter { name } => ApiError::no_adapter(&name),
         Refused::DuplicateId { .. } => ApiError::engine(refused.to_string()),
         Refused::Failed { .. } => ApiError::unavailable("engine_failed", refused.to_string()),
     }
@@ -213,6 +230,30 @@ pub fn still_waking(waited: Duration) -> ApiError {
     )
 }
 
+/// What somebody hears whose adapter was not loaded or unloaded, in vLLM's words where it has some.
+fn adapter_refused(refused: &AdapterRefused) -> ApiError {
+    let invalid = |message: String| ApiError::invalid(Some("lora_name"), message);
+    match refused {
+        AdapterRefused::Loaded { name } => invalid(format!(
+            "The lora adapter '{name}' has already been loaded. If you want to load the adapter in \
+             place, set 'load_inplace' to True."
+        ))
+        .with_code("adapter_loaded"),
+        AdapterRefused::Unknown { name } => ApiError {
+            status: StatusCode::NOT_FOUND,
+            ..invalid(format!("The lora adapter '{name}' cannot be found."))
+                .with_code("adapter_not_found")
+        },
+        AdapterRefused::NoSlot { .. } => ApiError {
+            status: StatusCode::CONFLICT,
+            ..invalid(refused.to_string()).with_code("no_adapter_slot")
+        },
+        AdapterRefused::Unfit(why) => {
+            invalid(format!("nothing was changed: {why}")).with_code("adapter_refused")
+        }
+    }
+}
+
 /// What somebody hears whose command was not carried out.
 pub fn uncontrolled(error: &ControlError) -> ApiError {
     let message = error.to_string();
@@ -229,6 +270,7 @@ pub fn uncontrolled(error: &ControlError) -> ApiError {
         ControlError::NotUpdated { .. } => ApiError::unavailable("weights_not_updated", message),
         ControlError::NotResized { .. } => ApiError::unavailable("not_resized", message),
         ControlError::Failed { .. } => ApiError::unavailable("engine_failed", message),
+        ControlError::Adapter(refused) => adapter_refused(refused),
         ControlError::QueueFull { retry_after, .. } => ApiError {
             status: StatusCode::TOO_MANY_REQUESTS,
             retry_after: u32::try_from(retry_after.as_secs()).ok(),

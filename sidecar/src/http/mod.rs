@@ -24,6 +24,7 @@ pub mod fields;
 pub mod generation;
 pub mod generator;
 pub mod health;
+pub mod loaded;
 pub mod openai;
 pub mod params;
 pub mod places;
@@ -61,6 +62,7 @@ use axum::routing::{get, post};
 use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 
 use app::App;
+use control::lora;
 use error::{ApiError, shown};
 
 /// What the weights are called that an answer is of.
@@ -76,7 +78,7 @@ pub fn router(app: Arc<App>, origins: &[HeaderValue]) -> Router {
         .route("/v1/chat/completions", post(openai::chat))
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
-        .fallback(not_found)
+        .fallback(not_on_this_port)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(
             Arc::clone(&app),
@@ -120,6 +122,21 @@ fn cors(origins: &[HeaderValue]) -> CorsLayer {
     match origins.iter().any(|origin| origin == "*") {
         true => layer.allow_origin(Any),
         false => layer.allow_origin(origins.to_vec()),
+    }
+}
+
+/// What clients of other servers look for here is told where it is.
+async fn not_on_this_port(uri: Uri) -> ApiError {
+    if !lora::PATHS.contains(&uri.path()) {
+        return not_found(uri).await;
+    }
+    let message = format!(
+        "{} is served on the admin port, behind its token: who loads adapters decides what is answered",
+        shown(uri.path())
+    );
+    ApiError {
+        status: StatusCode::FORBIDDEN,
+        ..ApiError::invalid(None, message).with_code("admin_port_only")
     }
 }
 

@@ -21,6 +21,7 @@ use super::requests::{self, ChatRequest, CompletionRequest};
 use super::sse;
 use super::types::{EndReason, ModelCard, ModelList};
 use super::whole::{self, Whole};
+use crate::engine::dynamic::AdapterInSlot;
 
 /// OpenAI's default length of a completion; a chat goes on to its end.
 const DEFAULT_COMPLETION_TOKENS: u32 = 16;
@@ -33,7 +34,12 @@ enum Kind {
 }
 
 pub async fn models(State(app): State<Arc<App>>) -> Json<ModelList> {
-    let data = app.served.iter().map(|name| card(&app, name)).collect();
+    let served = app.served.iter().map(|name| card(&app, name));
+    let dynamic = app.dynamic().adapters;
+    let adapters = dynamic.iter().filter(|of| !of.leaving);
+    let data = served
+        .chain(adapters.map(|of| adapter_card(&app, of)))
+        .collect();
     Json(ModelList {
         object: "list",
         data,
@@ -45,7 +51,19 @@ pub async fn model(
     Path(id): Path<String>,
 ) -> Result<Json<ModelCard>, ApiError> {
     app.check_model(&id)?;
-    Ok(Json(card(&app, &id)))
+    Ok(Json(match app.dynamic().find(&id) {
+        Some(of) if !app.served.contains(&id) => adapter_card(&app, of),
+        Some(_) | None => card(&app, &id),
+    }))
+}
+
+/// As vLLM has it: where it was read from, and what it is laid over.
+fn adapter_card(app: &App, of: &AdapterInSlot) -> ModelCard {
+    ModelCard {
+        root: of.path.display().to_string(),
+        parent: app.served.first().cloned(),
+        ..card(app, &of.name)
+    }
 }
 
 fn card(app: &App, name: &str) -> ModelCard {
@@ -84,7 +102,8 @@ pub async fn chat(
     };
     let ids = prompt::encode_chat(Arc::clone(&loaded), messages, options).await?;
     let default = loaded.sampling.max_new_tokens;
-    let generation = Generation::start(&app, loaded, vec![ids], &params, default, "messages")?;
+    let asked = ("messages", app.adapter_of(&names.model));
+    let generation = Generation::start(&app, loaded, vec![ids], &params, default, asked)?;
     answer(&app, Kind::Chat, names, generation, &params).await
 }
 
@@ -112,7 +131,8 @@ pub async fn completions(
     };
     let prompts = prompt::encode_prompts(Arc::clone(&loaded), prompts, add_special).await?;
     let default = Some(DEFAULT_COMPLETION_TOKENS);
-    let generation = Generation::start(&app, loaded, prompts, &params, default, "prompt")?;
+    let asked = ("prompt", app.adapter_of(&names.model));
+    let generation = Generation::start(&app, loaded, prompts, &params, default, asked)?;
     answer(&app, Kind::Completion, names, generation, &params).await
 }
 

@@ -8,6 +8,8 @@ use plimsoll_planner::Account;
 pub enum Owner {
     /// Read from the model's files under this name.
     Weight(String),
+    /// Read from an adapter's files; zeros while the slot is free.
+    Adapter,
     /// Computed from the model's configuration.
     Derived(&'static str),
     /// Must be saved: nothing else has it.

@@ -41,7 +41,7 @@ pub use replacement::Replacement;
 pub use sampling::{ModelSampling, SamplingDefaults};
 pub use templates::ChatTemplates;
 
-use crate::adapters::{self, Gate, Together};
+use crate::adapters::{self, Dynamic, Gate, Together};
 use crate::digest::Digest;
 use crate::tokenizer::{GgufTokenizer, SpecialTokens, Tokenizer, TokenizerSource, token_id};
 use crate::weights::file::{display_name, is_there};
@@ -92,6 +92,16 @@ impl Model {
     /// model's vocabulary.
     pub fn tokenizer(&self) -> Result<Tokenizer, ModelError> {
         Tokenizer::load(&self.tokenizer_source, self.shape.vocab)
+    }
+
+    /// Opens an adapter that is kept beside the weights. It reads every number of it: not for threads that
+    /// must not block.
+    ///
+    /// # Errors
+    /// [`ModelError::InvalidAdapter`], with the adapter, the file and the field or tensor.
+    pub fn open_adapter(&self, at: &AdapterPath) -> Result<Dynamic, ModelError> {
+        let base = (&self.shape, &*self.tensors);
+        Dynamic::open(at, base, &display_name(&self.path))
     }
 
     fn with(mut self, adapters: &[AdapterPath]) -> Result<Model, ModelError> {

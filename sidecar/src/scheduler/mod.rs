@@ -144,6 +144,7 @@ impl Scheduler {
             prompt,
             max_len,
             cache_salt,
+            adapter,
             scores,
         } = new;
         assert!(
@@ -152,6 +153,9 @@ impl Scheduler {
         );
         self.arrivals += 1;
         let mut table = BlockTable::new(self.config.block_size, &cache_salt);
+        if let Some(adapter) = &adapter {
+            table.use_adapter(adapter);
+        }
         table.use_weights(&self.weights);
         self.waiting.push_back(Sequence {
             id,

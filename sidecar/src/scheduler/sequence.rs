@@ -13,6 +13,8 @@ pub struct NewSequence {
     /// As long as the prompt: nothing is drawn.
     pub max_len: usize,
     pub cache_salt: String,
+    /// What no other adapter, and no other load of it, is called; None: the weights alone.
+    pub adapter: Option<String>,
     /// Every row of the prompt is computed and read, for the log-probability of the next token.
     pub scores: bool,
 }

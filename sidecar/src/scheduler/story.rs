@@ -102,6 +102,7 @@ fn stories(most_under_way: usize) {
                     prompt,
                     max_len,
                     cache_salt,
+                    adapter: None,
                     scores,
                 });
                 next_id += 1;
@@ -213,6 +214,7 @@ fn a_scored_prompt_comes_in_chunks_of_the_rows_there_are_and_from_no_cache() {
             prompt: (0..20).collect(),
             max_len: 20 + output,
             cache_salt: String::new(),
+            adapter: None,
             scores: true,
         });
     };
@@ -253,6 +255,7 @@ fn add(scheduler: &mut Scheduler, id: u64, prompt: Vec<u32>, output: usize) {
         prompt,
         max_len,
         cache_salt: String::new(),
+        adapter: None,
         scores: false,
     });
 }

@@ -2,7 +2,7 @@
 //! while nothing new may begin.
 
 use super::{Chunk, PREEMPTIONS_BEFORE_AGEING, Scheduler, Sequence};
-use crate::cache::blocks::Move;
+use crate::cache::blocks::{BlockId, Move};
 
 impl Scheduler {
     /// The last in turn gives up its blocks and goes back to the queue, ahead of later ones.
@@ -79,6 +79,37 @@ impl Scheduler {
         all.for_each(|sequence| sequence.table.use_weights(weights));
     }
 
+    /// What is computed of these sequences means nothing any more: their adapter is another one, which is
+    /// called so. They are computed again when they have their turn. No step may be under way.
+    pub fn use_adapter(&mut self, ids: &[u64], adapter: &str) {
+        let is_one = |sequence: &Sequence| ids.contains(&sequence.id);
+        while let Some(at) = self.running.iter().position(is_one) {
+            let sequence = self.running.remove(at);
+            self.running.push(sequence);
+            self.preempt_last(&mut Vec::new());
+        }
+        for sequence in self.waiting.iter_mut().filter(|sequence| is_one(sequence)) {
+            sequence.table.use_adapter(adapter);
+            sequence.table.use_weights(&self.weights);
+        }
+    }
+
+    /// Takes blocks for something that no sequence is, those of the last in turn where none are free;
+    /// fewer where there are not so many. No step may be under way.
+    pub fn lend(&mut self, blocks: usize) -> Vec<BlockId> {
+        while (self.pool.available() as usize) < blocks {
+            if self.preempt_last(&mut Vec::new()).is_none() {
+                break;
+            }
+        }
+        (0..blocks).map_while(|_| self.pool.take()).collect()
+    }
+
+    /// They come back, and mean nothing.
+    pub fn take_back(&mut self, blocks: &[BlockId]) {
+        self.pool.release(blocks);
+    }
+
     /// Forgets all cached prefixes.
     pub fn reset_prefix_cache(&mut self) {
         self.pool.forget();
@@ -106,6 +137,7 @@ mod tests {
             prompt: vec![7; 9],
             max_len: 12,
             cache_salt: String::new(),
+            adapter: None,
             scores: false,
         });
     }

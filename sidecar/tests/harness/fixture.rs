@@ -53,7 +53,7 @@ impl Fixture {
     }
 }
 
-fn assert_logits(got: &[f32], expected: &[f32], what: &str) {
+pub fn assert_logits(got: &[f32], expected: &[f32], what: &str) {
     assert_eq!(got.len(), expected.len(), "{what}");
     let scale = expected.iter().fold(1.0f32, |max, x| max.max(x.abs()));
     for (at, (got, expected)) in got.iter().zip(expected).enumerate() {

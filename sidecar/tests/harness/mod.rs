@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "a broken fixture ends the test")]
 
+pub mod adapted;
 pub mod altered;
 pub mod blocks;
 pub mod fixture;
@@ -19,8 +20,9 @@ use std::time::{Duration, Instant};
 
 use plimsoll_planner::request::Utilization;
 use plimsoll_planner::{
-    Account, BlockCompute, Bytes, Dtype, KvDtype, KvLayout, Limits, ModelShape, Plan, Quantization,
-    RankCapacity, RankPlan, Request, Shard, kv_cache, request::Backend, scratch, weights,
+    Account, AdapterSlots, BlockCompute, Bytes, Dtype, KvDtype, KvLayout, Limits, ModelShape, Plan,
+    Quantization, RankCapacity, RankPlan, Request, Shard, adapters, kv_cache, request::Backend,
+    scratch, weights,
 };
 use plimsoll_sidecar::engine::Engine;
 use plimsoll_sidecar::engine::config::EngineConfig;
@@ -52,6 +54,8 @@ pub struct Run {
     pub prefix_cache: bool,
     pub max_waiting: usize,
     pub threads: usize,
+    /// Slots for adapters, and their largest rank.
+    pub adapters: AdapterSlots,
     pub steps_under_way: usize,
     pub probe: bool,
 }
@@ -83,6 +87,7 @@ impl Run {
             prefix_cache: true,
             max_waiting: 256,
             threads: 1,
+            adapters: AdapterSlots::NONE,
             steps_under_way: 2,
             probe: true,
         }
@@ -133,6 +138,10 @@ pub fn plan(request: &Request, run: &Run) -> Plan {
             ),
             (Account::Comm, scratch::comm(shape, limits, ranks).total()),
             (Account::Workspaces, workspaces.total()),
+            (
+                Account::Adapters,
+                adapters::layout(shape, shard, limits, run.adapters).total(),
+            ),
         ];
         let accounts: Vec<(Account, Bytes)> = accounts
             .map(|(account, bytes)| (account, bytes.round_up(granule)))
@@ -194,6 +203,7 @@ pub fn planner_request(model: &Model, run: &Run, quotas: Vec<Option<Bytes>>) -> 
             size: None,
         },
         cpu_offload: None,
+        adapters: run.adapters,
         limits: Limits {
             max_model_len: Some(run.max_model_len),
             max_num_seqs: run.max_num_seqs,
@@ -206,6 +216,12 @@ pub fn planner_request(model: &Model, run: &Run, quotas: Vec<Option<Bytes>>) -> 
 
 /// An engine that loads, with this very plan.
 pub fn start_planned(model: &Arc<Model>, run: &Run, request: Request, plan: Plan) -> EngineHandle {
+    let config = config(run, request);
+    Engine::start(config, Arc::clone(model), plan).unwrap()
+}
+
+/// What an engine of a run is started with.
+pub fn config(run: &Run, request: Request) -> EngineConfig {
     let mut config = EngineConfig::new(request);
     config.isa = run.isa.clone();
     config.prefix_cache = run.prefix_cache;
@@ -213,7 +229,7 @@ pub fn start_planned(model: &Arc<Model>, run: &Run, request: Request, plan: Plan
     config.threads_per_rank = Some(run.threads);
     config.steps_under_way = run.steps_under_way;
     config.probe = run.probe;
-    Engine::start(config, Arc::clone(model), plan).unwrap()
+    config
 }
 
 /// Waits for a state, at most two minutes.
@@ -262,6 +278,7 @@ pub fn request(
         bias: vec![],
         prompt_logprobs: None,
         max_tokens,
+        adapter: None,
         cache_salt: None,
         events: events.into(),
     };

@@ -2,7 +2,8 @@
 
 use plimsoll_planner::request::Utilization;
 use plimsoll_planner::{
-    Account, Bytes, KvLayout, Limits, ModelShape, Plan, RankCapacity, RankPlan, Request, Shard,
+    Account, AdapterSlots, Bytes, KvLayout, Limits, ModelShape, Plan, RankCapacity, RankPlan,
+    Request, Shard,
 };
 
 use super::{ConvertError, utilization};
@@ -138,6 +139,7 @@ fn request(
             size: size.map(Bytes::measured),
         },
         cpu_offload: boot.cpu_offload_bytes.map(Bytes::measured),
+        adapters: AdapterSlots::NONE,
         limits: Limits {
             max_model_len: boot.limits.max_model_len,
             max_num_seqs: boot.limits.max_num_seqs,

@@ -14,6 +14,7 @@ fn submit(inbox: &Inbox, id: u64) {
         min_tokens: 0,
         bias: Vec::new(),
         prompt_logprobs: None,
+        adapter: None,
         cache_salt: None,
         events: events.into(),
     };

@@ -174,7 +174,7 @@ impl Loop {
         Ok(verdict)
     }
 
-    fn judge(&self, wrong: Option<String>) -> Result<(), String> {
+    pub(super) fn judge(&self, wrong: Option<String>) -> Result<(), String> {
         match (wrong, self.shared.validation) {
             (Some(why), Validation::Enforce) => Err(why),
             (Some(why), Validation::Report | Validation::Off) => {

@@ -214,6 +214,7 @@ pub(crate) fn ask(
         bias: vec![],
         prompt_logprobs: None,
         max_tokens: 200,
+        adapter: None,
         cache_salt: None,
         events: events.into(),
     };

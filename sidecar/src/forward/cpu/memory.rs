@@ -13,8 +13,8 @@ use plimsoll_kernels::sampling::Sampler;
 use plimsoll_planner::scratch::Region;
 use plimsoll_planner::{Account, Bytes};
 
-use super::CpuRank;
 use super::stream::Stream;
+use super::{CpuRank, Slots};
 use crate::cache::blocks::Move;
 use crate::forward::backend::{ReadRows, Store};
 use crate::forward::handle::Handle;
@@ -71,10 +71,16 @@ impl Store for CpuRank {
             kv: arena(Account::KvCache)?,
             activations: arena(Account::Activations)?,
             workspaces: arena(Account::Workspaces)?,
+            adapters: arena(Account::Adapters)?,
             comm,
             kv_shape: layout.kv,
             cache: layout.cache,
             scratch: layout.scratch,
+            slots: Slots {
+                ranks: vec![0; layout.adapters.slots.len() * layout.adapters.places.len()],
+                at: layout.adapters.clone(),
+                rows: 0,
+            },
             products: products::of(layout.compute),
             pool,
             sampler: Sampler::default(),
@@ -187,6 +193,18 @@ impl Store for CpuRank {
         self.held_mut(tensor).fill(0);
     }
 
+    fn write(&mut self, to: Handle, first: usize, numbers: &[f32]) {
+        let (Some(arena), _) = self.find_mut(to.arena) else {
+            unreachable!("{} holds no tensors", to.arena.name())
+        };
+        arena.all_mut::<f32>(to.region)[first..first + numbers.len()].copy_from_slice(numbers);
+    }
+
+    fn set_ranks(&mut self, slot: usize, ranks: &[u32]) {
+        let first = slot * self.slots.at.places.len();
+        self.slots.ranks[first..first + ranks.len()].copy_from_slice(ranks);
+    }
+
     fn fill(
         &mut self,
         to: &Matrix,
@@ -240,8 +258,9 @@ impl CpuRank {
             Account::Workspaces => Some(&self.workspaces),
             Account::Comm => Some(&self.comm),
             Account::Offload => self.stream.as_ref().map(Stream::home),
-            // A processor has no driver, and adapters are merged.
-            Account::Graphs | Account::Adapters | Account::Context => None,
+            Account::Adapters => Some(&self.adapters),
+            // A processor has no driver.
+            Account::Graphs | Account::Context => None,
         }
     }
 
@@ -253,7 +272,8 @@ impl CpuRank {
             Account::Workspaces => Some(&mut self.workspaces),
             Account::Comm => Some(&mut self.comm),
             Account::Offload => self.stream.as_mut().map(Stream::home_mut),
-            Account::Graphs | Account::Adapters | Account::Context => None,
+            Account::Adapters => Some(&mut self.adapters),
+            Account::Graphs | Account::Context => None,
         };
         (arena, &self.pool)
     }

@@ -14,11 +14,22 @@ use plimsoll_kernels::sampling::Sampler;
 use plimsoll_planner::KvDtype;
 
 use super::handle::Handle;
+use super::lora::AdapterPlaces;
 use super::places::Scratch;
 use crate::memory::arena::Arena;
 
 pub use memory::Host;
 use stream::Stream;
+
+/// Slots for adapters.
+#[derive(Debug)]
+struct Slots {
+    at: AdapterPlaces,
+    /// Of each slot and matrix.
+    ranks: Vec<u32>,
+    /// Rows of the step that have an adapter.
+    rows: usize,
+}
 
 /// One rank's memory and threads.
 ///
@@ -35,12 +46,14 @@ pub struct CpuRank {
     kv: Arena,
     activations: Arena,
     workspaces: Arena,
+    adapters: Arena,
     /// Its pages are the rank's to give back; what lies in them is the group's.
     comm: Arena,
     kv_shape: KvCache<KvDtype>,
     /// All blocks.
     cache: Handle,
     scratch: Scratch,
+    slots: Slots,
     /// Of matrices in blocks.
     products: Products,
     pool: Pool,

@@ -5,19 +5,23 @@ use plimsoll_kernels::comm::{Collective, Member, RankFailed};
 use plimsoll_kernels::element::Element;
 use plimsoll_kernels::embedding::{self, EmbeddingTable};
 use plimsoll_kernels::linear::{self, Columns, Input};
+use plimsoll_kernels::lora;
 use plimsoll_kernels::rope::RopeTables;
 use plimsoll_kernels::rope_kv::{self, HeadNorm, Step};
 use plimsoll_kernels::sampling::{self, VocabShard};
 use plimsoll_kernels::{rms_norm, silu_mul};
 
-use super::CpuRank;
+use plimsoll_planner::scratch::Region;
+
 use super::stream::Stream;
 use super::views::{vector, weight};
+use super::{CpuRank, Slots};
 use crate::forward::StepOutput;
 use crate::forward::backend::{Backend, Batch};
 use crate::forward::handle::{Format, Handle};
 use crate::forward::input::{SampleRow, StepInput};
 use crate::forward::layers::{Attention, Embedding, Matrix, Norm};
+use crate::forward::lora::Adaption;
 use crate::forward::places::Inputs;
 use crate::memory::snapshot::Streamed;
 
@@ -35,6 +39,16 @@ impl Backend for CpuRank {
         self.fill(inputs.query_start, &input.query_start);
         self.fill(inputs.context_len, &input.context_len);
         self.fill(inputs.block_tables, &input.block_tables);
+        self.slots.rows = input.adapted_rows.len();
+        if self.slots.rows > 0 {
+            for (at, values) in [
+                (self.slots.at.rows, &input.adapted_rows),
+                (self.slots.at.row_slots, &input.adapted_slots),
+            ] {
+                let to = self.adapters.first_mut(at.region, values.len());
+                to.copy_from_slice(values);
+            }
+        }
     }
 
     fn embed(&mut self, batch: &Batch<'_>, embedding: &Embedding, out: Handle) {
@@ -124,6 +138,59 @@ impl Backend for CpuRank {
         let x = Input::dense(x.first(rows * by.cols), rows, by.cols);
         let scratch = self.workspaces.all_mut(self.scratch.gemm_input.region);
         linear::run_into(&self.pool, x, &weight, (out, by.columns), scratch);
+    }
+
+    fn adapt(&mut self, x: Handle, by: &Adaption, out: Handle, rows: usize) {
+        let Slots {
+            at,
+            ranks,
+            rows: adapted,
+        } = &self.slots;
+        if by.factors.is_empty() || *adapted == 0 {
+            return;
+        }
+        let Some((first, last)) = at.slots.first().zip(at.slots.last()) else {
+            return;
+        };
+        let slots = Region {
+            offset: first.region.offset,
+            bytes: last.region.offset + last.region.bytes - first.region.offset,
+        };
+        let size = usize::try_from(slots.bytes).unwrap_or(usize::MAX) / size_of::<f32>();
+        let regions = [
+            slots,
+            at.rows.region,
+            at.row_slots.region,
+            at.products.region,
+        ];
+        let [written, of_rows, of_slots, mut products] = self.adapters.apart(regions);
+        let numbers: &[f32] = written.first(size);
+        let slots = lora::Slots {
+            numbers,
+            stride: numbers.len() / at.slots.len(),
+            ranks,
+            matrices: at.places.len(),
+            largest_rank: at.largest_rank,
+        };
+        let named = lora::Rows {
+            rows: of_rows.first(*adapted),
+            slots: of_slots.first(*adapted),
+        };
+        let [x, mut out] = self.activations.apart([x.region, out.region]);
+        let data = lora::Data {
+            x: x.first(rows * by.inputs),
+            inputs: by.inputs,
+            out: out.first_mut(rows * by.stride),
+            stride: by.stride,
+        };
+        lora::run(
+            &self.pool,
+            named,
+            &slots,
+            &by.factors,
+            data,
+            products.all_mut(),
+        );
     }
 
     fn rope_kv(&mut self, qkv: Handle, how: &Attention, batch: &Batch<'_>) {

@@ -29,6 +29,14 @@ struct Rows {
 }
 
 impl Store for Rows {
+    fn write(&mut self, _: Handle, _: usize, _: &[f32]) {
+        unreachable!("no adapters")
+    }
+
+    fn set_ranks(&mut self, _: usize, _: &[u32]) {
+        unreachable!("no adapters")
+    }
+
     type On = ();
     type Exchange = ();
 

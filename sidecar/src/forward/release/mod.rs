@@ -37,7 +37,8 @@ impl<B: Store> Forward<B> {
 
     /// Commits the pages of accounts again, at the addresses that they had, poisoned, and tells how
     /// many bytes each took: zero for one that was not released. Derived tensors are computed
-    /// again and the null block of the KV cache is cleared; weights are for [`Forward::load`].
+    /// again, and the null block of the KV cache and slots are cleared; weights are for [`Forward::load`],
+    /// adapters for [`Forward::refill_adapter`].
     ///
     /// # Errors
     /// When the machine does not give the pages of an account. What this call took is given back
@@ -62,6 +63,11 @@ impl<B: Store> Forward<B> {
         let is_new = |account| taken.iter().any(|of| of.0 == account && of.1 > Bytes::ZERO);
         if is_new(Account::KvCache) {
             self.backend.clear(self.layout.null_block);
+        }
+        if is_new(Account::Adapters) {
+            for slot in 0..self.slots() {
+                self.empty_slot(slot);
+            }
         }
         let mut derived = self.layout.lasting();
         if derived.any(|(of, _)| matches!(of.owner, Owner::Derived(_)) && is_new(of.account)) {

@@ -4,6 +4,7 @@
 
 mod abandoned;
 pub mod loopback;
+pub(in crate::http) mod lora;
 pub(in crate::http) mod push;
 mod query;
 mod receiving;
@@ -54,6 +55,8 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/finish_weight_update", post(push::finish))
         .route("/abort_weight_update", post(push::abort))
         .route("/update_weights_from_disk", post(update::sglang))
+        .route(lora::PATHS[0], post(lora::load))
+        .route(lora::PATHS[1], post(lora::unload))
         .route("/release_memory_occupation", post(sglang::release))
         .route("/resume_memory_occupation", post(sglang::resume))
         .route("/pause_generation", post(sglang::pause))

@@ -197,6 +197,7 @@ pub(super) async fn health_generate(State(app): State<Arc<App>>) -> Result<Statu
         min_tokens: 0,
         bias: Vec::new(),
         prompt_logprobs: None,
+        adapter: None,
         cache_salt: None,
         events: events.into(),
     };
@@ -219,7 +220,9 @@ pub(super) async fn health_generate(State(app): State<Arc<App>>) -> Result<Statu
             FinishReason::Stop | FinishReason::Length => Ok(StatusCode::OK),
             FinishReason::Abort => Err(aborted()),
             FinishReason::Error => Err(ApiError::engine(finished.message.unwrap_or_default())),
-            FinishReason::NotWoken => Err(not_woken(finished.message.unwrap_or_default(), None)),
+            FinishReason::NoAdapter | FinishReason::NotWoken => {
+                Err(not_woken(finished.message.unwrap_or_default(), None))
+            }
         },
         Ok(None) => Err(aborted()),
         Err(_) => {

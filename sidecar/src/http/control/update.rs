@@ -133,7 +133,7 @@ async fn replace(
     mode: PauseMode,
 ) -> Result<Updated, ApiError> {
     let (roots, param_of) = (app.weights_roots.clone(), param.to_owned());
-    let checked = move || allowed(&roots, &folder, &param_of);
+    let checked = move || allowed((WEIGHTS, &roots), &folder, &param_of);
     let path = blocking(checked).await??;
     read(app, path, param, |_| version, mode).await
 }
@@ -158,25 +158,34 @@ async fn read(
     updated.answer().await.map_err(|error| uncontrolled(&error))
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| ApiError::engine(error.to_string()))
 }
 
+/// A flag with folders, and what lies in them.
+type Root = (&'static str, &'static str);
+const WEIGHTS: Root = ("--weights-root", "weights");
+pub(super) const ADAPTERS: Root = ("--adapter-root", "adapters");
+
 /// The folder (or file) without links, if it and its files lie under a root.
-fn allowed(roots: &[PathBuf], asked: &str, param: &str) -> Result<PathBuf, ApiError> {
+pub(super) fn allowed(
+    ((flag, what), roots): (Root, &[PathBuf]),
+    asked: &str,
+    param: &str,
+) -> Result<PathBuf, ApiError> {
     let refuse = |why: &str| ApiError {
         status: StatusCode::FORBIDDEN,
         ..ApiError::invalid(Some(param), format!("{param}: {why}"))
             .with_code("outside_weights_root")
     };
     if roots.is_empty() {
-        return Err(refuse(
-            "this server reads no weights but its own: start it with --weights-root and the folder \
-             under which others will lie",
-        ));
+        return Err(refuse(&format!(
+            "this server reads no {what} but its own: start it with {flag} and the folder under which \
+             others will lie"
+        )));
     }
     if !Path::new(asked).is_absolute() {
         return Err(refuse("must be an absolute path"));
@@ -189,7 +198,7 @@ fn allowed(roots: &[PathBuf], asked: &str, param: &str) -> Result<PathBuf, ApiEr
         match is_within(&real) {
             true => Ok(real),
             false => Err(refuse(&format!(
-                "{} lies under no --weights-root, links resolved",
+                "{} lies under no {flag}, links resolved",
                 shown_path(path)
             ))),
         }

@@ -6,6 +6,7 @@
 //! before the next step.
 
 mod awake;
+mod length;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -64,11 +65,13 @@ pub struct Generation {
     prompt_tokens: u32,
     cached_tokens: u32,
     max_tokens: u32,
+    /// What it is answered with.
+    adapter: Option<Arc<str>>,
 }
 
 impl Generation {
-    /// Checks the lengths and submits `prompts` x `params.n` sequences. `field` is what the
-    /// prompt is called in errors; `default_max_tokens` None means all that the context leaves.
+    /// Checks the lengths and submits `prompts` x `params.n` sequences to be answered with `adapter`.
+    /// `field` is what the prompt is called in errors; `default_max_tokens` None means all that the context leaves.
     ///
     /// # Errors
     /// 400 for lengths, 429 for a full queue, 503 when the engine takes no requests or answers that
@@ -79,7 +82,7 @@ impl Generation {
         prompts: Vec<Vec<u32>>,
         params: &Params,
         default_max_tokens: Option<u32>,
-        field: &str,
+        (field, adapter): (&str, Option<Arc<str>>),
     ) -> Result<Generation, ApiError> {
         let limit = loaded.engine.facts().max_model_len;
         let count = prompts.len().saturating_mul(params.n as usize);
@@ -94,7 +97,7 @@ impl Generation {
         }
         for prompt in &prompts {
             let least = params.max_tokens.unwrap_or(1).min(1);
-            check_length(prompt.len(), least, limit, field)?;
+            length::check(prompt.len(), least, limit, field)?;
         }
         let share = loaded.unsent.share();
         if !share.take(count * SEQUENCE_ANSWER_BYTES as usize) {
@@ -113,6 +116,7 @@ impl Generation {
             prompt_tokens: 0,
             cached_tokens: 0,
             max_tokens: 0,
+            adapter,
         };
         for prompt in prompts {
             let length = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
@@ -177,6 +181,7 @@ impl Generation {
             min_tokens: params.ending.min_tokens,
             bias: params.bias.clone(),
             prompt_logprobs,
+            adapter: self.adapter.clone(),
             cache_salt: params.cache_salt.clone(),
             events: Events::counted(sender, &room),
         };
@@ -282,6 +287,10 @@ impl Generation {
                         let again_after = self.loaded.engine.rest().again_after;
                         Err(("abort", not_woken(why, again_after)))
                     }
+                    (FinishReason::NoAdapter, false) => {
+                        let name = self.adapter.as_deref().unwrap_or_default();
+                        Err(("abort", ApiError::no_adapter(name)))
+                    }
                     (FinishReason::Error, false) => {
                         let message = finished.message.clone();
                         let message = message.unwrap_or_else(|| "the engine failed".into());
@@ -378,16 +387,4 @@ impl Drop for Generation {
             self.metrics.lost();
         }
     }
-}
-
-/// `max_tokens` is cut to what the prompt leaves; `least` tokens must be left.
-fn check_length(prompt: usize, least: u32, limit: u32, field: &str) -> Result<(), ApiError> {
-    if prompt == 0 {
-        let message = format!("{field}: the prompt has no tokens, at least one is needed");
-        return Err(ApiError::invalid(Some(field), message));
-    }
-    if prompt as u64 + u64::from(least) > u64::from(limit) {
-        return Err(ApiError::context_length(field, limit, prompt, least));
-    }
-    Ok(())
 }

@@ -1,6 +1,7 @@
 //! A scripted engine and an app around it, for tests of the HTTP layer alone.
 
 mod obeyed;
+mod spoken;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -14,13 +15,14 @@ use tokio::sync::watch;
 use super::app::{App, HttpLimits, Loaded};
 use super::generator::Generator;
 use super::unsent::Unsent;
-use crate::adapters::Verdict;
+use crate::adapters::{AdapterPath, Dynamic, Verdict};
 use crate::chat::ChatTemplate;
 use crate::engine::clock::IdlePolicy;
 use crate::engine::control::Command;
+use crate::engine::dynamic::AdaptersInSlots;
 use crate::engine::handle::{EngineFacts, EngineState, Progress};
 use crate::engine::request::{
-    FinishReason, Finished, GenerateRequest, Refused, Timings, TokenEvent, TokenLogprobs,
+    FinishReason, Finished, GenerateRequest, Refused, Timings, TokenEvent,
 };
 use crate::engine::rest::RestView;
 use crate::engine::stats::EngineStats;
@@ -69,6 +71,7 @@ struct Inner {
     /// So many times who ends an update finds the queue full.
     full: u32,
     weights: WeightsInForce,
+    dynamic: AdaptersInSlots,
     /// Commands that were carried out, in words.
     obeyed: Vec<String>,
 }
@@ -95,6 +98,7 @@ impl Scripted {
                 path: fixture(),
                 ..WeightsInForce::default()
             },
+            dynamic: AdaptersInSlots::default(),
             obeyed: Vec::new(),
         };
         Scripted {
@@ -105,6 +109,10 @@ impl Scripted {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap()
+    }
+
+    pub(crate) fn follow_script(&self, script: Script) {
+        self.lock().script = script;
     }
 
     pub(crate) fn cancelled(&self) -> Vec<u64> {
@@ -178,55 +186,10 @@ pub(crate) fn finished(reason: FinishReason, prompt: usize, tokens: usize) -> To
         message: match reason {
             FinishReason::Error => Some("rank 1 died".into()),
             FinishReason::NotWoken => Some("the memory is taken".into()),
+            FinishReason::NoAdapter => Some("its adapter was unloaded".into()),
             FinishReason::Stop | FinishReason::Length | FinishReason::Abort => None,
         },
     })
-}
-
-fn speak(request: &GenerateRequest, text: &str, fails: bool) {
-    if let Some(count) = request.prompt_logprobs {
-        // In two parts, each token half as likely as the one before.
-        let score = |(id, rank): (&u32, u8)| TokenLogprobs {
-            logprob: -f32::from(rank),
-            top: vec![(*id, -f32::from(rank)); usize::from(count)],
-        };
-        let scores: Vec<_> = request.prompt[1..]
-            .iter()
-            .zip((1..=100).cycle())
-            .map(score)
-            .collect();
-        let (first, rest) = scores.split_at(scores.len() / 2);
-        for part in [first, rest] {
-            let part = TokenEvent::Prompt(part.to_vec());
-            request.events.try_send(part).unwrap();
-        }
-    }
-    let mut ids = tokenizer().encode(text, false).unwrap();
-    let mut reason = FinishReason::Length;
-    if ids.len() < request.max_tokens as usize {
-        reason = FinishReason::Stop;
-        ids.extend(request.eos.first());
-    }
-    ids.truncate(request.max_tokens as usize);
-    for (index, id) in (0..).zip(&ids) {
-        let logprob = request.sampling.logprobs.map(|count| TokenLogprobs {
-            logprob: -0.25,
-            top: vec![(*id, -0.25); usize::from(count)],
-        });
-        request
-            .events
-            .try_send(TokenEvent::Token {
-                index,
-                id: *id,
-                logprob,
-            })
-            .unwrap();
-    }
-    let reason = if fails { FinishReason::Error } else { reason };
-    request
-        .events
-        .try_send(finished(reason, request.prompt.len(), ids.len()))
-        .unwrap();
 }
 
 impl Generator for Scripted {
@@ -234,8 +197,8 @@ impl Generator for Scripted {
         let mut inner = self.lock();
         match &inner.script {
             Script::Refuse(refused) => return Err(refused.clone()),
-            Script::Say(text) => speak(&request, text, false),
-            Script::Fail(text) => speak(&request, text, true),
+            Script::Say(text) => spoken::speak(&request, text, false),
+            Script::Fail(text) => spoken::speak(&request, text, true),
             Script::Hold => {}
         }
         inner.taken.push(request);
@@ -308,6 +271,14 @@ impl Generator for Scripted {
 
     fn adapters(&self) -> Verdict {
         Verdict::default()
+    }
+
+    fn dynamic(&self) -> AdaptersInSlots {
+        self.lock().dynamic.clone()
+    }
+
+    fn open_adapter(&self, at: &AdapterPath) -> Result<Dynamic, ModelError> {
+        ModelFolder::open(&fixture()).unwrap().open_adapter(at)
     }
 
     fn weights(&self) -> WeightsInForce {

@@ -6,6 +6,7 @@ use plimsoll_planner::Account;
 
 use super::{Inner, Scripted};
 use crate::engine::control::{Command, Commands, ControlError, Woken};
+use crate::engine::dynamic::{AdapterInSlot, AdapterRefused};
 use crate::engine::handle::EngineState;
 use crate::engine::size::Resized;
 use crate::engine::weights::{Abandoned, Updated};
@@ -39,6 +40,10 @@ fn said(command: &Command) -> String {
         }
         Command::AbandonPush { why, .. } => format!("abandon: {why}"),
         Command::NameWeights { version, .. } => format!("name {version}"),
+        Command::LoadAdapter {
+            adapter, in_place, ..
+        } => format!("load {} {in_place}", adapter.at.name),
+        Command::UnloadAdapter { name, .. } => format!("unload {name}"),
         Command::Resize { size, .. } => format!("resize {}", size.plan.kv_blocks),
     }
 }
@@ -115,6 +120,38 @@ impl Inner {
                 self.weights.source_version.clone_from(&version);
                 self.weights.version = version;
                 asker.answer(Ok(()));
+            }
+            Command::LoadAdapter {
+                adapter,
+                in_place,
+                asker,
+            } => {
+                let name = adapter.at.name.clone();
+                let loaded = self.dynamic.serves(&name);
+                self.dynamic.adapters.retain(|of| of.name != name);
+                self.dynamic.adapters.push(AdapterInSlot {
+                    path: adapter.at.path.clone(),
+                    digest: adapter.digest.clone(),
+                    rank: adapter.rank,
+                    matrices: adapter.matrices,
+                    slot: 0,
+                    load: 1,
+                    leaving: false,
+                    answers_change: Some(0.5),
+                    name: name.clone(),
+                });
+                asker.answer(match loaded && !in_place {
+                    true => Err(AdapterRefused::Loaded { name }.into()),
+                    false => Ok(()),
+                });
+            }
+            Command::UnloadAdapter { name, asker } => {
+                let loaded = self.dynamic.serves(&name);
+                self.dynamic.adapters.retain(|of| of.name != name);
+                asker.answer(match loaded {
+                    true => Ok(()),
+                    false => Err(AdapterRefused::Unknown { name }.into()),
+                });
             }
             Command::Resize { size, asker } => asker.answer(Ok(Resized {
                 kv_blocks: size.plan.kv_blocks,

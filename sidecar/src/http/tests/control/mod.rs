@@ -1,6 +1,7 @@
 //! The control routes over the scripted engine: bodies, codes and commands, route by route; bad
 //! parameters; states in which nothing can be done; and who may use them without a token.
 
+mod lora;
 mod push;
 mod push_ended;
 mod sglang;

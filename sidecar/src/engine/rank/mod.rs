@@ -3,6 +3,8 @@
 //! A rank speaks in messages only. Whatever ends its thread early, an error, a panic or a bug,
 //! the group is poisoned (so no other rank waits for it) and the engine is told.
 
+mod restore;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -14,18 +16,19 @@ use plimsoll_kernels::isa::Isa;
 use plimsoll_kernels::pool::Pool;
 use plimsoll_planner::{Account, Bytes, Plan, Request};
 
-use super::handle::{Shared, lock};
+use crate::adapters::Dynamic;
+use crate::engine::handle::{Shared, lock};
 use crate::forward::cpu::{CpuRank, Host};
 use crate::forward::input::StepInput;
 use crate::forward::resize::NewCache;
-use crate::forward::{Forward, LoadError, StepOutput, WeightCheck};
+use crate::forward::{Forward, StepOutput, WeightCheck};
 use crate::model::{Model, Replacement};
-use crate::weights::TensorSource;
 use crate::weights::piece::Piece;
+use restore::{resize, restore};
 
 /// What the engine asks of a rank.
 #[derive(Debug)]
-pub(super) enum Ask {
+pub(in crate::engine) enum Ask {
     /// Join the group, then read the weights.
     Load(Member),
     /// Run the step whose input lies in `slot`; `output` comes back with the answer.
@@ -46,22 +49,27 @@ pub(super) enum Ask {
         accounts: Arc<[Account]>,
         reads: bool,
     },
+    /// Write an adapter into a slot, or empty it.
+    PutAdapter {
+        slot: usize,
+        adapter: Option<Arc<Dynamic>>,
+    },
     /// Take or give back the end of the KV cache.
     Resize(Arc<NewCache>),
 }
 
 /// What moved on one rank, account by account.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Moved(pub(super) Vec<(Account, Bytes)>);
+pub(in crate::engine) struct Moved(pub(in crate::engine) Vec<(Account, Bytes)>);
 
 impl Moved {
-    pub(super) fn total(ranks: &[Moved]) -> u64 {
+    pub(in crate::engine) fn total(ranks: &[Moved]) -> u64 {
         let of = |moved: &Moved| moved.0.iter().map(|(_, bytes)| bytes.get()).sum::<u64>();
         ranks.iter().map(of).sum()
     }
 
     /// `rank 0: Weights 12, KVCache 7; rank 1: …`, in bytes.
-    pub(super) fn shown(ranks: &[Moved]) -> String {
+    pub(in crate::engine) fn shown(ranks: &[Moved]) -> String {
         let rank = |(rank, moved): (usize, &Moved)| {
             let told = moved.0.iter();
             let told = told.filter(|row| **row != (Account::Offload, Bytes::ZERO));
@@ -77,7 +85,7 @@ impl Moved {
 
 /// What a rank answers.
 #[derive(Debug)]
-pub(super) enum Answer {
+pub(in crate::engine) enum Answer {
     Reserved {
         rank: usize,
         exchange: Exchange,
@@ -115,6 +123,11 @@ pub(super) enum Answer {
         /// Or why it could not grow; then it is as before.
         moved: Result<Moved, String>,
     },
+    PutAdapter {
+        rank: usize,
+        /// Or why the slot is empty.
+        put: Result<(), String>,
+    },
     /// It stopped loading and left, because the engine is told to end.
     Left,
     Failed {
@@ -124,28 +137,28 @@ pub(super) enum Answer {
 }
 
 /// The inputs of the steps under way, each filled while no rank reads it.
-pub(super) type Inputs = [RwLock<StepInput>; STEPS_UNDER_WAY_MAX];
+pub(in crate::engine) type Inputs = [RwLock<StepInput>; STEPS_UNDER_WAY_MAX];
 
 /// Steps that ranks may have before them: one that they compute, one that they go on with.
-pub(super) const STEPS_UNDER_WAY_MAX: usize = 2;
+pub(in crate::engine) const STEPS_UNDER_WAY_MAX: usize = 2;
 
 /// Why a read ends before its end.
-const ENDING: &str = "the engine is told to end";
+pub(in crate::engine) const ENDING: &str = "the engine is told to end";
 
 /// What a rank thread is started with.
 #[derive(Debug)]
-pub(super) struct RankStart {
-    pub(super) rank: usize,
+pub(in crate::engine) struct RankStart {
+    pub(in crate::engine) rank: usize,
     /// Threads, and blocks of the KV cache that are taken before the weights are read.
-    pub(super) sizes: (usize, u32),
-    pub(super) isa: Isa,
-    pub(super) request: Arc<Request>,
-    pub(super) plan: Arc<Plan>,
-    pub(super) model: Arc<Model>,
-    pub(super) inputs: Arc<Inputs>,
-    pub(super) shared: Arc<Shared>,
-    pub(super) asks: Receiver<Ask>,
-    pub(super) answers: SyncSender<Answer>,
+    pub(in crate::engine) sizes: (usize, u32),
+    pub(in crate::engine) isa: Isa,
+    pub(in crate::engine) request: Arc<Request>,
+    pub(in crate::engine) plan: Arc<Plan>,
+    pub(in crate::engine) model: Arc<Model>,
+    pub(in crate::engine) inputs: Arc<Inputs>,
+    pub(in crate::engine) shared: Arc<Shared>,
+    pub(in crate::engine) asks: Receiver<Ask>,
+    pub(in crate::engine) answers: SyncSender<Answer>,
 }
 
 /// Tells the engine when the thread ends without having said why.
@@ -176,7 +189,7 @@ impl Drop for LastWord {
 
 /// # Errors
 /// When the machine refuses a thread.
-pub(super) fn spawn(start: RankStart) -> std::io::Result<()> {
+pub(in crate::engine) fn spawn(start: RankStart) -> std::io::Result<()> {
     thread::Builder::new()
         .name(format!("rank-{}", start.rank))
         .spawn(move || live(start))?;
@@ -207,7 +220,7 @@ fn live(start: RankStart) {
 }
 
 /// What a panic says.
-pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+pub(in crate::engine) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("no message")
@@ -240,6 +253,7 @@ fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
     let (mut forward, exchange) = begun.map_err(|error| with_sources(&error))?;
     tell(Answer::Reserved { rank, exchange })?;
     let mut adopted: Option<Arc<Replacement>> = None;
+    let mut residents: Vec<Option<Arc<Dynamic>>> = vec![None; forward.slots()];
     while let Ok(ask) = asks.recv() {
         match ask {
             Ask::Load(joined) => {
@@ -261,9 +275,11 @@ fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
                     return Err("a step before the load".into());
                 };
                 #[cfg(test)]
-                shared
-                    .sabotage
-                    .strike(rank, super::sabotage::Moment::Step, &mut forward)?;
+                shared.sabotage.strike(
+                    rank,
+                    crate::engine::sabotage::Moment::Step,
+                    &mut forward,
+                )?;
                 let input = inputs[slot].read().unwrap_or_else(PoisonError::into_inner);
                 let stepped = forward.step(member, &input, &mut output);
                 stepped.map_err(|error| error.to_string())?;
@@ -307,8 +323,14 @@ fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
                     None => &*model.tensors,
                 };
                 let source = reads.then_some(source);
-                let taken = restore(&mut forward, start, source, &accounts);
+                let taken = restore(&mut forward, start, (source, &residents), &accounts);
                 tell(Answer::Restored { rank, taken })?;
+            }
+            Ask::PutAdapter { slot, adapter } => {
+                let put = forward.put_adapter(slot, adapter.as_deref());
+                residents[slot] = adapter.filter(|_| put.is_ok());
+                let put = put.map_err(|error| with_sources(&error));
+                tell(Answer::PutAdapter { rank, put })?;
             }
             Ask::Resize(to) => {
                 let moved = resize(&mut forward, start, &to)?;
@@ -319,76 +341,8 @@ fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
     Ok(())
 }
 
-/// The inner error says why the cache did not grow. One that cannot shrink has moved its blocks
-/// already, and ends its rank.
-fn resize(
-    forward: &mut Forward<CpuRank>,
-    start: &RankStart,
-    to: &NewCache,
-) -> Result<Result<Moved, String>, String> {
-    let grows = to.blocks >= forward.kv_blocks();
-    #[cfg(test)]
-    let planted = start.shared.sabotage.resized(start.rank, to);
-    #[cfg(test)]
-    let to = match &planted {
-        Ok(to) => to,
-        Err(why) => return Ok(Err(why.clone())),
-    };
-    match forward.resize(&start.shared.ledger, to) {
-        Ok(bytes) => Ok(Ok(Moved(vec![(Account::KvCache, bytes)]))),
-        Err(error) if grows => Ok(Err(with_sources(&error))),
-        Err(error) => Err(with_sources(&error)),
-    }
-}
-
-/// Takes memory again and fills it. On an error nothing is taken.
-fn restore(
-    forward: &mut Forward<CpuRank>,
-    start: &RankStart,
-    source: Option<&dyn TensorSource>,
-    accounts: &[Account],
-) -> Result<Moved, String> {
-    let RankStart { model, shared, .. } = start;
-    let taken = forward
-        .restore(&shared.ledger, &model.params, accounts)
-        .map_err(|error| with_sources(&error))?;
-    let Err(why) = fill(forward, start, source, accounts) else {
-        return Ok(Moved(taken));
-    };
-    match forward.release(&shared.ledger, accounts) {
-        Ok(_) => Err(why),
-        Err(error) => Err(format!("{why}; and then: {}", with_sources(&error))),
-    }
-}
-
-fn fill(
-    forward: &mut Forward<CpuRank>,
-    start: &RankStart,
-    source: Option<&dyn TensorSource>,
-    accounts: &[Account],
-) -> Result<(), String> {
-    let shared = &start.shared;
-    let weights = accounts.contains(&Account::Weights);
-    if weights && source.is_none() {
-        forward.blank();
-    }
-    if let Some(source) = source.filter(|_| weights) {
-        match forward.load(source, |_| !shared.inbox.is_ending()) {
-            // What came back different is there: the proof of the wake names it.
-            Ok(true) | Err(LoadError::Changed(_)) => {}
-            Ok(false) => return Err(ENDING.to_owned()),
-            Err(error) => return Err(with_sources(&error)),
-        }
-    }
-    #[cfg(test)]
-    shared
-        .sabotage
-        .strike(start.rank, super::sabotage::Moment::Restored, forward)?;
-    Ok(())
-}
-
 /// An error and what it came from, in one line.
-fn with_sources(error: &dyn std::error::Error) -> String {
+pub(in crate::engine) fn with_sources(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -3,18 +3,23 @@
 //! Commands wait in the inbox, in order and bounded, and are carried out one after the other by the
 //! loop (`commands`). Whatever becomes of the engine, every asker is answered exactly once.
 
+mod asking;
+
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::rest::{Cause, PauseMode, SleepLevel, Tags};
-use super::size::{Resized, Size};
-use super::weights::{Abandoned, Updated};
+use crate::adapters::Dynamic;
+use crate::engine::dynamic::AdapterRefused;
+use crate::engine::rest::{Cause, PauseMode, SleepLevel, Tags};
+use crate::engine::size::{Resized, Size};
+use crate::engine::weights::{Abandoned, Updated};
 use crate::forward::WeightCheck;
 use crate::model::Replacement;
 use crate::weights::piece::Piece;
+pub use asking::Commands;
 
 /// Commands that may wait; one more is refused at once.
 pub const COMMANDS_MAX: usize = 16;
@@ -86,6 +91,16 @@ pub enum Command {
     },
     /// Call the weights in force otherwise.
     NameWeights { version: String, asker: Asker<()> },
+    /// Copy an adapter into a slot, and answer requests with it from then on. `in_place`: where one of its
+    /// name is there, it goes; requests that it answers are computed again with the new one.
+    LoadAdapter {
+        adapter: Arc<Dynamic>,
+        in_place: bool,
+        asker: Asker<()>,
+    },
+    /// Take no more requests for an adapter; those there are are finished first, and then its slot is
+    /// free.
+    UnloadAdapter { name: String, asker: Asker<()> },
     /// Give the KV cache the size that this has; nothing else of it may differ from what is in force.
     Resize {
         size: Arc<Size>,
@@ -111,6 +126,8 @@ impl Command {
             | Command::ReleaseKvCache(asker)
             | Command::OpenPush { asker, .. }
             | Command::WritePush { asker, .. }
+            | Command::LoadAdapter { asker, .. }
+            | Command::UnloadAdapter { asker, .. }
             | Command::NameWeights { asker, .. } => asker.answer(Err(why)),
             Command::Wake { asker, .. } => asker.answer(Err(why)),
             Command::Update { asker, .. } | Command::ClosePush { asker, .. } => {
@@ -132,6 +149,8 @@ impl Command {
             | Command::ReleaseKvCache(asker)
             | Command::OpenPush { asker, .. }
             | Command::WritePush { asker, .. }
+            | Command::LoadAdapter { asker, .. }
+            | Command::UnloadAdapter { asker, .. }
             | Command::NameWeights { asker, .. } => asker.is_gone(),
             Command::Wake { asker, .. } => asker.is_gone(),
             Command::Update { asker, .. } | Command::ClosePush { asker, .. } => asker.is_gone(),
@@ -156,120 +175,11 @@ impl Command {
             | Command::ClosePush { .. }
             | Command::AbandonPush { .. }
             | Command::NameWeights { .. }
+            | Command::LoadAdapter { .. }
+            | Command::UnloadAdapter { .. }
             | Command::Resize { .. } => false,
         }
     }
-}
-
-/// Who takes commands: an engine's handle, and what stands in for one.
-pub trait Commands {
-    /// Queues a command; it is answered in any case, at once when it cannot be queued.
-    fn command(&self, command: Command);
-
-    /// [`Command::CheckWeights`].
-    fn check_weights(&self) -> Reply<Vec<WeightCheck>> {
-        ask(self, Command::CheckWeights)
-    }
-
-    /// [`Command::Pause`].
-    fn pause(&self, mode: PauseMode, clear_cache: bool) -> Reply<()> {
-        ask(self, |asker| Command::Pause {
-            mode,
-            clear_cache,
-            asker,
-        })
-    }
-
-    /// [`Command::Resume`].
-    fn resume(&self) -> Reply<()> {
-        ask(self, Command::Resume)
-    }
-
-    /// [`Command::ResetPrefixCache`].
-    fn reset_prefix_cache(&self, running: bool) -> Reply<()> {
-        ask(self, |asker| Command::ResetPrefixCache { running, asker })
-    }
-
-    /// [`Command::Sleep`], by hand.
-    fn sleep(&self, level: SleepLevel, mode: PauseMode) -> Reply<()> {
-        self.sleep_for(Cause::Hand, level, mode)
-    }
-
-    /// [`Command::Sleep`].
-    fn sleep_for(&self, cause: Cause, level: SleepLevel, mode: PauseMode) -> Reply<()> {
-        ask(self, |asker| Command::Sleep {
-            level,
-            mode,
-            cause,
-            asker,
-        })
-    }
-
-    /// [`Command::ReleaseKvCache`].
-    fn release_kv_cache(&self) -> Reply<()> {
-        ask(self, Command::ReleaseKvCache)
-    }
-
-    /// [`Command::Wake`], by hand.
-    fn wake(&self, tags: Tags) -> Reply<Woken> {
-        self.wake_for(Cause::Hand, tags)
-    }
-
-    /// [`Command::Wake`].
-    fn wake_for(&self, cause: Cause, tags: Tags) -> Reply<Woken> {
-        ask(self, |asker| Command::Wake { tags, cause, asker })
-    }
-
-    /// [`Command::Update`].
-    fn update(
-        &self,
-        weights: Arc<Replacement>,
-        version: Option<String>,
-        mode: PauseMode,
-    ) -> Reply<Updated> {
-        ask(self, |asker| Command::Update {
-            weights,
-            version,
-            mode,
-            asker,
-        })
-    }
-
-    /// [`Command::OpenPush`].
-    fn open_push(&self, whole: bool, mode: PauseMode) -> Reply<()> {
-        ask(self, |asker| Command::OpenPush { whole, mode, asker })
-    }
-
-    /// [`Command::WritePush`].
-    fn write_push(&self, piece: Arc<Piece>) -> Reply<()> {
-        ask(self, |asker| Command::WritePush { piece, asker })
-    }
-
-    /// [`Command::ClosePush`].
-    fn close_push(&self, version: Option<String>) -> Reply<Updated> {
-        ask(self, |asker| Command::ClosePush { version, asker })
-    }
-
-    /// [`Command::AbandonPush`].
-    fn abandon_push(&self, why: String) -> Reply<Abandoned> {
-        ask(self, |asker| Command::AbandonPush { why, asker })
-    }
-
-    /// [`Command::NameWeights`].
-    fn name_weights(&self, version: String) -> Reply<()> {
-        ask(self, |asker| Command::NameWeights { version, asker })
-    }
-
-    /// [`Command::Resize`].
-    fn resize(&self, size: Arc<Size>) -> Reply<Resized> {
-        ask(self, |asker| Command::Resize { size, asker })
-    }
-}
-
-fn ask<T>(who: &(impl Commands + ?Sized), command: impl FnOnce(Asker<T>) -> Command) -> Reply<T> {
-    let (asker, reply) = Asker::pair();
-    who.command(command(asker));
-    reply
 }
 
 /// Why a command was not carried out.
@@ -296,6 +206,9 @@ pub enum ControlError {
     /// The machine did not give the memory: the size is what it was. It can be repeated.
     #[error("the KV cache was not resized: {message}")]
     NotResized { message: String },
+    /// An adapter was not loaded, or not unloaded; what is served is what it was.
+    #[error(transparent)]
+    Adapter(#[from] AdapterRefused),
     #[error("{limit} commands wait already; retry in {} s", retry_after.as_secs())]
     QueueFull { limit: usize, retry_after: Duration },
 }
