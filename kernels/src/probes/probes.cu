@@ -126,17 +126,18 @@ KERNEL void probes_rounded(float* out, const float* in, int count) {
 }
 EXPORT_KERNEL(probes_rounded)
 
-// Ones, first one from below (from 1 on), zeros above, upper half of the square, and the same number
-// by way of a float.
+// Ones, first one from below (from 1 on), zeros above, upper half of the square, the same number by
+// way of a float, and bytes of it and of its complement in the order that it says.
 KERNEL void probes_bits(unsigned* out, const unsigned* in, int count) {
     const unsigned t = probes::thread();
     if (t >= unsigned(count)) return;
     const unsigned v = in[t];
-    out[5 * t] = unsigned(__popc(v));
-    out[5 * t + 1] = unsigned(__ffs(int(v)));
-    out[5 * t + 2] = unsigned(__clz(int(v)));
-    out[5 * t + 3] = __umulhi(v, v);
-    out[5 * t + 4] = __float_as_uint(__uint_as_float(v));
+    out[6 * t] = unsigned(__popc(v));
+    out[6 * t + 1] = unsigned(__ffs(int(v)));
+    out[6 * t + 2] = unsigned(__clz(int(v)));
+    out[6 * t + 3] = __umulhi(v, v);
+    out[6 * t + 4] = __float_as_uint(__uint_as_float(v));
+    out[6 * t + 5] = __byte_perm(v, ~v, v & 0x7777u);
 }
 EXPORT_KERNEL(probes_bits)
 

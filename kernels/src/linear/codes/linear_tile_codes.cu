@@ -50,7 +50,10 @@ struct Tile : linear::Tile<T, BM, BN, BK, WM, WN> {
 
     // 16 bytes of panel `panel` from byte `at` on, zeros where there are no such rows or columns.
     __device__ __forceinline__ void copy16(unsigned char* to, int panel, size_t at, bool is_there) const {
-        dev::cp_async16(to, w.panel(panel) + at, is_there && panel * codes::ROWS < size.rows);
+        const bool is_row = panel * codes::ROWS < size.rows;
+        // An address of its own for each copy: carried from stage to stage they take more registers than
+        // there are.
+        dev::cp_async16(to, w.panel(is_row ? panel : 0) + at, is_there && is_row);
     }
 
     __device__ __forceinline__ void copy_codes(unsigned char* to, int step) const {

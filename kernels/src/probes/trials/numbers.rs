@@ -225,7 +225,7 @@ fn bits(bench: &Bench<'_>) -> Result<(), Failure> {
         "bits",
         threads_for(count),
         &input,
-        5 * count,
+        6 * count,
         Some(count),
     )?;
     let wanted: Vec<u32> = input
@@ -236,8 +236,15 @@ fn bits(bench: &Bench<'_>) -> Result<(), Failure> {
                 _ => v.trailing_zeros() + 1,
             };
             let upper = ((u64::from(*v) * u64::from(*v)) >> 32) as u32;
-            [v.count_ones(), first, v.leading_zeros(), upper, *v]
+            let bytes = [v.to_le_bytes(), (!v).to_le_bytes()].concat();
+            let ordered = [0, 4, 8, 12].map(|bit| bytes[(v >> bit & 7) as usize]);
+            let ordered = u32::from_le_bytes(ordered);
+            [v.count_ones(), first, v.leading_zeros(), upper, *v, ordered]
         })
         .collect();
-    same("ones, first, zeros above, square, itself", &got, &wanted)
+    same(
+        "ones, first, zeros above, square, itself, bytes",
+        &got,
+        &wanted,
+    )
 }
