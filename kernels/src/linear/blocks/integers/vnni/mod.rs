@@ -11,6 +11,8 @@ use super::{Form, Product, Step, all_of, four_of, planes, scale_of, shift_of};
 use crate::isa::Dots;
 use crate::simd::{Avx512, LANES, Simd, unroll};
 
+/// How far ahead several tokens ask for what comes, in bytes.
+const AHEAD: usize = 4 << 10;
 /// Vectors of four columns by sixteen rows in a group.
 const QUADS: usize = 8;
 
@@ -41,8 +43,8 @@ fn by_tokens<K: Kind, const N: usize>(
 }
 
 /// At most T tokens by one panel after the other: memory is read in one stream, which processors foresee
-/// (two panels at a time, each asking for the next, had two thirds of its speed). Where there are fewer
-/// tokens, the last one is multiplied again.
+/// (two panels at a time, each asking for the next, had two thirds of its speed). Several tokens take so
+/// long over a step that it has to be asked for. Where there are fewer, the last one is multiplied again.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn few<K: Kind, const N: usize, const T: usize>(
     product: &Product<'_, N>,
@@ -64,6 +66,11 @@ fn few<K: Kind, const N: usize, const T: usize>(
                 x_of[t] = &x[t][at];
             }
             let step = Step::of::<K>(weights, grid, at);
+            if T > 1 {
+                let ahead = panel * product.shape.panel_bytes() + grid.numbers(at) + AHEAD;
+                let ahead = product.packed.get(ahead..ahead + step.numbers.len());
+                s.prefetch(ahead.unwrap_or_default());
+            }
             let quads = unpack::quads::<K>(step.numbers);
             let scales = Scales::of::<K>(&step);
             add::<K, N, T>(&quads, &scales, x_of, &mut sums);
