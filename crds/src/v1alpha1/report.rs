@@ -51,6 +51,9 @@ pub struct MemoryReport {
     /// Report, the engine serves them all the same. At most 1000 characters.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub adapters_refused_for: String,
+    /// Adapters beside the weights, which requests choose, by slot.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dynamic_adapters: Vec<DynamicAdapterReport>,
     /// Where the ranks compute.
     pub backend: Backend,
     /// Revision of the configuration in force.
@@ -151,6 +154,41 @@ pub struct AdapterReport {
     /// load: the base alone answers before it only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answers_changed_per_million: Option<u32>,
+}
+
+/// An adapter beside the weights.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DynamicAdapterReport {
+    /// What requests call it.
+    pub name: String,
+    /// What it does.
+    pub state: DynamicAdapterState,
+    /// The folder that it was read from.
+    pub path: String,
+    /// `sha256:<hex>`, of its config and all of its tensors.
+    pub digest: String,
+    /// The largest of its matrices' ranks.
+    pub rank: u32,
+    /// Matrices that it changes.
+    pub matrices: u32,
+    /// Of its slot, on all ranks together.
+    pub bytes: u64,
+    /// What it changes in the answers to a probe of fixed tokens, in millionths of the length of the logits;
+    /// absent where nothing is measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers_changed_per_million: Option<u32>,
+}
+
+/// What an adapter beside the weights does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DynamicAdapterState {
+    /// Requests may choose it.
+    Serving,
+    /// Its last requests are finished, and new ones refused.
+    Leaving,
+    /// Its memory is given back, as the engine sleeps; a wake reads it again.
+    Away,
 }
 
 /// How far loading is.

@@ -58,6 +58,7 @@ pub fn report(ranks: u32) -> MemoryReport {
         weight_version: "default".to_owned(),
         adapters: vec![AdapterReport::default(); 8],
         adapters_refused_for: String::new(),
+        dynamic_adapters: Vec::new(),
         backend: Backend::Cpu,
         revision: "abc".to_owned(),
         target: Some(TargetReport {

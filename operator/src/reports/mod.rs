@@ -290,6 +290,7 @@ fn says_more(before: &MemoryReport, next: &MemoryReport) -> bool {
         weight_version,
         adapters,
         adapters_refused_for,
+        dynamic_adapters,
         backend,
         revision,
         target,
@@ -310,6 +311,7 @@ fn says_more(before: &MemoryReport, next: &MemoryReport) -> bool {
         || before.weight_version != *weight_version
         || before.adapters != *adapters
         || before.adapters_refused_for != *adapters_refused_for
+        || before.dynamic_adapters != *dynamic_adapters
         || before.backend != *backend
         || before.revision != *revision
         || before.target != *target

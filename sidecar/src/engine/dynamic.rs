@@ -6,9 +6,8 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use plimsoll_planner::{Account, AdapterSlots, Bytes, Plan, Request};
+use plimsoll_planner::{AdapterSlots, Bytes, Plan, RankPlan, Request, adapters};
 
 use crate::adapters::Dynamic;
 use crate::forward::lora::slot_name;
@@ -55,21 +54,18 @@ pub struct AdapterInSlot {
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdaptersInSlots {
     pub room: AdapterSlots,
-    /// Of the account, on all ranks; of which a slot takes an equal part, beside the scratch.
-    pub bytes: Bytes,
+    /// Of one slot, on all ranks together.
+    pub slot_bytes: Bytes,
     /// By slot.
     pub adapters: Vec<AdapterInSlot>,
-    /// When any of it changed last.
-    pub changed: SystemTime,
 }
 
 impl Default for AdaptersInSlots {
     fn default() -> AdaptersInSlots {
         AdaptersInSlots {
             room: AdapterSlots::NONE,
-            bytes: Bytes::ZERO,
+            slot_bytes: Bytes::ZERO,
             adapters: Vec::new(),
-            changed: SystemTime::UNIX_EPOCH,
         }
     }
 }
@@ -154,12 +150,15 @@ impl Slots {
     }
 
     pub(super) fn view(&self, request: &Request, plan: &Plan) -> AdaptersInSlots {
-        let ranks = plan.ranks.iter();
+        let slot = |rank: &RankPlan| {
+            let Request { shape, limits, .. } = request;
+            let layout = adapters::layout(shape, &rank.shard, limits, request.adapters);
+            Bytes::measured(layout.slot(0).bytes)
+        };
         AdaptersInSlots {
             room: request.adapters,
-            bytes: ranks.map(|rank| rank.bytes(Account::Adapters)).sum(),
+            slot_bytes: plan.ranks.iter().map(slot).sum(),
             adapters: Vec::new(),
-            changed: SystemTime::now(),
         }
     }
 

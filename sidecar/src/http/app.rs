@@ -294,6 +294,7 @@ impl App {
                     rest: loaded.engine.rest(),
                     weight_version: loaded.engine.weights().version,
                     adapters: loaded.engine.adapters(),
+                    dynamic: loaded.engine.dynamic(),
                     progress: loaded.engine.progress(),
                     effective: loaded.effective(&ledger),
                     ledger,
@@ -325,6 +326,7 @@ impl App {
                 stats: engine.stats(),
                 kv: engine.memory().kv,
                 rest: engine.rest(),
+                dynamic: engine.dynamic(),
             }
         });
         self.metrics.render(&Scrape {

@@ -8,6 +8,7 @@ mod adapters;
 mod bytes;
 mod engine;
 mod histogram;
+mod lora;
 mod offload;
 mod requests;
 mod sleep;
@@ -22,6 +23,7 @@ use plimsoll_crds::v1alpha1::MemoryReport;
 use prometheus::core::Collector;
 use prometheus::{Opts, Registry, TextEncoder};
 
+use crate::engine::dynamic::AdaptersInSlots;
 use crate::engine::rest::RestView;
 use crate::engine::stats::EngineStats;
 use crate::memory::snapshot::KvUsage;
@@ -43,6 +45,8 @@ pub struct EngineFigures {
     pub stats: EngineStats,
     pub kv: KvUsage,
     pub rest: RestView,
+    /// Adapters that requests choose.
+    pub dynamic: AdaptersInSlots,
 }
 
 #[derive(Debug)]
@@ -62,6 +66,7 @@ struct Scraped {
     bytes: bytes::Bytes,
     offload: offload::Offload,
     adapters: adapters::Adapters,
+    lora: lora::Lora,
 }
 
 impl Metrics {
@@ -79,6 +84,7 @@ impl Metrics {
         let bytes = bytes::Bytes::new(&mut maker);
         let offload = offload::Offload::new(&mut maker);
         let adapters = adapters::Adapters::new(&mut maker);
+        let lora = lora::Lora::new(&mut maker);
         Metrics {
             registry: maker.registry,
             requests,
@@ -90,6 +96,7 @@ impl Metrics {
                 bytes,
                 offload,
                 adapters,
+                lora,
             }),
         }
     }
@@ -130,7 +137,14 @@ impl Metrics {
             .scraped
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(EngineFigures { stats, kv, rest }) = &scrape.engine {
+        if let Some(EngineFigures {
+            stats,
+            kv,
+            rest,
+            dynamic,
+        }) = &scrape.engine
+        {
+            scraped.lora.set(stats, dynamic);
             scraped.engine.set(stats, kv);
             scraped.steps.set(stats);
             scraped.sleep.set(stats, rest, scrape.report.state);

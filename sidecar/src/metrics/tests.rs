@@ -1,12 +1,14 @@
 //! The names and labels that dashboards read, rendered.
 
 use super::*;
+use crate::engine::dynamic::AdapterInSlot;
 use crate::engine::handle::EngineState;
 use crate::engine::request::Timings;
 use crate::engine::rest::{Cause, RestView, SleepLevel, Transition, TransitionCounts};
 use crate::report::{HostReader, Identity, build, tests::view};
 use plimsoll_crds::v1alpha1::engine::Backend;
 use plimsoll_crds::v1alpha1::report::AdapterReport;
+use plimsoll_planner::{AdapterSlots, Bytes};
 
 const SLEEP_SECONDS: &str = "vllm:sleep_mode_operation_duration_seconds";
 
@@ -41,6 +43,7 @@ fn rendered() -> String {
         running: 3,
         waiting: 1,
         preemptions: 7,
+        adapted: vec![[1, 0], [2, 1], [0, 0]],
         ..EngineStats::default()
     };
     for tokens in [1, 4, 2048, 20_000] {
@@ -61,6 +64,7 @@ fn rendered() -> String {
             level: Some(SleepLevel::Two),
             ..RestView::default()
         },
+        dynamic: in_slots(),
     });
     let mut report = build(&identity, || Some(view), false, &HostReader::new());
     report.adapters.push(AdapterReport {
@@ -142,7 +146,7 @@ fn the_families_are_these() {
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
         .collect();
     families.sort_unstable();
-    let expected = "plimsoll_adapter_changed_ratio plimsoll_adapter_lost_ratio \
+    let expected = "plimsoll_adapter_bytes plimsoll_adapter_changed_ratio plimsoll_adapter_lost_ratio \
         plimsoll_adapter_norm_ratio plimsoll_engine_host_seconds_total plimsoll_engine_state \
         plimsoll_engine_step_seconds_total plimsoll_engine_step_tokens_total \
         plimsoll_engine_steps_total plimsoll_gpu_memory_budget_bytes plimsoll_gpu_memory_bytes \
@@ -155,7 +159,7 @@ fn the_families_are_these() {
         plimsoll_transition_bytes_total plimsoll_transition_reason_total \
         plimsoll_transition_seconds_total plimsoll_transition_total vllm:cache_config_info vllm:e2e_request_latency_seconds \
         vllm:engine_sleep_state vllm:generation_tokens_total \
-        vllm:inter_token_latency_seconds vllm:iteration_tokens_total vllm:kv_cache_usage_perc vllm:num_preemptions_total \
+        vllm:inter_token_latency_seconds vllm:iteration_tokens_total vllm:kv_cache_usage_perc vllm:lora_requests_info vllm:num_preemptions_total \
         vllm:num_requests_running vllm:num_requests_waiting vllm:num_requests_waiting_by_reason \
         vllm:prefix_cache_hits_total vllm:prefix_cache_queries_total \
         vllm:prompt_tokens_by_source_total vllm:prompt_tokens_cached_total \
@@ -175,4 +179,37 @@ fn the_families_are_these() {
         .filter(|name| *name != "plimsoll_host_memory_limit_bytes")
         .collect();
     assert_eq!(families, expected);
+}
+
+fn in_slots() -> AdaptersInSlots {
+    let of = |(slot, name): (u32, &str)| AdapterInSlot {
+        name: name.to_owned(),
+        path: "/a".into(),
+        digest: String::new(),
+        rank: 8,
+        matrices: 14,
+        slot,
+        load: 1,
+        leaving: false,
+        answers_change: None,
+    };
+    AdaptersInSlots {
+        room: AdapterSlots { slots: 3, rank: 8 },
+        slot_bytes: Bytes::measured(700),
+        adapters: (0..).zip(["a", "b", "idle"]).map(of).collect(),
+    }
+}
+
+#[test]
+fn adapters_by_request_are_one_series_of_names_and_a_figure_each() {
+    let text = rendered();
+    let labels = "max_lora=\"3\",model_name=\"tiny\",running_lora_adapters=\"a,b\",waiting_lora_adapters=\"b\"";
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("vllm:lora_requests_info{"));
+    assert!(line.is_some_and(|line| line.contains(labels)), "{line:?}");
+    assert!(
+        text.contains("plimsoll_adapter_bytes{adapter=\"idle\",model_name=\"tiny\"} 700"),
+        "{text}"
+    );
 }

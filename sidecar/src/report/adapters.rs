@@ -1,9 +1,10 @@
 //! The rows of a report's adapters, and why they should not be served.
 
 use plimsoll_crds::names::MESSAGE_CHARS;
-use plimsoll_crds::v1alpha1::report::AdapterReport;
+use plimsoll_crds::v1alpha1::report::{AdapterReport, DynamicAdapterReport, DynamicAdapterState};
 
 use crate::adapters::{Validated, Verdict};
+use crate::engine::dynamic::{AdapterInSlot, AdaptersInSlots};
 
 pub(super) fn of(verdict: &Verdict) -> (Vec<AdapterReport>, String) {
     let Verdict {
@@ -34,6 +35,25 @@ pub(super) fn of(verdict: &Verdict) -> (Vec<AdapterReport>, String) {
     (rows, why.take(MESSAGE_CHARS).collect())
 }
 
+/// Those that requests choose. `away`: their memory is given back.
+pub(super) fn in_slots(dynamic: &AdaptersInSlots, away: bool) -> Vec<DynamicAdapterReport> {
+    let row = |of: &AdapterInSlot| DynamicAdapterReport {
+        name: of.name.clone(),
+        state: match (of.leaving, away) {
+            (true, _) => DynamicAdapterState::Leaving,
+            (false, true) => DynamicAdapterState::Away,
+            (false, false) => DynamicAdapterState::Serving,
+        },
+        path: of.path.display().to_string(),
+        digest: of.digest.clone(),
+        rank: of.rank,
+        matrices: u32::try_from(of.matrices).unwrap_or(u32::MAX),
+        bytes: dynamic.slot_bytes.get(),
+        answers_changed_per_million: of.answers_change.map(millionths),
+    };
+    dynamic.adapters.iter().map(row).collect()
+}
+
 /// Rounded up: what is there is not nothing.
 #[expect(
     clippy::cast_possible_truncation,
@@ -58,6 +78,36 @@ mod tests {
         });
         assert!(why.starts_with("row 3 "));
         assert_eq!(why.chars().count(), MESSAGE_CHARS);
+    }
+
+    #[test]
+    fn an_adapter_in_a_slot_is_told_with_its_bytes_and_what_it_does() {
+        let of = |leaving| AdapterInSlot {
+            name: "sql".to_owned(),
+            path: "/a/sql".into(),
+            digest: "sha256:ab".to_owned(),
+            rank: 8,
+            matrices: 14,
+            slot: 1,
+            load: 3,
+            leaving,
+            answers_change: Some(0.25),
+        };
+        for (leaving, away, state) in [
+            (false, false, DynamicAdapterState::Serving),
+            (false, true, DynamicAdapterState::Away),
+            (true, true, DynamicAdapterState::Leaving),
+        ] {
+            let dynamic = AdaptersInSlots {
+                slot_bytes: plimsoll_planner::Bytes::measured(700),
+                adapters: vec![of(leaving)],
+                ..AdaptersInSlots::default()
+            };
+            let rows = in_slots(&dynamic, away);
+            let row = &rows[0];
+            assert_eq!((row.state, row.bytes, row.rank), (state, 700, 8));
+            assert_eq!(row.answers_changed_per_million, Some(250_000));
+        }
     }
 
     #[test]

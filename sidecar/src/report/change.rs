@@ -17,6 +17,7 @@ pub fn worth_sending(old: &MemoryReport, new: &MemoryReport) -> bool {
         || old.weight_version != new.weight_version
         || old.adapters != new.adapters
         || old.adapters_refused_for != new.adapters_refused_for
+        || old.dynamic_adapters != new.dynamic_adapters
         || old.effective != new.effective
         || old.target != new.target
         || old.sleep != new.sleep

@@ -17,9 +17,10 @@ use plimsoll_crds::v1alpha1::engine::Backend;
 use plimsoll_crds::v1alpha1::report::{
     Effective, EngineState as ReportedState, HostMemory, MemoryReport, SleepReason, WokenBy,
 };
-use plimsoll_planner::Bytes;
+use plimsoll_planner::{Account, Bytes};
 
 use crate::adapters::Verdict;
+use crate::engine::dynamic::AdaptersInSlots;
 use crate::engine::handle::{EngineState, Progress};
 use crate::engine::rest::{Cause, RestView, SleepLevel};
 use crate::memory::snapshot::LedgerSnapshot;
@@ -44,6 +45,7 @@ pub struct EngineView {
     pub rest: RestView,
     pub weight_version: String,
     pub adapters: Verdict,
+    pub dynamic: AdaptersInSlots,
     pub progress: Progress,
     pub ledger: LedgerSnapshot,
     pub effective: Effective,
@@ -78,6 +80,7 @@ pub fn build(
         weight_version: String::new(),
         adapters: Vec::new(),
         adapters_refused_for: String::new(),
+        dynamic_adapters: Vec::new(),
         backend: identity.backend,
         revision: identity.revision.clone(),
         target,
@@ -92,6 +95,7 @@ pub fn build(
         rest,
         weight_version,
         adapters,
+        dynamic,
         progress,
         ledger,
         effective,
@@ -136,6 +140,7 @@ pub fn build(
     report.wakes_on_request = rest.reachable;
     report.weight_version = weight_version;
     (report.adapters, report.adapters_refused_for) = adapters::of(&adapters);
+    report.dynamic_adapters = adapters::in_slots(&dynamic, rest.out.contains(&Account::Adapters));
     let is_loading = state == ReportedState::Loading;
     report.progress = is_loading.then(|| progress::of(&progress, filling, &ledger));
     report.effective = Some(effective);
@@ -179,7 +184,6 @@ pub(crate) mod tests {
     use plimsoll_crds::v1alpha1::TargetOutcome;
     use plimsoll_crds::v1alpha1::facts::Dtype;
     use plimsoll_crds::v1alpha1::kv_cache::KvDtype;
-    use plimsoll_planner::Account;
 
     pub(crate) fn view(state: EngineState) -> EngineView {
         let row = |account, bytes| AccountRow {
@@ -224,6 +228,7 @@ pub(crate) mod tests {
             rest: RestView::default(),
             weight_version: "7".to_owned(),
             adapters: Verdict::default(),
+            dynamic: AdaptersInSlots::default(),
             progress,
             ledger,
             effective,

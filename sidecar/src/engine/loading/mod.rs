@@ -7,7 +7,7 @@
 mod gate;
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use plimsoll_planner::Account;
 
@@ -231,8 +231,6 @@ impl Loop {
     }
 
     fn show_adapters(&self) {
-        let mut view = lock(&self.shared.dynamic);
-        view.adapters = self.slots.adapters();
-        view.changed = SystemTime::now();
+        lock(&self.shared.dynamic).adapters = self.slots.adapters();
     }
 }
