@@ -78,6 +78,10 @@ pub const VOLUME_MODEL: &str = "plimsoll-model";
 pub const ADAPTERS_DIR: &str = "/adapters";
 /// Volumes of adapters begin so; their number in `spec.adapters` follows.
 pub const VOLUME_ADAPTER: &str = "plimsoll-adapter-";
+/// Where sources of adapters that engines load are mounted, read-only, each in a folder of its hash.
+pub const DYNAMIC_ADAPTERS_DIR: &str = "/dynamic-adapters";
+/// Their volumes begin so; the hash follows.
+pub const VOLUME_ADAPTERS: &str = "plimsoll-adapters-";
 /// Where an inspect pod leaves its answer (at most [`TERMINATION_MESSAGE_BYTES`]).
 pub const TERMINATION_MESSAGE_PATH: &str = "/dev/termination-log";
 /// What Kubernetes keeps of a termination message.

@@ -22,6 +22,7 @@ use crate::engine::config::EngineConfig;
 use crate::engine::handle::EngineState;
 use crate::engine::weights::WeightsInForce;
 use crate::error::BootError;
+use crate::http::adapters::follow_adapters;
 use crate::http::app::{App, HttpLimits, Loaded};
 use crate::http::generator::Generator;
 use crate::http::ports::Ports;
@@ -227,6 +228,7 @@ async fn run(
             if let Some(held) = app.identity.target.get() {
                 lead(app, held);
                 held.first().inspect(|first| carry_out(app, *first));
+                follow_adapters(app);
             }
             tokio::select! {
                 () = signals.terminate() => {}

@@ -1,4 +1,5 @@
-//! `spec.adapters`: fine-tunings that are merged into the model's weights while these are read.
+//! `spec.adapters`: fine-tunings that are merged into the model's weights while these are read, or that
+//! requests choose.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,8 @@ use super::rules::rule;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AdapterSpec {
-    /// What the adapter is called in conditions and in the version of the weights.
+    /// What the adapter is called in conditions and in the version of the weights; of mode Dynamic, the
+    /// model that requests ask for.
     #[schemars(
         length(min = 1, max = 63),
         regex(pattern = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")
@@ -20,7 +22,11 @@ pub struct AdapterSpec {
     /// with adapter_config.json and adapter_model.safetensors.
     pub source: ModelSource,
     /// What is done with it. Merge: its change is added to the weights while an engine reads them, so
-    /// that every answer is the adapter's.
+    /// that every answer is the adapter's. Dynamic: it stays beside the weights, and requests that name it
+    /// as their model are answered with it. Running engines load and unload those, without a restart as
+    /// long as their source (but for its path) is the model's or that of another adapter of mode Dynamic,
+    /// and `spec.limits.maxAdapters` and `maxAdapterRank` have room for it; a new source rolls. One that
+    /// cannot be loaded changes nothing else, and condition AdaptersReady says why.
     #[serde(default)]
     pub mode: AdapterMode,
     /// What its own scale (lora_alpha over r) is multiplied by, as PEFT's scale_layer does: 0.5 is half of
@@ -106,4 +112,5 @@ impl AdapterValidationMode {
 pub enum AdapterMode {
     #[default]
     Merge,
+    Dynamic,
 }

@@ -22,6 +22,9 @@ pub struct Boot {
     /// What is asked of them before the engine is ready.
     #[serde(default, skip_serializing_if = "AdapterValidationMode::is_enforce")]
     pub adapter_validation: AdapterValidationMode,
+    /// Room for adapters that the target names; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter_slots: Option<BootAdapterSlots>,
     /// Names that requests may call the model by; the first is the canonical one.
     pub served_names: Vec<String>,
     /// Digest that the model must have, with its adapters.
@@ -49,7 +52,17 @@ pub struct Boot {
     pub revision: String,
 }
 
-/// An adapter that is merged into the weights.
+/// Room for adapters that stay beside the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BootAdapterSlots {
+    /// Adapters at once.
+    pub slots: u32,
+    /// The largest rank of any of them.
+    pub rank: u32,
+}
+
+/// An adapter as an engine finds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BootAdapter {

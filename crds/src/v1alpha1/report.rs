@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::adapters::AdapterScale;
 use super::engine::Backend;
 use super::facts::{BlockFormat, Dtype};
 use super::kv_cache::KvDtype;
@@ -51,7 +52,8 @@ pub struct MemoryReport {
     /// Report, the engine serves them all the same. At most 1000 characters.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub adapters_refused_for: String,
-    /// Adapters beside the weights, which requests choose, by slot.
+    /// Adapters that requests choose: those in slots, and those that the newest target names and that are
+    /// not there. At most 320.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dynamic_adapters: Vec<DynamicAdapterReport>,
     /// Where the ranks compute.
@@ -164,11 +166,18 @@ pub struct DynamicAdapterReport {
     pub name: String,
     /// What it does.
     pub state: DynamicAdapterState,
-    /// The folder that it was read from.
+    /// Why it is not loaded; absent of others. At most 400 characters.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// Its folder inside the container.
     pub path: String,
-    /// `sha256:<hex>`, of its config and all of its tensors.
+    /// What its own scale is multiplied by.
+    #[serde(default, skip_serializing_if = "AdapterScale::is_one")]
+    pub scale: AdapterScale,
+    /// `sha256:<hex>`, of its config and all of its tensors; empty until it is loaded.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub digest: String,
-    /// The largest of its matrices' ranks.
+    /// The largest of its matrices' ranks; 0 until it is loaded, as are the next two.
     pub rank: u32,
     /// Matrices that it changes.
     pub matrices: u32,
@@ -183,12 +192,17 @@ pub struct DynamicAdapterReport {
 /// What an adapter beside the weights does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DynamicAdapterState {
+    /// The target names it, and it was not tried yet.
+    Loading,
     /// Requests may choose it.
     Serving,
     /// Its last requests are finished, and new ones refused.
     Leaving,
     /// Its memory is given back, as the engine sleeps; a wake reads it again.
     Away,
+    /// The target names it, and it could not be loaded; what was there before is left as it was, and it is
+    /// tried again.
+    Refused,
 }
 
 /// How far loading is.

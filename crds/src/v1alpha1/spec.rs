@@ -11,7 +11,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::adapters::{AdapterSpec, AdapterValidation};
+use super::adapters::{AdapterMode, AdapterSpec, AdapterValidation};
 use super::kv_cache::KvCacheSpec;
 use super::model::{ModelSource, ModelSpec};
 use super::rules::{byte_rules, rule};
@@ -140,13 +140,21 @@ pub struct InferenceDeploymentSpec {
     pub replicas: Option<u32>,
     /// The model to run.
     pub model: ModelSpec,
-    /// PEFT adapters that are merged into the model's weights while these are read, in this order. Each
-    /// is read and checked with the model, before any engine is changed; condition AdaptersReady says
-    /// what became of them. A change of this list rolls.
+    /// PEFT adapters. Those of mode Merge (8 at most) are merged into the model's weights while these are
+    /// read, in this order; each is read and checked with the model, before any engine is changed, and a
+    /// change of them rolls. Those of mode Dynamic are loaded by running engines. Condition AdaptersReady
+    /// says what became of all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
-        length(max = 8),
-        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+        length(max = 32),
+        extend(
+            "x-kubernetes-list-type" = "map",
+            "x-kubernetes-list-map-keys" = ["name"],
+            "x-kubernetes-validations" = [
+                rule("self.filter(a, a.mode == 'Merge').size() <= 8")
+                    .says("at most 8 adapters are merged; merge them into a model first (plimsoll-sidecar merge)"),
+            ],
+        )
     )]
     pub adapters: Vec<AdapterSpec>,
     /// What is asked of adapters before an engine is ready with them. A change rolls where there are
@@ -183,9 +191,23 @@ pub struct InferenceDeploymentSpec {
 }
 
 impl InferenceDeploymentSpec {
-    /// All that an engine reads: the model's source, then those of its adapters.
+    /// Adapters that are merged into the weights.
+    pub fn merged(&self) -> impl Iterator<Item = &AdapterSpec> {
+        self.adapters
+            .iter()
+            .filter(|of| of.mode == AdapterMode::Merge)
+    }
+
+    /// Adapters that requests choose.
+    pub fn dynamic(&self) -> impl Iterator<Item = &AdapterSpec> {
+        self.adapters
+            .iter()
+            .filter(|of| of.mode == AdapterMode::Dynamic)
+    }
+
+    /// All that engines read before they serve: the model's source, then those of what is merged into it.
     pub fn sources(&self) -> impl Iterator<Item = &ModelSource> {
-        let adapters = self.adapters.iter().map(|adapter| &adapter.source);
+        let adapters = self.merged().map(|adapter| &adapter.source);
         std::iter::once(&self.model.source).chain(adapters)
     }
 }
@@ -325,15 +347,46 @@ pub struct LimitsSpec {
     /// Tokens computed in one step. More makes long prompts faster and takes more memory.
     #[schemars(range(min = 1, max = 131_072))]
     pub max_num_batched_tokens: u32,
+    /// Adapters of mode Dynamic that an engine has room for at once: account Adapters, which every rank's
+    /// budget counts. Absent means 4, or as many as there are in spec.adapters if those are more, and none
+    /// where there are none. A change restarts the engines.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 256))]
+    pub max_adapters: Option<u32>,
+    /// The largest rank (r) of those; one of a larger is not loaded. Absent means 16. A change restarts
+    /// the engines.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4096))]
+    pub max_adapter_rank: Option<u32>,
 }
 
 impl Default for LimitsSpec {
     fn default() -> Self {
         LimitsSpec {
+            max_adapters: None,
+            max_adapter_rank: None,
             max_model_len: None,
             max_num_seqs: plimsoll_planner::Limits::DEFAULT_MAX_NUM_SEQS,
             max_num_batched_tokens: plimsoll_planner::Limits::DEFAULT_MAX_NUM_BATCHED_TOKENS,
         }
+    }
+}
+
+/// Room for adapters of mode Dynamic where they have some, and nothing is written.
+const MAX_ADAPTERS: u32 = 4;
+const MAX_ADAPTER_RANK: u32 = 16;
+
+impl InferenceDeploymentSpec {
+    /// Adapters that an engine has room for at once, and their largest rank; none where there is no room.
+    pub fn adapter_slots(&self) -> Option<(u32, u32)> {
+        let asked = u32::try_from(self.dynamic().count()).unwrap_or(u32::MAX);
+        let room = match (self.limits.max_adapters, asked) {
+            (Some(most), _) => most,
+            (None, 0) => 0,
+            (None, asked) => asked.max(MAX_ADAPTERS),
+        };
+        let rank = self.limits.max_adapter_rank.unwrap_or(MAX_ADAPTER_RANK);
+        (room > 0).then_some((room, rank))
     }
 }
 

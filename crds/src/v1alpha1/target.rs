@@ -5,6 +5,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::boot::BootAdapter;
+
 /// What an engine's memory should be, and whether it should hold it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -18,6 +20,11 @@ pub struct Target {
     pub kv_cache: TargetKvCache,
     /// What each rank may use and is planned to hold, one row per rank, in order.
     pub ranks: Vec<TargetRank>,
+    /// Adapters that requests may choose, by name. Those that an earlier target named and this one does
+    /// not are unloaded; what was loaded by hand stays. One that cannot be loaded refuses nothing else:
+    /// the report's rows of adapters tell how each stands.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adapters: Vec<BootAdapter>,
     /// How the engine should sleep; absent: it should be awake.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sleep: Option<TargetSleep>,
@@ -139,13 +146,14 @@ impl Target {
     }
 
     /// Whether two targets ask for the same memory, whatever generations they were made from, asleep
-    /// or awake.
+    /// or awake, and whatever adapters lie in it.
     pub fn same_demand(&self, other: &Target) -> bool {
         let Target {
             generation: _,
             gpu_memory_utilization,
             kv_cache,
             ranks,
+            adapters: _,
             sleep: _,
             idle: _,
             wake_on_request: _,

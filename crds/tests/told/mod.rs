@@ -11,6 +11,7 @@ use plimsoll_crds::v1alpha1::target::*;
 
 pub fn boot() -> Boot {
     Boot {
+        adapter_slots: None,
         model_path: "/models/smollm2.gguf".to_owned(),
         adapters: Vec::new(),
         adapter_validation: AdapterValidationMode::Enforce,
@@ -50,6 +51,7 @@ pub fn boot() -> Boot {
 
 pub fn target() -> Target {
     Target {
+        adapters: Vec::new(),
         generation: 4,
         gpu_memory_utilization: 0.9,
         kv_cache: TargetKvCache {

@@ -1,5 +1,5 @@
 //! Adapters from the resource: answers are the adapter's, one that does not fit changes nothing, and
-//! without it they are the model's own again.
+//! without it they are the model's own again. Those that requests choose come and go beside running pods.
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -23,9 +23,22 @@ fn adapters(folder: &str) -> Value {
     }])
 }
 
+/// One that requests choose.
+fn dynamic(name: &str, folder: &str, scale: f64) -> Value {
+    let mut row = adapters(folder)[0].clone();
+    row["name"] = json!(name);
+    row["mode"] = json!("Dynamic");
+    row["scale"] = json!(scale);
+    row
+}
+
 fn answer(kubernetes: &Kubernetes, resource: Resource<'_>) -> Result<String> {
-    let answer = complete(&service_port(kubernetes, resource)?, "tiny")?;
-    expect_eq("answer", &answer.status, &200)?;
+    answer_of(kubernetes, resource, "tiny")
+}
+
+fn answer_of(kubernetes: &Kubernetes, resource: Resource<'_>, model: &str) -> Result<String> {
+    let answer = complete(&service_port(kubernetes, resource)?, model)?;
+    expect_eq(&format!("answer of {model}"), &answer.status, &200)?;
     let body = answer.json()?;
     Ok(text(&body["choices"][0]["text"]).to_owned())
 }
@@ -118,5 +131,67 @@ pub(super) fn merged(world: &World<'_>) -> Passed {
     })?;
     let said = resource.condition("AdaptersReady")?;
     expect(said.is_none(), || format!("{said:?}"))?;
+    Ok(1)
+}
+
+/// Two adapters beside one model, of which the second comes while it serves; a broken one is told within
+/// seconds and changes nothing; one that is taken out of the list is gone. All in one pod.
+pub(super) fn chosen(world: &World<'_>) -> Passed {
+    let kubernetes = tiny::installed(world)?;
+    let folder = paths::repository().join("sidecar/tests/fixtures/adapters");
+    world.import_once(&images::files(IMAGE, &tiny::files_below(&folder)?)?)?;
+    let space = world.namespace("chosen", "restricted")?;
+    let resource = kubernetes.resource(&space.name, "chosen");
+    let mut object = tiny::resource(resource.name);
+    object["spec"]["model"]["source"]["path"] = json!(MODEL);
+    object["spec"]["adapters"] = json!([dynamic("tuned", "plain", 1.0)]);
+    tiny::apply(&kubernetes, &space.name, &object)?;
+    resource.await_ready(PATIENCE)?;
+    let ready = resource.await_condition("AdaptersReady", "True", PATIENCE)?;
+    expect_eq("reason", &ready.reason.as_str(), &"AdaptersLoaded")?;
+    let pods = names(&resource)?;
+    let (own, tuned) = (
+        answer(&kubernetes, resource)?,
+        answer_of(&kubernetes, resource, "tuned")?,
+    );
+    expect(own != tuned, || format!("with and without it: {own:?}"))?;
+
+    let list = |rows: Vec<Value>| {
+        let patch = json!({"spec": {"adapters": rows}});
+        kubernetes.api.merge(&resource.path(), &patch)
+    };
+    let first = || dynamic("tuned", "plain", 1.0);
+    list(vec![first(), dynamic("opposite", "plain", -6.0)])?;
+    let both = "tuned: rank 2, loaded in 1 pod; opposite: rank 2, loaded in 1 pod";
+    wait::until("both adapters", PATIENCE, EVERY, || {
+        let said = resource.condition("AdaptersReady")?;
+        let is_there = said.as_ref().is_some_and(|of| of.message == both);
+        Ok(if is_there {
+            Ok(())
+        } else {
+            Err(format!("{said:?}"))
+        })
+    })?;
+    let opposite = answer_of(&kubernetes, resource, "opposite")?;
+    expect(opposite != tuned && opposite != own, || {
+        format!("own {own:?}, tuned {tuned:?}, opposite {opposite:?}")
+    })?;
+
+    list(vec![first(), dynamic("broken", "dora", 1.0)])?;
+    let broken = resource.await_condition("AdaptersReady", "False", PATIENCE)?;
+    let named = broken.reason == "AdapterRefused" && broken.message.contains("adapter `broken`");
+    expect(named, || format!("{broken:?}"))?;
+    for (model, expected) in [("tiny", &own), ("tuned", &tuned)] {
+        let now = answer_of(&kubernetes, resource, model)?;
+        expect_eq("answer beside a broken adapter", &now, expected)?;
+    }
+    let gone = complete(&service_port(&kubernetes, resource)?, "opposite")?;
+    expect_eq("answer of one that is gone", &gone.status, &404)?;
+    list(vec![first()])?;
+    resource.await_condition("AdaptersReady", "True", PATIENCE)?;
+    expect_eq("pods", &names(&resource)?, &pods)?;
+    let restarts = resource.engine_pods()?;
+    let count = restarts[0]["status"]["containerStatuses"][0]["restartCount"].as_u64();
+    expect_eq("restarts", &count, &Some(0))?;
     Ok(1)
 }

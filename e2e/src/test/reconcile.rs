@@ -59,6 +59,10 @@ pub(super) const GROUP: Group = Group {
             "an adapter is merged, one that does not fit changes nothing, and without it the model is its own",
             adapters::merged,
         ),
+        test(
+            "adapters that requests choose come and go beside a pod that serves, and a broken one changes nothing",
+            adapters::chosen,
+        ),
         test("an unchanged model is not inspected again", inspected_once),
         test("hand edits of children are put back", drift::repaired),
         test("a namespace that ends is left alone", drift::namespace_ends),

@@ -2,7 +2,7 @@
 //! a change of them is another revision.
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
-use plimsoll_crds::v1alpha1::adapters::{AdapterScale, AdapterValidationMode};
+use plimsoll_crds::v1alpha1::adapters::{AdapterMode, AdapterScale, AdapterValidationMode};
 
 use super::tests::{documents_of, inspection, made, pod_spec};
 use super::*;
@@ -104,4 +104,83 @@ fn adapters_and_their_order_make_the_revision_and_none_leave_it_as_it_was() {
     let mut without = reported;
     without.spec.adapters.clear();
     assert_eq!(name(&without), name(&plain));
+}
+
+/// The resource with adapters that requests choose, as YAML rows of the list.
+fn with_dynamic(rows: &[&str]) -> InferenceDeployment {
+    let list: String = rows
+        .iter()
+        .map(|row| format!("    - {{mode: Dynamic, {row}}}\n"))
+        .collect();
+    object(&SMOLLM2.replacen("spec:\n", &format!("spec:\n  adapters:\n{list}"), 1))
+}
+
+const CLAIM: &str = "source: {persistentVolumeClaim: {claimName: tunings}";
+const IMAGE: &str = "source: {image: {reference: \"localhost/sql:1\"}";
+
+/// Another adapter in a claim that is mounted changes no pod: engines that run are told of it.
+#[test]
+fn adapters_that_requests_choose_have_one_volume_of_each_source_and_are_in_the_target_alone() {
+    let one = with_dynamic(&[&format!("name: sql, {CLAIM}, path: sql}}")]);
+    let two = with_dynamic(&[
+        &format!("name: sql, {CLAIM}, path: sql}}, scale: 0.5"),
+        &format!("name: polite, {CLAIM}, path: /polite/}}"),
+    ]);
+    let other = with_dynamic(&[&format!("name: sql, {IMAGE}}}")]);
+    let [first, second, third] = [&one, &two, &other].map(made);
+    assert_eq!(first.name, second.name, "no other revision");
+    assert_ne!(first.name, third.name, "another volume");
+    let pod = pod_spec(&second);
+    let mounted = mounts(&pod, &pod.containers[0]);
+    let [(_, model, _), (claim, at, true)] = mounted.as_slice() else {
+        panic!("{mounted:?}")
+    };
+    assert_eq!((model.as_str(), claim.as_str()), ("/models", "tunings"));
+    assert!(at.starts_with("/dynamic-adapters/"), "{at}");
+    let (boot, target) = documents_of(&second);
+    assert!(boot.adapters.is_empty());
+    assert_eq!(
+        boot.adapter_slots.map(|room| (room.slots, room.rank)),
+        Some((4, 16))
+    );
+    let told: Vec<_> = target
+        .adapters
+        .iter()
+        .map(|of| (of.name.as_str(), of.path.clone(), of.scale.0))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("sql", format!("{at}/sql"), 0.5),
+            ("polite", format!("{at}/polite"), 1.0)
+        ]
+    );
+}
+
+#[test]
+fn an_adapter_beside_the_model_needs_no_volume_and_no_adapter_is_inspected_that_is_not_merged() {
+    let plain = object(SMOLLM2);
+    let mut beside = plain.clone();
+    let source = ModelSource {
+        path: Some("tunings/sql".to_owned()),
+        ..plain.spec.model.source.clone()
+    };
+    beside.spec.adapters = vec![AdapterSpec {
+        name: "sql".to_owned(),
+        mode: AdapterMode::Dynamic,
+        source,
+        ..AdapterSpec::default()
+    }];
+    let made_of = made(&beside);
+    let pod = pod_spec(&made_of);
+    assert_eq!(mounts(&pod, &pod.containers[0]).len(), 1);
+    let target = documents_of(&made_of).1;
+    assert_eq!(target.adapters[0].path, "/models/tunings/sql");
+    let key = crate::inspect::source_key;
+    assert_eq!(key(&beside.spec), key(&plain.spec));
+    // Room that is written makes engines that need no restart for the first.
+    let mut roomy = plain.clone();
+    roomy.spec.limits.max_adapters = Some(4);
+    assert_eq!(made(&roomy).name, made_of.name);
+    assert_ne!(made(&plain).name, made_of.name);
 }

@@ -1,13 +1,13 @@
 //! `boot.json` and `target.json`: what an engine is started with, and what it is told.
 
 use plimsoll_crds::v1alpha1::adapters::AdapterValidationMode;
-use plimsoll_crds::v1alpha1::boot::{BootKvCache, BootSplit, EngineLimits};
+use plimsoll_crds::v1alpha1::boot::{BootAdapterSlots, BootKvCache, BootSplit, EngineLimits};
 use plimsoll_crds::v1alpha1::sleep::SleepSpec;
 use plimsoll_crds::v1alpha1::target::{SleepOrder, TargetIdle, TargetSleep};
 use plimsoll_crds::v1alpha1::{Boot, InferenceDeployment, ModelFacts, Target, convert};
-use plimsoll_planner::{Bytes, KvLayout, Limits, Plan, Request};
+use plimsoll_planner::{AdapterSlots, Bytes, KvLayout, Limits, Plan, Request};
 
-use super::{adapters, model_path};
+use super::{dynamic, merged_adapters, model_path};
 
 /// The two documents of an engine.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,10 +31,9 @@ pub(crate) fn boot(
         compute: _,
         kv,
         cpu_offload,
+        adapters: room,
         limits,
         utilization: _,
-        // No resource asks for any.
-        adapters: _,
         ranks: _,
     } = request;
     let KvLayout {
@@ -49,8 +48,12 @@ pub(crate) fn boot(
     } = *limits;
     Boot {
         model_path: model_path(object),
-        adapters: adapters(object),
-        adapter_validation: match object.spec.adapters.is_empty() {
+        adapters: merged_adapters(object),
+        adapter_slots: (*room != AdapterSlots::NONE).then_some(BootAdapterSlots {
+            slots: room.slots,
+            rank: room.rank,
+        }),
+        adapter_validation: match object.spec.merged().next().is_none() {
             true => AdapterValidationMode::default(),
             false => object.spec.adapter_validation.mode,
         },
@@ -81,7 +84,10 @@ pub(crate) fn target(object: &InferenceDeployment, request: &Request, plan: &Pla
         object.metadata.generation.unwrap_or_default(),
         object.spec.memory.gpu_memory_utilization,
     );
-    convert::target(request, plan, made_from).with_sleep(&sleep_order(object))
+    Target {
+        adapters: dynamic::adapters(object),
+        ..convert::target(request, plan, made_from).with_sleep(&sleep_order(object))
+    }
 }
 
 /// What engines are told of sleep, whatever they run.

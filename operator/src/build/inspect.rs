@@ -8,8 +8,8 @@ use plimsoll_crds::v1alpha1::boot::BootAdapter;
 use serde_json::{Value, json};
 
 use super::{
-    PodSettings, Prepared, account_of_pods, adapters, container_security, model_path, pod_security,
-    source_mounts, source_volumes,
+    PodSettings, Prepared, account_of_pods, container_security, merged_adapters, model_path,
+    pod_security, source_mounts, source_volumes,
 };
 use crate::children::ChildKind;
 use crate::facts::Identity;
@@ -73,7 +73,7 @@ fn arguments(object: &InferenceDeployment) -> Vec<String> {
         .map(str::to_owned)
         .to_vec();
     arguments.push(names::TERMINATION_MESSAGE_PATH.to_owned());
-    for BootAdapter { name, path, scale } in adapters(object) {
+    for BootAdapter { name, path, scale } in merged_adapters(object) {
         let scale = match scale.is_one() {
             true => String::new(),
             false => format!(",scale={}", scale.0),

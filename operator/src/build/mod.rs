@@ -3,6 +3,7 @@
 //! than this program pass through unread.
 
 mod documents;
+mod dynamic;
 mod inspect;
 mod pod;
 mod replica_set;
@@ -10,13 +11,14 @@ mod shared;
 
 use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::InferenceDeployment;
-use plimsoll_crds::v1alpha1::adapters::{AdapterMode, AdapterSpec};
+use plimsoll_crds::v1alpha1::adapters::AdapterSpec;
 use plimsoll_crds::v1alpha1::boot::BootAdapter;
 use plimsoll_crds::v1alpha1::model::{ModelSource, PullPolicy};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 pub(crate) use documents::{Documents, boot, served_names, sleep_order, target};
+pub(crate) use dynamic::adapters as dynamic_adapters;
 pub(crate) use inspect::{inspect_asks, inspect_pod};
 pub(crate) use replica_set::{Revision, config_map, name_of, revision};
 pub(crate) use shared::{disruption_budget, secret, service, service_account};
@@ -156,9 +158,9 @@ fn container_security() -> Value {
     })
 }
 
-/// The volumes with the model and with each of its adapters.
+/// The volumes with the model and with each adapter that is merged into it.
 fn source_volumes(object: &InferenceDeployment) -> Vec<Value> {
-    let adapters = object.spec.adapters.iter().enumerate();
+    let adapters = object.spec.merged().enumerate();
     let adapters = adapters.map(|(at, of)| source_volume(&adapter_volume(at), &of.source));
     let model = source_volume(MODEL_VOLUME, &object.spec.model.source);
     std::iter::once(model).chain(adapters).collect()
@@ -187,27 +189,28 @@ fn source_volume(name: &str, source: &ModelSource) -> Value {
 
 /// Where a container finds them.
 fn source_mounts(object: &InferenceDeployment) -> Vec<Value> {
-    let mount = |name: &str, at: &str| json!({"name": name, "mountPath": at, "readOnly": true});
-    let adapters = object.spec.adapters.iter().enumerate();
+    let adapters = object.spec.merged().enumerate();
     let adapters = adapters.map(|(at, of)| mount(&adapter_volume(at), &adapter_dir(&of.name)));
     let model = mount(MODEL_VOLUME, names::MODEL_DIR);
     std::iter::once(model).chain(adapters).collect()
+}
+
+fn mount(volume: &str, at: &str) -> Value {
+    json!({"name": volume, "mountPath": at, "readOnly": true})
 }
 
 fn adapter_dir(name: &str) -> String {
     format!("{}/{name}", names::ADAPTERS_DIR)
 }
 
-/// Adapters as a container finds them, in order.
-fn adapters(object: &InferenceDeployment) -> Vec<BootAdapter> {
-    let adapter = |of: &AdapterSpec| match of.mode {
-        AdapterMode::Merge => BootAdapter {
-            name: of.name.clone(),
-            path: inside(&adapter_dir(&of.name), &of.source),
-            scale: of.scale,
-        },
+/// Adapters that are merged, as a container finds them, in order.
+fn merged_adapters(object: &InferenceDeployment) -> Vec<BootAdapter> {
+    let adapter = |of: &AdapterSpec| BootAdapter {
+        name: of.name.clone(),
+        path: inside(&adapter_dir(&of.name), &of.source),
+        scale: of.scale,
     };
-    object.spec.adapters.iter().map(adapter).collect()
+    object.spec.merged().map(adapter).collect()
 }
 
 /// Path of the model inside a container.

@@ -8,8 +8,8 @@ use plimsoll_crds::v1alpha1::template::{
 use serde_json::{Value, json};
 
 use super::{
-    CONFIG_VOLUME, PodSettings, account_of_pods, common_labels, container_security, merged,
-    pod_security, secret_name, source_mounts, source_volumes,
+    CONFIG_VOLUME, PodSettings, account_of_pods, common_labels, container_security, dynamic,
+    merged, pod_security, secret_name, source_mounts, source_volumes,
 };
 use crate::facts::Identity;
 
@@ -62,6 +62,7 @@ pub(super) fn engine_template(
         .progress_deadline_seconds
         .max(LEAST_STARTUP_SECONDS);
     let mut mounts = source_mounts(object);
+    mounts.extend(dynamic::mounts(object));
     mounts.push(json!({"name": CONFIG_VOLUME, "mountPath": names::CONFIG_DIR, "readOnly": true}));
     let mut engine = engine_container(settings, resources, (memory_limit, startup_seconds));
     engine["volumeMounts"] = json!(mounts);
@@ -87,6 +88,7 @@ pub(super) fn engine_template(
         "securityContext": pod_security(),
     });
     let mut all_volumes = source_volumes(object);
+    all_volumes.extend(dynamic::volumes(object));
     all_volumes.push(config_volume(identity, config_map));
     all_volumes.extend(volumes.into_iter().map(Value::Object));
     pod["volumes"] = json!(all_volumes);

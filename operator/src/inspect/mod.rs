@@ -66,8 +66,9 @@ fn keyed(spec: &InferenceDeploymentSpec, version: &str) -> String {
     hash.update(version);
     // A struct of strings always encodes.
     hash.update(serde_json::to_vec(source).unwrap_or_default());
-    if !spec.adapters.is_empty() {
-        hash.update(serde_json::to_vec(&spec.adapters).unwrap_or_default());
+    let merged: Vec<_> = spec.merged().collect();
+    if !merged.is_empty() {
+        hash.update(serde_json::to_vec(&merged).unwrap_or_default());
     }
     if on_nodes(spec) {
         let pods = spec

@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use plimsoll_crds::v1alpha1::adapters::AdapterScale;
 use plimsoll_planner::{AdapterSlots, Bytes, Plan, RankPlan, Request, adapters};
 
 use crate::adapters::Dynamic;
@@ -36,6 +37,7 @@ pub enum AdapterRefused {
 pub struct AdapterInSlot {
     pub name: String,
     pub path: PathBuf,
+    pub scale: AdapterScale,
     /// `sha256:<hex>`, of all of it.
     pub digest: String,
     pub rank: u32,
@@ -175,6 +177,7 @@ impl Slots {
             Some(AdapterInSlot {
                 name: at.name.clone(),
                 path: at.path.clone(),
+                scale: at.scale,
                 digest: digest.clone(),
                 rank: *rank,
                 matrices: *matrices,

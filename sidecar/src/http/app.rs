@@ -198,6 +198,10 @@ impl App {
             EngineState::Serving if loaded.engine.rest().filling => {
                 return Err(memory_pending());
             }
+            EngineState::Serving if !self.has_adapters() => {
+                let words = "adapters of the target are loaded first";
+                return Err(ApiError::unavailable("adapters_loading", words));
+            }
             EngineState::Loading
             | EngineState::Serving
             | EngineState::Resizing
@@ -215,6 +219,12 @@ impl App {
     pub fn is_filling(&self) -> bool {
         self.peek()
             .is_some_and(|loaded| loaded.engine.rest().filling)
+    }
+
+    /// Those that the first target names were tried.
+    fn has_adapters(&self) -> bool {
+        let held = self.identity.target.get();
+        held.is_none_or(|held| held.adapters(|wanted| wanted.has_begun()))
     }
 
     fn falls_asleep(&self) -> bool {

@@ -7,6 +7,7 @@
 //! engine, within the bytes of all `unsent` answers) → `choice` (ids to text, stop strings) →
 //! `whole`, or `answers` and `sse` (OpenAI's objects).
 
+pub mod adapters;
 pub mod admin;
 pub mod answers;
 pub mod app;

@@ -183,6 +183,7 @@ fn the_families_are_these() {
 
 fn in_slots() -> AdaptersInSlots {
     let of = |(slot, name): (u32, &str)| AdapterInSlot {
+        scale: plimsoll_crds::v1alpha1::adapters::AdapterScale::ONE,
         name: name.to_owned(),
         path: "/a".into(),
         digest: String::new(),

@@ -44,7 +44,9 @@ pub(super) fn in_slots(dynamic: &AdaptersInSlots, away: bool) -> Vec<DynamicAdap
             (false, true) => DynamicAdapterState::Away,
             (false, false) => DynamicAdapterState::Serving,
         },
+        message: String::new(),
         path: of.path.display().to_string(),
+        scale: of.scale,
         digest: of.digest.clone(),
         rank: of.rank,
         matrices: u32::try_from(of.matrices).unwrap_or(u32::MAX),
@@ -85,6 +87,7 @@ mod tests {
         let of = |leaving| AdapterInSlot {
             name: "sql".to_owned(),
             path: "/a/sql".into(),
+            scale: plimsoll_crds::v1alpha1::adapters::AdapterScale::ONE,
             digest: "sha256:ab".to_owned(),
             rank: 8,
             matrices: 14,

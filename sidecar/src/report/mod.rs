@@ -3,6 +3,7 @@
 //! One function builds it, so the three can only agree. Nothing here is on the path of a request.
 
 mod adapters;
+mod dynamic;
 mod cgroup;
 mod change;
 mod progress;
@@ -140,7 +141,11 @@ pub fn build(
     report.wakes_on_request = rest.reachable;
     report.weight_version = weight_version;
     (report.adapters, report.adapters_refused_for) = adapters::of(&adapters);
-    report.dynamic_adapters = adapters::in_slots(&dynamic, rest.out.contains(&Account::Adapters));
+    let away = rest.out.contains(&Account::Adapters);
+    report.dynamic_adapters = adapters::in_slots(&dynamic, away);
+    if let Some(held) = held {
+        held.adapters(|wanted| dynamic::beside(&mut report.dynamic_adapters, wanted));
+    }
     let is_loading = state == ReportedState::Loading;
     report.progress = is_loading.then(|| progress::of(&progress, filling, &ledger));
     report.effective = Some(effective);

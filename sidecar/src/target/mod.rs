@@ -1,22 +1,26 @@
 //! The target in force: what the operator told this engine last, and what became of it. Its sleep may
 //! be told alone, of a newer generation than the rest.
 
+pub mod adapters;
 pub mod wish;
 
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use plimsoll_crds::v1alpha1::target::{SleepOrder, TargetRank, TargetSleep};
 use plimsoll_crds::v1alpha1::{Target, TargetOutcome, TargetReport};
+use tokio::sync::Notify;
 
 use crate::engine::clock::IdlePolicy;
 use crate::resizes::Resizes;
+use adapters::Wanted;
 use wish::{Wish, policy};
 
 /// What an engine holds to. It begins with the target that its plan was made for. Sleep is kept here,
 /// memory by [`Resizes`]; without them memory changes with a restart only.
 #[derive(Debug)]
-pub struct Held(Mutex<State>, Option<Arc<Resizes>>);
+pub struct Held(Mutex<State>, Option<Arc<Resizes>>, Notify);
 
 #[derive(Debug)]
 struct State {
@@ -32,6 +36,8 @@ struct State {
     under_way: bool,
     /// How the last of them failed; under way, it is tried again.
     trouble: Option<String>,
+    /// What the newest target names, whatever became of the rest of it.
+    adapters: Wanted,
 }
 
 /// A sleep or a wake that a target asks for: who gets one carries it out and says what came of it.
@@ -115,21 +121,24 @@ impl Held {
     /// [`Held::first`].
     pub fn new(in_force: Target) -> Held {
         let begins = in_force.sleep.is_some();
+        let mut adapters = Wanted::default();
+        adapters.tell(&in_force.adapters, Instant::now());
         let state = State {
             generation: in_force.generation,
             refused: None,
             order: in_force.sleep_order(),
+            adapters,
             in_force,
             changes: u64::from(begins),
             under_way: begins,
             trouble: None,
         };
-        Held(Mutex::new(state), None)
+        Held(Mutex::new(state), None, Notify::new())
     }
 
     /// With memory that changes while the engine runs.
     pub fn with(self, resizes: Arc<Resizes>) -> Held {
-        Held(self.0, Some(resizes))
+        Held(self.0, Some(resizes), self.2)
     }
 
     /// What the first target asks for beside its memory, to be carried out once the engine serves.
@@ -179,6 +188,16 @@ impl Held {
         state.under_way && matches!(Wish::of(&state.order), Wish::Asleep(_))
     }
 
+    /// Looks at the adapters that the newest target names, or says what became of one.
+    pub fn adapters<T>(&self, look: impl FnOnce(&mut Wanted) -> T) -> T {
+        look(&mut self.state().adapters)
+    }
+
+    /// Once a target was told since the last time that this was waited for.
+    pub async fn told(&self) {
+        self.2.notified().await;
+    }
+
     /// Hands on what the target leaves to the engine itself; nothing newer is told meanwhile.
     pub fn lead<T>(&self, follow: impl FnOnce(IdlePolicy) -> T) -> T {
         follow(policy(&self.state().order))
@@ -200,10 +219,12 @@ impl Held {
         )?;
         state.refused = self.resized(&state.in_force, &told).err();
         state.generation = told.generation;
+        state.adapters.tell(&told.adapters, Instant::now());
         let change = state.follow(told.sleep_order());
         if state.refused.is_none() {
             state.in_force = told;
         }
+        self.2.notify_one();
         Ok((state.whole(), change))
     }
 

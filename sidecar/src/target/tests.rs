@@ -9,6 +9,7 @@ use crate::engine::rest::SleepLevel;
 
 pub(crate) fn target(generation: i64, quota: u64) -> Target {
     Target {
+        adapters: Vec::new(),
         generation,
         gpu_memory_utilization: 0.9,
         kv_cache: TargetKvCache {

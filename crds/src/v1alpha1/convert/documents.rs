@@ -7,7 +7,7 @@ use plimsoll_planner::{
 };
 
 use super::{ConvertError, utilization};
-use crate::v1alpha1::boot::{Boot, BootSplit, RankSplit, SplitBudgets};
+use crate::v1alpha1::boot::{Boot, BootAdapterSlots, BootSplit, RankSplit, SplitBudgets};
 use crate::v1alpha1::target::{Target, TargetAccount, TargetKvCache, TargetRank};
 
 /// The split of a plan, and the budgets of the request that it was made for.
@@ -139,7 +139,10 @@ fn request(
             size: size.map(Bytes::measured),
         },
         cpu_offload: boot.cpu_offload_bytes.map(Bytes::measured),
-        adapters: AdapterSlots::NONE,
+        adapters: boot.adapter_slots.map_or(AdapterSlots::NONE, |room| {
+            let BootAdapterSlots { slots, rank } = room;
+            AdapterSlots { slots, rank }
+        }),
         limits: Limits {
             max_model_len: boot.limits.max_model_len,
             max_num_seqs: boot.limits.max_num_seqs,
@@ -164,6 +167,7 @@ pub fn target(request: &Request, plan: &Plan, (generation, share): (i64, f64)) -
         accounts: plan.accounts.iter().map(account).collect(),
     };
     Target {
+        adapters: Vec::new(),
         generation,
         gpu_memory_utilization: share,
         kv_cache: TargetKvCache {

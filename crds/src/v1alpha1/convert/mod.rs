@@ -117,7 +117,10 @@ pub fn request(
             size,
         },
         cpu_offload: written("spec.memory.cpuOffload", spec.memory.cpu_offload.as_ref())?,
-        adapters: AdapterSlots::NONE,
+        adapters: (spec.adapter_slots()).map_or(AdapterSlots::NONE, |(slots, rank)| AdapterSlots {
+            slots,
+            rank,
+        }),
         limits: Limits {
             max_model_len: spec.limits.max_model_len,
             max_num_seqs: spec.limits.max_num_seqs,

@@ -3,6 +3,7 @@
 mod adapters;
 mod enforcement;
 mod dozers;
+mod dynamic;
 mod happenings;
 mod places;
 mod pulls;

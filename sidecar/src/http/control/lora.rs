@@ -4,7 +4,6 @@
 //! an `--adapter-root`, links resolved. Without one, nothing is loaded. All of an adapter is read and
 //! checked before the engine hears of it.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -44,25 +43,25 @@ pub(super) async fn load(State(app): State<Arc<App>>, body: Body) -> Result<Stri
         .map_err(invalid)?;
     let roots = app.adapter_roots.clone();
     let path = blocking(move || allowed((ADAPTERS, &roots), &folder, PATH)).await??;
-    open_and_load(&app, name.clone(), path, in_place).await?;
+    let at = AdapterPath {
+        name: name.clone(),
+        path,
+        scale: AdapterScale::ONE,
+    };
+    open_and_load(&app, at, in_place).await?;
     Ok(format!(
         "Success: LoRA adapter '{name}' added successfully."
     ))
 }
 
-async fn open_and_load(
+/// Reads and checks all of an adapter, then has the engine load it.
+pub(in crate::http) async fn open_and_load(
     app: &App,
-    name: String,
-    path: PathBuf,
+    at: AdapterPath,
     in_place: bool,
 ) -> Result<(), ApiError> {
     let loaded = loaded(app)?;
     let engine = Arc::clone(&loaded.engine);
-    let at = AdapterPath {
-        name,
-        path,
-        scale: AdapterScale::ONE,
-    };
     let opened = blocking(move || engine.open_adapter(&at)).await?;
     let opened = opened.map_err(|error| {
         let message = format!("nothing was changed: {error}");

@@ -131,6 +131,7 @@ impl Inner {
                 self.dynamic.adapters.retain(|of| of.name != name);
                 self.dynamic.adapters.push(AdapterInSlot {
                     path: adapter.at.path.clone(),
+                    scale: adapter.at.scale,
                     digest: adapter.digest.clone(),
                     rank: adapter.rank,
                     matrices: adapter.matrices,

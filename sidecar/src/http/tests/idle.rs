@@ -36,7 +36,7 @@ async fn ask(app: &Arc<App>, body: &'static str) -> tokio::task::JoinHandle<Resp
     tokio::spawn(async move { post(&app, CHAT, body).await })
 }
 
-async fn until(done: impl Fn() -> bool) {
+pub(super) async fn until(done: impl Fn() -> bool) {
     while !done() {
         tokio::task::yield_now().await;
     }

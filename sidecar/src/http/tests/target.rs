@@ -2,9 +2,16 @@
 
 use std::time::Duration;
 
+use plimsoll_crds::v1alpha1::Target;
+use plimsoll_crds::v1alpha1::adapters::AdapterScale;
+use plimsoll_crds::v1alpha1::boot::BootAdapter;
+use plimsoll_crds::v1alpha1::report::DynamicAdapterState;
+
+use super::idle::until;
 use super::*;
 use crate::engine::handle::EngineState;
 use crate::engine::rest::RestView;
+use crate::http::adapters::follow_adapters;
 use crate::http::admin;
 use crate::http::app::HttpLimits;
 use crate::http::generator::Generator;
@@ -284,4 +291,64 @@ async fn a_clock_told_alone_is_followed() {
     let policy = engine.policy().unwrap();
     assert_eq!(policy.after.map(|(after, _)| after.as_secs()), Some(90));
     assert!(policy.wake_on_request);
+}
+
+/// Adapters of targets: the pod is ready once all that it began with were tried, a broken one keeps no
+/// other from being loaded, and a later target loads and unloads beside what is answered.
+#[tokio::test]
+async fn a_target_has_its_adapters_loaded_and_unloaded_and_tells_which_are_broken() {
+    let folder = |name: &str| {
+        let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        fixtures.join("adapters").join(name).display().to_string()
+    };
+    let adapter = |name: &str, of: &str, scale: f64| BootAdapter {
+        name: name.to_owned(),
+        path: folder(of),
+        scale: AdapterScale(scale),
+    };
+    let (app, engine) = app(Script::Say("x"));
+    let mut first = target(3, 1000);
+    first.adapters = vec![
+        adapter("broken", "brain-that-is-gone", 1.0),
+        adapter("sql", "plain", 1.0),
+    ];
+    app.identity.target.set(Held::new(first.clone())).unwrap();
+    let waits = app.serving().unwrap_err();
+    assert_eq!(waits.code, Some("adapters_loading"));
+    let rows = |app: &App| -> Vec<(String, DynamicAdapterState)> {
+        let rows = app.report().dynamic_adapters.into_iter();
+        rows.map(|row| (row.name, row.state)).collect()
+    };
+    let loading = DynamicAdapterState::Loading;
+    let both = ["broken", "sql"].map(|name| (name.to_owned(), loading));
+    assert_eq!(rows(&app), both);
+    follow_adapters(&app);
+    until(|| app.serving().is_ok()).await;
+    let (loaded, refused) = (DynamicAdapterState::Serving, DynamicAdapterState::Refused);
+    let expected = [("sql".to_owned(), loaded), ("broken".to_owned(), refused)];
+    assert_eq!(rows(&app), expected);
+    let told = &app.report().dynamic_adapters[1].message;
+    assert!(told.contains("adapter `broken`"), "{told}");
+    assert_eq!(engine.obeyed(), ["load sql true"]);
+
+    // The model itself is called so: it goes on to be the model.
+    let second = Target {
+        generation: 4,
+        adapters: vec![
+            adapter("other", "plain", 0.5),
+            adapter("tiny", "plain", 1.0),
+        ],
+        ..first
+    };
+    assert_eq!(put(&app, &second).await.0, 200);
+    until(|| rows(&app).len() == 2 && rows(&app)[1].1 == refused).await;
+    let expected = [("other".to_owned(), loaded), ("tiny".to_owned(), refused)];
+    assert_eq!(rows(&app), expected);
+    assert!(app.serving().is_ok(), "what comes later takes nothing away");
+    let row = &app.report().dynamic_adapters[0];
+    assert!(row.scale == AdapterScale(0.5) && row.path == folder("plain") && row.rank == 2);
+    let told = &app.report().dynamic_adapters[1].message;
+    assert!(told.contains("the model itself is called so"), "{told}");
+    let steps = ["unload broken", "unload sql", "load other true"];
+    assert_eq!(engine.obeyed(), steps);
 }

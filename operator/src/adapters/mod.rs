@@ -1,5 +1,7 @@
 //! What became of the adapters of a resource, as the inspection and the engines say. Pure.
 
+mod dynamic;
+
 use plimsoll_crds::names::EXIT_ADAPTER_REFUSED;
 use plimsoll_crds::v1alpha1::Reason;
 use plimsoll_crds::v1alpha1::conditions::ConditionStatus::{self, False, True, Unknown};
@@ -19,10 +21,26 @@ const DIGEST_CHARS: usize = 19;
 
 /// The condition; None where no adapter is asked for.
 pub(crate) fn ready(facts: &Facts, outcome: &Outcome) -> Option<(ConditionStatus, Reason, String)> {
-    if facts.object.spec.adapters.is_empty() {
+    let spec = &facts.object.spec;
+    if spec.adapters.is_empty() {
         return None;
     }
-    Some(match &outcome.model {
+    let merged = spec.merged().next().map(|_| merged(facts, outcome));
+    let dynamic = || dynamic::ready(facts, outcome.revision());
+    Some(match (merged, spec.dynamic().next()) {
+        (Some(merged), None) => merged,
+        (None, _) => dynamic(),
+        (Some((True, _, words)), Some(_)) => {
+            let (status, reason, of_dynamic) = dynamic();
+            (status, reason, format!("{of_dynamic}; merged: {words}"))
+        }
+        (Some(unready), Some(_)) => unready,
+    })
+}
+
+/// What became of those that are merged into the weights.
+fn merged(facts: &Facts, outcome: &Outcome) -> (ConditionStatus, Reason, String) {
+    match &outcome.model {
         Model::Known(model, _) => match refused(facts, outcome) {
             Some(words) => (False, Reason::AdapterRefused, words),
             None => {
@@ -40,7 +58,7 @@ pub(crate) fn ready(facts: &Facts, outcome: &Outcome) -> Option<(ConditionStatus
             let text = "the adapters are read with the model, see ModelResolved".to_owned();
             (Unknown, Reason::ModelUnresolved, text)
         }
-    })
+    }
 }
 
 /// What the first engine of the wanted revision says that proved its adapters; or what status has of
