@@ -2,7 +2,7 @@
 
 use crate::bytes::Bytes;
 use crate::model::{Dtype, KvDtype, ModelShape};
-use crate::stored::{BlockCompute, InputForm, Integers, Kept, Quantization, Rounded};
+use crate::stored::{BlockCompute, InputForm, Kept, Quantization, Rounded};
 use crate::tensor::Tensor;
 
 /// Where the ranks compute; decides the activation dtype, the granule and the fixed floors.
@@ -95,11 +95,7 @@ impl Request {
 
     /// What the input of its linear layers becomes.
     pub fn input_form(&self) -> InputForm {
-        let integers = match self.compute {
-            BlockCompute::Int8 => Some(Integers::Int8),
-            BlockCompute::Int16 => Some(Integers::Int16),
-            BlockCompute::Auto | BlockCompute::Exact => None,
-        };
+        let integers = self.compute.integers(self.dtype);
         InputForm {
             dtype: self.dtype,
             integers: integers.filter(|_| self.multiplies_blocks()),

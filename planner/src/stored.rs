@@ -43,15 +43,29 @@ impl Quantization {
 /// `spec.model.quantization.computeDtype`: how weights in blocks are multiplied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum BlockCompute {
-    /// Exactly.
+    /// As Int16 where the machine is faster so and numbers have 16 bits, otherwise exactly.
     #[default]
     Auto,
     /// By integers, inputs rounded to 8 bits.
     Int8,
-    /// By integers, inputs rounded to 16 bits.
+    /// By integers, inputs rounded to 16 bits, which is nearer to them than BFloat16.
     Int16,
     /// As weights that are expanded.
     Exact,
+}
+
+impl BlockCompute {
+    /// What inputs are rounded to beside numbers of this type; Auto leaves it to the machine whether
+    /// they are. Who asks for Float32 gets no rounded inputs unasked.
+    pub const fn integers(self, dtype: Dtype) -> Option<Integers> {
+        match (self, dtype) {
+            (BlockCompute::Int8, _) => Some(Integers::Int8),
+            (BlockCompute::Int16, _) | (BlockCompute::Auto, Dtype::BFloat16 | Dtype::Float16) => {
+                Some(Integers::Int16)
+            }
+            (BlockCompute::Auto, Dtype::Float32) | (BlockCompute::Exact, _) => None,
+        }
+    }
 }
 
 /// Integers that the input of a linear layer is rounded to.

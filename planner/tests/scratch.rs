@@ -4,7 +4,8 @@ mod samples;
 
 use plimsoll_planner::scratch::{ATTENTION_SPLITS, activations, comm, workspaces};
 use plimsoll_planner::{
-    Backend, Bytes, Dtype, InputForm, Integers, KvDtype, KvLayout, Limits, ModelShape, Shard,
+    Backend, BlockFormat, Bytes, Dtype, InputForm, Integers, KvDtype, KvLayout, Limits,
+    ModelBlocks, ModelShape, Shard,
 };
 use samples::smollm2;
 
@@ -60,6 +61,23 @@ fn an_input_in_integers_takes_room_where_the_exact_one_has_less() {
     for dtype in [Dtype::BFloat16, Dtype::Float16] {
         assert_eq!(bytes(dtype, int8), bytes(dtype, None), "{dtype}");
         assert_eq!(bytes(dtype, int16), 2048 * 1536 / 32 * 76, "{dtype}");
+    }
+}
+
+/// It may be asked for by a machine that is faster so; Float32 is never rounded unasked.
+#[test]
+fn auto_leaves_room_for_inputs_of_16_bits_beside_weights_in_blocks_and_16_bit_types() {
+    let mut request = samples::request(smollm2(), Backend::Cpu, &[900 * samples::MIB]);
+    for dtype in [Dtype::Float32, Dtype::BFloat16, Dtype::Float16] {
+        request.dtype = dtype;
+        request.shape.blocks = ModelBlocks::default();
+        assert_eq!(request.input_form().integers, None, "{dtype}");
+        request.shape.blocks.embedding = Some(BlockFormat::Q6K);
+        let expected = (dtype != Dtype::Float32).then_some(Integers::Int16);
+        assert_eq!(request.input_form().integers, expected, "{dtype}");
+        request.shape.tied = false;
+        assert_eq!(request.input_form().integers, None, "only looked up");
+        request.shape.tied = true;
     }
 }
 

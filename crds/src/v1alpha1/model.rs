@@ -47,7 +47,8 @@ pub struct QuantizationSpec {
     /// inputs are rounded to 16 bits (32 numbers share a scale) and products are those of integers,
     /// which is nearer to Float32 than Exact in BFloat16, and much faster for few tokens on CPUs with
     /// AVX512-VNNI. Int8: inputs are rounded to 8 bits, which is faster still, and answers may differ
-    /// where two tokens are close. Both are refused where no weights stay. Auto: Exact.
+    /// where two tokens are close. Both are refused where no weights stay. Auto: Int16 on CPUs with
+    /// AVX2 or AVX-512 and no AMX, where dtype is not Float32; otherwise Exact.
     /// status.effective.computeDtype tells.
     #[serde(default, skip_serializing_if = "ComputeDtype::is_auto")]
     pub compute_dtype: ComputeDtype,

@@ -112,7 +112,7 @@ impl Engine {
             max_model_len: plan.max_model_len,
             vocabulary: request.shape.vocab,
             isa: isa.name().to_owned(),
-            products: products::of(request.compute),
+            products: products::of(request.compute, request.dtype, isa),
             threads_per_rank: threads,
             check_patience: ranks::check_patience(&plan),
         };

@@ -5,7 +5,8 @@ use plimsoll_kernels::kv::KvCache;
 use plimsoll_planner::scratch::{self, Region};
 use plimsoll_planner::weights::WeightLayout;
 use plimsoll_planner::{
-    Account, BlockCompute, Bytes, KvDtype, Offload, Plan, Request, adapters, kv_cache, offload,
+    Account, BlockCompute, Bytes, Dtype, KvDtype, Offload, Plan, Request, adapters, kv_cache,
+    offload,
 };
 
 use super::handle::{Format, Handle};
@@ -18,8 +19,10 @@ use crate::memory::registry::{Owner, Registry, TensorEntry};
 #[derive(Debug)]
 pub struct Layout {
     pub weights: WeightLayout,
-    /// How those in blocks are to be multiplied, and the type of exact products.
+    /// How those in blocks are to be multiplied.
     pub compute: BlockCompute,
+    /// The type of exact products.
+    pub dtype: Dtype,
     /// What of them is streamed. The ring is the end of the account `Weights`.
     pub offload: Offload,
     pub activations: Activations,
@@ -119,6 +122,7 @@ impl Layout {
         Layout {
             weights,
             compute: request.compute,
+            dtype: request.dtype,
             offload,
             activations,
             scratch,

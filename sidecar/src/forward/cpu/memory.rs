@@ -81,7 +81,7 @@ impl Store for CpuRank {
                 at: layout.adapters.clone(),
                 rows: 0,
             },
-            products: products::of(layout.compute),
+            products: products::of(layout.compute, layout.dtype, pool.isa()),
             pool,
             sampler: Sampler::default(),
             drawn: Vec::new(),
