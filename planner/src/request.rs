@@ -104,7 +104,7 @@ impl Request {
 
     /// Whether any matrix that is multiplied is in blocks: an embedding is only looked up, unless it is
     /// the head, too.
-    pub(crate) fn multiplies_blocks(&self) -> bool {
+    pub fn multiplies_blocks(&self) -> bool {
         let kept = self.kept();
         let head = match self.shape.tied {
             true => Tensor::Embedding,

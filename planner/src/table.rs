@@ -6,6 +6,7 @@ use crate::bytes::Bytes;
 use crate::offload::{self, Offload};
 use crate::plan::{Plan, RankPlan};
 use crate::request::Request;
+use crate::stored::{BlockCompute, Integers};
 
 /// Renders `plan`: one row per rank and one for all, a column per account that any rank has.
 /// `STEP` is the rank's part of the bytes that all ranks read in a decode step; the rank with the
@@ -44,13 +45,27 @@ pub fn table(request: &Request, plan: &Plan) -> String {
     text
 }
 
-/// The types that weights have in memory: `BFloat16`, or `Q4_1, Q8_0, computed in BFloat16`.
+/// The types that weights have in memory: `BFloat16`, or `Q4_1, Q8_0, computed in BFloat16` and by what
+/// integers instead.
 pub fn weights(request: &Request) -> String {
     let formats = request.kept().all(request.shape.layers).formats();
     let names: Vec<String> = formats.iter().map(BlockFormat::to_string).collect();
     match names.as_slice() {
         [] => request.dtype.to_string(),
-        names => format!("{}, computed in {}", names.join(", "), request.dtype),
+        names => format!("{}, {}", names.join(", "), products(request)),
+    }
+}
+
+/// How weights in blocks are multiplied.
+fn products(request: &Request) -> String {
+    let exact = format!("computed in {}", request.dtype);
+    match (request.compute, request.input_form().integers) {
+        (_, None) => exact,
+        (BlockCompute::Auto, Some(_)) => {
+            format!("{exact}, or by 16-bit integers where the machine is faster so")
+        }
+        (_, Some(Integers::Int8)) => "multiplied by 8-bit integers".to_owned(),
+        (_, Some(Integers::Int16)) => "multiplied by 16-bit integers".to_owned(),
     }
 }
 

@@ -22,11 +22,11 @@ use crate::engine::config::EngineConfig;
 use crate::engine::handle::EngineState;
 use crate::engine::weights::WeightsInForce;
 use crate::error::BootError;
-use crate::http::adapters::follow_adapters;
+use crate::http::adapters::{after_adapters, follow_adapters};
 use crate::http::app::{App, HttpLimits, Loaded};
 use crate::http::generator::Generator;
 use crate::http::ports::Ports;
-use crate::http::target::{carry_out, lead};
+use crate::http::target::lead;
 use crate::http::token::Token;
 use crate::model::{Model, ModelFolder, SamplingDefaults};
 use crate::opened;
@@ -227,8 +227,8 @@ async fn run(
             tracing::info!(served = app.served.join(", "), "requests are answered");
             if let Some(held) = app.identity.target.get() {
                 lead(app, held);
-                held.first().inspect(|first| carry_out(app, *first));
                 follow_adapters(app);
+                held.first().inspect(|first| after_adapters(app, *first));
             }
             tokio::select! {
                 () = signals.terminate() => {}

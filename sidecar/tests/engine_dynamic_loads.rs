@@ -198,6 +198,27 @@ fn an_adapter_that_changes_nothing_or_gives_no_numbers_leaves_what_was_there() {
     );
 }
 
+/// It is read once more to be put back: other numbers are not served under its name.
+#[test]
+fn what_was_there_goes_where_its_files_are_others_when_it_is_put_back() {
+    let model = tiny();
+    let copy = Copied::of("plain");
+    let mine = opened(&model, "mine", &copy.0, 1.0);
+    let handle = start_with(&model, &run(&model, 2), &[mine, dynamic(&model, "fan-in")]);
+    let before = (said(&handle, None), said(&handle, Some("fan-in")));
+    let mut bytes = std::fs::read(copy.weights()).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(copy.weights(), &bytes).unwrap();
+    let faint = Copied::of("plain").with("lora_alpha", json!(1e-40));
+    let told = refused(&handle, &opened(&model, "mine", &faint.0, 1.0), true).to_string();
+    assert!(told.contains("a probe of fixed tokens"), "{told}");
+    assert!(!handle.dynamic().serves("mine"));
+    assert_eq!((said(&handle, None), said(&handle, Some("fan-in"))), before);
+    let checks = handle.check_weights().wait().unwrap();
+    let clean = checks.iter().all(|check| check.changed.is_empty());
+    assert!(clean, "{checks:?}");
+}
+
 /// Where upstream woke without the adapter, and without a word.
 #[test]
 fn adapters_survive_every_sleep_and_are_proved_as_weights_are() {

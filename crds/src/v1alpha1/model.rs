@@ -20,7 +20,7 @@ pub struct ModelSpec {
         extend("x-kubernetes-list-type" = "set")
     )]
     pub served_names: Vec<String>,
-    /// Type of the weights in memory, and of the numbers that weights in 2 to 8 bits are computed in:
+    /// Type of the weights in memory, of activations, and of exact products of weights in 2 to 8 bits:
     /// Float32, BFloat16, Float16, or Auto for the file's own type (BFloat16 for quantised files).
     #[serde(default)]
     pub dtype: DtypeChoice,
@@ -77,7 +77,7 @@ impl QuantizationMode {
     }
 }
 
-/// How weights in 4 or 8 bits are multiplied.
+/// How weights in 2 to 8 bits are multiplied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ComputeDtype {
     #[default]

@@ -242,7 +242,7 @@ pub struct MemoryArgs {
         default_value_t = 16
     )]
     pub block_size: u32,
-    /// Type of the weights in memory, and of the numbers that weights in 2 to 8 bits are computed in;
+    /// Type of the weights in memory, of activations, and of exact products of weights in 2 to 8 bits;
     /// auto is the file's own (bfloat16 for quantised files).
     #[arg(long, value_enum, default_value_t = DtypeArg::Auto)]
     pub dtype: DtypeArg,

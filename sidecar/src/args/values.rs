@@ -116,10 +116,10 @@ impl From<ValidationArg> for Validation {
     }
 }
 
-/// How weights that stay in 4 or 8 bits are multiplied.
+/// How weights that stay in 2 to 8 bits are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ComputeArg {
-    /// As int16 on CPUs with AVX2 or AVX-512 and no AMX, unless --dtype is float32; otherwise as exact.
+    /// As int16 on CPUs with AVX2 or AVX-512 and no AMX (with AMX for float16), unless --dtype is float32; otherwise as exact.
     Auto,
     /// Inputs are rounded to 8 bits, too (32 numbers share a scale), and products are those of integers:
     /// faster on CPUs with AVX512-VNNI; answers may differ where two tokens are close.

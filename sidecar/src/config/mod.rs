@@ -182,7 +182,7 @@ impl Planned {
     pub fn effective(&self, isa: Option<String>, products: Products) -> Effective {
         let formats = self.formats();
         let compute_dtype = match products {
-            _ if formats.is_empty() => None,
+            _ if !self.request.multiplies_blocks() => None,
             Products::Int8 => Some(ComputeDtype::Int8),
             Products::Int16 => Some(ComputeDtype::Int16),
             Products::Exact => Some(ComputeDtype::Exact),

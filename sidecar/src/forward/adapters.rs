@@ -121,11 +121,23 @@ impl<B: Store> Forward<B> {
         }
     }
 
-    fn remember_slot(&mut self, slot: usize) {
-        let handle = self.layout.adapters.slots[slot];
-        let lasting = self.layout.lasting();
+    /// The sum of what a slot should have; none before the load ends.
+    pub fn remembered(&self, slot: usize) -> Option<u64> {
+        self.loaded
+            .get(self.place_of_slot(slot)?)
+            .copied()
+            .flatten()
+    }
+
+    /// Its place among all that lasts.
+    fn place_of_slot(&self, slot: usize) -> Option<usize> {
+        let handle = *self.layout.adapters.slots.get(slot)?;
         let is_it = |(of, at): (&TensorEntry, Handle)| of.owner == Owner::Adapter && at == handle;
-        let Some(at) = lasting.into_iter().position(is_it) else {
+        self.layout.lasting().into_iter().position(is_it)
+    }
+
+    fn remember_slot(&mut self, slot: usize) {
+        let Some(at) = self.place_of_slot(slot) else {
             return;
         };
         let sum = match self.holds_adapters() {

@@ -9,7 +9,7 @@ use plimsoll_planner::{BlockCompute, Dtype, Integers};
 pub fn of(compute: BlockCompute, dtype: Dtype, isa: Isa) -> Products {
     match (compute, compute.integers(dtype)) {
         (_, None) => Products::Exact,
-        (BlockCompute::Auto, Some(_)) if !has_faster_integers(isa) => Products::Exact,
+        (BlockCompute::Auto, Some(_)) if !has_faster_integers(isa, dtype) => Products::Exact,
         (_, Some(Integers::Int8)) => Products::Int8,
         (_, Some(Integers::Int16)) => Products::Int16,
     }
@@ -17,10 +17,12 @@ pub fn of(compute: BlockCompute, dtype: Dtype, isa: Isa) -> Products {
 
 /// Where products of 16-bit inputs by blocks are faster for few rows than exact ones, and for many nearly
 /// as fast. With AMX many rows are left to its tiles; portable code was not measured.
-const fn has_faster_integers(isa: Isa) -> bool {
+const fn has_faster_integers(isa: Isa, dtype: Dtype) -> bool {
     match isa {
         Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => true,
-        Isa::Scalar | Isa::Amx => false,
+        // Its tiles take no Float16.
+        Isa::Amx => matches!(dtype, Dtype::Float16),
+        Isa::Scalar => false,
     }
 }
 
@@ -32,11 +34,11 @@ mod tests {
     fn auto_is_int16_where_numbers_have_16_bits_and_the_machine_is_faster_so() {
         const AUTO: BlockCompute = BlockCompute::Auto;
         for isa in Isa::ALL {
-            let expected = match isa {
-                Isa::Avx2 | Isa::Avx512 | Isa::Avx512Bf16 => Products::Int16,
-                Isa::Scalar | Isa::Amx => Products::Exact,
-            };
             for dtype in [Dtype::BFloat16, Dtype::Float16] {
+                let expected = match (isa, dtype) {
+                    (Isa::Scalar, _) | (Isa::Amx, Dtype::BFloat16) => Products::Exact,
+                    _ => Products::Int16,
+                };
                 assert_eq!(of(AUTO, dtype, isa), expected, "{isa} {dtype}");
             }
             assert_eq!(of(AUTO, Dtype::Float32, isa), Products::Exact, "{isa}");

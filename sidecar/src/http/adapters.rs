@@ -7,14 +7,20 @@ use std::time::{Duration, Instant};
 
 use super::app::App;
 use super::control::lora::open_and_load;
+use super::error::ApiError;
+use super::target::carry_out;
 use crate::adapters::AdapterPath;
 use crate::engine::control::ControlError;
 use crate::engine::dynamic::AdapterRefused;
 use crate::engine::handle::EngineState;
+use crate::target::Change;
 use crate::target::adapters::Step;
 
 /// An engine that sleeps, or does not run yet, is asked again so soon.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// An adapter is read within this, or is taken to hang.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What came of a step.
 #[derive(Debug)]
@@ -57,25 +63,51 @@ pub fn follow_adapters(app: &Arc<App>) {
     });
 }
 
-async fn carried_out(app: &App, step: &Step) -> Outcome {
-    if !takes_adapters(app) {
-        return Outcome::NotNow;
+/// Carries out the first target's sleep once all of its adapters were tried, or a minute has passed: an
+/// engine that sleeps loads none, and could not be woken by requests for one that it does not know.
+pub fn after_adapters(app: &Arc<App>, first: Change) {
+    const MOST: Duration = Duration::from_secs(60);
+    const EVERY: Duration = Duration::from_millis(20);
+    if app.has_adapters() {
+        return carry_out(app, first);
     }
-    let outcome = match step {
+    let app = Arc::clone(app);
+    tokio::spawn(async move {
+        let begun = async {
+            while !app.has_adapters() {
+                tokio::time::sleep(EVERY).await;
+            }
+        };
+        let _elapsed = tokio::time::timeout(MOST, begun).await;
+        carry_out(&app, first);
+    });
+}
+
+async fn carried_out(app: &App, step: &Step) -> Outcome {
+    match step {
+        Step::Load(_) if !takes_adapters(app) => Outcome::NotNow,
         Step::Load(adapter) => {
             let at = AdapterPath {
                 name: adapter.name.clone(),
                 path: PathBuf::from(&adapter.path),
                 scale: adapter.scale,
             };
-            let loaded = match app.check_names([at.name.as_str()].into_iter()) {
-                Ok(()) => open_and_load(app, at, true)
-                    .await
-                    .map_err(|error| error.message),
-                Err(why) => Err(why),
-            };
-            loaded.map_or_else(Outcome::Refused, |()| Outcome::Done)
+            if let Err(why) = app.check_names([at.name.as_str()].into_iter()) {
+                return Outcome::Refused(why);
+            }
+            match tokio::time::timeout(PATIENCE, open_and_load(app, at, true)).await {
+                Ok(Ok(())) => Outcome::Done,
+                // It fell asleep, an update began, or a slot is about to be free.
+                Ok(Err(error)) if !takes_adapters(app) || is_for_now(&error) => Outcome::NotNow,
+                Ok(Err(error)) => Outcome::Refused(error.message),
+                Err(_) => Outcome::Refused(format!(
+                    "adapter `{}`: was not read within {} s",
+                    adapter.name,
+                    PATIENCE.as_secs()
+                )),
+            }
         }
+        // Also of an engine that sleeps: it may be why that does not wake.
         Step::Unload(name) => match app.peek() {
             None => Outcome::NotNow,
             Some(loaded) => match loaded.engine.unload_adapter(name.clone()).answer().await {
@@ -85,12 +117,15 @@ async fn carried_out(app: &App, step: &Step) -> Outcome {
                 Err(error) => Outcome::Refused(error.to_string()),
             },
         },
-    };
-    match outcome {
-        // It fell asleep, or an update began, before it came to that.
-        Outcome::Refused(_) if !takes_adapters(app) => Outcome::NotNow,
-        outcome => outcome,
     }
+}
+
+/// Whether a refusal says nothing of the adapter.
+fn is_for_now(error: &ApiError) -> bool {
+    matches!(
+        error.code,
+        Some("wrong_state" | "control_queue_full" | "model_loading" | "adapter_slots_leaving")
+    )
 }
 
 /// Whether the engine answers, and so could answer with an adapter.

@@ -198,7 +198,7 @@ impl App {
             EngineState::Serving if loaded.engine.rest().filling => {
                 return Err(memory_pending());
             }
-            EngineState::Serving if !self.has_adapters() => {
+            EngineState::Serving | EngineState::Resizing if !self.has_adapters() => {
                 let words = "adapters of the target are loaded first";
                 return Err(ApiError::unavailable("adapters_loading", words));
             }
@@ -222,7 +222,7 @@ impl App {
     }
 
     /// Those that the first target names were tried.
-    fn has_adapters(&self) -> bool {
+    pub fn has_adapters(&self) -> bool {
         let held = self.identity.target.get();
         held.is_none_or(|held| held.adapters(|wanted| wanted.has_begun()))
     }

@@ -244,9 +244,12 @@ fn adapter_refused(refused: &AdapterRefused) -> ApiError {
             ..invalid(format!("The lora adapter '{name}' cannot be found."))
                 .with_code("adapter_not_found")
         },
-        AdapterRefused::NoSlot { .. } => ApiError {
+        AdapterRefused::NoSlot { leaving, .. } => ApiError {
             status: StatusCode::CONFLICT,
-            ..invalid(refused.to_string()).with_code("no_adapter_slot")
+            ..invalid(refused.to_string()).with_code(match leaving {
+                0 => "no_adapter_slot",
+                _ => "adapter_slots_leaving",
+            })
         },
         AdapterRefused::Unfit(why) => {
             invalid(format!("nothing was changed: {why}")).with_code("adapter_refused")

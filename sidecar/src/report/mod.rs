@@ -64,6 +64,7 @@ pub fn build(
 ) -> MemoryReport {
     let held = identity.target.get();
     let (target, sleep) = (held.map(Held::report), held.map(Held::sleep_report));
+    let wanted = held.map(|held| held.adapters(|wanted| wanted.clone()));
     let mut report = MemoryReport {
         time: now(),
         state: if draining {
@@ -143,8 +144,8 @@ pub fn build(
     (report.adapters, report.adapters_refused_for) = adapters::of(&adapters);
     let away = rest.out.contains(&Account::Adapters);
     report.dynamic_adapters = adapters::in_slots(&dynamic, away);
-    if let Some(held) = held {
-        held.adapters(|wanted| dynamic::beside(&mut report.dynamic_adapters, wanted));
+    if let Some(wanted) = &wanted {
+        dynamic::beside(&mut report.dynamic_adapters, wanted);
     }
     let is_loading = state == ReportedState::Loading;
     report.progress = is_loading.then(|| progress::of(&progress, filling, &ledger));

@@ -9,8 +9,8 @@ use plimsoll_crds::v1alpha1::boot::BootAdapter;
 
 /// One that could not be loaded or unloaded is tried again after so long, doubled up to the most.
 const AGAIN: Duration = Duration::from_secs(1);
-const AGAIN_MOST: Duration = Duration::from_secs(60);
-const DOUBLINGS_MOST: u32 = 6;
+const AGAIN_MOST: Duration = Duration::from_secs(600);
+const DOUBLINGS_MOST: u32 = 10;
 
 /// What is to be done next.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,7 +50,7 @@ struct Row {
 }
 
 /// See the head of the file.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Wanted {
     rows: Vec<(String, Row)>,
     /// All of the first target was tried.
@@ -258,13 +258,13 @@ mod tests {
             [Standing::Refused("bad".to_owned()), Standing::Loaded]
         );
         let mut pauses = Vec::new();
-        for _ in 0..9 {
+        for _ in 0..12 {
             let (_, at) = wanted.next().unwrap();
             pauses.push((at - now).as_secs());
             now = at;
             assert_eq!(slots.follow(&mut wanted, now).len(), 1);
         }
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600]);
         // A newer target has it tried at once; meanwhile what is known of it stays known.
         wanted.tell(&[adapter("wrong", "bad"), adapter("a", "1")], now);
         assert!(wanted.is_settled());

@@ -32,6 +32,8 @@ pub fn run(
     weight: &Weight<'_>,
     out: &TensorMut<'_>,
 ) -> Result<(), GpuError> {
+    // Sizes that no operand has are refused before anything is reckoned with them.
+    check(x, weight, out)?;
     run_on(
         gpu,
         choose(gpu.card(), &weight.shape, x.tokens),

@@ -3,6 +3,7 @@
 //! A rank speaks in messages only. Whatever ends its thread early, an error, a panic or a bug,
 //! the group is poisoned (so no other rank waits for it) and the engine is told.
 
+mod residents;
 mod restore;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,6 +25,7 @@ use crate::forward::resize::NewCache;
 use crate::forward::{Forward, StepOutput, WeightCheck};
 use crate::model::{Model, Replacement};
 use crate::weights::piece::Piece;
+use residents::Residents;
 use restore::{resize, restore};
 
 /// What the engine asks of a rank.
@@ -253,7 +255,7 @@ fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
     let (mut forward, exchange) = begun.map_err(|error| with_sources(&error))?;
     tell(Answer::Reserved { rank, exchange })?;
     let mut adopted: Option<Arc<Replacement>> = None;
-    let mut residents: Vec<Option<Arc<Dynamic>>> = vec![None; forward.slots()];
+    let mut residents = Residents::new(forward.slots());
     while let Ok(ask) = asks.recv() {
         match ask {
             Ask::Load(joined) => {
@@ -323,12 +325,11 @@ fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
                     None => &*model.tensors,
                 };
                 let source = reads.then_some(source);
-                let taken = restore(&mut forward, start, (source, &residents), &accounts);
+                let taken = restore(&mut forward, start, (source, residents.now()), &accounts);
                 tell(Answer::Restored { rank, taken })?;
             }
             Ask::PutAdapter { slot, adapter } => {
-                let put = forward.put_adapter(slot, adapter.as_deref());
-                residents[slot] = adapter.filter(|_| put.is_ok());
+                let put = residents.put(&mut forward, slot, adapter);
                 let put = put.map_err(|error| with_sources(&error));
                 tell(Answer::PutAdapter { rank, put })?;
             }
