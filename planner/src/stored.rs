@@ -182,10 +182,6 @@ impl Kept<'_> {
         file.unwrap_or_default().or(self.rounded.layer)
     }
 
-    fn outside(self, of: impl Fn(&ModelBlocks) -> Option<BlockFormat>) -> Option<BlockFormat> {
-        self.blocks.and_then(of)
-    }
-
     /// In which blocks all matrices are of a model with so many layers.
     pub fn all(self, layers: u32) -> ModelBlocks {
         let of_layers: Vec<LayerBlocks> = (0..layers).map(|at| self.layer(at)).collect();
@@ -201,9 +197,10 @@ impl Kept<'_> {
 
     /// The format of one matrix; none of what is no matrix.
     pub(crate) fn format(self, tensor: Tensor) -> Option<BlockFormat> {
+        let (file, rounded) = (self.blocks, self.rounded);
         match tensor {
-            Tensor::Embedding => self.outside(|all| all.embedding).or(self.rounded.embedding),
-            Tensor::Head => self.outside(|all| all.head).or(self.rounded.head),
+            Tensor::Embedding => file.and_then(|all| all.embedding).or(rounded.embedding),
+            Tensor::Head => file.and_then(|all| all.head).or(rounded.head),
             // A fused matrix has the one format of its parts.
             Tensor::Qkv { layer } | Tensor::Query { layer } => self.layer(layer).query,
             Tensor::Key { layer } => self.layer(layer).key,

@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use harness::altered::Altered;
 use harness::blocks::{Choice, shared, wide};
+use harness::compared::{answers, assert_same, weights};
 use harness::{Answered, Run, ask, eventually, fixtures, split, start, start_unloaded};
-use plimsoll_planner::{Account, BlockCompute, BlockFormat, Dtype, Quantization, Shard};
+use plimsoll_planner::{BlockCompute, BlockFormat, Dtype, Quantization, Shard};
 use plimsoll_sidecar::engine::control::Commands;
-use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
+use plimsoll_sidecar::engine::handle::EngineState;
 use plimsoll_sidecar::engine::rest::{PauseMode, SleepLevel, Tags};
 use plimsoll_sidecar::model::Model;
 
@@ -73,36 +74,6 @@ const WIDE: [(&str, Choice); 13] = [
     ("IQ4_XS", |_| Some(BlockFormat::Iq4Xs)),
     ("mixed", mixed_long),
 ];
-
-/// Two requests side by side: one long enough for several rows at once.
-fn answers(handle: &EngineHandle) -> [Answered; 2] {
-    let long: Vec<u32> = (3..45).collect();
-    let asked = [ask(handle, 1, &long, 6), ask(handle, 2, &[7, 100, 9], 6)];
-    asked.map(harness::Answer::wait)
-}
-
-fn assert_same(answers: &[Answered; 2], expected: &[Answered; 2], what: &str) {
-    for (answer, expected) in answers.iter().zip(expected) {
-        assert_eq!(answer.ids.len(), 6, "{what}");
-        assert_eq!(answer.ids, expected.ids, "{what}");
-        let bits = |of: &Answered| -> Vec<u32> {
-            of.logits
-                .iter()
-                .flatten()
-                .map(|logit| logit.to_bits())
-                .collect()
-        };
-        assert_eq!(bits(answer), bits(expected), "{what}");
-    }
-}
-
-fn weights(handle: &EngineHandle) -> u64 {
-    let ranks = handle.memory().ranks;
-    let rows = ranks.iter().flat_map(|rank| &rank.accounts);
-    rows.filter(|row| row.account == Account::Weights)
-        .map(|row| row.reserved.get())
-        .sum()
-}
 
 fn runs(model: &Model) -> Vec<Run> {
     let whole = Run::whole(&model.shape);

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use harness::altered::Altered;
 use harness::blocks::{Choice, rounded};
+use harness::compared::{answers, assert_same, bits, weights};
 use harness::sent::{file, send};
-use harness::{Answered, Dice, Run, ask, eventually, fixtures, open, split, start, start_unloaded};
+use harness::{Dice, Run, eventually, fixtures, open, split, start, start_unloaded};
 use plimsoll_crds::v1alpha1::adapters::AdapterScale;
-use plimsoll_planner::{Account, BlockFormat, Dtype, Quantization};
+use plimsoll_planner::{BlockFormat, Dtype, Quantization};
 use plimsoll_sidecar::engine::control::Commands;
-use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
+use plimsoll_sidecar::engine::handle::EngineState;
 use plimsoll_sidecar::engine::rest::{PauseMode, SleepLevel, Tags};
 use plimsoll_sidecar::model::{AdapterPath, Model, ModelFolder};
 
@@ -35,35 +36,6 @@ fn run(model: &Model, quantization: Quantization) -> Run {
         quantization,
         ..Run::whole(&model.shape)
     }
-}
-
-fn answers(handle: &EngineHandle) -> [Answered; 2] {
-    let long: Vec<u32> = (3..45).collect();
-    let asked = [ask(handle, 1, &long, 6), ask(handle, 2, &[7, 100, 9], 6)];
-    asked.map(harness::Answer::wait)
-}
-
-fn bits(answers: &[Answered; 2]) -> Vec<u32> {
-    let logits = answers.iter().flat_map(|of| of.logits.iter().flatten());
-    logits.map(|logit| logit.to_bits()).collect()
-}
-
-fn assert_same(answers: &[Answered; 2], expected: &[Answered; 2], what: &str) {
-    assert_eq!(answers[0].ids.len(), 6, "{what}");
-    assert_eq!(
-        answers.each_ref().map(|of| &of.ids),
-        expected.each_ref().map(|of| &of.ids),
-        "{what}"
-    );
-    assert!(bits(answers) == bits(expected), "{what}: other logits");
-}
-
-fn weights(handle: &EngineHandle) -> u64 {
-    let ranks = handle.memory().ranks;
-    let rows = ranks.iter().flat_map(|rank| &rank.accounts);
-    rows.filter(|row| row.account == Account::Weights)
-        .map(|row| row.reserved.get())
-        .sum()
 }
 
 #[test]

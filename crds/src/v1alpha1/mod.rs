@@ -5,6 +5,7 @@
 // What is asked.
 pub mod adapters;
 pub mod kv_cache;
+pub mod limits;
 pub mod model;
 mod rules;
 pub mod sleep;

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::app::App;
-use super::control::lora::open_and_load;
-use super::error::ApiError;
+use super::control::lora::{NotLoaded, open_and_load};
 use super::target::carry_out;
 use crate::adapters::AdapterPath;
 use crate::engine::control::ControlError;
@@ -67,18 +66,11 @@ pub fn follow_adapters(app: &Arc<App>) {
 /// engine that sleeps loads none, and could not be woken by requests for one that it does not know.
 pub fn after_adapters(app: &Arc<App>, first: Change) {
     const MOST: Duration = Duration::from_secs(60);
-    const EVERY: Duration = Duration::from_millis(20);
-    if app.has_adapters() {
-        return carry_out(app, first);
-    }
     let app = Arc::clone(app);
     tokio::spawn(async move {
-        let begun = async {
-            while !app.has_adapters() {
-                tokio::time::sleep(EVERY).await;
-            }
-        };
-        let _elapsed = tokio::time::timeout(MOST, begun).await;
+        if let Some(held) = app.identity.target.get() {
+            let _elapsed = tokio::time::timeout(MOST, held.adapters_begun()).await;
+        }
         carry_out(&app, first);
     });
 }
@@ -98,8 +90,8 @@ async fn carried_out(app: &App, step: &Step) -> Outcome {
             match tokio::time::timeout(PATIENCE, open_and_load(app, at, true)).await {
                 Ok(Ok(())) => Outcome::Done,
                 // It fell asleep, an update began, or a slot is about to be free.
-                Ok(Err(error)) if !takes_adapters(app) || is_for_now(&error) => Outcome::NotNow,
-                Ok(Err(error)) => Outcome::Refused(error.message),
+                Ok(Err(why)) if !takes_adapters(app) || is_for_now(&why) => Outcome::NotNow,
+                Ok(Err(why)) => Outcome::Refused(why.to_string()),
                 Err(_) => Outcome::Refused(format!(
                     "adapter `{}`: was not read within {} s",
                     adapter.name,
@@ -114,6 +106,7 @@ async fn carried_out(app: &App, step: &Step) -> Outcome {
                 Ok(()) | Err(ControlError::Adapter(AdapterRefused::Unknown { .. })) => {
                     Outcome::Done
                 }
+                Err(error) if waits(&error) => Outcome::NotNow,
                 Err(error) => Outcome::Refused(error.to_string()),
             },
         },
@@ -121,10 +114,22 @@ async fn carried_out(app: &App, step: &Step) -> Outcome {
 }
 
 /// Whether a refusal says nothing of the adapter.
-fn is_for_now(error: &ApiError) -> bool {
+fn is_for_now(why: &NotLoaded) -> bool {
+    match why {
+        NotLoaded::NoEngine(_) => true,
+        NotLoaded::Unread(_) => false,
+        NotLoaded::Refused(error) => waits(error),
+    }
+}
+
+/// Whether a command may be taken in a moment.
+fn waits(error: &ControlError) -> bool {
     matches!(
-        error.code,
-        Some("wrong_state" | "control_queue_full" | "model_loading" | "adapter_slots_leaving")
+        error,
+        ControlError::Loading
+            | ControlError::WrongState { .. }
+            | ControlError::QueueFull { .. }
+            | ControlError::Adapter(AdapterRefused::NoSlot { leaving: 1.., .. })
     )
 }
 

@@ -244,12 +244,9 @@ fn adapter_refused(refused: &AdapterRefused) -> ApiError {
             ..invalid(format!("The lora adapter '{name}' cannot be found."))
                 .with_code("adapter_not_found")
         },
-        AdapterRefused::NoSlot { leaving, .. } => ApiError {
+        AdapterRefused::NoSlot { .. } => ApiError {
             status: StatusCode::CONFLICT,
-            ..invalid(refused.to_string()).with_code(match leaving {
-                0 => "no_adapter_slot",
-                _ => "adapter_slots_leaving",
-            })
+            ..invalid(refused.to_string()).with_code("no_adapter_slot")
         },
         AdapterRefused::Unfit(why) => {
             invalid(format!("nothing was changed: {why}")).with_code("adapter_refused")

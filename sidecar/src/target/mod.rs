@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use plimsoll_crds::v1alpha1::target::{SleepOrder, TargetRank, TargetSleep};
 use plimsoll_crds::v1alpha1::{Target, TargetOutcome, TargetReport};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::engine::clock::IdlePolicy;
 use crate::resizes::Resizes;
@@ -20,7 +20,14 @@ use wish::{Wish, policy};
 /// What an engine holds to. It begins with the target that its plan was made for. Sleep is kept here,
 /// memory by [`Resizes`]; without them memory changes with a restart only.
 #[derive(Debug)]
-pub struct Held(Mutex<State>, Option<Arc<Resizes>>, Notify);
+pub struct Held {
+    state: Mutex<State>,
+    resizes: Option<Arc<Resizes>>,
+    /// A target was told.
+    told: Notify,
+    /// Adapters of the first target were tried, all of them.
+    begun: watch::Sender<bool>,
+}
 
 #[derive(Debug)]
 struct State {
@@ -133,12 +140,20 @@ impl Held {
             under_way: begins,
             trouble: None,
         };
-        Held(Mutex::new(state), None, Notify::new())
+        Held {
+            begun: watch::Sender::new(state.adapters.has_begun()),
+            state: Mutex::new(state),
+            resizes: None,
+            told: Notify::new(),
+        }
     }
 
     /// With memory that changes while the engine runs.
     pub fn with(self, resizes: Arc<Resizes>) -> Held {
-        Held(self.0, Some(resizes), self.2)
+        Held {
+            resizes: Some(resizes),
+            ..self
+        }
     }
 
     /// What the first target asks for beside its memory, to be carried out once the engine serves.
@@ -154,7 +169,7 @@ impl Held {
     /// What became of the newest target.
     pub fn report(&self) -> TargetReport {
         let newest = self.state().whole();
-        match &self.1 {
+        match &self.resizes {
             Some(resizes) => resizes.complete(newest),
             None => newest,
         }
@@ -168,7 +183,7 @@ impl Held {
     /// Begins what a target's memory asks for; why it cannot be followed.
     fn resized(&self, in_force: &Target, told: &Target) -> Result<(), String> {
         let kept = in_force.generation;
-        match &self.1 {
+        match &self.resizes {
             Some(resizes) => resizes
                 .tell(told)
                 .map_err(|why| format!("{why}; this engine keeps to generation {kept}")),
@@ -190,12 +205,28 @@ impl Held {
 
     /// Looks at the adapters that the newest target names, or says what became of one.
     pub fn adapters<T>(&self, look: impl FnOnce(&mut Wanted) -> T) -> T {
-        look(&mut self.state().adapters)
+        let mut state = self.state();
+        let found = look(&mut state.adapters);
+        let begun = state.adapters.has_begun();
+        drop(state);
+        self.begun.send_if_modified(|before| {
+            let changes = *before != begun;
+            *before = begun;
+            changes
+        });
+        found
+    }
+
+    /// Once all adapters of the first target were tried.
+    pub async fn adapters_begun(&self) {
+        let mut begun = self.begun.subscribe();
+        // The sender is here as long as this waits.
+        let _closed = begun.wait_for(|begun| *begun).await;
     }
 
     /// Once a target was told since the last time that this was waited for.
     pub async fn told(&self) {
-        self.2.notified().await;
+        self.told.notified().await;
     }
 
     /// Hands on what the target leaves to the engine itself; nothing newer is told meanwhile.
@@ -224,7 +255,7 @@ impl Held {
         if state.refused.is_none() {
             state.in_force = told;
         }
-        self.2.notify_one();
+        self.told.notify_one();
         Ok((state.whole(), change))
     }
 
@@ -268,7 +299,7 @@ impl Held {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

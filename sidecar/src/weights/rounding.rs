@@ -31,39 +31,56 @@ pub(crate) struct NoBlock {
     pub(crate) number: f32,
 }
 
+/// Writes a block of numbers, of which the second is the farthest from zero.
+type Write = fn(&[f32; GROUP], f32, &mut [u8]);
+
+/// How floats are rounded to a format; none where they are not.
+const fn writer(format: BlockFormat) -> Option<Write> {
+    match format {
+        BlockFormat::Q8_0 => Some(q8_0),
+        BlockFormat::Q4_0 => Some(q4_0),
+        BlockFormat::Q4_1
+        | BlockFormat::Q5_0
+        | BlockFormat::Q5_1
+        | BlockFormat::Iq4Nl
+        | BlockFormat::Q2K
+        | BlockFormat::Q3K
+        | BlockFormat::Q4K
+        | BlockFormat::Q5K
+        | BlockFormat::Q6K
+        | BlockFormat::Iq4Xs => None,
+    }
+}
+
 /// Whether floats are rounded to it.
 pub(crate) const fn is_rounded_to(format: BlockFormat) -> bool {
-    matches!(format, BlockFormat::Q8_0 | BlockFormat::Q4_0)
+    writer(format).is_some()
 }
 
 /// Writes whole blocks of numbers, as GGUF has them.
 ///
 /// # Errors
-/// The first number that no block can have.
+/// The first number that no block can have: the first of all, where nothing is rounded to the format.
 ///
 /// # Panics
-/// When `out` is not of their size, or nothing is rounded to the format.
+/// When `out` is not of their size.
 pub(crate) fn encode(format: BlockFormat, numbers: &[f32], out: &mut [u8]) -> Result<(), NoBlock> {
     let encoding = Encoding::Blocks(format);
     let (groups, rest) = numbers.as_chunks::<GROUP>();
     let blocks = out.chunks_exact_mut(encoding.block_bytes());
     assert!(rest.is_empty() && blocks.len() == groups.len(), "{format}");
     for (at, (group, block)) in groups.iter().zip(blocks).enumerate() {
-        let largest = largest_of(group);
         let is_one = |number: &f32| number.abs() < BLOCKS_LIMIT;
+        let refused = |of: usize| NoBlock {
+            at: at * GROUP + of,
+            number: group[of],
+        };
+        let write = writer(format).ok_or(refused(0))?;
         if !group.iter().fold(true, |all, number| all & is_one(number)) {
             let found = group.iter().position(|number| !is_one(number));
-            let found = found.unwrap_or_default();
-            return Err(NoBlock {
-                at: at * GROUP + found,
-                number: group[found],
-            });
+            return Err(refused(found.unwrap_or_default()));
         }
-        match format {
-            BlockFormat::Q8_0 => q8_0(group, largest, block),
-            BlockFormat::Q4_0 => q4_0(group, largest, block),
-            other => unreachable!("nothing is rounded to {other}"),
-        }
+        write(group, largest_of(group), block);
     }
     Ok(())
 }
@@ -316,6 +333,21 @@ mod tests {
                     is.is_finite() && (is - number).abs() < 0.1 * number.abs().max(1.0) || !is_one
                 );
             }
+        }
+    }
+
+    #[test]
+    fn what_floats_are_not_rounded_to_is_refused_and_not_written() {
+        for format in BlockFormat::ALL {
+            let mut bytes = vec![0xFF; Encoding::Blocks(format).block_bytes()];
+            // A group's numbers, in whatever blocks have as many.
+            let blocks = Encoding::Blocks(format).block_numbers() == GROUP;
+            let done = blocks.then(|| encode(format, &[0.5; GROUP], &mut bytes).is_ok());
+            assert_eq!(done.unwrap_or_default(), is_rounded_to(format), "{format}");
+            assert_eq!(
+                bytes.iter().all(|byte| *byte == 0xFF),
+                !is_rounded_to(format)
+            );
         }
     }
 

@@ -12,6 +12,8 @@ use plimsoll_planner::{BlockFormat, Dtype, ModelShape};
 use plimsoll_sidecar::model::{Model, ModelError, ModelFolder, blocks};
 use plimsoll_sidecar::weights::{TensorInfo, TensorSource, needed};
 
+use super::watched::{Block, through};
+
 /// Which format a tensor is stored in, by its Hugging Face name.
 pub type Choice = fn(&str) -> Option<BlockFormat>;
 
@@ -214,57 +216,28 @@ impl TensorSource for Quantised {
     }
 }
 
-/// Floats that are rounded to blocks when they are asked for, as floats again.
-#[derive(Debug)]
-pub struct Rounded {
-    plain: Box<dyn TensorSource>,
-    /// Of a matrix, by its name.
-    choice: Choice,
-    /// Cuts between heads are between blocks, too.
-    cuts_heads: bool,
-}
-
-/// A fixture whose files have, as floats, what rounding to these blocks makes of them.
+/// A fixture whose files have, as floats, what rounding to these blocks makes of them: what a matrix is
+/// rounded to, by its name.
 pub fn rounded(path: &Path, choice: Choice) -> Arc<Model> {
     let model = ModelFolder::open(path).unwrap();
-    let tensors = Box::new(Rounded {
-        plain: model.tensors,
-        choice,
-        cuts_heads: model.shape.head_dim.is_multiple_of(32),
-    });
-    Arc::new(Model { tensors, ..model })
-}
-
-impl TensorSource for Rounded {
-    fn names(&self) -> Vec<&str> {
-        self.plain.names()
-    }
-
-    fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.plain.info(name)
-    }
-
-    fn read_block(
-        &self,
-        name: &str,
-        rows: Range<usize>,
-        cols: Range<usize>,
-        out: &mut [f32],
-    ) -> Result<(), ModelError> {
-        let shape = &self.plain.info(name).unwrap().shape;
+    // Cuts between heads are between blocks, too, or the matrix that is cut so stays.
+    let cuts_heads = model.shape.head_dim.is_multiple_of(32);
+    let read = move |plain: &dyn TensorSource, name: &str, [rows, cols]: Block, out: &mut [f32]| {
+        let shape = &plain.info(name).unwrap().shape;
         let matrix = shape.len() == 2 && shape[1].is_multiple_of(32);
-        let matrix = matrix && (self.cuts_heads || !name.contains("o_proj"));
-        let Some(format) = (self.choice)(name).filter(|_| matrix) else {
-            return self.plain.read_block(name, rows, cols, out);
+        let matrix = matrix && (cuts_heads || !name.contains("o_proj"));
+        let Some(format) = choice(name).filter(|_| matrix) else {
+            return plain.read_block(name, rows, cols, out);
         };
         let mut bytes = vec![0; format.row_bytes(shape[1] as u64) as usize];
         for (row, out) in rows.zip(out.chunks_exact_mut(cols.len().max(1))) {
-            self.plain
-                .read_rounded(format, name, row..row + 1, 0..shape[1], &mut bytes)?;
+            plain.read_rounded(format, name, row..row + 1, 0..shape[1], &mut bytes)?;
             out.copy_from_slice(&decoded(format, &bytes)[cols.clone()]);
         }
         Ok(())
-    }
+    };
+    let tensors = through(model.tensors, read);
+    Arc::new(Model { tensors, ..model })
 }
 
 /// The numbers of a row, as the kernels have them: their tests hold those to ggml's definitions.

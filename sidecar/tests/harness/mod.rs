@@ -7,6 +7,7 @@
 pub mod adapted;
 pub mod altered;
 pub mod blocks;
+pub mod compared;
 pub mod fixture;
 pub mod sent;
 mod splits;

@@ -48,6 +48,17 @@ where
     }
 }
 
+/// A source that is read through `read`.
+pub fn through<F>(inner: Box<dyn TensorSource>, read: F) -> Box<dyn TensorSource>
+where
+    F: Fn(&dyn TensorSource, &str, Block, &mut [f32]) -> Result<(), ModelError>
+        + Send
+        + Sync
+        + 'static,
+{
+    Box::new(Through { inner, read })
+}
+
 /// A source that asks `before` each read, with the tensor's name and the first row; what that says is
 /// what the reader hears.
 pub fn guarded<F>(inner: Box<dyn TensorSource>, before: F) -> Box<dyn TensorSource>
@@ -58,7 +69,7 @@ where
         before(name, rows.start)?;
         inner.read_block(name, rows, cols, out)
     };
-    Box::new(Through { inner, read })
+    through(inner, read)
 }
 
 /// The tiny model, of which one tensor's numbers are other ones while `altered`.
@@ -88,7 +99,7 @@ where
         let [rows, cols] = block;
         inner.read_block(name, rows, cols, out)
     };
-    read_as(|inner| Box::new(Through { inner, read }))
+    read_as(|inner| through(inner, read))
 }
 
 /// The tiny model, read past `before`.

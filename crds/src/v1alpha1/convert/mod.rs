@@ -7,7 +7,7 @@ mod plan;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use plimsoll_planner::request::Utilization;
-use plimsoll_planner::{AdapterSlots, Bytes, KvLayout, Limits, ModelShape, RankCapacity, Request};
+use plimsoll_planner::{Bytes, KvLayout, Limits, ModelShape, RankCapacity, Request};
 
 pub use blocks::{STORED_BYTES_MAX, STORED_ROWS_MAX, fit_facts, stored_blocks};
 pub use documents::{boot_split, retarget, shards, split_request, target, target_request};
@@ -117,10 +117,7 @@ pub fn request(
             size,
         },
         cpu_offload: written("spec.memory.cpuOffload", spec.memory.cpu_offload.as_ref())?,
-        adapters: (spec.adapter_slots()).map_or(AdapterSlots::NONE, |(slots, rank)| AdapterSlots {
-            slots,
-            rank,
-        }),
+        adapters: spec.adapter_slots(),
         limits: Limits {
             max_model_len: spec.limits.max_model_len,
             max_num_seqs: spec.limits.max_num_seqs,

@@ -33,14 +33,9 @@ pub fn run(
     out: &TensorMut<'_>,
 ) -> Result<(), GpuError> {
     // Sizes that no operand has are refused before anything is reckoned with them.
-    check(x, weight, out)?;
-    run_on(
-        gpu,
-        choose(gpu.card(), &weight.shape, x.tokens),
-        x,
-        weight,
-        out,
-    )
+    let dtype = check(x, weight, out)?;
+    let kernel = choose(gpu.card(), &weight.shape, x.tokens);
+    launch(gpu, (kernel, dtype), x, weight, out)
 }
 
 /// As [`run`], with a kernel of the caller's choice: for tests and measurements.
@@ -55,6 +50,17 @@ pub fn run_on(
     out: &TensorMut<'_>,
 ) -> Result<(), GpuError> {
     let dtype = check(x, weight, out)?;
+    launch(gpu, (kernel, dtype), x, weight, out)
+}
+
+/// Of tensors that [`check`] let pass; the type of x.
+fn launch(
+    gpu: &Gpu,
+    (kernel, dtype): (Kernel, Dtype),
+    x: &Input<'_>,
+    weight: &Weight<'_>,
+    out: &TensorMut<'_>,
+) -> Result<(), GpuError> {
     let (shape, tokens) = (&weight.shape, x.tokens);
     if tokens == 0 || shape.rows == 0 {
         return Ok(());

@@ -68,6 +68,20 @@ fn refusals(bench: &Bench<'_>) -> Result<(), Failure> {
     let skinny = Kernel::Skinny { warps: 8 };
     let (numbers, bytes) = (memory.view(f16), memory.view(Kind::U8));
     let good = shape(16, 64, Bits::Four);
+    let unsupported = |error: &GpuError| matches!(error, GpuError::Unsupported { .. });
+    // Before a kernel is chosen by them: nothing can be reckoned with such sizes.
+    let many = Input {
+        data: numbers,
+        tokens: 1 << 40,
+        stride: 64,
+    };
+    let weight = cuda::Weight {
+        shape: shape(1 << 40, 64, Bits::Four),
+        data: bytes,
+        bias: None,
+    };
+    let answer = cuda::run(bench.gpu, &many, &weight, &room.view_mut(f16));
+    refused("sizes of no operand", answer, unsupported)?;
     let mut run = |kernel, (tokens, stride), shape, x, data, out| {
         let x = Input {
             data: x,
@@ -81,7 +95,6 @@ fn refusals(bench: &Bench<'_>) -> Result<(), Failure> {
         };
         cuda::run_on(bench.gpu, kernel, &x, &weight, &room.view_mut(out))
     };
-    let unsupported = |error: &GpuError| matches!(error, GpuError::Unsupported { .. });
     let wrong_shape = |error: &GpuError| matches!(error, GpuError::Shape { .. });
     let dtype = |error: &GpuError| matches!(error, GpuError::Dtype { .. });
     let skipped = |cols| CodesShape {

@@ -14,9 +14,11 @@ use super::update::{ADAPTERS, allowed, blocking, flag, text};
 use super::{done, fields, loaded};
 use crate::adapters::AdapterPath;
 use crate::args::served_name;
+use crate::engine::control::ControlError;
 use crate::http::app::App;
 use crate::http::error::ApiError;
 use crate::http::generator::uncontrolled;
+use crate::model::ModelError;
 
 const NAME: &str = "lora_name";
 const PATH: &str = "lora_path";
@@ -54,21 +56,45 @@ pub(super) async fn load(State(app): State<Arc<App>>, body: Body) -> Result<Stri
     ))
 }
 
+/// Why an adapter was not loaded; nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::http) enum NotLoaded {
+    #[error("{}", .0.message)]
+    NoEngine(ApiError),
+    #[error("nothing was changed: {0}")]
+    Unread(ModelError),
+    #[error(transparent)]
+    Refused(#[from] ControlError),
+}
+
+impl From<NotLoaded> for ApiError {
+    fn from(why: NotLoaded) -> ApiError {
+        match why {
+            NotLoaded::NoEngine(error) => error,
+            NotLoaded::Unread(_) => {
+                ApiError::invalid(Some(PATH), why.to_string()).with_code("adapter_refused")
+            }
+            NotLoaded::Refused(error) => uncontrolled(&error),
+        }
+    }
+}
+
 /// Reads and checks all of an adapter, then has the engine load it.
 pub(in crate::http) async fn open_and_load(
     app: &App,
     at: AdapterPath,
     in_place: bool,
-) -> Result<(), ApiError> {
-    let loaded = loaded(app)?;
+) -> Result<(), NotLoaded> {
+    let loaded = loaded(app).map_err(NotLoaded::NoEngine)?;
     let engine = Arc::clone(&loaded.engine);
-    let opened = blocking(move || engine.open_adapter(&at)).await?;
-    let opened = opened.map_err(|error| {
-        let message = format!("nothing was changed: {error}");
-        ApiError::invalid(Some(PATH), message).with_code("adapter_refused")
-    })?;
-    let answer = loaded.engine.load_adapter(Arc::new(opened), in_place);
-    answer.answer().await.map_err(|error| uncontrolled(&error))
+    let opened = blocking(move || engine.open_adapter(&at)).await;
+    let opened = opened.map_err(NotLoaded::NoEngine)?;
+    let adapter = Arc::new(opened.map_err(NotLoaded::Unread)?);
+    Ok(loaded
+        .engine
+        .load_adapter(adapter, in_place)
+        .answer()
+        .await?)
 }
 
 /// `{"lora_name"}`: no more requests are taken, those there are are finished.
