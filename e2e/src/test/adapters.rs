@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::images;
 use crate::kube::{Kubernetes, Resource};
 use crate::paths;
-use crate::test::observe::{EVERY, PATIENCE, complete, name_of, service_port, text};
+use crate::test::observe::{EVERY, PATIENCE, asked, name_of, text};
 use crate::test::world::World;
 use crate::test::{Passed, expect, expect_eq, tiny};
 use crate::wait;
@@ -37,7 +37,7 @@ fn answer(kubernetes: &Kubernetes, resource: Resource<'_>) -> Result<String> {
 }
 
 fn answer_of(kubernetes: &Kubernetes, resource: Resource<'_>, model: &str) -> Result<String> {
-    let answer = complete(&service_port(kubernetes, resource)?, model)?;
+    let answer = asked(kubernetes, resource, model)?;
     expect_eq(&format!("answer of {model}"), &answer.status, &200)?;
     let body = answer.json()?;
     Ok(text(&body["choices"][0]["text"]).to_owned())
@@ -185,7 +185,7 @@ pub(super) fn chosen(world: &World<'_>) -> Passed {
         let now = answer_of(&kubernetes, resource, model)?;
         expect_eq("answer beside a broken adapter", &now, expected)?;
     }
-    let gone = complete(&service_port(&kubernetes, resource)?, "opposite")?;
+    let gone = asked(&kubernetes, resource, "opposite")?;
     expect_eq("answer of one that is gone", &gone.status, &404)?;
     list(vec![first()])?;
     resource.await_condition("AdaptersReady", "True", PATIENCE)?;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::images;
 use crate::paths;
-use crate::test::observe::{PATIENCE, complete, service_port};
+use crate::test::observe::{PATIENCE, asked};
 use crate::test::world::World;
 use crate::test::{Group, Passed, expect, expect_eq, test, tiny};
 
@@ -113,11 +113,7 @@ fn refused(world: &World<'_>) -> Passed {
         }
     }
     expect(wrong.is_empty(), || wrong.join("\n"))?;
-    expect_eq(
-        "answer",
-        &complete(&service_port(&kubernetes, good)?, "tiny")?.status,
-        &200,
-    )?;
+    expect_eq("answer", &asked(&kubernetes, good, "tiny")?.status, &200)?;
     Ok(u32::try_from(BROKEN.len())? + 1)
 }
 

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::kube::{Kubernetes, Resource};
 use crate::test::observe::{
-    EVERY, PATIENCE, Sample, audit_position, complete, names_of, operator_metrics, operator_writes,
-    service_port, text,
+    EVERY, PATIENCE, Sample, asked, audit_position, names_of, operator_metrics, operator_writes,
+    text,
 };
 use crate::test::world::World;
 use crate::test::{Passed, expect, expect_eq, tiny};
@@ -58,7 +58,7 @@ pub(super) fn repaired(world: &World<'_>) -> Passed {
         || "no Event tells of a repair".to_owned(),
     )?;
     expect_eq("pods", &names_of(&resource)?, &pods)?;
-    let answer = complete(&service_port(&kubernetes, resource)?, "tiny")?;
+    let answer = asked(&kubernetes, resource, "tiny")?;
     expect_eq("answer", &answer.status, &200)?;
     secret(&kubernetes, &resource, &pods)?;
     Ok(u32::try_from(edits.len())? + 1)

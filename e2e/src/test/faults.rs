@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use crate::cluster::Node;
 use crate::kube::{Kubernetes, Resource};
 use crate::test::observe::{
-    EVERY, PATIENCE, complete, is_leaving, is_ready, name_of, operator_metrics, operator_pods,
-    pod_port, processes_of, service_port, text,
+    EVERY, PATIENCE, asked, complete, is_leaving, is_ready, name_of, operator_metrics,
+    operator_pods, pod_port, processes_of, text,
 };
 use crate::test::world::World;
 use crate::test::{Group, Passed, expect, expect_eq, test, tiny};
@@ -89,7 +89,7 @@ fn engine_dies(world: &World<'_>) -> Passed {
         })?;
         resource.await_ready(PATIENCE)?;
     }
-    let answer = complete(&service_port(&kubernetes, resource)?, "tiny")?;
+    let answer = asked(&kubernetes, resource, "tiny")?;
     expect_eq("answer", &answer.status, &200)?;
     Ok(1)
 }
@@ -180,7 +180,7 @@ fn after_the_node(kubernetes: &Kubernetes, resource: &Resource<'_>, lost: &str) 
             })
         },
     )?;
-    let answer = complete(&service_port(kubernetes, *resource)?, "tiny")?;
+    let answer = asked(kubernetes, *resource, "tiny")?;
     expect_eq("answer", &answer.status, &200)
 }
 

@@ -12,9 +12,9 @@ use crate::paths;
 use crate::process;
 use crate::test::figures::memory_of;
 use crate::test::observe::{
-    PATIENCE, anonymous_bytes, complete, is_ready, name_of, pod_port, service_port,
+    PATIENCE, anonymous_bytes, await_service, complete, is_ready, name_of, pod_port, service_port,
 };
-use crate::test::sleep::{LEVELS, answer, await_answers, await_pod, await_rows, planned, restarts};
+use crate::test::sleep::{LEVELS, answer, await_pod, await_rows, planned, restarts};
 use crate::test::sleep_asked::{await_state, expect_at_rest, patch, pods};
 use crate::test::smollm2::{NAME, NAMESPACE, ready};
 use crate::test::world::World;
@@ -77,8 +77,7 @@ pub(super) fn sleeps_when_nobody_asks(world: &World<'_>) -> Passed {
     resource.await_ready(PATIENCE)?;
     await_state(resource, State::Serving, Some(Reason::Serving))?;
     expect_eq("the answer after the wake", &answer(&port)?, &said)?;
-    let service = service_port(&kubernetes, resource)?;
-    await_answers("the Service leads to an engine", &service)?;
+    await_service(&kubernetes, resource, NAME)?;
     let after = pods(resource)?;
     let figures = |pods: &[serde_json::Value]| -> Vec<(String, Option<u64>)> {
         let each = pods.iter();

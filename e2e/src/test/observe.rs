@@ -54,6 +54,43 @@ pub(super) fn complete(target: &Target, model: &str) -> Result<Answer> {
         .send(target)
 }
 
+/// What a resource's Service answers, whatever the status, as soon as it can be reached.
+///
+/// A Service leads nowhere for a moment after a pod has become Ready: kube-proxy learns of it after
+/// the API server does. Until then a connection is refused or times out.
+pub(super) fn asked(
+    kubernetes: &Kubernetes,
+    resource: Resource<'_>,
+    model: &str,
+) -> Result<Answer> {
+    let target = service_port(kubernetes, resource)?;
+    let what = format!("the Service {} can be reached", resource.name);
+    wait::until(&what, PATIENCE, EVERY, || {
+        Ok(complete(&target, model).map_err(|error| format!("{error:#}")))
+    })
+}
+
+/// Waits until a completion is answered with 200 there.
+pub(super) fn await_answer(what: &str, target: &Target, model: &str) -> Result<()> {
+    wait::until(what, PATIENCE, EVERY, || {
+        Ok(match complete(target, model) {
+            Ok(answer) if answer.status == 200 => Ok(()),
+            Ok(answer) => Err(format!("{}: {}", answer.status, answer.body)),
+            Err(error) => Err(format!("{error:#}")),
+        })
+    })
+}
+
+/// Waits until a resource's Service leads to an engine that answers.
+pub(super) fn await_service(
+    kubernetes: &Kubernetes,
+    resource: Resource<'_>,
+    model: &str,
+) -> Result<()> {
+    let what = format!("the Service {} leads to an engine", resource.name);
+    await_answer(&what, &service_port(kubernetes, resource)?, model)
+}
+
 /// A value's name as text, empty when there is none.
 pub(super) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use crate::kube::{Kubernetes, Resource};
 use crate::paths;
 use crate::test::observe::{
-    EVERY, PATIENCE, await_nothing_left, complete, is_leaving, is_ready, names_of, service_port,
-    text,
+    EVERY, PATIENCE, asked, await_nothing_left, complete, is_leaving, is_ready, names_of,
+    service_port, text,
 };
 use crate::test::world::World;
 use crate::test::{
@@ -227,7 +227,7 @@ fn sidecar(world: &World<'_>) -> Passed {
         .and_then(|all| all.iter().find(|it| it["name"] == names::CONTAINER_ENGINE))
         .context("the engine is no init container")?;
     expect_eq("restartPolicy", &text(&engine["restartPolicy"]), &"Always")?;
-    let answer = complete(&service_port(&kubernetes, resource)?, "tiny")?;
+    let answer = asked(&kubernetes, resource, "tiny")?;
     expect_eq("answer", &answer.status, &200)?;
     Ok(1)
 }

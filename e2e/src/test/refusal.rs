@@ -4,12 +4,11 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 use crate::paths;
-use crate::test::observe::{EVERY, PATIENCE, complete, names_of, service_port};
+use crate::test::observe::{PATIENCE, asked, await_service, names_of};
 use crate::test::sleep::restarts;
 use crate::test::sleep_asked::told_alone;
 use crate::test::world::World;
 use crate::test::{Passed, expect, expect_eq, tiny};
-use crate::wait;
 
 pub(super) fn remedied(world: &World<'_>) -> Passed {
     const LONGEST_TEXT: usize = 1000;
@@ -100,8 +99,7 @@ pub(super) fn change(world: &World<'_>) -> Passed {
     let available = resource.await_condition("Available", "True", PATIENCE)?;
     expect_eq("reason", &available.reason.as_str(), &"ReplicasAnswer")?;
     expect_eq("pods", &names_of(&resource)?, &before)?;
-    let service = service_port(&kubernetes, resource)?;
-    let answer = complete(&service, "tiny")?;
+    let answer = asked(&kubernetes, resource, "tiny")?;
     expect_eq("answer", &answer.status, &200)?;
     let pod = before.first().context("no pod")?;
     let refused = "the spec is refused (MemoryFits says why)";
@@ -111,14 +109,7 @@ pub(super) fn change(world: &World<'_>) -> Passed {
         let fits = resource.condition("MemoryFits")?.context("no MemoryFits")?;
         expect_eq("MemoryFits", &fits.status.as_str(), &"False")
     })?;
-    wait::until("the Service leads to it again", PATIENCE, EVERY, || {
-        let status = complete(&service, "tiny")?.status;
-        Ok(if status == 200 {
-            Ok(())
-        } else {
-            Err(format!("{status}"))
-        })
-    })?;
+    await_service(&kubernetes, resource, "tiny")?;
     expect_eq("pods", &names_of(&resource)?, &before)?;
     let after = restarts_of(&resource.engine_pods()?);
     expect_eq("restarts", &after, &lives)?;

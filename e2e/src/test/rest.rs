@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use crate::interrupt;
 use crate::kube::Kubernetes;
 use crate::test::observe::{
-    EVERY, PATIENCE, audit_position, complete, operator_metrics, operator_writes, service_port,
-    total,
+    EVERY, PATIENCE, audit_position, await_answer, complete, operator_metrics, operator_writes,
+    service_port, total,
 };
 use crate::test::world::World;
 use crate::test::{Group, Passed, expect, expect_eq, test, tiny};
@@ -131,6 +131,7 @@ fn under_load(world: &World<'_>) -> Passed {
     }
     resource.await_ready(PATIENCE)?;
     let target = service_port(&kubernetes, resource)?;
+    await_answer("the Service leads to the engine", &target, "tiny")?;
     settle(&kubernetes)?;
     let position = audit_position()?;
     let (began, mut answers) = (Instant::now(), 0_u32);

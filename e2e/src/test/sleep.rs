@@ -10,8 +10,8 @@ use crate::http::{Answer, Request, Target};
 use crate::kube::{Kubernetes, Resource};
 use crate::test::figures::memory_of;
 use crate::test::observe::{
-    EVERY, PATIENCE, anonymous_bytes, bearer, complete, is_ready, name_of, pod_port, service_port,
-    text,
+    EVERY, PATIENCE, anonymous_bytes, await_answer, bearer, complete, is_ready, name_of, pod_port,
+    service_port, text,
 };
 use crate::test::smollm2::{NAME, NAMESPACE, ready};
 use crate::test::world::World;
@@ -62,7 +62,7 @@ pub(super) fn gives_memory_back(world: &World<'_>) -> Passed {
         expect_eq("a sleeper's answer", &complete(&port, NAME)?.status, &503)?;
         await_rows(resource, name_of(pod), accounts, false)?;
         // Nodes may send a moment longer to who has left.
-        await_answers("the other pod answers for both", &service)?;
+        await_answer("the other pod answers for both", &service, NAME)?;
 
         let began = Instant::now();
         let woken = control.post("/wake_up")?;
@@ -131,18 +131,6 @@ pub(super) fn planned(report: &Value, accounts: &[&str]) -> Result<u64> {
 
 pub(super) fn restarts(pod: &Value) -> Option<u64> {
     pod["status"]["containerStatuses"][0]["restartCount"].as_u64()
-}
-
-/// Waits until a completion is answered there.
-pub(super) fn await_answers(what: &str, target: &Target) -> Result<()> {
-    wait::until(what, PATIENCE, EVERY, || {
-        let status = complete(target, NAME)?.status;
-        Ok(if status == 200 {
-            Ok(())
-        } else {
-            Err(format!("{status}"))
-        })
-    })
 }
 
 pub(super) fn await_pod(

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::kube::{Kubernetes, Resource};
 use crate::test::figures::memory_of;
 use crate::test::observe::{
-    EVERY, PATIENCE, anonymous_bytes, complete, is_ready, name_of, pod_port, service_port,
+    EVERY, PATIENCE, anonymous_bytes, await_service, complete, is_ready, name_of, pod_port,
 };
 use crate::test::sleep::{LEVELS, answer, await_pod, await_rows, planned, restarts};
 use crate::test::smollm2::{NAME, NAMESPACE, ready};
@@ -66,15 +66,7 @@ pub(super) fn sleeps_and_wakes(world: &World<'_>) -> Passed {
             await_rows(resource, name_of(pod), accounts, true)?;
         }
     }
-    let service = service_port(&kubernetes, resource)?;
-    wait::until("the Service leads to an engine", PATIENCE, EVERY, || {
-        let status = complete(&service, NAME)?.status;
-        Ok(if status == 200 {
-            Ok(())
-        } else {
-            Err(format!("{status}"))
-        })
-    })?;
+    await_service(&kubernetes, resource, NAME)?;
     let figures = |pods: &[Value]| -> Vec<(String, Option<u64>)> {
         let each = pods.iter();
         each.map(|pod| (name_of(pod).to_owned(), restarts(pod)))

@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::paths;
-use crate::test::observe::{PATIENCE, complete, service_port};
+use crate::test::observe::{PATIENCE, asked};
 use crate::test::world::World;
 use crate::test::{Passed, expect_eq, tiny};
 
@@ -49,7 +49,7 @@ pub(super) fn claim(world: &World<'_>) -> Passed {
     tiny::apply(&kubernetes, &space.name, &object)?;
     let resource = kubernetes.resource(&space.name, "from-claim");
     let result = resource.await_ready(PATIENCE);
-    let answer = result.and_then(|_| complete(&service_port(&kubernetes, resource)?, "tiny"));
+    let answer = result.and_then(|_| asked(&kubernetes, resource, "tiny"));
     kubernetes.api.delete("/api/v1/persistentvolumes/models")?;
     expect_eq("answer", &answer?.status, &200)?;
     Ok(1)
@@ -68,7 +68,7 @@ pub(super) fn host_path(world: &World<'_>) -> Passed {
     tiny::apply(&kubernetes, &space.name, &object)?;
     let resource = kubernetes.resource(&space.name, "from-host");
     resource.await_ready(PATIENCE)?;
-    let answer = complete(&service_port(&kubernetes, resource)?, "tiny")?;
+    let answer = asked(&kubernetes, resource, "tiny")?;
     expect_eq("answer", &answer.status, &200)?;
     Ok(1)
 }
