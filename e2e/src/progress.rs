@@ -17,8 +17,8 @@ const RAREST_SIGN: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Progress {
     started: Instant,
-    steps: Mutex<Vec<Step>>,
-    /// How many steps are open.
+    steps: Arc<Mutex<Vec<Step>>>,
+    /// How many steps are open, here.
     depth: Arc<AtomicUsize>,
 }
 
@@ -33,8 +33,17 @@ impl Progress {
     pub(crate) fn new() -> Self {
         Self {
             started: Instant::now(),
-            steps: Mutex::default(),
+            steps: Arc::default(),
             depth: Arc::default(),
+        }
+    }
+
+    /// The same clock and table for what runs beside others: its steps lie in those that are open now.
+    pub(crate) fn beside(&self) -> Self {
+        Self {
+            started: self.started,
+            steps: Arc::clone(&self.steps),
+            depth: Arc::new(AtomicUsize::new(self.depth.load(Ordering::SeqCst))),
         }
     }
 

@@ -30,7 +30,8 @@ pub(super) const GROUP: Group = Group {
         test(
             "a slow pull is waited for; a failing one is said and heals",
             pulls,
-        ),
+        )
+        .in_background(),
         test(
             "a Service that leads to no engine is said, and heals",
             unreached::services,

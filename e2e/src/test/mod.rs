@@ -37,6 +37,7 @@ mod unit;
 mod unreached;
 mod world;
 
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
@@ -44,20 +45,55 @@ use anyhow::{Result, bail};
 use crate::diagnose;
 use crate::interrupt;
 use crate::progress::Progress;
-use crate::test::world::World;
+use crate::test::world::{Ground, World};
 
 /// What a test answers: how many checks passed, one unless it ran many.
 type Passed = Result<u32>;
+
+/// What else may run while a test does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Company {
+    /// Those in the background that began before it.
+    Some,
+    /// It is in the background itself: the tests after it do not wait for it.
+    Others,
+    /// Nothing.
+    Nobody,
+}
 
 /// One test: the claim it proves, and the proof.
 struct Test {
     name: &'static str,
     prove: fn(&World<'_>) -> Passed,
+    company: Company,
+}
+
+impl Test {
+    /// Of a test that waits for most of its time, has its own namespace, and counts nothing of the whole
+    /// cluster's.
+    const fn in_background(self) -> Test {
+        Test {
+            company: Company::Others,
+            ..self
+        }
+    }
+
+    /// Of a test in a group with such, which looks at what others could change.
+    const fn alone(self) -> Test {
+        Test {
+            company: Company::Nobody,
+            ..self
+        }
+    }
 }
 
 /// The claim, and the function that proves it.
 const fn test(name: &'static str, prove: fn(&World<'_>) -> Passed) -> Test {
-    Test { name, prove }
+    Test {
+        name,
+        prove,
+        company: Company::Some,
+    }
 }
 
 /// Tests that share what they need.
@@ -97,10 +133,10 @@ pub(crate) fn run(progress: &Progress, names: &[String]) -> Result<bool> {
     }
     let chosen = |group: &&&Group| names.is_empty() || names.iter().any(|name| name == group.name);
     let chosen: Vec<&Group> = GROUPS.iter().filter(chosen).copied().collect();
-    let world = World::new(progress);
+    let ground = Ground::default();
     let mut tally = Tally::default();
-    run_groups(&world, &chosen, &mut tally)?;
-    if let Err(error) = world.end() {
+    run_groups(progress, &ground, &chosen, &mut tally)?;
+    if let Err(error) = World::new(progress, &ground).end() {
         println!("FAILED  the cluster goes down without a trace: {error:#}");
         tally.fail("the cluster goes down without a trace".to_owned());
     }
@@ -120,6 +156,13 @@ struct Tally {
 }
 
 impl Tally {
+    fn add(&mut self, group: &Group, test: &Test, result: Passed) {
+        match result {
+            Ok(count) => self.passed += count,
+            Err(_) => self.fail(format!("{}: {}", group.name, test.name)),
+        }
+    }
+
     fn fail(&mut self, name: String) {
         self.failed.push(name);
     }
@@ -131,22 +174,51 @@ impl Tally {
 }
 
 /// Every test of these groups; only an interruption ends them early.
-fn run_groups(world: &World<'_>, groups: &[&Group], tally: &mut Tally) -> Result<()> {
+fn run_groups(
+    progress: &Progress,
+    ground: &Ground,
+    groups: &[&Group],
+    tally: &mut Tally,
+) -> Result<()> {
     for group in groups {
         let label = format!("group {}: {}", group.name, group.about);
-        world.progress.step(&label, || {
-            for test in group.tests {
-                match run_one(world, group, test) {
-                    Ok(count) => tally.passed += count,
-                    Err(_) => tally.fail(format!("{}: {}", group.name, test.name)),
+        progress.step(&label, || {
+            thread::scope(|scope| {
+                let mut behind = Vec::new();
+                let mut end = |behind: &mut Vec<Behind<'_>>| {
+                    for (test, thread) in behind.drain(..) {
+                        let result = thread.join().unwrap_or_else(|_| bail!("it panicked"));
+                        tally.add(group, test, result);
+                    }
+                };
+                let mut told = Vec::new();
+                for test in group.tests {
+                    if test.company == Company::Nobody {
+                        end(&mut behind);
+                    }
+                    if test.company == Company::Others {
+                        let progress = progress.beside();
+                        let run = move || run_one(&World::new(&progress, ground), group, test);
+                        behind.push((test, scope.spawn(run)));
+                    } else {
+                        let world = World::new(progress, ground);
+                        told.push((test, run_one(&world, group, test)));
+                    }
+                    interrupt::check()?;
                 }
-                interrupt::check()?;
-            }
-            Ok(())
+                end(&mut behind);
+                for (test, result) in told {
+                    tally.add(group, test, result);
+                }
+                Ok(())
+            })
         })?;
     }
     Ok(())
 }
+
+/// A test in the background.
+type Behind<'a> = (&'static Test, ScopedJoinHandle<'a, Passed>);
 
 fn run_one(world: &World<'_>, group: &Group, test: &Test) -> Passed {
     let began = Instant::now();
@@ -176,7 +248,6 @@ fn run_one(world: &World<'_>, group: &Group, test: &Test) -> Passed {
             }
         }
     }
-    world.forget_namespaces();
     result
 }
 
@@ -207,6 +278,9 @@ fn expect(holds: bool, what: impl FnOnce() -> String) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     const GROUP: Group = Group {
@@ -221,13 +295,50 @@ mod tests {
 
     #[test]
     fn what_cannot_run_or_checks_nothing_has_failed_and_the_last_line_counts_it() {
-        let progress = Progress::new();
-        let (world, mut tally) = (World::new(&progress), Tally::default());
-        run_groups(&world, &[&GROUP, &GROUP], &mut tally).unwrap();
+        let (progress, ground) = (Progress::new(), Ground::default());
+        let mut tally = Tally::default();
+        run_groups(&progress, &ground, &[&GROUP, &GROUP], &mut tally).unwrap();
         assert_eq!(tally.last_line(), "6 passed, 4 failed");
         assert_eq!(
             tally.failed[..2],
             ["mixed: cannot run", "mixed: checks nothing"]
         );
+    }
+
+    /// Each waits for the other.
+    static MEETING: Barrier = Barrier::new(2);
+    static BEHIND_IS_THROUGH: AtomicBool = AtomicBool::new(false);
+    const COMPANY: Group = Group {
+        name: "company",
+        about: "one in the background meets the next, a panic is a failure, and then one is alone",
+        tests: &[
+            test("behind", |_| {
+                MEETING.wait();
+                BEHIND_IS_THROUGH.store(true, Ordering::SeqCst);
+                Ok(1)
+            })
+            .in_background(),
+            test("panics", |_| panic!("a fault of the test's own")).in_background(),
+            test("meets it", |_| {
+                MEETING.wait();
+                Ok(1)
+            }),
+            test("alone", |_| {
+                expect(BEHIND_IS_THROUGH.load(Ordering::SeqCst), || {
+                    "one still runs".to_owned()
+                })?;
+                Ok(1)
+            })
+            .alone(),
+        ],
+    };
+
+    #[test]
+    fn tests_in_the_background_run_beside_others_until_one_wants_to_be_alone() {
+        let (progress, ground) = (Progress::new(), Ground::default());
+        let mut tally = Tally::default();
+        run_groups(&progress, &ground, &[&COMPANY], &mut tally).unwrap();
+        assert_eq!(tally.last_line(), "3 passed, 1 failed");
+        assert_eq!(tally.failed, ["company: panics"]);
     }
 }

@@ -24,7 +24,7 @@ pub(super) const GROUP: Group = Group {
     name: "rollouts",
     about: "rollouts that must not cost the service: typo, quota, gates, upgrade of the fleet",
     tests: &[
-        test("a typo in a selector costs no pod and is Stalled", typo),
+        test("a typo in a selector costs no pod and is Stalled", typo).in_background(),
         test(
             "a quota without room is told, and an old pod makes way",
             quota,
@@ -35,7 +35,7 @@ pub(super) const GROUP: Group = Group {
             unmounted,
         ),
         test("a hung engine is Silent, with an Event", hung),
-        test("an upgrade rolls one resource after another", fleet),
+        test("an upgrade rolls one resource after another", fleet).alone(),
     ],
 };
 

@@ -1,8 +1,8 @@
 //! What tests share: programs, images, one cluster, one installed chart; each made when first needed.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use anyhow::Result;
 use plimsoll_crds::names;
@@ -17,50 +17,57 @@ use crate::tools::{self, Tools, python};
 /// Two, so that a node can go away and its pods find another place.
 const NODES: u32 = 2;
 
-/// The shared ground of one test run.
+/// The shared ground of one test run. Tests that run beside each other wait while one of them makes
+/// something, and then have it, too.
+#[derive(Default)]
+pub(super) struct Ground {
+    tools: OnceLock<Tools>,
+    archives: OnceLock<Archives>,
+    /// Who makes tools or archives holds it.
+    making: Mutex<()>,
+    session: Mutex<Option<Arc<Session>>>,
+    installed: Mutex<bool>,
+    imported: Mutex<Vec<PathBuf>>,
+}
+
+fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The ground, and what one test adds to it.
 pub(super) struct World<'p> {
     pub(super) progress: &'p Progress,
-    tools: OnceCell<Tools>,
-    archives: OnceCell<Archives>,
-    session: RefCell<Option<Rc<Session>>>,
-    installed: Cell<bool>,
-    imported: RefCell<Vec<PathBuf>>,
+    ground: &'p Ground,
     namespaces: RefCell<Vec<String>>,
 }
 
 impl<'p> World<'p> {
-    pub(super) fn new(progress: &'p Progress) -> Self {
+    pub(super) fn new(progress: &'p Progress, ground: &'p Ground) -> Self {
         Self {
             progress,
-            tools: OnceCell::new(),
-            archives: OnceCell::new(),
-            session: RefCell::default(),
-            installed: Cell::new(false),
-            imported: RefCell::default(),
+            ground,
             namespaces: RefCell::default(),
         }
     }
 
     /// The built tools; installs and builds what is missing.
-    pub(super) fn tools(&self) -> Result<&Tools> {
-        if self.tools.get().is_none() {
-            let _ = self.tools.set(tools::setup(self.progress)?);
+    pub(super) fn tools(&self) -> Result<&'p Tools> {
+        let _making = hold(&self.ground.making);
+        if self.ground.tools.get().is_none() {
+            let _ = self.ground.tools.set(tools::setup(self.progress)?);
         }
-        Ok(self
-            .tools
-            .get()
-            .unwrap_or_else(|| unreachable!("set above")))
+        let tools = self.ground.tools.get();
+        Ok(tools.unwrap_or_else(|| unreachable!("set above")))
     }
 
     /// Images of operator, sidecar and model.
-    pub(super) fn archives(&self) -> Result<&Archives> {
-        if self.archives.get().is_none() {
-            let _ = self.archives.set(Archives::ensure(self.progress)?);
+    pub(super) fn archives(&self) -> Result<&'p Archives> {
+        let _making = hold(&self.ground.making);
+        if self.ground.archives.get().is_none() {
+            let _ = self.ground.archives.set(Archives::ensure(self.progress)?);
         }
-        Ok(self
-            .archives
-            .get()
-            .unwrap_or_else(|| unreachable!("set above")))
+        let archives = self.ground.archives.get();
+        Ok(archives.unwrap_or_else(|| unreachable!("set above")))
     }
 
     /// The real model's file.
@@ -74,12 +81,13 @@ impl<'p> World<'p> {
     }
 
     /// A cluster of two nodes.
-    pub(super) fn session(&self) -> Result<Rc<Session>> {
-        if let Some(session) = self.session.borrow().as_ref() {
-            return Ok(Rc::clone(session));
+    pub(super) fn session(&self) -> Result<Arc<Session>> {
+        let mut held = hold(&self.ground.session);
+        if let Some(session) = held.as_ref() {
+            return Ok(Arc::clone(session));
         }
-        let session = Rc::new(Session::begin(self.progress, self.tools()?, NODES)?);
-        *self.session.borrow_mut() = Some(Rc::clone(&session));
+        let session = Arc::new(Session::begin(self.progress, self.tools()?, NODES)?);
+        *held = Some(Arc::clone(&session));
         Ok(session)
     }
 
@@ -90,9 +98,10 @@ impl<'p> World<'p> {
 
     /// The cluster with Plimsoll installed through its chart.
     pub(super) fn installed(&self) -> Result<Kubernetes> {
+        let mut installed = hold(&self.ground.installed);
         let session = self.session()?;
         let kubernetes = session.cluster().kubernetes();
-        if !self.installed.get() {
+        if !*installed {
             let archives = self.archives()?;
             self.progress.step("import the images into the nodes", || {
                 session.cluster().import(&archives.all())
@@ -108,16 +117,17 @@ impl<'p> World<'p> {
             self.progress.step("helm install plimsoll", || {
                 install::chart(self.tools()?, &kubernetes, VALUES)
             })?;
-            self.installed.set(true);
+            *installed = true;
         }
         Ok(kubernetes)
     }
 
     /// Imports a further image into the nodes, once per cluster.
     pub(super) fn import_once(&self, archive: &Path) -> Result<()> {
-        if !self.imported.borrow().iter().any(|known| known == archive) {
+        let mut imported = hold(&self.ground.imported);
+        if !imported.iter().any(|known| known == archive) {
             self.session()?.cluster().import(&[archive.to_path_buf()])?;
-            self.imported.borrow_mut().push(archive.to_path_buf());
+            imported.push(archive.to_path_buf());
         }
         Ok(())
     }
@@ -140,24 +150,19 @@ impl<'p> World<'p> {
 
     /// Where to look when a test has failed.
     pub(super) fn to_diagnose(&self) -> Option<(Kubernetes, Vec<String>)> {
-        let session = self.session.borrow().as_ref().map(Rc::clone)?;
+        let session = hold(&self.ground.session).as_ref().map(Arc::clone)?;
         let namespaces = [SYSTEM.to_owned()]
             .into_iter()
             .chain(self.namespaces.borrow().clone());
         Some((session.cluster().kubernetes(), namespaces.collect()))
     }
 
-    /// The next test has namespaces of its own.
-    pub(super) fn forget_namespaces(&self) {
-        self.namespaces.borrow_mut().clear();
-    }
-
     /// Takes the cluster down, for tests that bring up their own.
     pub(super) fn end(&self) -> Result<()> {
-        self.installed.set(false);
-        self.imported.borrow_mut().clear();
-        let session = self.session.borrow_mut().take();
-        match session.and_then(Rc::into_inner) {
+        *hold(&self.ground.installed) = false;
+        hold(&self.ground.imported).clear();
+        let session = hold(&self.ground.session).take();
+        match session.and_then(Arc::into_inner) {
             Some(session) => self.progress.step("cluster down", || session.end()),
             None => Ok(()),
         }
