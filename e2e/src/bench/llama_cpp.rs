@@ -51,15 +51,20 @@ impl LlamaCpp {
         format!("{SOURCE} {} {FLAGS}", OPTIONS.join(" "))
     }
 
-    /// The same model with BF16 weights, kept beside the original.
-    pub(crate) fn as_bf16(&self, progress: &Progress, model: &Path) -> Result<PathBuf> {
-        let converted = model.with_extension("bf16.gguf");
+    /// The same model with weights of another type (`BF16`, `Q4_K_M`), kept beside the original.
+    pub(crate) fn converted(
+        &self,
+        progress: &Progress,
+        model: &Path,
+        kind: &str,
+    ) -> Result<PathBuf> {
+        let converted = model.with_extension(format!("{}.gguf", kind.to_lowercase()));
         if !converted.is_file() {
-            progress.step("convert the model to BF16 for llama.cpp", || {
+            progress.step(&format!("convert the model to {kind}"), || {
                 let unfinished = model.with_extension("unfinished");
                 let mut quantize =
                     process::command(self.folder.join("llama-quantize"), ["--allow-requantize"]);
-                quantize.arg(model).arg(&unfinished).arg("BF16");
+                quantize.arg(model).arg(&unfinished).arg(kind);
                 process::stdout_of(&mut quantize)?;
                 fs::rename(&unfinished, &converted).map_err(Into::into)
             })?;

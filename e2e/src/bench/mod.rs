@@ -1,6 +1,7 @@
 //! Our engine beside its peers, on the same machine and files, in one run.
 
 mod before;
+mod gguf;
 mod kernels;
 mod llama_cpp;
 mod random_model;
@@ -61,33 +62,50 @@ fn cpu(progress: &Progress, name: &str, json: Option<&Path>) -> Result<()> {
     let sidecar = build::programs(progress)?.sidecar;
     let smol = model::ensure(progress)?;
     let random = random_model::ensure(progress)?;
-    let smol_bf16 = llama.as_bf16(progress, &smol)?;
+    let bf16 = llama.converted(progress, &smol, "BF16")?;
     println!("llama.cpp: {}", LlamaCpp::flags());
     println!(
-        "both sides: {THREADS} threads, one rank, in process; weights in BF16, or in the file's Q4_1"
+        "both sides: {THREADS} threads, one rank, in process; ours by default, and by `int8`:"
+    );
+    println!(
+        "inputs rounded to 8 bits, as llama.cpp does it; its rows in BF16 are of the same BF16"
     );
     let mut rows = Vec::new();
-    for (label, ours, kept, theirs) in [
-        ("smollm2-135m", &smol, "none", &smol_bf16),
-        ("smollm2-135m-q4_1", &smol, "auto", &smol),
-        ("random-qwen2-0.5b", &random, "none", &random),
-    ] {
-        let ours = (ours.as_path(), kept);
-        rows.extend(progress.step(label, || compare(label, &sidecar, ours, &llama, theirs))?);
+    let mut row = |label: &str, ours: (&Path, &[&str]), theirs: &Path| {
+        let compared = progress.step(label, || compare(label, &sidecar, ours, &llama, theirs))?;
+        rows.extend(compared);
+        anyhow::Ok(())
+    };
+    row("smollm2-bf16", (&smol, &["--quantization", "none"]), &bf16)?;
+    row("random-0.5b-bf16", (&random, &[]), &random)?;
+    // The quantised file that comes with the model, and what llama.cpp makes of it in other types. Rows
+    // of 576 numbers are no whole K blocks: Q4_K_M of SmolLM2 is Q5_0, Q8_0 and Q6_K for the most part.
+    for kind in ["Q4_1", "Q4_0", "Q8_0", "Q4_K_M"] {
+        let file = match kind {
+            "Q4_1" => smol.clone(),
+            other => llama.converted(progress, &smol, other)?,
+        };
+        let label = format!("smollm2-{}", kind.to_lowercase());
+        row(&label, (&file, &[]), &file)?;
+        let int8 = ["--quantization-compute", "int8"];
+        row(&format!("{label}-int8"), (&file, &int8), &file)?;
     }
+    let k_blocks = llama.converted(progress, &random_model::of_k_blocks(progress)?, "Q4_K_M")?;
+    row("random-llama-q4_k_m", (&k_blocks, &[]), &k_blocks)?;
+    let int8 = ["--quantization-compute", "int8"];
+    row("random-llama-q4_k_m-int8", (&k_blocks, &int8), &k_blocks)?;
     print(&rows, (name, "llama.cpp"), json)
 }
 
 fn compare(
     label: &str,
     sidecar: &Path,
-    ours: (&Path, &str),
+    ours: (&Path, &[&str]),
     llama: &LlamaCpp,
     theirs: &Path,
 ) -> Result<Vec<Row>> {
     await_idle()?;
-    let (ours, quantization) = ours;
-    let measured = our_rates(sidecar, ours, &["--quantization", quantization])?;
+    let measured = our_rates(sidecar, ours.0, ours.1)?;
     await_idle()?;
     let peers = [
         (

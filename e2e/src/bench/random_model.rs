@@ -1,6 +1,6 @@
-//! A model of random BF16 weights in a GGUF file: its text is noise, its speed and memory are real.
+//! Models of random BF16 weights in GGUF files: their text is noise, their speed and memory are real.
 //!
-//! The shape is that of Qwen2.5-0.5B. The same bytes every time, so that figures can be compared.
+//! The same bytes every time, so that figures can be compared.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -8,39 +8,250 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+use crate::bench::gguf::{ALIGNMENT, Metadata, pad, text};
 use crate::paths;
 use crate::progress::Progress;
 
-const NAME: &str = "random-qwen2-0.5b-bf16.gguf";
+/// What a model is made of; its architecture is Qwen2's.
+struct Shape {
+    name: &'static str,
+    layers: u32,
+    hidden: u64,
+    heads: u32,
+    kv_heads: u32,
+    mlp: u64,
+    vocabulary: u64,
+    /// How weights over `hidden` spread, and those over `mlp`: activations stay in range, and the blocks
+    /// outweigh the tied input embedding.
+    spread: f32,
+    down: f32,
+}
 
-const LAYERS: u32 = 24;
-const HIDDEN: u64 = 896;
-const HEADS: u32 = 14;
-const KV_HEADS: u32 = 2;
+/// Qwen2.5-0.5B's: about 1 GB.
+const HALF_B: Shape = Shape {
+    name: "random-qwen2-0.5b-bf16.gguf",
+    layers: 24,
+    hidden: 896,
+    heads: 14,
+    kv_heads: 2,
+    mlp: 4864,
+    vocabulary: 151_936,
+    spread: 0.033_4,
+    down: 0.057_4,
+};
+
+/// Four layers of Llama 3.2 1B's: all its rows are whole blocks of 256 numbers.
+const K_BLOCKS: Shape = Shape {
+    name: "random-k-blocks-bf16.gguf",
+    layers: 4,
+    hidden: 2048,
+    heads: 32,
+    kv_heads: 8,
+    mlp: 8192,
+    vocabulary: 32_000,
+    spread: 0.022_1,
+    down: 0.044_2,
+};
+
 const HEAD_DIM: u64 = 64;
-const MLP: u64 = 4864;
-const VOCABULARY: u64 = 151_936;
 const CONTEXT: u32 = 32_768;
 const SPECIAL: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 
 /// Types of the GGUF format.
 const F32: u32 = 0;
 const BF16: u32 = 30;
-const ALIGNMENT: u64 = 32;
 
-/// The file in the cache; written when it is not there.
+/// In the shape of Qwen2.5-0.5B.
 pub(crate) fn ensure(progress: &Progress) -> Result<PathBuf> {
-    let folder = paths::cache()?.join("models");
-    let file = folder.join(NAME);
-    if !file.is_file() {
-        progress.step(&format!("write {NAME} (1 GB)"), || {
-            fs::create_dir_all(&folder)?;
-            let unfinished = folder.join(format!(".{NAME}-{}", std::process::id()));
-            write(&unfinished).with_context(|| format!("cannot write {NAME}"))?;
-            fs::rename(&unfinished, &file).map_err(Into::into)
-        })?;
+    HALF_B.ensure(progress)
+}
+
+/// In a shape that K blocks divide.
+pub(crate) fn of_k_blocks(progress: &Progress) -> Result<PathBuf> {
+    K_BLOCKS.ensure(progress)
+}
+
+impl Shape {
+    /// The file in the cache; written when it is not there.
+    fn ensure(&self, progress: &Progress) -> Result<PathBuf> {
+        let name = self.name;
+        let folder = paths::cache()?.join("models");
+        let file = folder.join(name);
+        if !file.is_file() {
+            progress.step(&format!("write {name}"), || {
+                fs::create_dir_all(&folder)?;
+                let unfinished = folder.join(format!(".{name}-{}", std::process::id()));
+                self.write(&unfinished)
+                    .with_context(|| format!("cannot write {name}"))?;
+                fs::rename(&unfinished, &file).map_err(Into::into)
+            })?;
+        }
+        Ok(file)
     }
-    Ok(file)
+
+    fn tensors(&self) -> Vec<Tensor> {
+        let query = u64::from(self.heads) * HEAD_DIM;
+        let key = u64::from(self.kv_heads) * HEAD_DIM;
+        let mut all = Vec::new();
+        let mut add = |name: String, shape: &[u64], values: Values| {
+            all.push(Tensor {
+                name,
+                shape: shape.to_vec(),
+                values,
+            });
+        };
+        add(
+            "token_embd.weight".to_owned(),
+            &[self.hidden, self.vocabulary],
+            Values::Weights(2.0 * self.spread),
+        );
+        for layer in 0..self.layers {
+            let name = |leaf: &str| format!("blk.{layer}.{leaf}");
+            add(name("attn_norm.weight"), &[self.hidden], Values::Ones);
+            for (leaf, rows, spread) in [
+                ("attn_q", query, 2.0 * self.spread),
+                ("attn_k", key, 2.0 * self.spread),
+                ("attn_v", key, self.spread),
+            ] {
+                add(
+                    name(&format!("{leaf}.weight")),
+                    &[self.hidden, rows],
+                    Values::Weights(spread),
+                );
+                add(name(&format!("{leaf}.bias")), &[rows], Values::Bias(0.02));
+            }
+            add(
+                name("attn_output.weight"),
+                &[query, self.hidden],
+                Values::Weights(4.0 * self.spread),
+            );
+            add(name("ffn_norm.weight"), &[self.hidden], Values::Ones);
+            add(
+                name("ffn_gate.weight"),
+                &[self.hidden, self.mlp],
+                Values::Weights(self.spread),
+            );
+            add(
+                name("ffn_up.weight"),
+                &[self.hidden, self.mlp],
+                Values::Weights(self.spread),
+            );
+            add(
+                name("ffn_down.weight"),
+                &[self.mlp, self.hidden],
+                Values::Weights(self.down),
+            );
+        }
+        add(
+            "output_norm.weight".to_owned(),
+            &[self.hidden],
+            Values::Ones,
+        );
+        all
+    }
+
+    fn write(&self, path: &Path) -> Result<()> {
+        let tensors = self.tensors();
+        let mut head = Vec::new();
+        head.extend(b"GGUF");
+        head.extend(3_u32.to_le_bytes());
+        head.extend((tensors.len() as u64).to_le_bytes());
+        let metadata = self.metadata()?;
+        head.extend(metadata.count.to_le_bytes());
+        head.extend(metadata.bytes);
+        let mut offset = 0_u64;
+        for tensor in &tensors {
+            text(&mut head, &tensor.name);
+            head.extend(u32::try_from(tensor.shape.len())?.to_le_bytes());
+            for dimension in &tensor.shape {
+                head.extend(dimension.to_le_bytes());
+            }
+            head.extend(tensor.kind().to_le_bytes());
+            head.extend(offset.to_le_bytes());
+            offset = (offset + tensor.bytes()).next_multiple_of(ALIGNMENT);
+        }
+        let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
+        pad(&mut head);
+        file.write_all(&head)?;
+        let mut random = Random(0x5EED);
+        for tensor in &tensors {
+            let mut body = Vec::with_capacity(usize::try_from(tensor.bytes())?);
+            for _ in 0..tensor.elements() {
+                match tensor.values {
+                    Values::Ones => body.extend(1.0_f32.to_le_bytes()),
+                    Values::Bias(spread) => body.extend((random.normal() * spread).to_le_bytes()),
+                    Values::Weights(spread) => {
+                        let [_, _, low, high] = (random.normal() * spread).to_le_bytes();
+                        body.extend([low, high]);
+                    }
+                }
+            }
+            pad(&mut body);
+            file.write_all(&body)?;
+        }
+        file.flush().map_err(Into::into)
+    }
+
+    fn metadata(&self) -> Result<Metadata> {
+        let mut all = Metadata::default();
+        let (tokens, merges) = self.vocabulary();
+        let (normal, control) = (1, 3);
+        let kinds: Vec<u32> = (0..tokens.len())
+            .map(|index| {
+                if index + SPECIAL.len() < tokens.len() {
+                    normal
+                } else {
+                    control
+                }
+            })
+            .collect();
+        let last = u32::try_from(tokens.len() - 1)?;
+        all.string("general.architecture", "qwen2");
+        all.string("general.name", "random");
+        all.number("general.file_type", 32);
+        all.number("qwen2.context_length", CONTEXT);
+        all.number("qwen2.embedding_length", u32::try_from(self.hidden)?);
+        all.number("qwen2.block_count", self.layers);
+        all.number("qwen2.feed_forward_length", u32::try_from(self.mlp)?);
+        all.number("qwen2.attention.head_count", self.heads);
+        all.number("qwen2.attention.head_count_kv", self.kv_heads);
+        all.float("qwen2.attention.layer_norm_rms_epsilon", 1e-6);
+        all.float("qwen2.rope.freq_base", 1e6);
+        all.string("tokenizer.ggml.model", "gpt2");
+        all.string("tokenizer.ggml.pre", "qwen2");
+        all.strings("tokenizer.ggml.tokens", &tokens);
+        all.numbers("tokenizer.ggml.token_type", &kinds);
+        all.strings("tokenizer.ggml.merges", &merges);
+        all.number("tokenizer.ggml.bos_token_id", last - 2);
+        all.number("tokenizer.ggml.eos_token_id", last);
+        Ok(all)
+    }
+
+    /// 256 byte tokens, then every string over a..z of length 2, 3, 4 …, one merge each, then the
+    /// special ones.
+    fn vocabulary(&self) -> (Vec<String>, Vec<String>) {
+        let wanted = usize::try_from(self.vocabulary).unwrap_or(usize::MAX) - SPECIAL.len();
+        let mut tokens: Vec<String> = byte_names().map(String::from).collect();
+        let mut merges = Vec::new();
+        let letters: Vec<String> = ('a'..='z').map(String::from).collect();
+        let mut level = letters.clone();
+        while tokens.len() < wanted {
+            let mut next = Vec::new();
+            'level: for prefix in &level {
+                for letter in &letters {
+                    if tokens.len() == wanted {
+                        break 'level;
+                    }
+                    tokens.push(format!("{prefix}{letter}"));
+                    merges.push(format!("{prefix} {letter}"));
+                    next.push(format!("{prefix}{letter}"));
+                }
+            }
+            level = next;
+        }
+        tokens.extend(SPECIAL.map(str::to_owned));
+        (tokens, merges)
+    }
 }
 
 /// One tensor: its name, its shape with the fastest dimension first, how its values spread.
@@ -80,216 +291,6 @@ impl Tensor {
     }
 }
 
-/// Spreads that keep activations in range: the blocks outweigh the tied input embedding.
-fn tensors() -> Vec<Tensor> {
-    let query = u64::from(HEADS) * HEAD_DIM;
-    let key = u64::from(KV_HEADS) * HEAD_DIM;
-    let mut all = Vec::new();
-    let mut add = |name: String, shape: &[u64], values: Values| {
-        all.push(Tensor {
-            name,
-            shape: shape.to_vec(),
-            values,
-        });
-    };
-    add(
-        "token_embd.weight".to_owned(),
-        &[HIDDEN, VOCABULARY],
-        Values::Weights(0.066_8),
-    );
-    for layer in 0..LAYERS {
-        let name = |leaf: &str| format!("blk.{layer}.{leaf}");
-        add(name("attn_norm.weight"), &[HIDDEN], Values::Ones);
-        for (leaf, rows, spread) in [
-            ("attn_q", query, 0.066_8),
-            ("attn_k", key, 0.066_8),
-            ("attn_v", key, 0.033_4),
-        ] {
-            add(
-                name(&format!("{leaf}.weight")),
-                &[HIDDEN, rows],
-                Values::Weights(spread),
-            );
-            add(name(&format!("{leaf}.bias")), &[rows], Values::Bias(0.02));
-        }
-        add(
-            name("attn_output.weight"),
-            &[query, HIDDEN],
-            Values::Weights(0.133_6),
-        );
-        add(name("ffn_norm.weight"), &[HIDDEN], Values::Ones);
-        add(
-            name("ffn_gate.weight"),
-            &[HIDDEN, MLP],
-            Values::Weights(0.033_4),
-        );
-        add(
-            name("ffn_up.weight"),
-            &[HIDDEN, MLP],
-            Values::Weights(0.033_4),
-        );
-        add(
-            name("ffn_down.weight"),
-            &[MLP, HIDDEN],
-            Values::Weights(0.057_4),
-        );
-    }
-    add("output_norm.weight".to_owned(), &[HIDDEN], Values::Ones);
-    all
-}
-
-fn write(path: &Path) -> Result<()> {
-    let tensors = tensors();
-    let mut head = Vec::new();
-    head.extend(b"GGUF");
-    head.extend(3_u32.to_le_bytes());
-    head.extend((tensors.len() as u64).to_le_bytes());
-    let metadata = metadata()?;
-    head.extend(metadata.count.to_le_bytes());
-    head.extend(metadata.bytes);
-    let mut offset = 0_u64;
-    for tensor in &tensors {
-        text(&mut head, &tensor.name);
-        head.extend(u32::try_from(tensor.shape.len())?.to_le_bytes());
-        for dimension in &tensor.shape {
-            head.extend(dimension.to_le_bytes());
-        }
-        head.extend(tensor.kind().to_le_bytes());
-        head.extend(offset.to_le_bytes());
-        offset = (offset + tensor.bytes()).next_multiple_of(ALIGNMENT);
-    }
-    let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
-    pad(&mut head);
-    file.write_all(&head)?;
-    let mut random = Random(0x5EED);
-    for tensor in &tensors {
-        let mut body = Vec::with_capacity(usize::try_from(tensor.bytes())?);
-        for _ in 0..tensor.elements() {
-            match tensor.values {
-                Values::Ones => body.extend(1.0_f32.to_le_bytes()),
-                Values::Bias(spread) => body.extend((random.normal() * spread).to_le_bytes()),
-                Values::Weights(spread) => {
-                    let [_, _, low, high] = (random.normal() * spread).to_le_bytes();
-                    body.extend([low, high]);
-                }
-            }
-        }
-        pad(&mut body);
-        file.write_all(&body)?;
-    }
-    file.flush().map_err(Into::into)
-}
-
-struct Metadata {
-    count: u64,
-    bytes: Vec<u8>,
-}
-
-impl Metadata {
-    fn key(&mut self, key: &str, kind: u32) {
-        self.count += 1;
-        text(&mut self.bytes, key);
-        self.bytes.extend(kind.to_le_bytes());
-    }
-
-    fn number(&mut self, key: &str, value: u32) {
-        self.key(key, 4);
-        self.bytes.extend(value.to_le_bytes());
-    }
-
-    fn float(&mut self, key: &str, value: f32) {
-        self.key(key, 6);
-        self.bytes.extend(value.to_le_bytes());
-    }
-
-    fn string(&mut self, key: &str, value: &str) {
-        self.key(key, 8);
-        text(&mut self.bytes, value);
-    }
-
-    fn strings(&mut self, key: &str, values: &[String]) {
-        self.key(key, 9);
-        self.bytes.extend(8_u32.to_le_bytes());
-        self.bytes.extend((values.len() as u64).to_le_bytes());
-        for value in values {
-            text(&mut self.bytes, value);
-        }
-    }
-
-    fn numbers(&mut self, key: &str, values: &[u32]) {
-        self.key(key, 9);
-        self.bytes.extend(5_u32.to_le_bytes());
-        self.bytes.extend((values.len() as u64).to_le_bytes());
-        for value in values {
-            self.bytes.extend(value.to_le_bytes());
-        }
-    }
-}
-
-fn metadata() -> Result<Metadata> {
-    let mut all = Metadata {
-        count: 0,
-        bytes: Vec::new(),
-    };
-    let (tokens, merges) = vocabulary();
-    let (normal, control) = (1, 3);
-    let kinds: Vec<u32> = (0..tokens.len())
-        .map(|index| {
-            if index + SPECIAL.len() < tokens.len() {
-                normal
-            } else {
-                control
-            }
-        })
-        .collect();
-    let last = u32::try_from(tokens.len() - 1)?;
-    all.string("general.architecture", "qwen2");
-    all.string("general.name", "random");
-    all.number("general.file_type", 32);
-    all.number("qwen2.context_length", CONTEXT);
-    all.number("qwen2.embedding_length", u32::try_from(HIDDEN)?);
-    all.number("qwen2.block_count", LAYERS);
-    all.number("qwen2.feed_forward_length", u32::try_from(MLP)?);
-    all.number("qwen2.attention.head_count", HEADS);
-    all.number("qwen2.attention.head_count_kv", KV_HEADS);
-    all.float("qwen2.attention.layer_norm_rms_epsilon", 1e-6);
-    all.float("qwen2.rope.freq_base", 1e6);
-    all.string("tokenizer.ggml.model", "gpt2");
-    all.string("tokenizer.ggml.pre", "qwen2");
-    all.strings("tokenizer.ggml.tokens", &tokens);
-    all.numbers("tokenizer.ggml.token_type", &kinds);
-    all.strings("tokenizer.ggml.merges", &merges);
-    all.number("tokenizer.ggml.bos_token_id", last - 2);
-    all.number("tokenizer.ggml.eos_token_id", last);
-    Ok(all)
-}
-
-/// 256 byte tokens, then every string over a..z of length 2, 3, 4 …, one merge each, then the
-/// special ones.
-fn vocabulary() -> (Vec<String>, Vec<String>) {
-    let wanted = usize::try_from(VOCABULARY).unwrap_or(usize::MAX) - SPECIAL.len();
-    let mut tokens: Vec<String> = byte_names().map(String::from).collect();
-    let mut merges = Vec::new();
-    let letters: Vec<String> = ('a'..='z').map(String::from).collect();
-    let mut level = letters.clone();
-    while tokens.len() < wanted {
-        let mut next = Vec::new();
-        'level: for prefix in &level {
-            for letter in &letters {
-                if tokens.len() == wanted {
-                    break 'level;
-                }
-                tokens.push(format!("{prefix}{letter}"));
-                merges.push(format!("{prefix} {letter}"));
-                next.push(format!("{prefix}{letter}"));
-            }
-        }
-        level = next;
-    }
-    tokens.extend(SPECIAL.map(str::to_owned));
-    (tokens, merges)
-}
-
 /// The printable characters that stand for the 256 bytes in byte-level vocabularies.
 fn byte_names() -> impl Iterator<Item = char> {
     let printable = |byte: &u32| matches!(byte, 33..=126 | 161..=172 | 174..=255);
@@ -299,16 +300,6 @@ fn byte_names() -> impl Iterator<Item = char> {
         .filter(printable)
         .filter_map(char::from_u32)
         .chain(shifted)
-}
-
-fn text(bytes: &mut Vec<u8>, text: &str) {
-    bytes.extend((text.len() as u64).to_le_bytes());
-    bytes.extend(text.as_bytes());
-}
-
-fn pad(bytes: &mut Vec<u8>) {
-    let alignment = usize::try_from(ALIGNMENT).unwrap_or(1);
-    bytes.resize(bytes.len().next_multiple_of(alignment), 0);
 }
 
 /// xorshift64*, and a normal distribution as the sum of four uniform ones.
@@ -333,8 +324,8 @@ mod tests {
 
     #[test]
     fn the_vocabulary_is_whole_and_every_merge_makes_a_token() {
-        let (tokens, merges) = vocabulary();
-        assert_eq!(tokens.len() as u64, VOCABULARY);
+        let (tokens, merges) = HALF_B.vocabulary();
+        assert_eq!(tokens.len() as u64, HALF_B.vocabulary);
         let all: std::collections::HashSet<&String> = tokens.iter().collect();
         assert_eq!(all.len(), tokens.len());
         assert!(
