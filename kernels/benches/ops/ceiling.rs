@@ -12,7 +12,7 @@ use plimsoll_planner::Bytes;
 use crate::best;
 
 /// Per second: bytes read, f32 operations, operations of bf16 products and of 8-bit integers (those of
-/// AVX512-VNNI, where it is there).
+/// AMX or AVX512-VNNI, where they are there).
 pub(crate) struct Ceilings {
     pub(crate) read: f64,
     pub(crate) f32: f64,
@@ -39,6 +39,7 @@ fn integers(pool: &Pool) -> f64 {
     match Dots::of(pool.isa()) {
         Dots::Scalar | Dots::Avx2 => f64::NAN,
         Dots::Avx512Vnni => rate(pool, vnni, 16 * 64 * 2),
+        Dots::AmxInt8 => rate(pool, amx_int8, 4 * 16 * 16 * 64 * 2),
     }
 }
 
@@ -101,6 +102,7 @@ mod x86 {
     pub(super) fn bf16(_: usize) {}
     pub(super) fn vnni(_: usize) {}
     pub(super) fn amx(_: usize) {}
+    pub(super) fn amx_int8(_: usize) {}
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -182,7 +184,10 @@ mod x86 {
         unsafe { run(steps) }
     }
 
-    pub(super) fn amx(steps: usize) {
+    /// Products of tiles of 16 x 16 sums by this instruction.
+    macro_rules! tiles {
+        ($name:ident, $product:literal) => {
+            pub(super) fn $name(steps: usize) {
         #[repr(C, align(64))]
         struct Config([u8; 64]);
         let mut config = Config([0; 64]);
@@ -197,10 +202,10 @@ mod x86 {
                 "ldtilecfg [{config}]",
                 "tilezero tmm4", "tilezero tmm5", "tilezero tmm6", "tilezero tmm7",
                 "2:",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
+                concat!($product, " tmm0, tmm4, tmm6"),
+                concat!($product, " tmm1, tmm4, tmm7"),
+                concat!($product, " tmm2, tmm5, tmm6"),
+                concat!($product, " tmm3, tmm5, tmm7"),
                 "dec {steps}",
                 "jnz 2b",
                 "tilerelease",
@@ -210,6 +215,10 @@ mod x86 {
             );
         }
     }
+        };
+    }
+    tiles!(amx, "tdpbf16ps");
+    tiles!(amx_int8, "tdpbsud");
 }
 
-use x86::{amx, avx2, avx512, bf16, vnni};
+use x86::{amx, amx_int8, avx2, avx512, bf16, vnni};

@@ -12,6 +12,8 @@ pub enum Dots {
     Avx2,
     /// Four products in 32 bits (`vpdpbusd`), sixteen lanes.
     Avx512Vnni,
+    /// The same, and for many tokens tiles of sixteen by sixteen (`tdpbsud`).
+    AmxInt8,
 }
 
 impl Dots {
@@ -20,6 +22,7 @@ impl Dots {
         match isa {
             Isa::Scalar => Dots::Scalar,
             Isa::Avx2 => Dots::Avx2,
+            Isa::Amx if Dots::AmxInt8.is_available() => Dots::AmxInt8,
             Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => match Dots::Avx512Vnni.is_available() {
                 true => Dots::Avx512Vnni,
                 false => Dots::Avx2,
@@ -36,8 +39,10 @@ impl Dots {
             Dots::Avx512Vnni => {
                 Isa::Avx512.is_available() && is_x86_feature_detected!("avx512vnni")
             }
+            #[cfg(target_arch = "x86_64")]
+            Dots::AmxInt8 => Dots::Avx512Vnni.is_available() && super::tiles::multiply_bytes(),
             #[cfg(not(target_arch = "x86_64"))]
-            Dots::Avx512Vnni => false,
+            Dots::Avx512Vnni | Dots::AmxInt8 => false,
         }
     }
 }

@@ -1,6 +1,12 @@
 //! The instruction sets that the CPU ops know, which of them this machine has, and their names.
 
 mod dots;
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+#[expect(
+    unsafe_code,
+    reason = "a signal handler that does what the processor cannot"
+)]
+mod emulated;
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "a system call asks for tile registers")]
 mod tiles;

@@ -12,19 +12,10 @@ use crate::simd::{Avx512, LANES, Simd};
 
 use super::PANEL_COLS;
 use super::product::{Chunk, Product, TILE_BYTES, TILE_ROWS as TILE, TOKEN_STEP};
+use super::tile_sizes::{self, Size};
 
 /// Bytes of one tile of a panel.
 const PANEL_TILE_BYTES: usize = 1024;
-
-/// `ldtilecfg`'s operand: rows and bytes per row of each tile.
-#[repr(C, align(64))]
-struct Config {
-    palette: u8,
-    start_row: u8,
-    reserved: [u8; 14],
-    row_bytes: [u16; 16],
-    rows: [u8; 16],
-}
 
 /// Sums of up to 2 x 2 tiles on their way from tile registers.
 #[repr(C, align(64))]
@@ -67,33 +58,16 @@ fn tokens(product: &Product<'_>, chunk: &Chunk) {
         }
         token += left;
     }
-    // SAFETY: no tile holds anything that is needed; giving them up makes task switches cheap.
-    unsafe { asm!("tilerelease", options(nomem, nostack)) };
+    tile_sizes::release();
 }
 
 /// Tiles 0 and 1 hold sums of the first tile of rows, 2 and 3 of the second; 4 and 5 hold x, 6 and
 /// 7 panels. A second tile of no rows gets one, which is computed and not used.
 #[target_feature(enable = "avx512f")]
 fn configure(rows: [usize; 2]) {
-    let high = |rows: usize| u8::try_from(rows.max(1)).unwrap_or(16);
-    let (first, second) = (high(rows[0]), high(rows[1]));
-    let mut config = Config {
-        palette: 1,
-        start_row: 0,
-        reserved: [0; 14],
-        row_bytes: [0; 16],
-        rows: [0; 16],
-    };
-    for (tile, rows) in [first, first, second, second, first, second, 16, 16]
-        .into_iter()
-        .enumerate()
-    {
-        config.row_bytes[tile] = 64;
-        config.rows[tile] = rows;
-    }
-    // SAFETY: `config` is a valid palette 1 configuration: eight tiles of at most 16 rows of 64
-    // bytes. The assembly may read memory, so the writes above come first.
-    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) };
+    let [first, second] = rows.map(|rows| Size::new(rows, 64));
+    let panel = Size::new(TILE, 64);
+    tile_sizes::configure(&[first, first, second, second, first, second, panel, panel]);
 }
 
 /// Up to 32 rows of x by up to two panels.

@@ -41,6 +41,9 @@ pub(crate) mod launcher_trials;
 mod output;
 mod pack;
 mod product;
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "their configuration exists in assembly only")]
+mod tile_sizes;
 #[cfg(feature = "gpu-tests")]
 pub(crate) mod trials;
 

@@ -27,7 +27,7 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 #[expect(
     unsafe_code,
-    reason = "AVX-512 intrinsics, proved by the check of `Dots`"
+    reason = "AVX-512 intrinsics and tiles, proved by the check of `Dots`"
 )]
 mod vnni;
 
@@ -289,8 +289,10 @@ fn multiply<K: Kind, const N: usize>(dots: Dots, product: &Product<'_, N>, chunk
         #[cfg(target_arch = "x86_64")]
         Dots::Avx2 => avx2::multiply::<K, N>(product, panels, tokens),
         #[cfg(target_arch = "x86_64")]
-        Dots::Avx512Vnni => vnni::multiply::<K, N>(product, panels, tokens),
+        Dots::Avx512Vnni | Dots::AmxInt8 => vnni::multiply::<K, N>(dots, product, panels, tokens),
         #[cfg(not(target_arch = "x86_64"))]
-        Dots::Avx2 | Dots::Avx512Vnni => scalar::multiply::<K, N>(product, panels, tokens),
+        Dots::Avx2 | Dots::Avx512Vnni | Dots::AmxInt8 => {
+            scalar::multiply::<K, N>(product, panels, tokens)
+        }
     }
 }

@@ -260,7 +260,12 @@ fn integer_products_go_by_their_own_feature() {
         true => Dots::Avx512Vnni,
         false => Dots::Avx2,
     };
-    for isa in [Isa::Avx512, Isa::Avx512Bf16, Isa::Amx] {
+    for isa in [Isa::Avx512, Isa::Avx512Bf16] {
         assert_eq!(Dots::of(isa), best, "{isa}");
     }
+    let best = match Dots::AmxInt8.is_available() {
+        true => Dots::AmxInt8,
+        false => best,
+    };
+    assert_eq!(Dots::of(Isa::Amx), best);
 }

@@ -7,37 +7,15 @@ use std::ops::Range;
 
 use super::super::super::kinds::Kind;
 use super::super::{Form, Product, Step};
-use super::unpack::{self, load};
-use super::{QUADS, Scales, add};
+use super::unpack::load;
+use super::unpacked::{Of, Unpacked};
+use super::{QUADS, add};
 use crate::simd::{Avx512, LANES, Simd, unroll};
 
 /// Groups of a part.
 const GROUPS: usize = 24;
 /// Tokens at a time.
 const T: usize = 8;
-
-/// An unpacked group.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Unpacked {
-    quads: [[u8; 64]; QUADS],
-    d: [[f32; LANES]; 2],
-    m: [[f32; LANES]; 2],
-}
-
-const EMPTY: Unpacked = Unpacked {
-    quads: [[0; 64]; QUADS],
-    d: [[0.0; LANES]; 2],
-    m: [[0.0; LANES]; 2],
-};
-
-/// What is left of a [`Kind`].
-struct Of<const PARTS: usize, const HAS_MINIMUM: bool>;
-
-impl<const PARTS: usize, const HAS_MINIMUM: bool> Form for Of<PARTS, HAS_MINIMUM> {
-    const PARTS: usize = PARTS;
-    const HAS_MINIMUM: bool = HAS_MINIMUM;
-}
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn multiply<K: Kind, const N: usize>(
@@ -46,7 +24,7 @@ pub(super) fn multiply<K: Kind, const N: usize>(
     tokens: Range<usize>,
 ) {
     let (grid, steps) = (product.grid::<K>(), product.steps());
-    let mut buffer = [EMPTY; GROUPS];
+    let mut buffer = [Unpacked::EMPTY; GROUPS];
     for panel in panels {
         let weights = product.panel(panel);
         let mut first = 0;
@@ -54,7 +32,7 @@ pub(super) fn multiply<K: Kind, const N: usize>(
         while first == 0 || first < steps {
             let part = first..(first + GROUPS).min(steps);
             for (at, to) in part.clone().zip(&mut buffer) {
-                unpack::<K>(&Step::of::<K>(weights, grid, at), to);
+                to.fill::<K>(&Step::of::<K>(weights, grid, at));
             }
             let groups = &buffer[..part.len()];
             let at = (panel, first);
@@ -65,24 +43,6 @@ pub(super) fn multiply<K: Kind, const N: usize>(
                 (_, true) => by_tokens::<Of<2, true>, N>(product, at, groups, &tokens),
             }
             first += GROUPS;
-        }
-    }
-}
-
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-#[inline]
-fn unpack<K: Kind>(step: &Step<'_>, to: &mut Unpacked) {
-    let s = Avx512::here();
-    let quads = unpack::quads::<K>(step.numbers);
-    for (to, quad) in to.quads.iter_mut().zip(quads) {
-        // SAFETY: the array has the 64 bytes that are stored.
-        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), quad) };
-    }
-    let Scales { d, m } = Scales::of::<K>(step);
-    for part in 0..<K as Form>::PARTS {
-        s.store(d[part], &mut to.d[part]);
-        if <K as Form>::HAS_MINIMUM {
-            s.store(m[part], &mut to.m[part]);
         }
     }
 }
@@ -132,11 +92,7 @@ fn block<F: Form, const N: usize, const T: usize>(
         unroll!(J in 0..8 { if J < T { x_of[J] = &x[J][at]; } });
         let mut quads = [_mm512_setzero_si512(); QUADS];
         unroll!(I in 0..8 { quads[I] = load(&group.quads[I]); });
-        let scales = Scales {
-            d: [s.load(&group.d[0]), s.load(&group.d[1])],
-            m: [s.load(&group.m[0]), s.load(&group.m[1])],
-        };
-        add::<F, N, T>(&quads, &scales, x_of, &mut sums);
+        add::<F, N, T>(&quads, &group.scales(), x_of, &mut sums);
     }
     unroll!(J in 0..8 { if J < T { s.store(sums[J], &mut lanes[J]); } });
     let is_last = first + groups.len() == product.steps();

@@ -1,7 +1,10 @@
 //! AVX512-VNNI: one instruction multiplies four columns of sixteen rows by those of a token, and adds.
+//! Many tokens are multiplied on tiles where the machine has them.
 
 mod many;
+mod tiles;
 mod unpack;
+mod unpacked;
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -17,14 +20,21 @@ const AHEAD: usize = 4 << 10;
 const QUADS: usize = 8;
 
 pub(super) fn multiply<K: Kind, const N: usize>(
+    dots: Dots,
     product: &Product<'_, N>,
     panels: Range<usize>,
     tokens: Range<usize>,
 ) {
     assert!(Dots::Avx512Vnni.is_available(), "no integer dot products");
+    if dots == Dots::AmxInt8 && tokens.len() > MOST_FEW {
+        return tiles::multiply::<K, N>(product, panels, tokens);
+    }
     // SAFETY: the check above says that this machine has the instructions.
     unsafe { by_tokens::<K, N>(product, panels, tokens) }
 }
+
+/// Tokens that pass over a panel as it lies.
+const MOST_FEW: usize = 4;
 
 /// Many tokens pay for numbers that are unpacked in memory.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -37,7 +47,7 @@ fn by_tokens<K: Kind, const N: usize>(
         0 => (),
         1 => few::<K, N, 1>(product, panels, tokens),
         2 => few::<K, N, 2>(product, panels, tokens),
-        3..=4 => few::<K, N, 4>(product, panels, tokens),
+        3..=MOST_FEW => few::<K, N, MOST_FEW>(product, panels, tokens),
         _ => many::multiply::<K, N>(product, panels, tokens),
     }
 }
@@ -105,6 +115,30 @@ impl Scales {
         }
         scales
     }
+
+    /// With the products of a part, after those of the parts before it.
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    #[inline]
+    fn weigh<const PART: usize>(&self, dots: __m512i, value: __m512) -> __m512 {
+        let dots = _mm512_cvtepi32_ps(dots);
+        match PART {
+            0 => _mm512_mul_ps(self.d[PART], dots),
+            _ => _mm512_fmadd_ps(self.d[PART], dots, value),
+        }
+    }
+
+    /// The minima's share, and all of it by x's scale to a token's sum.
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    #[inline]
+    fn add<F: Form, const N: usize>(&self, x: &[u8; N], mut value: __m512, sum: __m512) -> __m512 {
+        if F::HAS_MINIMUM {
+            unroll!(PART in 0..2 { if PART < F::PARTS {
+                let all = _mm512_set1_ps(all_of(x, PART));
+                value = _mm512_fmadd_ps(self.m[PART], all, value);
+            } });
+        }
+        _mm512_fmadd_ps(_mm512_set1_ps(scale_of(x)), value, sum)
+    }
 }
 
 /// Adds the products of a group to the sums of T tokens.
@@ -120,23 +154,11 @@ fn add<F: Form, const N: usize, const T: usize>(
     unroll!(PART in 0..2 { if PART < F::PARTS {
         let dots = dots::<F, N, T, PART>(quads, x);
         unroll!(J in 0..8 { if J < T {
-            let dots = _mm512_cvtepi32_ps(dots[J]);
-            values[J] = match PART {
-                0 => _mm512_mul_ps(scales.d[PART], dots),
-                _ => _mm512_fmadd_ps(scales.d[PART], dots, values[J]),
-            };
+            values[J] = scales.weigh::<PART>(dots[J], values[J]);
         } });
     } });
-    if F::HAS_MINIMUM {
-        unroll!(PART in 0..2 { if PART < F::PARTS {
-            unroll!(J in 0..8 { if J < T {
-                let all = _mm512_set1_ps(all_of(x[J], PART));
-                values[J] = _mm512_fmadd_ps(scales.m[PART], all, values[J]);
-            } });
-        } });
-    }
     unroll!(J in 0..8 { if J < T {
-        sums[J] = _mm512_fmadd_ps(_mm512_set1_ps(scale_of(x[J])), values[J], sums[J]);
+        sums[J] = scales.add::<F, N>(x[J], values[J], sums[J]);
     } });
 }
 
