@@ -192,6 +192,42 @@ fn json_types_are_derived_where_the_api_is() {
 }
 
 /// Hosts that packages come from are a machine's setting, and so are its folders.
+/// Files and folders that the repository begins with, but for those with a dot, which tools make. A new one is
+/// a decision, not an accident.
+const TOP_LEVEL: [&str; 17] = [
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE",
+    "README.md",
+    "charts",
+    "clippy.toml",
+    "crds",
+    "deny.toml",
+    "e2e",
+    "examples",
+    "kernels",
+    "operator",
+    "planner",
+    "rustfmt.toml",
+    "sidecar",
+];
+
+#[test]
+fn nothing_lies_at_the_top_by_accident() {
+    let files = text_files();
+    let firsts = files.iter().map(|(path, _)| {
+        let first = path.split('/').next();
+        first.unwrap_or_default().to_owned()
+    });
+    let found: BTreeSet<String> = firsts.filter(|name| !name.starts_with('.')).collect();
+    let known: BTreeSet<String> = TOP_LEVEL.map(str::to_owned).into_iter().collect();
+    let wrong: Vec<&String> = found.difference(&known).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+    assert!(found.contains("README.md"), "{found:?}");
+}
+
 #[test]
 fn no_file_names_a_registry_or_a_machine() {
     let hosts = [
