@@ -16,17 +16,8 @@ pub(super) const GROUP: Group = Group {
 fn real_model(world: &World<'_>) -> Passed {
     let model = world.model()?;
     let model = model.to_string_lossy();
-    // Optimised: a debug build would take minutes for each answer. Without link-time optimisation:
-    // it costs a minute for each of ten test programs, and the shipped program has it, which the
-    // `serve` group runs.
-    let words = [
-        "--release",
-        "--config",
-        "profile.release.lto=\"off\"",
-        "--package",
-        "plimsoll-sidecar",
-        "--features",
-        "real-model",
-    ];
+    // As the group `unit` has built them: kernels are optimised there, too, and the program that is
+    // shipped serves this model in the group `serve`.
+    let words = ["--workspace", "--test", "smollm2_*", "--", "--ignored"];
     run_tests(&words, &[("PLIMSOLL_SMOLLM2", &model)])
 }
