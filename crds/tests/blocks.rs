@@ -159,7 +159,7 @@ fn rows_and_orders_that_contradict_themselves_are_refused() {
 /// A file may mix more than a termination message takes: the rarest layers are expanded then.
 #[test]
 fn of_too_many_kinds_of_layers_the_rarest_go_without_blocks() {
-    let pick = |at: usize| Some(BlockFormat::ALL[at % 12]);
+    let pick = |at: usize| Some(BlockFormat::ALL[at % BlockFormat::ALL.len()]);
     let kind = |at: usize| LayerBlocks {
         down: pick(at / 12),
         ..LayerBlocks::uniform(pick(at))

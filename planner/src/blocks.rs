@@ -8,9 +8,13 @@ use std::fmt;
 pub const GROUP: u64 = 32;
 /// Columns of the longer blocks.
 const LONG: u64 = 256;
+/// Columns of a group as most packers of Hugging Face folders choose them.
+const MIDDLE: u64 = 128;
 
-/// A block type, named and defined as in GGUF: d and m are f16, q is an integer, s and t are integers
-/// of a few bits that a part of the block has of its own.
+/// A block type: d, m and z are f16, q is an integer, s and t are integers of a few bits that a part of
+/// the block has of its own. Those that begin with a Q or an IQ are named and defined as in GGUF. Those
+/// with a zero point z, a whole number, are no file's: they hold what GPTQ, AWQ and compressed-tensors
+/// pack, and a longer group is several blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum BlockFormat {
     /// d * (q - 8), q of 4 bits
@@ -37,10 +41,16 @@ pub enum BlockFormat {
     Q6K,
     /// d * s * table(q), q of 4 bits, s of 32 columns
     Iq4Xs,
+    /// d * (q - z), q of 4 bits, 32 columns
+    Z4By32,
+    /// d * (q - z), q of 4 bits, 128 columns
+    Z4By128,
+    /// d * (q - z), q of 8 bits with a sign, 32 columns
+    Z8By32,
 }
 
 impl BlockFormat {
-    pub const ALL: [BlockFormat; 12] = [
+    pub const ALL: [BlockFormat; 15] = [
         BlockFormat::Q4_0,
         BlockFormat::Q4_1,
         BlockFormat::Q5_0,
@@ -53,9 +63,12 @@ impl BlockFormat {
         BlockFormat::Q5K,
         BlockFormat::Q6K,
         BlockFormat::Iq4Xs,
+        BlockFormat::Z4By32,
+        BlockFormat::Z4By128,
+        BlockFormat::Z8By32,
     ];
 
-    /// As files name it.
+    /// As files name it, and the resource.
     pub const fn label(self) -> &'static str {
         match self {
             BlockFormat::Q4_0 => "Q4_0",
@@ -70,6 +83,9 @@ impl BlockFormat {
             BlockFormat::Q5K => "Q5_K",
             BlockFormat::Q6K => "Q6_K",
             BlockFormat::Iq4Xs => "IQ4_XS",
+            BlockFormat::Z4By32 => "Z4_32",
+            BlockFormat::Z4By128 => "Z4_128",
+            BlockFormat::Z8By32 => "Z8_32",
         }
     }
 
@@ -81,7 +97,10 @@ impl BlockFormat {
             | BlockFormat::Q5_0
             | BlockFormat::Q5_1
             | BlockFormat::Q8_0
-            | BlockFormat::Iq4Nl => GROUP,
+            | BlockFormat::Iq4Nl
+            | BlockFormat::Z4By32
+            | BlockFormat::Z8By32 => GROUP,
+            BlockFormat::Z4By128 => MIDDLE,
             BlockFormat::Q2K
             | BlockFormat::Q3K
             | BlockFormat::Q4K
@@ -100,18 +119,24 @@ impl BlockFormat {
             | BlockFormat::Q4_1
             | BlockFormat::Iq4Nl
             | BlockFormat::Q4K
-            | BlockFormat::Iq4Xs => 4,
+            | BlockFormat::Iq4Xs
+            | BlockFormat::Z4By32
+            | BlockFormat::Z4By128 => 4,
             BlockFormat::Q5_0 | BlockFormat::Q5_1 | BlockFormat::Q5K => 5,
             BlockFormat::Q6K => 6,
-            BlockFormat::Q8_0 => 8,
+            BlockFormat::Q8_0 | BlockFormat::Z8By32 => 8,
         }
     }
 
-    /// Bytes of a block's scales and minima: every piece of the block keeps them.
+    /// Bytes of a block's scales, minima and zero points: every piece of the block keeps them.
     pub const fn head_bytes(self) -> u64 {
         match self {
             BlockFormat::Q4_0 | BlockFormat::Q5_0 | BlockFormat::Q8_0 | BlockFormat::Iq4Nl => 2,
-            BlockFormat::Q4_1 | BlockFormat::Q5_1 => 4,
+            BlockFormat::Q4_1
+            | BlockFormat::Q5_1
+            | BlockFormat::Z4By32
+            | BlockFormat::Z4By128
+            | BlockFormat::Z8By32 => 4,
             // Four bits of s and t for every 16 columns.
             BlockFormat::Q2K => 4 + LONG / 16,
             // Six bits of s for every 16 columns, of s and t for every 32.
@@ -119,6 +144,25 @@ impl BlockFormat {
             BlockFormat::Q4K | BlockFormat::Q5K => 4 + 12,
             BlockFormat::Q6K => 2 + LONG / 16,
             BlockFormat::Iq4Xs => 2 + 6,
+        }
+    }
+
+    /// Whether d is multiplied with what q is more than a zero point.
+    pub const fn has_zero_point(self) -> bool {
+        match self {
+            BlockFormat::Z4By32 | BlockFormat::Z4By128 | BlockFormat::Z8By32 => true,
+            BlockFormat::Q4_0
+            | BlockFormat::Q4_1
+            | BlockFormat::Q5_0
+            | BlockFormat::Q5_1
+            | BlockFormat::Q8_0
+            | BlockFormat::Iq4Nl
+            | BlockFormat::Q2K
+            | BlockFormat::Q3K
+            | BlockFormat::Q4K
+            | BlockFormat::Q5K
+            | BlockFormat::Q6K
+            | BlockFormat::Iq4Xs => false,
         }
     }
 
@@ -269,6 +313,9 @@ mod tests {
             ("Q5_K", 256, 176),
             ("Q6_K", 256, 210),
             ("IQ4_XS", 256, 136),
+            ("Z4_32", 32, 20),
+            ("Z4_128", 128, 68),
+            ("Z8_32", 32, 36),
         ];
         assert_eq!(sizes, expected);
     }

@@ -76,10 +76,8 @@ fn blocks_take_the_bytes_of_the_file_and_whole_panels() {
         let form = Form::Blocks(format, Dtype::BFloat16);
         let bytes = |rows, cols| form.bytes(rows, cols).get();
         // The head of SmolLM2 needs no padding, nor do the rows of an 8B model.
-        let (cols, block) = match format.columns() {
-            32 => (576, 18 * format.bytes()),
-            _ => (4096, 16 * format.bytes()),
-        };
+        let cols = if format.columns() == 32 { 576 } else { 4096 };
+        let block = cols / format.columns() * format.bytes();
         assert_eq!(bytes(49_152, cols), 49_152 * block, "{format}");
         // Rows to 16, columns to whole blocks.
         assert_eq!(bytes(17, 1), 32 * format.bytes(), "{format}");
@@ -161,6 +159,51 @@ fn matrices_that_are_stored_apart_have_places_of_their_own_and_little_more_than_
     let down = cut.get(Tensor::Down { layer: 0 }).unwrap();
     assert_eq!((down.cols, down.skipped), (128, 128));
     assert_eq!(down.bytes, 4096 * (2 * q6.head_bytes() + 128 * 3 / 4));
+}
+
+/// Llama-3.1-8B as AWQ packs it: embedding and head are floats.
+#[test]
+fn zero_points_take_three_hundredths_more_than_their_file_in_groups_of_128() {
+    let (pieces, of_128) = (BlockFormat::Z4By32, BlockFormat::Z4By128);
+    let numbers: u64 = 32 * (2 * 4096 * 4096 + 2 * 1024 * 4096 + 3 * 14_336 * 4096);
+    let matrices = |format, shard: &Shard| -> u64 {
+        let mut shape = llama_8b_q4_k_m();
+        shape.blocks = ModelBlocks {
+            embedding: None,
+            head: None,
+            layers: vec![LayerBlocks::uniform(Some(format)); 32],
+        };
+        let kept = Kept {
+            blocks: Some(&shape.blocks),
+            ..Kept::from(Dtype::BFloat16)
+        };
+        let layout = layout(&shape, shard, kept, 0);
+        let matrices = layout
+            .places()
+            .iter()
+            .filter(|p| p.tensor.matrix_of().is_some());
+        matrices.map(|place| place.bytes).sum()
+    };
+    let whole = Shard::whole(&llama_8b_q4_k_m());
+    // Codes, and of each group a scale of 16 bits and a zero point of 4.
+    let file = |group: u64| numbers / 2 + numbers / group * 5 / 2;
+    let bytes = matrices(of_128, &whole);
+    // Cut matrices have room for the scales of one block more.
+    let spare = 32 * 2 * 4096 * of_128.head_bytes();
+    assert_eq!(bytes, numbers / 128 * of_128.bytes() + spare);
+    assert!(bytes * 100 < file(128) * 103, "{bytes} of {}", file(128));
+    // Of groups of 64, each scale and zero point is kept twice: 5.0 bits of 4.3.
+    assert_eq!(matrices(pieces, &whole), numbers * 5 / 8);
+    assert_eq!(matrices(pieces, &whole) * 100 / file(64), 115);
+    // Cut inside of blocks.
+    let half = Shard {
+        kv_heads: 0..4,
+        query_heads: 0..16,
+        mlp_columns: 0..7168,
+        ..whole
+    };
+    let less = 2 * matrices(of_128, &half) - bytes;
+    assert_eq!(less, spare, "each rank has its own spare scales");
 }
 
 fn llama_8b_q4_k_m() -> ModelShape {

@@ -51,15 +51,16 @@ fn mixed_long(name: &str) -> Option<BlockFormat> {
 }
 
 /// For matrices of any width.
-const CHOICES: [(&str, Choice); 4] = [
+const CHOICES: [(&str, Choice); 5] = [
     ("Q4_0", |_| Some(BlockFormat::Q4_0)),
     ("Q4_1", |_| Some(BlockFormat::Q4_1)),
     ("Q8_0", |_| Some(BlockFormat::Q8_0)),
+    ("Z8_32", |_| Some(BlockFormat::Z8By32)),
     ("mixed", mixed),
 ];
 
 /// For wide ones: every format, and a mixture.
-const WIDE: [(&str, Choice); 13] = [
+const WIDE: [(&str, Choice); 15] = [
     ("Q4_0", |_| Some(BlockFormat::Q4_0)),
     ("Q4_1", |_| Some(BlockFormat::Q4_1)),
     ("Q5_0", |_| Some(BlockFormat::Q5_0)),
@@ -72,6 +73,8 @@ const WIDE: [(&str, Choice); 13] = [
     ("Q5_K", |_| Some(BlockFormat::Q5K)),
     ("Q6_K", |_| Some(BlockFormat::Q6K)),
     ("IQ4_XS", |_| Some(BlockFormat::Iq4Xs)),
+    ("Z4_32", |_| Some(BlockFormat::Z4By32)),
+    ("Z4_128", |_| Some(BlockFormat::Z4By128)),
     ("mixed", mixed_long),
 ];
 

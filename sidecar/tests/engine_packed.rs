@@ -1,5 +1,5 @@
 //! Hugging Face folders whose weights are packed: answers are, to the bit, those of the numbers that the
-//! packed ones stand for, however the model is split.
+//! packed ones stand for, however the model is split; and integers stay in their bits.
 #![allow(clippy::unwrap_used, reason = "a broken fixture ends the test")]
 
 mod harness;
@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use harness::compared::weights;
 use harness::{Answered, Run, ask, fixtures, split, start};
 use plimsoll_planner::{BlockFormat, Dtype, Quantization};
 use plimsoll_sidecar::engine::control::Commands;
@@ -59,6 +60,9 @@ fn open(name: &str) -> Model {
     model.unwrap()
 }
 
+/// Numbers of a fixture's packed matrices: q and o, k and v, gate, up and down.
+const MATRICES: u64 = 2 * 128 * 64 + 2 * 64 * 64 + 3 * 160 * 64;
+
 fn answer(handle: &EngineHandle) -> Answered {
     let prompt: Vec<u32> = (3..45).collect();
     ask(handle, 1, &prompt, 6).wait()
@@ -79,7 +83,9 @@ fn answers_are_to_the_bit_those_of_the_same_weights_as_floats() {
     for (name, format) in [
         ("gptq-4bit", Some(BlockFormat::Q4_0)),
         ("gptq-4bit-act-order", None),
-        ("awq-4bit", None),
+        ("gptq-4bit-zero-points", Some(BlockFormat::Z4By32)),
+        ("awq-4bit", Some(BlockFormat::Z4By32)),
+        ("ct-w4a16-zero-points", Some(BlockFormat::Z4By32)),
         ("ct-w8a8", Some(BlockFormat::Q8_0)),
         ("ct-fp8-block", None),
     ] {
@@ -101,8 +107,15 @@ fn answers_are_to_the_bit_those_of_the_same_weights_as_floats() {
             };
             for dtype in [Dtype::BFloat16, Dtype::Float32] {
                 let what = format!("{name}, {dtype}, {ranks} ranks");
-                let expected = answer(&start(&plain, &run(dtype)));
-                assert_same(&answer(&start(&model, &run(dtype))), &expected, &what);
+                let (floats, kept) = (start(&plain, &run(dtype)), start(&model, &run(dtype)));
+                let expected = answer(&floats);
+                assert_same(&answer(&kept), &expected, &what);
+                let (less, more) = (weights(&kept), weights(&floats));
+                let in_blocks = |format: BlockFormat| MATRICES / format.columns() * format.bytes();
+                let saved = format.map_or(0, |of| MATRICES * dtype.bytes() - in_blocks(of));
+                let pages = 4096 * (1 + ranks as u64);
+                let what = format!("{what}: {less} of {more} bytes, without {saved}");
+                assert!((less + saved).abs_diff(more) <= pages, "{what}");
                 let expanded = Run {
                     quantization: Quantization::None,
                     ..run(dtype)
@@ -115,7 +128,7 @@ fn answers_are_to_the_bit_those_of_the_same_weights_as_floats() {
 
 #[test]
 fn packed_weights_come_back_from_every_sleep() {
-    for name in ["gptq-4bit", "awq-4bit"] {
+    for name in ["gptq-4bit", "gptq-4bit-act-order", "awq-4bit"] {
         let model = Arc::new(open(name));
         let handle = start(&model, &Run::whole(&model.shape));
         let expected = answer(&handle);

@@ -38,7 +38,8 @@ pub enum Dtype {
     Float16,
 }
 
-/// A block of 32 or 256 numbers of a row with scales of its own, named as in GGUF.
+/// A block of 32, 128 or 256 numbers of a row with scales of its own, named as in GGUF; those that begin
+/// with a Z hold what GPTQ, AWQ and compressed-tensors pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum BlockFormat {
     /// 4 bits and a scale.
@@ -77,6 +78,15 @@ pub enum BlockFormat {
     /// 4 bits that number unequal steps; of 256 numbers, each 32 have a scale.
     #[serde(rename = "IQ4_XS")]
     Iq4Xs,
+    /// 4 bits; 32 numbers have a scale and a zero point.
+    #[serde(rename = "Z4_32")]
+    Z4By32,
+    /// 4 bits; 128 numbers have a scale and a zero point.
+    #[serde(rename = "Z4_128")]
+    Z4By128,
+    /// 8 bits; 32 numbers have a scale and a zero point.
+    #[serde(rename = "Z8_32")]
+    Z8By32,
 }
 
 /// The matrices that a file has in blocks, and that stay so in memory.

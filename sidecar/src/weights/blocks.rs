@@ -1,9 +1,10 @@
-//! ggml's block types as numbers. This one has those of 32 numbers, which share a scale `d` (and a
+//! Block types as numbers: ggml's, and those with a zero point. This one has those of 32 numbers, which share a scale `d` (and a
 //! minimum `m`), both f16; `k_quants` those of 256.
 //!
 //! Q8_0: `d * q`, q signed 8 bits. Q4_0: `d * (q - 8)`. Q4_1: `d * q + m`. A 4-bit block holds
 //! numbers 0..16 in the low halves of its 16 bytes and 16..32 in the high halves; Q5_0 and Q5_1 have
-//! a fifth bit of each number in four bytes of their own. Of IQ4_NL and IQ4_XS q is a place in a table.
+//! a fifth bit of each number in four bytes of their own. Of IQ4_NL and IQ4_XS q is a place in a table. With
+//! a zero point z, in f16 behind d, it is `d * (q - z)`, every 32 of 4 bits as in Q4_0.
 
 use plimsoll_planner::BlockFormat;
 
@@ -27,6 +28,9 @@ pub(super) fn decode(format: BlockFormat, bytes: &[u8], skip: usize, out: &mut [
         BlockFormat::Q5K => decode_blocks(bytes, skip, out, k_quants::q5_k),
         BlockFormat::Q6K => decode_blocks(bytes, skip, out, k_quants::q6_k),
         BlockFormat::Iq4Xs => decode_blocks(bytes, skip, out, k_quants::iq4_xs),
+        BlockFormat::Z4By32 => decode_blocks(bytes, skip, out, z4::<20, 32>),
+        BlockFormat::Z4By128 => decode_blocks(bytes, skip, out, z4::<68, 128>),
+        BlockFormat::Z8By32 => decode_blocks(bytes, skip, out, z8),
     }
 }
 
@@ -114,5 +118,21 @@ fn iq4_nl(from: &[u8; 18], to: &mut [f32; BLOCK]) {
     let d = scale(from[0], from[1]);
     for (i, to) in to.iter_mut().enumerate() {
         *to = d * unequal(&from[2..], i);
+    }
+}
+
+fn z4<const BYTES: usize, const NUMBERS: usize>(from: &[u8; BYTES], to: &mut [f32; NUMBERS]) {
+    let (d, z) = (scale(from[0], from[1]), scale(from[2], from[3]));
+    for (to, from) in to.chunks_exact_mut(BLOCK).zip(from[4..].chunks_exact(16)) {
+        for (i, to) in to.iter_mut().enumerate() {
+            *to = d * (f32::from(from[i % 16] >> (i / 16 * 4) & 15) - z);
+        }
+    }
+}
+
+fn z8(from: &[u8; 36], to: &mut [f32; BLOCK]) {
+    let (d, z) = (scale(from[0], from[1]), scale(from[2], from[3]));
+    for (to, q) in to.iter_mut().zip(&from[4..]) {
+        *to = d * (f32::from(q.cast_signed()) - z);
     }
 }

@@ -17,9 +17,11 @@ pub enum Encoding {
 impl Encoding {
     const FLOATS: [Encoding; 3] = [Encoding::F32, Encoding::F16, Encoding::Bf16];
 
+    /// Those that tensors of a file have: zero points are put into blocks while they are read.
     pub(crate) fn all() -> impl Iterator<Item = Encoding> {
-        let blocks = BlockFormat::ALL.into_iter().map(Encoding::Blocks);
-        Self::FLOATS.into_iter().chain(blocks)
+        let files = |format: &BlockFormat| !format.has_zero_point();
+        let blocks = BlockFormat::ALL.into_iter().filter(files);
+        Self::FLOATS.into_iter().chain(blocks.map(Encoding::Blocks))
     }
 
     /// That of a float type.

@@ -48,7 +48,10 @@ const fn writer(format: BlockFormat) -> Option<Write> {
         | BlockFormat::Q4K
         | BlockFormat::Q5K
         | BlockFormat::Q6K
-        | BlockFormat::Iq4Xs => None,
+        | BlockFormat::Iq4Xs
+        | BlockFormat::Z4By32
+        | BlockFormat::Z4By128
+        | BlockFormat::Z8By32 => None,
     }
 }
 

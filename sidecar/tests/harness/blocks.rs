@@ -114,10 +114,20 @@ fn block(format: BlockFormat, name: &str, at: usize) -> Vec<u8> {
         BlockFormat::Q5K => &[(0, 1953.0), (2, 126.0)],
         BlockFormat::Q6K => &[(208, 4096.0)],
         BlockFormat::Iq4Xs => &[(0, 4064.0)],
+        BlockFormat::Z4By32 | BlockFormat::Z4By128 => &[(0, 15.0)],
+        BlockFormat::Z8By32 => &[(0, 255.0)],
     };
     for (place, most) in scales {
         let part = 0.5 + f32::from(block[*place]) / 512.0;
         block[*place..place + 2].copy_from_slice(&f16::from_f32(0.2 / most * part).to_le_bytes());
+    }
+    if format.has_zero_point() {
+        let drawn = f32::from(block[2]);
+        let zero = match format.bits() {
+            4 => drawn % 16.0,
+            _ => drawn - 128.0,
+        };
+        block[2..4].copy_from_slice(&f16::from_f32(zero).to_le_bytes());
     }
     block
 }

@@ -225,6 +225,9 @@ impl From<BlockFormat> for PlanFormat {
             BlockFormat::Q5K => PlanFormat::Q5K,
             BlockFormat::Q6K => PlanFormat::Q6K,
             BlockFormat::Iq4Xs => PlanFormat::Iq4Xs,
+            BlockFormat::Z4By32 => PlanFormat::Z4By32,
+            BlockFormat::Z4By128 => PlanFormat::Z4By128,
+            BlockFormat::Z8By32 => PlanFormat::Z8By32,
         }
     }
 }
@@ -244,6 +247,9 @@ impl From<PlanFormat> for BlockFormat {
             PlanFormat::Q5K => BlockFormat::Q5K,
             PlanFormat::Q6K => BlockFormat::Q6K,
             PlanFormat::Iq4Xs => BlockFormat::Iq4Xs,
+            PlanFormat::Z4By32 => BlockFormat::Z4By32,
+            PlanFormat::Z4By128 => BlockFormat::Z4By128,
+            PlanFormat::Z8By32 => BlockFormat::Z8By32,
         }
     }
 }

@@ -3,10 +3,11 @@
 //!
 //! A half of a pair is a vector of f32; one instruction rounds both halves of a pair and leaves them
 //! in the order of a panel's cell. It takes subnormals for zeros, which do not occur: scales are f16,
-//! so every number is a multiple of 2^-24.
+//! and zero points whole, so every number is a multiple of 2^-24.
 
 use std::arch::x86_64::*;
 use std::mem::{self, MaybeUninit};
+use std::ops::Range;
 
 use plimsoll_planner::Dtype;
 
@@ -16,26 +17,9 @@ use crate::simd::{Avx512, LANES, Simd, array, unroll};
 use super::super::bf16::pairs_of;
 use super::super::product::{Chunk, Product};
 use super::cell::Cell;
-use super::kinds::{self, Q4_0, Q4_1, Q8_0};
-use super::{PAIRS, SCALE_BYTES, Short, WORD_PAIRS, WORDS_BYTES};
-use super::{group_bytes, head_bytes};
-
-/// A block type that these kernels are compiled for.
-trait Kind: kinds::Kind {
-    const SHORT: Short;
-}
-
-impl Kind for Q4_0 {
-    const SHORT: Short = Short::Q4_0;
-}
-
-impl Kind for Q4_1 {
-    const SHORT: Short = Short::Q4_1;
-}
-
-impl Kind for Q8_0 {
-    const SHORT: Short = Short::Q8_0;
-}
+use super::kinds::{self, Kind, Q4_0, Q4_1, Q8_0, Z4By32, Z4By128, Z8By32};
+use super::{GROUP, Grid, PAIRS, SCALE_BYTES, Short, WORD_PAIRS, WORDS_BYTES};
+use super::{head_bytes, step_bytes, steps_of_block};
 
 /// Panels that are multiplied at a time.
 const P: usize = 2;
@@ -57,31 +41,47 @@ pub(super) fn multiply(product: &Product<'_>, chunk: &Chunk, format: Short) {
             Short::Q4_0 => panels::<Q4_0>(product, chunk),
             Short::Q4_1 => panels::<Q4_1>(product, chunk),
             Short::Q8_0 => panels::<Q8_0>(product, chunk),
+            Short::Z4By32 => panels::<Z4By32>(product, chunk),
+            Short::Z4By128 => panels::<Z4By128>(product, chunk),
+            Short::Z8By32 => panels::<Z8By32>(product, chunk),
         }
     }
 }
 
-/// Writes every cell of whole groups of one panel: a column pair of bf16 each.
-pub(super) fn expand(format: Short, stored: &[u8], cells: &mut [MaybeUninit<Cell>]) {
+/// Writes every cell of some steps of one panel: a column pair of bf16 each.
+pub(super) fn expand(
+    format: Short,
+    grid: Grid,
+    steps: (&[u8], Range<usize>),
+    cells: &mut [MaybeUninit<Cell>],
+) {
     assert!(Isa::Avx512Bf16.is_available(), "no bf16 dot products");
     // SAFETY: the check above says that this machine has the instructions.
     unsafe {
         match format {
-            Short::Q4_0 => groups::<Q4_0>(stored, cells),
-            Short::Q4_1 => groups::<Q4_1>(stored, cells),
-            Short::Q8_0 => groups::<Q8_0>(stored, cells),
+            Short::Q4_0 => groups::<Q4_0>(grid, steps, cells),
+            Short::Q4_1 => groups::<Q4_1>(grid, steps, cells),
+            Short::Q8_0 => groups::<Q8_0>(grid, steps, cells),
+            Short::Z4By32 => groups::<Z4By32>(grid, steps, cells),
+            Short::Z4By128 => groups::<Z4By128>(grid, steps, cells),
+            Short::Z8By32 => groups::<Z8By32>(grid, steps, cells),
         }
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-fn groups<K: Kind>(stored: &[u8], cells: &mut [MaybeUninit<Cell>]) {
+fn groups<K: Kind>(
+    grid: Grid,
+    (panel, steps): (&[u8], Range<usize>),
+    cells: &mut [MaybeUninit<Cell>],
+) {
+    let grid = known::<K>(grid);
     let (cells, _) = cells.as_chunks_mut::<PAIRS>();
-    let groups = stored.chunks_exact(const { group_bytes(K::FORMAT) });
-    for (group, cells) in groups.zip(cells) {
-        let scales = Scales::of::<K>(group);
+    for (step, cells) in steps.zip(cells) {
+        let group = Group::of::<K>(panel, grid, step);
+        let scales = Scales::of::<K>(group.head);
         for (at, cells) in cells.as_chunks_mut::<WORD_PAIRS>().0.iter_mut().enumerate() {
-            let four = Four::load::<K>(group, at);
+            let four = Four::load::<K>(group.numbers, at);
             unroll!(I in 0..4 {
                 let pair = round(four.halves::<K, I>(&scales));
                 // SAFETY: a cell has the 64 bytes that are stored, at a multiple of 64.
@@ -102,6 +102,38 @@ fn panels<K: Kind>(product: &Product<'_>, chunk: &Chunk) {
     }
 }
 
+/// The grid of a constant format, so that sizes are, and in short blocks where they lie.
+const fn known<K: Kind>(grid: Grid) -> Grid {
+    Grid {
+        format: K::FORMAT,
+        skipped: match steps_of_block(K::FORMAT) {
+            1 => 0,
+            _ => grid.skipped,
+        },
+    }
+}
+
+/// 32 columns of a panel.
+#[derive(Clone, Copy)]
+struct Group<'a> {
+    /// Of their block.
+    head: &'a [u8],
+    numbers: &'a [u8],
+}
+
+impl<'a> Group<'a> {
+    #[inline(always)]
+    fn of<K: Kind>(panel: &'a [u8], grid: Grid, step: usize) -> Group<'a> {
+        let (block, _) = grid.place(step);
+        let block = &panel[grid.head(block)..grid.numbers(step) + const { step_bytes(K::FORMAT) }];
+        let (before, numbers) = block.split_at(block.len() - const { step_bytes(K::FORMAT) });
+        Group {
+            head: &before[..const { head_bytes(K::FORMAT) }],
+            numbers,
+        }
+    }
+}
+
 /// At most T rows of x by panels by two, columns in order: the sums of `bf16::block`. Where there are
 /// fewer rows, the last one is multiplied again, and so is a last panel.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
@@ -115,17 +147,16 @@ fn by_two<K: Kind, const T: usize>(product: &Product<'_>, chunk: &Chunk) {
 fn block<K: Kind, const T: usize>(product: &Product<'_>, chunk: &Chunk, panel: usize) {
     let tokens = &chunk.tokens;
     let last = chunk.panels.end - 1;
-    let groups = product.shape.cols / super::GROUP;
-    let bytes = const { group_bytes(K::FORMAT) };
+    let groups = product.shape.cols / GROUP;
+    let grid = known::<K>(Grid::of(&product.shape, K::FORMAT));
     let mut weights: [&[u8]; P] = [&[]; P];
     for p in 0..P {
-        weights[p] = &product.panel((panel + p).min(last))[..groups * bytes];
+        weights[p] = product.panel((panel + p).min(last));
     }
     // The panels that come after these in the chunk, so that memory never waits for a panel's end.
     let mut next = weights;
     for p in 0..P {
-        let after = (panel + P + p).min(last);
-        next[p] = &product.panel(after)[..groups * bytes];
+        next[p] = product.panel((panel + P + p).min(last));
     }
     let mut x: [&[[[u8; 4]; PAIRS]]; T] = [&[]; T];
     for t in 0..T {
@@ -134,18 +165,26 @@ fn block<K: Kind, const T: usize>(product: &Product<'_>, chunk: &Chunk, panel: u
         x[t] = &pairs.as_chunks().0[..groups];
     }
     let mut sums = [[_mm512_setzero_ps(); T]; P];
+    let mut scales = [Scales::none(); P];
     for g in 0..groups {
-        let mut group: [&[u8]; P] = [&[]; P];
-        let mut scales = [Scales::none(); P];
+        let mut numbers: [&[u8]; P] = [&[]; P];
+        let (_, inside) = grid.place(g);
         for p in 0..P {
-            group[p] = &weights[p][g * bytes..][..bytes];
-            scales[p] = Scales::of::<K>(group[p]);
-            Avx512::here().prefetch(&next[p][g * bytes..][..bytes]);
+            let group = Group::of::<K>(weights[p], grid, g);
+            numbers[p] = group.numbers;
+            let mut from = grid.numbers(g);
+            // Once for all steps of a block, of which the first may be another rank's.
+            if inside == 0 || g == 0 {
+                scales[p] = Scales::of::<K>(group.head);
+                from -= const { head_bytes(K::FORMAT) };
+            }
+            let to = grid.numbers(g) + const { step_bytes(K::FORMAT) };
+            Avx512::here().prefetch(&next[p][from..to]);
         }
         for at in 0..PAIRS / WORD_PAIRS {
             let mut fours = [Four::none(); P];
             for p in 0..P {
-                fours[p] = Four::load::<K>(group[p], at);
+                fours[p] = Four::load::<K>(numbers[p], at);
             }
             unroll!(I in 0..4 {
                 let mut step = [_mm512_setzero_si512(); P];
@@ -176,7 +215,7 @@ fn block<K: Kind, const T: usize>(product: &Product<'_>, chunk: &Chunk, panel: u
     }
 }
 
-/// d and m of a group for either half of a pair: each row's twice.
+/// d and m of a block for either half of a pair: each row's twice.
 #[derive(Clone, Copy)]
 struct Scales {
     d: [__m512; 2],
@@ -196,13 +235,17 @@ impl Scales {
 
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     #[inline]
-    fn of<K: Kind>(group: &[u8]) -> Scales {
+    fn of<K: Kind>(head: &[u8]) -> Scales {
         let s = Avx512::here();
+        let d = s.load_f16(array(head));
         Scales {
-            d: s.twice(s.load_f16(array(group))),
-            m: match K::SHORT {
-                Short::Q4_0 | Short::Q8_0 => [_mm512_setzero_ps(); 2],
-                Short::Q4_1 => s.twice(s.load_f16(array(&group[SCALE_BYTES..]))),
+            d: s.twice(d),
+            m: match K::HALVES.len() {
+                1 => [_mm512_setzero_ps(); 2],
+                _ => {
+                    let half = s.load_f16(array(&head[SCALE_BYTES..]));
+                    s.twice(kinds::minimum::<_, K>(s, d, half, 0.0))
+                }
             },
         }
     }
@@ -229,10 +272,9 @@ impl<'a> Four<'a> {
 
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     #[inline]
-    fn load<K: Kind>(group: &'a [u8], at: usize) -> Four<'a> {
-        let quants = &group[const { head_bytes(K::FORMAT) }..];
-        match K::SHORT {
-            Short::Q4_0 | Short::Q4_1 => {
+    fn load<K: Kind>(quants: &'a [u8], at: usize) -> Four<'a> {
+        match K::LOW {
+            4 => {
                 let words: &[u8; WORDS_BYTES] = array(&quants[at * WORDS_BYTES..]);
                 // SAFETY: the array has the 64 bytes that are loaded.
                 let words = unsafe { _mm512_loadu_si512(words.as_ptr().cast()) };
@@ -241,7 +283,7 @@ impl<'a> Four<'a> {
                     ..Four::none()
                 }
             }
-            Short::Q8_0 => Four {
+            _ => Four {
                 bytes: array(&quants[at * 8 * LANES..]),
                 ..Four::none()
             },
@@ -252,8 +294,8 @@ impl<'a> Four<'a> {
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     #[inline]
     fn halves<K: Kind, const PAIR: usize>(&self, scales: &Scales) -> [__m512; 2] {
-        let numbers = match K::SHORT {
-            Short::Q4_0 | Short::Q4_1 => {
+        let numbers = match K::LOW {
+            4 => {
                 let values = const { values::<K>() };
                 // SAFETY: the array has the 64 bytes that are loaded.
                 let values = unsafe { _mm512_loadu_ps(values.as_ptr()) };
@@ -270,19 +312,19 @@ impl<'a> Four<'a> {
                     _mm512_permutexvar_ps(second, values),
                 ]
             }
-            Short::Q8_0 => {
+            _ => {
                 let (s, bytes) = (Avx512::here(), &self.bytes[PAIR * 2 * LANES..]);
                 [s.load_i8(array(bytes)), s.load_i8(array(&bytes[LANES..]))]
             }
         };
         let Scales { d, m } = scales;
-        match K::SHORT {
-            Short::Q4_0 | Short::Q8_0 => [
+        match K::HALVES.len() {
+            1 => [
                 _mm512_mul_ps(d[0], numbers[0]),
                 _mm512_mul_ps(d[1], numbers[1]),
             ],
             // The product is exact, so one rounding is what two steps have.
-            Short::Q4_1 => [
+            _ => [
                 _mm512_fmadd_ps(d[0], numbers[0], m[0]),
                 _mm512_fmadd_ps(d[1], numbers[1], m[1]),
             ],

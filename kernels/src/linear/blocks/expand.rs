@@ -15,13 +15,13 @@ use crate::simd::{self, LANES, Simd, Work, array};
 
 use super::super::LinearShape;
 use super::super::product::{Chunk, Product, TOKEN_STEP};
+#[cfg(target_arch = "x86_64")]
+use super::Short;
 use super::cell::{CELL_BYTES, Cell};
 #[cfg(target_arch = "x86_64")]
 use super::dot;
-use super::kinds::Kind;
+use super::kinds::{self, Kind};
 use super::{GROUP, Grid, PAIRS, SCALE_BYTES, WORDS_BYTES, by_kind, head_bytes, step_bytes};
-#[cfg(target_arch = "x86_64")]
-use super::{Short, group_bytes};
 
 /// Kernels take panels by two.
 const PANEL_STEP: usize = 2;
@@ -122,9 +122,7 @@ fn expand(
         && dtype == Dtype::BFloat16
         && isa >= Isa::Avx512Bf16
     {
-        let bytes = group_bytes(grid.format);
-        let stored = &panel[steps.start * bytes..steps.end * bytes];
-        return dot::expand(format, stored, cells);
+        return dot::expand(format, grid, (panel, steps), cells);
     }
     let work = Expand {
         dtype,
@@ -204,7 +202,7 @@ impl<V: Copy> Scales<V> {
         let d = s.load_f16(array(head));
         let m = match K::HALVES.len() {
             1 => s.splat(0.0),
-            _ => s.load_f16(array(&head[SCALE_BYTES..])),
+            _ => kinds::minimum::<S, K>(s, d, s.load_f16(array(&head[SCALE_BYTES..])), 0.0),
         };
         let (small, _) = head[K::HALVES.len() * SCALE_BYTES..].as_chunks();
         let (d, m) = match K::small(small, part) {

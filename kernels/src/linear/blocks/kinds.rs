@@ -3,13 +3,15 @@
 use plimsoll_planner::BlockFormat;
 
 use super::planes::{Planes, field, halves};
-use crate::simd::LANES;
+use crate::simd::{LANES, Simd};
 
 /// A block type that code is compiled for.
 pub(super) trait Kind {
     const FORMAT: BlockFormat;
-    /// Where the f16 scales lie in a file's block: d, and m where there is one.
+    /// Where the f16 scales lie in a file's block: d, and m or z where there is one.
     const HALVES: &'static [usize];
+    /// The second of them is z, the q that stands for zero.
+    const HAS_ZERO_POINT: bool = false;
     /// Where the small scales lie, and how many bytes they are.
     const SMALL: (usize, usize) = (0, 0);
     /// Parts of 32 columns that have small scales of their own.
@@ -32,6 +34,17 @@ pub(super) trait Kind {
     #[inline(always)]
     fn small(_bytes: &[[u8; LANES]], _part: usize) -> Option<[[f32; LANES]; 2]> {
         None
+    }
+}
+
+/// What is added to d q: m; where there is a zero point, -d z, which is exact. Of q that are `lift` more than
+/// they were packed as, so is z.
+#[inline(always)]
+pub(super) fn minimum<S: Simd, K: Kind>(s: S, d: S::V, half: S::V, lift: f32) -> S::V {
+    match K::HAS_ZERO_POINT {
+        // -0 less 0 keeps its sign: so that this is -(d z) where z is 0, too.
+        true => s.mul(d, s.sub(s.splat(-lift), half)),
+        false => half,
     }
 }
 
@@ -71,6 +84,9 @@ pub(super) struct Q4K;
 pub(super) struct Q5K;
 pub(super) struct Q6K;
 pub(super) struct Iq4Xs;
+pub(super) struct Z4By32;
+pub(super) struct Z4By128;
+pub(super) struct Z8By32;
 
 impl Kind for Q4_0 {
     const FORMAT: BlockFormat = BlockFormat::Q4_0;
@@ -318,5 +334,41 @@ impl Kind for Iq4Xs {
             f32::from(low | top << 4) - 32.0
         });
         Some([scale, [0.0; LANES]])
+    }
+}
+
+impl Kind for Z4By32 {
+    const FORMAT: BlockFormat = BlockFormat::Z4By32;
+    const HALVES: &'static [usize] = &[0, 2];
+    const HAS_ZERO_POINT: bool = true;
+    const LOW: usize = 4;
+    const EMPTY: &'static [u8] = &[0; 20];
+
+    fn planes(block: &[u8], _: usize) -> Planes {
+        low(halves(&block[4..]))
+    }
+}
+
+impl Kind for Z4By128 {
+    const FORMAT: BlockFormat = BlockFormat::Z4By128;
+    const HALVES: &'static [usize] = &[0, 2];
+    const HAS_ZERO_POINT: bool = true;
+    const LOW: usize = 4;
+    const EMPTY: &'static [u8] = &[0; 68];
+
+    fn planes(block: &[u8], step: usize) -> Planes {
+        low(halves(&block[4 + 16 * step..]))
+    }
+}
+
+impl Kind for Z8By32 {
+    const FORMAT: BlockFormat = BlockFormat::Z8By32;
+    const HALVES: &'static [usize] = &[0, 2];
+    const HAS_ZERO_POINT: bool = true;
+    const LOW: usize = 8;
+    const EMPTY: &'static [u8] = &[0; 36];
+
+    fn planes(_: &[u8], _: usize) -> Planes {
+        unreachable!("bytes lie in no planes")
     }
 }

@@ -1,14 +1,14 @@
-//! Weights that stay in 2 to 8 bits, as a GGUF file has them: blocks of 32 or 256 columns of a row with
-//! scales of their own. Their exact products have the bits of those of the weight that is expanded to the
+//! Weights that stay in 2 to 8 bits: blocks of 32, 128 or 256 columns of a row with scales of their own, as
+//! a GGUF file has them, or with the zero points of a packed Hugging Face folder. Their exact products have the bits of those of the weight that is expanded to the
 //! compute type first; those by integers (`integers`) quantise x, too.
 //!
 //! A panel of 16 rows is block after block of columns. A block: its head, then its numbers, 32 columns
-//! after the other. The head: of all rows d in f16, then m where there is one, then byte by byte the
-//! small scales. Where columns are cut inside of a block, the numbers of the others are left out.
+//! after the other. The head: of all rows d in f16, then m or z where there is one, then byte by byte
+//! the small scales. Where columns are cut inside of a block, the numbers of the others are left out.
 //!
 //! Numbers of 32 columns lie column pair by column pair. The 32 numbers of a pair, `[row16][2]`, are two
 //! halves of 16 (rows 0..8, rows 8..16), a vector each; half h of the 32 is rows `h % 2` of pair `h / 2`.
-//! Q8_0: half after half, a byte each number. Others: planes of b = 4, 2 or 1 bits, first the low bits,
+//! Of 8 bits: half after half, a byte each number. Others: planes of b = 4, 2 or 1 bits, first the low bits,
 //! then the high ones. A plane is b vectors of 16 words; half h has bits `b * h % 32` of word l for lane l,
 //! in vector `b * h / 32`: so one shift brings sixteen numbers to the bottom of their lanes.
 
@@ -60,11 +60,6 @@ const fn block_bytes(format: BlockFormat) -> usize {
 #[expect(clippy::cast_possible_truncation, reason = "sizes of a block")]
 const fn size(n: u64) -> usize {
     n as usize
-}
-
-/// Bytes of one block of a panel.
-pub(super) const fn group_bytes(format: BlockFormat) -> usize {
-    PANEL_ROWS * block_bytes(format)
 }
 
 /// Bytes in front of a block's numbers.
@@ -133,6 +128,7 @@ macro_rules! by_kind {
     ($format:expr, $kind:ident => $body:expr) => {
         by_kind!(@ $format, $kind, $body, [
             Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Iq4Nl Q2K Q3K Q4K Q5K Q6K Iq4Xs
+            Z4By32 Z4By128 Z8By32
         ])
     };
     (@ $format:expr, $kind:ident, $body:expr, [$($name:ident)*]) => {
@@ -152,6 +148,9 @@ enum Short {
     Q4_0,
     Q4_1,
     Q8_0,
+    Z4By32,
+    Z4By128,
+    Z8By32,
 }
 
 impl Short {
@@ -160,6 +159,9 @@ impl Short {
             BlockFormat::Q4_0 => Some(Short::Q4_0),
             BlockFormat::Q4_1 => Some(Short::Q4_1),
             BlockFormat::Q8_0 => Some(Short::Q8_0),
+            BlockFormat::Z4By32 => Some(Short::Z4By32),
+            BlockFormat::Z4By128 => Some(Short::Z4By128),
+            BlockFormat::Z8By32 => Some(Short::Z8By32),
             BlockFormat::Q5_0
             | BlockFormat::Q5_1
             | BlockFormat::Iq4Nl

@@ -111,7 +111,7 @@ fn pack_row<'a, K: Kind>(
         }
         let numbers = &mut panel[grid.numbers(step)..][..const { step_bytes(K::FORMAT) }];
         if K::LOW == 8 {
-            let quants = block[2..].chunks_exact(2);
+            let quants = block[2 * K::HALVES.len()..].chunks_exact(2);
             for (pair, from) in quants.enumerate() {
                 numbers[pair * 2 * PANEL_ROWS + 2 * lane..][..2].copy_from_slice(from);
             }
@@ -167,7 +167,10 @@ fn unpack<K: Kind>(panel: &[u8], grid: Grid, lane: usize, values: &mut [f32]) {
         let head = &panel[grid.head(block)..][..const { head_bytes(K::FORMAT) }];
         let numbers = &panel[grid.numbers(step)..][..const { step_bytes(K::FORMAT) }];
         let d = half(head, 0);
-        let m = (K::HALVES.len() > 1).then(|| half(head, 1));
+        let m = (K::HALVES.len() > 1).then(|| match K::HAS_ZERO_POINT {
+            true => -(d * half(head, 1)),
+            false => half(head, 1),
+        });
         let (small, _) = head[K::HALVES.len() * SCALE_BYTES..].as_chunks();
         for (of, values) in values.chunks_exact_mut(GROUP / 2).enumerate() {
             let (d, m) = match K::small(small, 2 * inside + of) {

@@ -6,7 +6,7 @@ use plimsoll_planner::BlockFormat;
 use super::kinds::Kind;
 use super::{StoredBlocks, block_bytes, by_kind};
 
-/// A scale or minimum that is infinite or not a number, and where it stands.
+/// A scale, minimum or zero point that is infinite or not a number, and where it stands.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error(
     "{what} of block {block} in row {row} is {value}, which scales nothing; the file is damaged"
@@ -16,7 +16,7 @@ pub struct BadScale {
     pub row: usize,
     /// Of the row as the file has it.
     pub block: usize,
-    /// "the scale" or "the minimum"
+    /// "the scale", "the minimum" or "the zero point"
     pub what: &'static str,
     pub value: f32,
 }
@@ -24,7 +24,7 @@ pub struct BadScale {
 /// Looks at the scales of `cols` columns of rows that a file has.
 ///
 /// # Errors
-/// The first scale or minimum, row by row, that is not finite.
+/// The first of these, row by row, that is not finite.
 ///
 /// # Panics
 /// When rows have fewer columns.
@@ -34,10 +34,14 @@ pub fn check_scales(
     source: StoredBlocks<'_>,
 ) -> Result<(), BadScale> {
     let halves = by_kind!(format, K => <K as Kind>::HALVES);
+    let names = match format.has_zero_point() {
+        true => ["the scale", "the zero point"],
+        false => ["the scale", "the minimum"],
+    };
     for row in 0..source.rows {
         let blocks = source.row(format, cols, row);
         for (at, block) in blocks.chunks_exact(block_bytes(format)).enumerate() {
-            for (what, from) in ["the scale", "the minimum"].into_iter().zip(halves) {
+            for (what, from) in names.into_iter().zip(halves) {
                 let value = f16::from_le_bytes([block[*from], block[from + 1]]);
                 if !value.is_finite() {
                     return Err(BadScale {

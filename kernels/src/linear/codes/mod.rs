@@ -8,7 +8,8 @@
 //! Panel after panel of 16 rows, rows padded: first chunks of 16 bytes of every row, which are 32 columns
 //! of 4 bits or 16 of 8; then d, then z or m, in f16, group after group of 16 rows. Columns are a multiple
 //! of 32. A weight whose columns are cut inside of a group has room for as many groups as any cut touches,
-//! so that its bytes depend on nothing but its sizes. Of `Q4_0`, `Q4_1` and `Q8_0` they are the file's.
+//! so that its bytes depend on nothing but its sizes. Of `Q4_0`, `Q4_1` and `Q8_0` they are the file's, of zero points those of
+//! `Z4_32`, `Z4_128` and `Z8_32`.
 
 #[cfg(feature = "gpu-tests")]
 mod case;
@@ -126,8 +127,8 @@ pub struct CodesShape {
 }
 
 impl CodesShape {
-    /// The codes that hold every number of a block type; None where no such codes do, and the weight is
-    /// expanded instead: its scales have more bits than f16, or belong to 16 columns.
+    /// The codes that hold every number of a block type of GGUF; None where no such codes do, and the weight
+    /// is expanded instead: its scales have more bits than f16, or belong to 16 columns.
     pub const fn of_blocks(rows: usize, cols: usize, format: BlockFormat) -> Option<CodesShape> {
         let (bits, form) = match format {
             BlockFormat::Q4_0 => (Bits::Four, Form::Middle),
@@ -143,6 +144,8 @@ impl CodesShape {
             | BlockFormat::Q5K
             | BlockFormat::Q6K
             | BlockFormat::Iq4Xs => return None,
+            // Their folders have them as grids, see `of_grid`.
+            BlockFormat::Z4By32 | BlockFormat::Z4By128 | BlockFormat::Z8By32 => return None,
         };
         Some(CodesShape {
             rows,

@@ -233,7 +233,10 @@ fn codes_of(format: BlockFormat, block: &[u8]) -> [u8; BLOCK] {
         | BlockFormat::Q4K
         | BlockFormat::Q5K
         | BlockFormat::Q6K
-        | BlockFormat::Iq4Xs => unreachable!("{format} has no codes"),
+        | BlockFormat::Iq4Xs
+        | BlockFormat::Z4By32
+        | BlockFormat::Z4By128
+        | BlockFormat::Z8By32 => unreachable!("{format} has no codes"),
     })
 }
 

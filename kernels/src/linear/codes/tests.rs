@@ -96,6 +96,15 @@ fn bytes_of_4_and_8_bits_are_the_files() {
     let grid = |zeros| CodesShape::of_grid((16, 256), Bits::Four, 128, zeros).unwrap();
     assert_eq!(grid(false).bytes(), 16 * (128 + 2 * 2));
     assert_eq!(grid(true).bytes(), 16 * (128 + 2 * 4));
+    for (bits, group, format) in [
+        (Bits::Four, 128, BlockFormat::Z4By128),
+        (Bits::Four, 64, BlockFormat::Z4By32),
+        (Bits::Eight, 32, BlockFormat::Z8By32),
+    ] {
+        let stored = LinearShape::stored(40, 1024, Dtype::BFloat16, format);
+        let codes = CodesShape::of_grid((40, 1024), bits, group, true).unwrap();
+        assert_eq!(codes.bytes(), stored.packed_bytes(), "{format}");
+    }
 }
 
 #[test]

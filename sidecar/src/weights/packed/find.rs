@@ -1,11 +1,12 @@
 //! Which matrices of a folder are packed, from the tensors that are there.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::gptq::Middles;
+use super::grid::Expanded;
 use super::module::Module;
-use super::{AWQ, FLOAT8, GPTQ, INT, Packed, Scheme};
-use crate::model_error::ModelError;
+use super::{AWQ, FLOAT8, GPTQ, INT, Numbers, Packed, Scheme};
+use crate::model_error::{ModelError, shorten};
 use crate::weights::folder::SafetensorsFolder;
 use crate::weights::{TensorInfo, TensorSource};
 
@@ -56,6 +57,7 @@ pub(super) fn all(
         ));
     }
     middles.told(scheme, told);
+    told_expanded(&packed, told);
     let rounds = |matrix: &Packed| [INT[1], FLOAT8].contains(&&*matrix.info.dtype);
     if packed.values().any(rounds) {
         let text = "inputs of its matrices in 8 bits are not rounded to 8 bits, whatever config.json says \
@@ -71,6 +73,28 @@ pub(super) fn all(
         );
     }
     Ok(packed)
+}
+
+/// Why integers do not stay in their bits: what the plan shows as a larger model. FP8 never does.
+fn told_expanded(packed: &HashMap<String, Packed>, told: &mut Vec<String>) {
+    let mut reasons: BTreeMap<Expanded, Vec<&str>> = BTreeMap::new();
+    for (name, matrix) in packed {
+        if let Numbers::Grid(grid) = &matrix.numbers
+            && let Err(reason) = grid.blocks(matrix.info.rows_cols().1)
+        {
+            reasons.entry(reason).or_default().push(name);
+        }
+    }
+    for (reason, mut names) in reasons {
+        names.sort_unstable();
+        told.push(format!(
+            "{} of {} packed matrices are expanded at load, `{}` the first: {}",
+            names.len(),
+            packed.len(),
+            shorten(names[0]),
+            reason.why()
+        ));
+    }
 }
 
 /// Tensors that are there and have no say: scales of the KV cache, and the biases of zeros that AutoGPTQ

@@ -10,6 +10,7 @@ use plimsoll_planner::BlockFormat;
 use super::integers::Integers;
 use crate::model_error::{ModelError, shorten};
 use crate::weights::TensorSource;
+use crate::weights::encoding::Encoding;
 use crate::weights::folder::SafetensorsFolder;
 
 /// Numbers that are unpacked at once, and their scales: what a thread holds beside the result stays under
@@ -17,8 +18,10 @@ use crate::weights::folder::SafetensorsFolder;
 pub(super) const AT_ONCE: usize = 1 << 18;
 /// Rows that share words, in some layouts.
 const WORD_ROWS: usize = 8;
-/// Columns of the blocks that such weights are kept in.
-const BLOCK: usize = 32;
+/// Columns that lie together in blocks; a block is some of these.
+const STEP: usize = 32;
+/// Columns of the longer blocks.
+const LONG: usize = 128;
 
 /// Rows in pieces of so many, the last one what is left.
 pub(super) fn pieces(rows: Range<usize>, at_once: usize) -> impl Iterator<Item = Range<usize>> {
@@ -83,17 +86,49 @@ struct Parameters {
     zeros: Vec<u8>,
 }
 
+/// Why no blocks hold the numbers of a grid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Expanded {
+    Scales,
+    Groups,
+    Order,
+}
+
+impl Expanded {
+    pub(super) const fn why(self) -> &'static str {
+        match self {
+            Expanded::Scales => "some scales are no numbers of 16 bits (F16)",
+            Expanded::Groups => "groups are no multiples of 32 inputs",
+            Expanded::Order => "groups are out of order (desc_act)",
+        }
+    }
+}
+
 impl Grid {
-    /// The blocks that hold the same numbers: scales are halves, and whole blocks share one.
-    pub(super) fn blocks(&self) -> Option<BlockFormat> {
-        let shared = match self.groups {
-            Groups::Even(size) => size.is_multiple_of(BLOCK) || self.count == 1,
-            Groups::Given(_) => false,
+    /// The blocks that hold the same numbers of rows of so many columns: scales are halves, and whole
+    /// blocks share one.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub(super) fn blocks(&self, cols: usize) -> Result<BlockFormat, Expanded> {
+        let Groups::Even(size) = self.groups else {
+            return Err(Expanded::Order);
         };
-        let same = shared && self.scales.halves && self.zeros == Zeros::Middle;
-        same.then_some(match self.codes.bits {
-            4 => BlockFormat::Q4_0,
-            _ => BlockFormat::Q8_0,
+        let shared = |columns: usize| size.is_multiple_of(columns) || self.count == 1;
+        if !shared(STEP) {
+            return Err(Expanded::Groups);
+        }
+        if !self.scales.halves {
+            return Err(Expanded::Scales);
+        }
+        Ok(match (&self.zeros, self.codes.bits) {
+            (Zeros::Middle, 4) => BlockFormat::Q4_0,
+            (Zeros::Middle, _) => BlockFormat::Q8_0,
+            (Zeros::Read { .. }, 4) if shared(LONG) && cols.is_multiple_of(LONG) => {
+                BlockFormat::Z4By128
+            }
+            (Zeros::Read { .. }, 4) => BlockFormat::Z4By32,
+            (Zeros::Read { .. }, _) => BlockFormat::Z8By32,
         })
     }
 
@@ -117,39 +152,39 @@ impl Grid {
         })
     }
 
-    /// Reads `rows x cols` as blocks, which [`Grid::blocks`] names.
+    /// Reads `rows x cols` as blocks, those that [`Grid::blocks`] names.
     ///
     /// # Errors
     /// As the files'.
     pub(super) fn read_blocks(
         &self,
+        format: BlockFormat,
         files: &SafetensorsFolder,
-        rows: Range<usize>,
-        cols: Range<usize>,
+        [rows, cols]: [Range<usize>; 2],
         out: &mut [u8],
     ) -> Result<(), ModelError> {
         let row_bytes = out.len() / rows.len().max(1);
-        let block_bytes = row_bytes / (cols.len() / BLOCK).max(1);
+        let encoding = Encoding::Blocks(format);
+        let (columns, bytes) = (encoding.block_numbers(), encoding.block_bytes());
         let four = self.codes.bits == 4;
         self.in_pieces(files, rows, &cols, out, row_bytes, |row, codes, out| {
-            let starts = cols.clone().step_by(BLOCK);
-            let blocks = codes
-                .chunks_exact(BLOCK)
-                .zip(out.chunks_exact_mut(block_bytes));
+            let starts = cols.clone().step_by(columns);
+            let blocks = codes.chunks_exact(columns).zip(out.chunks_exact_mut(bytes));
             for (start, (codes, out)) in starts.zip(blocks) {
-                let (scale, _) = row(self.groups.of(start));
-                out[..2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
-                let halves = codes.split_at(BLOCK / 2);
+                let (scale, zero) = row(self.groups.of(start));
+                let (d, mut out) = out.split_at_mut(2);
+                d.copy_from_slice(&f16::from_f32(scale).to_le_bytes());
+                if format.has_zero_point() {
+                    let less = if four { 0.0 } else { 128.0 };
+                    let z = f16::from_f32(f32::from(zero) - less);
+                    out[..2].copy_from_slice(&z.to_le_bytes());
+                    out = &mut out[2..];
+                }
                 match four {
-                    true => {
-                        let pairs = halves.0.iter().zip(halves.1);
-                        for ((low, high), out) in pairs.zip(&mut out[2..]) {
-                            *out = low | high << 4;
-                        }
-                    }
+                    true => nibbles(codes, out),
                     // 128 less, with a sign.
                     false => {
-                        for (code, out) in codes.iter().zip(&mut out[2..]) {
+                        for (code, out) in codes.iter().zip(out) {
                             *out = code ^ 0x80;
                         }
                     }
@@ -221,6 +256,17 @@ impl Grid {
             }
         };
         Ok(Parameters { scales, zeros })
+    }
+}
+
+/// Of every 32 codes the first half in the low bits of 16 bytes, the second one in the high bits.
+fn nibbles(codes: &[u8], out: &mut [u8]) {
+    let steps = codes.chunks_exact(STEP).zip(out.chunks_exact_mut(STEP / 2));
+    for (codes, out) in steps {
+        let (low, high) = codes.split_at(STEP / 2);
+        for ((low, high), out) in low.iter().zip(high).zip(out) {
+            *out = low | high << 4;
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Weights of a Hugging Face folder that are packed: GPTQ, AWQ, compressed-tensors and FP8, read as the
-//! matrices that they stand for. Those that GGUF's Q4_0 or Q8_0 hold to the last bit are handed on as such
-//! blocks and stay so in memory; the rest is expanded.
+//! matrices that they stand for. Those that blocks hold to the last bit are handed on as such and stay so in
+//! memory: without zero points GGUF's Q4_0 and Q8_0, with them those of the planner's own; FP8, groups out
+//! of order or of other sizes, and scales that f16 has not are expanded.
 //!
 //! What is small is read when the folder is opened, once: scales, groups, and zero points that should be
 //! the middle; so a bad one is told before anything is loaded.
@@ -58,6 +59,16 @@ struct Packed {
     numbers: Numbers,
     /// Tensors of the file that are parts of it.
     parts: Vec<String>,
+}
+
+impl Packed {
+    /// The blocks that hold its numbers.
+    fn blocks(&self) -> Option<BlockFormat> {
+        match &self.numbers {
+            Numbers::Grid(grid) => grid.blocks(self.info.rows_cols().1).ok(),
+            Numbers::Float8(_) => None,
+        }
+    }
 }
 
 /// The tensors of a folder, of which some are packed.
@@ -146,10 +157,7 @@ impl TensorSource for PackedFolder {
     }
 
     fn blocks(&self, name: &str) -> Option<BlockFormat> {
-        match &self.packed.get(name)?.numbers {
-            Numbers::Grid(grid) => grid.blocks(),
-            Numbers::Float8(_) => None,
-        }
+        self.packed.get(name)?.blocks()
     }
 
     fn read_blocks(
@@ -162,9 +170,14 @@ impl TensorSource for PackedFolder {
     ) -> Result<(), ModelError> {
         let count = rows.len().saturating_mul(cols.len());
         check_block(name, self.info(name), &rows, &cols, count)?;
-        match self.packed.get(name).map(|packed| &packed.numbers) {
-            Some(Numbers::Grid(grid)) if grid.blocks() == Some(format) => {
-                grid.read_blocks(&self.files, rows, cols, out)
+        match self.packed.get(name) {
+            Some(
+                packed @ Packed {
+                    numbers: Numbers::Grid(grid),
+                    ..
+                },
+            ) if packed.blocks() == Some(format) => {
+                grid.read_blocks(format, &self.files, [rows, cols], out)
             }
             _ => Err(other_type(format, name, self.info(name))),
         }

@@ -3,12 +3,12 @@
 //!
 //! Per token and group, s = max |x| / M (M = 127 or 32639) and q = round(x / s) to even. A row's weights
 //! are d s_p u + m t_p, where u are integers and s_p, t_p (1 where there are none) are those of a part:
-//! the whole group, or 16 columns of it. I_p is the sum of q u over a part, X_p that of q:
+//! the whole group, or 16 columns of it; of a zero point z, m is -d z, and both count from 0. I_p is the sum of q u over a part, X_p that of q:
 //!
 //! `v = fma(m t_1, X_1, fma(m t_0, X_0, fma(d s_1, I_1, (d s_0) I_0)))`, terms that there are;
 //! `out[t, r] = fma(s, v, out)` for group 0, 1, ... from 0, then the bias.
 //!
-//! Integers are exact (`bounds`), as f32 they are rounded to even, d s_p and m t_p have at most 19 bits,
+//! Integers are exact (`bounds`), as f32 they are rounded to even, d s_p and m t_p are exact,
 //! and the order of f32 is this one: every instruction set, batch, chunk and thread has the same bits. A
 //! group of x with a number that is not finite has s = NaN: all of its token's sums are NaN. One whose
 //! largest number is below M times the smallest normal number counts as zeros.
@@ -36,7 +36,7 @@ use plimsoll_planner::{BlockFormat, Integers};
 use super::super::output::Output;
 use super::super::product::Chunk;
 use super::super::{Input, LinearShape, Products, Weight};
-use super::kinds::Kind;
+use super::kinds::{self, Kind};
 use super::{GROUP, Grid, SCALE_BYTES, by_kind, head_bytes, size, step_bytes};
 use crate::isa::Dots;
 use crate::pool::Pool;
@@ -87,9 +87,17 @@ const fn zero<K: Kind>() -> u8 {
         reason = "a small integer"
     )]
     match K::TABLE {
-        None if K::LOW < 8 => K::ZERO as u8,
+        None if K::LOW < 8 || K::HAS_ZERO_POINT => K::ZERO as u8,
         // Bytes with a sign, their highest bit flipped.
         None | Some(_) => 128,
+    }
+}
+
+/// What unpacked numbers are more than they were packed as, where a zero point is read: u counts from 0.
+const fn lift<K: Kind>() -> u8 {
+    match (K::HAS_ZERO_POINT, K::LOW) {
+        (true, 8) => 128,
+        _ => 0,
     }
 }
 
@@ -185,7 +193,10 @@ impl<'a> Step<'a> {
     fn scales<S: Simd, K: Kind>(&self, s: S, part: usize) -> (S::V, S::V) {
         let d = s.load_f16(array(self.head));
         let m = match K::HAS_MINIMUM {
-            true => s.load_f16(array(&self.head[SCALE_BYTES..])),
+            true => {
+                let half = s.load_f16(array(&self.head[SCALE_BYTES..]));
+                kinds::minimum::<S, K>(s, d, half, const { lift::<K>() as f32 })
+            }
             false => d,
         };
         let small = &self.head[const { K::HALVES.len() * SCALE_BYTES }..];

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::super::kinds::Kind;
 use super::super::pack;
-use super::{Form, GROUP, Product, Step, all_of, number_of, place, scale_of};
+use super::{Form, GROUP, Product, Step, all_of, lift, number_of, place, scale_of};
 use crate::simd::{LANES, Scalar};
 
 pub(super) fn multiply<K: Kind, const N: usize>(
@@ -37,7 +37,7 @@ fn add<K: Kind, const N: usize>(sums: &mut [f32; LANES], step: Step<'_>, x: &[u8
             let products = q.iter().enumerate().map(|(col, q)| {
                 #[expect(clippy::cast_possible_truncation, reason = "an integer")]
                 let u = pack::number::<K>(step.numbers, row, first + col) as i32;
-                u * q
+                (u + i32::from(lift::<K>())) * q
             });
             let sum = nearest(products.sum());
             let d = scales[part].0[row];

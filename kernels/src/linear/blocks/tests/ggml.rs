@@ -1,4 +1,4 @@
-//! Blocks as ggml defines them: their numbers one by one, random ones, and cuts of them.
+//! Blocks as ggml defines them, and those with zero points: their numbers one by one, random ones, and cuts of them.
 
 use half::f16;
 use plimsoll_planner::BlockFormat;
@@ -14,7 +14,8 @@ pub(in super::super) struct Part {
     pub(in super::super) integers: Vec<i32>,
 }
 
-/// A block's parts as ggml defines them: of 16 columns or of 32.
+/// A block's parts as ggml defines them: of 16 columns or of 32. With a zero point, integers and it count
+/// from 0.
 pub(in super::super) fn parts_of(format: BlockFormat, block: &[u8]) -> Vec<Part> {
     let half = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
     let scaled = |at: usize, by: i32| half(at) * by as f32;
@@ -39,7 +40,10 @@ pub(in super::super) fn parts_of(format: BlockFormat, block: &[u8]) -> Vec<Part>
         | BlockFormat::Iq4Nl
         | BlockFormat::Q4K
         | BlockFormat::Q5K
-        | BlockFormat::Iq4Xs => 32,
+        | BlockFormat::Iq4Xs
+        | BlockFormat::Z4By32
+        | BlockFormat::Z4By128
+        | BlockFormat::Z8By32 => 32,
     };
     let scales = |of: usize| match format {
         BlockFormat::Q4_0 | BlockFormat::Q5_0 | BlockFormat::Q8_0 | BlockFormat::Iq4Nl => {
@@ -65,6 +69,8 @@ pub(in super::super) fn parts_of(format: BlockFormat, block: &[u8]) -> Vec<Part>
             let top = block[2 + of / 4] >> (of % 4 * 2) & 3;
             (scaled(0, i32::from(low | top << 4) - 32), None)
         }
+        BlockFormat::Z4By32 | BlockFormat::Z4By128 => (half(0), Some(-(half(0) * half(2)))),
+        BlockFormat::Z8By32 => (half(0), Some(-(half(0) * (half(2) + 128.0)))),
     };
     let integers: Vec<i32> = (0..columns(format))
         .map(|i| integer(format, block, i))
@@ -105,11 +111,20 @@ fn integer(format: BlockFormat, block: &[u8], i: usize) -> i32 {
             i32::from(low | two(128) << 4) - 32
         }
         BlockFormat::Iq4Xs => unequal(nibble(8 + 16 * (i / 32), i % 32)),
+        BlockFormat::Z4By32 => nibble(4, i),
+        BlockFormat::Z4By128 => nibble(4 + 16 * (i / 32), i % 32),
+        BlockFormat::Z8By32 => i32::from(block[4 + i].cast_signed()) + 128,
     }
 }
 
-/// A block's numbers as ggml defines them.
+/// A block's numbers as ggml defines them; with a zero point d q - d z, which is exact.
 pub(super) fn numbers_of(format: BlockFormat, block: &[u8]) -> Vec<f32> {
+    if let Some(signed) = zero_point(format) {
+        let half = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
+        let packed = |i: usize| (integer(format, block, i) - i32::from(signed)) as f32;
+        let numbers = (0..columns(format)).map(packed);
+        return numbers.map(|q| half(0) * q - half(0) * half(2)).collect();
+    }
     let parts = parts_of(format, block);
     let numbers = parts.iter().flat_map(|part| {
         part.integers.iter().map(|integer| {
@@ -151,11 +166,30 @@ pub(in super::super) fn halves(format: BlockFormat) -> &'static [usize] {
         | BlockFormat::Q8_0
         | BlockFormat::Iq4Nl
         | BlockFormat::Iq4Xs => &[0],
-        BlockFormat::Q4_1 | BlockFormat::Q5_1 | BlockFormat::Q4K | BlockFormat::Q5K => &[0, 2],
+        BlockFormat::Q4_1
+        | BlockFormat::Q5_1
+        | BlockFormat::Q4K
+        | BlockFormat::Q5K
+        | BlockFormat::Z4By32
+        | BlockFormat::Z4By128
+        | BlockFormat::Z8By32 => &[0, 2],
         BlockFormat::Q2K => &[80, 82],
         BlockFormat::Q3K => &[108],
         BlockFormat::Q6K => &[208],
     }
+}
+
+/// Where a zero point is read: what has to be added to it, and to q, so that both count from 0.
+fn zero_point(format: BlockFormat) -> Option<u8> {
+    let signed = if format.bits() == 8 { 128 } else { 0 };
+    format.has_zero_point().then_some(signed)
+}
+
+/// Any zero point that such blocks have.
+pub(super) fn random_zero(format: BlockFormat, random: &mut Random) -> Option<f16> {
+    let signed = zero_point(format)?;
+    let from_zero = random.below(1 << format.bits()) as f32;
+    Some(f16::from_f32(from_zero - f32::from(signed)))
 }
 
 /// A row's blocks as numbers.
@@ -178,6 +212,9 @@ pub(in super::super) fn random_blocks(
         for at in halves(format) {
             let scale = f16::from_f32(random.value() / 8.0);
             block[*at..at + 2].copy_from_slice(&scale.to_le_bytes());
+        }
+        if let Some(zero) = random_zero(format, random) {
+            block[2..4].copy_from_slice(&zero.to_le_bytes());
         }
         bytes.extend(block);
     }

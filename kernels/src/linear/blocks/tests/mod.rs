@@ -13,7 +13,7 @@ use crate::encoding;
 use crate::isa::Isa;
 use crate::pool::Pool;
 use crate::testing::Random;
-use ggml::{columns, cut, halves, numbers_of, random_blocks, row_of};
+use ggml::{columns, cut, halves, numbers_of, random_blocks, random_zero, row_of};
 
 const DTYPES: [Dtype; 3] = [Dtype::BFloat16, Dtype::Float32, Dtype::Float16];
 
@@ -174,7 +174,8 @@ fn every_scale(format: BlockFormat, random: &mut Random) -> Vec<u8> {
     for scale in finite.step_by(step) {
         let mut block = random_blocks(format, 1, random);
         let m = f16::from_f32(random.value() * f16::from_bits(scale).to_f32().abs() * 8.0);
-        let m = if m.is_finite() { m.to_bits() } else { 0 };
+        let m = if m.is_finite() { m } else { f16::ZERO };
+        let m = random_zero(format, random).unwrap_or(m).to_bits();
         for (at, scale) in halves(format).iter().zip([scale, m]) {
             block[*at..at + 2].copy_from_slice(&scale.to_le_bytes());
         }
@@ -287,7 +288,11 @@ fn scales_that_are_no_numbers_are_named() {
             check_scales(format, 3 * columns(format), source)
         };
         assert_eq!(check(&sound), Ok(()));
-        let names = ["the scale", "the minimum"];
+        let second = match format.has_zero_point() {
+            true => "the zero point",
+            false => "the minimum",
+        };
+        let names = ["the scale", second];
         for (half, name) in halves(format).iter().zip(names) {
             for (row, block, bits) in [(0, 1, 0x7C00), (4, 3, 0xFC00), (2, 2, 0x7E01_u16)] {
                 let mut stored = sound.clone();
@@ -320,6 +325,12 @@ fn columns_that_are_no_whole_blocks_are_refused() {
             288,
             None,
             "288 columns are not whole blocks of 256",
+        ),
+        (
+            BlockFormat::Z4By128,
+            160,
+            None,
+            "160 columns are not whole blocks of 128",
         ),
         (
             BlockFormat::Q4K,

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::model::{Model, ModelFolder};
 use crate::weights::TensorSource;
+use crate::weights::encoding::Encoding;
 use crate::weights::testing::TempFolder;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
@@ -23,16 +24,20 @@ const DOWN: &str = "model.layers.0.mlp.down_proj";
 const MODELS: [(&str, &str, Option<BlockFormat>); 14] = [
     ("gptq-4bit", "GPTQ-INT4", Some(BlockFormat::Q4_0)),
     ("gptq-4bit-version-2", "GPTQ-INT4", Some(BlockFormat::Q4_0)),
-    ("gptq-4bit-zero-points", "GPTQ-INT4", None),
+    (
+        "gptq-4bit-zero-points",
+        "GPTQ-INT4",
+        Some(BlockFormat::Z4By32),
+    ),
     ("gptq-4bit-act-order", "GPTQ-INT4", None),
     (
         "gptq-8bit-channel-bias",
         "GPTQ-INT8",
         Some(BlockFormat::Q8_0),
     ),
-    ("awq-4bit", "AWQ-INT4", None),
+    ("awq-4bit", "AWQ-INT4", Some(BlockFormat::Z4By32)),
     ("ct-w4a16", "INT4", Some(BlockFormat::Q4_0)),
-    ("ct-w4a16-zero-points", "INT4", None),
+    ("ct-w4a16-zero-points", "INT4", Some(BlockFormat::Z4By32)),
     ("ct-w8a16-channel", "INT8", Some(BlockFormat::Q8_0)),
     ("ct-w8a8", "INT8", Some(BlockFormat::Q8_0)),
     ("ct-fp8", "FP8", None),
@@ -88,6 +93,27 @@ impl Fixture {
 
     fn down(&mut self, part: &str) -> &mut Made {
         self.tensors.get_mut(&format!("{DOWN}.{part}")).unwrap()
+    }
+
+    /// Of AWQ, with groups of so many inputs: each row keeps the first scales and zero points.
+    fn regrouped(mut self, size: usize) -> Fixture {
+        self.config["quantization_config"]["group_size"] = size.into();
+        let inputs = |name: &str| {
+            let (module, _) = name.rsplit_once('.')?;
+            Some(self.tensors.get(&format!("{module}.qweight"))?.1[0])
+        };
+        let of = |name: &String| (name.clone(), inputs(name));
+        let all: Vec<(String, Option<usize>)> = self.tensors.keys().map(of).collect();
+        for (name, inputs) in all {
+            let (Some(inputs), false) = (inputs, name.ends_with(".qweight")) else {
+                continue;
+            };
+            let Made(_, shape, bytes) = self.tensors.get_mut(&name).unwrap();
+            let row_bytes = bytes.len() / shape[0];
+            shape[0] = inputs.div_ceil(size);
+            bytes.truncate(shape[0] * row_bytes);
+        }
+        self
     }
 
     fn folder(&self) -> TempFolder {
@@ -163,51 +189,122 @@ fn what_blocks_hold_to_the_last_bit_stays_in_blocks() {
         assert_eq!(model.shape.blocks.formats(), formats, "{fixture}");
         let name = format!("{DOWN}.weight");
         assert_eq!(model.tensors.blocks(&name), format, "{fixture}");
-        let Some(format) = format else {
-            let blocks =
-                model
-                    .tensors
-                    .read_blocks(BlockFormat::Q4_0, &name, 0..1, 0..32, &mut [0; 18]);
-            assert!(blocks.is_err(), "{fixture}");
-            continue;
+        let other = match format {
+            Some(BlockFormat::Q4_0) => BlockFormat::Z4By32,
+            _ => BlockFormat::Q4_0,
         };
-        let whole = read(&*model.tensors, &name);
-        let (rows, cols) = model.tensors.info(&name).unwrap().rows_cols();
-        let size = usize::try_from(format.bytes()).unwrap();
-        for (rows, part) in [(0..rows, 0..cols), (9..20, 64..128)] {
-            let mut blocks = vec![0xFF; rows.len() * part.len() / 32 * size];
-            let read =
-                model
-                    .tensors
-                    .read_blocks(format, &name, rows.clone(), part.clone(), &mut blocks);
-            read.unwrap();
-            let numbers = blocks.chunks_exact(size).flat_map(|block| {
-                let d = f16::from_le_bytes([block[0], block[1]]).to_f32();
-                (0..32).map(move |at| match format {
-                    BlockFormat::Q4_0 => {
-                        d * (f32::from(block[2 + at % 16] >> (at / 16 * 4) & 15) - 8.0)
-                    }
-                    _ => d * f32::from(block[2 + at].cast_signed()),
-                })
-            });
-            let cut = rows
-                .flat_map(|row| &whole[row * cols..][part.clone()])
-                .copied();
-            assert!(numbers.eq(cut), "{fixture}: columns {part:?}");
+        let mut out = vec![0; usize::try_from(other.bytes()).unwrap()];
+        let blocks = model
+            .tensors
+            .read_blocks(other, &name, 0..1, 0..32, &mut out);
+        assert!(blocks.is_err(), "{fixture}");
+        if format.is_some() {
+            assert_blocks(&model, &name, fixture);
         }
     }
 }
 
+/// A tensor's blocks, whole and a part of them, are its numbers.
+fn assert_blocks(model: &Model, name: &str, what: &str) {
+    let format = model.tensors.blocks(name).unwrap();
+    let whole = read(&*model.tensors, name);
+    let (rows, cols) = model.tensors.info(name).unwrap().rows_cols();
+    let size = usize::try_from(format.bytes()).unwrap();
+    let columns = usize::try_from(format.columns()).unwrap();
+    for (rows, part) in [
+        (0..rows, 0..cols),
+        (9..20, cols / columns / 2 * columns..cols),
+    ] {
+        let mut blocks = vec![0xFF; rows.len() * part.len() / columns * size];
+        let read = model
+            .tensors
+            .read_blocks(format, name, rows.clone(), part.clone(), &mut blocks);
+        read.unwrap();
+        let numbers = blocks.chunks_exact(size).flat_map(|block| {
+            let half = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
+            let nibble = |from: usize, at: usize| {
+                f32::from(block[from + at / 32 * 16 + at % 16] >> (at % 32 / 16 * 4) & 15)
+            };
+            (0..columns).map(move |at| match format {
+                BlockFormat::Q4_0 => half(0) * (nibble(2, at) - 8.0),
+                BlockFormat::Z4By32 | BlockFormat::Z4By128 => half(0) * (nibble(4, at) - half(2)),
+                BlockFormat::Z8By32 => half(0) * (f32::from(block[4 + at].cast_signed()) - half(2)),
+                _ => half(0) * f32::from(block[2 + at].cast_signed()),
+            })
+        });
+        let cut = rows.flat_map(|row| &whole[row * cols..][part.clone()]);
+        let cut: Vec<f32> = cut.copied().collect();
+        assert!(numbers.eq(cut.iter().copied()), "{what}: columns {part:?}");
+        let mut decoded = vec![f32::NAN; cut.len()];
+        Encoding::Blocks(format).decode(&blocks, 0, &mut decoded);
+        assert_eq!(decoded, cut, "{what}: columns {part:?}");
+    }
+}
+
+#[test]
+fn groups_with_zero_points_stay_in_blocks_of_128_or_32_columns() {
+    use BlockFormat::{Z4By32, Z4By128};
+    // q has 64 inputs, o 128, down 160.
+    for (size, wanted) in [
+        (32, [Some(Z4By32); 3]),
+        (64, [Some(Z4By32); 3]),
+        (128, [Some(Z4By32), Some(Z4By128), Some(Z4By32)]),
+        (48, [None; 3]),
+    ] {
+        let model = Fixture::new("awq-4bit").regrouped(size).open().unwrap();
+        let layer = model.shape.blocks.layer(0);
+        assert_eq!([layer.query, layer.output, layer.down], wanted, "{size}");
+        for (name, format) in ["self_attn.q", "self_attn.o", "mlp.down"]
+            .iter()
+            .zip(wanted)
+        {
+            if format.is_some() {
+                let name = format!("model.layers.0.{name}_proj.weight");
+                assert_blocks(&model, &name, &format!("{name} of {size}"));
+            }
+        }
+        let told = model.told.join("\n");
+        let is_told = told.contains("7 of 7 packed matrices are expanded at load");
+        assert_eq!(is_told, size == 48, "{told}");
+        assert_eq!(
+            is_told,
+            told.contains("no multiples of 32 inputs"),
+            "{told}"
+        );
+    }
+    // One of 8 bits: each zero point 0x13, no middle.
+    let mut fixture = Fixture::new("gptq-8bit-channel-bias");
+    fixture.down("qzeros").2.fill(0x12);
+    let model = fixture.open().unwrap();
+    assert_eq!(model.shape.blocks.layer(0).down, Some(BlockFormat::Z8By32));
+    assert_blocks(&model, &format!("{DOWN}.weight"), "8 bits");
+}
+
 #[test]
 fn scales_that_halves_have_not_are_kept_by_expanding_their_matrix() {
-    let mut fixture = Fixture::new("ct-w4a16");
-    // 2^-30, as BF16.
-    fixture.down("weight_scale").2[..2].copy_from_slice(&[0x80, 0x30]);
-    let model = fixture.open().unwrap();
-    assert_eq!(model.shape.blocks.layers[0].down, None);
-    assert_eq!(model.shape.blocks.layers[0].output, Some(BlockFormat::Q4_0));
-    let scaled = read(&*model.tensors, &format!("{DOWN}.weight"));
-    assert!(scaled[..32].iter().any(|x| *x != 0.0) && scaled[..32].iter().all(|x| x.abs() < 1e-8));
+    for (name, others) in [
+        ("ct-w4a16", BlockFormat::Q4_0),
+        ("ct-w4a16-zero-points", BlockFormat::Z4By32),
+    ] {
+        let mut fixture = Fixture::new(name);
+        // 2^-30, as BF16.
+        fixture.down("weight_scale").2[..2].copy_from_slice(&[0x80, 0x30]);
+        let model = fixture.open().unwrap();
+        assert_eq!(model.shape.blocks.layers[0].down, None);
+        assert_eq!(model.shape.blocks.layers[0].output, Some(others));
+        let scaled = read(&*model.tensors, &format!("{DOWN}.weight"));
+        assert!(scaled[..32].iter().any(|x| *x != 0.0));
+        assert!(scaled[..32].iter().all(|x| x.abs() < 1e-7));
+        let told = format!(
+            "1 of 7 packed matrices are expanded at load, `{DOWN}.weight` the first: some scales are no"
+        );
+        assert!(model.told.join("").contains(&told), "{:?}", model.told);
+    }
+    let told = Fixture::new("gptq-4bit-act-order").open().unwrap().told;
+    assert!(
+        told.join("").contains("out of order (desc_act)"),
+        "{told:?}"
+    );
 }
 
 #[test]
