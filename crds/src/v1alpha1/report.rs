@@ -156,6 +156,18 @@ pub struct AdapterReport {
     /// load: the base alone answers before it only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answers_changed_per_million: Option<u32>,
+    /// How far those answers are from the ones of the model's own weights with the same adapters computed
+    /// beside them, in millionths of the length of the logits: at most the next, or they are not served;
+    /// absent where that was not asked or cannot be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers_apart_per_million: Option<u32>,
+    /// How far they may be apart by rounding, that of weights, of what they are multiplied with, and of keys
+    /// and values; absent where the one before is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers_apart_most_per_million: Option<u32>,
+    /// Why they cannot be computed beside each other; absent where they were. At most 200 characters.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub answers_not_compared: String,
 }
 
 /// An adapter beside the weights.

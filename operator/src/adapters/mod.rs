@@ -129,12 +129,31 @@ fn described(of: &AdapterFacts, proved: &[AdapterReport]) -> String {
     match proved.next() {
         None => about,
         Some(report) => format!(
-            "{about}, rank {}, {:.2}% of {} numbers changed, norm ratio {:.3}, {:.2}% lost to rounding",
+            "{about}, rank {}, {:.2}% of {} numbers changed, norm ratio {:.3}, {:.2}% lost to rounding{}",
             report.rank,
             percent(report.changed_per_million),
             report.numbers,
             f64::from(report.norm_ratio_per_million) / 1e6,
             percent(report.lost_per_million),
+            compared(report),
+        ),
+    }
+}
+
+/// How far its answers are from those of base and adapters side by side.
+fn compared(report: &AdapterReport) -> String {
+    let apart = report.answers_apart_per_million;
+    let percent = |per_million: u32| f64::from(per_million) / 1e4;
+    match apart.zip(report.answers_apart_most_per_million) {
+        Some((apart, most)) => format!(
+            ", answers {:.4}% from unmerged ones ({:.4}% by rounding)",
+            percent(apart),
+            percent(most)
+        ),
+        None if report.answers_not_compared.is_empty() => String::new(),
+        None => format!(
+            ", answers not compared with unmerged ones: {}",
+            report.answers_not_compared
         ),
     }
 }

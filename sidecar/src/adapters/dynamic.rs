@@ -76,38 +76,17 @@ impl Dynamic {
         changes.sort_unstable_by(|one, other| one.0.cmp(&other.0));
         let matrices = changes.len();
         for (tensor, change) in changes {
-            let what = match (index(&tensor), change) {
-                (
-                    Some(index),
-                    Change::LowRank {
-                        a,
-                        b,
-                        scale,
-                        magnitude: None,
-                    },
-                ) if index < factors.len() => {
-                    factors[index] = Some(Pair { a, b, scale });
-                    continue;
-                }
-                (_, Change::LowRank { magnitude, .. }) => match magnitude {
-                    Some(_) => "use_dora",
-                    None => "a matrix outside of the layers",
-                },
-                (_, Change::Embedding { .. }) => "an adapter of the embedding",
-                (_, Change::Bias { .. }) => "lora_bias",
-                (_, Change::Replaced(_)) => "modules_to_save",
-                (_, Change::Rows { .. }) => "trainable_token_indices",
-            };
-            return Err(refused(
-                &at.name,
-                "",
-                format!(
+            let ((layer, projection), pair) = pair_of(&tensor, &change).map_err(|what| {
+                let message = format!(
                     "{tensor}: {what} is not served unmerged: q, k, v, o, gate, up and down of a plain \
                      LoRA are; merge it at the start (--adapter {name}=FOLDER:merge), or into a folder \
                      (plimsoll-sidecar merge)",
                     name = at.name
-                ),
-            ));
+                );
+                refused(&at.name, "", message)
+            })?;
+            // The base has the tensor, so it has the layer.
+            factors[layer as usize * Projection::ALL.len() + projection as usize] = Some(pair);
         }
         let ranks = factors.iter().flatten().map(Pair::rank);
         let rank = ranks.max().unwrap_or_default();
@@ -142,6 +121,27 @@ impl Pair {
         self.a.info.rows_cols().0
     }
 
+    /// Of both factors.
+    pub(super) fn numbers(&self) -> u64 {
+        let of = |factor: &Factor| {
+            let (rows, cols) = factor.info.rows_cols();
+            rows as u64 * cols as u64
+        };
+        of(&self.a) + of(&self.b)
+    }
+
+    pub(super) fn scale(&self) -> f64 {
+        self.scale
+    }
+
+    /// Some rows of B as they are, all of the rank in each.
+    ///
+    /// # Errors
+    /// Where the file fails.
+    pub(super) fn b_rows(&self, outputs: Range<usize>) -> Result<Vec<f32>, ModelError> {
+        self.b.block(outputs, 0..self.rank())
+    }
+
     /// Rows and columns of A, row after row.
     ///
     /// # Errors
@@ -167,13 +167,44 @@ impl Pair {
     }
 }
 
-/// The place of a tensor among the factors.
-fn index(tensor: &str) -> Option<usize> {
+/// Both factors of a change that can be computed beside the base, and of which matrix they are.
+///
+/// # Errors
+/// What it is instead.
+pub(super) fn pair_of(
+    tensor: &str,
+    change: &Change,
+) -> Result<((u32, Projection), Pair), &'static str> {
+    match (place(tensor), change) {
+        (
+            Some(place),
+            Change::LowRank {
+                a,
+                b,
+                scale,
+                magnitude: None,
+            },
+        ) => {
+            let (a, b, scale) = (a.clone(), b.clone(), *scale);
+            Ok((place, Pair { a, b, scale }))
+        }
+        (_, Change::LowRank { magnitude, .. }) => Err(match magnitude {
+            Some(_) => "use_dora",
+            None => "a matrix outside of the layers",
+        }),
+        (_, Change::Embedding { .. }) => Err("an adapter of the embedding"),
+        (_, Change::Bias { .. }) => Err("lora_bias"),
+        (_, Change::Replaced(_)) => Err("modules_to_save"),
+        (_, Change::Rows { .. }) => Err("trainable_token_indices"),
+    }
+}
+
+/// The layer and matrix that a tensor is.
+fn place(tensor: &str) -> Option<(u32, Projection)> {
     let rest = tensor
         .strip_prefix("model.layers.")?
         .strip_suffix(".weight")?;
     let (layer, module) = rest.split_once('.')?;
     let (projection, _) = MODULES.iter().find(|(_, name)| *name == module)?;
-    let layer: usize = layer.parse().ok()?;
-    Some(layer * Projection::ALL.len() + *projection as usize)
+    Some((layer.parse().ok()?, *projection))
 }

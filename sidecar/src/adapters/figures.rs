@@ -23,6 +23,10 @@ pub struct Figures {
     missed: f64,
     /// The same of weights without the adapter.
     without: f64,
+    /// Squares of what should be kept.
+    sizes: f64,
+    /// Squares of what rounding takes of the numbers before.
+    rounded: f64,
 }
 
 impl Figures {
@@ -43,6 +47,8 @@ impl Figures {
                 self.intended += square(*after, *before);
                 self.missed += square(is, *after);
                 self.without += square(was, *after);
+                self.sizes += square(*after, 0.0);
+                self.rounded += square(was, *before);
             }
         }
         self.numbers += before.len() as u64;
@@ -56,6 +62,8 @@ impl Figures {
             intended,
             missed,
             without,
+            sizes,
+            rounded,
         } = other;
         self.numbers += numbers;
         self.changed += changed;
@@ -63,6 +71,8 @@ impl Figures {
         self.intended += intended;
         self.missed += missed;
         self.without += without;
+        self.sizes += sizes;
+        self.rounded += rounded;
     }
 
     /// Of the numbers, 0 to 1.
@@ -81,6 +91,12 @@ impl Figures {
             true => (self.applied / self.intended).sqrt(),
             false => 0.0,
         }
+    }
+
+    /// How far what is kept is from what was meant and, without the adapter, from what was there: of their
+    /// length.
+    pub fn rounding(&self) -> f64 {
+        ((self.missed + self.rounded) / self.sizes.max(f64::MIN_POSITIVE)).sqrt()
     }
 
     /// How far what is kept is from what was meant, to how far the weights without the adapter are: 0

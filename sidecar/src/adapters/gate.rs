@@ -51,8 +51,35 @@ pub struct Verdict {
     /// What the answers to a probe changed by, as a share of the length of their logits; None where it
     /// was not measured.
     pub answers_change: Option<f64>,
+    pub compared: Compared,
     /// Why they should not be served.
     pub wrong: Option<String>,
+}
+
+/// Whether merged weights answer as base and adapters do side by side.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Compared {
+    /// There was no probe, or the base alone was not there to answer it.
+    #[default]
+    NotAsked,
+    /// Why they cannot be computed side by side.
+    Cannot(String),
+    Apart(Apart),
+}
+
+/// How far two answers to a probe are apart.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Apart {
+    /// Of the length of the logits.
+    pub share: f64,
+    /// How much of what unmerged adapters change is changed, along that change: 1 where all is.
+    pub along: f64,
+    /// The largest difference of two logits.
+    pub most: f64,
+    /// The share that rounding explains.
+    pub bound: f64,
+    /// How far it explains that `along` is from 1.
+    pub along_bound: f64,
 }
 
 /// Of the weights that are read through it. It looks from when it is told to until its verdict is asked
@@ -242,6 +269,7 @@ impl Gate {
         Verdict {
             adapters: tallies.iter().map(validated).collect(),
             answers_change: None,
+            compared: Compared::NotAsked,
             wrong,
         }
     }

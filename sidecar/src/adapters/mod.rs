@@ -6,6 +6,7 @@
 //! of the adapter only headers, magnitudes and biases are held, and the rest is read with the rows
 //! that need it.
 
+mod beside;
 mod change;
 mod config;
 mod dynamic;
@@ -41,11 +42,13 @@ use plimsoll_planner::ModelShape;
 
 use crate::model_error::ModelError;
 use crate::weights::TensorSource;
+pub use beside::Beside;
+pub(crate) use beside::Rows;
 use change::Change;
 pub use dynamic::Dynamic;
 pub(crate) use dynamic::Pair;
 pub use figures::Figures;
-pub use gate::{Gate, LOST_MAX, Validated, Validation, Verdict};
+pub use gate::{Apart, Compared, Gate, LOST_MAX, Validated, Validation, Verdict};
 use merged::Merged;
 pub(crate) use merged::{EMBEDDING, HEAD};
 
@@ -103,6 +106,8 @@ pub(crate) struct Together {
     pub(crate) told: Vec<String>,
     /// What is read of `tensors` passes it.
     pub(crate) gate: Arc<Gate>,
+    /// The same adapters unmerged, or why their answers cannot be computed so.
+    pub(crate) beside: Result<Beside, String>,
     /// The model's own shape is tied, whatever adapters made of it.
     was_tied: bool,
     /// Tensors that are no longer the base's.
@@ -146,6 +151,7 @@ pub(crate) fn merge(
         adapters: Vec::new(),
         told: Vec::new(),
         gate: Arc::default(),
+        beside: Ok(Beside::default()),
         changed: HashSet::new(),
     };
     for (number, at) in asked.iter().enumerate() {
@@ -166,6 +172,11 @@ pub(crate) fn merge(
         let ranks = opened.changes.values().map(Change::rank);
         let rank = ranks.max().unwrap_or_default();
         together.gate.expect(&at.name, rank, &names);
+        if let Ok(beside) = &mut together.beside
+            && let Err(why) = beside.add(&at.name, &opened.changes)
+        {
+            together.beside = Err(why);
+        }
         let mut changes = opened.changes.iter();
         let tokens_alone = changes.all(|(tensor, change)| {
             let rows = matches!(change, Change::Rows { .. });

@@ -57,7 +57,7 @@ impl Loop {
         let shared = Arc::clone(&self.shared);
         self.ranks
             .load(|| lock(&shared.progress).stage = "LoadingWeights")?;
-        let base = self.merge_adapters()?;
+        let before = self.merge_adapters()?;
         if self.probes {
             lock(&self.shared.progress).stage = "Verifying";
             let Probe {
@@ -66,7 +66,7 @@ impl Loop {
                 logits,
             } = self.probe()?;
             if !finite {
-                if base.is_some() {
+                if before.is_some() {
                     self.shared.model.gate.no_numbers();
                 }
                 return Err(Failure(format!(
@@ -74,7 +74,7 @@ impl Loop {
                      them; fetch the files again"
                 )));
             }
-            self.compare(base.as_deref(), &logits)?;
+            self.compare(before.as_ref(), &logits)?;
             self.probed = Some(drawn);
         }
         self.load_first_adapters()?;

@@ -99,6 +99,8 @@ pub(crate) struct Shared {
     pub(crate) rest: Mutex<RestView>,
     pub(crate) weights: Mutex<WeightsInForce>,
     pub(crate) validation: Validation,
+    /// By what share inputs of products, and keys and values, are rounded.
+    pub(crate) inputs_rounding: f64,
     /// What became of the adapters of the weights in force.
     pub(crate) adapters: Mutex<Verdict>,
     /// What requests choose.

@@ -6,7 +6,7 @@ use plimsoll_planner::Account;
 
 use super::rank::{Answer, Ask, Moved};
 use super::ranks::{Failure, Ranks};
-use crate::adapters::Dynamic;
+use crate::adapters::{Beside, Dynamic};
 use crate::forward::resize::NewCache;
 use crate::model::Replacement;
 use crate::weights::piece::Piece;
@@ -163,6 +163,21 @@ impl Ranks {
         let limit = self.move_limit;
         let answers = self.all("copy of an adapter", limit, ask, |answer| match answer {
             Answer::PutAdapter { rank, put } => Some((rank, put)),
+            _ => None,
+        })?;
+        Ok(of_all(answers).map(|_| ()))
+    }
+
+    /// Has every rank add these adapters to every row of the next steps; None: no more. The inner error
+    /// says which ranks did not read those before to their end.
+    pub(super) fn lay_beside(
+        &mut self,
+        adapters: Option<&Arc<Beside>>,
+    ) -> Result<Result<(), String>, Failure> {
+        let ask = || Ask::LayBeside(adapters.map(Arc::clone));
+        let limit = self.move_limit;
+        let answers = self.all("use of adapters", limit, ask, |answer| match answer {
+            Answer::LaidBeside { rank, read } => Some((rank, read)),
             _ => None,
         })?;
         Ok(of_all(answers).map(|_| ()))

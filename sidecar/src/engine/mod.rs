@@ -107,12 +107,13 @@ impl Engine {
         let threads = threads_per_rank
             .unwrap_or_else(|| available_cpus() / count)
             .max(1);
+        let products = products::of(request.compute, request.dtype, isa);
         let facts = EngineFacts {
             ranks: request.rank_count(),
             max_model_len: plan.max_model_len,
             vocabulary: request.shape.vocab,
             isa: isa.name().to_owned(),
-            products: products::of(request.compute, request.dtype, isa),
+            products,
             threads_per_rank: threads,
             check_patience: ranks::check_patience(&plan),
         };
@@ -158,6 +159,7 @@ impl Engine {
                 pushed: false,
             }),
             validation,
+            inputs_rounding: merging::inputs_rounding(&request, products),
             adapters: Mutex::default(),
             dynamic: Mutex::new(slots.view(&request, &plan)),
             pushable: Pushable::of(&model, request.kept()),

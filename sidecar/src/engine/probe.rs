@@ -86,6 +86,15 @@ impl Loop {
 
     /// Runs the probe on the first KV blocks, past the scheduler: its own pool hands them out.
     pub(super) fn probe(&mut self) -> Result<Probe, Failure> {
+        self.probe_drawing(DRAWN)
+    }
+
+    /// The same, which ends with the first token.
+    pub(super) fn probe_first(&mut self) -> Result<Probe, Failure> {
+        self.probe_drawing(1)
+    }
+
+    fn probe_drawing(&mut self, drawn: usize) -> Result<Probe, Failure> {
         let pool = self.scheduler.pool();
         assert_eq!(
             pool.used() + pool.cached(),
@@ -105,7 +114,7 @@ impl Loop {
         scheduler.add(NewSequence {
             id: 0,
             prompt: self::prompt(facts, prompt),
-            max_len: total,
+            max_len: total.min(prompt + drawn),
             cache_salt: String::new(),
             adapter: None,
             scores: false,

@@ -103,7 +103,7 @@ impl<B: Store> Forward<B> {
     }
 
     /// Inputs and outputs of a whole matrix that this rank has.
-    fn cut(&self, projection: Projection) -> (Range<usize>, Range<usize>) {
+    pub(super) fn cut(&self, projection: Projection) -> (Range<usize>, Range<usize>) {
         let (shape, shard) = (&self.shape, &self.shard);
         let wide = |range: &Range<u32>, unit: u32| {
             (range.start * unit) as usize..(range.end * unit) as usize

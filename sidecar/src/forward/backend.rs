@@ -38,6 +38,15 @@ pub struct Batch<'a> {
 /// Reads some rows of a weight into bytes that are as long: numbers of its type, or whole blocks.
 pub type ReadRows<'a> = dyn Fn(Range<usize>, &mut [u8]) -> Result<(), ModelError> + Sync + 'a;
 
+/// Adapters whose factors have no place on the device: the host adds what they make of some rows.
+pub trait HostAdapters: std::fmt::Debug + Send {
+    /// As [`Backend::adapt`], of every row.
+    fn add(&mut self, by: &Adaption, rows: usize, x: &[f32], out: &mut [f32]);
+
+    /// Why something was not added.
+    fn failed(&mut self) -> Option<ModelError>;
+}
+
 /// One rank's memory, from its reservation on.
 pub trait Store: Sized {
     /// What a rank is made on: its device, its threads.
@@ -112,6 +121,12 @@ pub trait Store: Sized {
     /// Of a slot for adapters, the rank of each matrix; 0 where it is not changed.
     fn set_ranks(&mut self, slot: usize, ranks: &[u32]);
 
+    /// [`Backend::adapt`] adds these to every row from now on; those before them are given back.
+    fn lay_beside(
+        &mut self,
+        adapters: Option<Box<dyn HostAdapters>>,
+    ) -> Option<Box<dyn HostAdapters>>;
+
     /// Puts whole rows of a weight in their place, in the handle's format. `read` gives rows as
     /// `[rows, cols]` numbers of the weight's dtype; it is asked for each once, by several threads
     /// at a time.
@@ -175,7 +190,8 @@ pub trait Backend: Store {
     /// bias alone.
     fn project(&mut self, x: Handle, by: &Matrix, out: Handle, rows: usize);
 
-    /// Adds to `out`, of the step's rows that have an adapter, what that makes of the same rows of `x`.
+    /// Adds to `out`, of the step's rows that have an adapter, what that makes of the same rows of `x`;
+    /// and of all rows what adapters make that are laid beside.
     fn adapt(&mut self, x: Handle, by: &Adaption, out: Handle, rows: usize);
 
     /// Norms and rotates the q and k heads of every row, and writes k and v into the cache.

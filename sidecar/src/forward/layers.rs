@@ -107,7 +107,6 @@ impl Decoder {
         shard: &Shard,
         params: &ModelParams,
     ) -> Decoder {
-        let mut adaptions = adapters.layers(shape.layers).into_iter();
         let place = |tensor: Tensor| {
             layout
                 .get(tensor)
@@ -134,7 +133,7 @@ impl Decoder {
         let query_heads = shard.query_head_count() as usize;
         #[expect(clippy::cast_precision_loss, reason = "head sizes are small")]
         let scale = 1.0 / (shape.head_dim as f32).sqrt();
-        let mut layer = |layer: u32| {
+        let layer = |layer: u32| {
             let qkv = [
                 Tensor::Qkv { layer },
                 Tensor::Query { layer },
@@ -167,7 +166,7 @@ impl Decoder {
                 post_norm: norm(Tensor::PostNorm { layer }),
                 gate_up: beside(&gate_up, Tensor::GateUpBias { layer }),
                 down,
-                adaption: adaptions.next().unwrap_or_default(),
+                adaption: adapters.layer(layer, (shape, shard)),
             }
         };
         let head = match layout.get(Tensor::Head) {
@@ -180,7 +179,7 @@ impl Decoder {
                 table: matrix(Tensor::Embedding, None),
                 first_row: shard.vocab_rows.start as usize,
             },
-            layers: (0..shape.layers).map(&mut layer).collect(),
+            layers: (0..shape.layers).map(layer).collect(),
             final_norm: norm(Tensor::FinalNorm),
             head: matrix(head, None),
             vocabulary: VocabShard {

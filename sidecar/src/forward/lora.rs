@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use plimsoll_kernels::lora::Factors;
-use plimsoll_planner::Account;
 use plimsoll_planner::adapters::{AdapterLayout, FactorPlace, Projection};
 use plimsoll_planner::scratch::Region;
+use plimsoll_planner::{Account, ModelShape, Shard};
 
 use super::handle::{Format, Handle};
 use super::places::Entered;
@@ -14,8 +14,12 @@ use crate::memory::registry::Owner;
 const NUMBER_BYTES: u64 = 4;
 
 /// Matrices that share an input, with their products side by side.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Adaption {
+    pub layer: u32,
+    /// Each with its columns of a row of the result.
+    pub parts: Vec<(Projection, Range<usize>)>,
+    /// Where slots have the factors of each; none without slots.
     pub factors: Vec<Factors>,
     /// Numbers of a row of the input.
     pub inputs: usize,
@@ -24,7 +28,7 @@ pub struct Adaption {
 }
 
 /// What adapters may change of one layer.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct LayerAdaption {
     pub qkv: Adaption,
     pub output: Adaption,
@@ -91,37 +95,42 @@ impl AdapterPlaces {
         }
     }
 
-    /// What may be changed of each layer; nothing where there are no slots.
-    pub(super) fn layers(&self, layers: u32) -> Vec<LayerAdaption> {
+    /// What may be changed of a layer.
+    pub(super) fn layer(&self, layer: u32, (shape, shard): (&ModelShape, &Shard)) -> LayerAdaption {
         let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        let together = |layer: u32, projections: Range<usize>| {
+        let together = |projections: Range<usize>| {
             let first = layer as usize * Projection::ALL.len();
-            let of = first + projections.start..first + projections.end;
-            let places = self.places.get(of.clone()).unwrap_or_default();
-            let mut stride = 0;
-            let factors = places.iter().zip(of).map(|(place, index)| {
-                let columns = stride..stride + size(place.outputs);
-                stride = columns.end;
-                Factors {
-                    a: size(place.a.offset / NUMBER_BYTES),
-                    b: size(place.b.offset / NUMBER_BYTES),
-                    columns,
-                    index,
+            let (mut stride, mut inputs) = (0, 0);
+            let (mut parts, mut factors) = (Vec::new(), Vec::new());
+            for projection in &Projection::ALL[projections] {
+                let (width, outputs) = projection.sizes(shape, shard);
+                let columns = stride..stride + size(outputs);
+                (stride, inputs) = (columns.end, size(width));
+                let index = first + *projection as usize;
+                if let Some(place) = self.places.get(index) {
+                    factors.push(Factors {
+                        a: size(place.a.offset / NUMBER_BYTES),
+                        b: size(place.b.offset / NUMBER_BYTES),
+                        columns: columns.clone(),
+                        index,
+                    });
                 }
-            });
+                parts.push((*projection, columns));
+            }
             Adaption {
-                factors: factors.collect(),
-                inputs: places.first().map_or(0, |place| size(place.inputs)),
+                layer,
+                parts,
+                factors,
+                inputs,
                 stride,
             }
         };
-        let layer = |layer| LayerAdaption {
-            qkv: together(layer, 0..3),
-            output: together(layer, 3..4),
-            gate_up: together(layer, 4..6),
-            down: together(layer, 6..7),
-        };
-        (0..layers).map(layer).collect()
+        LayerAdaption {
+            qkv: together(0..3),
+            output: together(3..4),
+            gate_up: together(4..6),
+            down: together(6..7),
+        }
     }
 }
 

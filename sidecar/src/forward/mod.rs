@@ -5,6 +5,7 @@
 
 mod adapters;
 pub mod backend;
+mod beside;
 pub mod cpu;
 pub mod handle;
 pub mod input;

@@ -10,6 +10,7 @@ pub(super) struct Adapters {
     changed: GaugeVec,
     norm_ratio: GaugeVec,
     lost: GaugeVec,
+    apart: GaugeVec,
 }
 
 impl Adapters {
@@ -31,6 +32,10 @@ impl Adapters {
                 "adapter_lost_ratio",
                 "Share of what an adapter adds that rounding takes.",
             ),
+            apart: gauge(
+                "adapter_answers_apart_ratio",
+                "How far answers to a probe are from those of the base with the adapters beside it.",
+            ),
         }
     }
 
@@ -48,6 +53,9 @@ impl Adapters {
             self.lost
                 .with_label_values(name)
                 .set(ratio(of.lost_per_million));
+            if let Some(apart) = of.answers_apart_per_million {
+                self.apart.with_label_values(name).set(ratio(apart));
+            }
         }
     }
 }

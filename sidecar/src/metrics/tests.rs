@@ -72,6 +72,7 @@ fn rendered() -> String {
         changed_per_million: 981_250,
         norm_ratio_per_million: 1_000_500,
         lost_per_million: 40_000,
+        answers_apart_per_million: Some(2_000),
         ..AdapterReport::default()
     });
     metrics.render(&Scrape {
@@ -128,6 +129,7 @@ fn names_labels_and_values_are_those_that_dashboards_read() {
         r#"plimsoll_adapter_changed_ratio{adapter="sql",model_name="tiny"} 0.98125"#.into(),
         r#"plimsoll_adapter_norm_ratio{adapter="sql",model_name="tiny"} 1.0005"#.into(),
         r#"plimsoll_adapter_lost_ratio{adapter="sql",model_name="tiny"} 0.04"#.into(),
+        r#"plimsoll_adapter_answers_apart_ratio{adapter="sql",model_name="tiny"} 0.002"#.into(),
         "plimsoll_requests_refused_total{model_name=\"tiny\",status=\"429\"} 1".into(),
     ] {
         assert!(
@@ -146,7 +148,7 @@ fn the_families_are_these() {
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
         .collect();
     families.sort_unstable();
-    let expected = "plimsoll_adapter_bytes plimsoll_adapter_changed_ratio plimsoll_adapter_lost_ratio \
+    let expected = "plimsoll_adapter_answers_apart_ratio plimsoll_adapter_bytes plimsoll_adapter_changed_ratio plimsoll_adapter_lost_ratio \
         plimsoll_adapter_norm_ratio plimsoll_engine_host_seconds_total plimsoll_engine_state \
         plimsoll_engine_step_seconds_total plimsoll_engine_step_tokens_total \
         plimsoll_engine_steps_total plimsoll_gpu_memory_budget_bytes plimsoll_gpu_memory_bytes \

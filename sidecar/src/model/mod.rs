@@ -41,7 +41,7 @@ pub use replacement::Replacement;
 pub use sampling::{ModelSampling, SamplingDefaults};
 pub use templates::ChatTemplates;
 
-use crate::adapters::{self, Dynamic, Gate, Together};
+use crate::adapters::{self, Beside, Dynamic, Gate, Together};
 use crate::digest::Digest;
 use crate::tokenizer::{GgufTokenizer, SpecialTokens, Tokenizer, TokenizerSource, token_id};
 use crate::weights::file::{display_name, is_there};
@@ -80,6 +80,8 @@ pub struct Model {
     pub adapters: Vec<MergedAdapter>,
     /// What is read of `tensors` passes it.
     pub gate: Arc<Gate>,
+    /// The same adapters unmerged, or why their answers cannot be computed so.
+    pub beside: Result<Arc<Beside>, String>,
     /// `sha256:<hex>` over config and tensor headers, and all of the adapters.
     pub digest: String,
 }
@@ -112,6 +114,7 @@ impl Model {
             adapters,
             told,
             gate,
+            beside,
             ..
         } = adapters::merge(adapters, self.shape, self.tensors, &called)?;
         shape.blocks = blocks::of(&shape, &*tensors);
@@ -132,6 +135,7 @@ impl Model {
             tensors,
             adapters,
             gate,
+            beside: beside.map(Arc::new),
             digest,
             ..self
         })
@@ -352,6 +356,7 @@ impl Opened<'_> {
             told: self.told,
             adapters: Vec::new(),
             gate: Arc::default(),
+            beside: Ok(Arc::default()),
             digest: self.digest,
         })
     }

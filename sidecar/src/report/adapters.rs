@@ -3,15 +3,24 @@
 use plimsoll_crds::names::MESSAGE_CHARS;
 use plimsoll_crds::v1alpha1::report::{AdapterReport, DynamicAdapterReport, DynamicAdapterState};
 
-use crate::adapters::{Validated, Verdict};
+use crate::adapters::{Compared, Validated, Verdict};
 use crate::engine::dynamic::{AdapterInSlot, AdaptersInSlots};
+
+/// Of why answers were not compared.
+const WHY_NOT_CHARS: usize = 200;
 
 pub(super) fn of(verdict: &Verdict) -> (Vec<AdapterReport>, String) {
     let Verdict {
         adapters,
         answers_change,
+        compared,
         wrong,
     } = verdict;
+    let (apart, why_not) = match compared {
+        Compared::NotAsked => (None, ""),
+        Compared::Cannot(why) => (None, why.as_str()),
+        Compared::Apart(apart) => (Some(apart), ""),
+    };
     let row = |of: &Validated| {
         let Validated {
             name,
@@ -28,6 +37,9 @@ pub(super) fn of(verdict: &Verdict) -> (Vec<AdapterReport>, String) {
             norm_ratio_per_million: millionths(figures.norm_ratio()),
             lost_per_million: millionths(figures.lost()),
             answers_changed_per_million: answers_change.map(millionths),
+            answers_apart_per_million: apart.map(|apart| millionths(apart.share)),
+            answers_apart_most_per_million: apart.map(|apart| millionths(apart.bound)),
+            answers_not_compared: why_not.chars().take(WHY_NOT_CHARS).collect(),
         }
     };
     let why = wrong.iter().flat_map(|why| why.chars());

@@ -127,6 +127,9 @@ fn proved(name: &str) -> AdapterReport {
         norm_ratio_per_million: 1_000_500,
         lost_per_million: 40_100,
         answers_changed_per_million: Some(7),
+        answers_apart_per_million: Some(320),
+        answers_apart_most_per_million: Some(9_100),
+        answers_not_compared: String::new(),
     }
 }
 
@@ -160,10 +163,20 @@ fn figures_of_adapters_are_those_of_an_engine_of_the_newest_revision() {
     assert_eq!(
         message,
         "sql: 14 tensors, sha256:12ab12ab12ab, rank 8, 98.12% of 159744 numbers changed, norm ratio \
-         1.000, 4.01% lost to rounding; polite: 14 tensors, sha256:12ab12ab12ab"
+         1.000, 4.01% lost to rounding, answers 0.0320% from unmerged ones (0.9100% by rounding); polite: 14 tensors, sha256:12ab12ab12ab"
     );
     let rows = told(&known).weights.unwrap().adapters;
     assert_eq!(rows, [proved("sql")]);
+    let other = AdapterReport {
+        answers_apart_per_million: None,
+        answers_not_compared: "adapter `sql` has use_dora".to_owned(),
+        ..proved("sql")
+    };
+    let mut others = known.clone();
+    others.reports.insert("new".to_owned(), says(&[other]));
+    let (_, _, message) = ready(&others);
+    let words = "answers not compared with unmerged ones: adapter `sql` has use_dora; polite";
+    assert!(message.contains(words), "{message}");
     // An operator that has just begun has heard nothing, and unsays nothing.
     known.status = told(&known);
     known.reports.clear();

@@ -10,7 +10,7 @@ use super::merged::read_as;
 use crate::model::{Model, ModelFolder, Pushable, Replacement};
 
 /// Matrices of rank 2 for these modules of every layer: the columns of A and the rows of B count up.
-fn counting<const N: usize>(base: &Model, adapter: &mut Edited, modules: [&str; N]) {
+pub(crate) fn counting<const N: usize>(base: &Model, adapter: &mut Edited, modules: [&str; N]) {
     adapter.tensors.clear();
     let targets = modules.map(|module| module.split_once('.').unwrap().1);
     adapter.set("target_modules", json!(targets.to_vec()));

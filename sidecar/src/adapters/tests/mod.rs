@@ -1,12 +1,13 @@
 //! Adapters against PEFT, and against everything that is not one. `tests/fixtures/make_adapters.py`
 //! wrote what PEFT makes of each fixture.
 
+mod beside;
 mod configs;
 pub(crate) mod edited;
 mod fields;
 mod files;
 mod gate;
-mod gguf;
+pub(crate) mod gguf;
 mod malformed;
 mod merged;
 mod modules;
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 use super::AdapterPath;
 use crate::model::{Model, ModelError, ModelFolder};
 
-pub(super) fn fixtures() -> PathBuf {
+pub(crate) fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 

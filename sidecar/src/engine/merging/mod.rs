@@ -9,6 +9,11 @@ use std::sync::Arc;
 
 use plimsoll_planner::{BlockFormat, Dtype};
 
+mod beside;
+
+pub(super) use beside::inputs_rounding;
+use beside::{Before, distance};
+
 use super::handle::lock;
 use super::probe::Probe;
 use super::ranks::Failure;
@@ -97,16 +102,18 @@ impl TensorSource for Over {
 impl Loop {
     /// After the load: what the base answers, and then the adapters over it. None where the weights that
     /// were read are whole, or there is no probe.
-    pub(super) fn merge_adapters(&mut self) -> Result<Option<Vec<f32>>, Failure> {
+    pub(super) fn merge_adapters(&mut self) -> Result<Option<Before>, Failure> {
         let model = Arc::clone(&self.shared.model);
         if model.adapters.is_empty() || self.shared.validation == Validation::Off {
             return Ok(None);
         }
-        let mut base = None;
+        let mut before = None;
         if model.gate.holds_back() {
             lock(&self.shared.progress).stage = "MergingAdapters";
             let Probe { logits, finite, .. } = self.probe()?;
-            base = finite.then_some(logits);
+            if finite {
+                before = Some(self.ask_beside(logits)?);
+            }
             model.gate.let_in();
             let over = Arc::new(Replacement {
                 path: model.path.clone(),
@@ -123,36 +130,35 @@ impl Loop {
         let wrong = verdict.wrong.clone();
         *lock(&self.shared.adapters) = verdict;
         self.judge(wrong).map_err(Failure)?;
-        Ok(base)
+        Ok(before)
     }
 
-    /// The change of the answers: of the probe's first logits, as a share of their length.
-    pub(super) fn compare(&self, base: Option<&[f32]>, logits: &[f32]) -> Result<(), Failure> {
-        let Some(base) = base else {
+    /// The change of the answers: of the probe's first logits, as a share of their length; and whether
+    /// the same adapters, unmerged, change them so.
+    pub(super) fn compare(&self, before: Option<&Before>, logits: &[f32]) -> Result<(), Failure> {
+        let Some(before) = before else {
             return Ok(());
         };
-        let squares = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|x| x * x).sum::<f64>();
-        let pairs = logits.iter().zip(base);
-        let change = squares(&mut pairs.map(|(is, was)| f64::from(*is) - f64::from(*was)));
-        let length = squares(&mut base.iter().map(|was| f64::from(*was)));
-        let change = (change / length.max(f64::MIN_POSITIVE)).sqrt();
+        let change = distance(logits, &before.base);
         lock(&self.shared.adapters).answers_change = Some(change);
         tracing::info!(
             answers_changed_percent = 100.0 * change,
             "a probe of fixed tokens is answered with the adapters"
         );
-        if change > 0.0 || self.shared.model.adapters.iter().all(|of| of.tokens_alone) {
+        let stays = change == 0.0 && !self.shared.model.adapters.iter().all(|of| of.tokens_alone);
+        let stays = stays.then(|| {
+            "a probe of fixed tokens is answered as without, bit for bit, though weights are changed; serve \
+             it all the same (--adapter-validation report, spec.adapterValidation.mode: Report) if that is \
+             meant"
+                .to_owned()
+        });
+        let Some(why) = self.hold_beside(before, logits).err().or(stays) else {
             return Ok(());
-        }
+        };
         let names = self.shared.model.adapters.iter();
         let names: Vec<String> = names.map(|of| format!("`{}`", of.at.name)).collect();
-        let why = format!(
-            "adapter {}: a probe of fixed tokens is answered as without, bit for bit, though weights are \
-             changed; serve it all the same (--adapter-validation report, spec.adapterValidation.mode: \
-             Report) if that is meant",
-            names.join(", ")
-        );
-        lock(&self.shared.adapters).wrong = Some(why.clone());
+        let why = format!("adapter {}: {why}", names.join(", "));
+        lock(&self.shared.adapters).wrong.get_or_insert(why.clone());
         self.judge(Some(why)).map_err(Failure)
     }
 

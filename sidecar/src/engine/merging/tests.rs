@@ -4,6 +4,7 @@ use plimsoll_crds::v1alpha1::adapters::AdapterScale;
 use serde_json::json;
 
 use super::*;
+use crate::adapters::Compared;
 use crate::adapters::spoils::Spoils;
 use crate::adapters::tests::edited::Edited;
 use crate::engine::control::{Commands, ControlError, Woken};
@@ -14,11 +15,11 @@ use crate::engine::sabotage::tests::{begun, comes_to};
 use crate::http::testing::fixture;
 use crate::model::{AdapterPath, ModelFolder};
 
-fn with(base: &str, adapters: &[AdapterPath]) -> Model {
+pub(super) fn with(base: &str, adapters: &[AdapterPath]) -> Model {
     ModelFolder::open_with(&fixture().with_file_name(base), adapters).unwrap()
 }
 
-fn named(name: &str, adapter: &str) -> AdapterPath {
+pub(super) fn named(name: &str, adapter: &str) -> AdapterPath {
     AdapterPath {
         name: name.to_owned(),
         path: fixture().join("../../adapters").join(adapter),
@@ -31,7 +32,7 @@ fn tuned(adapter: &str) -> Model {
 }
 
 /// What an engine says that does not come to serve.
-fn fails(handle: &EngineHandle) -> String {
+pub(super) fn fails(handle: &EngineHandle) -> String {
     let is_failed = |state: &EngineState| matches!(state, EngineState::Failed { .. });
     let EngineState::Failed { message } = comes_to(handle, is_failed) else {
         panic!("{:?}", handle.state())
@@ -65,6 +66,7 @@ fn an_engine_with_adapters_has_their_figures_and_the_change_of_its_answers() {
         let Verdict {
             adapters,
             answers_change,
+            compared,
             wrong,
         } = handle.adapters();
         let of = &adapters[0];
@@ -75,6 +77,15 @@ fn an_engine_with_adapters_has_their_figures_and_the_change_of_its_answers() {
         assert!(of.figures.changed_share() > 0.1, "{of:?}");
         let change = answers_change.unwrap();
         assert!(change > 0.001, "{adapter}: {change}");
+        match (adapter, compared) {
+            ("plain", Compared::Apart(apart)) => assert!(apart.share < apart.bound, "{apart:?}"),
+            ("tokens", Compared::Cannot(why)) => {
+                let words =
+                    "adapter `tuned` has trainable_token_indices (model.embed_tokens.weight)";
+                assert_eq!(why, words);
+            }
+            (adapter, compared) => panic!("{adapter}: {compared:?}"),
+        }
         // What was read in two steps is what a wake reads in one.
         sleeps_and_wakes(&handle, adapter);
     }

@@ -17,7 +17,7 @@ use plimsoll_kernels::isa::Isa;
 use plimsoll_kernels::pool::Pool;
 use plimsoll_planner::{Account, Bytes, Plan, Request};
 
-use crate::adapters::Dynamic;
+use crate::adapters::{Beside, Dynamic};
 use crate::engine::handle::{Shared, lock};
 use crate::forward::cpu::{CpuRank, Host};
 use crate::forward::input::StepInput;
@@ -56,6 +56,8 @@ pub(in crate::engine) enum Ask {
         slot: usize,
         adapter: Option<Arc<Dynamic>>,
     },
+    /// Add these adapters to every row of the next steps; None: no more.
+    LayBeside(Option<Arc<Beside>>),
     /// Take or give back the end of the KV cache.
     Resize(Arc<NewCache>),
 }
@@ -129,6 +131,11 @@ pub(in crate::engine) enum Answer {
         rank: usize,
         /// Or why the slot is empty.
         put: Result<(), String>,
+    },
+    LaidBeside {
+        rank: usize,
+        /// Or why those before were not read to their end.
+        read: Result<(), String>,
     },
     /// It stopped loading and left, because the engine is told to end.
     Left,
@@ -293,6 +300,11 @@ fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
                 let check = forward.check_weights();
                 tell(Answer::Checked { rank, check })?;
             }
+            #[cfg(test)]
+            Ask::Overwrite(_) if shared.sabotage.skips_merge(rank) => {
+                let written = Ok(());
+                tell(Answer::Overwritten { rank, written })?;
+            }
             Ask::Overwrite(weights) => {
                 let goes_on = |_| !shared.inbox.is_ending();
                 let written = match forward.overwrite(&*weights.tensors, goes_on) {
@@ -332,6 +344,11 @@ fn serve(start: &RankStart, member: &mut Option<Member>) -> Result<(), String> {
                 let put = residents.put(&mut forward, slot, adapter);
                 let put = put.map_err(|error| with_sources(&error));
                 tell(Answer::PutAdapter { rank, put })?;
+            }
+            Ask::LayBeside(adapters) => {
+                let read = forward.lay_beside(adapters.as_ref());
+                let read = read.map_err(|error| with_sources(&error));
+                tell(Answer::LaidBeside { rank, read })?;
             }
             Ask::Resize(to) => {
                 let moved = resize(&mut forward, start, &to)?;

@@ -24,6 +24,8 @@ pub(crate) enum Moment {
     Growth,
     /// Held blocks are about to move, and do not.
     Move,
+    /// Adapters are about to be merged, and are not.
+    Merge,
     /// From now on other weights leave prefixes and their names as they are.
     Update,
 }
@@ -49,6 +51,13 @@ impl Sabotage {
     pub(super) fn keeps_prefixes(&self) -> bool {
         let planned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         planned.is_some_and(|fault| fault.moment == Moment::Update)
+    }
+
+    /// Whether a rank says that it wrote weights, and wrote none.
+    pub(super) fn skips_merge(&self, rank: usize) -> bool {
+        let mut planned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_it = |fault: &mut Fault| (fault.rank, fault.moment) == (rank, Moment::Merge);
+        planned.take_if(is_it).is_some()
     }
 
     /// What a rank does that is told to resize so.
@@ -89,7 +98,7 @@ impl Sabotage {
                 match moment {
                     Moment::Unfilled => forward.unfill(tensor),
                     Moment::Restored | Moment::Step => forward.flip(tensor),
-                    Moment::Growth | Moment::Move | Moment::Update => {}
+                    Moment::Growth | Moment::Move | Moment::Merge | Moment::Update => {}
                 }
                 Ok(())
             }

@@ -22,9 +22,10 @@ use super::{Fault, Moment};
 
 pub(super) const AWAKE: Result<Woken, ControlError> = Ok(Woken { asleep: false });
 
-fn planned(model: &Model) -> (Request, Plan) {
+fn planned(model: &Model, flags: &str) -> (Request, Plan) {
     let line = "x plan m --max-num-seqs 2 --max-num-batched-tokens 32 \
         --kv-cache-size 1Mi --tensor-parallel-size 2";
+    let line = format!("{line} {flags}");
     let Command::Plan(args) = Cli::parse_from(line.split_whitespace()).command else {
         panic!("not a plan")
     };
@@ -55,7 +56,16 @@ fn engine_with(change: impl FnOnce(&mut EngineConfig)) -> EngineHandle {
 
 /// An engine of such a model on two ranks, which loads.
 pub(crate) fn begun(model: Model, change: impl FnOnce(&mut EngineConfig)) -> EngineHandle {
-    let (request, plan) = planned(&model);
+    begun_as(model, "", change)
+}
+
+/// The same, with more flags.
+pub(crate) fn begun_as(
+    model: Model,
+    flags: &str,
+    change: impl FnOnce(&mut EngineConfig),
+) -> EngineHandle {
+    let (request, plan) = planned(&model, flags);
     let mut config = EngineConfig {
         threads_per_rank: Some(1),
         ..EngineConfig::new(request)
@@ -181,7 +191,7 @@ fn what_checksums_do_not_see_the_probe_does() {
 /// The plan with other blocks of the cache; as many bytes of it as there are.
 pub(crate) fn size(handle: &EngineHandle, less: u32) -> Arc<Size> {
     let model = ModelFolder::open(&fixture()).unwrap();
-    let (request, mut plan) = planned(&model);
+    let (request, mut plan) = planned(&model, "");
     plan.kv_blocks -= less;
     plan.kv_tokens -= u64::from(less * request.kv.block_size);
     for rank in &mut plan.ranks {

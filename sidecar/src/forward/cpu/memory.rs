@@ -16,7 +16,7 @@ use plimsoll_planner::{Account, Bytes};
 use super::stream::Stream;
 use super::{CpuRank, Slots};
 use crate::cache::blocks::Move;
-use crate::forward::backend::{ReadRows, Store};
+use crate::forward::backend::{HostAdapters, ReadRows, Store};
 use crate::forward::handle::Handle;
 use crate::forward::layers::Matrix;
 use crate::forward::layout::Layout;
@@ -76,6 +76,7 @@ impl Store for CpuRank {
             kv_shape: layout.kv,
             cache: layout.cache,
             scratch: layout.scratch,
+            beside: None,
             slots: Slots {
                 ranks: vec![0; layout.adapters.slots.len() * layout.adapters.places.len()],
                 at: layout.adapters.clone(),
@@ -198,6 +199,13 @@ impl Store for CpuRank {
             unreachable!("{} holds no tensors", to.arena.name())
         };
         arena.all_mut::<f32>(to.region)[first..first + numbers.len()].copy_from_slice(numbers);
+    }
+
+    fn lay_beside(
+        &mut self,
+        adapters: Option<Box<dyn HostAdapters>>,
+    ) -> Option<Box<dyn HostAdapters>> {
+        std::mem::replace(&mut self.beside, adapters)
     }
 
     fn set_ranks(&mut self, slot: usize, ranks: &[u32]) {

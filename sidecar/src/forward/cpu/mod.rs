@@ -13,6 +13,7 @@ use plimsoll_kernels::pool::Pool;
 use plimsoll_kernels::sampling::Sampler;
 use plimsoll_planner::KvDtype;
 
+use super::backend::HostAdapters;
 use super::handle::Handle;
 use super::lora::AdapterPlaces;
 use super::places::Scratch;
@@ -54,6 +55,7 @@ pub struct CpuRank {
     cache: Handle,
     scratch: Scratch,
     slots: Slots,
+    beside: Option<Box<dyn HostAdapters>>,
     /// Of matrices in blocks.
     products: Products,
     pool: Pool,

@@ -141,6 +141,11 @@ impl Backend for CpuRank {
     }
 
     fn adapt(&mut self, x: Handle, by: &Adaption, out: Handle, rows: usize) {
+        if let Some(beside) = &mut self.beside {
+            let [x, mut out] = self.activations.apart([x.region, out.region]);
+            let x = x.first(rows * by.inputs);
+            beside.add(by, rows, x, out.first_mut(rows * by.stride));
+        }
         let Slots {
             at,
             ranks,

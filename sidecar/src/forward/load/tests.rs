@@ -10,7 +10,7 @@ use super::*;
 use crate::args::{Cli, Command};
 use crate::cache::blocks::Move;
 use crate::config::plan_flags;
-use crate::forward::backend::ReadRows;
+use crate::forward::backend::{HostAdapters, ReadRows};
 use crate::forward::handle::Handle;
 use crate::forward::layout::Layout;
 use crate::forward::testing::{Block, Through};
@@ -31,6 +31,10 @@ struct Rows {
 impl Store for Rows {
     fn write(&mut self, _: Handle, _: usize, _: &[f32]) {
         unreachable!("no adapters")
+    }
+
+    fn lay_beside(&mut self, _: Option<Box<dyn HostAdapters>>) -> Option<Box<dyn HostAdapters>> {
+        unreachable!("nothing is computed")
     }
 
     fn set_ranks(&mut self, _: usize, _: &[u32]) {
