@@ -1,11 +1,13 @@
 //! Hugging Face folders whose weights are packed: answers are, to the bit, those of the numbers that the
 //! packed ones stand for, however the model is split; and integers stay in their bits.
 #![allow(clippy::unwrap_used, reason = "a broken fixture ends the test")]
+#![allow(clippy::cast_possible_truncation, reason = "fixtures are small")]
 
 mod harness;
 
 use std::fs;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -42,8 +44,9 @@ impl TensorSource for Plain {
     }
 }
 
-/// A fixture with a tokenizer beside it; the files stay open when the folder goes.
-fn open(name: &str) -> Model {
+/// A fixture with a tokenizer beside it, and its file changed by `change`, for as long as `used`; files that
+/// are opened stay so when the folder goes.
+fn with_folder<T>(name: &str, change: impl Fn(&mut [u8]), used: impl Fn(&Path) -> T) -> T {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let unique = format!("plimsoll-packed-{}-{number}", std::process::id());
@@ -51,13 +54,27 @@ fn open(name: &str) -> Model {
     fs::create_dir(&folder).unwrap();
     let tokenizer = fixtures().join("models/tiny-llama/tokenizer.json");
     fs::copy(tokenizer, folder.join("tokenizer.json")).unwrap();
-    for file in ["config.json", "model.safetensors"] {
-        let from = fixtures().join("packed").join(name).join(file);
-        fs::copy(from, folder.join(file)).unwrap();
-    }
-    let model = ModelFolder::open(&folder);
+    let from = fixtures().join("packed").join(name);
+    fs::copy(from.join("config.json"), folder.join("config.json")).unwrap();
+    let mut file = fs::read(from.join("model.safetensors")).unwrap();
+    change(&mut file);
+    fs::write(folder.join("model.safetensors"), file).unwrap();
+    let done = used(&folder);
     fs::remove_dir_all(&folder).unwrap();
-    model.unwrap()
+    done
+}
+
+fn open(name: &str) -> Model {
+    with_folder(name, |_| (), |folder| ModelFolder::open(folder).unwrap())
+}
+
+/// The bytes of a tensor in a file of safetensors.
+fn bytes_of<'a>(file: &'a mut [u8], tensor: &str) -> &'a mut [u8] {
+    let (size, rest) = file.split_first_chunk_mut::<8>().unwrap();
+    let (header, data) = rest.split_at_mut(u64::from_le_bytes(*size) as usize);
+    let header: serde_json::Value = serde_json::from_slice(header).unwrap();
+    let [from, to] = [0, 1].map(|at| header[tensor]["data_offsets"][at].as_u64().unwrap() as usize);
+    &mut data[from..to]
 }
 
 /// Numbers of a fixture's packed matrices: q and o, k and v, gate, up and down.
@@ -124,6 +141,54 @@ fn answers_are_to_the_bit_those_of_the_same_weights_as_floats() {
             }
         }
     }
+}
+
+/// Zero points are numbers of a file as any: others of the same blocks take their places, with what a wake
+/// proves; what would be expanded does not, nor do floats that are sent.
+#[test]
+fn other_zero_points_replace_those_of_a_running_engine_in_its_blocks_only() {
+    let name = "ct-w4a16-zero-points";
+    let other = |file: &mut [u8]| {
+        let zeros = bytes_of(file, "model.layers.0.mlp.up_proj.weight_zero_point");
+        zeros.iter_mut().for_each(|byte| *byte ^= 0x11);
+    };
+    let model = Arc::new(open(name));
+    let handle = start(&model, &Run::whole(&model.shape));
+    let before = answer(&handle);
+    let started = with_folder(name, other, |at| ModelFolder::open(at).unwrap());
+    let started = Arc::new(started);
+    let expected = answer(&start(&started, &Run::whole(&started.shape)));
+    assert_ne!(before.logits, expected.logits, "zero points without a say");
+    let weights = with_folder(name, other, |at| handle.open_weights(at).unwrap());
+    let updated = handle.update(Arc::new(weights), None, PauseMode::Keep);
+    updated.wait().unwrap();
+    assert_same(&answer(&handle), &expected, "updated");
+    for level in [SleepLevel::One, SleepLevel::Two] {
+        assert_eq!(handle.sleep(level, PauseMode::Keep).wait(), Ok(()));
+        assert!(handle.wake(Tags::ALL).wait().is_ok(), "{level:?}");
+        assert_same(&answer(&handle), &expected, &format!("{level:?}"));
+    }
+    // 2^-30 is no f16: its matrix would be expanded.
+    let smaller = |file: &mut [u8]| {
+        let scales = bytes_of(file, "model.layers.0.mlp.down_proj.weight_scale");
+        scales[..2].copy_from_slice(&[0x80, 0x30]);
+    };
+    let refused = with_folder(name, smaller, |at| handle.open_weights(at).unwrap_err());
+    let words = "mlp.down_proj.weight`: is kept in blocks of Z4_32";
+    assert!(refused.to_string().contains(words), "{refused}");
+    let sent = TensorInfo {
+        dtype: "F32".to_owned(),
+        ..model
+            .tensors
+            .info("model.layers.0.mlp.up_proj.weight")
+            .unwrap()
+            .clone()
+    };
+    let refused = handle.pushable().check(&sent).unwrap_err().to_string();
+    assert!(
+        refused.contains("(Z4_32), which no F32 can replace"),
+        "{refused}"
+    );
 }
 
 #[test]

@@ -8,6 +8,7 @@ use super::edited::Edited;
 use super::fixtures;
 use super::merged::read_as;
 use crate::model::{Model, ModelFolder, Pushable, Replacement};
+use crate::weights::testing::TempFolder;
 
 /// Matrices of rank 2 for these modules of every layer: the columns of A and the rows of B count up.
 pub(crate) fn counting<const N: usize>(base: &Model, adapter: &mut Edited, modules: [&str; N]) {
@@ -70,6 +71,46 @@ fn a_gguf_base_takes_an_adapter_and_says_what_of_it_is_quantised() {
         ..all
     };
     assert_eq!(of(&model), (q4, others));
+}
+
+/// The same of a folder that is packed with zero points.
+#[test]
+fn what_an_adapter_changes_of_zero_points_is_kept_as_floats_and_the_rest_in_blocks() {
+    let folder = TempFolder::new();
+    for file in [
+        "packed/awq-4bit/config.json",
+        "packed/awq-4bit/model.safetensors",
+        "models/tiny-llama/tokenizer.json",
+    ] {
+        let from = fixtures().join(file);
+        let name = from.file_name().unwrap().to_str().unwrap();
+        folder.write(name, std::fs::read(&from).unwrap());
+    }
+    let base = ModelFolder::open(folder.path()).unwrap();
+    let mut adapter = Edited::of("plain");
+    counting(&base, &mut adapter, ["self_attn.q_proj", "mlp.down_proj"]);
+    let model = ModelFolder::open_with(folder.path(), &[adapter.write()]).unwrap();
+    let others = LayerBlocks {
+        query: None,
+        down: None,
+        ..LayerBlocks::uniform(Some(BlockFormat::Z4By32))
+    };
+    assert_eq!(model.shape.blocks.layers, [others]);
+    let row = |model: &Model| {
+        read_as(
+            model,
+            Dtype::Float32,
+            "model.layers.0.self_attn.q_proj.weight",
+            7,
+        )
+    };
+    for (col, (was, is)) in row(&base).iter().zip(row(&model)).enumerate() {
+        let added = 8.0 * (7.0 / 64.0) * (col as f32 / 64.0);
+        assert!(
+            (was + added - is).abs() <= 1e-6 * is.abs().max(1.0),
+            "{was} {is}"
+        );
+    }
 }
 
 /// No float of a file is bit for bit what blocks are expanded to.
