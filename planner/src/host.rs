@@ -75,10 +75,10 @@ pub const PAGE_TABLE_SHARE: u64 = 512;
 /// own table. 89 where lists are as full as they can be (measured).
 pub const BLOCK_RECORD_BYTES: u64 = 128;
 const TOKEN_ID_BYTES: u64 = 4;
-/// How often the ids of a running sequence stand somewhere beside each rank's copy: in a list that
-/// doubles when it is full, and, when they are penalised, in the two steps under way.
+/// How often the ids of a running sequence stand somewhere: in a list that doubles when it is full, and,
+/// when they are penalised, counted (no more words than ids) for the sequence and in the two steps under way.
 const RUNNING_COPIES: u64 = 2;
-const STEP_COPIES: u64 = 2;
+const COUNTED_COPIES: u64 = 3;
 
 /// Sequences that may wait for their first turn.
 pub const WAITING_SEQUENCES: u32 = 256;
@@ -151,7 +151,7 @@ impl HostReserve {
 /// | - loading | 4 MiB x ranks + the larger of 1 KiB x vocabulary and 64 MiB | chunks of weights; the parsed JSON of the tokenizer, and then, once that is done with, merges of adapters |
 /// | - serving | 180 x (largest text + 128 KiB) + 64 MiB | tokenizing, the process that renders chats |
 /// | ranks | 8 MiB x ranks | [`RANK_BYTES`] |
-/// | sequences | 4 x (256 x context + maxNumSeqs x context x 2 + tokens x (2 + ranks)) | ids of those that wait, of those that run, and in the steps under way |
+/// | sequences | 4 x (256 x context + maxNumSeqs x context x 2 + tokens x 3) | ids of those that wait, of those that run, and their counts |
 /// | page tables | (budgets + offload) / 512 | [`PAGE_TABLE_SHARE`] |
 /// | blocks | 128 x blocks | [`BLOCK_RECORD_BYTES`] |
 /// | offload | ranks x cpuOffload, or all matrices | `offload::most_host` |
@@ -178,9 +178,9 @@ pub fn host_reserve(request: &Request, budgets: Bytes) -> HostReserve {
         u64::from(WAITING_SEQUENCES) * u64::from(context),
         seqs.saturating_mul(context.into()),
     );
-    let in_steps = running.min(tokens).saturating_mul(STEP_COPIES + ranks);
+    let counted = running.min(tokens).saturating_mul(COUNTED_COPIES);
     let kept = running.saturating_mul(RUNNING_COPIES);
-    let ids = waiting.saturating_add(kept).saturating_add(in_steps);
+    let ids = waiting.saturating_add(kept).saturating_add(counted);
     let offload = offload::most_host(request);
     HostReserve {
         process: Bytes(PROCESS_BYTES),

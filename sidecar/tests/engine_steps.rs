@@ -8,6 +8,19 @@ use plimsoll_planner::Shard;
 use plimsoll_sidecar::engine::handle::EngineHandle;
 use plimsoll_sidecar::engine::request::{Finished, SamplingParams, TokenEvent};
 
+const PENALISED: SamplingParams = SamplingParams {
+    temperature: 0.0,
+    top_k: 0,
+    top_p: 1.0,
+    min_p: 0.0,
+    repetition_penalty: 1.4,
+    presence_penalty: 0.3,
+    frequency_penalty: 0.6,
+    seed: 0,
+    stream: 0,
+    logprobs: None,
+};
+
 /// What a request asks beside its prompt.
 #[derive(Clone, Debug, Default)]
 struct Asked {
@@ -58,17 +71,11 @@ fn tokens(steps_under_way: usize, shards: Vec<Shard>) -> (Vec<Vec<u32>>, u64) {
         ..Asked::default()
     };
     let (whole, _) = wait(submit(&handle, 0, &[3, 4, 5], &greedy));
-    let penalised = SamplingParams {
-        repetition_penalty: 1.4,
-        frequency_penalty: 0.6,
-        presence_penalty: 0.3,
-        ..SamplingParams::default()
-    };
     let drawn = SamplingParams {
         temperature: 0.9,
         top_p: 0.95,
         seed: 11,
-        ..penalised
+        ..PENALISED
     };
     let with = |sampling: SamplingParams| Asked {
         sampling,
@@ -78,7 +85,7 @@ fn tokens(steps_under_way: usize, shards: Vec<Shard>) -> (Vec<Vec<u32>>, u64) {
         eos: vec![whole[20]],
         ..greedy.clone()
     };
-    let kinds = [greedy.clone(), with(penalised), with(drawn), ends];
+    let kinds = [greedy.clone(), with(PENALISED), with(drawn), ends];
     let readers: Vec<_> = (0..12u32)
         .map(|n| {
             let prompt: Vec<u32> = match n % 4 {
@@ -106,6 +113,62 @@ fn two_steps_under_way_draw_the_tokens_of_one() {
         one.iter().any(|ids| ids.len() < 60),
         "no request ended early"
     );
+}
+
+/// The token with the largest logit after penalties, from the whole history.
+fn naive(logits: &[f32], prompt: &[u32], output: &[u32]) -> u32 {
+    let penalised = logits.iter().zip(0u32..).map(|(x, id)| {
+        let times = output.iter().filter(|other| **other == id).count();
+        let mut x = match times > 0 || prompt.contains(&id) {
+            false => return (*x, id),
+            true if *x > 0.0 => x / PENALISED.repetition_penalty,
+            true => x * PENALISED.repetition_penalty,
+        };
+        if times > 0 {
+            x -= PENALISED.presence_penalty;
+        }
+        (0..times).for_each(|_| x -= PENALISED.frequency_penalty);
+        (x, id)
+    });
+    let best = penalised.fold((f32::NEG_INFINITY, 0), |best, one| match one.0 > best.0 {
+        true => one,
+        false => best,
+    });
+    best.1
+}
+
+#[test]
+fn penalties_count_the_whole_sequence_also_when_it_is_computed_anew() {
+    let model = tiny();
+    let run = Run {
+        shards: halves(&model),
+        kv_blocks: 14,
+        max_model_len: 128,
+        ..Run::whole(&model.shape)
+    };
+    let handle = start(&model, &run);
+    let asked: Vec<_> = (0..4u32)
+        .map(|n| {
+            let prompt: Vec<u32> = (0..9 + n).map(|at| 7 + at * (n + 1) % 5).collect();
+            let (mut request, events) = request(n.into(), &prompt, 50);
+            request.sampling = PENALISED;
+            let (sink, logits) = std::sync::mpsc::channel();
+            handle.submit_with_logits(request, sink).unwrap();
+            (prompt, events, logits)
+        })
+        .collect();
+    let mut preempted = 0;
+    for (prompt, events, logits) in asked {
+        let (ids, finished) = wait(events);
+        preempted += finished.preemptions;
+        let expected: Vec<u32> = logits
+            .iter()
+            .zip(0..)
+            .map(|(logits, at)| naive(&logits, &prompt, &ids[..at]))
+            .collect();
+        assert_eq!(ids, expected, "after {prompt:?}");
+    }
+    assert!(preempted > 0, "the cache was large enough for all");
 }
 
 /// When the end comes as a surprise a row of the request is under way that nobody wants; the next

@@ -34,6 +34,7 @@ pub(crate) fn run(pool: &Pool, filter: &str, report: Report<'_>) {
         ("rms_norm", norms),
         ("silu_mul", silus),
         ("rope_kv", ropes),
+        ("sampling", crate::sampling::run),
         ("memory", crate::memory::run),
     ] {
         if name.contains(filter) {

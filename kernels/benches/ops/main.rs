@@ -10,6 +10,7 @@ mod cases;
 #[expect(unsafe_code, reason = "register-only loops in intrinsics and assembly")]
 mod ceiling;
 mod memory;
+mod sampling;
 
 use std::env;
 use std::time::Instant;

@@ -20,7 +20,9 @@ mod passes;
 mod penalty;
 mod race;
 mod random;
+mod rounds;
 mod row;
+mod seen;
 mod threshold;
 mod weight;
 
@@ -36,8 +38,10 @@ use crate::comm::{Collective, RankFailed};
 use crate::pool::Pool;
 
 pub use params::{MAX_LOGPROBS, Params};
+pub use seen::{Counts, Seen};
+
+use rounds::Rounds;
 use row::Work;
-use threshold::{Found, Goal, HISTOGRAM_WORDS, Kept, Search};
 
 /// Words of scratch per row.
 pub const SCRATCH_WORDS: usize = SHARD_ROWS_MAX / 64;
@@ -66,9 +70,10 @@ impl VocabShard {
 #[derive(Clone, Copy, Debug)]
 pub struct Row<'a> {
     pub params: &'a Params,
-    /// Read only when the row has penalties.
-    pub prompt: &'a [u32],
-    pub output: &'a [u32],
+    /// The sequence's tokens, by ascending ids: read only when the row has penalties.
+    pub seen: &'a [Seen],
+    /// One more token of its output, that `seen` does not count yet.
+    pub drawn: Option<u32>,
     /// Added to the logits of these tokens before penalties: ids ascend, each is there once, and
     /// minus infinity keeps a token from being drawn.
     pub bias: &'a [(u32, f32)],
@@ -196,103 +201,79 @@ pub fn run(
         work.push(Work::new(*row, pool.isa(), shard, own, scratch, before));
     }
 
-    pool.run_rows(&mut work, 1, 1, |_, work| {
-        work[0].penalise_and_find_largest()
-    });
+    if comm.ranks() == 1 {
+        // Nobody is waited for: each row goes all the way while it lies in the cache.
+        pool.run_rows(&mut work, 1, 1, |_, work| {
+            let work = &mut work[0];
+            work.penalise_and_find_largest();
+            work.weigh();
+            work.search_alone();
+            work.draw();
+        });
+    } else {
+        draw_together(pool, comm, exchange, &mut work)?;
+    }
+    hand_out(comm, exchange, &work, out)
+}
+
+/// All rows go from one exchange to the next together.
+fn draw_together(
+    pool: &Pool,
+    comm: &mut dyn Collective,
+    exchange: &mut Exchange,
+    work: &mut [Work<'_>],
+) -> Result<(), RankFailed> {
+    pool.run_rows(work, 1, 1, |_, work| work[0].penalise_and_find_largest());
     exchange.gather(comm, work.iter().flat_map(|work| work.largest))?;
+    let words = 2 * work.len();
     for (at, work) in work.iter_mut().enumerate() {
-        let of_ranks = exchange
-            .all
-            .chunks(rows.len() * 2)
-            .map(|all| [all[2 * at], all[2 * at + 1]]);
-        work.largest = of_ranks.fold([0; 2], |a, b| [a[0].max(b[0]), a[1].max(b[1])]);
+        let of_ranks = exchange.all.chunks(words).map(|all| &all[2 * at..][..2]);
+        let larger = |a: [u64; 2], b: &[u64]| [a[0].max(b[0]), a[1].max(b[1])];
+        work.largest = of_ranks.fold([0; 2], larger);
     }
-
-    pool.run_rows(&mut work, 1, 1, |_, work| work[0].weigh());
-    for work in work.iter_mut().filter(|work| work.draws()) {
-        work.kept = find_threshold(comm, exchange, work)?;
+    pool.run_rows(work, 1, 1, |_, work| work[0].weigh());
+    loop {
+        let rows = || work.iter().filter_map(|work| work.rounds.as_ref());
+        let words: usize = rows().map(Rounds::words).sum();
+        if words == 0 {
+            break;
+        }
+        pool.run_rows(work, 1, 1, |_, work| work[0].count());
+        let rows = work.iter().filter_map(|work| work.rounds.as_ref());
+        exchange.gather(comm, rows.flat_map(Rounds::sent).copied())?;
+        let (mut at, rank) = (0, comm.rank());
+        for rounds in work.iter_mut().filter_map(|work| work.rounds.as_mut()) {
+            let own = rounds.words();
+            if own > 0 {
+                let all = exchange.all.chunks(words);
+                rounds.take(all.map(|all| &all[at..][..own]), rank);
+            }
+            at += own;
+        }
     }
-    pool.run_rows(&mut work, 1, 1, |_, work| work[0].draw());
-
-    let candidates = work
-        .iter()
-        .map(|work| work.candidates_wanted())
-        .max()
-        .unwrap_or(0);
-    let needed = work
-        .iter()
-        .any(|work| work.draws() || work.row.params.logprobs.is_some());
-    let words = RECORD_WORDS + candidates;
-    if needed {
-        exchange.gather(comm, work.iter().flat_map(|work| work.record(words)))?;
-    }
-    for (at, work) in work.iter().enumerate() {
-        let of_ranks = exchange.all.chunks(rows.len() * words);
-        let records = of_ranks.map(|all| &all[at * words..][..words]);
-        out.push(work.result(if needed { Some(records) } else { None }));
-    }
+    pool.run_rows(work, 1, 1, |_, work| work[0].draw());
     Ok(())
 }
 
-/// min-p, then top-k, then top-p of the rest.
-fn find_threshold(
+/// The last exchange: what every rank's fastest is, and the tokens that follow from it.
+fn hand_out(
     comm: &mut dyn Collective,
     exchange: &mut Exchange,
-    work: &mut Work<'_>,
-) -> Result<Kept, RankFailed> {
-    let params = work.row.params;
-    let least = weight::least_key(weight::part_of(weight::WEIGHT_ONE, params.min_p));
-    let mut kept = Kept::from_key(least);
-    let mut total = None;
-    if params.top_k > 0 {
-        let found = search(
-            comm,
-            exchange,
-            work,
-            Goal::Count(params.top_k.into()),
-            least,
-        )?;
-        (kept, total) = (found.kept, Some(found.weight));
+    work: &[Work<'_>],
+    out: &mut Vec<Sampled>,
+) -> Result<(), RankFailed> {
+    let wanted = work.iter().map(Work::candidates_wanted);
+    let words = RECORD_WORDS + wanted.max().unwrap_or(0);
+    let needed = work
+        .iter()
+        .any(|work| work.draws() || work.row.params.logprobs.is_some());
+    if needed {
+        exchange.gather(comm, work.iter().flat_map(|work| work.record(words)))?;
     }
-    if params.top_p < 1.0 {
-        let least = kept.key;
-        let total = match total {
-            Some(total) => total,
-            None => {
-                let sum = work.sum_of_weights(least);
-                exchange.gather(comm, std::iter::once(sum))?;
-                exchange.all.iter().sum()
-            }
-        };
-        let goal = Goal::Weight(weight::part_of(total, params.top_p));
-        kept = search(comm, exchange, work, goal, least)?.kept;
+    for (at, one) in work.iter().enumerate() {
+        let of_ranks = exchange.all.chunks(work.len() * words);
+        let records = of_ranks.map(|all| &all[at * words..][..words]);
+        out.push(one.result(if needed { Some(records) } else { None }));
     }
-    Ok(kept)
-}
-
-/// Searches among the likely tokens first; the tail is looked at only when they do not suffice.
-fn search(
-    comm: &mut dyn Collective,
-    exchange: &mut Exchange,
-    work: &mut Work<'_>,
-    goal: Goal,
-    least: u32,
-) -> Result<Found, RankFailed> {
-    /// One in 1,024 of the largest weight.
-    const LIKELY: u64 = weight::WEIGHT_ONE >> 10;
-    let mut search = Search::new(goal, least.max(weight::least_key(LIKELY)));
-    work.histogram(&search);
-    exchange.gather(comm, work.scratch[..HISTOGRAM_WORDS].iter().copied())?;
-    if !search.reaches(&exchange.all) {
-        search = Search::new(goal, least);
-        work.histogram(&search);
-        exchange.gather(comm, work.scratch[..HISTOGRAM_WORDS].iter().copied())?;
-    }
-    loop {
-        if let Some(found) = search.descend(&exchange.all, comm.rank()) {
-            return Ok(found);
-        }
-        work.histogram(&search);
-        exchange.gather(comm, work.scratch[..HISTOGRAM_WORDS].iter().copied())?;
-    }
+    Ok(())
 }

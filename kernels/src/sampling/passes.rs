@@ -182,15 +182,66 @@ impl Work for BlockSums<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         for (block, sum) in self.keys.chunks(BLOCK).zip(self.sums) {
-            let weigh = |x: &f32| {
-                let key = x.to_bits();
-                if key >= self.least {
-                    weight::weight(key)
-                } else {
-                    0
-                }
+            // Where thresholds are, most blocks have nothing.
+            let all = self.least <= 1;
+            *sum = match all || largest_key(block) >= self.least {
+                true => sum_from(block, self.least),
+                false => 0,
             };
-            *sum = block.iter().map(weigh).sum();
+        }
+    }
+}
+
+#[inline(always)]
+fn sum_from(keys: &[f32], least: Key) -> u64 {
+    let weigh = |x: &f32| {
+        let key = x.to_bits();
+        if key >= least { weight::weight(key) } else { 0 }
+    };
+    keys.iter().map(weigh).sum()
+}
+
+#[inline(always)]
+fn largest_key(keys: &[f32]) -> Key {
+    keys.iter().fold(0, |max, x| max.max(x.to_bits()))
+}
+
+/// The sum of the weights of keys >= `least`.
+pub(super) fn sum_of_keys(isa: Isa, keys: &[f32], least: Key) -> u64 {
+    let mut sum = 0;
+    let of = &mut sum;
+    dispatch(isa, SumOfKeys { keys, least, of });
+    sum
+}
+
+struct SumOfKeys<'a> {
+    keys: &'a [f32],
+    least: Key,
+    of: &'a mut u64,
+}
+
+impl Work for SumOfKeys<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        *self.of = sum_from(self.keys, self.least);
+    }
+}
+
+/// The largest key of every block.
+pub(super) fn block_maxima(isa: Isa, keys: &[f32], maxima: &mut [u64]) {
+    dispatch(isa, BlockMaxima { keys, maxima });
+}
+
+struct BlockMaxima<'a> {
+    keys: &'a [f32],
+    maxima: &'a mut [u64],
+}
+
+impl Work for BlockMaxima<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        for (block, max) in self.keys.chunks(BLOCK).zip(self.maxima) {
+            *max = largest_key(block).into();
         }
     }
 }

@@ -29,8 +29,15 @@ pub(super) fn run(
     let (time, block) = heat(sums.iter().copied(), first_block, noise.of_blocks())?;
     let start = block * BLOCK;
     let is_tie = |key: &&f32| key.to_bits() == kept.key;
-    let ties_before = keys[..start].iter().filter(is_tie).count() as u64;
-    let mut ties_left = kept.own_ties().saturating_sub(ties_before);
+    // Blocks without a sum have no tie that stays.
+    let with_some = keys[..start]
+        .chunks(BLOCK)
+        .zip(sums)
+        .filter(|(_, sum)| **sum > 0);
+    let ties_before: usize = with_some
+        .map(|(block, _)| block.iter().filter(is_tie).count())
+        .sum();
+    let mut ties_left = kept.own_ties().saturating_sub(ties_before as u64);
     let weights = keys[start..].iter().take(BLOCK).map(|key| {
         let key = key.to_bits();
         let tie = key == kept.key;

@@ -4,8 +4,9 @@ use super::outcome::{self, Record};
 use super::passes::{self, BLOCK};
 use super::race::{self, Winner};
 use super::random::Noise;
-use super::threshold::{HISTOGRAM_WORDS, Kept, Search};
-use super::weight::{self, Key};
+use super::rounds::Rounds;
+use super::threshold::Kept;
+use super::weight;
 use super::{RECORD_WORDS, Row, Sampled, VocabShard, penalty};
 use crate::isa::Isa;
 
@@ -20,12 +21,13 @@ pub(super) struct Work<'a> {
     shard: VocabShard,
     /// Logits; for rows that are drawn, keys in their place after [`Work::weigh`].
     logits: &'a mut [f32],
-    pub(super) scratch: &'a mut [u64],
-    /// Logits before biases and penalties, where they changed: `(row of the shard, logit)`.
+    scratch: &'a mut [u64],
+    /// Logits before biases and penalties, where they changed and log-probabilities are wanted: `(row of the shard, logit)`.
     before: &'a mut Vec<(u32, f32)>,
     /// The best candidates after and before penalties: of this shard, then of all.
     pub(super) largest: [u64; 2],
-    pub(super) kept: Kept,
+    /// On the way to what may be drawn; of rows that are drawn, after [`Work::weigh`].
+    pub(super) rounds: Option<Rounds>,
     pub(super) winner: Option<Winner>,
     /// Sum of the weights of the model's own logits, of this shard.
     pub(super) own_sum: u64,
@@ -51,7 +53,7 @@ impl<'a> Work<'a> {
             scratch,
             before,
             largest: [0; 2],
-            kept: Kept::from_key(1),
+            rounds: None,
             winner: None,
             own_sum: 0,
             candidates: Vec::new(),
@@ -77,14 +79,7 @@ impl<'a> Work<'a> {
             self.candidates = best;
         }
         if self.row.changes() {
-            self.scratch.fill(0);
-            penalty::apply(
-                &self.row,
-                self.shard,
-                self.logits,
-                self.scratch,
-                self.before,
-            );
+            penalty::apply(&self.row, self.shard, self.logits, self.before);
         }
         self.largest[0] = match passes::largest(self.isa, self.logits) {
             Some(at) => weight::candidate(self.logits[at], self.id(at)),
@@ -102,13 +97,15 @@ impl<'a> Work<'a> {
 
     /// Sums what log-probabilities need, and turns the logits of a drawn row into keys.
     pub(super) fn weigh(&mut self) {
-        if self.row.params.logprobs.is_some() {
+        let params = self.row.params;
+        if params.logprobs.is_some() {
             self.own_sum = self.sum_before_penalties();
         }
         if self.draws() {
             let (max, _) = weight::candidate_parts(self.largest[0]);
-            let scale = 1.0 / self.row.params.temperature;
+            let scale = 1.0 / params.temperature;
             passes::to_keys(self.isa, self.logits, max, scale);
+            self.rounds = Some(Rounds::new(params, self.isa, self.logits, self.scratch));
         }
     }
 
@@ -123,51 +120,37 @@ impl<'a> Work<'a> {
         })
     }
 
-    pub(super) fn sum_of_weights(&mut self, least: Key) -> u64 {
-        let blocks = self.logits.len().div_ceil(BLOCK);
-        let sums = &mut self.scratch[..blocks];
-        passes::block_sums(self.isa, self.logits, least, sums);
-        sums.iter().sum()
+    /// Counts what the next round of the thresholds is about.
+    pub(super) fn count(&mut self) {
+        if let Some(rounds) = &mut self.rounds {
+            rounds.count(self.isa, self.logits, self.scratch);
+        }
     }
 
-    pub(super) fn histogram(&mut self, search: &Search) {
-        search.count(self.isa, self.logits, &mut self.scratch[..HISTOGRAM_WORDS]);
+    /// Finds the thresholds without other shards.
+    pub(super) fn search_alone(&mut self) {
+        if let Some(rounds) = &mut self.rounds {
+            rounds.alone(self.isa, self.logits, self.scratch);
+        }
+    }
+
+    /// What may be drawn; None where nothing is.
+    pub(super) fn kept(&self) -> Option<Kept> {
+        self.rounds.as_ref().map(Rounds::kept)
     }
 
     /// The race on this shard.
     pub(super) fn draw(&mut self) {
-        if !self.draws() {
-            return;
-        }
+        let Some(kept) = self.kept() else { return };
         let Row {
             params, position, ..
         } = self.row;
         let noise = Noise::new(params.seed, params.stream, position);
-        self.sum_of_weights(self.kept.key);
-        self.drop_ties();
+        let sums = &mut self.scratch[..self.logits.len().div_ceil(BLOCK)];
+        passes::block_sums(self.isa, self.logits, kept.key, sums);
+        drop_ties(self.logits, sums, kept);
         let first_block = self.shard.first / BLOCK_IDS;
-        let sums = &self.scratch[..self.logits.len().div_ceil(BLOCK)];
-        self.winner = race::run(self.logits, sums, first_block, self.kept, noise);
-    }
-
-    /// Takes the ties that do not stay out of the sums of their blocks.
-    fn drop_ties(&mut self) {
-        let Kept { key, .. } = self.kept;
-        let mut left = self.kept.own_ties();
-        if left >= self.logits.len() as u64 {
-            return;
-        }
-        for (at, _) in self
-            .logits
-            .iter()
-            .enumerate()
-            .filter(|(_, x)| x.to_bits() == key)
-        {
-            if left == 0 {
-                self.scratch[at / BLOCK] -= weight::weight(key);
-            }
-            left = left.saturating_sub(1);
-        }
+        self.winner = race::run(self.logits, sums, first_block, kept, noise);
     }
 
     /// The model's own logit of the chosen row. Of a drawn row only its key is left.
@@ -217,5 +200,24 @@ impl<'a> Work<'a> {
         };
         let records = records.map(|records| records.map(read));
         outcome::sampled(self.row.params, self.row.target, self.largest, records)
+    }
+}
+
+/// Takes the ties that do not stay out of the sums of their blocks.
+fn drop_ties(keys: &[f32], sums: &mut [u64], kept: Kept) {
+    let mut left = kept.own_ties();
+    if left >= keys.len() as u64 {
+        return;
+    }
+    for (block, sum) in keys.chunks(BLOCK).zip(sums) {
+        if *sum == 0 {
+            continue;
+        }
+        for _ in block.iter().filter(|x| x.to_bits() == kept.key) {
+            if left == 0 {
+                *sum -= weight::weight(kept.key);
+            }
+            left = left.saturating_sub(1);
+        }
     }
 }

@@ -2,16 +2,21 @@
 //!
 //! A threshold is a key, and how many of the tokens with exactly that key stay (the lowest ids).
 //! It is found digit by digit from histograms of counts and weights; histograms of shards add up
-//! exactly, so the threshold is that of the whole vocabulary.
+//! exactly, so the threshold is that of the whole vocabulary. Shards count digits of 10 bits, and send
+//! each other's sums in two steps: of 32 groups of bins, then the bins of the group in question.
 
-use super::passes;
+use std::ops::RangeInclusive;
+
 use super::weight::{KEY_BITS, Key, weight};
-use crate::isa::Isa;
 
 const DIGIT_BITS: u32 = 10;
 pub(super) const BINS: usize = 1 << DIGIT_BITS;
 /// Words of a histogram: a count and a weight per bin.
 pub(super) const HISTOGRAM_WORDS: usize = 2 * BINS;
+/// Bins of a group, and groups.
+const GROUP: usize = 32;
+/// Words that shards send each other at a time: a count and a weight per bin or group.
+pub(super) const SHARED_WORDS: usize = 2 * GROUP;
 /// Digits from the top: 10, 10 and 9 bits.
 const SHIFTS: [u32; 3] = [KEY_BITS - DIGIT_BITS, KEY_BITS - 2 * DIGIT_BITS, 0];
 
@@ -59,6 +64,8 @@ pub(super) struct Search {
     /// Digits found, as the high bits of a key.
     prefix: Key,
     level: usize,
+    /// The group of bins that the next digit is in.
+    group: Option<usize>,
     /// Count or weight still missing below everything above the prefix.
     missing: u64,
     /// Weight of everything above the prefix.
@@ -84,25 +91,36 @@ impl Search {
             least: least.max(1),
             prefix: 0,
             level: 0,
+            group: None,
             missing: missing.max(1),
             above: 0,
         }
     }
 
-    /// Adds up the keys of this shard (as `passes::to_keys` left them) that take part and share
-    /// the digits found so far.
-    pub(super) fn count(&self, isa: Isa, keys: &[f32], bins: &mut [u64]) {
+    /// Sets the goal of a search that has not gone down yet.
+    pub(super) fn aim(&mut self, goal: Goal) {
+        *self = Search::new(goal, self.least);
+    }
+
+    /// The keys that take part and share the digits found so far: where the next histogram is of them.
+    /// None while groups of the last one are looked at.
+    pub(super) fn counted(&self) -> Option<RangeInclusive<Key>> {
+        let above = SHIFTS[self.level] + self.width();
+        let first = self.least.max(self.prefix << above);
+        let last = (self.prefix << above) | ((1 << above) - 1);
+        self.group.is_none().then_some(first..=last)
+    }
+
+    /// Adds up keys that are [`Search::counted`].
+    pub(super) fn count<'k>(&self, bins: &'k mut [u64]) -> impl FnMut(Key) + 'k {
         bins.fill(0);
         let (counts, weights) = bins.split_at_mut(BINS);
         let (shift, width) = (SHIFTS[self.level], self.width());
-        let above = shift + width;
-        let first = self.least.max(self.prefix << above);
-        let last = (self.prefix << above) | ((1 << above) - 1);
-        passes::each_between(isa, keys, first..=last, |key| {
+        move |key| {
             let bin = (key >> shift) as usize & ((1 << width) - 1);
             counts[bin] += 1;
             weights[bin] += weight(key);
-        });
+        }
     }
 
     fn width(&self) -> u32 {
@@ -113,72 +131,97 @@ impl Search {
         }
     }
 
-    /// Whether the histograms of all shards reach the goal. Asked before the first descent.
-    pub(super) fn reaches(&self, all: &[u64]) -> bool {
+    /// What the other shards are told of a histogram.
+    pub(super) fn shared(&self, bins: &[u64]) -> [u64; SHARED_WORDS] {
+        let mut shared = [0; SHARED_WORDS];
+        match self.group {
+            Some(group) => {
+                for (half, bins) in shared.chunks_mut(GROUP).zip(bins.chunks(BINS)) {
+                    half.copy_from_slice(&bins[group * GROUP..][..GROUP]);
+                }
+            }
+            None => {
+                let groups = bins.chunks(GROUP).map(|group| group.iter().sum());
+                shared
+                    .iter_mut()
+                    .zip(groups)
+                    .for_each(|(to, sum)| *to = sum);
+            }
+        }
+        shared
+    }
+
+    /// Whether what all shards told of their first histograms reaches the goal. Asked before the first
+    /// descent.
+    pub(super) fn reaches<'s>(&self, all: impl Iterator<Item = &'s [u64]>) -> bool {
         let half = match self.goal {
-            Goal::Count(_) => 0..BINS,
-            Goal::Weight(_) => BINS..HISTOGRAM_WORDS,
+            Goal::Count(_) => 0..GROUP,
+            Goal::Weight(_) => GROUP..SHARED_WORDS,
         };
-        let sum: u64 = all
-            .chunks(HISTOGRAM_WORDS)
-            .flat_map(|h| &h[half.clone()])
-            .sum();
+        let sum: u64 = all.flat_map(|shared| &shared[half.clone()]).sum();
         sum >= self.missing
     }
 
-    /// Takes the histograms of all shards (`[shards, HISTOGRAM_WORDS]`) and goes one digit down;
-    /// the answer after the last. A goal that all tokens together do not reach keeps all.
-    pub(super) fn descend(&mut self, all: &[u64], shard: usize) -> Option<Found> {
-        let sum = |word: usize| -> u64 { all.chunks(HISTOGRAM_WORDS).map(|h| h[word]).sum() };
-        let mut bin = BINS - 1;
-        let (mut count, mut weights) = (sum(bin), sum(BINS + bin));
-        while bin > 0 {
-            let enough = match self.goal {
-                Goal::Count(_) => count >= self.missing,
-                Goal::Weight(_) => weights >= self.missing,
-            };
-            if enough {
-                break;
-            }
-            self.missing -= match self.goal {
+    /// Takes what all shards told, and goes half a digit down; the answer after the last. A goal that
+    /// all tokens together do not reach keeps all.
+    pub(super) fn descend<'s>(
+        &mut self,
+        all: impl Iterator<Item = &'s [u64]> + Clone,
+        shard: usize,
+    ) -> Option<Found> {
+        let mut sums = [0; SHARED_WORDS];
+        for shared in all.clone() {
+            sums.iter_mut().zip(shared).for_each(|(sum, x)| *sum += x);
+        }
+        let mut place = GROUP - 1;
+        while place > 0 {
+            let (count, weights) = (sums[place], sums[GROUP + place]);
+            let these = match self.goal {
                 Goal::Count(_) => count,
                 Goal::Weight(_) => weights,
             };
+            if these >= self.missing {
+                break;
+            }
+            self.missing -= these;
             self.above += weights;
-            bin -= 1;
-            (count, weights) = (sum(bin), sum(BINS + bin));
+            place -= 1;
         }
-        let width = self.width();
-        self.prefix = self.prefix << width | u32::try_from(bin).unwrap_or(0);
+        let Some(group) = self.group.take() else {
+            self.group = Some(place);
+            return None;
+        };
+        let bin = group * GROUP + place;
+        self.prefix = self.prefix << self.width() | u32::try_from(bin).unwrap_or(0);
         self.level += 1;
         if self.level < SHIFTS.len() {
             return None;
         }
+        let before = all.take(shard).map(|shared| shared[place]).sum();
+        Some(self.found(sums[place], before))
+    }
+
+    /// `count` tokens have the key that was found, `ties_before` of them in shards before this one.
+    fn found(&self, count: u64, ties_before: u64) -> Found {
         let each = weight(self.prefix);
         let wanted = match self.goal {
             Goal::Count(_) => self.missing,
             Goal::Weight(_) => self.missing.div_ceil(each.max(1)),
         };
         if wanted > count {
-            let kept = Kept::from_key(self.least);
-            return Some(Found {
-                kept,
+            return Found {
+                kept: Kept::from_key(self.least),
                 weight: self.above + count * each,
-            });
+            };
         }
-        let ties_before = all
-            .chunks(HISTOGRAM_WORDS)
-            .take(shard)
-            .map(|h| h[bin])
-            .sum();
         let kept = Kept {
             key: self.prefix,
             ties: wanted,
             ties_before,
         };
-        Some(Found {
+        Found {
             kept,
             weight: self.above + wanted * each,
-        })
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use plimsoll_kernels::sampling::Sampled;
+use plimsoll_kernels::sampling::{Counts, Sampled};
 
 use super::outbox::Outbox;
 use super::request::{
@@ -15,6 +15,8 @@ use crate::scheduler::Sequence;
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) sampling: SamplingParams,
+    /// Its tokens, where they are penalised: as many as were known when the last one was asked for.
+    pub(super) counts: Counts,
     /// The slot of its adapter.
     pub(super) adapter: Option<u32>,
     pub(super) eos: Vec<u32>,
@@ -46,6 +48,7 @@ impl Live {
         let (events, _) = tokio::sync::mpsc::channel(1);
         Live {
             sampling: SamplingParams::default(),
+            counts: Counts::default(),
             adapter: None,
             eos: Vec::new(),
             bias: Vec::new(),

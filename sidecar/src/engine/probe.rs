@@ -143,7 +143,7 @@ impl Loop {
                 break;
             }
             self.ranks
-                .submit(|input| step::fill(input, &batch, scheduler, &live))?;
+                .submit(|input| step::fill(input, &batch, scheduler, &mut live))?;
             scheduler.sent(&batch);
             let outputs = self.ranks.collect()?;
             let token = outputs.first().and_then(|output| output.sampled.first());

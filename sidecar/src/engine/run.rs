@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use plimsoll_kernels::sampling::Counts;
 use plimsoll_planner::Bytes;
 
 use super::clock::Idle;
@@ -249,6 +250,7 @@ impl Loop {
             request.id,
             Live {
                 sampling: request.sampling,
+                counts: Counts::default(),
                 adapter,
                 masked: live::masked(&request.bias, &request.eos),
                 bias: request.bias,
@@ -290,7 +292,7 @@ impl Loop {
                 live.first_turn.get_or_insert(now);
             }
         }
-        let (scheduler, live) = (&self.scheduler, &self.live);
+        let (scheduler, live) = (&self.scheduler, &mut self.live);
         self.ranks
             .submit(|input| step::fill(input, &flight.batch, scheduler, live))?;
         self.scheduler.sent(&flight.batch);

@@ -19,7 +19,7 @@ pub(super) fn fill(
     input: &mut StepInput,
     batch: &Batch,
     scheduler: &Scheduler,
-    live: &HashMap<u64, Live>,
+    live: &mut HashMap<u64, Live>,
 ) {
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     input.clear();
@@ -51,7 +51,7 @@ pub(super) fn fill(
         input.block_tables.extend_from_slice(blocks);
         let padded = input.context_len.len() * input.table_stride;
         input.block_tables.resize(padded, NULL_BLOCK);
-        let Some(live) = live.get(&chunk.id) else {
+        let Some(live) = live.get_mut(&chunk.id) else {
             unreachable!("sequence {} is scheduled and not alive", chunk.id);
         };
         let first_row = input.ids.len() - chunk.count;
@@ -65,13 +65,14 @@ pub(super) fn fill(
                 params: scoring(live),
                 row: number(first_row + token - chunk.start),
                 position: number(token + 1),
-                history: [input.history.len(); 3],
+                seen: [input.seen.len(); 2],
+                drawn: None,
                 bias: [input.bias.len(); 2],
                 target: Some(sequence.tokens[token + 1]),
             });
         }
         if chunk.samples {
-            let history = history(input, sequence, live);
+            let (seen, drawn) = seen(input, sequence, live);
             let first_bias = input.bias.len();
             input
                 .bias
@@ -80,7 +81,8 @@ pub(super) fn fill(
                 params: live.sampling,
                 row: number(input.ids.len() - 1),
                 position: number(end),
-                history,
+                seen,
+                drawn,
                 bias: [first_bias, input.bias.len()],
                 target: None,
             });
@@ -106,17 +108,24 @@ fn carried(sequence: &Sequence, count: usize, end: usize) -> Option<Carried> {
     })
 }
 
-/// Puts a penalised sequence's tokens into the input; where they begin, turn to output, and end.
-fn history(input: &mut StepInput, sequence: &Sequence, live: &Live) -> [usize; 3] {
-    let start = input.history.len();
-    if live.sampling.penalised() {
-        input.history.extend_from_slice(&sequence.tokens);
-        let (count, end) = (sequence.tokens.len(), input.history.len());
-        input.carried_history.extend(carried(sequence, count, end));
-        [start, start + sequence.prompt_len, input.history.len()]
-    } else {
-        [start; 3]
+/// Counts a penalised sequence's new tokens and puts all it has into the input: where they are, and
+/// which sample is the one that is not known yet. A sequence that is computed anew keeps its counts, as
+/// it keeps its tokens.
+fn seen(
+    input: &mut StepInput,
+    sequence: &Sequence,
+    live: &mut Live,
+) -> ([usize; 2], Option<usize>) {
+    let start = input.seen.len();
+    if !live.sampling.penalised() {
+        return ([start; 2], None);
     }
+    let known = sequence.known.min(sequence.tokens.len());
+    live.counts
+        .follow(&sequence.tokens[..known], sequence.prompt_len);
+    input.seen.extend_from_slice(live.counts.all());
+    let drawn = (sequence.tokens.len() > known).then_some(sequence.drawn_at as usize);
+    ([start, input.seen.len()], drawn)
 }
 
 /// Moves the sequences on, with their tokens in the outbox; those that end go into `ended`. Returns

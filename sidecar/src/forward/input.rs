@@ -1,6 +1,6 @@
 //! One step's input, as the engine fills it and every rank reads it.
 
-use plimsoll_kernels::sampling::Params;
+use plimsoll_kernels::sampling::{Params, Seen};
 
 /// What a sequence whose next token is drawn brings along.
 #[derive(Clone, Debug)]
@@ -10,9 +10,11 @@ pub struct SampleRow {
     pub row: u32,
     /// Index of the drawn token in its sequence.
     pub position: u32,
-    /// The sequence's tokens in `StepInput::history` (empty unless penalties need them): where
-    /// they begin, where the output begins, and where they end.
-    pub history: [usize; 3],
+    /// The sequence's tokens in `StepInput::seen` (none unless penalties need them): where they begin
+    /// and end.
+    pub seen: [usize; 2],
+    /// Which of the last step's samples is one more token of it, that is not among them.
+    pub drawn: Option<usize>,
     /// Its biases in `StepInput::bias`: where they begin and end.
     pub bias: [usize; 2],
     /// The next token, where a prompt is scored and nothing is drawn.
@@ -23,7 +25,7 @@ pub struct SampleRow {
 /// knows it first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Carried {
-    /// Index in `StepInput::ids` or `StepInput::history`.
+    /// Index in `StepInput::ids`.
     pub at: usize,
     /// Which of that step's samples it is.
     pub sample: usize,
@@ -47,10 +49,9 @@ pub struct StepInput {
     pub block_tables: Vec<u32>,
     pub table_stride: usize,
     pub samples: Vec<SampleRow>,
-    /// Tokens of penalised sequences.
-    pub history: Vec<u32>,
+    /// Tokens of penalised sequences, counted.
+    pub seen: Vec<Seen>,
     pub carried_ids: Vec<Carried>,
-    pub carried_history: Vec<Carried>,
     /// What is added to the logits of which tokens.
     pub bias: Vec<(u32, f32)>,
     /// Return the logits of the sampled rows too (tests and validation).
@@ -70,9 +71,8 @@ impl StepInput {
             block_tables,
             table_stride,
             samples,
-            history,
+            seen,
             carried_ids,
-            carried_history,
             bias,
             keep_logits,
         } = self;
@@ -87,9 +87,8 @@ impl StepInput {
         block_tables.clear();
         *table_stride = 0;
         samples.clear();
-        history.clear();
+        seen.clear();
         carried_ids.clear();
-        carried_history.clear();
         bias.clear();
         *keep_logits = false;
     }

@@ -156,7 +156,8 @@ fn step(prompt: &[u32], block_size: u32) -> StepInput {
         params: Params::default(),
         row: count - 1,
         position: count,
-        history: [0; 3],
+        seen: [0; 2],
+        drawn: None,
         bias: [0; 2],
         target: None,
     };

@@ -35,6 +35,17 @@ struct Case {
     logits: Vec<f32>,
 }
 
+impl Case {
+    /// Of all tokens but the last of the output, which is told beside them.
+    fn counts(&self) -> Counts {
+        let mut tokens = self.prompt.clone();
+        tokens.extend(&self.output[..self.output.len().saturating_sub(1)]);
+        let mut counts = Counts::default();
+        counts.follow(&tokens, self.prompt.len());
+        counts
+    }
+}
+
 /// Draws every case at `position` with the vocabulary cut at `cuts`; all ranks must agree.
 fn draw(cases: &[Case], cuts: &[usize], position: u32) -> Vec<Sampled> {
     let vocabulary = cases[0].logits.len();
@@ -59,12 +70,14 @@ fn draw(cases: &[Case], cuts: &[usize], position: u32) -> Vec<Sampled> {
                         .iter()
                         .flat_map(|case| case.logits[first..end].to_vec())
                         .collect();
+                    let counts: Vec<Counts> = cases.iter().map(Case::counts).collect();
                     let rows: Vec<Row<'_>> = cases
                         .iter()
-                        .map(|case| Row {
+                        .zip(&counts)
+                        .map(|(case, counts)| Row {
                             params: &case.params,
-                            prompt: &case.prompt,
-                            output: &case.output,
+                            seen: counts.all(),
+                            drawn: case.output.last().copied(),
                             bias: &case.bias,
                             target: case.target,
                             position,

@@ -8,8 +8,7 @@ use crate::comm::{self, Member, group};
 use crate::device::{Cpu, Device, Pages};
 use crate::gpu::trial::{self, Failure};
 use crate::sampling::{
-    self, Exchange, Params, Row, SCRATCH_WORDS, Sampled, Sampler, VocabShard, find_threshold,
-    row::Work, weight,
+    self, Counts, Params, Row, SCRATCH_WORDS, Sampled, Sampler, VocabShard, row::Work, weight,
 };
 use crate::testing::Random;
 
@@ -34,11 +33,18 @@ impl Case {
         }
     }
 
-    fn row(&self) -> Row<'_> {
+    fn counts(&self) -> Counts {
+        let tokens = [&self.prompt[..], &self.output].concat();
+        let mut counts = Counts::default();
+        counts.follow(&tokens, self.prompt.len());
+        counts
+    }
+
+    fn row<'a>(&'a self, counts: &'a Counts) -> Row<'a> {
         Row {
             params: &self.params,
-            prompt: &self.prompt,
-            output: &self.output,
+            seen: counts.all(),
+            drawn: None,
             bias: &self.bias,
             target: self.target,
             position: self.position,
@@ -117,7 +123,9 @@ pub(super) fn tokens_of_cpu(cases: &[Case], cuts: &[usize]) -> Result<Vec<Sample
             .zip(shards)
             .map(|(member, shard)| {
                 scope.spawn(move || {
-                    let rows: Vec<Row<'_>> = cases.iter().map(Case::row).collect();
+                    let counts: Vec<Counts> = cases.iter().map(Case::counts).collect();
+                    let rows = cases.iter().zip(&counts);
+                    let rows: Vec<Row<'_>> = rows.map(|(case, counts)| case.row(counts)).collect();
                     let mut logits = logits_of(cases, shard);
                     let mut scratch = vec![u64::MAX; rows.len() * SCRATCH_WORDS];
                     let mut out = Vec::new();
@@ -154,38 +162,41 @@ pub(super) fn tokens_of_cpu(cases: &[Case], cuts: &[usize]) -> Result<Vec<Sample
 pub(super) fn on_cpu(cases: &[Case]) -> Result<Vec<Drawn>, Failure> {
     let tokens = tokens_of_cpu(cases, &[])?;
     let each = cases.iter().zip(tokens);
-    each.map(|(case, sampled)| inside(case, sampled)).collect()
+    Ok(each.map(|(case, sampled)| inside(case, sampled)).collect())
 }
 
 /// Goes through the CPU's steps again, to look at what they leave.
-fn inside(case: &Case, sampled: Sampled) -> Result<Drawn, Failure> {
-    let failed = |error: crate::comm::RankFailed| Failure::Wrong(error.to_string());
+fn inside(case: &Case, sampled: Sampled) -> Drawn {
     let shard = shards(case.logits.len(), &[])[0];
     let (mut logits, mut scratch) = (case.logits.clone(), vec![u64::MAX; SCRATCH_WORDS]);
-    let (mut before, mut exchange) = (Vec::new(), Exchange::default());
-    let mut member = members(1)?.remove(0);
+    let (mut before, counts) = (Vec::new(), case.counts());
     let isa = trial::pool().isa();
     let (own_logits, own_scratch) = (&mut logits, &mut scratch);
-    let mut work = Work::new(case.row(), isa, shard, own_logits, own_scratch, &mut before);
+    let mut work = Work::new(
+        case.row(&counts),
+        isa,
+        shard,
+        own_logits,
+        own_scratch,
+        &mut before,
+    );
     work.penalise_and_find_largest();
     work.weigh();
-    if work.draws() {
-        work.kept = find_threshold(&mut member, &mut exchange, &mut work).map_err(failed)?;
-    }
+    work.search_alone();
     work.draw();
-    let (draws, threshold, own_sum) = (work.draws(), work.kept, work.own_sum);
+    let (draws, threshold, own_sum) = (work.draws(), work.kept(), work.own_sum);
     let time = work.winner.map(|winner| winner.time.to_bits());
     let keys: Vec<u32> = match draws {
         true => logits.iter().map(|key| key.to_bits()).collect(),
         false => Vec::new(),
     };
-    Ok(Drawn {
+    Drawn {
         sampled,
         time,
-        kept: kept(&keys, threshold.key, threshold.ties),
+        kept: threshold.map_or(Vec::new(), |found| kept(&keys, found.key, found.ties)),
         keys,
         own_sum,
-    })
+    }
 }
 
 /// Logits of which some are equal.

@@ -101,7 +101,8 @@ fn describe(input: &mut StepInput, prompt: &[u32], blocks: &[u32], block_size: u
         params: Params::default(),
         row: count - 1,
         position: count,
-        history: [0; 3],
+        seen: [0; 2],
+        drawn: None,
         bias: [0; 2],
         target: None,
     });

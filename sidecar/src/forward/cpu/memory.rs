@@ -86,7 +86,6 @@ impl Store for CpuRank {
             pool,
             sampler: Sampler::default(),
             drawn: Vec::new(),
-            history: Vec::new(),
         };
         for account in Account::ALL {
             let bytes = match account {
@@ -125,7 +124,6 @@ impl Store for CpuRank {
         if account == Account::KvCache {
             // Tokens of sequences whose keys and values are gone: nothing may be carried over.
             self.drawn.clear();
-            self.history.clear();
             self.sampler = Sampler::default();
         }
         Ok(given)

@@ -62,6 +62,4 @@ pub struct CpuRank {
     sampler: Sampler,
     /// What the last step drew: tokens of the next.
     drawn: Vec<u32>,
-    /// A step's history with the drawn tokens in it.
-    history: Vec<u32>,
 }

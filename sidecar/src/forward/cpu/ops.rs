@@ -291,21 +291,16 @@ impl Backend for CpuRank {
         if input.keep_logits {
             output.logits.extend_from_slice(logits);
         }
-        self.history.clone_from(&input.history);
-        for carried in &input.carried_history {
-            self.history[carried.at] = self.drawn[carried.sample];
-        }
-        let history = &self.history;
         let rows: Vec<sampling::Row<'_>> = input
             .samples
             .iter()
             .map(|sample| {
-                let [start, generated, end] = sample.history;
+                let [first_seen, last_seen] = sample.seen;
                 let [first_bias, last_bias] = sample.bias;
                 sampling::Row {
                     params: &sample.params,
-                    prompt: &history[start..generated],
-                    output: &history[generated..end],
+                    seen: &input.seen[first_seen..last_seen],
+                    drawn: sample.drawn.map(|sample| self.drawn[sample]),
                     bias: &input.bias[first_bias..last_bias],
                     target: sample.target,
                     position: sample.position,
