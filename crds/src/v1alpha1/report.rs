@@ -53,9 +53,12 @@ pub struct MemoryReport {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub adapters_refused_for: String,
     /// Adapters that requests choose: those in slots, and those that the newest target names and that are
-    /// not there. At most 320.
+    /// not there. At most 320, and 128 KiB; those that the target names come before others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dynamic_adapters: Vec<DynamicAdapterReport>,
+    /// Adapters for which there was no room in that list, because of long paths; absent where it has all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dynamic_adapters_left_out: Option<u32>,
     /// Where the ranks compute.
     pub backend: Backend,
     /// Revision of the configuration in force.

@@ -59,6 +59,7 @@ pub fn report(ranks: u32) -> MemoryReport {
         adapters: vec![AdapterReport::default(); 8],
         adapters_refused_for: String::new(),
         dynamic_adapters: Vec::new(),
+        dynamic_adapters_left_out: None,
         backend: Backend::Cpu,
         revision: "abc".to_owned(),
         target: Some(TargetReport {

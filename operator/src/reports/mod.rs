@@ -291,6 +291,7 @@ fn says_more(before: &MemoryReport, next: &MemoryReport) -> bool {
         adapters,
         adapters_refused_for,
         dynamic_adapters,
+        dynamic_adapters_left_out,
         backend,
         revision,
         target,
@@ -312,6 +313,7 @@ fn says_more(before: &MemoryReport, next: &MemoryReport) -> bool {
         || before.adapters != *adapters
         || before.adapters_refused_for != *adapters_refused_for
         || before.dynamic_adapters != *dynamic_adapters
+        || before.dynamic_adapters_left_out != *dynamic_adapters_left_out
         || before.backend != *backend
         || before.revision != *revision
         || before.target != *target

@@ -1,14 +1,13 @@
 //! Carries out what targets say of adapters: one step at a time, beside requests and whatever else a
 //! target asks for. An adapter that cannot be loaded keeps no other from it, and is tried again.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::app::App;
-use super::control::lora::{NotLoaded, open_and_load};
+use super::control::lora::load_opened;
+use super::reads::Reads;
 use super::target::carry_out;
-use crate::adapters::AdapterPath;
 use crate::engine::control::ControlError;
 use crate::engine::dynamic::AdapterRefused;
 use crate::engine::handle::EngineState;
@@ -18,22 +17,22 @@ use crate::target::adapters::Step;
 /// An engine that sleeps, or does not run yet, is asked again so soon.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// An adapter is read within this, or is taken to hang.
-const PATIENCE: Duration = Duration::from_secs(600);
-
 /// What came of a step.
 #[derive(Debug)]
 enum Outcome {
     Done,
     Refused(String),
-    /// The engine takes no adapter in its state.
+    /// The engine takes no adapter in its state, or it is not read yet.
     NotNow,
+    /// It is not read yet, and what is told of that.
+    Hangs(String),
 }
 
 /// Follows the newest target for as long as the process runs.
 pub fn follow_adapters(app: &Arc<App>) {
     let app = Arc::clone(app);
     tokio::spawn(async move {
+        let mut reads = Reads::default();
         while let Some(held) = app.identity.target.get() {
             let Some((step, at)) = held.adapters(|wanted| wanted.next()) else {
                 held.told().await;
@@ -45,10 +44,13 @@ pub fn follow_adapters(app: &Arc<App>) {
                 let _elapsed = tokio::time::timeout(at - now, held.told()).await;
                 continue;
             }
-            let outcome = carried_out(&app, &step).await;
+            let outcome = carried_out(&app, &mut reads, &step).await;
             let now = Instant::now();
             match outcome {
                 Outcome::NotNow => held.adapters(|wanted| wanted.postpone(&step, now + AGAIN)),
+                Outcome::Hangs(why) => {
+                    held.adapters(|wanted| wanted.hangs(&step, why, now + AGAIN));
+                }
                 Outcome::Done => {
                     tracing::info!(?step, "a target's adapter");
                     held.adapters(|wanted| wanted.settle(&step, Ok(()), now));
@@ -75,28 +77,29 @@ pub fn after_adapters(app: &Arc<App>, first: Change) {
     });
 }
 
-async fn carried_out(app: &App, step: &Step) -> Outcome {
+async fn carried_out(app: &App, reads: &mut Reads, step: &Step) -> Outcome {
     match step {
         Step::Load(_) if !takes_adapters(app) => Outcome::NotNow,
         Step::Load(adapter) => {
-            let at = AdapterPath {
-                name: adapter.name.clone(),
-                path: PathBuf::from(&adapter.path),
-                scale: adapter.scale,
+            let Some(loaded) = app.peek() else {
+                return Outcome::NotNow;
             };
-            if let Err(why) = app.check_names([at.name.as_str()].into_iter()) {
+            if let Err(why) = app.check_names([adapter.name.as_str()].into_iter()) {
                 return Outcome::Refused(why);
             }
-            match tokio::time::timeout(PATIENCE, open_and_load(app, at, true)).await {
-                Ok(Ok(())) => Outcome::Done,
+            let opened = match reads.read(&loaded, adapter, Instant::now()).await {
+                Ok(Some(opened)) => opened,
+                Ok(None) => {
+                    let hangs = reads.hangs(adapter, Instant::now());
+                    return hangs.map_or(Outcome::NotNow, Outcome::Hangs);
+                }
+                Err(why) => return Outcome::Refused(why),
+            };
+            match load_opened(&loaded, opened, true).await {
+                Ok(()) => Outcome::Done,
                 // It fell asleep, an update began, or a slot is about to be free.
-                Ok(Err(why)) if !takes_adapters(app) || is_for_now(&why) => Outcome::NotNow,
-                Ok(Err(why)) => Outcome::Refused(why.to_string()),
-                Err(_) => Outcome::Refused(format!(
-                    "adapter `{}`: was not read within {} s",
-                    adapter.name,
-                    PATIENCE.as_secs()
-                )),
+                Err(why) if !takes_adapters(app) || waits(&why) => Outcome::NotNow,
+                Err(why) => Outcome::Refused(why.to_string()),
             }
         }
         // Also of an engine that sleeps: it may be why that does not wake.
@@ -110,15 +113,6 @@ async fn carried_out(app: &App, step: &Step) -> Outcome {
                 Err(error) => Outcome::Refused(error.to_string()),
             },
         },
-    }
-}
-
-/// Whether a refusal says nothing of the adapter.
-fn is_for_now(why: &NotLoaded) -> bool {
-    match why {
-        NotLoaded::NoEngine(_) => true,
-        NotLoaded::Unread(_) => false,
-        NotLoaded::Refused(error) => waits(error),
     }
 }
 

@@ -34,6 +34,7 @@ pub mod messages;
 pub mod named;
 pub mod prompt;
 pub mod quota;
+mod reads;
 pub mod requests;
 pub mod server;
 pub mod sse;

@@ -18,6 +18,7 @@ pub fn worth_sending(old: &MemoryReport, new: &MemoryReport) -> bool {
         || old.adapters != new.adapters
         || old.adapters_refused_for != new.adapters_refused_for
         || old.dynamic_adapters != new.dynamic_adapters
+        || old.dynamic_adapters_left_out != new.dynamic_adapters_left_out
         || old.effective != new.effective
         || old.target != new.target
         || old.sleep != new.sleep

@@ -83,6 +83,7 @@ pub fn build(
         adapters: Vec::new(),
         adapters_refused_for: String::new(),
         dynamic_adapters: Vec::new(),
+        dynamic_adapters_left_out: None,
         backend: identity.backend,
         revision: identity.revision.clone(),
         target,
@@ -147,6 +148,8 @@ pub fn build(
     if let Some(wanted) = &wanted {
         dynamic::beside(&mut report.dynamic_adapters, wanted);
     }
+    report.dynamic_adapters_left_out =
+        dynamic::bound(&mut report.dynamic_adapters, wanted.as_ref());
     let is_loading = state == ReportedState::Loading;
     report.progress = is_loading.then(|| progress::of(&progress, filling, &ledger));
     report.effective = Some(effective);

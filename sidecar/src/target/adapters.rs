@@ -136,6 +136,18 @@ impl Wanted {
         self.begun |= self.is_settled();
     }
 
+    /// It is under way for long, and whether it will end nobody knows: that is told until it does.
+    pub fn hangs(&mut self, step: &Step, why: String, until: Instant) {
+        self.postpone(step, until);
+        let mut rows = self.rows.iter_mut();
+        if let Some((_, row)) = rows.find(|(name, _)| name == step.name())
+            && matches!(step, Step::Load(adapter) if row.wanted.as_ref() == Some(adapter))
+        {
+            row.standing = Standing::Refused(why);
+        }
+        self.begun |= self.is_settled();
+    }
+
     /// It cannot be done now, for what is no fault of the adapter.
     pub fn postpone(&mut self, step: &Step, until: Instant) {
         let mut rows = self.rows.iter_mut();
@@ -289,6 +301,27 @@ mod tests {
         wanted.tell(&[], now);
         wanted.settle(&step, Err("late".to_owned()), now);
         assert_eq!(wanted.next(), Some((Step::Unload("a".to_owned()), now)));
+    }
+
+    #[test]
+    fn one_that_hangs_is_told_of_and_asked_again_as_often_as_ever() {
+        let (mut wanted, mut now) = (Wanted::default(), Instant::now());
+        wanted.tell(&[adapter("a", "1")], now);
+        let (step, _) = wanted.next().unwrap();
+        for _ in 0..20 {
+            wanted.hangs(&step, "hangs".to_owned(), now + AGAIN);
+            assert!(wanted.has_begun());
+            assert_eq!(wanted.next(), Some((step.clone(), now + AGAIN)));
+            now += AGAIN;
+        }
+        let standings: Vec<&Standing> = wanted.standings().map(|(_, of)| of).collect();
+        assert_eq!(standings, [&Standing::Refused("hangs".to_owned())]);
+        // Nothing is said of another that took its name.
+        wanted.tell(&[adapter("a", "2")], now);
+        wanted.hangs(&step, "hangs".to_owned(), now + AGAIN);
+        assert!(wanted.standings().all(|(_, of)| *of == Standing::Loading));
+        wanted.settle(&step, Ok(()), now);
+        assert!(wanted.next().is_some());
     }
 
     #[test]

@@ -4,13 +4,17 @@
 
 use std::sync::Arc;
 
-use super::tests::{AWAKE, ask, comes_to, engine, engine_without_probe, not_woken};
+use plimsoll_crds::v1alpha1::adapters::AdapterScale;
+
+use super::tests::{AWAKE, ask, begun_as, comes_to, engine, engine_without_probe, not_woken};
 use super::{Fault, Moment};
 use crate::engine::control::{Commands, ControlError};
 use crate::engine::handle::{EngineHandle, EngineState};
 use crate::engine::request::TokenEvent;
 use crate::engine::rest::{PauseMode, SleepLevel, Tags};
 use crate::engine::weights::Updated;
+use crate::http::testing::fixture;
+use crate::model::{AdapterPath, ModelFolder};
 
 #[test]
 fn a_buffer_that_is_not_restored_is_named() {
@@ -31,6 +35,37 @@ fn a_buffer_that_is_not_restored_is_named() {
         let slept = handle.sleep(SleepLevel::Two, PauseMode::Keep).wait();
         assert_eq!(slept, Ok(()));
         assert_eq!(handle.wake(Tags::ALL).wait(), AWAKE, "after {tensor}");
+    }
+}
+
+/// A slot is what lasts, too; who reads of it reads its adapter's name.
+#[test]
+fn a_byte_of_a_slot_that_flips_in_a_sleep_is_named_by_its_adapter() {
+    let model = ModelFolder::open(&fixture()).unwrap();
+    let adapter = model.open_adapter(&AdapterPath {
+        name: "sql".to_owned(),
+        path: fixture().join("../../adapters/plain"),
+        scale: AdapterScale::ONE,
+    });
+    let adapter = Arc::new(adapter.unwrap());
+    let handle = begun_as(model, "--max-adapters 2 --max-rank 2", |config| {
+        config.adapters = vec![adapter];
+    });
+    comes_to(&handle, |state| *state == EngineState::Serving);
+    for (level, rank) in [(SleepLevel::One, 0), (SleepLevel::Two, 1)] {
+        handle.sabotage().plan(Fault {
+            rank,
+            moment: Moment::Restored,
+            tensor: Some("adapter_slot_0"),
+        });
+        assert_eq!(handle.sleep(level, PauseMode::Keep).wait(), Ok(()));
+        let message = not_woken(&handle);
+        let named = format!("rank {rank}: adapter `sql`: not as loaded");
+        assert!(message.contains(&named), "{message}");
+        assert_eq!(handle.rest().weights_verified, Some(false));
+        let slept = handle.sleep(SleepLevel::Two, PauseMode::Keep).wait();
+        assert_eq!(slept, Ok(()));
+        assert_eq!(handle.wake(Tags::ALL).wait(), AWAKE, "after {level:?}");
     }
 }
 

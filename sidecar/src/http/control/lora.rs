@@ -1,4 +1,4 @@
-//! Adapters that come and go while the server runs, under vLLM's names and in its words.
+//! Adapters that come and go while the server runs, under vLLM's and SGLang's names and in their words.
 //!
 //! Who loads files decides what is served: the routes are the admin port's, and a folder must lie under
 //! an `--adapter-root`, links resolved. Without one, nothing is loaded. All of an adapter is read and
@@ -6,16 +6,19 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
+use axum::http::StatusCode;
 use plimsoll_crds::v1alpha1::adapters::AdapterScale;
+use serde_json::{Map, Value, json};
 
 use super::update::{ADAPTERS, allowed, blocking, flag, text};
 use super::{done, fields, loaded};
-use crate::adapters::AdapterPath;
+use crate::adapters::{AdapterPath, Dynamic};
 use crate::args::served_name;
 use crate::engine::control::ControlError;
-use crate::http::app::App;
+use crate::http::app::{App, Loaded};
 use crate::http::error::ApiError;
 use crate::http::generator::uncontrolled;
 use crate::model::ModelError;
@@ -27,13 +30,25 @@ const PATH: &str = "lora_path";
 /// answers go on with the new one.
 pub(super) async fn load(State(app): State<Arc<App>>, body: Body) -> Result<String, ApiError> {
     let mut fields = fields(body).await?;
-    let name = text(&mut fields, NAME)?.filter(|name| !name.is_empty());
-    let folder = text(&mut fields, PATH)?.filter(|path| !path.is_empty());
-    let in_place = flag(&mut fields, "load_inplace", false)?;
     if flag(&mut fields, "is_3d_lora_weight", false)? {
         let why = "there are no experts here";
         return Err(ApiError::unsupported("is_3d_lora_weight", why));
     }
+    let in_place = flag(&mut fields, "load_inplace", false)?;
+    let (at, name) = named(&app, fields).await?;
+    open_and_load(&app, at, in_place).await?;
+    Ok(format!(
+        "Success: LoRA adapter '{name}' added successfully."
+    ))
+}
+
+/// The adapter that the fields name, all of them, where it may lie.
+async fn named(
+    app: &App,
+    mut fields: Map<String, Value>,
+) -> Result<(AdapterPath, String), ApiError> {
+    let name = text(&mut fields, NAME)?.filter(|name| !name.is_empty());
+    let folder = text(&mut fields, PATH)?.filter(|path| !path.is_empty());
     done(&fields)?;
     let Some((name, folder)) = name.zip(folder) else {
         let message = "Both 'lora_name' and 'lora_path' must be provided.";
@@ -50,15 +65,12 @@ pub(super) async fn load(State(app): State<Arc<App>>, body: Body) -> Result<Stri
         path,
         scale: AdapterScale::ONE,
     };
-    open_and_load(&app, at, in_place).await?;
-    Ok(format!(
-        "Success: LoRA adapter '{name}' added successfully."
-    ))
+    Ok((at, name))
 }
 
 /// Why an adapter was not loaded; nothing was changed.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::http) enum NotLoaded {
+enum NotLoaded {
     #[error("{}", .0.message)]
     NoEngine(ApiError),
     #[error("nothing was changed: {0}")]
@@ -79,22 +91,24 @@ impl From<NotLoaded> for ApiError {
     }
 }
 
-/// Reads and checks all of an adapter, then has the engine load it.
-pub(in crate::http) async fn open_and_load(
-    app: &App,
-    at: AdapterPath,
+/// Has the engine load an adapter that was read and checked.
+pub(in crate::http) async fn load_opened(
+    loaded: &Loaded,
+    adapter: Dynamic,
     in_place: bool,
-) -> Result<(), NotLoaded> {
+) -> Result<(), ControlError> {
+    let answer = loaded.engine.load_adapter(Arc::new(adapter), in_place);
+    answer.answer().await
+}
+
+/// Reads and checks all of an adapter, then has the engine load it.
+async fn open_and_load(app: &App, at: AdapterPath, in_place: bool) -> Result<(), NotLoaded> {
     let loaded = loaded(app).map_err(NotLoaded::NoEngine)?;
     let engine = Arc::clone(&loaded.engine);
     let opened = blocking(move || engine.open_adapter(&at)).await;
     let opened = opened.map_err(NotLoaded::NoEngine)?;
-    let adapter = Arc::new(opened.map_err(NotLoaded::Unread)?);
-    Ok(loaded
-        .engine
-        .load_adapter(adapter, in_place)
-        .answer()
-        .await?)
+    let adapter = opened.map_err(NotLoaded::Unread)?;
+    Ok(load_opened(&loaded, adapter, in_place).await?)
 }
 
 /// `{"lora_name"}`: no more requests are taken, those there are are finished.
@@ -116,5 +130,52 @@ pub(super) async fn unload(State(app): State<Arc<App>>, body: Body) -> Result<St
     ))
 }
 
-/// Where clients of the API port look for these routes.
-pub(in crate::http) const PATHS: [&str; 2] = ["/v1/load_lora_adapter", "/v1/unload_lora_adapter"];
+/// SGLang's `{"lora_name", "lora_path", "pinned"}`: nothing is ever evicted here, so all are pinned.
+pub(super) async fn load_sglang(State(app): State<Arc<App>>, body: Body) -> Told {
+    let loaded = async {
+        let mut fields = fields(body).await?;
+        flag(&mut fields, "pinned", false)?;
+        let (at, _) = named(&app, fields).await?;
+        Ok(open_and_load(&app, at, false).await?)
+    };
+    told(&app, loaded.await)
+}
+
+/// SGLang's `{"lora_name"}`.
+pub(super) async fn unload_sglang(State(app): State<Arc<App>>, body: Body) -> Told {
+    let unloaded = async {
+        let mut fields = fields(body).await?;
+        let name = text(&mut fields, NAME)?.filter(|name| !name.is_empty());
+        done(&fields)?;
+        let name = name.ok_or_else(|| ApiError::invalid(Some(NAME), "lora_name: is missing"))?;
+        let answer = loaded(&app)?.engine.unload_adapter(name).answer().await;
+        answer.map_err(|error| uncontrolled(&error))
+    };
+    told(&app, unloaded.await)
+}
+
+/// What SGLang says of both: it knows one code for all that is not done.
+type Told = (StatusCode, Json<Value>);
+
+fn told(app: &App, outcome: Result<(), ApiError>) -> Told {
+    let dynamic = app.dynamic();
+    let there = dynamic.adapters.iter().filter(|of| !of.leaving);
+    let there = there.map(|of| (of.name.clone(), of.path.display().to_string().into()));
+    let there: Map<String, Value> = there.collect();
+    let (status, why) = match outcome {
+        Ok(()) => (StatusCode::OK, None),
+        Err(error) => (StatusCode::BAD_REQUEST, Some(error.message)),
+    };
+    let told = json!({
+        "success": why.is_none(), "error_message": why, "loaded_adapters": there,
+    });
+    (status, Json(told))
+}
+
+/// Where clients of the API port look for these routes: vLLM's and SGLang's.
+pub(in crate::http) const PATHS: [&str; 4] = [
+    "/v1/load_lora_adapter",
+    "/v1/unload_lora_adapter",
+    "/load_lora_adapter",
+    "/unload_lora_adapter",
+];

@@ -57,6 +57,8 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/update_weights_from_disk", post(update::sglang))
         .route(lora::PATHS[0], post(lora::load))
         .route(lora::PATHS[1], post(lora::unload))
+        .route(lora::PATHS[2], post(lora::load_sglang))
+        .route(lora::PATHS[3], post(lora::unload_sglang))
         .route("/release_memory_occupation", post(sglang::release))
         .route("/resume_memory_occupation", post(sglang::resume))
         .route("/pause_generation", post(sglang::pause))

@@ -4,7 +4,7 @@ mod obeyed;
 mod spoken;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use plimsoll_crds::v1alpha1::engine::Backend;
@@ -81,6 +81,8 @@ struct Inner {
 pub(crate) struct Scripted {
     inner: Mutex<Inner>,
     pub(crate) state: watch::Sender<EngineState>,
+    /// Reads of adapters that are called so hang until they are let go.
+    reads: (Mutex<bool>, Condvar),
 }
 
 impl Scripted {
@@ -102,6 +104,7 @@ impl Scripted {
             obeyed: Vec::new(),
         };
         Scripted {
+            reads: Default::default(),
             inner: Mutex::new(inner),
             state: watch::Sender::new(EngineState::Serving),
         }
@@ -192,6 +195,14 @@ pub(crate) fn finished(reason: FinishReason, prompt: usize, tokens: usize) -> To
     })
 }
 
+impl Scripted {
+    pub(crate) fn let_go(&self) {
+        let (let_go, changed) = &self.reads;
+        *let_go.lock().unwrap() = true;
+        changed.notify_all();
+    }
+}
+
 impl Generator for Scripted {
     fn submit(&self, request: GenerateRequest) -> Result<(), Refused> {
         let mut inner = self.lock();
@@ -278,6 +289,11 @@ impl Generator for Scripted {
     }
 
     fn open_adapter(&self, at: &AdapterPath) -> Result<Dynamic, ModelError> {
+        if at.name.starts_with("hangs") {
+            let (let_go, changed) = &self.reads;
+            let held = let_go.lock().unwrap();
+            drop(changed.wait_while(held, |let_go| !*let_go).unwrap());
+        }
         ModelFolder::open(&fixture()).unwrap().open_adapter(at)
     }
 

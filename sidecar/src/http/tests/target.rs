@@ -293,19 +293,40 @@ async fn a_clock_told_alone_is_followed() {
     assert!(policy.wake_on_request);
 }
 
+fn adapter(name: &str, of: &str, scale: f64) -> BootAdapter {
+    BootAdapter {
+        name: name.to_owned(),
+        path: folder(of),
+        scale: AdapterScale(scale),
+    }
+}
+
+fn folder(name: &str) -> String {
+    let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    fixtures.join("adapters").join(name).display().to_string()
+}
+
+#[tokio::test]
+async fn an_adapter_whose_read_hangs_keeps_no_other_and_is_loaded_when_it_ends() {
+    let (app, engine) = app(Script::Say("x"));
+    let mut first = target(3, 1000);
+    first.adapters = vec![adapter("hangs", "plain", 1.0), adapter("sql", "plain", 1.0)];
+    app.identity.target.set(Held::new(first)).unwrap();
+    follow_adapters(&app);
+    until(|| app.dynamic().serves("sql")).await;
+    let rows = app.report().dynamic_adapters;
+    let hangs = rows.iter().find(|row| row.name == "hangs").unwrap();
+    assert_eq!(hangs.state, DynamicAdapterState::Loading);
+    engine.let_go();
+    until(|| app.dynamic().serves("hangs")).await;
+    assert!(app.serving().is_ok());
+    assert_eq!(engine.obeyed(), ["load sql true", "load hangs true"]);
+}
+
 /// Adapters of targets: the pod is ready once all that it began with were tried, a broken one keeps no
 /// other from being loaded, and a later target loads and unloads beside what is answered.
 #[tokio::test]
 async fn a_target_has_its_adapters_loaded_and_unloaded_and_tells_which_are_broken() {
-    let folder = |name: &str| {
-        let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-        fixtures.join("adapters").join(name).display().to_string()
-    };
-    let adapter = |name: &str, of: &str, scale: f64| BootAdapter {
-        name: name.to_owned(),
-        path: folder(of),
-        scale: AdapterScale(scale),
-    };
     let (app, engine) = app(Script::Say("x"));
     let mut first = target(3, 1000);
     first.adapters = vec![

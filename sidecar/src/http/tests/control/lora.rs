@@ -1,5 +1,5 @@
 //! Adapters by path: vLLM's bodies, words and codes, which folders may be named, and where the routes
-//! are.
+//! are; SGLang's names of the same.
 
 use std::path::{Path, PathBuf};
 
@@ -150,9 +150,98 @@ async fn what_is_missing_wrong_or_elsewhere_is_refused_and_the_engine_hears_noth
 }
 
 #[tokio::test]
+async fn sglangs_names_load_and_unload_in_its_words() {
+    let (app, engine) = app_under(&[adapters()]);
+    let plain = adapters().join("plain");
+    let with = |more: Value| {
+        let mut fields = json!({"lora_name": "sql", "lora_path": plain});
+        let more = more.as_object().unwrap().clone();
+        fields.as_object_mut().unwrap().extend(more);
+        fields.to_string()
+    };
+    let there = json!({"sql": plain.canonicalize().unwrap()});
+    let [load, unload] = ["/load_lora_adapter", "/unload_lora_adapter"];
+    for (path, body, status, says, left) in [
+        (
+            load,
+            with(json!({"lora_id": "7"})),
+            400,
+            "lora_id",
+            json!({}),
+        ),
+        (
+            load,
+            with(json!({"pinned": "yes"})),
+            400,
+            "pinned",
+            json!({}),
+        ),
+        (
+            load,
+            with(json!({"lora_path": "/nowhere"})),
+            400,
+            "No such file",
+            json!({}),
+        ),
+        (
+            load,
+            with(json!({"pinned": true, "lora_id": null})),
+            200,
+            "",
+            there.clone(),
+        ),
+        (
+            load,
+            with(json!({})),
+            400,
+            "has already been loaded",
+            there.clone(),
+        ),
+        (
+            unload,
+            json!({"lora_name": "other"}).to_string(),
+            400,
+            "cannot be found",
+            there,
+        ),
+        (
+            unload,
+            json!({}).to_string(),
+            400,
+            "lora_name: is missing",
+            json!({"sql": plain.canonicalize().unwrap()}),
+        ),
+        (
+            unload,
+            json!({"lora_name": "sql"}).to_string(),
+            200,
+            "",
+            json!({}),
+        ),
+    ] {
+        let (got, told) = control(&app, "POST", path, &body).await;
+        let told: Value = serde_json::from_str(&told).unwrap();
+        assert_eq!(got, status, "{body}: {told}");
+        assert_eq!(told["success"], status == 200, "{body}: {told}");
+        assert_eq!(told["loaded_adapters"], left, "{body}");
+        match told["error_message"].as_str() {
+            Some(why) => assert!(why.contains(says) && !says.is_empty(), "{body}: {why}"),
+            None => assert_eq!(status, 200, "{body}"),
+        }
+    }
+    let steps = [
+        "load sql false",
+        "load sql false",
+        "unload other",
+        "unload sql",
+    ];
+    assert_eq!(engine.obeyed(), steps);
+}
+
+#[tokio::test]
 async fn the_api_port_says_where_the_routes_are() {
     let (app, engine) = app_under(&[adapters()]);
-    for path in [LOAD, UNLOAD] {
+    for path in [LOAD, UNLOAD, "/load_lora_adapter", "/unload_lora_adapter"] {
         let answer = post(&app, path, "{}").await;
         assert_eq!(answer.status(), 403);
         let error = json(answer).await["error"].clone();
