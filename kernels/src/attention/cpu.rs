@@ -1,6 +1,6 @@
 //! Cuts a batch into units of work and gives each to `unit`.
 //!
-//! A unit is up to 32 rows (tokens x query heads) of one sequence that share one KV head. Keys are
+//! A unit is up to 64 rows (tokens x query heads) of one sequence that share one KV head. Keys are
 //! taken in spans of 256 positions, each summed on its own and merged in order: so the spans of
 //! one unit may as well be summed by different threads, which is done when there are few units
 //! (decoding few sequences with long contexts) and scratch for the parts.

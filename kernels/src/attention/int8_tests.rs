@@ -102,8 +102,12 @@ fn integers_are_attended_as_the_numbers_that_they_stand_for() {
 #[test]
 fn a_row_over_integers_has_the_same_bits_in_any_chunk_batch_and_number_of_threads() {
     let mut random = Random::new(6);
-    for window in [None, Some(100)] {
-        let given = Given { window, ..FLOATS };
+    for (window, head_dim) in [(None, 64), (Some(100), 64), (None, 86)] {
+        let given = Given {
+            window,
+            head_dim,
+            ..FLOATS
+        };
         let integers = Integers::new(&given, &[(290, 290), (61, 61)], &mut random);
         let row = integers.case.row();
         for isa in Isa::available() {

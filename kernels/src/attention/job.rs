@@ -10,7 +10,7 @@ use super::span::SPAN;
 use super::{Batch, Heads, Queries};
 
 /// Rows of a unit.
-pub(super) const ROWS: usize = 32;
+pub(super) const ROWS: usize = 64;
 
 /// Rows `first_row..first_row + rows` of a sequence, counted over (token, head of the group).
 #[derive(Clone, Copy, Debug)]

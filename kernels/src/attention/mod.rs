@@ -15,7 +15,9 @@ mod job;
 pub mod cuda;
 #[cfg(feature = "cuda")]
 mod cut;
+mod few;
 mod load;
+mod many;
 #[expect(unsafe_code, reason = "concurrent chunks write different rows")]
 mod merge;
 #[cfg(feature = "cuda")]

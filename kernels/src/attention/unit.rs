@@ -1,17 +1,15 @@
-//! One unit: up to 32 rows against the keys they see, 32 keys at a time.
+//! One unit: up to 64 rows against the keys they see, 32 keys at a time.
 
-use plimsoll_planner::kv_cache::SCALE;
-
-use crate::encoding;
 use crate::kv::SCALE_BYTES;
 use crate::pool::Disjoint;
-use crate::simd::{LANES, Simd, Work};
+use crate::simd::{Simd, Work};
 
 use super::MAX_HEAD_DIM;
+use super::few::{FEW, Few};
 use super::job::{Job, ROWS, Unit};
-use super::load::{turn, widen};
+use super::many::Many;
 use super::span::{HEADER, SPAN, Sums};
-use super::tile::{KEYS, Row, Running, Tile, score_rows, soften, weigh_rows};
+use super::tile::{KEYS, Read, Row, Running, Scores, Spots, seen, soften};
 
 /// Where a unit's results go.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +23,17 @@ pub(super) enum Goal<'a> {
     },
 }
 
+/// Keys of a tile that lie in one block.
+struct Run {
+    /// In the tile.
+    first: usize,
+    count: usize,
+    /// Where the block has the head's keys.
+    head: usize,
+    /// In the block, of the first.
+    offset: usize,
+}
+
 pub(super) struct Attend<'a> {
     pub(super) job: Job<'a>,
     pub(super) unit: Unit,
@@ -35,62 +44,64 @@ impl Work for Attend<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         match self.job.shape.head_dim {
-            0..=64 => self.attend::<S, 64>(s),
-            65..=128 => self.attend::<S, 128>(s),
-            _ => self.attend::<S, MAX_HEAD_DIM>(s),
+            0..=64 => self.sized::<S, 64>(s),
+            65..=128 => self.sized::<S, 128>(s),
+            _ => self.sized::<S, MAX_HEAD_DIM>(s),
         }
     }
 }
 
 impl Attend<'_> {
     #[inline(always)]
-    fn attend<S: Simd, const D: usize>(&self, s: S) {
+    fn sized<S: Simd, const D: usize>(&self, s: S) {
         let mut rows = [Row::NONE; ROWS];
         let rows = &mut rows[..self.unit.rows];
         self.list(rows);
+        if rows.len() <= FEW {
+            self.attend::<S, D, FEW>(s, rows, Few::new(s, &self.job, rows));
+        } else {
+            self.attend::<S, D, ROWS>(s, rows, Many::new(s, &self.job, rows));
+        }
+    }
+
+    #[inline(always)]
+    fn attend<S: Simd, const D: usize, const N: usize>(
+        &self,
+        s: S,
+        rows: &[Row<'_>],
+        mut read: impl Read<S, D, N>,
+    ) {
         let first = rows.iter().map(|row| row.first).min().unwrap_or(0);
         let end = rows.iter().map(|row| row.end).max().unwrap_or(0);
         let spans = match self.unit.span {
             Some(span) => span..span + 1,
             None => first / SPAN..end.div_ceil(SPAN),
         };
-        let mut tile = Tile::<D>::EMPTY;
-        let mut totals = [Sums::<D>::EMPTY; ROWS];
+        let begin = (spans.start * SPAN).max(first / KEYS * KEYS);
+        let end = (spans.end * SPAN).min(end);
+        let mut scores = Scores::<N>::EMPTY;
+        let mut totals = [Sums::<D>::EMPTY; N];
+        let mut next = self.spots(begin, end);
         for span in spans {
-            let mut running = Running::<D> {
-                largest: [f32::NEG_INFINITY; ROWS],
-                weights: [[0.0; LANES]; ROWS],
-                values: [[0.0; D]; ROWS],
-            };
-            let begin = (span * SPAN).max(first / KEYS * KEYS);
-            for key in (begin..((span + 1) * SPAN).min(end)).step_by(KEYS) {
-                self.load(s, key, KEYS.min(end - key), &mut tile);
-                self.fetch(s, key + KEYS, KEYS.min(end.saturating_sub(key + KEYS)));
-                score_rows(s, rows, &mut tile, self.job.shape.head_dim);
-                for r in 0..rows.len() {
-                    soften(
-                        s,
-                        &rows[r],
-                        key,
-                        self.job.heads.scale,
-                        r,
-                        &mut tile,
-                        &mut running,
-                    );
+            let mut running = Running::<D, N>::EMPTY;
+            for key in (begin.max(span * SPAN)..((span + 1) * SPAN).min(end)).step_by(KEYS) {
+                let here = next;
+                next = self.spots(key + KEYS, end);
+                self.scales(s, &here, &next, &mut scores);
+                read.score(s, rows, &here, &next, &mut scores);
+                for (r, row) in rows.iter().enumerate() {
+                    let keys = seen(row, key);
+                    let scale = self.job.heads.scale;
+                    soften(s, keys, scale, r, &mut scores, &mut running);
                 }
-                weigh_rows(s, rows, key, self.job.shape.head_dim, &tile, &mut running);
+                read.weigh(s, rows, &here, &next, &scores, &mut running);
             }
             for (r, row) in rows.iter().enumerate() {
                 if row.first < (span + 1) * SPAN && span * SPAN < row.end {
                     let weight = s.sum(s.load(&running.weights[r]));
-                    let values = &running.values[r][..self.job.shape.head_dim];
-                    self.keep(
-                        s,
-                        row,
-                        span,
-                        (running.largest[r], weight, values),
-                        &mut totals[r],
-                    );
+                    let values = read.values(&mut running.values[r]);
+                    let sums = (running.largest[r], weight, values);
+                    self.keep(s, row, span, sums, &mut totals[r]);
                 }
             }
         }
@@ -127,60 +138,74 @@ impl Attend<'_> {
         }
     }
 
-    /// Loads `count` keys and values from position `key` on.
+    /// Where the keys of the tile at position `key` lie, if there are any before `end`.
     #[inline(always)]
-    fn load<S: Simd, const D: usize>(&self, s: S, key: usize, count: usize, tile: &mut Tile<D>) {
-        let Attend { job, unit, .. } = self;
-        let (shape, places) = (job.shape, &job.places);
-        let table = &job.batch.block_tables[unit.sequence * job.batch.table_stride..];
-        // Keys past the last one repeat it: they are scored and then masked.
-        let mut rows: [&[u8]; KEYS] = [&[]; KEYS];
-        let (mut block, mut offset) = (key / shape.block_size, key % shape.block_size);
-        for k in 0..count {
-            let head = places.keys(table[block] as usize, unit.kv_head);
-            let at = head + offset * places.row;
-            rows[k] = &job.bytes[at..at + places.row];
-            let value = &job.bytes[at + places.values..][..places.row];
-            widen(s, shape, value, &mut tile.values[k]);
-            if let Some(scales) = places.scales {
-                let at = head + scales + offset * SCALE_BYTES;
-                let scale = |at| encoding::load(SCALE, job.bytes, at);
-                tile.key_scales[k] = scale(at);
-                tile.value_scales[k] = scale(at + places.values);
-            }
-            offset += 1;
-            if offset == shape.block_size {
-                (block, offset) = (block + 1, 0);
+    fn spots(&self, key: usize, end: usize) -> Spots {
+        let count = KEYS.min(end.saturating_sub(key));
+        let mut at = [0; KEYS];
+        for run in self.runs(key, count) {
+            let first = run.head + run.offset * self.job.places.row;
+            for k in 0..run.count {
+                at[run.first + k] = first + k * self.job.places.row;
             }
         }
-        for k in count..KEYS {
-            rows[k] = rows[count - 1];
+        if let Some(last) = count.checked_sub(1) {
+            let last = at[last];
+            at[count..].fill(last);
         }
-        turn(s, shape, &rows, &mut tile.keys);
+        Spots { key, count, at }
     }
 
-    /// Asks for the keys and values of the next tile while this one is worked on: blocks lie far
-    /// apart, so the machine does not guess them.
+    /// What the integers of a tile are multiples of; asks for those of the next.
     #[inline(always)]
-    fn fetch<S: Simd>(&self, s: S, key: usize, count: usize) {
-        let Attend { job, unit, .. } = self;
-        let (shape, places) = (job.shape, &job.places);
-        let table = &job.batch.block_tables[unit.sequence * job.batch.table_stride..];
-        let (mut block, mut offset, mut left) =
-            (key / shape.block_size, key % shape.block_size, count);
-        while left > 0 {
-            let rows = left.min(shape.block_size - offset);
-            let keys = places.keys(table[block] as usize, unit.kv_head);
-            for head in [keys, keys + places.values] {
-                let at = head + offset * places.row;
-                s.prefetch(&job.bytes[at..at + rows * places.row]);
-                if let Some(scales) = places.scales {
-                    let at = head + scales + offset * SCALE_BYTES;
-                    s.prefetch(&job.bytes[at..at + rows * SCALE_BYTES]);
-                }
-            }
-            (block, offset, left) = (block + 1, 0, left - rows);
+    fn scales<S: Simd, const N: usize>(
+        &self,
+        s: S,
+        here: &Spots,
+        next: &Spots,
+        scores: &mut Scores<N>,
+    ) {
+        let Attend { job, .. } = self;
+        let Some(scales) = job.places.scales else {
+            return;
+        };
+        let bytes = |run: &Run, part: usize| {
+            let at = run.head + part + scales + run.offset * SCALE_BYTES;
+            &job.bytes[at..at + run.count * SCALE_BYTES]
+        };
+        scores.scaled = true;
+        for run in self.runs(here.key, here.count) {
+            let keys = &mut scores.key_scales[run.first..run.first + run.count];
+            numbers(bytes(&run, 0), keys);
+            let values = &mut scores.value_scales[run.first..run.first + run.count];
+            numbers(bytes(&run, job.places.values), values);
         }
+        for run in self.runs(next.key, next.count) {
+            s.prefetch_l2(bytes(&run, 0));
+            s.prefetch_l2(bytes(&run, job.places.values));
+        }
+    }
+
+    /// The tile's keys that lie in one block each.
+    #[inline(always)]
+    fn runs(&self, key: usize, count: usize) -> impl Iterator<Item = Run> {
+        let Attend { job, unit, .. } = self;
+        let table = &job.batch.block_tables[unit.sequence * job.batch.table_stride..];
+        let (block_size, places) = (job.shape.block_size, job.places);
+        let (mut block, mut offset, mut first) = (key / block_size, key % block_size, 0);
+        std::iter::from_fn(move || {
+            if first >= count {
+                return None;
+            }
+            let run = Run {
+                first,
+                count: (count - first).min(block_size - offset),
+                head: places.keys(table[block] as usize, unit.kv_head),
+                offset,
+            };
+            (block, offset, first) = (block + 1, 0, first + run.count);
+            Some(run)
+        })
     }
 
     /// Adds a span's sums to the row's total, or leaves them for `merge`.
@@ -204,5 +229,13 @@ impl Attend<'_> {
                 part[HEADER..].copy_from_slice(values);
             }
         }
+    }
+}
+
+/// Little-endian f32 from bytes.
+#[inline(always)]
+fn numbers(from: &[u8], to: &mut [f32]) {
+    for (to, from) in to.iter_mut().zip(from.as_chunks().0) {
+        *to = f32::from_le_bytes(*from);
     }
 }

@@ -2,8 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::squares::{Two, transpose_four};
-use super::{LANES, Simd};
+use super::squares::{Two, add_quads, sum_quads, transpose_four, twice, unzip};
+use super::{LANES, Simd, Work};
 
 /// Proof that this machine has AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug)]
@@ -251,8 +251,30 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch_l2(self, bytes: &[u8]) {
+        for line in bytes.chunks(64) {
+            proved!(_mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()));
+        }
+    }
+
+    #[inline(always)]
     fn transpose(self, rows: &mut [Two; LANES]) {
         proved!(transpose_four(rows))
+    }
+
+    #[inline(always)]
+    fn apart(self, work: impl Work) {
+        proved!(super::dispatch::avx2(work))
+    }
+
+    #[inline(always)]
+    fn sum_quads(self, [a, b, c, d]: [Two; 4]) -> Two {
+        each!(sum_quads, a, b, c, d)
+    }
+
+    #[inline(always)]
+    fn add_quads(self, [a, b, c, d]: [Two; 4]) -> Two {
+        proved!([add_quads(a, b), add_quads(c, d)])
     }
 }
 
@@ -302,26 +324,6 @@ fn lookup(words: __m256, shift: u32, table: &[f32; LANES]) -> __m256 {
     let second = _mm256_permutevar8x32_ps(second, at);
     let fourth = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(at));
     _mm256_blendv_ps(first, second, fourth)
-}
-
-/// Every lane twice.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn twice(v: __m256) -> Two {
-    let low = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
-    let high = _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7);
-    [
-        _mm256_permutevar8x32_ps(v, low),
-        _mm256_permutevar8x32_ps(v, high),
-    ]
-}
-
-/// Every second lane of sixteen.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn unzip<const WHICH: i32>(v: Two) -> __m256 {
-    let mixed = _mm256_castps_pd(_mm256_shuffle_ps::<WHICH>(v[0], v[1]));
-    _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(mixed))
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

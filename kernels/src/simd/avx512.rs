@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{LANES, Simd};
+use super::{LANES, Simd, Work};
 
 /// Proof that this machine has AVX-512 F, BW, DQ and VL, with AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug)]
@@ -270,8 +270,54 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch_l2(self, bytes: &[u8]) {
+        for line in bytes.chunks(64) {
+            proved!(_mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()));
+        }
+    }
+
+    #[inline(always)]
     fn transpose(self, rows: &mut [__m512; LANES]) {
         proved!(transpose(rows))
+    }
+
+    #[inline(always)]
+    fn apart(self, work: impl Work) {
+        proved!(super::dispatch::avx512(work))
+    }
+
+    #[inline(always)]
+    fn sum_quads(self, [a, b, c, d]: [__m512; 4]) -> __m512 {
+        proved!({
+            let two = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+            let four = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+            let (two, four) = (_mm512_castps_pd(two), _mm512_castps_pd(four));
+            _mm512_add_ps(
+                _mm512_castpd_ps(_mm512_unpacklo_pd(two, four)),
+                _mm512_castpd_ps(_mm512_unpackhi_pd(two, four)),
+            )
+        })
+    }
+
+    #[inline(always)]
+    fn add_quads(self, [a, b, c, d]: [__m512; 4]) -> __m512 {
+        proved!({
+            // Quads 0 and 2 of two rows, and 1 and 3: their sums are 0 + 1 and 2 + 3.
+            let (even, odd) = (
+                _mm512_shuffle_f32x4::<0x88>(a, b),
+                _mm512_shuffle_f32x4::<0xDD>(a, b),
+            );
+            let low = _mm512_add_ps(even, odd);
+            let (even, odd) = (
+                _mm512_shuffle_f32x4::<0x88>(c, d),
+                _mm512_shuffle_f32x4::<0xDD>(c, d),
+            );
+            let high = _mm512_add_ps(even, odd);
+            _mm512_add_ps(
+                _mm512_shuffle_f32x4::<0x88>(low, high),
+                _mm512_shuffle_f32x4::<0xDD>(low, high),
+            )
+        })
     }
 }
 

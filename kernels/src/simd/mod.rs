@@ -119,9 +119,25 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Row r, lane c goes to row c, lane r.
     fn transpose(self, rows: &mut [Self::V; LANES]);
 
+    /// Runs `work` in a function of its own: code that many callers share is compiled once.
+    fn apart(self, work: impl Work);
+
+    /// Of each quad of lanes the sums of four rows: lane 4 q + r is (0 + 2) + (1 + 3) of quad q of row r.
+    fn sum_quads(self, rows: [Self::V; 4]) -> Self::V;
+    /// Quads of lanes added: quad i is (0 + 1) + (2 + 3) of the quads of row i. After `sum_quads` of
+    /// four rows each, lane 4 i + r is the sum of all lanes of row 4 i + r.
+    fn add_quads(self, rows: [Self::V; 4]) -> Self::V;
+
     /// Asks for the cache lines of `bytes`; changes nothing.
     #[inline(always)]
     fn prefetch(self, bytes: &[u8]) {
+        let _ = bytes;
+    }
+
+    /// The same into the second level of cache: the first can wait for few lines at once, with which a
+    /// core reads less than half of what memory gives.
+    #[inline(always)]
+    fn prefetch_l2(self, bytes: &[u8]) {
         let _ = bytes;
     }
 

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::{LANES, Simd};
+use super::{LANES, Simd, Work};
 
 /// Proof of nothing: every machine has it.
 #[derive(Clone, Copy, Debug)]
@@ -195,5 +195,26 @@ impl Simd for Scalar {
                 (rows[r][c], rows[c][r]) = (rows[c][r], rows[r][c]);
             }
         }
+    }
+
+    #[inline(always)]
+    fn apart(self, work: impl Work) {
+        super::dispatch::scalar(work);
+    }
+
+    #[inline(always)]
+    fn sum_quads(self, rows: [Lanes; 4]) -> Lanes {
+        each(|l| {
+            let (row, quad) = (&rows[l % 4], l / 4 * 4);
+            (row[quad] + row[quad + 2]) + (row[quad + 1] + row[quad + 3])
+        })
+    }
+
+    #[inline(always)]
+    fn add_quads(self, rows: [Lanes; 4]) -> Lanes {
+        each(|l| {
+            let (row, lane) = (&rows[l / 4], l % 4);
+            (row[lane] + row[lane + 4]) + (row[lane + 8] + row[lane + 12])
+        })
     }
 }

@@ -1,4 +1,4 @@
-//! Sixteen registers of sixteen lanes, rows for columns.
+//! Rows of sixteen lanes that change places with columns, and sums of rows on the way.
 
 use std::arch::x86_64::*;
 
@@ -44,4 +44,49 @@ fn transpose(rows: &mut [__m256; 8]) {
         rows[i] = _mm256_permute2f128_ps::<0x20>(u[i], u[4 + i]);
         rows[4 + i] = _mm256_permute2f128_ps::<0x31>(u[i], u[4 + i]);
     }
+}
+
+/// Of each quad of lanes the sums of four rows.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn sum_quads(a: __m256, b: __m256, c: __m256, d: __m256) -> __m256 {
+    let two = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+    let four = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+    _mm256_add_ps(
+        _mm256_shuffle_ps::<0x44>(two, four),
+        _mm256_shuffle_ps::<0xEE>(two, four),
+    )
+}
+
+/// The quads of two rows added.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn add_quads(a: Two, b: Two) -> __m256 {
+    let half = |a: __m256, b: __m256| {
+        _mm256_add_ps(
+            _mm256_permute2f128_ps::<0x20>(a, b),
+            _mm256_permute2f128_ps::<0x31>(a, b),
+        )
+    };
+    _mm256_add_ps(half(a[0], b[0]), half(a[1], b[1]))
+}
+
+/// Every lane twice.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn twice(v: __m256) -> Two {
+    let low = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+    let high = _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7);
+    [
+        _mm256_permutevar8x32_ps(v, low),
+        _mm256_permutevar8x32_ps(v, high),
+    ]
+}
+
+/// Every second lane of sixteen.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn unzip<const WHICH: i32>(v: Two) -> __m256 {
+    let mixed = _mm256_castps_pd(_mm256_shuffle_ps::<WHICH>(v[0], v[1]));
+    _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(mixed))
 }

@@ -217,6 +217,36 @@ impl Work for Transpose {
     }
 }
 
+/// Sixteen rows, and the sums of their lanes as the scalar instructions have them.
+struct SumRows<'a>(&'a [[f32; LANES]; LANES], &'a [f32; LANES]);
+
+impl Work for SumRows<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let four = |r: usize| std::array::from_fn(|i| s.load(&self.0[r + i]));
+        let quads = [0, 4, 8, 12].map(|r| s.sum_quads(four(r)));
+        let mut lanes = [0.0; LANES];
+        s.store(s.add_quads(quads), &mut lanes);
+        assert_eq!(lanes, *self.1);
+    }
+}
+
+#[test]
+fn rows_are_summed_across_lanes_by_one_tree_on_every_instruction_set() {
+    let mut random = Random::new(12);
+    for _ in 0..50 {
+        let rows: [[f32; LANES]; LANES] =
+            std::array::from_fn(|_| std::array::from_fn(|_| random.value()));
+        let sums = rows.map(|row| {
+            let quad = |q: usize| (row[q] + row[q + 2]) + (row[q + 1] + row[q + 3]);
+            (quad(0) + quad(4)) + (quad(8) + quad(12))
+        });
+        for isa in Isa::available() {
+            dispatch(isa, SumRows(&rows, &sums));
+        }
+    }
+}
+
 #[test]
 fn transpose_swaps_rows_and_lanes() {
     for isa in Isa::available() {
