@@ -37,6 +37,7 @@ pub(crate) fn run(pool: &Pool, filter: &str, report: Report<'_>) {
         ("silu_mul", silus),
         ("rope_kv", ropes),
         ("sampling", crate::sampling::run),
+        ("comm", crate::comm::run),
         ("memory", crate::memory::run),
     ] {
         if name.contains(filter) {

@@ -9,6 +9,7 @@ mod blocks;
 mod cases;
 #[expect(unsafe_code, reason = "register-only loops in intrinsics and assembly")]
 mod ceiling;
+mod comm;
 mod memory;
 mod sampling;
 

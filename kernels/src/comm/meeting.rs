@@ -35,6 +35,11 @@ impl Meeting {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn rounds(&self) -> usize {
+        self.round.load(Ordering::SeqCst)
+    }
+
     /// Returns when all ranks have arrived in this round. What each did before is visible to all
     /// afterwards.
     pub(super) fn meet(&self, rank: usize) -> Result<(), RankFailed> {

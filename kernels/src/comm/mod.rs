@@ -1,7 +1,7 @@
 //! comm: sums, broadcasts and small records between the ranks of one group.
 //!
 //! Every rank calls the same operations in the same order with the same lengths. Sums are taken in
-//! the order of ranks, so every rank gets the same bits. A rank that fails, drops its member or
+//! the order of ranks, so every rank gets the same bits; long ones by pieces, a piece to each rank. A rank that fails, drops its member or
 //! stays away longer than the limit poisons the group: everyone else's call, now or later,
 //! returns [`RankFailed`]. Nothing waits without a bound.
 //!
@@ -26,6 +26,8 @@ pub(crate) mod trials;
 
 #[cfg(test)]
 mod tests;
+
+use crate::pool::Pool;
 
 pub use exchange::Exchange;
 pub use group::{Member, group};
@@ -52,6 +54,12 @@ pub trait Collective: Send {
     /// # Errors
     /// When a rank failed.
     fn all_reduce_sum(&mut self, values: &mut [f32]) -> Result<(), RankFailed>;
+
+    /// The same with the threads of the rank's pool, where that is faster.
+    ///
+    /// # Errors
+    /// As there.
+    fn all_reduce_sum_on(&mut self, pool: &Pool, values: &mut [f32]) -> Result<(), RankFailed>;
 
     /// Collects every rank's `words` into `all` (`[ranks, words]`), in rank order.
     ///

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use plimsoll_planner::Bytes;
 
+use super::group::PIECES_FROM;
 use super::*;
 use crate::device::{Cpu, Device, Pages};
 use crate::pool::Pool;
@@ -70,6 +71,72 @@ fn sums_are_taken_in_rank_order_with_equal_bits_everywhere() {
                 "{ranks} ranks, {len} numbers"
             );
         }
+    }
+}
+
+#[test]
+fn sums_in_pieces_have_the_bits_of_whole_ones() {
+    for (ranks, threads) in [(2, 1), (3, 2), (5, 1)] {
+        // Last pieces that are shorter or none, and tasks of a pool.
+        for len in [1, 15, 33, 1000, 70_001, 140_000] {
+            let values: Vec<Vec<f32>> = (0..ranks)
+                .map(|rank| Random::new(rank as u64).values(len))
+                .collect();
+            let added = |i: usize| {
+                let others = values[1..].iter();
+                others.fold(values[0][i], |sum, values| sum + values[i])
+            };
+            let expected: Vec<f32> = (0..len).map(added).collect();
+            on_all(members(ranks, 560_000, LIMIT), |mut member| {
+                let pool = Pool::new(threads, crate::isa::Isa::Scalar).unwrap();
+                for _ in 0..3 {
+                    let mut sums = values[member.rank()].clone();
+                    member.add_pieces(Some(&pool), &mut sums).unwrap();
+                    assert!(sums == expected, "{ranks} ranks, {len} numbers");
+                }
+                member.barrier().unwrap();
+            });
+        }
+    }
+}
+
+#[test]
+fn a_rank_that_fails_between_the_pieces_of_a_sum_lets_the_others_go() {
+    let start = Instant::now();
+    let results = on_all(members(3, 4096, LIMIT), |mut member| {
+        let mut values = vec![1.0; 1000];
+        if member.rank() == 2 {
+            // Its numbers, and nothing of the sums.
+            let none = |_: usize, _: &[f32], _: &mut [f32]| {};
+            member
+                .exchange_parts(&mut values, 0..1000, |_| 0..0, none)
+                .unwrap();
+            member.fail("it ran out of luck");
+            return Ok(());
+        }
+        member.add_pieces(None, &mut values)
+    });
+    assert!(start.elapsed() < LIMIT / 4);
+    for result in &results[..2] {
+        let failed = matches!(result, Err(RankFailed::Failed { rank: 2, .. }));
+        assert!(failed, "{results:?}");
+    }
+}
+
+#[test]
+fn long_sums_go_by_pieces_and_short_ones_do_not() {
+    for (len, meetings) in [(PIECES_FROM - 1, 2), (PIECES_FROM, 4)] {
+        let bytes = (PIECES_FROM * size_of::<f32>()) as u64;
+        let met = on_all(members(2, bytes, LIMIT), |mut member| {
+            let mut values = vec![0.25; len];
+            member.all_reduce_sum(&mut values).unwrap();
+            assert!(values.iter().all(|sum| *sum == 0.5));
+            let met = member.meetings();
+            member.barrier().unwrap();
+            met
+        });
+        assert!(met.iter().all(|met| *met >= meetings), "{met:?}");
+        assert!(met.iter().any(|met| *met <= meetings + 1), "{met:?}");
     }
 }
 

@@ -81,7 +81,7 @@ impl Backend for CpuRank {
     }
 
     fn sum(&mut self, comm: &mut Member, of: Handle, count: usize) -> Result<(), RankFailed> {
-        comm.all_reduce_sum(self.activations.first_mut(of.region, count))
+        comm.all_reduce_sum_on(&self.pool, self.activations.first_mut(of.region, count))
     }
 
     fn begin_layer(&mut self, layer: usize) {
