@@ -35,24 +35,28 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Counts what `tokens` (the first `prompt` of which are the prompt) has more than it had last time.
+    /// Counts what `tokens` (the first `prompt` of which are the prompt) has more than it had last time. An
+    /// id of more than 18 bits is in no vocabulary, has no logit and counts for nothing.
     ///
     /// # Panics
-    /// When it has fewer than it had, or an id of more than 18 bits: our mistake.
+    /// When it has fewer than it had: our mistake.
     pub fn follow(&mut self, tokens: &[u32], prompt: usize) {
         let new = &tokens[self.tokens..];
         let (given, drawn) = new.split_at(prompt.saturating_sub(self.tokens).min(new.len()));
-        assert!(new.iter().all(|id| *id <= ID), "an id of more than 18 bits");
+        let known = |ids: &[u32]| -> Vec<u32> {
+            let ids = ids.iter().copied();
+            ids.filter(|id| *id <= ID).collect()
+        };
         if self.tokens == 0 {
-            let mut ids = given.to_vec();
+            let mut ids = known(given);
             ids.sort_unstable();
             ids.dedup();
             self.seen.reserve_exact(ids.len() + GROWTH);
             self.seen.extend(ids.into_iter().map(Seen));
         } else {
-            given.iter().for_each(|id| self.add(*id, 0));
+            known(given).into_iter().for_each(|id| self.add(id, 0));
         }
-        drawn.iter().for_each(|id| self.add(*id, 1));
+        known(drawn).into_iter().for_each(|id| self.add(id, 1));
         self.tokens = tokens.len();
     }
 
@@ -116,6 +120,19 @@ mod tests {
         let times: u32 = all.iter().map(|seen| seen.times()).sum();
         assert_eq!((all.len(), times as usize), (3, tokens.len() - 2));
         assert!(all.iter().all(|seen| seen.id() == 7));
+    }
+
+    #[test]
+    fn an_id_that_no_vocabulary_has_counts_for_nothing() {
+        let mut counts = Counts::default();
+        counts.follow(&[u32::MAX, 5, ID + 1], 2);
+        counts.follow(&[u32::MAX, 5, ID + 1, u32::MAX, 6, ID], 4);
+        let all: Vec<_> = counts
+            .all()
+            .iter()
+            .map(|it| (it.id(), it.times()))
+            .collect();
+        assert_eq!(all, [(5, 0), (6, 1), (ID, 1)]);
     }
 
     #[test]
