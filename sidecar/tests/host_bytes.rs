@@ -253,3 +253,65 @@ fn tokenizing_takes_no_more_for_a_byte_than_is_planned() {
     assert!(each <= host::TOKENIZING_BYTES, "{each} for each byte");
     assert!(each >= 10, "nothing was measured");
 }
+
+/// Headers of the size that is read, each of what takes most memory for a byte, and one far beyond it.
+fn headers() -> Vec<String> {
+    const MOST: usize = 4 << 20;
+    let many: Vec<String> = (0..30_000)
+        .map(|at| format!(r#""{at}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#))
+        .collect();
+    let shape = |bytes: usize| {
+        let ones = "1,".repeat(bytes / 2 - 50);
+        format!(r#"{{"z":{{"dtype":"F32","shape":[{ones}1],"data_offsets":[0,4]}}}}"#)
+    };
+    let pairs = r#""":"","#.repeat(MOST / 6 - 20);
+    let pairs = format!(r#"{{"__metadata__":{{{pairs}"":""}}}}"#);
+    vec![
+        format!("{{{}}}", many.join(",")),
+        pairs,
+        shape(MOST),
+        shape(88_000_000),
+    ]
+}
+
+#[test]
+fn headers_of_adapters_take_little_memory_whatever_stands_in_them() {
+    let folder = std::env::temp_dir().join(format!("plimsoll-headers-{}", std::process::id()));
+    let plain = fixture("../adapters/plain/adapter_config.json");
+    let mut bodies = Vec::new();
+    for (at, header) in headers().into_iter().enumerate() {
+        let adapter = folder.join(at.to_string());
+        fs::create_dir_all(&adapter).unwrap();
+        fs::copy(&plain, adapter.join("adapter_config.json")).unwrap();
+        let length = (header.len() as u64).to_le_bytes();
+        let bytes = [&length[..], header.as_bytes(), &[0; 4]].concat();
+        fs::write(adapter.join("adapter_model.safetensors"), bytes).unwrap();
+        bodies.push(json!({"lora_name": "x", "lora_path": adapter}).to_string());
+    }
+    let root = folder.to_str().unwrap();
+    let flags = [
+        "--control-api",
+        "loopback",
+        "--adapter-root",
+        root,
+        "--max-adapters",
+        "1",
+    ];
+    let served = Served::start("tiny-llama", &flags);
+    let before = peak(&served);
+    // Three at once of each.
+    std::thread::scope(|scope| {
+        for body in bodies.iter().cycle().take(3 * bodies.len()) {
+            scope.spawn(|| {
+                let answer = served.post("/v1/load_lora_adapter", body);
+                assert_eq!(answer.status, 400, "{}", answer.body);
+                let code = &answer.json()["error"]["code"];
+                assert_eq!(code, "adapter_refused", "{}", answer.body);
+            });
+        }
+    });
+    let taken = peak(&served) - before;
+    fs::remove_dir_all(&folder).unwrap();
+    println!("{} KiB were taken", taken >> 10);
+    assert!(taken < 96 << 20, "{taken} bytes");
+}

@@ -13,6 +13,7 @@ use super::{AdapterPath, Base, WEIGHTS, effect, refused, unread};
 use crate::digest::Digest;
 use crate::model_error::{ModelError, shorten};
 use crate::weights::file::{WeightFile, is_there};
+use crate::weights::header::Bounds;
 use crate::weights::safetensors;
 
 /// An adapter that fits its base.
@@ -111,8 +112,9 @@ fn factors(at: &AdapterPath, digest: &mut Digest) -> Result<Vec<Factor>, ModelEr
         };
         return Err(refused(&at.name, WEIGHTS, message));
     }
-    let opened = WeightFile::open(&path)
-        .and_then(|file| safetensors::open(file, &mut |header| digest.update(header)));
+    let opened = WeightFile::open(&path).and_then(|file| {
+        safetensors::open(file, Bounds::ADAPTER, &mut |header| digest.update(header))
+    });
     let opened = opened.map_err(|error| unread(&at.name, &error))?;
     let (file, adapter) = (Arc::new(opened.file), Arc::from(at.name.as_str()));
     let mut factors = Vec::with_capacity(opened.tensors.len());

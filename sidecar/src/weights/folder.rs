@@ -9,6 +9,7 @@ use plimsoll_planner::Dtype;
 use serde::Deserialize;
 
 use super::file::{WeightFile, is_there, read_small};
+use super::header::Bounds;
 use super::safetensors::{self, SafetensorsFile, UniqueMap};
 use super::stored::Stored;
 use super::{TensorInfo, TensorSource, check_block, rounded};
@@ -51,7 +52,11 @@ impl SafetensorsFolder {
         digest: &mut dyn FnMut(&[u8]),
     ) -> Result<SafetensorsFolder, ModelError> {
         if is_there(&folder.join(SINGLE)) {
-            let file = safetensors::open(WeightFile::open(&folder.join(SINGLE))?, digest)?;
+            let file = safetensors::open(
+                WeightFile::open(&folder.join(SINGLE))?,
+                Bounds::MODEL,
+                digest,
+            )?;
             return Ok(SafetensorsFolder::collect(vec![file], |_, _| true));
         }
         if !is_there(&folder.join(INDEX)) {
@@ -89,7 +94,11 @@ impl SafetensorsFolder {
                 let message = format!("names the file {name}, which is missing; fetch it");
                 return Err(ModelError::weights(INDEX, message));
             }
-            files.push(safetensors::open(WeightFile::open(&path)?, digest)?);
+            files.push(safetensors::open(
+                WeightFile::open(&path)?,
+                Bounds::MODEL,
+                digest,
+            )?);
         }
         check_places(&shards, &files)?;
         let names: Vec<std::collections::HashSet<String>> = shards

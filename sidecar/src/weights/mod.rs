@@ -8,6 +8,7 @@ pub(crate) mod encoding;
 pub(crate) mod file;
 pub(crate) mod folder;
 pub(crate) mod gguf;
+pub(crate) mod header;
 mod k_quants;
 pub(crate) mod packed;
 pub mod piece;

@@ -6,20 +6,20 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::{Mutex, PoisonError};
 
 use safetensors::Dtype;
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
 use super::TensorInfo;
 use super::encoding::Encoding;
 use super::file::WeightFile;
+use super::header::{self, Bounds, Dimensions, Label, Tensor};
 use super::stored::{RowOrder, Stored};
 use crate::model_error::{ModelError, shorten};
 
 pub(crate) const LENGTH_BYTES: u64 = 8;
-/// The format's own bound.
-const HEADER_BYTES_MAX: u64 = 100_000_000;
 
 /// A file with its tensors, in the order of their data.
 #[derive(Debug)]
@@ -66,70 +66,44 @@ impl<'de, V: Deserialize<'de>> Deserialize<'de> for UniqueMap<V> {
     }
 }
 
-/// A value of the header: a tensor, or `__metadata__`.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Field {
-    Tensor(Tensor),
-    Other(IgnoredAny),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Tensor {
-    dtype: String,
-    shape: Vec<u64>,
-    data_offsets: (u64, u64),
-}
-
 /// Reads and checks the header of one file. `digest` gets it as it stands there, with its length.
 pub(crate) fn open(
     file: WeightFile,
+    bounds: Bounds,
     digest: &mut dyn FnMut(&[u8]),
 ) -> Result<SafetensorsFile, ModelError> {
-    let header = read_header(&file)?;
+    /// Who parses: one at a time, which waits for no file.
+    static PARSES: Mutex<()> = Mutex::new(());
+    let header = read_header(&file, bounds)?;
     digest(&header);
-    let data = file.bytes() - header.len() as u64;
-    let tensors = entries(file.name(), &header[8..], header.len() as u64, Some(data))?.0;
+    let (data, start) = (file.bytes() - header.len() as u64, header.len() as u64);
+    let turn = PARSES.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = (start, Some(data), bounds.tensors);
+    let (tensors, _) = entries(file.name(), &header[8..], known)?;
+    drop(turn);
     Ok(SafetensorsFile { file, tensors })
 }
 
 /// The tensors of a header's JSON, in the order of their data, and the bytes that these take.
-/// `data_bytes`: what there is behind the header, where that is known.
+/// Known are where the data begins, what there is of it, where that is known, and the most tensors.
 pub(crate) fn entries(
     name: &str,
     json: &[u8],
-    data_start: u64,
-    data_bytes: Option<u64>,
+    (data_start, data_bytes, tensors_max): (u64, Option<u64>, usize),
 ) -> Result<(Vec<Entry>, u64), ModelError> {
-    let UniqueMap(fields) = serde_json::from_slice::<UniqueMap<Field>>(json)
+    let fields = header::parse(json, tensors_max)
         .map_err(|e| ModelError::weights(name, format!("the header is not valid: {e}")))?;
-    let ends = fields.iter().filter_map(|(_, field)| match field {
-        Field::Tensor(tensor) => Some(tensor.data_offsets.1),
-        Field::Other(_) => None,
-    });
+    let ends = fields.iter().map(|(_, tensor)| tensor.data_offsets.1);
     let data_bytes = data_bytes.unwrap_or_else(|| ends.max().unwrap_or_default());
     let mut entries = Vec::with_capacity(fields.len());
-    for (tensor, field) in fields {
-        match field {
-            Field::Tensor(description) => {
-                entries.push(entry(name, tensor, description, data_start, data_bytes)?);
-            }
-            Field::Other(_) if tensor == "__metadata__" => {}
-            Field::Other(_) => {
-                let tensor = shorten(&tensor);
-                let message = format!(
-                    "tensor `{tensor}`: expected dtype, shape and data_offsets (two numbers)"
-                );
-                return Err(ModelError::weights(name, message));
-            }
-        }
+    for (tensor, description) in fields {
+        entries.push(entry(name, tensor, description, data_start, data_bytes)?);
     }
     let tensors = without_holes(name, entries, data_bytes)?;
     Ok((tensors, data_bytes))
 }
 
-fn read_header(file: &WeightFile) -> Result<Vec<u8>, ModelError> {
+fn read_header(file: &WeightFile, bounds: Bounds) -> Result<Vec<u8>, ModelError> {
     let too_short = |bytes: u64| {
         let have = file.bytes();
         let message = format!(
@@ -144,11 +118,10 @@ fn read_header(file: &WeightFile) -> Result<Vec<u8>, ModelError> {
     let mut length = [0; 8];
     file.read_at(0, &mut length)?;
     let length = u64::from_le_bytes(length);
-    if length > HEADER_BYTES_MAX {
-        let message = format!(
-            "header of {length} bytes, the format allows {HEADER_BYTES_MAX}; the file \
-             is not safetensors"
-        );
+    if length > bounds.bytes {
+        let (allows, most) = (bounds.allows, bounds.bytes);
+        let message =
+            format!("header of {length} bytes, {allows} {most}; the file is not safetensors");
         return Err(ModelError::weights(file.name(), message));
     }
     if length > file.bytes() - LENGTH_BYTES {
@@ -177,8 +150,8 @@ fn entry(
         ))
     };
     let Tensor {
-        dtype,
-        shape,
+        dtype: Label(dtype),
+        shape: Dimensions(shape),
         data_offsets: (start, end),
     } = tensor;
     let Ok(known) = serde_json::from_value::<Dtype>(dtype.as_str().into()) else {

@@ -12,8 +12,10 @@ use crate::model_error::{ModelError, shorten};
 pub const PIECE_BYTES: usize = 2 << 20;
 /// Room for some thousand tensors.
 pub const HEADER_BYTES_MAX: u64 = 512 << 10;
-/// What a byte of a header takes at most while it is parsed: a list of numbers of one digit, each of
-/// which becomes a value of 32 bytes, in a list that doubles.
+/// More than the shortest descriptions, of fifty bytes, that such a header has room for.
+const TENSORS_MAX: usize = 1 << 14;
+/// What a byte of a header takes at most while it is parsed: of the shortest descriptions, each of which
+/// becomes some hundred bytes, in lists that double.
 pub const HEADER_COST: usize = 40;
 /// Rows that ranks write fastest: a panel's.
 const ROWS_TOGETHER: usize = 16;
@@ -95,7 +97,7 @@ impl SafetensorsStream {
                 }
                 let start = *length as u64 + LENGTH_BYTES;
                 let data = self.announced.map(|all| all.saturating_sub(start));
-                let (tensors, _) = safetensors::entries(BODY, bytes, start, data)?;
+                let (tensors, _) = safetensors::entries(BODY, bytes, (start, data, TENSORS_MAX))?;
                 let tensors = tensors.into_iter();
                 let tensors = tensors.map(|entry| (Arc::new(entry.info.clone()), entry));
                 let tensors: Vec<_> = tensors.collect();

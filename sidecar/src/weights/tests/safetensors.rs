@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use crate::weights::file::WeightFile;
+use crate::weights::header::Bounds;
 use crate::weights::safetensors::{SafetensorsFile, open};
 use crate::weights::testing::{TempFolder, safetensors, safetensors_of};
 
@@ -10,7 +11,7 @@ fn opened(bytes: &[u8]) -> Result<SafetensorsFile, String> {
     let folder = TempFolder::new();
     let path = folder.write("model.safetensors", bytes);
     let file = WeightFile::open(&path).unwrap();
-    open(file, &mut |_| ()).map_err(|e| {
+    open(file, Bounds::MODEL, &mut |_| ()).map_err(|e| {
         assert!(
             ["ModelInvalid", "UnsupportedFormat"].contains(&e.reason()),
             "{e}"
@@ -110,6 +111,43 @@ fn headers_that_are_no_headers_are_refused() {
         "expected dtype",
     );
     header(&"[".repeat(10_000), 0, "not valid");
+}
+
+#[test]
+fn headers_have_a_bound_of_dimensions_and_tensors_and_an_adapters_of_bytes() {
+    let a = |shape: &str| {
+        format!(r#"{{"a":{{"dtype":"F32","shape":[{shape}],"data_offsets":[0,4]}}}}"#)
+    };
+    assert!(opened(&safetensors_of(&a(&["1"; 8].join(",")), 4)).is_ok());
+    header(&a(&["1"; 9].join(",")), 4, "at most 8 dimensions");
+    let empty = |at: usize| format!(r#""{at}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#);
+    let many = |count: usize| {
+        let all: Vec<String> = (0..count).map(empty).collect();
+        format!("{{{}}}", all.join(","))
+    };
+    let most = Bounds::MODEL.tensors;
+    assert_eq!(
+        opened(&safetensors_of(&many(most), 0))
+            .unwrap()
+            .tensors
+            .len(),
+        most
+    );
+    header(&many(most + 1), 0, "more than 65536 tensors");
+    let of_adapter = |bytes: usize| {
+        let folder = TempFolder::new();
+        let text = format!("{{}}{}", " ".repeat(bytes - 2));
+        let path = folder.write("adapter_model.safetensors", safetensors_of(&text, 0));
+        let opened = open(
+            WeightFile::open(&path).unwrap(),
+            Bounds::ADAPTER,
+            &mut |_| (),
+        );
+        opened.map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert_eq!(of_adapter(4 << 20), Ok(()));
+    let message = of_adapter((4 << 20) + 1).unwrap_err();
+    assert!(message.contains("an adapter may have 4194304"), "{message}");
 }
 
 #[test]
