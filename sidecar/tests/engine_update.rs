@@ -154,7 +154,7 @@ fn updates_at_once_come_one_after_the_other() {
 
 #[test]
 fn weights_that_are_away_are_read_from_the_folder_and_without_the_cache_the_wake_probes() {
-    let (other, wrong) = (Altered::other(), Altered::of(f32::NAN));
+    let (other, wrong) = (Altered::other(), Altered::of(3.0e38));
     let handle = engine();
     let new = started_on(&other, &prompt(), 30);
     assert_eq!(handle.sleep(SleepLevel::Two, Abort).wait(), Ok(()));

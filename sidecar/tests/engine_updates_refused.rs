@@ -188,24 +188,57 @@ fn ranks_with_two_sets_of_weights_are_never_served_even_without_a_probe() {
     }
 }
 
+/// Other weights with this as numbers of a row of the head, which is the embedding, too: of no token of the probe.
+fn spoilt(columns: std::ops::Range<usize>, number: f32) -> Altered {
+    const ROW: usize = 500;
+    const HIDDEN: usize = 64;
+    Altered::other().with_numbers(|name, at, was| {
+        let is_there = at / HIDDEN == ROW && columns.contains(&(at % HIDDEN));
+        match name == "model.embed_tokens.weight" && is_there {
+            true => number,
+            false => was,
+        }
+    })
+}
+
+/// Weights that are damaged, and what is said of them.
+fn damaged() -> [(Altered, &'static str); 5] {
+    let at = |number: f32| {
+        let words = "`model.embed_tokens.weight`: row 500, column 3 is";
+        (spoilt(3..4, number), words)
+    };
+    [
+        at(f32::NAN),
+        at(f32::NEG_INFINITY),
+        (
+            Altered::other().with_numbers(|name, _, was| match name {
+                DOWN => f32::INFINITY,
+                _ => was,
+            }),
+            "down_proj.weight`: row 0, column ",
+        ),
+        // Numbers, of which the logits of all tokens are none, and of one alone.
+        (Altered::of(3.0e38), "logits that are not numbers"),
+        (spoilt(0..64, 3.0e38), "logits that are not numbers"),
+    ]
+}
+
 #[test]
-fn weights_whose_logits_are_no_numbers_are_refused_service() {
+fn weights_that_are_no_numbers_or_answer_in_none_are_refused_service() {
     let model = tiny();
     let handle = start(&model, &Run::on_two_ranks(&model));
     let old = said(&handle);
-    for number in [f32::NAN, f32::INFINITY] {
-        let wrong = Altered::of(number);
+    for (wrong, words) in damaged() {
         let weights = handle.open_weights(wrong.path()).unwrap();
-        check_out(&handle, update(&handle, weights), "not numbers");
+        check_out(&handle, update(&handle, weights), words);
         go_back(&handle);
         assert_eq!(said(&handle), old);
     }
 }
 
 #[test]
-fn weights_whose_logits_are_no_numbers_never_begin_to_serve() {
-    for number in [f32::NAN, f32::INFINITY] {
-        let wrong = Altered::of(number);
+fn weights_that_are_no_numbers_or_answer_in_none_never_begin_to_serve() {
+    for (wrong, words) in damaged() {
         let model = open(wrong.path());
         let handle = start_unloaded(&model, &Run::on_two_ranks(&model));
         eventually("a failure", || {
@@ -214,6 +247,6 @@ fn weights_whose_logits_are_no_numbers_never_begin_to_serve() {
         let EngineState::Failed { message } = handle.state() else {
             panic!("{:?}", handle.state());
         };
-        assert!(message.contains("not numbers"), "{message}");
+        assert!(message.contains(words), "{message}");
     }
 }

@@ -123,7 +123,10 @@ fn a_trainer_on_this_machine_names_new_weights_and_gets_their_answers() {
         (&json!("Asleep"), &json!(false))
     );
     assert!(
-        report["message"].as_str().unwrap().contains("not numbers"),
+        report["message"]
+            .as_str()
+            .unwrap()
+            .contains("down_proj.weight`: row 0, column "),
         "{report}"
     );
     assert_eq!(served.post("/v1/completions", PROMPT).status, 503);

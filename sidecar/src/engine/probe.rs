@@ -158,6 +158,8 @@ impl Loop {
                 &mut outbox,
             );
             let bits = logits.try_recv().ok().map(|row| {
+                // A token is drawn as long as one logit is a number.
+                finite &= row.iter().all(|logit| logit.is_finite());
                 let bytes: Vec<u8> = row.iter().flat_map(|x| x.to_le_bytes()).collect();
                 if first.is_empty() {
                     first = row;

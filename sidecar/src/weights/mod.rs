@@ -6,6 +6,7 @@
 mod blocks;
 pub(crate) mod encoding;
 pub(crate) mod file;
+pub(crate) mod finite;
 pub(crate) mod folder;
 pub(crate) mod gguf;
 pub(crate) mod header;

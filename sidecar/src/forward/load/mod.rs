@@ -18,9 +18,8 @@ use super::handle::Format;
 use super::layers::{Matrix, matrix};
 use crate::model::ModelError;
 use crate::model_error::shorten;
-use crate::weights::TensorSource;
 use crate::weights::piece::Piece;
-use crate::weights::rounding;
+use crate::weights::{TensorSource, finite, rounding};
 
 /// A part of a tensor in the file, and the rows of the place that it fills.
 struct Part {
@@ -153,7 +152,8 @@ fn fill(
         let first = rows.start + (places.start - first_row);
         let wanted = first..first + places.len();
         let narrow = &mut out[..places.len() * read];
-        source.read_as(target.dtype, name, wanted, cols.clone(), narrow)?;
+        source.read_as(target.dtype, name, wanted.clone(), cols.clone(), narrow)?;
+        finite::check(target.dtype, name, (&wanted, cols), narrow)?;
         widen(out, read, width);
         Ok(())
     })
