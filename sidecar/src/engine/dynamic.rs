@@ -128,9 +128,18 @@ impl Slots {
 
     /// The slot of an adapter that takes requests.
     pub(super) fn find(&self, name: &str) -> Option<u32> {
+        self.slot_of(name, false)
+    }
+
+    /// The slot of one that takes none any more.
+    pub(super) fn find_leaving(&self, name: &str) -> Option<u32> {
+        self.slot_of(name, true)
+    }
+
+    fn slot_of(&self, name: &str, leaving: bool) -> Option<u32> {
         let is_it = |of: &Option<Resident>| {
             let of = of.as_ref();
-            of.is_some_and(|of| of.adapter.at.name == name && !of.leaving)
+            of.is_some_and(|of| of.adapter.at.name == name && of.leaving == leaving)
         };
         let at = self.slots.iter().position(is_it)?;
         u32::try_from(at).ok()

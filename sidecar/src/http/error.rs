@@ -89,6 +89,19 @@ impl ApiError {
         }
     }
 
+    /// 503: the adapter that the request was half answered with was unloaded in a sleep.
+    pub fn adapter_unloaded(name: &str) -> ApiError {
+        let message = format!(
+            "the adapter {} was unloaded while the engine slept, and with it went the requests that \
+             waited for the wake",
+            shown(name)
+        );
+        ApiError {
+            retry_after: None,
+            ..ApiError::unavailable("adapter_unloaded", message)
+        }
+    }
+
     /// 413: the body is larger than `limit` bytes.
     pub fn too_large(limit: usize) -> ApiError {
         let message = format!("the request body is larger than {limit} bytes");

@@ -176,7 +176,10 @@ impl Loop {
         name: &str,
         asker: Asker<()>,
     ) -> Result<(), Failure> {
-        let Some(slot) = self.slots.find(name) else {
+        let is_away = self.rest.out.contains(&Account::Adapters);
+        // While adapters are away, one whose last requests wait for the wake can be let go of, too.
+        let leaving = || self.slots.find_leaving(name).filter(|_| is_away);
+        let Some(slot) = self.slots.find(name).or_else(leaving) else {
             let name = name.to_owned();
             asker.answer(Err(AdapterRefused::Unknown { name }.into()));
             return Ok(());
@@ -186,20 +189,23 @@ impl Loop {
         }
         tracing::info!(name, "adapter unloaded: it takes no more requests");
         self.show_adapters();
-        if let Err(failure) = self.empty_slots() {
+        // A wake would have to read it for its last requests, and may fail for it alone.
+        let gone = match is_away {
+            true => self.drop_adapter(slot as usize),
+            false => self.empty_slots(),
+        };
+        if let Err(failure) = gone {
             return settle(asker, Err(failure));
         }
         asker.answer(Ok(()));
         Ok(())
     }
 
-    /// Frees slots whose last requests have ended. While adapters are given back nobody waits for the
-    /// last requests of one that goes: a wake would have to read it for them.
+    /// Frees slots whose last requests have ended. Requests that a sleep keeps keep their adapter.
     pub(in crate::engine) fn empty_slots(&mut self) -> Result<(), Failure> {
-        let is_away = self.rest.out.contains(&Account::Adapters);
         for slot in 0..self.slots.len() {
             let leaving = self.slots.slots[slot].as_ref().is_some_and(|of| of.leaving);
-            if leaving && (is_away || self.users(slot).is_empty()) {
+            if leaving && self.users(slot).is_empty() {
                 self.land_all()?;
                 self.drop_adapter(slot)?;
             }

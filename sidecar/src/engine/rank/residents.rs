@@ -1,7 +1,7 @@
 //! Which adapter is in which slot of a rank, and what was there before: one that comes back must be what
 //! it was.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::adapters::Dynamic;
 use crate::forward::Forward;
@@ -12,8 +12,9 @@ use crate::model::ModelError;
 #[derive(Debug)]
 pub(super) struct Residents {
     now: Vec<Option<Arc<Dynamic>>>,
-    /// What was there before the last change, and the sum of its numbers.
-    before: Vec<Option<(Arc<Dynamic>, u64)>>,
+    /// What was there before the last change, and the sum of its numbers: as long as somebody may put it
+    /// back. Nobody keeps its files open but who does.
+    before: Vec<Option<(Weak<Dynamic>, u64)>>,
 }
 
 impl Residents {
@@ -41,7 +42,8 @@ impl Residents {
         slot: usize,
         adapter: Option<Arc<Dynamic>>,
     ) -> Result<(), ModelError> {
-        let was = self.now[slot].take().zip(forward.remembered(slot));
+        let was = self.now[slot].take().map(|of| Arc::downgrade(&of));
+        let was = was.zip(forward.remembered(slot));
         let before = match was {
             Some(_) => std::mem::replace(&mut self.before[slot], was),
             // What could not be read is in between.
@@ -49,7 +51,7 @@ impl Residents {
         };
         forward.put_adapter(slot, adapter.as_deref())?;
         if let (Some(adapter), Some((of, sum))) = (&adapter, &before)
-            && Arc::ptr_eq(adapter, of)
+            && std::ptr::eq(Arc::as_ptr(adapter), of.as_ptr())
             && forward.remembered(slot) != Some(*sum)
         {
             forward.put_adapter(slot, None)?;

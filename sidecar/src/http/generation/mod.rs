@@ -289,7 +289,13 @@ impl Generation {
                     }
                     (FinishReason::NoAdapter, false) => {
                         let name = self.adapter.as_deref().unwrap_or_default();
-                        Err(("abort", ApiError::no_adapter(name)))
+                        Err((
+                            "abort",
+                            match finished.completion_tokens {
+                                0 => ApiError::no_adapter(name),
+                                _ => ApiError::adapter_unloaded(name),
+                            },
+                        ))
                     }
                     (FinishReason::Error, false) => {
                         let message = finished.message.clone();
