@@ -76,9 +76,12 @@ pub const PAGE_TABLE_SHARE: u64 = 512;
 pub const BLOCK_RECORD_BYTES: u64 = 128;
 const TOKEN_ID_BYTES: u64 = 4;
 /// How often the ids of a running sequence stand somewhere: in a list that doubles when it is full, and,
-/// when they are penalised, counted (no more words than ids) for the sequence and in the two steps under way.
+/// when they are penalised, counted for the sequence and in the two steps under way.
 const RUNNING_COPIES: u64 = 2;
 const COUNTED_COPIES: u64 = 3;
+/// Words by which a list of counts may be longer than it needs to be, and how often one of them can count.
+const COUNTS_GROWTH: u64 = 256;
+const COUNTS_TIMES: u64 = 1 << 14;
 
 /// Sequences that may wait for their first turn.
 pub const WAITING_SEQUENCES: u32 = 256;
@@ -151,13 +154,14 @@ impl HostReserve {
 /// | - loading | 4 MiB x ranks + the larger of 1 KiB x vocabulary and 64 MiB | chunks of weights; the parsed JSON of the tokenizer, and then, once that is done with, merges of adapters |
 /// | - serving | 180 x (largest text + 128 KiB) + 64 MiB | tokenizing, the process that renders chats |
 /// | ranks | 8 MiB x ranks | [`RANK_BYTES`] |
-/// | sequences | 4 x (256 x context + maxNumSeqs x context x 2 + tokens x 3) | ids of those that wait, of those that run, and their counts |
+/// | sequences | 4 x (256 x context + maxNumSeqs x (context x 2 + counts x 3)) | ids of those that wait, of those that run, and their counts |
 /// | page tables | (budgets + offload) / 512 | [`PAGE_TABLE_SHARE`] |
 /// | blocks | 128 x blocks | [`BLOCK_RECORD_BYTES`] |
 /// | offload | ranks x cpuOffload, or all matrices | `offload::most_host` |
 ///
 /// The context is the asked one or the model's own, and no more than the tokens that `budgets`
-/// could hold as KV cache alone; tokens of all that run and blocks likewise.
+/// could hold as KV cache alone; blocks likewise. A sequence's counts are a word for each of its tokens, or of
+/// the vocabulary where that is less: sequences share blocks (choices of one request, prefixes), no counts.
 pub fn host_reserve(request: &Request, budgets: Bytes) -> HostReserve {
     let shape = &request.shape;
     let block = bytes_per_head(shape, &request.kv).saturating_mul(shape.kv_heads.into());
@@ -178,7 +182,9 @@ pub fn host_reserve(request: &Request, budgets: Bytes) -> HostReserve {
         u64::from(WAITING_SEQUENCES) * u64::from(context),
         seqs.saturating_mul(context.into()),
     );
-    let counted = running.min(tokens).saturating_mul(COUNTED_COPIES);
+    let context = u64::from(context);
+    let words = context.min(u64::from(shape.vocab) + context / COUNTS_TIMES) + COUNTS_GROWTH;
+    let counted = seqs.saturating_mul(words * COUNTED_COPIES);
     let kept = running.saturating_mul(RUNNING_COPIES);
     let ids = waiting.saturating_add(kept).saturating_add(counted);
     let offload = offload::most_host(request);

@@ -6,8 +6,6 @@ const ID_BITS: u32 = 18;
 const ID: u32 = (1 << ID_BITS) - 1;
 /// The most occurrences that one word counts.
 const TIMES_MAX: u32 = u32::MAX >> ID_BITS;
-/// Words by which a list grows: it holds few more than it needs.
-const GROWTH: usize = 256;
 
 const _: () = assert!(super::SHARD_ROWS_MAX <= 1 << ID_BITS);
 
@@ -35,6 +33,9 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Words by which a list grows: it holds few more than it needs.
+    pub const GROWTH: usize = 256;
+
     /// Counts what `tokens` (the first `prompt` of which are the prompt) has more than it had last time. An
     /// id of more than 18 bits is in no vocabulary, has no logit and counts for nothing.
     ///
@@ -51,7 +52,7 @@ impl Counts {
             let mut ids = known(given);
             ids.sort_unstable();
             ids.dedup();
-            self.seen.reserve_exact(ids.len() + GROWTH);
+            self.seen.reserve_exact(ids.len() + Self::GROWTH);
             self.seen.extend(ids.into_iter().map(Seen));
         } else {
             known(given).into_iter().for_each(|id| self.add(id, 0));
@@ -67,7 +68,7 @@ impl Counts {
             Some(seen) if seen.times() + times <= TIMES_MAX => seen.0 += times << ID_BITS,
             Some(_) | None => {
                 if self.seen.len() == self.seen.capacity() {
-                    self.seen.reserve_exact(GROWTH);
+                    self.seen.reserve_exact(Self::GROWTH);
                 }
                 self.seen.insert(end, Seen(times << ID_BITS | id));
             }
@@ -141,7 +142,7 @@ mod tests {
         let mut counts = Counts::default();
         for len in [40_000, 40_001, 41_000, 50_000] {
             counts.follow(&tokens[..len], 40_000);
-            assert!(counts.seen.capacity() <= len + GROWTH);
+            assert!(counts.seen.capacity() <= len + Counts::GROWTH);
         }
     }
 }

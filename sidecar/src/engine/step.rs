@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use plimsoll_kernels::sampling::{Counts, Seen};
+
 use super::live::Live;
 use super::outbox::Outbox;
 use super::request::{FinishReason, SamplingParams};
@@ -33,6 +35,7 @@ pub(super) fn fill(
         .map(|s| s.table.blocks().len())
         .max()
         .unwrap_or(0);
+    reserve_counts(&mut input.seen, batch, scheduler, live);
     for (chunk, sequence) in batch.chunks.iter().zip(sequences()) {
         let end = chunk.start + chunk.count;
         input
@@ -108,6 +111,38 @@ fn carried(sequence: &Sequence, count: usize, end: usize) -> Option<Carried> {
     })
 }
 
+/// Counts a penalised sequence's new tokens; how many of its tokens are known.
+fn count(sequence: &Sequence, live: &mut Live) -> usize {
+    let known = sequence.known.min(sequence.tokens.len());
+    live.counts
+        .follow(&sequence.tokens[..known], sequence.prompt_len);
+    known
+}
+
+/// Room for the counts of all sequences of the batch, and for what they grow by in many steps. What a list
+/// that doubles has more is in no plan (`planner::host`), nor are an old and a new one at once.
+fn reserve_counts(
+    seen: &mut Vec<Seen>,
+    batch: &Batch,
+    scheduler: &Scheduler,
+    live: &mut HashMap<u64, Live>,
+) {
+    let (mut words, mut sequences) = (0, 0);
+    for chunk in batch.chunks.iter().filter(|chunk| chunk.samples) {
+        if let Some(live) = live.get_mut(&chunk.id)
+            && live.sampling.penalised()
+        {
+            count(&scheduler.running()[chunk.index], live);
+            words += live.counts.all().len();
+            sequences += 1;
+        }
+    }
+    if seen.capacity() < words {
+        *seen = Vec::new();
+        seen.reserve_exact(words + sequences * Counts::GROWTH);
+    }
+}
+
 /// Counts a penalised sequence's new tokens and puts all it has into the input: where they are, and
 /// which sample is the one that is not known yet. A sequence that is computed anew keeps its counts, as
 /// it keeps its tokens.
@@ -120,9 +155,7 @@ fn seen(
     if !live.sampling.penalised() {
         return ([start; 2], None);
     }
-    let known = sequence.known.min(sequence.tokens.len());
-    live.counts
-        .follow(&sequence.tokens[..known], sequence.prompt_len);
+    let known = count(sequence, live);
     input.seen.extend_from_slice(live.counts.all());
     let drawn = (sequence.tokens.len() > known).then_some(sequence.drawn_at as usize);
     ([start, input.seen.len()], drawn)

@@ -15,6 +15,8 @@ use crate::model::ModelError;
 const AT_ONCE_MAX: usize = 8;
 /// A read that takes no longer is waited for; others go on beside whatever comes next.
 const AT_ONCE: Duration = Duration::from_millis(100);
+/// What was read longer ago than this is read again.
+const FRESH: Duration = Duration::from_secs(5);
 /// A read that takes longer is told of.
 const HANGS: Duration = Duration::from_secs(30);
 
@@ -22,7 +24,8 @@ const HANGS: Duration = Duration::from_secs(30);
 struct Read {
     adapter: BootAdapter,
     began: Instant,
-    opened: JoinHandle<Result<Dynamic, ModelError>>,
+    /// And when it ended.
+    opened: JoinHandle<(Result<Dynamic, ModelError>, Instant)>,
 }
 
 /// See the head of the file.
@@ -50,8 +53,12 @@ impl Reads {
         };
         self.0.swap_remove(at);
         match opened {
-            Ok(Ok(opened)) => Ok(Some(opened)),
-            Ok(Err(error)) => Err(format!("nothing was changed: {error}")),
+            // Asked for again after a while, by a newer target or an engine that slept: files change.
+            Ok((_, ended)) if now.saturating_duration_since(ended) > FRESH => {
+                self.begin(loaded, adapter, now).map(|_| None)
+            }
+            Ok((Ok(opened), _)) => Ok(Some(opened)),
+            Ok((Err(error), _)) => Err(format!("nothing was changed: {error}")),
             Err(panic) => Err(format!("adapter `{}`: {panic}", adapter.name)),
         }
     }
@@ -86,7 +93,7 @@ impl Reads {
         self.0.push(Read {
             adapter: adapter.clone(),
             began: now,
-            opened: tokio::task::spawn_blocking(move || engine.open_adapter(&at)),
+            opened: tokio::task::spawn_blocking(move || (engine.open_adapter(&at), Instant::now())),
         });
         Ok(self.0.len() - 1)
     }
@@ -154,6 +161,21 @@ mod tests {
             }
         };
         assert!(ended.unwrap_err().contains("nothing was changed"));
+        // What nobody fetched for a while is not what its files are now: it is read again.
+        let second = &hanging[1];
+        let later = loop {
+            if reads
+                .0
+                .iter()
+                .any(|it| it.adapter == *second && it.opened.is_finished())
+            {
+                break Instant::now() + FRESH * 2;
+            }
+            tokio::task::yield_now().await;
+        };
+        assert!(matches!(reads.read(&loaded, second, later).await, Ok(None)));
+        let again = reads.0.iter().find(|it| it.adapter == *second);
+        assert!(again.is_some_and(|it| it.began == later));
         let missing = reads.read(&loaded, &adapter("sql"), now).await;
         assert!(missing.unwrap_err().contains("adapter `sql`"));
     }
