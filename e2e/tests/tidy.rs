@@ -43,7 +43,7 @@ const JSON_READERS: [&str; 6] = [
     // model.safetensors.index.json
     "sidecar/src/weights/folder.rs",
     // the header of a safetensors file
-    "sidecar/src/weights/safetensors.rs",
+    "sidecar/src/weights/header.rs",
     // what the two sides of a benchmark print
     "e2e/src/bench/ours.rs",
     "e2e/src/bench/peer.rs",
@@ -191,7 +191,6 @@ fn json_types_are_derived_where_the_api_is() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Hosts that packages come from are a machine's setting, and so are its folders.
 /// Files and folders that the repository begins with, but for those with a dot, which tools make. A new one is
 /// a decision, not an accident.
 const TOP_LEVEL: [&str; 17] = [
@@ -228,6 +227,7 @@ fn nothing_lies_at_the_top_by_accident() {
     assert!(found.contains("README.md"), "{found:?}");
 }
 
+/// Hosts that packages come from are a machine's setting, and so are its folders.
 #[test]
 fn no_file_names_a_registry_or_a_machine() {
     let hosts = [

@@ -30,6 +30,13 @@ macro_rules! each {
     ($function:ident, $($v:ident),+) => { proved!([$function($($v[0]),+), $function($($v[1]),+)]) };
 }
 
+/// Runs a kernel in a function of its own, which is compiled for these instructions.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline(never)]
+pub(super) fn run(work: impl Work) {
+    work.run(Avx2::here());
+}
+
 impl Simd for Avx2 {
     type V = Two;
     const VECTORS: usize = 8;
@@ -264,7 +271,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn apart(self, work: impl Work) {
-        proved!(super::dispatch::avx2(work))
+        proved!(run(work))
     }
 
     #[inline(always)]

@@ -25,6 +25,13 @@ macro_rules! proved {
     };
 }
 
+/// Runs a kernel in a function of its own, which is compiled for these instructions.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+#[inline(never)]
+pub(super) fn run(work: impl Work) {
+    work.run(Avx512::here());
+}
+
 impl Simd for Avx512 {
     type V = __m512;
     const VECTORS: usize = 32;
@@ -283,7 +290,7 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn apart(self, work: impl Work) {
-        proved!(super::dispatch::avx512(work))
+        proved!(run(work))
     }
 
     #[inline(always)]

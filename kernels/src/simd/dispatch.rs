@@ -2,9 +2,9 @@
 
 use crate::isa::Isa;
 
-use super::{Work, scalar::Scalar};
+use super::{Work, scalar};
 #[cfg(target_arch = "x86_64")]
-use super::{avx2::Avx2, avx512::Avx512};
+use super::{avx2, avx512};
 
 /// Runs `work` with the lanes of `isa`.
 ///
@@ -13,33 +13,14 @@ use super::{avx2::Avx2, avx512::Avx512};
 pub(crate) fn dispatch(isa: Isa, work: impl Work) {
     assert!(isa.is_available(), "{isa} is not available");
     match isa {
-        Isa::Scalar => scalar(work),
+        Isa::Scalar => scalar::run(work),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the check above says that this machine has AVX2, FMA and F16C.
-        Isa::Avx2 => unsafe { avx2(work) },
+        Isa::Avx2 => unsafe { avx2::run(work) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the check above says that this machine has AVX-512 F, BW, DQ and VL as well.
-        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => unsafe { avx512(work) },
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => unsafe { avx512::run(work) },
         #[cfg(not(target_arch = "x86_64"))]
-        _ => scalar(work),
+        _ => scalar::run(work),
     }
-}
-
-#[inline(never)]
-pub(super) fn scalar(work: impl Work) {
-    work.run(Scalar);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline(never)]
-pub(super) fn avx2(work: impl Work) {
-    work.run(Avx2::here());
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
-#[inline(never)]
-pub(super) fn avx512(work: impl Work) {
-    work.run(Avx512::here());
 }

@@ -15,6 +15,12 @@ fn each(lane: impl FnMut(usize) -> f32) -> Lanes {
     std::array::from_fn(lane)
 }
 
+/// Runs a kernel in a function of its own, which is compiled for these instructions.
+#[inline(never)]
+pub(super) fn run(work: impl Work) {
+    work.run(Scalar);
+}
+
 impl Simd for Scalar {
     type V = Lanes;
     const VECTORS: usize = 4;
@@ -199,7 +205,7 @@ impl Simd for Scalar {
 
     #[inline(always)]
     fn apart(self, work: impl Work) {
-        super::dispatch::scalar(work);
+        run(work);
     }
 
     #[inline(always)]
