@@ -3,11 +3,15 @@
 use std::fs::{self, File};
 use std::io::{BufWriter, Read as _, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
+
+/// Who writes an image holds it: tests that run beside each other ask for the same one.
+static WRITING: Mutex<()> = Mutex::new(());
 
 /// An image to be written.
 #[derive(Debug)]
@@ -80,6 +84,7 @@ impl Image {
             .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
             .collect();
         let target = folder.join(format!("{file}.tar"));
+        let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_fresh(&target) {
             return Ok(target);
         }
@@ -247,5 +252,41 @@ fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "aarch64" => "arm64",
         _ => "amd64",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test")]
+
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn an_image_that_many_ask_for_at_once_is_written_for_all_of_them() {
+        let folder = std::env::temp_dir().join(format!("plimsoll-images-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let one = || {
+            let image = Image {
+                name: "localhost/many:1".to_owned(),
+                entrypoint: Vec::new(),
+                user: "1:1".to_owned(),
+                entries: vec![Entry::text("salt", &"salt".repeat(1 << 18))],
+            };
+            image.write(&folder).map(|path| digest_of(&path).unwrap())
+        };
+        let written: Vec<_> = thread::scope(|scope| {
+            let askers: Vec<_> = (0..8).map(|_| scope.spawn(one)).collect();
+            askers
+                .into_iter()
+                .map(|asker| asker.join().unwrap())
+                .collect()
+        });
+        let left = fs::read_dir(&folder).unwrap().count();
+        fs::remove_dir_all(&folder).unwrap();
+        let first = written[0].as_ref().unwrap();
+        assert!(written.iter().all(|other| other.as_ref().unwrap() == first));
+        assert_eq!(left, 1, "nothing but the image is left");
     }
 }

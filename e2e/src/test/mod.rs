@@ -184,37 +184,35 @@ fn run_groups(
         let label = format!("group {}: {}", group.name, group.about);
         progress.step(&label, || {
             thread::scope(|scope| {
-                let mut behind = Vec::new();
-                let mut end = |behind: &mut Vec<Behind<'_>>| {
-                    for (test, thread) in behind.drain(..) {
-                        let result = thread.join().unwrap_or_else(|_| bail!("it panicked"));
-                        tally.add(group, test, result);
-                    }
-                };
-                let mut told = Vec::new();
+                let mut behind: Vec<Behind<'_>> = Vec::new();
                 for test in group.tests {
                     if test.company == Company::Nobody {
-                        end(&mut behind);
+                        await_all(&mut behind, group, tally);
                     }
                     if test.company == Company::Others {
-                        let progress = progress.beside();
-                        let run = move || run_one(&World::new(&progress, ground), group, test);
+                        let own = progress.beside();
+                        let run = move || run_one(&World::new(&own, ground), group, test);
                         behind.push((test, scope.spawn(run)));
                     } else {
                         let world = World::new(progress, ground);
-                        told.push((test, run_one(&world, group, test)));
+                        tally.add(group, test, run_one(&world, group, test));
                     }
                     interrupt::check()?;
                 }
-                end(&mut behind);
-                for (test, result) in told {
-                    tally.add(group, test, result);
-                }
+                await_all(&mut behind, group, tally);
                 Ok(())
             })
         })?;
     }
     Ok(())
+}
+
+/// Until no test of the group is in the background.
+fn await_all(behind: &mut Vec<Behind<'_>>, group: &Group, tally: &mut Tally) {
+    for (test, thread) in behind.drain(..) {
+        let result = thread.join().unwrap_or_else(|_| bail!("it panicked"));
+        tally.add(group, test, result);
+    }
 }
 
 /// A test in the background.

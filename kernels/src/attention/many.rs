@@ -8,7 +8,9 @@ use crate::simd::{LANES, Simd, Work, array, unroll};
 
 use super::job::{Job, ROWS};
 use super::load::{arrange, turn, widen};
-use super::tile::{KEYS, Read, Row, Running, Scores, Spots, alike, rows_at_once, seen};
+use super::tile::{
+    KEYS, Read, Row, Running, Scores, Spots, alike, rows_at_once, seen, some_at_once,
+};
 
 pub(super) struct Many<'a, const D: usize> {
     bytes: &'a [u8],
@@ -146,18 +148,8 @@ struct Score<'a> {
 impl Work for Score<'_> {
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        let most = rows_at_once::<S>();
-        let (mut r, rows) = (0, self.scores.len());
-        while r < rows {
-            let count = (rows - r).min(most);
-            match count {
-                1 => self.some::<S, 1>(s, r),
-                2 => self.some::<S, 2>(s, r),
-                3 => self.some::<S, 3>(s, r),
-                _ => self.some::<S, 4>(s, r),
-            }
-            r += count;
-        }
+        let (rows, most) = (self.scores.len(), rows_at_once::<S>());
+        some_at_once!(self, s, rows, |r| (rows - r).min(most));
     }
 }
 
@@ -262,18 +254,8 @@ struct Weigh<'a> {
 impl Work for Weigh<'_> {
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        let most = rows_at_once::<S>();
-        let mut r = 0;
-        while r < self.rows.len() {
-            let count = alike(&self.rows[r..], self.key, most);
-            match count {
-                1 => self.some::<S, 1>(s, r),
-                2 => self.some::<S, 2>(s, r),
-                3 => self.some::<S, 3>(s, r),
-                _ => self.some::<S, 4>(s, r),
-            }
-            r += count;
-        }
+        let (rows, most) = (self.rows, rows_at_once::<S>());
+        some_at_once!(self, s, rows.len(), |r| alike(&rows[r..], self.key, most));
     }
 }
 

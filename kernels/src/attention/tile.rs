@@ -104,6 +104,25 @@ pub(super) const fn rows_at_once<S: Simd>() -> usize {
     }
 }
 
+/// Calls `$work.some::<S, R>(s, r)` for all of so many rows, R of them at a time: as many as `$count` says
+/// of those from `$r` on, 4 at most.
+macro_rules! some_at_once {
+    ($work:ident, $s:ident, $rows:expr, |$r:ident| $count:expr) => {{
+        let (mut $r, rows) = (0, $rows);
+        while $r < rows {
+            let count = $count;
+            match count {
+                1 => $work.some::<S, 1>($s, $r),
+                2 => $work.some::<S, 2>($s, $r),
+                3 => $work.some::<S, 3>($s, $r),
+                _ => $work.some::<S, 4>($s, $r),
+            }
+            $r += count;
+        }
+    }};
+}
+pub(super) use some_at_once;
+
 /// Keys of the tile from position `key` on that a row sees.
 #[inline(always)]
 pub(super) fn seen(row: &Row<'_>, key: usize) -> (usize, usize) {

@@ -35,7 +35,7 @@ pub(super) fn fill(
         .map(|s| s.table.blocks().len())
         .max()
         .unwrap_or(0);
-    reserve_counts(&mut input.seen, batch, scheduler, live);
+    count(&mut input.seen, batch, scheduler, live);
     for (chunk, sequence) in batch.chunks.iter().zip(sequences()) {
         let end = chunk.start + chunk.count;
         input
@@ -111,17 +111,15 @@ fn carried(sequence: &Sequence, count: usize, end: usize) -> Option<Carried> {
     })
 }
 
-/// Counts a penalised sequence's new tokens; how many of its tokens are known.
-fn count(sequence: &Sequence, live: &mut Live) -> usize {
-    let known = sequence.known.min(sequence.tokens.len());
-    live.counts
-        .follow(&sequence.tokens[..known], sequence.prompt_len);
-    known
+/// Tokens of a sequence that are known when the next is drawn.
+fn known(sequence: &Sequence) -> usize {
+    sequence.known.min(sequence.tokens.len())
 }
 
-/// Room for the counts of all sequences of the batch, and for what they grow by in many steps. What a list
-/// that doubles has more is in no plan (`planner::host`), nor are an old and a new one at once.
-fn reserve_counts(
+/// Counts the new tokens of the batch's penalised sequences, and makes room for all that they have and grow
+/// by in many steps. What a list that doubles has more is in no plan (`planner::host`), nor are an old and
+/// a new one at once. A sequence that is computed anew keeps its counts, as it keeps its tokens.
+fn count(
     seen: &mut Vec<Seen>,
     batch: &Batch,
     scheduler: &Scheduler,
@@ -129,10 +127,12 @@ fn reserve_counts(
 ) {
     let (mut words, mut sequences) = (0, 0);
     for chunk in batch.chunks.iter().filter(|chunk| chunk.samples) {
+        let sequence = &scheduler.running()[chunk.index];
         if let Some(live) = live.get_mut(&chunk.id)
             && live.sampling.penalised()
         {
-            count(&scheduler.running()[chunk.index], live);
+            let tokens = &sequence.tokens[..known(sequence)];
+            live.counts.follow(tokens, sequence.prompt_len);
             words += live.counts.all().len();
             sequences += 1;
         }
@@ -143,21 +143,16 @@ fn reserve_counts(
     }
 }
 
-/// Counts a penalised sequence's new tokens and puts all it has into the input: where they are, and
-/// which sample is the one that is not known yet. A sequence that is computed anew keeps its counts, as
-/// it keeps its tokens.
-fn seen(
-    input: &mut StepInput,
-    sequence: &Sequence,
-    live: &mut Live,
-) -> ([usize; 2], Option<usize>) {
+/// Puts the counts of a penalised sequence into the input: where they are, and which sample is the one that
+/// is not known yet.
+fn seen(input: &mut StepInput, sequence: &Sequence, live: &Live) -> ([usize; 2], Option<usize>) {
     let start = input.seen.len();
     if !live.sampling.penalised() {
         return ([start; 2], None);
     }
-    let known = count(sequence, live);
     input.seen.extend_from_slice(live.counts.all());
-    let drawn = (sequence.tokens.len() > known).then_some(sequence.drawn_at as usize);
+    let is_open = sequence.tokens.len() > known(sequence);
+    let drawn = is_open.then_some(sequence.drawn_at as usize);
     ([start, input.seen.len()], drawn)
 }
 

@@ -6,7 +6,7 @@ use crate::simd::{LANES, Simd, Work, array, array_mut, unroll};
 
 use super::Lying;
 use crate::attention::load::{BLOCK, Numbers, rest};
-use crate::attention::tile::{KEYS, Spots, rows_at_once};
+use crate::attention::tile::{KEYS, Spots, rows_at_once, some_at_once};
 
 /// Keys that are summed across lanes at once.
 const QUAD: usize = 4;
@@ -26,18 +26,8 @@ pub(super) struct Score<'a, T> {
 impl<T: Numbers> Work for Score<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        let most = rows_at_once::<S>();
-        let (mut r, rows) = (0, self.scores.len());
-        while r < rows {
-            let count = (rows - r).min(most);
-            match count {
-                1 => self.some::<S, 1>(s, r),
-                2 => self.some::<S, 2>(s, r),
-                3 => self.some::<S, 3>(s, r),
-                _ => self.some::<S, 4>(s, r),
-            }
-            r += count;
-        }
+        let (rows, most) = (self.scores.len(), rows_at_once::<S>());
+        some_at_once!(self, s, rows, |r| (rows - r).min(most));
     }
 }
 

@@ -6,7 +6,7 @@ use crate::simd::{LANES, Simd, Work, array, array_mut, unroll};
 
 use super::Lying;
 use crate::attention::load::{BLOCK, Numbers, rest};
-use crate::attention::tile::{KEYS, Row, Spots, alike, rows_at_once, seen};
+use crate::attention::tile::{KEYS, Row, Spots, alike, rows_at_once, seen, some_at_once};
 
 /// Adds weight x value of the tile to all rows, several at once where they see the same keys; asks for
 /// the next tile's values likewise.
@@ -24,18 +24,12 @@ pub(super) struct Weigh<'a, T> {
 impl<T: Numbers> Work for Weigh<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        let most = rows_at_once::<S>();
-        let mut r = 0;
-        while r < self.rows.len() {
-            let count = alike(&self.rows[r..], self.here.key, most);
-            match count {
-                1 => self.some::<S, 1>(s, r),
-                2 => self.some::<S, 2>(s, r),
-                3 => self.some::<S, 3>(s, r),
-                _ => self.some::<S, 4>(s, r),
-            }
-            r += count;
-        }
+        let (rows, most) = (self.rows, rows_at_once::<S>());
+        some_at_once!(self, s, rows.len(), |r| alike(
+            &rows[r..],
+            self.here.key,
+            most
+        ));
     }
 }
 

@@ -13,8 +13,8 @@ use crate::engine::probe::Probe;
 use crate::engine::ranks::Failure;
 use crate::engine::run::Loop;
 
-/// How far answers may be apart, in roundings. Layers add their own to those before them and
-/// make both larger; on the fixtures of all types and splits they are apart by 17.5 at most, of an adapter
+/// How far answers may be apart, in roundings. Layers add their own to those before them and make both
+/// larger; on the fixtures of all types and splits they are apart by 17.5 at most, of an adapter
 /// that changes answers by more than their length (`tests/engine_beside.rs`).
 const ROUNDINGS: f64 = 32.0;
 /// How far from 1 the change of the answers may be along the change that is meant, beside what roundings
@@ -22,7 +22,6 @@ const ROUNDINGS: f64 = 32.0;
 /// roundings are together: another scale, a matrix of many. On the fixtures it is off by 0.01 at most, and
 /// with 4 bits by 0.23.
 const ALONG: f64 = 0.25;
-
 /// The change of the answers, in roundings, from which on its direction is judged.
 const LEAST_ROUNDINGS: f64 = 4.0;
 
@@ -99,8 +98,8 @@ impl Loop {
         let bound = ROUNDINGS * all.rounding().hypot(self.shared.inputs_rounding);
         let width = f64::from(self.shared.model.shape.hidden).sqrt();
         let change = distance(&before.base, beside);
-        // What rounding takes of the weights' change, the answers' may lack: all of it along the change.
         let noise = bound / (change.max(f64::MIN_POSITIVE) * width);
+        // What rounding takes of the weights' change, the answers' may lack: all of it along the change.
         let along_bound = ALONG + all.lost() + noise;
         let apart = Apart {
             share: distance(logits, beside),
@@ -117,10 +116,10 @@ impl Loop {
             most = apart.most,
             "merged weights answer a probe as base and adapters side by side"
         );
-        // What is no number is no less either.
         // A change of few roundings says nothing of a direction: it is told, and not judged.
-        let is_told_apart = change > LEAST_ROUNDINGS * bound / ROUNDINGS;
-        let is_along = (apart.along - 1.0).abs() <= along_bound || !is_told_apart;
+        let is_lost_in_noise = change <= LEAST_ROUNDINGS / ROUNDINGS * bound;
+        let is_along = is_lost_in_noise || (apart.along - 1.0).abs() <= along_bound;
+        // What is no number is no less either.
         let is_near = apart.share <= bound && is_along;
         match is_near {
             true => Ok(()),

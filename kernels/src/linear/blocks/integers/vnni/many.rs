@@ -7,10 +7,11 @@ use std::ops::Range;
 
 use super::super::super::kinds::Kind;
 use super::super::{Form, Product, Step};
+use super::tokens::Tokens;
 use super::unpack::load;
 use super::unpacked::{Of, Unpacked};
 use super::{QUADS, add};
-use crate::simd::{Avx512, LANES, Simd, unroll};
+use crate::simd::unroll;
 
 /// Groups of a part.
 const GROUPS: usize = 24;
@@ -75,29 +76,15 @@ fn block<F: Form, const N: usize, const T: usize>(
     groups: &[Unpacked],
     left: Range<usize>,
 ) -> usize {
-    let s = Avx512::here();
-    let mut x: [&[[u8; N]]; T] = [&[]; T];
-    let mut lanes = [[0.0; LANES]; T];
-    for t in 0..T {
-        let token = (left.start + t).min(left.end - 1);
-        x[t] = &product.row(token)[first..][..groups.len()];
-        if first > 0 {
-            s.store(product.out.held(s, token, panel), &mut lanes[t]);
-        }
-    }
-    let mut sums = [_mm512_setzero_ps(); T];
-    unroll!(J in 0..8 { if J < T { sums[J] = s.load(&lanes[J]); } });
+    let part = first..first + groups.len();
+    let (tokens, mut sums) = Tokens::<N, T>::begin(product, panel, part, left);
     for (at, group) in groups.iter().enumerate() {
         let mut x_of = [&[0; N]; T];
-        unroll!(J in 0..8 { if J < T { x_of[J] = &x[J][at]; } });
+        unroll!(J in 0..8 { if J < T { x_of[J] = &tokens.x[J][at]; } });
         let mut quads = [_mm512_setzero_si512(); QUADS];
         unroll!(I in 0..8 { quads[I] = load(&group.quads[I]); });
         add::<F, N, T>(&quads, &group.scales(), x_of, &mut sums);
     }
-    unroll!(J in 0..8 { if J < T { s.store(sums[J], &mut lanes[J]); } });
-    let is_last = first + groups.len() == product.steps();
-    for (token, lanes) in left.zip(&lanes) {
-        product.out.put(s, token, panel, s.load(lanes), is_last);
-    }
+    tokens.end(&sums);
     T
 }

@@ -3,6 +3,7 @@
 
 mod many;
 mod tiles;
+mod tokens;
 mod unpack;
 mod unpacked;
 

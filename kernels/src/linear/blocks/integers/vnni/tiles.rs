@@ -11,11 +11,12 @@ use std::ops::Range;
 
 use super::super::super::kinds::Kind;
 use super::super::{Form, GROUP, HEAD_BYTES, Product, Step, planes, shift_of};
+use super::tokens::Tokens;
 use super::unpacked::{Of, Unpacked};
 use super::{QUADS, Scales};
 use crate::isa::Dots;
 use crate::linear::tile_sizes::{self, Size};
-use crate::simd::{Avx512, LANES, Simd, unroll};
+use crate::simd::{LANES, unroll};
 
 /// Tokens of a tile.
 const TOKENS: usize = 16;
@@ -192,30 +193,15 @@ fn scale<F: Form, const N: usize>(
     (groups, dotted): (&[Tiled], &[Dotted]),
     (tokens, of): (&Range<usize>, usize),
 ) {
-    let s = Avx512::here();
-    let left = tokens.start + of..tokens.end;
-    let mut x: [&[[u8; N]]; T] = [&[]; T];
-    let mut lanes = [[0.0; LANES]; T];
-    for t in 0..T {
-        let token = (left.start + t).min(left.end - 1);
-        x[t] = &product.row(token)[first..][..groups.len()];
-        if first > 0 {
-            s.store(product.out.held(s, token, panel), &mut lanes[t]);
-        }
-    }
-    let mut sums = [_mm512_setzero_ps(); T];
-    unroll!(J in 0..8 { sums[J] = s.load(&lanes[J]); });
+    let (part, left) = (first..first + groups.len(), tokens.start + of..tokens.end);
+    let (tokens, mut sums) = Tokens::<N, T>::begin(product, panel, part, left);
     for (at, (group, dotted)) in groups.iter().zip(dotted).enumerate() {
         let scales = group.group.scales();
         unroll!(J in 0..8 {
-            sums[J] = one::<F, N>(&scales, (dotted, of + J), &x[J][at], sums[J]);
+            sums[J] = one::<F, N>(&scales, (dotted, of + J), &tokens.x[J][at], sums[J]);
         });
     }
-    unroll!(J in 0..8 { s.store(sums[J], &mut lanes[J]); });
-    let is_last = first + groups.len() == product.steps();
-    for (token, lanes) in left.zip(&lanes) {
-        product.out.put(s, token, panel, s.load(lanes), is_last);
-    }
+    tokens.end(&sums);
 }
 
 /// A group's share of the sum of a token.
