@@ -135,16 +135,6 @@ fn cpu_offload(request: &Request) -> Result<(), Box<Refusal>> {
     let Some(asked) = request.cpu_offload else {
         return Ok(());
     };
-    let kinds = request.kept().kinds(request.shape.layers).len();
-    if kinds > 1 {
-        return Err(invalid(
-            FIELD,
-            format!(
-                "the model's layers are stored in {kinds} ways, and only layers that are alike are \
-                 offloaded; leave it out, or write None in spec.model.quantization.mode"
-            ),
-        ));
-    }
     let (layer, least) = offload::least(request);
     let waits = format!(
         "{} layers wait in the rank's own memory",

@@ -91,21 +91,25 @@ pub(crate) fn offloaded(
     place(tensors(shape, shard, kept, rank), is_offloaded)
 }
 
-/// Bytes that the matrices of one layer take, of the largest where they differ: what a slot of the
-/// ring holds.
+/// Bytes that the matrices of one layer take, of the largest where they differ.
 pub fn layer_bytes<'a>(shape: &ModelShape, shard: &Shard, kept: impl Into<Kept<'a>>) -> Bytes {
-    let kept = kept.into();
-    let matrices = |(layer, _): (u32, u32)| -> Bytes {
+    let sizes = layer_sizes(shape, shard, kept.into());
+    Bytes(sizes.into_iter().max().unwrap_or_default())
+}
+
+/// The same of each kind of layers ([`Kept::kinds`]).
+pub(crate) fn layer_sizes(shape: &ModelShape, shard: &Shard, kept: Kept<'_>) -> Vec<u64> {
+    let matrices = |(layer, _): (u32, u32)| -> u64 {
         let mut rows = Vec::with_capacity(14);
         attention_tensors(&mut rows, layer, shape, shard, kept, 1);
         mlp_tensors(&mut rows, layer, shape, shard, kept, 1);
         let matrices = rows.iter().filter(|row| row.0.matrix_of().is_some());
-        matrices
-            .map(|(_, form, rows, cols, _)| form.bytes(*rows, *cols).round_up(TENSOR_ALIGN))
-            .sum()
+        let bytes = matrices
+            .map(|(_, form, rows, cols, _)| form.bytes(*rows, *cols).round_up(TENSOR_ALIGN));
+        bytes.sum::<Bytes>().get()
     };
     let kinds = kept.kinds(shape.layers).into_iter();
-    kinds.map(matrices).max().unwrap_or_default()
+    kinds.map(matrices).collect()
 }
 
 fn place(tensors: Vec<Row>, is_offloaded: impl Fn(Tensor) -> bool) -> WeightLayout {

@@ -2,10 +2,12 @@
 
 mod samples;
 
-use plimsoll_planner::weights::{self, Tensor};
+use std::collections::BTreeSet;
+
+use plimsoll_planner::weights::{self, Tensor, TensorPlace};
 use plimsoll_planner::{
-    Account, Backend, Bytes, Dtype, Plan, Reason, Remedy, Request, Shard, host_reserve, plan,
-    refit, table,
+    Account, Backend, BlockFormat, Bytes, Dtype, LayerBlocks, Plan, Reason, Remedy, Request, Shard,
+    host_reserve, plan, refit, table,
 };
 use proptest::prelude::*;
 use samples::random::{percent_of_matrices, requests, sensible};
@@ -39,7 +41,7 @@ fn as_many_layers_as_fit_are_offloaded_and_all_but_the_ring_is_cache() {
     for (bytes, layers, gained) in GOLDEN {
         let request = with(&resident, bytes);
         let planned = plan(&request).unwrap();
-        let [offload] = planned.offload(&request)[..] else {
+        let [offload] = &planned.offload(&request)[..] else {
             panic!("{planned:?}")
         };
         assert_eq!((offload.layers, offload.of), (layers, 30), "{bytes}");
@@ -144,6 +146,61 @@ fn offloaded_layers_lie_one_after_the_other_and_the_rest_as_ever() {
     assert_eq!(host, 5 * LAYER);
     let norm = layout.get(Tensor::InputNorm { layer: 5 }).unwrap();
     assert_eq!(norm.account, Account::Weights);
+}
+
+#[test]
+fn layers_that_are_stored_differently_go_with_their_own_bytes() {
+    let mut shape = smollm2();
+    // Q4_K_M as of a model of 576 columns: every third layer has its down matrix in more bits.
+    shape.blocks.layers = (0..shape.layers)
+        .map(|layer| LayerBlocks {
+            down: Some(match layer % 3 {
+                0 => BlockFormat::Q8_0,
+                _ => BlockFormat::Q4_0,
+            }),
+            ..LayerBlocks::uniform(Some(BlockFormat::Q4_0))
+        })
+        .collect();
+    let all = request(shape, Backend::Cpu, &[400 * MIB]);
+    let without = plan(&all).unwrap();
+    let mut before = 0;
+    for mib in [10, 20, 30, 40, 80] {
+        let request = with(&all, mib * MIB);
+        let planned = plan(&request).unwrap();
+        let offload = &planned.offload(&request)[0];
+        let layout = plimsoll_planner::offload::layout(&request, &planned.ranks[0].shard, 0);
+        let mut end = 0;
+        for (layer, part) in offload.parts() {
+            assert_eq!(part.offset, end);
+            end += part.bytes;
+            let of = |place: &&TensorPlace| place.tensor.matrix_of() == Some(*layer);
+            let places = layout.places().iter().filter(of);
+            let lie = |place: &TensorPlace| (part.offset..end).contains(&place.offset);
+            assert!(
+                places
+                    .clone()
+                    .all(|place| place.account == Account::Offload && lie(place))
+            );
+            let bytes: u64 = places.map(|place| place.bytes.next_multiple_of(64)).sum();
+            assert_eq!(part.bytes, bytes, "layer {layer}");
+        }
+        assert_eq!(offload.bytes().get(), end);
+        assert!(
+            end <= mib * MIB && offload.layers > before,
+            "{mib}: {offload:?}"
+        );
+        let sizes: BTreeSet<u64> = offload.parts().iter().map(|part| part.1.bytes).collect();
+        assert_eq!(sizes.len(), 2, "both kinds go");
+        assert_eq!(
+            offload.slot().get(),
+            sizes.last().unwrap().next_multiple_of(4096)
+        );
+        let gained = planned.kv_tokens - without.kv_tokens;
+        let left = end - offload.ring().get();
+        assert!(gained.abs_diff(left / 23_040) <= 16, "{mib}: {gained}");
+        before = offload.layers;
+    }
+    assert_eq!(before, 30, "all of them in the end");
 }
 
 #[test]

@@ -5,16 +5,22 @@
 
 mod harness;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use harness::altered::Altered;
-use harness::blocks::{Choice, shared, wide};
+use harness::blocks::{Choice, deep, shared, wide};
 use harness::compared::{answers, assert_same, weights};
-use harness::{Answered, Run, ask, eventually, fixtures, split, start, start_unloaded};
-use plimsoll_planner::{BlockCompute, BlockFormat, Dtype, Quantization, Shard};
+use harness::{
+    Answered, Run, ask, eventually, fixtures, planner_request, split, start, start_planned,
+    start_unloaded, wait_for,
+};
+use plimsoll_planner::{
+    BlockCompute, BlockFormat, Bytes, Dtype, Quantization, Request, Shard, plan,
+};
 use plimsoll_sidecar::engine::control::Commands;
-use plimsoll_sidecar::engine::handle::EngineState;
+use plimsoll_sidecar::engine::handle::{EngineHandle, EngineState};
 use plimsoll_sidecar::engine::rest::{PauseMode, SleepLevel, Tags};
 use plimsoll_sidecar::model::Model;
 
@@ -163,14 +169,51 @@ fn weights_in_blocks_come_back_from_every_sleep() {
     sleeps(&shared(&fixture("tiny-qwen3"), mixed));
 }
 
+/// Layers 0 and 1 are stored in ways of their own: `mixed_long`.
+#[test]
+fn layers_that_are_stored_differently_are_streamed_each_with_its_own_bytes() {
+    let model = Arc::new(deep(&fixture("tiny-qwen3"), mixed_long, false, 6));
+    let run = Run::whole(&model.shape);
+    for (ranks, kib) in [(1, 2200), (1, 4096), (2, 1300)] {
+        let quotas = vec![Some(Bytes::measured(32 << 20)); ranks];
+        let request = Request {
+            cpu_offload: Some(Bytes::measured(kib << 10)),
+            ..planner_request(&model, &run, quotas)
+        };
+        let plan = plan(&request).unwrap_or_else(|refusal| panic!("{refusal}"));
+        let offload = plan.offload(&request).remove(0);
+        let sizes: BTreeSet<u64> = offload.parts().iter().map(|part| part.1.bytes).collect();
+        assert!(sizes.len() >= 2, "{offload:?}");
+        let layers: Vec<u32> = offload.parts().iter().map(|part| part.0).collect();
+        assert!(layers.contains(&0) || layers.contains(&1), "{layers:?}");
+        let run = Run {
+            shards: plan.ranks.iter().map(|rank| rank.shard.clone()).collect(),
+            ..run.clone()
+        };
+        let expected = answers(&start(&model, &run));
+        let handle = start_planned(&model, &run, request, plan);
+        wait_for(&handle, |state| *state == EngineState::Serving);
+        let what = format!("{ranks} ranks, {layers:?}");
+        assert_same(&answers(&handle), &expected, &what);
+        comes_back(&handle, &expected);
+        for rank in handle.memory().ranks {
+            assert_eq!(rank.offload.unwrap().layers, offload.layers, "{what}");
+        }
+    }
+}
+
 fn sleeps(model: &Arc<Model>) {
     let handle = start(model, &Run::whole(&model.shape));
     let expected = answers(&handle);
+    comes_back(&handle, &expected);
+}
+
+fn comes_back(handle: &EngineHandle, expected: &[Answered; 2]) {
     for level in [SleepLevel::One, SleepLevel::Two] {
         assert_eq!(handle.sleep(level, PauseMode::Keep).wait(), Ok(()));
         assert!(handle.wake(Tags::ALL).wait().is_ok(), "{level:?}");
         assert_eq!(handle.rest().weights_verified, Some(true), "{level:?}");
-        assert_same(&answers(&handle), &expected, &format!("{level:?}"));
+        assert_same(&answers(handle), expected, &format!("{level:?}"));
     }
 }
 

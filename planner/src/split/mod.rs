@@ -5,7 +5,9 @@
 
 mod context;
 mod costs;
+mod probe;
 mod reach;
+mod share;
 
 use std::ops::RangeInclusive;
 
@@ -206,7 +208,7 @@ impl<'a> Problem<'a> {
         let shape = &self.request.shape;
         let (mut heads, mut columns, mut rows) = (0, 0, 0);
         let mut shard = |share: &Share| {
-            let taken = self.costs.heads[share.heads];
+            let taken = &self.costs.heads[share.heads];
             let kv = heads / self.costs.group;
             let query_heads = heads..heads + taken.queries;
             heads += taken.queries;

@@ -6,7 +6,8 @@
 
 use std::ops::RangeInclusive;
 
-use super::costs::{Cost, Costs, Heads, Level};
+use super::costs::{Costs, Level};
+use super::share::{Cost, Heads};
 
 /// A question: a cache length and caps under which every rank must stay.
 #[derive(Clone, Debug)]

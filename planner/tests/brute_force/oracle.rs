@@ -73,16 +73,47 @@ fn budget(request: &Request, rank: usize) -> u64 {
 /// Weights of a rank that offloads as many layers as fit, when that gains anything.
 fn weight_bytes(request: &Request, rank: usize, shard: &Shard) -> u64 {
     let all = weights::layout(&request.shape, shard, request.kept(), rank as u32).total();
-    let layer = weights::layer_bytes(&request.shape, shard, request.kept()).get();
     let most = request.cpu_offload.unwrap_or_default().get() / 4096 * 4096;
-    let layers = (0..=u64::from(request.shape.layers))
-        .take_while(|layers| layers * layer <= most)
-        .last();
-    let (moved, ring) = (layers.unwrap_or(0) * layer, layer.div_ceil(4096) * 4096 * 2);
+    let sizes = layer_sizes(request, rank, shard);
+    let mut moved = 0;
+    for layer in from_the_end_by_halves(request.shape.layers) {
+        if moved + sizes[layer] > most {
+            break;
+        }
+        moved += sizes[layer];
+    }
+    let largest = sizes.into_iter().max().unwrap_or(0);
+    let ring = largest.div_ceil(4096) * 4096 * 2;
     match moved > ring {
         true => rounded(Bytes::measured(all.get() - moved)) + ring,
         false => rounded(all),
     }
+}
+
+/// Bytes of each layer's matrices, of the layout of all of them.
+fn layer_sizes(request: &Request, rank: usize, shard: &Shard) -> Vec<u64> {
+    let mut sizes = vec![0; request.shape.layers as usize];
+    let layout = weights::layout(&request.shape, shard, request.kept(), rank as u32);
+    for place in layout.places() {
+        if let Some(layer) = place.tensor.matrix_of() {
+            sizes[layer as usize] += place.bytes.next_multiple_of(64);
+        }
+    }
+    sizes
+}
+
+/// The last layer, that half of all away from it, those a quarter away from these, and so on.
+fn from_the_end_by_halves(layers: u32) -> Vec<usize> {
+    let mut order = Vec::new();
+    let (mut step, mut starts) = (layers.next_power_of_two() as usize, vec![0]);
+    while step > 0 {
+        order.extend(starts.iter().copied());
+        step /= 2;
+        starts = order.iter().map(|start| start + step).collect();
+    }
+    let last = layers as usize - 1;
+    order.retain(|back| *back <= last);
+    order.iter().map(|back| last - back).collect()
 }
 
 fn rank_fits(request: &Request, rank: usize, shard: &Shard, blocks: u64) -> bool {

@@ -53,7 +53,7 @@ fn the_kernel_finds_what_the_plan_says_on_either_side_and_nothing_after_level_2(
     let mut group = group(4);
     group.answer(&PROMPT);
     let Planned { request, plan } = deep(4).planned();
-    let offload = plan.offload(&request)[0];
+    let offload = &plan.offload(&request)[0];
     let held = group.ledger_of(0);
     assert_eq!(held.driver, plan.ranks[0].total());
     assert_eq!(held.host, offload.host());
@@ -99,13 +99,13 @@ fn a_copy_that_is_older_than_its_weights_is_named() {
     let mut group = group(3);
     let before = group.answer(&PROMPT);
     let (forward, _) = &mut group.ranks[0];
-    // The next layers to be read wait in the ring: 1 and 3 of 1, 3 and 4.
-    forward.flip_unseen("Output { layer: 3 }");
+    // The next layers to be read wait in the ring: 0 and 2 of 0, 2 and 4.
+    forward.flip_unseen("Output { layer: 2 }");
     forward.adopt();
     let changed = forward.verify().unwrap_err().changed;
-    assert_eq!(changed, ["Output { layer: 3 } (streamed copy)"]);
+    assert_eq!(changed, ["Output { layer: 2 } (streamed copy)"]);
     // Flipped back by the rules, all is as it was.
-    forward.flip("Output { layer: 3 }");
+    forward.flip("Output { layer: 2 }");
     forward.adopt();
     forward.verify().unwrap();
     assert_eq!(group.answer(&PROMPT), before);

@@ -172,7 +172,7 @@ impl Ledger {
     /// What a request's ranks stream, from now on in the snapshots.
     pub fn offloading(mut self, request: &Request, plan: &Plan) -> Ledger {
         for (rank, planned) in self.ranks.iter_mut().zip(plan.offload(request)) {
-            rank.stream = Stream::of(planned, request.backend);
+            rank.stream = Stream::of(&planned, request.backend);
         }
         self
     }

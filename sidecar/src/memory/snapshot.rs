@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use plimsoll_planner::{Account, Bytes, Offload};
+use plimsoll_planner::{Account, Bytes};
 
 /// Every rank's rows, and the KV cache that they share the shape of.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -34,7 +34,9 @@ pub struct RankLedger {
 /// A rank's offloaded weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OffloadUsage {
-    pub planned: Offload,
+    pub layers: u32,
+    /// Of a step.
+    pub bytes: Bytes,
     /// The most that a step is predicted to wait.
     pub predicted: Duration,
     pub streamed: Streamed,

@@ -4,15 +4,16 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use plimsoll_planner::Offload;
 use plimsoll_planner::request::Backend;
+use plimsoll_planner::{Bytes, Offload};
 
 use super::snapshot::{OffloadUsage, Streamed};
 
 /// One rank's stream.
 #[derive(Debug)]
 pub(super) struct Stream {
-    planned: Offload,
+    layers: u32,
+    step_bytes: Bytes,
     predicted: Duration,
     steps: AtomicU64,
     bytes: AtomicU64,
@@ -21,9 +22,10 @@ pub(super) struct Stream {
 
 impl Stream {
     /// None where nothing is offloaded.
-    pub(super) fn of(planned: Offload, backend: Backend) -> Option<Stream> {
+    pub(super) fn of(planned: &Offload, backend: Backend) -> Option<Stream> {
         (planned.layers > 0).then(|| Stream {
-            planned,
+            layers: planned.layers,
+            step_bytes: planned.bytes(),
             predicted: planned.time(backend),
             steps: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -40,7 +42,8 @@ impl Stream {
 
     pub(super) fn usage(&self) -> OffloadUsage {
         OffloadUsage {
-            planned: self.planned,
+            layers: self.layers,
+            bytes: self.step_bytes,
             predicted: self.predicted,
             streamed: Streamed {
                 steps: self.steps.load(Relaxed),

@@ -41,13 +41,14 @@ pub(super) fn memory(ledger: RankLedger, backend: Backend) -> RankMemory {
 
 fn offload_memory(of: &OffloadUsage) -> OffloadMemory {
     let OffloadUsage {
-        planned,
+        layers,
+        bytes,
         predicted,
         streamed,
     } = of;
     OffloadMemory {
-        layers: planned.layers,
-        step_bytes: planned.bytes().get(),
+        layers: *layers,
+        step_bytes: bytes.get(),
         predicted_step_microseconds: micros(*predicted),
         waited_step_microseconds: micros(streamed.wait) / streamed.steps.max(1),
     }

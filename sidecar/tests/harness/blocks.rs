@@ -29,8 +29,15 @@ pub fn shared(path: &Path, choice: Choice) -> Arc<Model> {
 
 /// The same of `tiny-qwen3` with matrices that are wide enough for long blocks, and cuts inside of them.
 pub fn wide(path: &Path, choice: Choice, tied: bool) -> Model {
+    let layers = ModelFolder::open(path).unwrap().shape.layers;
+    deep(path, choice, tied, layers)
+}
+
+/// The same with so many layers.
+pub fn deep(path: &Path, choice: Choice, tied: bool, layers: u32) -> Model {
     let mut model = ModelFolder::open(path).unwrap();
     model.shape = ModelShape {
+        layers,
         hidden: 256,
         query_heads: 8,
         kv_heads: 2,

@@ -69,9 +69,8 @@ pub(super) struct Stream {
     rank: usize,
     /// All offloaded layers, one after the other.
     home: Arc<Arena>,
-    /// Their numbers in the model, in the order of the stream.
-    layers: Vec<usize>,
-    layer_bytes: u64,
+    /// Their numbers in the model, in the order of the stream, and where each lies in `home`.
+    layers: Vec<(usize, Region)>,
     slot_bytes: Bytes,
     /// Layers that were computed with since the ring was last emptied: the next is `position` modulo
     /// the layers, in slot `position` modulo the slots.
@@ -105,13 +104,13 @@ impl Stream {
             .name(format!("stream-{rank}"))
             .spawn(move || copy_all(&asked, &finished))
             .map_err(|source| ArenaError::Thread { rank, source })?;
-        let is_offloaded =
-            |layer: &usize| u32::try_from(*layer).is_ok_and(|l| offload.index(l).is_some());
+        let parts = offload.parts().iter();
         Ok(Stream {
             rank,
             home,
-            layers: (0..offload.of as usize).filter(is_offloaded).collect(),
-            layer_bytes: offload.layer_bytes.get(),
+            layers: parts
+                .map(|(layer, part)| (*layer as usize, *part))
+                .collect(),
             slot_bytes,
             position: 0,
             slots: Mutex::new(slots),
@@ -142,10 +141,8 @@ impl Stream {
     /// When it is not its turn, or the thread does not bring it: the rank ends with it.
     pub(super) fn begin(&mut self, layer: usize) {
         let index = self.position % self.layers.len();
-        assert_eq!(
-            self.layers[index], layer,
-            "layers are streamed in their order"
-        );
+        let (next, part) = self.layers[index];
+        assert_eq!(next, layer, "layers are streamed in their order");
         // After the ring was emptied nothing is on its way yet.
         self.fetch(self.position);
         self.fetch(self.position + 1);
@@ -155,7 +152,7 @@ impl Stream {
             self.receive();
         }
         self.streamed.wait += started.elapsed();
-        self.streamed.bytes += self.layer_bytes;
+        self.streamed.bytes += part.bytes;
         // Every pass has all layers.
         self.streamed.steps += u64::from(index == 0);
     }
@@ -178,14 +175,14 @@ impl Stream {
     /// When another layer has begun, or none.
     pub(super) fn current(&mut self, region: Region) -> &[u8] {
         let index = self.position % self.layers.len();
+        let (layer, part) = self.layers[index];
         let slots = self.slots.get_mut().unwrap_or_else(PoisonError::into_inner);
         match &slots[self.position % SLOTS] {
-            Slot::Holds(held, arena) if *held == index => {
-                arena.all(within(region, index, self.layer_bytes).unwrap_or_else(|| {
-                    unreachable!("{region:?} is of another layer than {}", self.layers[index])
-                }))
-            }
-            other => unreachable!("layer {} has not begun: {other:?}", self.layers[index]),
+            Slot::Holds(held, arena) if *held == index => arena
+                .all(within(region, part).unwrap_or_else(|| {
+                    unreachable!("{region:?} is of another layer than {layer}")
+                })),
+            other => unreachable!("layer {layer} has not begun: {other:?}"),
         }
     }
 
@@ -207,7 +204,7 @@ impl Stream {
         let copy = |region: &Region| {
             slots.iter().find_map(|slot| match slot {
                 Slot::Holds(index, arena) => {
-                    Some(arena.all::<u8>(within(*region, *index, self.layer_bytes)?))
+                    Some(arena.all::<u8>(within(*region, self.layers[*index].1)?))
                 }
                 Slot::Idle(_) | Slot::Away => None,
             })
@@ -314,10 +311,7 @@ impl Stream {
             at,
             index,
             home: Arc::clone(&self.home),
-            bytes: Region {
-                offset: index as u64 * self.layer_bytes,
-                bytes: self.layer_bytes,
-            },
+            bytes: self.layers[index].1,
             slot,
         };
         let sent = self
@@ -362,11 +356,10 @@ impl Drop for Stream {
     }
 }
 
-/// A part of the home as a part of the slot that holds the layer of this index; `None` where it is of
-/// another.
-fn within(region: Region, index: usize, layer_bytes: u64) -> Option<Region> {
-    let offset = region.offset.checked_sub(index as u64 * layer_bytes)?;
-    (offset + region.bytes <= layer_bytes).then_some(Region { offset, ..region })
+/// A region of the home as one of the slot that holds this part of it; `None` where it is of another.
+fn within(region: Region, part: Region) -> Option<Region> {
+    let offset = region.offset.checked_sub(part.offset)?;
+    (offset + region.bytes <= part.bytes).then_some(Region { offset, ..region })
 }
 
 /// The thread: copies what it is asked for, in order, until nobody asks any more.

@@ -40,7 +40,7 @@ fn ring(layers: u32) -> Ring {
         offloaded: layers,
     };
     let Planned { request, plan } = deep.planned();
-    let offload = plan.offload(&request)[0];
+    let offload = plan.offload(&request).remove(0);
     assert_eq!(offload.layers, layers);
     let ledger = Ledger::new(&plan, &request.ranks, 16, &[]);
     let pool = Pool::new(1, Isa::Scalar).unwrap();
@@ -64,10 +64,7 @@ fn ring(layers: u32) -> Ring {
 
 impl Ring {
     fn region(&self, index: u32) -> Region {
-        Region {
-            offset: u64::from(index) * self.offload.layer_bytes.get(),
-            bytes: self.offload.layer_bytes.get(),
-        }
+        self.offload.parts()[index as usize].1
     }
 
     /// Layer k becomes full of k + `first`.
