@@ -66,8 +66,11 @@ const LOADING_RANK_BYTES: u64 = 4 * MIB;
 pub const MERGING_THREADS: usize = 16;
 pub const MERGING_BYTES: u64 = 64 * MIB;
 /// A rank beside its accounts: stacks that are touched, allocators' pools, queues, lists of a step.
-/// 16 threads take 2 MiB after some steps (measured, without optimisation); this is for 64.
+/// 16 threads take 2 MiB after some steps (measured, without optimisation, heads of 64 at most); this is
+/// for [`RANK_THREADS`].
 pub const RANK_BYTES: u64 = 8 * MIB;
+/// Threads of a rank that the reserve is for.
+pub const RANK_THREADS: u64 = 64;
 /// The kernel's tables: an entry of 8 bytes for each page of 4 KiB, 2 MiB for each GiB (measured;
 /// huge pages take none, but the kernel need not have them).
 pub const PAGE_TABLE_SHARE: u64 = 512;
@@ -95,6 +98,22 @@ pub fn largest_text(context: u32) -> u64 {
 pub fn answers_bytes(max_num_seqs: u32) -> u64 {
     let sequences = u64::from(max_num_seqs) + u64::from(WAITING_SEQUENCES);
     ANSWERS_BYTES + sequences * u64::from(SEQUENCE_ANSWER_BYTES)
+}
+
+/// What a thread has on its stack for a unit of attention on the CPU: of 64 rows and 32 keys the queries,
+/// keys, values and two kinds of sums, in f32 (`kernels/src/attention/unit.rs`, which asserts it).
+pub const fn attention_bytes(head_dim: u32) -> u64 {
+    let widest = match head_dim {
+        0..=64 => 64,
+        65..=128 => 128,
+        _ => 256,
+    };
+    (3 * 64 + 2 * 32) * 4 * widest + 16 * KIB
+}
+
+/// Of a rank whose heads are that long: those of 64 are in the measured figure.
+const fn rank_bytes(head_dim: u32) -> u64 {
+    RANK_BYTES + RANK_THREADS * (attention_bytes(head_dim) - attention_bytes(64))
 }
 
 /// Host bytes outside the ranks, part by part. The operator's container memory limit is the sum
@@ -153,7 +172,7 @@ impl HostReserve {
 /// | work | the larger of: | |
 /// | - loading | 4 MiB x ranks + the larger of 1 KiB x vocabulary and 64 MiB | chunks of weights; the parsed JSON of the tokenizer, and then, once that is done with, merges of adapters |
 /// | - serving | 180 x (largest text + 128 KiB) + 64 MiB | tokenizing, the process that renders chats |
-/// | ranks | 8 MiB x ranks | [`RANK_BYTES`] |
+/// | ranks | (8, 12 or 20 MiB) x ranks | [`RANK_BYTES`]; heads of 64, 128 or 256: [`attention_bytes`] |
 /// | sequences | 4 x (256 x context + maxNumSeqs x (context x 2 + counts x 3)) | ids of those that wait, of those that run, and their counts |
 /// | page tables | (budgets + offload) / 512 | [`PAGE_TABLE_SHARE`] |
 /// | blocks | 128 x blocks | [`BLOCK_RECORD_BYTES`] |
@@ -194,7 +213,7 @@ pub fn host_reserve(request: &Request, budgets: Bytes) -> HostReserve {
         http: Bytes(connections * CONNECTION_BYTES + u64::from(waiting_bodies)),
         answers: Bytes(answers_bytes(request.limits.max_num_seqs)),
         work: loading.max(Bytes(serving)),
-        ranks: Bytes(RANK_BYTES).saturating_mul(request.rank_count().into()),
+        ranks: Bytes(rank_bytes(shape.head_dim)).saturating_mul(request.rank_count().into()),
         sequences: Bytes(TOKEN_ID_BYTES).saturating_mul(ids),
         page_tables: Bytes((budgets + offload).get().div_ceil(PAGE_TABLE_SHARE)),
         blocks: Bytes(BLOCK_RECORD_BYTES).saturating_mul(blocks),

@@ -146,3 +146,16 @@ fn a_context_that_needs_more_is_refused_with_a_shorter_one() {
     assert_eq!(refusal.reason, Reason::ContextTooLong);
     assert!(plan(&refusal.remedies[0].apply(&request)).is_ok());
 }
+
+#[test]
+fn ranks_of_longer_heads_have_larger_stacks() {
+    let mut request = on_cpu(&[None, None]);
+    let mut of = |head_dim| {
+        request.shape.head_dim = head_dim;
+        host_reserve(&request, Bytes::measured(1 << 30)).ranks.get() / MIB
+    };
+    assert_eq!(
+        [of(16), of(64), of(96), of(128), of(256)],
+        [16, 16, 24, 24, 40]
+    );
+}

@@ -1,5 +1,7 @@
 //! One unit: up to 64 rows against the keys they see, 32 keys at a time.
 
+use plimsoll_planner::host::attention_bytes;
+
 use crate::kv::SCALE_BYTES;
 use crate::pool::Disjoint;
 use crate::simd::{Simd, Work};
@@ -50,6 +52,19 @@ impl Work for Attend<'_> {
         }
     }
 }
+
+/// A unit's arrays, all of them on the stack of its thread.
+const fn bytes<const D: usize>() -> usize {
+    let read = size_of::<Many<'_, D>>() + size_of::<[Row<'_>; ROWS]>();
+    let sums = size_of::<[Sums<D>; ROWS]>() + size_of::<Running<D, ROWS>>();
+    read + sums + size_of::<Scores<ROWS>>()
+}
+const _: () = assert!(
+    bytes::<64>() as u64 <= attention_bytes(64)
+        && bytes::<128>() as u64 <= attention_bytes(128)
+        && bytes::<MAX_HEAD_DIM>() as u64 <= attention_bytes(256),
+    "the planner reserves less"
+);
 
 impl Attend<'_> {
     #[inline(always)]

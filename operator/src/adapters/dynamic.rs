@@ -69,13 +69,25 @@ fn tally(adapter: &BootAdapter, engines: &[(&str, &MemoryReport)]) -> Tally {
                     .get_or_insert(format!("adapter `{}`: pod {pod}: {why}", adapter.name));
             }
             Some((DynamicAdapterState::Loading | DynamicAdapterState::Leaving, _)) | None => {
+                let left_out = report.dynamic_adapters_left_out.filter(|_| row.is_none());
                 tally
                     .waits
-                    .get_or_insert(format!("{}: pod {pod} has it not yet", adapter.name));
+                    .get_or_insert_with(|| waits(&adapter.name, pod, left_out));
             }
         }
     }
     tally
+}
+
+/// A report without a row for it may have had no room for one.
+fn waits(adapter: &str, pod: &str, left_out: Option<u32>) -> String {
+    match left_out {
+        None => format!("{adapter}: pod {pod} has it not yet"),
+        Some(rows) => format!(
+            "{adapter}: pod {pod} says nothing of it: its report has no room for {rows} adapters, whose \
+             paths are too long together"
+        ),
+    }
 }
 
 /// Whether a row is of the adapter as it is asked for now.

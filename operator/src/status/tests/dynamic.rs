@@ -108,6 +108,25 @@ fn adapters_are_ready_once_every_engine_that_answers_has_loaded_them() {
         let expected = (status.to_owned(), reason.to_owned(), says.to_owned());
         assert_eq!(told_of(&all, second), expected);
     }
+    let mut known = two();
+    known.pods = vec![engine(
+        "a",
+        &wanted_revision(&known),
+        crate::testing::ready(),
+    )];
+    let mut short = says(&known, &[Serving]);
+    let report = short.report.as_mut().unwrap();
+    std::sync::Arc::make_mut(report).dynamic_adapters_left_out = Some(1);
+    known.reports = [("a".to_owned(), short)].into();
+    let message = find(&told(&known), "AdaptersReady")
+        .unwrap()
+        .message
+        .clone();
+    assert_eq!(
+        message,
+        "polite: pod a says nothing of it: its report has no room for 1 adapters, whose paths are too \
+         long together"
+    );
     let none = find(&told(&two()), "AdaptersReady").unwrap().clone();
     assert_eq!(
         (&*none.status, &*none.reason),
