@@ -4,6 +4,7 @@ use plimsoll_crds::v1alpha1::convert::fit_facts;
 use plimsoll_planner::stored::Width;
 use plimsoll_planner::{BlockFormat, LayerBlocks, ModelBlocks, ModelShape};
 
+use crate::model_error::shorten;
 use crate::weights::TensorSource;
 
 /// The matrices whose tensors are in a block type, where whole blocks fit; of layers of more kinds than
@@ -33,6 +34,31 @@ pub fn of(shape: &ModelShape, tensors: &dyn TensorSource) -> ModelBlocks {
         head: (!shape.tied).then(head).flatten(),
         layers: if any { layers } else { Vec::new() },
     })
+}
+
+/// What to tell of matrices that are in blocks in the file and are expanded all the same.
+pub(crate) fn expanded(shape: &ModelShape, tensors: &dyn TensorSource) -> Option<String> {
+    let is_matrix = |name: &&str| tensors.info(name).is_some_and(|info| info.shape.len() == 2);
+    let in_file = |name: &&str| tensors.blocks(name).is_some() && is_matrix(name);
+    let all: Vec<&str> = tensors.names().into_iter().filter(in_file).collect();
+    let is_expanded = |name: &&&str| place_of(&shape.blocks, name).is_none();
+    // A tied head that is in the file, too, is not read.
+    let is_read = |name: &&&str| !(shape.tied && **name == "lm_head.weight");
+    let expanded: Vec<&&str> = all.iter().filter(is_expanded).filter(is_read).collect();
+    let first = expanded.iter().min()?;
+    let width = match first {
+        name if name.ends_with("o_proj.weight") => Width::Heads,
+        name if name.ends_with("down_proj.weight") => Width::Ffn,
+        _ => Width::Hidden,
+    };
+    let why = width.misfit(shape, tensors.blocks(first)?);
+    Some(format!(
+        "{} of {} quantised matrices are expanded at load, `{}` the first: {}",
+        expanded.len(),
+        all.len(),
+        shorten(first),
+        why.unwrap_or_else(|| "layers are stored in more ways than are kept apart".to_owned())
+    ))
 }
 
 /// In which blocks the place of a tensor is, by the tensor's Hugging Face name.
@@ -191,11 +217,18 @@ mod tests {
             head_dim: 16,
             ..shape(2)
         };
-        let blocks = of(&narrow, &file(&narrow, |_| "Q4_0"));
+        let source = file(&narrow, |_| "Q4_0");
+        let blocks = of(&narrow, &source);
         assert_eq!(blocks.layers[0].output, None);
         assert_eq!(blocks.layers[0].down, Some(BlockFormat::Q4_0));
         let narrow = ModelShape { blocks, ..narrow };
         assert_eq!(stored::misfit(&narrow), None);
+        let told = expanded(&narrow, &source).unwrap();
+        assert_eq!(
+            told,
+            "2 of 16 quantised matrices are expanded at load, `model.layers.0.self_attn.o_proj.weight` the \
+             first: blocks of 32 do not divide the head size 16"
+        );
         // Alternating layers are two kinds.
         let deep = shape(32);
         let alternating = file(&deep, |name| {
@@ -209,6 +242,11 @@ mod tests {
         let uniform = |format| LayerBlocks::uniform(Some(format));
         let two = [uniform(BlockFormat::Q8_0), uniform(BlockFormat::Q4_0)];
         assert_eq!(blocks.layers[30..], two);
+        let kept = ModelShape {
+            blocks,
+            ..deep.clone()
+        };
+        assert_eq!(expanded(&kept, &alternating), None);
         assert!(of(&deep, &file(&deep, |_| "BF16")).is_empty());
     }
 }

@@ -329,6 +329,8 @@ impl Opened<'_> {
     fn check(mut self) -> Result<Model, ModelError> {
         validate(&self.shape, &*self.tensors)?;
         self.shape.blocks = blocks::of(&self.shape, &*self.tensors);
+        self.told
+            .extend(blocks::expanded(&self.shape, &*self.tensors));
         let mut eos_ids = self.eos_ids;
         eos_ids.sort_unstable();
         eos_ids.dedup();

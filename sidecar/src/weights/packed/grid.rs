@@ -91,6 +91,7 @@ struct Parameters {
 pub(super) enum Expanded {
     Scales,
     Groups,
+    Columns,
     Order,
 }
 
@@ -99,6 +100,7 @@ impl Expanded {
         match self {
             Expanded::Scales => "some scales are no numbers of 16 bits (F16)",
             Expanded::Groups => "groups are no multiples of 32 inputs",
+            Expanded::Columns => "rows are no multiples of 32 inputs",
             Expanded::Order => "groups are out of order (desc_act)",
         }
     }
@@ -118,15 +120,17 @@ impl Grid {
         if !shared(STEP) {
             return Err(Expanded::Groups);
         }
+        if !cols.is_multiple_of(STEP) {
+            return Err(Expanded::Columns);
+        }
         if !self.scales.halves {
             return Err(Expanded::Scales);
         }
         Ok(match (&self.zeros, self.codes.bits) {
+            // A zero point of 8 for 128 numbers takes less than a scale for each 32.
+            (_, 4) if shared(LONG) && cols.is_multiple_of(LONG) => BlockFormat::Z4By128,
             (Zeros::Middle, 4) => BlockFormat::Q4_0,
             (Zeros::Middle, _) => BlockFormat::Q8_0,
-            (Zeros::Read { .. }, 4) if shared(LONG) && cols.is_multiple_of(LONG) => {
-                BlockFormat::Z4By128
-            }
             (Zeros::Read { .. }, 4) => BlockFormat::Z4By32,
             (Zeros::Read { .. }, _) => BlockFormat::Z8By32,
         })

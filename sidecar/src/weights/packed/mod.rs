@@ -1,6 +1,6 @@
 //! Weights of a Hugging Face folder that are packed: GPTQ, AWQ, compressed-tensors and FP8, read as the
 //! matrices that they stand for. Those that blocks hold to the last bit are handed on as such and stay so in
-//! memory: without zero points GGUF's Q4_0 and Q8_0, with them those of the planner's own; FP8, groups out
+//! memory: GGUF's Q4_0 and Q8_0, and the planner's own where there are zero points or groups of 128; FP8, groups out
 //! of order or of other sizes, and scales that f16 has not are expanded.
 //!
 //! What is small is read when the folder is opened, once: scales, groups, and zero points that should be

@@ -21,7 +21,7 @@ const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
 const DOWN: &str = "model.layers.0.mlp.down_proj";
 
 /// What facts call it, and the blocks that it stays in.
-const MODELS: [(&str, &str, Option<BlockFormat>); 14] = [
+const MODELS: [(&str, &str, Option<BlockFormat>); 16] = [
     ("gptq-4bit", "GPTQ-INT4", Some(BlockFormat::Q4_0)),
     ("gptq-4bit-version-2", "GPTQ-INT4", Some(BlockFormat::Q4_0)),
     (
@@ -36,6 +36,8 @@ const MODELS: [(&str, &str, Option<BlockFormat>); 14] = [
         Some(BlockFormat::Q8_0),
     ),
     ("awq-4bit", "AWQ-INT4", Some(BlockFormat::Z4By32)),
+    ("gptq-4bit-128", "GPTQ-INT4", Some(BlockFormat::Z4By128)),
+    ("awq-4bit-128", "AWQ-INT4", Some(BlockFormat::Z4By128)),
     ("ct-w4a16", "INT4", Some(BlockFormat::Q4_0)),
     ("ct-w4a16-zero-points", "INT4", Some(BlockFormat::Z4By32)),
     ("ct-w8a16-channel", "INT8", Some(BlockFormat::Q8_0)),
@@ -95,7 +97,7 @@ impl Fixture {
         self.tensors.get_mut(&format!("{DOWN}.{part}")).unwrap()
     }
 
-    /// Of AWQ, with groups of so many inputs: each row keeps the first scales and zero points.
+    /// Of AWQ or GPTQ, with groups of so many inputs: each row keeps the first scales and zero points.
     fn regrouped(mut self, size: usize) -> Fixture {
         self.config["quantization_config"]["group_size"] = size.into();
         let inputs = |name: &str| {
@@ -108,7 +110,14 @@ impl Fixture {
             let (Some(inputs), false) = (inputs, name.ends_with(".qweight")) else {
                 continue;
             };
+            let words = self.config["quantization_config"]["quant_method"] == "gptq";
+            let inputs = if words { 8 * inputs } else { inputs };
             let Made(_, shape, bytes) = self.tensors.get_mut(&name).unwrap();
+            if name.ends_with(".g_idx") {
+                let group = |input: usize| i32::try_from(input / size).unwrap().to_le_bytes();
+                *bytes = (0..inputs).flat_map(group).collect();
+                continue;
+            }
             let row_bytes = bytes.len() / shape[0];
             shape[0] = inputs.div_ceil(size);
             bytes.truncate(shape[0] * row_bytes);
@@ -242,16 +251,19 @@ fn assert_blocks(model: &Model, name: &str, what: &str) {
 }
 
 #[test]
-fn groups_with_zero_points_stay_in_blocks_of_128_or_32_columns() {
-    use BlockFormat::{Z4By32, Z4By128};
+fn groups_stay_in_blocks_of_128_or_32_columns() {
+    use BlockFormat::{Q4_0, Z4By32, Z4By128};
     // q has 64 inputs, o 128, down 160.
-    for (size, wanted) in [
-        (32, [Some(Z4By32); 3]),
-        (64, [Some(Z4By32); 3]),
-        (128, [Some(Z4By32), Some(Z4By128), Some(Z4By32)]),
-        (48, [None; 3]),
+    for (fixture, size, wanted) in [
+        ("awq-4bit", 32, [Some(Z4By32); 3]),
+        ("awq-4bit", 64, [Some(Z4By32); 3]),
+        ("awq-4bit", 128, [Some(Z4By32), Some(Z4By128), Some(Z4By32)]),
+        ("awq-4bit", 48, [None; 3]),
+        ("gptq-4bit", 64, [Some(Q4_0); 3]),
+        ("gptq-4bit", 128, [Some(Q4_0), Some(Z4By128), Some(Q4_0)]),
+        ("gptq-4bit", 48, [None; 3]),
     ] {
-        let model = Fixture::new("awq-4bit").regrouped(size).open().unwrap();
+        let model = Fixture::new(fixture).regrouped(size).open().unwrap();
         let layer = model.shape.blocks.layer(0);
         assert_eq!([layer.query, layer.output, layer.down], wanted, "{size}");
         for (name, format) in ["self_attn.q", "self_attn.o", "mlp.down"]
@@ -260,7 +272,7 @@ fn groups_with_zero_points_stay_in_blocks_of_128_or_32_columns() {
         {
             if format.is_some() {
                 let name = format!("model.layers.0.{name}_proj.weight");
-                assert_blocks(&model, &name, &format!("{name} of {size}"));
+                assert_blocks(&model, &name, &format!("{fixture}, {name} of {size}"));
             }
         }
         let told = model.told.join("\n");
