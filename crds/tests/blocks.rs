@@ -13,7 +13,9 @@ use plimsoll_crds::v1alpha1::convert;
 use plimsoll_crds::v1alpha1::facts::ModelFacts;
 use plimsoll_crds::v1alpha1::model::{ComputeDtype, QuantizationMode, QuantizationSpec};
 use plimsoll_crds::v1alpha1::spec::InferenceDeploymentSpec;
-use plimsoll_planner::{BlockCompute, BlockFormat, LayerBlocks, ModelBlocks, Quantization};
+use plimsoll_planner::{
+    BlockCompute, BlockFormat, LayerBlocks, LayerOrders, ModelBlocks, Order, Quantization,
+};
 use serde_json::json;
 use told::boot;
 
@@ -99,6 +101,85 @@ fn rows_of_alike_layers_are_the_layers_again() {
         "model facts: blocks.layers has rows of 30 layers, the model has 31"
     );
     assert_eq!(convert::stored_blocks(&ModelBlocks::default()), None);
+}
+
+/// Rows name whose columns lie by a list: together where they share one, otherwise each.
+#[test]
+fn orders_of_columns_travel_as_names_in_the_rows() {
+    let uniform = LayerBlocks::uniform(Some(BlockFormat::Q4_0));
+    let (inputs, own, shared) = (Order::Inputs, Order::Own, Order::Shared);
+    let layer = |qkv: [Order; 3], gate_up: [Order; 2], [output, down]: [Order; 2]| {
+        let ([query, key, value], [gate, up]) = (qkv, gate_up);
+        LayerBlocks {
+            orders: LayerOrders {
+                query,
+                key,
+                value,
+                output,
+                gate,
+                up,
+                down,
+            },
+            ..uniform
+        }
+    };
+    let row = |more: serde_json::Value| {
+        let mut row = json!({"count": 1, "output": "Q4_0", "down": "Q4_0"});
+        let fields = more.as_object().unwrap().clone();
+        row.as_object_mut().unwrap().extend(fields);
+        row
+    };
+    let cases = [
+        (
+            layer([shared; 3], [shared; 2], [own; 2]),
+            row(json!({
+                "qkv": "Q4_0", "gateUp": "Q4_0", "listed": ["qkv", "output", "gateUp", "down"],
+            })),
+        ),
+        (
+            layer([own; 3], [own; 2], [inputs; 2]),
+            row(json!({
+                "query": "Q4_0", "key": "Q4_0", "value": "Q4_0", "gate": "Q4_0", "up": "Q4_0",
+                "listed": ["query", "key", "value", "gate", "up"],
+            })),
+        ),
+        (
+            layer([inputs, own, inputs], [inputs; 2], [inputs, own]),
+            row(json!({
+                "query": "Q4_0", "key": "Q4_0", "value": "Q4_0", "gateUp": "Q4_0",
+                "listed": ["key", "down"],
+            })),
+        ),
+        (uniform, row(json!({"qkv": "Q4_0", "gateUp": "Q4_0"}))),
+    ];
+    let read = |rows: serde_json::Value| {
+        let mut value = serde_json::to_value(facts()).unwrap();
+        value["layers"] = rows.as_array().unwrap().len().into();
+        value["blocks"] = json!({"layers": rows});
+        let known: ModelFacts = serde_json::from_value(value).map_err(|e| e.to_string())?;
+        let request = convert::request(&spec(), &known).map_err(|e| e.to_string())?;
+        Ok::<_, String>(request.shape.blocks)
+    };
+    for (layer, row) in cases {
+        let blocks = ModelBlocks {
+            layers: vec![layer],
+            ..ModelBlocks::default()
+        };
+        let stored = serde_json::to_value(convert::stored_blocks(&blocks)).unwrap();
+        assert_eq!(stored["layers"], json!([row]));
+        assert_eq!(read(json!([row])), Ok(blocks));
+    }
+    for listed in [
+        json!({"qkv": "Q4_0", "listed": ["query"]}),
+        json!({"qkv": "Q4_0", "listed": ["qkv", "qkv"]}),
+        json!({"qkv": "Q4_0", "listed": ["up"]}),
+    ] {
+        let refused = read(json!([row(listed)])).unwrap_err();
+        assert!(
+            refused.contains("twice, or without blocks of it"),
+            "{refused}"
+        );
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use plimsoll_crds::v1alpha1::facts::*;
 use plimsoll_crds::v1alpha1::report::*;
 use plimsoll_crds::v1alpha1::status::*;
 use plimsoll_crds::v1alpha1::target::*;
-use plimsoll_planner::{LayerBlocks, ModelBlocks};
+use plimsoll_planner::{LayerBlocks, LayerOrders, ModelBlocks, Order};
 use reported::report;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -35,6 +35,12 @@ fn largest_blocks() -> StoredBlocks {
         gate: pick(at + 4),
         up: pick(at + 5),
         down: pick(at + 6),
+        orders: LayerOrders {
+            key: Order::Own,
+            gate: Order::Own,
+            down: Order::Own,
+            ..LayerOrders::INPUTS
+        },
     };
     let blocks = ModelBlocks {
         embedding: Some(plimsoll_planner::BlockFormat::Iq4Xs),

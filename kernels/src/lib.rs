@@ -29,6 +29,7 @@ mod simd;
 
 pub mod embedding;
 pub mod rms_norm;
+pub mod gather;
 pub mod linear;
 pub mod lora;
 pub mod rope;

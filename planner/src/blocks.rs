@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::order::{LayerOrders, Order};
+
 /// Every cut of columns lies on a multiple of this, whatever the format: pieces of a longer block keep
 /// its scales each.
 pub const GROUP: u64 = 32;
@@ -213,6 +215,7 @@ pub struct LayerBlocks {
     pub gate: Option<BlockFormat>,
     pub up: Option<BlockFormat>,
     pub down: Option<BlockFormat>,
+    pub orders: LayerOrders,
 }
 
 impl LayerBlocks {
@@ -226,10 +229,23 @@ impl LayerBlocks {
             gate: format,
             up: format,
             down: format,
+            orders: LayerOrders::INPUTS,
         }
     }
 
-    /// Those of another where this has none.
+    /// Without what a cut of columns has no use for: those of a list are not cut between heads, or
+    /// columns of the MLP.
+    pub(crate) fn cut(self) -> LayerBlocks {
+        let stays = |order: Order| !order.is_listed();
+        LayerBlocks {
+            output: self.output.filter(|_| stays(self.orders.output)),
+            down: self.down.filter(|_| stays(self.orders.down)),
+            orders: self.orders.cut(),
+            ..self
+        }
+    }
+
+    /// Those of another, which has no lists, where this has none.
     pub(crate) fn or(self, other: LayerBlocks) -> LayerBlocks {
         LayerBlocks {
             query: self.query.or(other.query),
@@ -239,6 +255,7 @@ impl LayerBlocks {
             gate: self.gate.or(other.gate),
             up: self.up.or(other.up),
             down: self.down.or(other.down),
+            orders: self.orders,
         }
     }
 
@@ -252,18 +269,20 @@ impl LayerBlocks {
             gate,
             up,
             down,
+            orders: _,
         } = self;
         [query, key, value, output, gate, up, down]
     }
 
-    /// Whether q, k and v lie as one matrix: where they are stored alike.
+    /// Whether q, k and v lie as one matrix: where they are stored alike, columns in the same order.
     pub fn fuses_qkv(self) -> bool {
-        self.query == self.key && self.key == self.value
+        let alike = self.orders.shares_qkv();
+        alike && self.query == self.key && self.key == self.value
     }
 
     /// The same of gate and up.
     pub fn fuses_gate_up(self) -> bool {
-        self.gate == self.up
+        self.orders.shares_gate_up() && self.gate == self.up
     }
 }
 

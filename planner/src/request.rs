@@ -115,6 +115,17 @@ impl Request {
         all.any(|format| format.is_some())
     }
 
+    /// Matrices that would stay in their bits on one rank: columns in an order of their own are not cut.
+    pub fn listed_and_cut(&self) -> usize {
+        let kept = self.kept();
+        let count = |kept: Kept<'_>| -> usize {
+            let blocks = kept.of_file(self.shape.layers);
+            let all = (0..self.shape.layers).flat_map(|layer| blocks.layer(layer).all());
+            all.flatten().count()
+        };
+        count(Kept { cut: false, ..kept }) - count(kept)
+    }
+
     /// How those of a part of its model do.
     pub(crate) fn kept_of<'a>(&self, shape: &'a ModelShape) -> Kept<'a> {
         // Those on a card are of a float type.
@@ -130,6 +141,7 @@ impl Request {
             dtype: self.dtype,
             blocks: stays.then_some(&shape.blocks),
             rounded,
+            cut: self.rank_count() > 1,
         }
     }
 

@@ -63,17 +63,18 @@ fn product(a: u64, b: u64) -> Bytes {
 /// logits are f32 everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ActivationLayout {
-    /// `[n, hidden]`: output of the embedding, input of a layer
+    /// `[n, hidden]`: output of the embedding; then inputs in the order of a matrix's columns, as they
+    /// are gathered for q, k, v, gate and up
     pub hidden: Region,
     /// `[n, hidden]`: the residual stream
     pub residual: Region,
     /// `[n, hidden]`: what a norm leaves for the next linear layer
     pub normed: Region,
-    /// `[n, (q + 2 kv) x head_dim]`
+    /// `[n, (q + 2 kv) x head_dim]`; then inputs of o, as they are gathered
     pub qkv: Region,
     /// `[n, q x head_dim]`
     pub attention: Region,
-    /// `[n, 2 x padded columns]`, see [`padded_mlp_columns`]
+    /// `[n, 2 x padded columns]`, see [`padded_mlp_columns`]; then inputs of down, as they are gathered
     pub gate_up: Region,
     /// `[n, padded columns]`: SiLU(gate) x up
     pub activated: Region,

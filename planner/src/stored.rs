@@ -3,7 +3,7 @@
 
 use crate::blocks::{BlockFormat, GROUP, LayerBlocks, ModelBlocks};
 use crate::model::{Dtype, ModelShape};
-use crate::tensor::{Form, Tensor};
+use crate::tensor::{Form, Listed, Tensor};
 
 /// `spec.model.quantization.mode`: in which form weights are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -113,6 +113,8 @@ pub struct Kept<'a> {
     pub blocks: Option<&'a ModelBlocks>,
     /// What is rounded at load where the file has no blocks.
     pub rounded: Rounded,
+    /// Ranks share the columns of o and down: those that lie in an order of their own are expanded.
+    pub cut: bool,
 }
 
 /// The blocks that matrices of a float type are rounded to while they are read.
@@ -155,6 +157,7 @@ impl From<Dtype> for Kept<'_> {
             dtype,
             blocks: None,
             rounded: Rounded::default(),
+            cut: false,
         }
     }
 }
@@ -178,8 +181,15 @@ impl Kept<'_> {
 
     /// In which blocks the matrices of a layer are.
     pub fn layer(self, layer: u32) -> LayerBlocks {
-        let file = self.blocks.map(|all| all.layer(layer));
-        file.unwrap_or_default().or(self.rounded.layer)
+        let file = self.blocks.map(|all| all.layer(layer)).unwrap_or_default();
+        let file = if self.cut { file.cut() } else { file };
+        file.or(self.rounded.layer)
+    }
+
+    /// What stays as the file has it, of a model with so many layers.
+    pub fn of_file(self, layers: u32) -> ModelBlocks {
+        let rounded = Rounded::default();
+        Kept { rounded, ..self }.all(layers)
     }
 
     /// In which blocks all matrices are of a model with so many layers.
@@ -217,8 +227,28 @@ impl Kept<'_> {
             | Tensor::PostNorm { .. }
             | Tensor::GateUpBias { .. }
             | Tensor::DownBias { .. }
+            | Tensor::Order { .. }
             | Tensor::FinalNorm => None,
         }
+    }
+
+    /// Whether the columns of a matrix lie by a list.
+    pub(crate) fn is_listed(self, tensor: Tensor) -> bool {
+        let Some(Tensor::Order { layer, of }) = tensor.order() else {
+            return false;
+        };
+        let orders = self.layer(layer).orders;
+        // A fused matrix has that of its parts.
+        let order = match of {
+            Listed::Qkv | Listed::Query => orders.query,
+            Listed::Key => orders.key,
+            Listed::Value => orders.value,
+            Listed::Output => orders.output,
+            Listed::GateUp | Listed::Gate => orders.gate,
+            Listed::Up => orders.up,
+            Listed::Down => orders.down,
+        };
+        order.is_listed()
     }
 
     /// How the embedding lies: packed where it is the head, too, or in blocks.

@@ -46,13 +46,21 @@ pub fn table(request: &Request, plan: &Plan) -> String {
 }
 
 /// The types that weights have in memory: `BFloat16`, or `Q4_1, Q8_0, computed in BFloat16` and by what
-/// integers instead.
+/// integers instead; and how many the ranks share that are out of order.
 pub fn weights(request: &Request) -> String {
     let formats = request.kept().all(request.shape.layers).formats();
     let names: Vec<String> = formats.iter().map(BlockFormat::to_string).collect();
     match names.as_slice() {
         [] => request.dtype.to_string(),
-        names => format!("{}, {}", names.join(", "), products(request)),
+        names => {
+            let expanded = match request.listed_and_cut() {
+                0 => String::new(),
+                count => {
+                    format!("; {count} of o and down expanded: act order is not cut over ranks")
+                }
+            };
+            format!("{}, {}{expanded}", names.join(", "), products(request))
+        }
     }
 }
 

@@ -71,12 +71,60 @@ pub enum Tensor {
     DownBias {
         layer: u32,
     },
+    /// Of a matrix whose columns lie in an order of their own, the input of each; it stands before its
+    /// matrix, and is never offloaded.
+    Order {
+        layer: u32,
+        of: Listed,
+    },
     FinalNorm,
     /// Output head of a model that does not tie it to the embedding.
     Head,
 }
 
+/// The matrices that may have a list, see [`Tensor::Order`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Listed {
+    Qkv,
+    Query,
+    Key,
+    Value,
+    Output,
+    GateUp,
+    Gate,
+    Up,
+    Down,
+}
+
 impl Tensor {
+    /// The list of a matrix, where it has one; none of what never has.
+    pub const fn order(self) -> Option<Tensor> {
+        let (layer, of) = match self {
+            Tensor::Qkv { layer } => (layer, Listed::Qkv),
+            Tensor::Query { layer } => (layer, Listed::Query),
+            Tensor::Key { layer } => (layer, Listed::Key),
+            Tensor::Value { layer } => (layer, Listed::Value),
+            Tensor::Output { layer } => (layer, Listed::Output),
+            Tensor::GateUp { layer } => (layer, Listed::GateUp),
+            Tensor::Gate { layer } => (layer, Listed::Gate),
+            Tensor::Up { layer } => (layer, Listed::Up),
+            Tensor::Down { layer } => (layer, Listed::Down),
+            Tensor::Embedding
+            | Tensor::InputNorm { .. }
+            | Tensor::QkvBias { .. }
+            | Tensor::QNorm { .. }
+            | Tensor::KNorm { .. }
+            | Tensor::OutputBias { .. }
+            | Tensor::PostNorm { .. }
+            | Tensor::GateUpBias { .. }
+            | Tensor::DownBias { .. }
+            | Tensor::Order { .. }
+            | Tensor::FinalNorm
+            | Tensor::Head => return None,
+        };
+        Some(Tensor::Order { layer, of })
+    }
+
     /// The layer whose matrix this is; none where it is a vector, or no layer's.
     pub const fn matrix_of(self) -> Option<u32> {
         match self {
@@ -98,6 +146,7 @@ impl Tensor {
             | Tensor::PostNorm { .. }
             | Tensor::GateUpBias { .. }
             | Tensor::DownBias { .. }
+            | Tensor::Order { .. }
             | Tensor::FinalNorm
             | Tensor::Head => None,
         }
@@ -120,6 +169,8 @@ pub enum Form {
     Pieces(BlockFormat, Dtype),
     /// `rows` numbers of f32; `cols` is 1.
     Vector,
+    /// `rows` numbers of u32; `cols` is 1.
+    List,
 }
 
 impl Form {
@@ -138,7 +189,7 @@ impl Form {
             Form::Pieces(format, _) => {
                 Bytes(rows.next_multiple_of(PANEL_ROWS)).saturating_mul(format.piece_bytes(cols))
             }
-            Form::Vector => Bytes(rows).saturating_mul(4),
+            Form::Vector | Form::List => Bytes(rows).saturating_mul(4),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::model::ModelShape;
 use crate::shard::Shard;
 use crate::stored::Kept;
 
-pub use crate::tensor::{Form, PANEL_COLS, PANEL_ROWS, Tensor};
+pub use crate::tensor::{Form, Listed, PANEL_COLS, PANEL_ROWS, Tensor};
 
 /// Every tensor starts at a multiple of this many bytes (a cache line).
 pub const TENSOR_ALIGN: Bytes = Bytes(64);
@@ -48,6 +48,11 @@ impl WeightLayout {
     /// The place of one tensor; `None` where this model or rank has no such tensor.
     pub fn get(&self, tensor: Tensor) -> Option<&TensorPlace> {
         self.places.iter().find(|place| place.tensor == tensor)
+    }
+
+    /// The place of the list of a matrix's inputs; `None` where its columns are in their order.
+    pub fn order_of(&self, tensor: Tensor) -> Option<&TensorPlace> {
+        self.get(tensor.order()?)
     }
 
     /// The packed output head: `Head`, or `Embedding` when the model ties them.
@@ -131,7 +136,11 @@ fn place(tensors: Vec<Row>, is_offloaded: impl Fn(Tensor) -> bool) -> WeightLayo
             cols,
             skipped: match form {
                 Form::Pieces(format, _) => first_col % format.columns(),
-                Form::RowMajor(_) | Form::Panels(_) | Form::Blocks(..) | Form::Vector => 0,
+                Form::RowMajor(_)
+                | Form::Panels(_)
+                | Form::Blocks(..)
+                | Form::Vector
+                | Form::List => 0,
             },
         });
         *end += bytes.round_up(TENSOR_ALIGN);
@@ -144,6 +153,14 @@ fn place(tensors: Vec<Row>, is_offloaded: impl Fn(Tensor) -> bool) -> WeightLayo
 
 /// A tensor's form, rows, columns, and its first column in the whole tensor.
 type Row = (Tensor, Form, u64, u64, u64);
+
+/// A matrix, after the list of its inputs where it has one.
+fn matrix(rows: &mut Vec<Row>, kept: Kept<'_>, row: Row) {
+    let (tensor, _, _, cols, _) = row;
+    let order = tensor.order().filter(|_| kept.is_listed(tensor));
+    rows.extend(order.map(|order| (order, Form::List, cols, 1, 0)));
+    rows.push(row);
+}
 
 fn tensors(shape: &ModelShape, shard: &Shard, kept: Kept<'_>, rank: u32) -> Vec<Row> {
     let hidden = u64::from(shape.hidden);
@@ -188,8 +205,9 @@ fn attention_tensors(
             (Tensor::Value { layer }, kv),
         ],
     };
-    let part = |&(part, of): &(Tensor, u64)| (part, kept.panels(part), of, hidden, 0);
-    rows.extend(parts.iter().map(part));
+    for &(part, of) in parts {
+        matrix(rows, kept, (part, kept.panels(part), of, hidden, 0));
+    }
     if shape.qkv_bias {
         rows.push((Tensor::QkvBias { layer }, Form::Vector, qkv, 1, 0));
     }
@@ -199,7 +217,8 @@ fn attention_tensors(
     }
     let output = Tensor::Output { layer };
     let first = u64::from(shard.query_heads.start) * head_dim;
-    rows.push((output, kept.pieces(output), hidden, query, first));
+    let row = (output, kept.pieces(output), hidden, query, first);
+    matrix(rows, kept, row);
     if shape.output_bias && rank == 0 {
         rows.push((Tensor::OutputBias { layer }, Form::Vector, hidden, 1, 0));
     }
@@ -223,8 +242,9 @@ fn mlp_tensors(
             (Tensor::Up { layer }, columns),
         ],
     };
-    let part = |&(part, of): &(Tensor, u64)| (part, kept.panels(part), of, hidden, 0);
-    rows.extend(parts.iter().map(part));
+    for &(part, of) in parts {
+        matrix(rows, kept, (part, kept.panels(part), of, hidden, 0));
+    }
     if shape.mlp_bias {
         rows.push((
             Tensor::GateUpBias { layer },
@@ -236,7 +256,11 @@ fn mlp_tensors(
     }
     let down = Tensor::Down { layer };
     let first = u64::from(shard.mlp_columns.start);
-    rows.push((down, kept.pieces(down), hidden, columns, first));
+    matrix(
+        rows,
+        kept,
+        (down, kept.pieces(down), hidden, columns, first),
+    );
     if shape.mlp_bias && rank == 0 {
         rows.push((Tensor::DownBias { layer }, Form::Vector, hidden, 1, 0));
     }

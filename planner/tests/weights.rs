@@ -4,9 +4,10 @@ mod samples;
 
 use plimsoll_planner::weights::{Form, Tensor, layout};
 use plimsoll_planner::{
-    Backend, BlockFormat, Dtype, Kept, LayerBlocks, ModelBlocks, ModelShape, Quantization, Request,
-    Shard,
+    Account, Backend, BlockFormat, Bytes, Dtype, Kept, LayerBlocks, LayerOrders, ModelBlocks,
+    ModelShape, Order, Quantization, Request, Shard,
 };
+use plimsoll_planner::{offload, table};
 use samples::{MIB, request, smollm2};
 
 #[test]
@@ -256,6 +257,94 @@ fn file_bytes(shape: &ModelShape) -> u64 {
     };
     let layers: u64 = shape.blocks.layers.iter().map(layer).sum();
     layers + of(shape.blocks.embedding, vocab * hidden) + of(shape.blocks.head, vocab * hidden)
+}
+
+/// Columns in an order of their own have a list of four bytes each; ranks that share columns have floats.
+#[test]
+fn lists_take_four_bytes_a_column_and_nothing_is_cut_that_has_one() {
+    let uniform = LayerBlocks::uniform(Some(BlockFormat::Q4_0));
+    let orders = |order: Order| LayerOrders {
+        query: order,
+        key: order,
+        value: order,
+        output: Order::Own,
+        gate: order,
+        up: order,
+        down: Order::Own,
+    };
+    let of = |orders: LayerOrders, quotas: &[u64]| {
+        let mut shape = smollm2();
+        shape.blocks.layers = vec![LayerBlocks { orders, ..uniform }; 30];
+        request(shape, Backend::Cpu, quotas)
+    };
+    let laid = |request: &Request| {
+        let shape = &request.shape;
+        layout(shape, &Shard::whole(shape), request.kept(), 0)
+    };
+    let layer = 3;
+    let one = [400 * MIB];
+    let natural = laid(&of(LayerOrders::INPUTS, &one)).total();
+    for (order, lists, fused) in [(Order::Shared, 2, true), (Order::Own, 5, false)] {
+        let request = of(orders(order), &one);
+        let layout = laid(&request);
+        let lists = 30 * 4 * (lists * 576 + 576 + 1536);
+        assert_eq!(layout.total().get(), natural.get() + lists, "{order:?}");
+        assert_eq!(layout.get(Tensor::Qkv { layer }).is_some(), fused);
+        assert_eq!(layout.get(Tensor::GateUp { layer }).is_some(), fused);
+        let first = match fused {
+            true => Tensor::Qkv { layer },
+            false => Tensor::Query { layer },
+        };
+        let list = layout.order_of(first).unwrap();
+        assert_eq!((list.form, list.rows, list.cols), (Form::List, 576, 1));
+        assert_eq!(layout.order_of(Tensor::Down { layer }).unwrap().rows, 1536);
+    }
+    // Matrices of an offloaded layer go, their lists stay.
+    let streamed = Request {
+        cpu_offload: Some(Bytes::measured(64 * MIB)),
+        ..of(orders(Order::Shared), &one)
+    };
+    let layout = offload::layout(&streamed, &Shard::whole(&streamed.shape), 0);
+    let account = |tensor| layout.get(tensor).unwrap().account;
+    let lists = |layer| [Tensor::Qkv { layer }, Tensor::Down { layer }].map(Tensor::order);
+    let away = (0..30).filter(|layer| account(Tensor::Qkv { layer: *layer }) == Account::Offload);
+    let lists: Vec<Tensor> = away.flat_map(lists).flatten().collect();
+    assert!(!lists.is_empty() && lists.iter().all(|list| account(*list) == Account::Weights));
+    // Two ranks share o and down.
+    let request = of(orders(Order::Shared), &[400 * MIB; 2]);
+    let kept = request.kept().all(30);
+    let expected = LayerBlocks {
+        output: None,
+        down: None,
+        orders: LayerOrders {
+            output: Order::Inputs,
+            down: Order::Inputs,
+            ..orders(Order::Shared)
+        },
+        ..uniform
+    };
+    assert_eq!(kept.layers, vec![expected; 30]);
+    let layout = laid(&request);
+    for tensor in [Tensor::Output { layer }, Tensor::Down { layer }] {
+        assert_eq!(
+            layout.get(tensor).unwrap().form,
+            Form::Panels(Dtype::BFloat16)
+        );
+        assert_eq!(layout.order_of(tensor), None);
+    }
+    assert!(layout.order_of(Tensor::GateUp { layer }).is_some());
+    assert_eq!(request.listed_and_cut(), 2 * 30);
+    assert_eq!(of(orders(Order::Own), &one).listed_and_cut(), 0);
+    let told = "; 60 of o and down expanded: act order is not cut over ranks";
+    assert!(table::weights(&request).ends_with(told));
+    // Rounded, they are as any floats.
+    let request = Request {
+        quantization: Quantization::Int8,
+        ..request
+    };
+    let down = request.kept().all(30).layers[0].down;
+    assert_eq!(down, Some(BlockFormat::Q8_0));
+    assert_eq!(request.kept().of_file(30).layers[0].down, None);
 }
 
 #[test]

@@ -47,6 +47,14 @@ pub(crate) fn describe_weights(model: &Model, planned: &Planned) {
              loading"
         );
     }
+    let matrices = planned.request.listed_and_cut();
+    if matrices > 0 {
+        tracing::info!(
+            matrices,
+            "o and down projections whose groups of columns are out of order (act order) are not cut over \
+             ranks in their bits: they are expanded while loading"
+        );
+    }
     if moved.rounded.tensors > 0 {
         tracing::info!(
             mode = planned.request.quantization.label(),
@@ -80,6 +88,7 @@ impl Moved {
     fn of(tensors: &dyn TensorSource, request: &Request) -> Moved {
         let kept = request.kept();
         let places = kept.all(request.shape.layers);
+        let stays = kept.of_file(request.shape.layers);
         let mut all = Moved::default();
         for info in tensors
             .names()
@@ -91,7 +100,9 @@ impl Moved {
             let (rows, cols) = info.rows_cols();
             let (rows, cols) = (rows as u64, cols as u64);
             let (of, row_bytes) = match place_of(&places, &info.name) {
-                Some(format) if in_file.is_none() => (&mut all.rounded, format.row_bytes(cols)),
+                Some(format) if place_of(&stays, &info.name).is_none() => {
+                    (&mut all.rounded, format.row_bytes(cols))
+                }
                 None if is_quantised => {
                     let row_bytes = cols.saturating_mul(request.dtype.bytes());
                     (&mut all.expanded, row_bytes)

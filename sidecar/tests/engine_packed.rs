@@ -64,6 +64,13 @@ fn with_folder<T>(name: &str, change: impl Fn(&mut [u8]), used: impl Fn(&Path) -
     done
 }
 
+/// The same model without blocks.
+fn plain(mut model: Model) -> Model {
+    model.tensors = Box::new(Plain(model.tensors));
+    model.shape.blocks = plimsoll_planner::ModelBlocks::default();
+    model
+}
+
 fn open(name: &str) -> Model {
     with_folder(name, |_| (), |folder| ModelFolder::open(folder).unwrap())
 }
@@ -112,7 +119,6 @@ fn assert_same(answer: &Answered, expected: &Answered, what: &str) {
 fn answers_are_to_the_bit_those_of_the_same_weights_as_floats() {
     for (name, format) in [
         ("gptq-4bit", Some(BlockFormat::Q4_0)),
-        ("gptq-4bit-act-order", None),
         ("gptq-4bit-zero-points", Some(BlockFormat::Z4By32)),
         ("gptq-4bit-128", Some(BlockFormat::Z4By128)),
         ("awq-4bit", Some(BlockFormat::Z4By32)),
@@ -127,10 +133,7 @@ fn answers_are_to_the_bit_those_of_the_same_weights_as_floats() {
             Vec::from_iter(format),
             "{name}"
         );
-        let mut plain = open(name);
-        plain.tensors = Box::new(Plain(plain.tensors));
-        plain.shape.blocks = plimsoll_planner::ModelBlocks::default();
-        let plain = Arc::new(plain);
+        let plain = Arc::new(plain(open(name)));
         for ranks in [1, 2] {
             let run = |dtype: Dtype| Run {
                 shards: split(&model.shape, ranks, [0, 1, 2]),
@@ -156,6 +159,123 @@ fn answers_are_to_the_bit_those_of_the_same_weights_as_floats() {
                 assert_same(&answer(&start(&model, &expanded)), &expected, &what);
             }
         }
+    }
+}
+
+/// The list of a matrix in a file of the fixture whose groups are of inputs that are apart.
+fn list(of: &str) -> String {
+    format!("model.layers.0.{of}_proj.g_idx")
+}
+
+/// As most files have it: what shares its inputs has one list.
+fn share(file: &mut [u8]) {
+    for (from, to) in [
+        ("self_attn.q", "self_attn.k"),
+        ("self_attn.q", "self_attn.v"),
+        ("mlp.gate", "mlp.up"),
+    ] {
+        let first = bytes_of(file, &list(from)).to_vec();
+        bytes_of(file, &list(to)).copy_from_slice(&first);
+    }
+}
+
+/// Groups of inputs that are apart lie together, so products are summed in another order: what floats
+/// answer, within their rounding. Ranks that share the columns of o and down have those as floats.
+#[test]
+fn groups_that_are_apart_stay_in_their_bits_and_answer_as_their_floats() {
+    let name = "gptq-4bit-act-order";
+    // q, k, v, gate and up.
+    let of_two = 128 * 64 + 2 * 64 * 64 + 2 * 160 * 64;
+    for shared in [false, true] {
+        let change = |file: &mut [u8]| {
+            if shared {
+                share(file)
+            }
+        };
+        let opened = || with_folder(name, change, |at| ModelFolder::open(at).unwrap());
+        let model = Arc::new(opened());
+        let layer = model.shape.blocks.layer(0);
+        assert_eq!((layer.fuses_qkv(), layer.fuses_gate_up()), (shared, shared));
+        let plain = Arc::new(plain(opened()));
+        for (ranks, numbers) in [(1, packed_numbers(&model)), (2, of_two)] {
+            for (dtype, rounding) in [(Dtype::Float32, 2e-6), (Dtype::BFloat16, 4e-3)] {
+                let run = Run {
+                    shards: split(&model.shape, ranks, [0, 1, 2]),
+                    dtype,
+                    ..Run::whole(&model.shape)
+                };
+                let what = format!("{ranks} ranks, {dtype}, shared {shared}");
+                let (floats, kept) = (start(&plain, &run), start(&model, &run));
+                let (expected, answer) = (answer(&floats), answer(&kept));
+                assert_eq!(answer.ids, expected.ids, "{what}");
+                let logits = answer.logits.iter().flatten();
+                let pairs = logits.zip(expected.logits.iter().flatten());
+                let apart = pairs.fold((0f32, 0f32), |(most, largest), (is, was)| {
+                    (most.max((is - was).abs()), largest.max(was.abs()))
+                });
+                assert!(apart.0 <= rounding * apart.1, "{what}: {apart:?}");
+                let format = BlockFormat::Q4_0;
+                let in_blocks = numbers / format.columns() * format.bytes();
+                let saved = numbers * dtype.bytes() - in_blocks;
+                let (less, more) = (weights(&kept), weights(&floats));
+                // Lists, of some kilobytes, and pages.
+                let pages = 4096 * (2 + u64::from(ranks));
+                let what = format!("{what}: {less} of {more} bytes, without {saved}");
+                assert!((less + saved).abs_diff(more) <= pages, "{what}");
+            }
+        }
+    }
+}
+
+/// Lists come with the weights; which matrices have one, and which share one, is the engine's.
+#[test]
+fn other_lists_replace_those_of_a_running_engine_where_they_are() {
+    let name = "gptq-4bit-act-order";
+    let swapped = |file: &mut [u8]| {
+        share(file);
+        // Two inputs of other groups change places.
+        for of in ["self_attn.q", "self_attn.k", "self_attn.v", "mlp.down"] {
+            let groups = bytes_of(file, &list(of)).as_chunks_mut::<4>().0;
+            let other = groups.iter().position(|group| *group != groups[0]);
+            groups.swap(0, other.unwrap());
+        }
+    };
+    let open = |change: fn(&mut [u8])| {
+        let opened = with_folder(name, change, |at| ModelFolder::open(at).unwrap());
+        Arc::new(opened)
+    };
+    let model = open(share);
+    let handle = start(&model, &Run::whole(&model.shape));
+    let before = answer(&handle);
+    let other = open(swapped);
+    let expected = answer(&start(&other, &Run::whole(&other.shape)));
+    assert_ne!(before.logits, expected.logits, "lists without a say");
+    for (weights, change) in [(&expected, swapped as fn(&mut [u8])), (&before, share)] {
+        let opened = with_folder(name, change, |at| handle.open_weights(at).unwrap());
+        let updated = handle.update(Arc::new(opened), None, PauseMode::Keep);
+        updated.wait().unwrap();
+        assert_same(&answer(&handle), weights, "updated");
+    }
+    let refused: [fn(&mut [u8]); 2] = [
+        // k has a list of its own.
+        |file| {
+            share(file);
+            bytes_of(file, &list("self_attn.k"))
+                .as_chunks_mut::<4>()
+                .0
+                .reverse();
+        },
+        // down has its inputs' order.
+        |file| {
+            share(file);
+            let groups = bytes_of(file, &list("mlp.down")).as_chunks_mut::<4>().0;
+            groups.sort_unstable();
+        },
+    ];
+    for change in refused {
+        let refused = with_folder(name, change, |at| handle.open_weights(at).unwrap_err());
+        let words = "layer 0: groups of columns (g_idx)";
+        assert!(refused.to_string().contains(words), "{refused}");
     }
 }
 

@@ -143,6 +143,36 @@ pub struct StoredLayers {
     /// The down projection of the MLP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub down: Option<BlockFormat>,
+    /// Which of these have groups of columns that are apart in the file (act order), by their names here:
+    /// they lie group by group, with a list of their inputs. `output` and `down` are expanded where
+    /// several ranks share them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub listed: Vec<Matrix>,
+}
+
+/// A matrix, or several that lie as one, of a row of alike layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Matrix {
+    /// q, k and v, with one list.
+    Qkv,
+    /// q.
+    Query,
+    /// k.
+    Key,
+    /// v.
+    Value,
+    /// The output projection of attention.
+    Output,
+    /// Gate and up, with one list.
+    GateUp,
+    /// Gate.
+    Gate,
+    /// Up.
+    Up,
+    /// Down.
+    Down,
 }
 
 /// Facts of a model: its shape, how it is stored, and the digest that identifies it.

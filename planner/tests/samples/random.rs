@@ -2,8 +2,8 @@
 
 use plimsoll_planner::{
     AdapterSlots, Architecture, Backend, BlockCompute, BlockFormat, Bytes, Dtype, Kept, KvDtype,
-    KvLayout, LayerBlocks, Limits, ModelBlocks, ModelShape, Quantization, RankCapacity, Reason,
-    Request, Shard, Utilization, plan, stored, stored::Width, weights,
+    KvLayout, LayerBlocks, LayerOrders, Limits, ModelBlocks, ModelShape, Order, Quantization,
+    RankCapacity, Reason, Request, Shard, Utilization, plan, stored, stored::Width, weights,
 };
 use proptest::prelude::*;
 
@@ -72,7 +72,7 @@ pub(crate) fn in_blocks(shape: ModelShape, seed: Option<u64>) -> ModelShape {
             u64::from(layer % 3) * 8
         };
         let apart = u64::from(dice(salt).is_multiple_of(2));
-        LayerBlocks {
+        let blocks = LayerBlocks {
             query: pick(salt + 1, Width::Hidden),
             key: pick(salt + 1 + apart, Width::Hidden),
             value: pick(salt + 1 + 2 * apart, Width::Hidden),
@@ -80,6 +80,11 @@ pub(crate) fn in_blocks(shape: ModelShape, seed: Option<u64>) -> ModelShape {
             gate: pick(salt + 5, Width::Hidden),
             up: pick(salt + 5 + apart, Width::Hidden),
             down: pick(salt + 7, Width::Ffn),
+            orders: LayerOrders::INPUTS,
+        };
+        LayerBlocks {
+            orders: orders(&blocks, dice(salt + 200)),
+            ..blocks
         }
     };
     let blocks = ModelBlocks {
@@ -90,6 +95,26 @@ pub(crate) fn in_blocks(shape: ModelShape, seed: Option<u64>) -> ModelShape {
     let shape = ModelShape { blocks, ..shape };
     assert_eq!(stored::misfit(&shape), None);
     shape
+}
+
+/// Of a third of the layers, matrices in blocks have lists; of half of these what shares inputs shares one.
+fn orders(of: &LayerBlocks, dice: usize) -> LayerOrders {
+    let order = |format: Option<BlockFormat>, shares: bool| match dice % 6 {
+        0 if format.is_some() && shares => Order::Shared,
+        0 | 1 if format.is_some() => Order::Own,
+        _ => Order::Inputs,
+    };
+    let qkv = of.query == of.key && of.key == of.value;
+    let gate_up = of.gate == of.up;
+    LayerOrders {
+        query: order(of.query, qkv),
+        key: order(of.key, qkv),
+        value: order(of.value, qkv),
+        output: order(of.output, false),
+        gate: order(of.gate, gate_up),
+        up: order(of.up, gate_up),
+        down: order(of.down, false),
+    }
 }
 
 pub(crate) fn dtypes() -> impl Strategy<Value = Dtype> {

@@ -342,6 +342,13 @@ impl TensorSource for Merged {
         }
     }
 
+    fn order(&self, name: &str) -> Option<&[u32]> {
+        match self.changes.contains_key(name) {
+            true => None,
+            false => self.base.order(self.behind(name)),
+        }
+    }
+
     fn read_blocks(
         &self,
         format: BlockFormat,

@@ -128,7 +128,7 @@ pub trait Store: Sized {
     ) -> Option<Box<dyn HostAdapters>>;
 
     /// Puts whole rows of a weight in their place, in the handle's format. `read` gives rows as
-    /// `[rows, cols]` numbers of the weight's dtype; it is asked for each once, by several threads
+    /// `[rows, cols]` numbers of the weight's dtype, of a list as u32; it is asked for each once, by several threads
     /// at a time.
     ///
     /// # Errors
@@ -185,6 +185,9 @@ pub trait Backend: Store {
 
     /// `stream` += `x`; `out` = the rows of `stream`, normalised.
     fn add_norm(&mut self, x: Handle, stream: Handle, norm: &Norm, out: Handle, rows: usize);
+
+    /// `out` = rows of `x`, in each the numbers whose places the list has.
+    fn gather(&mut self, x: Handle, columns: Handle, out: Handle, rows: usize);
 
     /// `out` = rows of `x` times the matrix, plus its bias. A rank without columns contributes its
     /// bias alone.

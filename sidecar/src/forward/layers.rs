@@ -26,6 +26,8 @@ pub struct Matrix {
     pub cols: usize,
     pub dtype: Dtype,
     pub bias: Option<Handle>,
+    /// Where its columns are not in the order of its inputs, which input each is of.
+    pub order: Option<Handle>,
     /// See [`LinearShape::skipped`].
     pub skipped: Option<usize>,
     /// Where its products lie in a row of the result.
@@ -118,17 +120,18 @@ impl Decoder {
             eps,
         };
         let norm = |tensor: Tensor| norm_at(place(tensor));
+        let listed = |place: &TensorPlace| Matrix {
+            order: layout.order_of(place.tensor).map(handle),
+            ..matrix(place)
+        };
         let matrix = |tensor: Tensor, bias: Option<Tensor>| Matrix {
             bias: bias.and_then(|bias| layout.get(bias)).map(handle),
-            ..matrix(place(tensor))
+            ..listed(place(tensor))
         };
         // Those that this layout has, one below the other.
         let beside = |tensors: &[Tensor], bias: Tensor| {
             let places = tensors.iter().filter_map(|tensor| layout.get(*tensor));
-            stacked(
-                places.map(self::matrix).collect(),
-                layout.get(bias).map(handle),
-            )
+            stacked(places.map(listed).collect(), layout.get(bias).map(handle))
         };
         let query_heads = shard.query_head_count() as usize;
         #[expect(clippy::cast_precision_loss, reason = "head sizes are small")]
@@ -222,11 +225,12 @@ pub(super) fn handle(place: &TensorPlace) -> Handle {
             Form::Panels(dtype) => Format::Panels(dtype),
             Form::Blocks(format, _) | Form::Pieces(format, _) => Format::Blocks(format),
             Form::Vector => Format::F32,
+            Form::List => Format::U32,
         },
     }
 }
 
-/// A tensor among the weights as rows and columns, without a bias.
+/// A tensor among the weights as rows and columns, without a bias or a list.
 pub(super) fn matrix(place: &TensorPlace) -> Matrix {
     let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     let rows = size(place.rows);
@@ -239,9 +243,11 @@ pub(super) fn matrix(place: &TensorPlace) -> Matrix {
             | Form::Panels(dtype)
             | Form::Blocks(_, dtype)
             | Form::Pieces(_, dtype) => dtype,
-            Form::Vector => Dtype::Float32,
+            // Numbers of as many bytes.
+            Form::Vector | Form::List => Dtype::Float32,
         },
         bias: None,
+        order: None,
         skipped: matches!(place.form, Form::Pieces(..)).then_some(size(place.skipped)),
         columns: Columns {
             first: 0,

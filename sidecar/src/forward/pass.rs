@@ -8,14 +8,16 @@
 //! ```
 //! Adapters add to the products of the rows that have one (`adapt`): on each rank its part, before the
 //! sum. Matrices of an offloaded layer arrive before its first product, and leave after its last.
-//! "sum" is the sum over ranks. All ranks run the same steps in the same order.
+//! A matrix whose columns lie in an order of their own takes its input so (`in_order`): gathered into what
+//! holds nothing at that time. "sum" is the sum over ranks. All ranks run the same steps in the same order.
 
 use plimsoll_kernels::comm::RankFailed;
 
 use super::StepOutput;
 use super::backend::{Backend, Batch};
+use super::handle::Handle;
 use super::input::StepInput;
-use super::layers::Decoder;
+use super::layers::{Decoder, Matrix};
 use super::places::{Activations, Inputs};
 
 /// Computes the step's tokens and draws the next token of every sampled row.
@@ -54,22 +56,26 @@ pub(super) fn run<B: Backend>(
             on.begin_layer(index);
         }
         for part in &layer.qkv {
-            on.project(at.normed, part, at.qkv, rows);
+            let x = in_order(on, at.normed, part, at.hidden, rows);
+            on.project(x, part, at.qkv, rows);
         }
         on.adapt(at.normed, &layer.adaption.qkv, at.qkv, rows);
         on.rope_kv(at.qkv, &layer.attention, &batch);
         on.attend(at.qkv, &layer.attention, &batch, at.attention);
-        on.project(at.attention, &layer.output, at.partial, rows);
+        let x = in_order(on, at.attention, &layer.output, at.qkv, rows);
+        on.project(x, &layer.output, at.partial, rows);
         on.adapt(at.attention, &layer.adaption.output, at.partial, rows);
         on.sum(comm, at.partial, stream)?;
 
         on.add_norm(at.partial, at.residual, &layer.post_norm, at.normed, rows);
         for part in &layer.gate_up {
-            on.project(at.normed, part, at.gate_up, rows);
+            let x = in_order(on, at.normed, part, at.hidden, rows);
+            on.project(x, part, at.gate_up, rows);
         }
         on.adapt(at.normed, &layer.adaption.gate_up, at.gate_up, rows);
         on.silu_mul(at.gate_up, at.activated, rows, layer.down.cols);
-        on.project(at.activated, &layer.down, at.partial, rows);
+        let x = in_order(on, at.activated, &layer.down, at.gate_up, rows);
+        on.project(x, &layer.down, at.partial, rows);
         on.adapt(at.activated, &layer.adaption.down, at.partial, rows);
         if layer.is_streamed {
             on.end_layer();
@@ -90,4 +96,11 @@ pub(super) fn run<B: Backend>(
     );
     on.project(at.normed, &decoder.head, at.logits, rows);
     on.sample(comm, at.logits, decoder.vocabulary, input, output)
+}
+
+/// What a matrix takes of `x`: itself, or its numbers as the matrix lists them, in `room`.
+fn in_order<B: Backend>(on: &mut B, x: Handle, of: &Matrix, room: Handle, rows: usize) -> Handle {
+    let Some(order) = of.order else { return x };
+    on.gather(x, order, room, rows);
+    room
 }

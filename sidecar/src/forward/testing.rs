@@ -23,7 +23,7 @@ use crate::config::{Planned, plan_flags};
 use crate::memory::ledger::Ledger;
 use crate::memory::snapshot::RankLedger;
 use crate::model::{Model, ModelError, ModelFolder};
-use crate::weights::testing::Deeper;
+use crate::weights::testing::{Deeper, TempFolder};
 use crate::weights::{TensorInfo, TensorSource};
 
 pub(super) struct Group {
@@ -72,6 +72,21 @@ impl Deep {
     pub(super) fn group(self) -> Group {
         group(&Cpu, 2, self.model(), self.planned())
     }
+}
+
+/// A fixture of packed weights, loaded by ranks of two threads; `more` are flags.
+pub(super) fn packed(name: &str, more: &str) -> Group {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let folder = TempFolder::new();
+    for file in ["config.json", "model.safetensors"] {
+        let from = fixtures.join("packed").join(name).join(file);
+        folder.write(file, std::fs::read(from).unwrap());
+    }
+    let tokenizer = fixtures.join("models/tiny-llama/tokenizer.json");
+    folder.write("tokenizer.json", std::fs::read(tokenizer).unwrap());
+    let model = ModelFolder::open(folder.path()).unwrap();
+    let planned = plan_for(&model, more);
+    group(&Cpu, 2, model, planned)
 }
 
 fn model() -> Model {

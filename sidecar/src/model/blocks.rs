@@ -2,7 +2,7 @@
 
 use plimsoll_crds::v1alpha1::convert::fit_facts;
 use plimsoll_planner::stored::Width;
-use plimsoll_planner::{BlockFormat, LayerBlocks, ModelBlocks, ModelShape};
+use plimsoll_planner::{BlockFormat, LayerBlocks, LayerOrders, ModelBlocks, ModelShape, Order};
 
 use crate::model_error::shorten;
 use crate::weights::TensorSource;
@@ -16,7 +16,7 @@ pub fn of(shape: &ModelShape, tensors: &dyn TensorSource) -> ModelBlocks {
     };
     let layer = |at: u32| {
         let of = |name: &str, width| one(&format!("model.layers.{at}.{name}_proj"), width);
-        LayerBlocks {
+        let blocks = LayerBlocks {
             query: of("self_attn.q", Width::Hidden),
             key: of("self_attn.k", Width::Hidden),
             value: of("self_attn.v", Width::Hidden),
@@ -24,14 +24,23 @@ pub fn of(shape: &ModelShape, tensors: &dyn TensorSource) -> ModelBlocks {
             gate: of("mlp.gate", Width::Hidden),
             up: of("mlp.up", Width::Hidden),
             down: of("mlp.down", Width::Ffn),
+            orders: LayerOrders::INPUTS,
+        };
+        LayerBlocks {
+            orders: orders(at, &blocks, tensors),
+            ..blocks
         }
     };
     let layers: Vec<LayerBlocks> = (0..shape.layers).map(layer).collect();
     let any = layers.iter().any(|layer| *layer != LayerBlocks::default());
-    let head = || one("lm_head", Width::Hidden);
+    // Nothing gathers the inputs of these.
+    let outside = |name: &str| {
+        let listed = tensors.order(&format!("{name}.weight")).is_some();
+        one(name, Width::Hidden).filter(|_| !listed)
+    };
     fit_facts(ModelBlocks {
-        embedding: one("model.embed_tokens", Width::Hidden),
-        head: (!shape.tied).then(head).flatten(),
+        embedding: outside("model.embed_tokens"),
+        head: outside("lm_head").filter(|_| !shape.tied),
         layers: if any { layers } else { Vec::new() },
     })
 }
@@ -51,7 +60,12 @@ pub(crate) fn expanded(shape: &ModelShape, tensors: &dyn TensorSource) -> Option
         name if name.ends_with("down_proj.weight") => Width::Ffn,
         _ => Width::Hidden,
     };
-    let why = width.misfit(shape, tensors.blocks(first)?);
+    let format = tensors.blocks(first)?;
+    let is_outside = !first.starts_with("model.layers.");
+    let why = width.misfit(shape, format).or_else(|| {
+        let is_listed = is_outside && tensors.order(first).is_some();
+        is_listed.then(|| "its groups of columns are out of order (act order)".to_owned())
+    });
     Some(format!(
         "{} of {} quantised matrices are expanded at load, `{}` the first: {}",
         expanded.len(),
@@ -59,6 +73,38 @@ pub(crate) fn expanded(shape: &ModelShape, tensors: &dyn TensorSource) -> Option
         shorten(first),
         why.unwrap_or_else(|| "layers are stored in more ways than are kept apart".to_owned())
     ))
+}
+
+/// The orders of a layer's columns, of the matrices that are in blocks.
+pub(crate) fn orders(layer: u32, of: &LayerBlocks, tensors: &dyn TensorSource) -> LayerOrders {
+    let list = |name: &str, format: Option<BlockFormat>| {
+        let name = format!("model.layers.{layer}.{name}_proj.weight");
+        format.and_then(|_| tensors.order(&name))
+    };
+    let own = |list: Option<&[u32]>| list.map_or(Order::Inputs, |_| Order::Own);
+    let together = |lists: &[Option<&[u32]>], alike: bool| {
+        let same = alike && lists.iter().all(|list| list.is_some() && *list == lists[0]);
+        same.then_some(Order::Shared)
+    };
+    let qkv = [
+        list("self_attn.q", of.query),
+        list("self_attn.k", of.key),
+        list("self_attn.v", of.value),
+    ];
+    let gate_up = [list("mlp.gate", of.gate), list("mlp.up", of.up)];
+    let shared_qkv = together(&qkv, of.query == of.key && of.key == of.value);
+    let shared_gate_up = together(&gate_up, of.gate == of.up);
+    let [query, key, value] = qkv.map(|list| shared_qkv.unwrap_or(own(list)));
+    let [gate, up] = gate_up.map(|list| shared_gate_up.unwrap_or(own(list)));
+    LayerOrders {
+        query,
+        key,
+        value,
+        output: own(list("self_attn.o", of.output)),
+        gate,
+        up,
+        down: own(list("mlp.down", of.down)),
+    }
 }
 
 /// In which blocks the place of a tensor is, by the tensor's Hugging Face name.
@@ -110,6 +156,11 @@ mod tests {
             let dtype = &self.info(name)?.dtype;
             let mut all = BlockFormat::ALL.into_iter();
             all.find(|format| format.to_string() == *dtype)
+        }
+
+        /// Of those that a test gave a byte.
+        fn order(&self, name: &str) -> Option<&[u32]> {
+            (self.info(name)?.bytes == 1).then_some(&[0])
         }
 
         fn read_block(
@@ -209,6 +260,34 @@ mod tests {
         ] {
             assert_eq!(place_of(&blocks, name), place, "{name}");
         }
+    }
+
+    #[test]
+    fn columns_out_of_order_are_kept_so_in_layers_alone() {
+        let shape = shape(2);
+        let mut source = file(&shape, |_| "Q8_0");
+        for name in ["lm_head", "model.layers.1.mlp.up_proj"] {
+            let info = source.0.get_mut(&format!("{name}.weight"));
+            info.unwrap().bytes = 1;
+        }
+        let blocks = of(&shape, &source);
+        let uniform = LayerBlocks::uniform(Some(BlockFormat::Q8_0));
+        let up = LayerOrders {
+            up: Order::Own,
+            ..LayerOrders::INPUTS
+        };
+        let listed = LayerBlocks {
+            orders: up,
+            ..uniform
+        };
+        assert_eq!(blocks.layers, [uniform, listed]);
+        assert_eq!(blocks.head, None);
+        let told = expanded(&ModelShape { blocks, ..shape }, &source).unwrap();
+        assert!(
+            told.contains("1 of 16") && told.contains("`lm_head.weight`"),
+            "{told}"
+        );
+        assert!(told.ends_with("out of order (act order)"), "{told}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use plimsoll_planner::{BlockFormat, Dtype, Kept, ModelBlocks};
 
-use super::blocks::place_of;
+use super::blocks::{orders, place_of};
 use super::replacement::not_beside;
 use super::{Model, ModelError};
 use crate::model_error::shorten;
@@ -19,7 +19,8 @@ const TYPES: [&str; 3] = ["F32", "F16", "BF16"];
 pub struct Pushable {
     shapes: HashMap<String, Vec<usize>>,
     needed: Vec<String>,
-    /// Those whose place is in blocks of the file: no float goes there.
+    /// Places in blocks of the file, and by tensor: no float goes there.
+    of_file: ModelBlocks,
     in_blocks: BTreeMap<String, BlockFormat>,
     /// Places in blocks, those included that the file has so.
     rounded: ModelBlocks,
@@ -36,12 +37,11 @@ impl Pushable {
         let known = known.map(|info| (info.name.clone(), info.shape.clone()));
         // What the engine reads has one shape, whatever the file.
         let needed = needed(&model.shape);
-        let in_blocks = kept.blocks.into_iter().flat_map(|blocks| {
-            let place = |(name, _): &(String, _)| Some((name.clone(), place_of(blocks, name)?));
-            needed.iter().filter_map(place).collect::<Vec<_>>()
-        });
+        let of_file = kept.of_file(model.shape.layers);
+        let place = |(name, _): &(String, _)| Some((name.clone(), place_of(&of_file, name)?));
         Pushable {
-            in_blocks: in_blocks.collect(),
+            in_blocks: needed.iter().filter_map(place).collect(),
+            of_file,
             shapes: known.chain(needed.iter().cloned()).collect(),
             needed: needed.into_iter().map(|(name, _)| name).collect(),
             rounded: kept.all(model.shape.layers),
@@ -70,7 +70,7 @@ impl Pushable {
     pub fn check_places(&self, files: &dyn TensorSource) -> Result<(), ModelError> {
         let mut places = self.in_blocks.iter();
         match places.find(|(name, format)| files.blocks(name) != Some(**format)) {
-            None => Ok(()),
+            None => self.check_orders(files),
             Some((name, format)) => {
                 let why = match self.adapter {
                     Some(_) => {
@@ -80,6 +80,21 @@ impl Pushable {
                 };
                 let message = format!(
                     "tensor `{name}`: is kept in blocks of {format}, and {why}: start the engine again"
+                );
+                Err(ModelError::weights("weights", message))
+            }
+        }
+    }
+
+    /// Lists are weights as others and may change: who has one, and who shares one, may not.
+    fn check_orders(&self, files: &dyn TensorSource) -> Result<(), ModelError> {
+        let mut layers = (0..).zip(&self.of_file.layers);
+        match layers.find(|(at, of)| orders(*at, of, files) != of.orders) {
+            None => Ok(()),
+            Some((layer, _)) => {
+                let message = format!(
+                    "layer {layer}: groups of columns (g_idx) are out of order in other matrices, or others \
+                     share an order, than when the engine started: start it again"
                 );
                 Err(ModelError::weights("weights", message))
             }

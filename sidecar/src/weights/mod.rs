@@ -136,12 +136,19 @@ pub trait TensorSource: Debug + Send + Sync {
         self.read_block(name, rows, cols, out)
     }
 
-    /// The blocks that the file has a tensor in, where [`TensorSource::read_blocks`] reads those.
+    /// The blocks that the file has a tensor in, where [`TensorSource::read_blocks`] reads those; their
+    /// columns are those that [`TensorSource::order`] names.
     fn blocks(&self, _name: &str) -> Option<BlockFormat> {
         None
     }
 
-    /// As [`TensorSource::read_block`], as the blocks that the file has: columns begin and end with one.
+    /// Of a tensor in blocks whose groups are of columns that are apart: every column once, group by group.
+    /// None where columns are in their own order.
+    fn order(&self, _name: &str) -> Option<&[u32]> {
+        None
+    }
+
+    /// As [`TensorSource::read_block`], as the blocks that the file has, in their order: columns begin and end with one.
     ///
     /// # Errors
     /// As [`TensorSource::read_block`]; when the file has the tensor in another type.

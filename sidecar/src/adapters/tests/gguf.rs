@@ -1,7 +1,7 @@
 //! A GGUF base: its names and the order of its rows are a folder's, and what an adapter changes of
 //! quantised weights is kept as floats.
 
-use plimsoll_planner::{BlockFormat, Dtype, Kept, LayerBlocks};
+use plimsoll_planner::{BlockFormat, Dtype, Kept, LayerBlocks, LayerOrders, Order};
 use serde_json::json;
 
 use super::edited::Edited;
@@ -73,19 +73,24 @@ fn a_gguf_base_takes_an_adapter_and_says_what_of_it_is_quantised() {
     assert_eq!(of(&model), (q4, others));
 }
 
-/// The same of a folder that is packed with zero points.
-#[test]
-fn what_an_adapter_changes_of_zero_points_is_kept_as_floats_and_the_rest_in_blocks() {
+fn packed(name: &str) -> TempFolder {
     let folder = TempFolder::new();
     for file in [
-        "packed/awq-4bit/config.json",
-        "packed/awq-4bit/model.safetensors",
+        &format!("packed/{name}/config.json"),
+        &format!("packed/{name}/model.safetensors"),
         "models/tiny-llama/tokenizer.json",
     ] {
         let from = fixtures().join(file);
         let name = from.file_name().unwrap().to_str().unwrap();
         folder.write(name, std::fs::read(&from).unwrap());
     }
+    folder
+}
+
+/// The same of a folder that is packed with zero points.
+#[test]
+fn what_an_adapter_changes_of_zero_points_is_kept_as_floats_and_the_rest_in_blocks() {
+    let folder = packed("awq-4bit");
     let base = ModelFolder::open(folder.path()).unwrap();
     let mut adapter = Edited::of("plain");
     counting(&base, &mut adapter, ["self_attn.q_proj", "mlp.down_proj"]);
@@ -110,6 +115,41 @@ fn what_an_adapter_changes_of_zero_points_is_kept_as_floats_and_the_rest_in_bloc
             (was + added - is).abs() <= 1e-6 * is.abs().max(1.0),
             "{was} {is}"
         );
+    }
+}
+
+/// What is changed has its inputs' order, as floats have.
+#[test]
+fn what_an_adapter_changes_of_listed_columns_has_no_list_and_the_rest_keeps_its_own() {
+    let folder = packed("gptq-4bit-act-order");
+    let base = ModelFolder::open(folder.path()).unwrap();
+    let mut adapter = Edited::of("plain");
+    counting(&base, &mut adapter, ["self_attn.q_proj", "mlp.down_proj"]);
+    let model = ModelFolder::open_with(folder.path(), &[adapter.write()]).unwrap();
+    let all = base.shape.blocks.layers[0];
+    assert_eq!(
+        (all.orders.query, all.orders.down),
+        (Order::Own, Order::Own)
+    );
+    let orders = LayerOrders {
+        query: Order::Inputs,
+        down: Order::Inputs,
+        ..all.orders
+    };
+    let others = LayerBlocks {
+        query: None,
+        down: None,
+        orders,
+        ..all
+    };
+    assert_eq!(model.shape.blocks.layers, [others]);
+    for (name, is_listed) in [
+        ("self_attn.q", false),
+        ("mlp.down", false),
+        ("mlp.up", true),
+    ] {
+        let name = format!("model.layers.0.{name}_proj.weight");
+        assert_eq!(model.tensors.order(&name).is_some(), is_listed, "{name}");
     }
 }
 

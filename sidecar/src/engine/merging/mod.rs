@@ -87,6 +87,10 @@ impl TensorSource for Over {
         self.0.tensors.blocks(name)
     }
 
+    fn order(&self, name: &str) -> Option<&[u32]> {
+        self.0.tensors.order(name)
+    }
+
     fn read_blocks(
         &self,
         format: BlockFormat,

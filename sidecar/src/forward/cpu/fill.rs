@@ -40,8 +40,8 @@ pub(super) fn run(
     // What is filled as one: a panel holds the rows of several.
     let (unit_rows, unit_bytes) = match to.weight.format {
         Format::Panels(_) | Format::Blocks(_) => (PANEL_ROWS, shape.panel_bytes()),
-        Format::RowMajor(_) | Format::F32 => (1, row_bytes),
-        Format::U32 | Format::U64 | Format::Raw => unreachable!("{to:?} is no weight"),
+        Format::RowMajor(_) | Format::F32 | Format::U32 => (1, row_bytes),
+        Format::U64 | Format::Raw => unreachable!("{to:?} is no weight"),
     };
     let units = rows.start / unit_rows..rows.end.div_ceil(unit_rows);
     let target = &mut target[units.start * unit_bytes..units.end * unit_bytes];

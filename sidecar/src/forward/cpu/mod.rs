@@ -2,6 +2,8 @@
 //! its memory are arenas, one per account.
 
 mod fill;
+#[cfg(test)]
+mod listed;
 mod memory;
 mod ops;
 mod stream;

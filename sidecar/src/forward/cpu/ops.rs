@@ -9,7 +9,7 @@ use plimsoll_kernels::lora;
 use plimsoll_kernels::rope::RopeTables;
 use plimsoll_kernels::rope_kv::{self, HeadNorm, Step};
 use plimsoll_kernels::sampling::{self, VocabShard};
-use plimsoll_kernels::{rms_norm, silu_mul};
+use plimsoll_kernels::{gather, rms_norm, silu_mul};
 
 use plimsoll_planner::scratch::Region;
 
@@ -119,6 +119,13 @@ impl Backend for CpuRank {
         let (x, stream) = (x.first(count), stream.first_mut(count));
         let out = out.first_mut(count);
         rms_norm::run_residual(&self.pool, x, stream, weight, norm.eps, out);
+    }
+
+    fn gather(&mut self, x: Handle, columns: Handle, out: Handle, rows: usize) {
+        let columns: &[u32] = self.weights.all(columns.region);
+        let count = rows * columns.len();
+        let [x, mut out] = self.activations.apart([x.region, out.region]);
+        gather::run(&self.pool, x.first(count), columns, out.first_mut(count));
     }
 
     fn project(&mut self, x: Handle, by: &Matrix, out: Handle, rows: usize) {

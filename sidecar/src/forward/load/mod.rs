@@ -10,7 +10,9 @@ mod tests;
 use std::ops::Range;
 
 use plimsoll_kernels::linear::{self, BadScale, StoredBlocks};
-use plimsoll_planner::weights::{Tensor, TensorPlace, WeightLayout, padded_mlp_columns};
+use plimsoll_planner::weights::{
+    Form, Listed, Tensor, TensorPlace, WeightLayout, padded_mlp_columns,
+};
 use plimsoll_planner::{BlockFormat, Dtype, ModelShape, Shard};
 
 use super::backend::Store;
@@ -50,8 +52,9 @@ pub(super) fn load(
             if !covers(&parts, &target) {
                 device.clear(target.weight);
             }
+            let listed = layout.order_of(place.tensor).is_some();
             for part in parts {
-                fill(source, &target, &part, device)?;
+                fill(source, (&target, listed), &part, device)?;
             }
         }
         if !progress(place.bytes) {
@@ -88,7 +91,9 @@ pub(super) fn scatter(
     device: &mut impl Store,
 ) -> Result<(), ModelError> {
     let name = &piece.tensor().name;
-    for place in layout.places() {
+    // No list comes in pieces: what has one is not sent, see `model::pushable`.
+    let sent = |place: &&TensorPlace| place.form != Form::List;
+    for place in layout.places().iter().filter(sent) {
         for part in parts(place, shape, shard) {
             if part.name != *name {
                 continue;
@@ -102,7 +107,8 @@ pub(super) fn scatter(
                 rows,
                 ..part
             };
-            fill(piece, &matrix(place), &there, device)?;
+            let listed = layout.order_of(place.tensor).is_some();
+            fill(piece, (&matrix(place), listed), &there, device)?;
         }
     }
     Ok(())
@@ -114,9 +120,10 @@ fn covers(parts: &[Part], target: &Matrix) -> bool {
     covered >= target.rows && parts.iter().all(|part| !part.cols.is_empty())
 }
 
+/// `listed`: the place's columns lie by a list.
 fn fill(
     source: &dyn TensorSource,
-    target: &Matrix,
+    (target, listed): (&Matrix, bool),
     part: &Part,
     device: &mut impl Store,
 ) -> Result<(), ModelError> {
@@ -130,12 +137,28 @@ fn fill(
         return Ok(());
     }
     let places = *first_row..first_row + rows.len();
+    let order = source.order(name);
+    if target.weight.format == Format::U32 {
+        let order = order.filter(|order| order.len() == rows.len());
+        let order = order.ok_or_else(|| other_order(name))?;
+        return device.fill(target, places, &|places, out| {
+            for (out, column) in out.as_chunks_mut::<4>().0.iter_mut().zip(&order[places]) {
+                *out = column.to_le_bytes();
+            }
+            Ok(())
+        });
+    }
     if let Format::Blocks(format) = target.weight.format {
         // Whole blocks are read, whatever of them is this rank's.
         let columns = usize::try_from(format.columns()).unwrap_or(usize::MAX);
         let cols = cols.start / columns * columns..cols.end.next_multiple_of(columns);
-        // What no file has in blocks is rounded to those of its place.
-        let rounds = source.blocks(name).is_none() && rounding::is_rounded_to(format);
+        // What no file has in blocks is rounded to those of its place, and so is what it has in an order
+        // that the place has not.
+        let stays = source.blocks(name).is_some() && order.is_some() == listed;
+        let rounds = !stays && !listed && rounding::is_rounded_to(format);
+        if !rounds && order.is_some() != listed {
+            return Err(other_order(name));
+        }
         return device.fill(target, places, &|places, out| {
             let first = rows.start + (places.start - first_row);
             let wanted = first..first + places.len();
@@ -157,6 +180,15 @@ fn fill(
         widen(out, read, width);
         Ok(())
     })
+}
+
+fn other_order(name: &str) -> ModelError {
+    let message = format!(
+        "tensor `{}`: its columns are in another order than those of its place in memory: start the \
+         engine again",
+        shorten(name)
+    );
+    ModelError::weights("weights", message)
 }
 
 /// Refuses blocks whose scales are no numbers: nothing that is multiplied with them would be one.
@@ -266,6 +298,20 @@ fn parts(place: &TensorPlace, shape: &ModelShape, shard: &Shard) -> Vec<Part> {
             first_row: 0,
         }]
     };
+    // Of the columns of one tensor, the first of those that share it.
+    let list = |index: u32, of: Listed| {
+        let which = match of {
+            Listed::Qkv | Listed::Query => "self_attn.q",
+            Listed::Key => "self_attn.k",
+            Listed::Value => "self_attn.v",
+            Listed::Output => "self_attn.o",
+            Listed::GateUp | Listed::Gate => "mlp.gate",
+            Listed::Up => "mlp.up",
+            Listed::Down => "mlp.down",
+        };
+        let columns = usize::try_from(place.rows).unwrap_or(usize::MAX);
+        whole(layer(index, &format!("{which}_proj.weight")), 0..columns, 1)
+    };
     match place.tensor {
         Tensor::Embedding => whole(
             "model.embed_tokens.weight".into(),
@@ -293,5 +339,6 @@ fn parts(place: &TensorPlace, shape: &ModelShape, shard: &Shard) -> Vec<Part> {
         Tensor::GateUpBias { layer: l } => gate_up(l, "bias", 1),
         Tensor::Down { layer: l } => output(l, "mlp.down_proj.weight", &columns),
         Tensor::DownBias { layer: l } => whole(layer(l, "mlp.down_proj.bias"), 0..hidden, 1),
+        Tensor::Order { layer: l, of } => list(l, of),
     }
 }

@@ -35,15 +35,47 @@ pub(super) fn pieces(rows: Range<usize>, at_once: usize) -> impl Iterator<Item =
 pub(super) enum Groups {
     /// So many columns each, the last one what is left.
     Even(usize),
-    /// As the file lists them (`desc_act`).
-    Given(Vec<u32>),
+    /// As the file lists them (`desc_act`), as many columns each as of `Even(size)`.
+    Given {
+        groups: Vec<u32>,
+        size: usize,
+        /// The columns, group by group.
+        order: Vec<u32>,
+    },
 }
 
 impl Groups {
+    /// Each column's, of a list whose groups have the columns that they should.
+    pub(super) fn given(groups: Vec<u32>, size: usize) -> Groups {
+        let columns = 0..u32::try_from(groups.len()).unwrap_or(u32::MAX);
+        let mut order: Vec<u32> = columns.collect();
+        order.sort_by_key(|col| groups[*col as usize]);
+        Groups::Given {
+            groups,
+            size,
+            order,
+        }
+    }
+
+    /// The columns group by group, where that is not how they lie.
+    pub(super) fn order(&self) -> Option<&[u32]> {
+        match self {
+            Groups::Even(_) => None,
+            Groups::Given { order, .. } => Some(order),
+        }
+    }
+
+    /// Columns of a group.
+    fn size(&self) -> usize {
+        match self {
+            Groups::Even(size) | Groups::Given { size, .. } => *size,
+        }
+    }
+
     fn of(&self, col: usize) -> usize {
         match self {
             Groups::Even(size) => col / size,
-            Groups::Given(groups) => groups[col] as usize,
+            Groups::Given { groups, .. } => groups[col] as usize,
         }
     }
 }
@@ -92,7 +124,6 @@ pub(super) enum Expanded {
     Scales,
     Groups,
     Columns,
-    Order,
 }
 
 impl Expanded {
@@ -101,21 +132,18 @@ impl Expanded {
             Expanded::Scales => "some scales are no numbers of 16 bits (F16)",
             Expanded::Groups => "groups are no multiples of 32 inputs",
             Expanded::Columns => "rows are no multiples of 32 inputs",
-            Expanded::Order => "groups are out of order (desc_act)",
         }
     }
 }
 
 impl Grid {
-    /// The blocks that hold the same numbers of rows of so many columns: scales are halves, and whole
-    /// blocks share one.
+    /// The blocks that hold the same numbers of rows of so many columns, group by group: scales are halves,
+    /// and whole blocks share one.
     ///
     /// # Errors
     /// Why there are none.
     pub(super) fn blocks(&self, cols: usize) -> Result<BlockFormat, Expanded> {
-        let Groups::Even(size) = self.groups else {
-            return Err(Expanded::Order);
-        };
+        let size = self.groups.size();
         let shared = |columns: usize| size.is_multiple_of(columns) || self.count == 1;
         if !shared(STEP) {
             return Err(Expanded::Groups);
@@ -156,7 +184,7 @@ impl Grid {
         })
     }
 
-    /// Reads `rows x cols` as blocks, those that [`Grid::blocks`] names.
+    /// Reads `rows x cols` as blocks, those that [`Grid::blocks`] names: columns are counted group by group.
     ///
     /// # Errors
     /// As the files'.
@@ -171,11 +199,27 @@ impl Grid {
         let encoding = Encoding::Blocks(format);
         let (columns, bytes) = (encoding.block_numbers(), encoding.block_bytes());
         let four = self.codes.bits == 4;
-        self.in_pieces(files, rows, &cols, out, row_bytes, |row, codes, out| {
+        // Those of a block are anywhere in a row.
+        let order = self
+            .groups
+            .order()
+            .map(|order| (&order[cols.clone()], 0..order.len()));
+        let read = order.as_ref().map_or(&cols, |(_, all)| all);
+        let size = self.groups.size();
+        let mut together = Vec::with_capacity(cols.len());
+        self.in_pieces(files, rows, read, out, row_bytes, |row, codes, out| {
+            let codes = match &order {
+                None => codes,
+                Some((order, _)) => {
+                    together.clear();
+                    together.extend(order.iter().map(|col| codes[*col as usize]));
+                    &together
+                }
+            };
             let starts = cols.clone().step_by(columns);
             let blocks = codes.chunks_exact(columns).zip(out.chunks_exact_mut(bytes));
             for (start, (codes, out)) in starts.zip(blocks) {
-                let (scale, zero) = row(self.groups.of(start));
+                let (scale, zero) = row(start / size);
                 let (d, mut out) = out.split_at_mut(2);
                 d.copy_from_slice(&f16::from_f32(scale).to_le_bytes());
                 if format.has_zero_point() {
@@ -206,14 +250,14 @@ impl Grid {
         cols: &Range<usize>,
         out: &mut [T],
         width: usize,
-        each: impl Fn(&dyn Fn(usize) -> (f32, u8), &[u8], &mut [T]),
+        mut each: impl FnMut(&dyn Fn(usize) -> (f32, u8), &[u8], &mut [T]),
     ) -> Result<(), ModelError> {
         if out.is_empty() {
             return Ok(());
         }
         let groups = match &self.groups {
             Groups::Even(size) => cols.start / size..cols.end.div_ceil(*size),
-            Groups::Given(_) => 0..self.count,
+            Groups::Given { .. } => 0..self.count,
         };
         let at_once = match AT_ONCE / cols.len().max(groups.len()) {
             few @ 0..WORD_ROWS => few.max(1),

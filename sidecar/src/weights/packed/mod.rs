@@ -1,7 +1,8 @@
 //! Weights of a Hugging Face folder that are packed: GPTQ, AWQ, compressed-tensors and FP8, read as the
 //! matrices that they stand for. Those that blocks hold to the last bit are handed on as such and stay so in
-//! memory: GGUF's Q4_0 and Q8_0, and the planner's own where there are zero points or groups of 128; FP8, groups out
-//! of order or of other sizes, and scales that f16 has not are expanded.
+//! memory: GGUF's Q4_0 and Q8_0, and the planner's own where there are zero points or groups of 128; FP8,
+//! groups of other sizes, and scales that f16 has not are expanded. Groups of columns that are apart (act
+//! order) are read as blocks one after the other, with a list of their columns.
 //!
 //! What is small is read when the folder is opened, once: scales, groups, and zero points that should be
 //! the middle; so a bad one is told before anything is loaded.
@@ -66,6 +67,14 @@ impl Packed {
     fn blocks(&self) -> Option<BlockFormat> {
         match &self.numbers {
             Numbers::Grid(grid) => grid.blocks(self.info.rows_cols().1).ok(),
+            Numbers::Float8(_) => None,
+        }
+    }
+
+    /// The order of their columns, where it is not the file's.
+    fn order(&self) -> Option<&[u32]> {
+        match &self.numbers {
+            Numbers::Grid(grid) => grid.groups.order().filter(|_| self.blocks().is_some()),
             Numbers::Float8(_) => None,
         }
     }
@@ -158,6 +167,10 @@ impl TensorSource for PackedFolder {
 
     fn blocks(&self, name: &str) -> Option<BlockFormat> {
         self.packed.get(name)?.blocks()
+    }
+
+    fn order(&self, name: &str) -> Option<&[u32]> {
+        self.packed.get(name)?.order()
     }
 
     fn read_blocks(

@@ -152,7 +152,7 @@ impl Module<'_> {
             .all(|(col, group)| col / size == *group as usize);
         Ok(match in_order {
             true => Groups::Even(size),
-            false => Groups::Given(listed),
+            false => Groups::given(listed, size),
         })
     }
 }

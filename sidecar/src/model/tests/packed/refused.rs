@@ -38,6 +38,11 @@ fn what_cannot_be_is_refused_by_name() {
                 f.down("g_idx").2[0] = 1;
             },
         ),
+        (
+            "gptq-4bit-act-order",
+            "puts input 2 into group 4294967295, and there are 5",
+            |f| f.down("g_idx").2[8..12].fill(0xFF),
+        ),
         ("gptq-4bit", "down_proj.g_idx` is I32 [159]", |f| {
             let idx = f.down("g_idx");
             (idx.1, idx.2) = (vec![159], idx.2[4..].to_vec());

@@ -1,6 +1,8 @@
 //! Which matrices of a model are stored in blocks: rows of alike layers in facts, one entry per layer in
 //! the planner.
 
+mod listed;
+
 use plimsoll_planner::{
     BlockCompute, BlockFormat as PlanFormat, LayerBlocks, ModelBlocks, Quantization,
 };
@@ -71,6 +73,7 @@ fn layer_blocks(row: &StoredLayers) -> Result<LayerBlocks, ConvertError> {
         gate,
         up,
         down,
+        listed: _,
     } = row;
     let parts = [query, key, value];
     if qkv.is_some() && parts.iter().any(Option::is_some) {
@@ -89,6 +92,7 @@ fn layer_blocks(row: &StoredLayers) -> Result<LayerBlocks, ConvertError> {
         gate,
         up,
         down: down.map(Into::into),
+        orders: listed::orders(row)?,
     })
 }
 
@@ -135,7 +139,6 @@ pub fn stored_blocks(blocks: &ModelBlocks) -> Option<StoredBlocks> {
     let places: Vec<usize> = blocks.layers.iter().filter_map(of).collect();
     let letter = |at: &usize| char::from(b'A'.saturating_add(u8::try_from(*at).unwrap_or(u8::MAX)));
     let order = (!places.is_sorted()).then(|| places.iter().map(letter).collect());
-    let same = |parts: &[Option<PlanFormat>]| parts.iter().all(|part| *part == parts[0]);
     let row = |&(layer, count): &(LayerBlocks, u32)| {
         let LayerBlocks {
             query,
@@ -145,8 +148,9 @@ pub fn stored_blocks(blocks: &ModelBlocks) -> Option<StoredBlocks> {
             gate,
             up,
             down,
+            orders: _,
         } = layer;
-        let (qkv, gate_up) = (same(&[query, key, value]), same(&[gate, up]));
+        let (qkv, gate_up) = (layer.fuses_qkv(), layer.fuses_gate_up());
         let when = |is: bool, format: Option<PlanFormat>| format.filter(|_| is).map(Into::into);
         StoredLayers {
             count,
@@ -159,6 +163,7 @@ pub fn stored_blocks(blocks: &ModelBlocks) -> Option<StoredBlocks> {
             gate: when(!gate_up, gate),
             up: when(!gate_up, up),
             down: when(true, down),
+            listed: listed::of(&layer),
         }
     };
     Some(StoredBlocks {
