@@ -18,6 +18,7 @@ use super::cpu::{CpuRank, Host};
 use super::handle::Handle;
 use super::input::{SampleRow, StepInput};
 use super::{Forward, StepOutput};
+use crate::adapters::Dynamic;
 use crate::args::{Cli, Command};
 use crate::config::{Planned, plan_flags};
 use crate::memory::ledger::Ledger;
@@ -139,7 +140,21 @@ impl Group {
     /// Computes a prompt on all ranks.
     pub(super) fn step(&mut self, prompt: &[u32]) -> Vec<StepOutput> {
         let input = step(prompt, self.request.kv.block_size);
-        let input = &input;
+        self.run(&input)
+    }
+
+    /// The same with an adapter, in the first slot of every rank.
+    pub(super) fn step_with(&mut self, prompt: &[u32], adapter: &Dynamic) -> Vec<StepOutput> {
+        for (forward, _) in &mut self.ranks {
+            forward.put_adapter(0, Some(adapter)).unwrap();
+        }
+        let mut input = step(prompt, self.request.kv.block_size);
+        input.adapted_rows = (0..).zip(prompt).map(|(row, _)| row).collect();
+        input.adapted_slots = vec![0; prompt.len()];
+        self.run(&input)
+    }
+
+    fn run(&mut self, input: &StepInput) -> Vec<StepOutput> {
         thread::scope(|scope| {
             let ranks = self.ranks.iter_mut().map(|(forward, member)| {
                 scope.spawn(move || {

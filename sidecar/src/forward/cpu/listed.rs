@@ -4,6 +4,8 @@
 use plimsoll_kernels::linear::{self, Columns, Input, LinearShape, Weight};
 use plimsoll_planner::{BlockFormat, Dtype};
 
+use crate::adapters::tests::edited::Edited;
+use crate::adapters::tests::gguf::counting;
 use crate::forward::backend::Backend;
 use crate::forward::handle::{Format, Handle};
 use crate::forward::layers::Matrix;
@@ -167,4 +169,50 @@ fn what_ranks_share_the_columns_of_is_rounded_from_its_floats_where_that_is_aske
         let mut logits = outputs.iter().flat_map(|output| &output.logits);
         assert!(logits.all(|logit| logit.is_finite()), "{mode}");
     }
+}
+
+/// Adapters know the order of inputs alone: what they add to listed columns is what they add to floats.
+#[test]
+fn an_adapter_adds_the_same_to_listed_columns_as_to_their_floats() {
+    let logits = |mode: &str, adapted: bool| -> Vec<f32> {
+        let flags = "--dtype float32 --quantization-compute exact --max-loras 1 --max-lora-rank 2";
+        let mut group = packed(
+            "gptq-4bit-act-order",
+            &format!("{flags} --quantization {mode}"),
+        );
+        let is_listed = group.ranks[0].0.decoder.layers[0].down.order.is_some();
+        assert_eq!(is_listed, mode == "auto");
+        let mut adapter = Edited::of("plain");
+        let modules = [
+            "self_attn.v_proj",
+            "self_attn.o_proj",
+            "mlp.up_proj",
+            "mlp.down_proj",
+        ];
+        counting(&group.model, &mut adapter, modules);
+        let adapter = group.model.open_adapter(&adapter.write()).unwrap();
+        let outputs = match adapted {
+            true => group.step_with(&[3, 4, 5, 6], &adapter),
+            false => group.step(&[3, 4, 5, 6]),
+        };
+        outputs[0].logits.clone()
+    };
+    let (floats, listed, base) = (
+        logits("none", true),
+        logits("auto", true),
+        logits("none", false),
+    );
+    let largest = floats
+        .iter()
+        .fold(0f32, |most, logit| most.max(logit.abs()));
+    let apart = |of: &[f32]| {
+        let pairs = of.iter().zip(&floats);
+        pairs.fold(0f32, |most, (is, was)| most.max((is - was).abs())) / largest
+    };
+    assert!(
+        apart(&base) > 0.1,
+        "an adapter without a say: {}",
+        apart(&base)
+    );
+    assert!(apart(&listed) < 4e-6, "{}", apart(&listed));
 }
