@@ -34,6 +34,7 @@ pub(super) fn all(
 ) -> Result<HashMap<String, Packed>, ModelError> {
     let mut packed = HashMap::new();
     let mut middles = Middles::default();
+    let mut orders = HashSet::new();
     for (name, dims) in needed {
         let (Some(module), &[rows, cols]) = (name.strip_suffix(".weight"), dims.as_slice()) else {
             continue;
@@ -45,7 +46,10 @@ pub(super) fn all(
             cols,
             parts: Vec::new(),
         };
-        if let Some(matrix) = module.packed(scheme, &mut middles)? {
+        if let Some(mut matrix) = module.packed(scheme, &mut middles)? {
+            if let Numbers::Grid(grid) = &mut matrix.numbers {
+                grid.groups.share(&mut orders);
+            }
             packed.insert(name.clone(), matrix);
         }
     }

@@ -1,6 +1,7 @@
 //! GPTQ and AWQ.
 
-use super::grid::{Grid, Groups, Zeros};
+use super::grid::{Grid, Zeros};
+use super::groups::Groups;
 use super::integers::Layout;
 use super::module::Module;
 use super::{Numbers, Scheme};

@@ -7,6 +7,7 @@ use std::ops::Range;
 use half::f16;
 use plimsoll_planner::BlockFormat;
 
+use super::groups::Groups;
 use super::integers::Integers;
 use crate::model_error::{ModelError, shorten};
 use crate::weights::TensorSource;
@@ -28,56 +29,6 @@ pub(super) fn pieces(rows: Range<usize>, at_once: usize) -> impl Iterator<Item =
     let end = rows.end;
     let piece = move |start: usize| start..end.min(start + at_once);
     rows.step_by(at_once).map(piece)
-}
-
-/// The group of each column.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Groups {
-    /// So many columns each, the last one what is left.
-    Even(usize),
-    /// As the file lists them (`desc_act`), as many columns each as of `Even(size)`.
-    Given {
-        groups: Vec<u32>,
-        size: usize,
-        /// The columns, group by group.
-        order: Vec<u32>,
-    },
-}
-
-impl Groups {
-    /// Each column's, of a list whose groups have the columns that they should.
-    pub(super) fn given(groups: Vec<u32>, size: usize) -> Groups {
-        let columns = 0..u32::try_from(groups.len()).unwrap_or(u32::MAX);
-        let mut order: Vec<u32> = columns.collect();
-        order.sort_by_key(|col| groups[*col as usize]);
-        Groups::Given {
-            groups,
-            size,
-            order,
-        }
-    }
-
-    /// The columns group by group, where that is not how they lie.
-    pub(super) fn order(&self) -> Option<&[u32]> {
-        match self {
-            Groups::Even(_) => None,
-            Groups::Given { order, .. } => Some(order),
-        }
-    }
-
-    /// Columns of a group.
-    fn size(&self) -> usize {
-        match self {
-            Groups::Even(size) | Groups::Given { size, .. } => *size,
-        }
-    }
-
-    fn of(&self, col: usize) -> usize {
-        match self {
-            Groups::Even(size) => col / size,
-            Groups::Given { groups, .. } => groups[col] as usize,
-        }
-    }
 }
 
 /// The zero points.
@@ -175,7 +126,7 @@ impl Grid {
         cols: Range<usize>,
         out: &mut [f32],
     ) -> Result<(), ModelError> {
-        let groups: Vec<usize> = cols.clone().map(|col| self.groups.of(col)).collect();
+        let groups = self.groups.of(&cols);
         self.in_pieces(files, rows, &cols, out, cols.len(), |row, codes, out| {
             for ((code, group), out) in codes.iter().zip(&groups).zip(out) {
                 let (scale, zero) = row(*group);

@@ -12,6 +12,7 @@ mod find;
 mod float8;
 mod gptq;
 mod grid;
+mod groups;
 mod integers;
 mod module;
 mod scheme;

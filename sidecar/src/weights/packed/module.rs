@@ -1,7 +1,8 @@
 //! One module while its matrix is put together: its parts are taken by name, and their types and shapes
 //! checked.
 
-use super::grid::{Groups, Scales, look_at_scales};
+use super::grid::{Scales, look_at_scales};
+use super::groups::Groups;
 use super::integers::{Integers, Layout};
 use crate::model_error::{ModelError, shorten};
 use crate::weights::folder::SafetensorsFolder;
@@ -152,7 +153,7 @@ impl Module<'_> {
             .all(|(col, group)| col / size == *group as usize);
         Ok(match in_order {
             true => Groups::Even(size),
-            false => Groups::given(listed, size),
+            false => Groups::given(&listed, size),
         })
     }
 }

@@ -1,5 +1,7 @@
 //! Groups of inputs that are apart in the file.
 
+use std::collections::HashSet;
+
 use plimsoll_planner::{BlockFormat, LayerOrders, Order};
 use safetensors::Dtype as Type;
 
@@ -46,7 +48,14 @@ fn columns_of_groups_that_are_apart_stay_in_blocks_with_a_list() {
         for part in parts {
             fixture.tensors.insert(list(part), first.clone());
         }
-        of(&fixture).0
+        let (orders, model) = of(&fixture);
+        let lists = parts.iter().map(|part| {
+            let name = format!("model.layers.0.{part}_proj.weight");
+            model.tensors.order(&name).unwrap().as_ptr()
+        });
+        let lists: HashSet<_> = lists.collect();
+        assert_eq!(lists.len(), 1, "{parts:?} hold the list more than once");
+        orders
     };
     let shared = LayerOrders {
         query: Order::Shared,
