@@ -44,7 +44,18 @@ pub(crate) fn describe_weights(model: &Model, planned: &Planned) {
             memory_bytes = moved.expanded.memory_bytes,
             dtype = %planned.request.dtype,
             "the file is quantised: matrices in the formats that stay are kept so, others are expanded while \
-             loading"
+             loading, and rounded again where that is asked for"
+        );
+    }
+    if moved.again.tensors > 0 {
+        tracing::warn!(
+            mode = planned.request.quantization.label(),
+            kept = kept.join(", "),
+            tensors = moved.again.tensors,
+            file_bytes = moved.again.file_bytes,
+            memory_bytes = moved.again.memory_bytes,
+            "matrices that the file has quantised are expanded and rounded again while loading, as was asked \
+             for: those that adapters change, and those in types that are not kept"
         );
     }
     let matrices = planned.request.listed_and_cut();
@@ -80,6 +91,8 @@ struct Tensors {
 struct Moved {
     /// Quantised ones, in a float type.
     expanded: Tensors,
+    /// Quantised ones, in other blocks.
+    again: Tensors,
     /// Others, in blocks.
     rounded: Tensors,
 }
@@ -96,18 +109,22 @@ impl Moved {
             .filter_map(|name| tensors.info(name))
         {
             let in_file = tensors.blocks(&info.name);
-            let is_quantised = in_file.is_some() || packed::LABELS.contains(&&*info.dtype);
+            // What an adapter changes is in no blocks any more, and its type is the file's still.
+            let is_blocks = |format: BlockFormat| format.label() == info.dtype;
+            let is_quantised = in_file.is_some()
+                || packed::LABELS.contains(&&*info.dtype)
+                || BlockFormat::ALL.into_iter().any(is_blocks);
             let (rows, cols) = info.rows_cols();
             let (rows, cols) = (rows as u64, cols as u64);
             let (of, row_bytes) = match place_of(&places, &info.name) {
-                Some(format) if place_of(&stays, &info.name).is_none() => {
-                    (&mut all.rounded, format.row_bytes(cols))
-                }
+                Some(_) if place_of(&stays, &info.name).is_some() => continue,
+                Some(format) if is_quantised => (&mut all.again, format.row_bytes(cols)),
+                Some(format) => (&mut all.rounded, format.row_bytes(cols)),
                 None if is_quantised => {
                     let row_bytes = cols.saturating_mul(request.dtype.bytes());
                     (&mut all.expanded, row_bytes)
                 }
-                Some(_) | None => continue,
+                None => continue,
             };
             of.tensors += 1;
             of.file_bytes += info.bytes;
@@ -125,6 +142,9 @@ mod tests {
     use plimsoll_planner::Quantization;
 
     use super::*;
+    use crate::adapters::tests::edited::Edited;
+    use crate::adapters::tests::fixtures;
+    use crate::adapters::tests::gguf::counting;
     use crate::args::{Cli, Command};
     use crate::config::plan_flags;
     use crate::model::ModelFolder;
@@ -174,6 +194,38 @@ mod tests {
     }
 
     #[test]
+    fn what_an_adapter_changes_of_quantised_weights_is_counted_as_floats_or_as_rounded_again() {
+        let path = fixtures().join("positions/mixed-gguf/model.gguf");
+        let base = ModelFolder::open(&path).unwrap();
+        let mut adapter = Edited::of("plain");
+        counting(&base, &mut adapter, ["self_attn.q_proj", "mlp.down_proj"]);
+        let model = ModelFolder::open_with(&path, &[adapter.write()]).unwrap();
+        let moved = |quantization: &str| {
+            let line = format!("x plan m --quantization {quantization}");
+            let Command::Plan(args) = Cli::parse_from(line.split_whitespace()).command else {
+                panic!("not a plan")
+            };
+            let request = plan_flags(&args.memory, &model).unwrap().request;
+            Moved::of(&*model.tensors, &request)
+        };
+        // Two matrices of 256 x 256, in blocks of 18 bytes for 32 numbers.
+        let numbers = 2 * 256 * 256;
+        let now = |memory_bytes| Tensors {
+            tensors: 2,
+            file_bytes: numbers / 32 * 18,
+            memory_bytes,
+        };
+        let expanded = moved("auto");
+        assert_eq!(expanded.expanded, now(2 * numbers));
+        assert_eq!((expanded.again, expanded.rounded), Default::default());
+        for (mode, block) in [("int8", 34), ("int4", 18)] {
+            let again = moved(mode);
+            assert_eq!(again.again, now(numbers / 32 * block), "{mode}");
+            assert_eq!((again.expanded, again.rounded), Default::default());
+        }
+    }
+
+    #[test]
     fn what_is_rounded_is_counted_with_its_bytes() {
         let folder = "tests/fixtures/models/tiny-qwen3";
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
@@ -191,12 +243,12 @@ mod tests {
             .map(|info| info.shape.iter().product::<usize>())
             .sum();
         let expected = Moved {
-            expanded: Tensors::default(),
             rounded: Tensors {
                 tensors: matrices.len() as u64,
                 file_bytes: matrices.iter().map(|info| info.bytes).sum(),
                 memory_bytes: (numbers / 32 * 34) as u64,
             },
+            ..Moved::default()
         };
         assert_eq!(Moved::of(&*model.tensors, &request), expected);
     }

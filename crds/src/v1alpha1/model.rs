@@ -41,7 +41,9 @@ pub struct QuantizationSpec {
     /// Int8: as Auto, and matrices that would be of dtype are rounded to 8 bits while they are read (Q8_0:
     /// 32 numbers of a row share a scale), which takes 8.5 bits each; where such rows are no whole groups
     /// of 32 they stay of dtype. Int4: the same to 4.5 bits (Q4_0), embedding and head to 8.5; answers are
-    /// further from the model's. On backend CUDA neither is there yet.
+    /// further from the model's. Quantised matrices that an adapter is merged into are rounded so, too: a
+    /// second time, which is refused where it takes more than nine tenths of what the adapter adds. On
+    /// backend CUDA neither is there yet.
     #[serde(default)]
     pub mode: QuantizationMode,
     /// How those that stay are multiplied. Exact: in dtype, with the bits of expanded weights. Int16:

@@ -147,12 +147,14 @@ pub struct AdapterReport {
     pub tensors: u32,
     /// Numbers in them; one that several ranks hold counts for each.
     pub numbers: u64,
-    /// Those of a million that are kept otherwise than without the adapter.
+    /// Those of a million that are kept otherwise than without the adapter: of quantised weights that are
+    /// rounded again (quantization mode Int8 or Int4), otherwise than the file has them.
     pub changed_per_million: u32,
     /// The length of what it adds, as it is kept, in millionths of that of what it means to add.
     pub norm_ratio_per_million: u32,
     /// How far what is kept is from what is meant, in millionths of how far the weights without it are:
-    /// what rounding takes, 1,000,000 where it takes all.
+    /// what rounding takes, 1,000,000 where it takes all; more where quantised weights that are rounded
+    /// again move farther than the adapter moves them.
     pub lost_per_million: u32,
     /// What it and those beside it change in the answers to a probe of fixed tokens, in millionths of the
     /// length of the logits; absent where that was not asked, and of weights that were read anew since the

@@ -27,11 +27,21 @@ pub struct Figures {
     sizes: f64,
     /// Squares of what rounding takes of the numbers before.
     rounded: f64,
+    /// Numbers that the file has in blocks, and that are rounded to blocks once more.
+    pub requantised: u64,
 }
 
 impl Figures {
     /// Counts numbers that are kept in this encoding: as they were, and as the adapter makes them.
-    pub(super) fn count(&mut self, encoding: Encoding, before: &[f32], after: &[f32]) {
+    /// `in_blocks`: without it they would stay in the blocks of the file, which are exactly these numbers;
+    /// what the second rounding does is then held against the adapter.
+    pub(super) fn count(
+        &mut self,
+        (encoding, in_blocks): (Encoding, bool),
+        before: &[f32],
+        after: &[f32],
+    ) {
+        let again = in_blocks && matches!(encoding, Encoding::Blocks(_));
         let square = |one: f32, other: f32| {
             let difference = f64::from(one) - f64::from(other);
             difference * difference
@@ -41,17 +51,20 @@ impl Figures {
             as_kept(encoding, before, &mut was[..before.len()]);
             as_kept(encoding, after, &mut is[..after.len()]);
             let kept = was.into_iter().zip(is);
-            for ((before, after), (was, is)) in before.iter().zip(after).zip(kept) {
+            for ((before, after), (rounded, is)) in before.iter().zip(after).zip(kept) {
+                let was = if again { *before } else { rounded };
                 self.changed += u64::from(was != is);
                 self.applied += square(is, was);
                 self.intended += square(*after, *before);
                 self.missed += square(is, *after);
                 self.without += square(was, *after);
                 self.sizes += square(*after, 0.0);
-                self.rounded += square(was, *before);
+                self.rounded += square(rounded, *before);
             }
         }
-        self.numbers += before.len() as u64;
+        let numbers = before.len() as u64;
+        self.numbers += numbers;
+        self.requantised += if again { numbers } else { 0 };
     }
 
     pub fn add(&mut self, other: &Figures) {
@@ -64,6 +77,7 @@ impl Figures {
             without,
             sizes,
             rounded,
+            requantised,
         } = other;
         self.numbers += numbers;
         self.changed += changed;
@@ -73,6 +87,7 @@ impl Figures {
         self.without += without;
         self.sizes += sizes;
         self.rounded += rounded;
+        self.requantised += requantised;
     }
 
     /// Of the numbers, 0 to 1.
@@ -84,8 +99,8 @@ impl Figures {
         self.changed as f64 / (self.numbers as f64).max(1.0)
     }
 
-    /// The length of what was added to that of what was meant; 1 where nothing was lost. What is less
-    /// than a rounding of f32 counts as not meant.
+    /// The length of what was added to that of what was meant; 1 where nothing was lost, more where
+    /// rounding adds. What is less than a rounding of f32 counts as not meant.
     pub fn norm_ratio(&self) -> f64 {
         match self.intended > 0.0 {
             true => (self.applied / self.intended).sqrt(),
@@ -100,7 +115,8 @@ impl Figures {
     }
 
     /// How far what is kept is from what was meant, to how far the weights without the adapter are: 0
-    /// where nothing was lost to rounding, 1 where all was.
+    /// where nothing was lost to rounding, 1 where all was, and more where blocks that are rounded again
+    /// move farther than the adapter moves them.
     pub fn lost(&self) -> f64 {
         match self.changed > 0 {
             true => (self.missed / self.without).sqrt(),

@@ -175,7 +175,7 @@ impl Gate {
         let answers = self.answers(adapter, tensor, seen)?;
         let wrong = seen.first_wrong(&answers)?;
         let mut figures = Figures::default();
-        figures.count(kept, seen.before, seen.after);
+        figures.count((kept, seen.in_blocks), seen.before, seen.after);
         let mut tallies = lock(&self.tallies);
         let tally = &mut tallies[adapter];
         tally.figures.add(&figures);
@@ -295,10 +295,14 @@ impl Tally {
             return Some(format!("changes `{missing}`, which nobody has read"));
         }
         let lost = self.figures.lost();
+        let again = match self.figures.requantised {
+            0 => String::new(),
+            numbers => format!(", and {numbers} are in blocks of the file that are rounded again"),
+        };
         (lost > LOST_MAX).then(|| {
             format!(
                 "rounding takes {:.1}% of what it adds ({:.0}% at most may be lost): of {} numbers \
-                 {:.3}% are kept otherwise than without it; {remedies}",
+                 {:.3}% are kept otherwise than without it{again}; {remedies}",
                 100.0 * lost,
                 100.0 * LOST_MAX,
                 self.figures.numbers,

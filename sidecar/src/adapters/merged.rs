@@ -14,8 +14,8 @@ use super::change::Change;
 use super::gate::Gate;
 use super::held::Held;
 use super::product::{Product, rows_at_once};
-use super::refused;
 use super::side::Seen;
+use super::{damaged, refused};
 use crate::model_error::ModelError;
 use crate::weights::encoding::{Encoding, encode, limit};
 use crate::weights::{TensorInfo, TensorSource, check_block, other_type, rounding};
@@ -177,7 +177,8 @@ impl Merged {
         Ok(())
     }
 
-    /// The first number that is none as it is kept ends the read: an adapter may be too large for that.
+    /// The first number that is none as it is kept ends the read: an adapter may be too large for that, or
+    /// the base have none there.
     fn check(
         &self,
         kept: Encoding,
@@ -198,8 +199,10 @@ impl Merged {
             .enumerate()
             .find(|(_, number)| number.is_nan() || number.abs() >= limit);
         let (at, number) = found.unwrap_or((0, &f32::NAN));
-        self.gate.no_numbers();
         let row = first_row + at / cols.max(1);
+        let (change, names) = (self.changes.get(name), [name, self.behind(name)]);
+        damaged::check(&*self.base, change, kept, names, row)?;
+        self.gate.no_numbers();
         let message = format!(
             "merged into `{name}` it makes {number} in row {row}, which is no {}; it was \
              trained on another base, or its scale is too large",
@@ -293,6 +296,7 @@ impl TensorSource for Merged {
                 change,
                 rows: some,
                 cols: cols.clone(),
+                in_blocks: self.base.blocks(behind).is_some(),
                 before,
                 after: out,
             };

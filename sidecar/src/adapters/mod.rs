@@ -9,6 +9,7 @@
 mod beside;
 mod change;
 mod config;
+mod damaged;
 mod dynamic;
 mod effect;
 mod embeddings;

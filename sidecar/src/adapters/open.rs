@@ -9,7 +9,7 @@ use super::change::Change;
 use super::config::AdapterConfig;
 use super::factor::Factor;
 use super::places::{Placed, Places, is_float};
-use super::{AdapterPath, Base, WEIGHTS, effect, refused, unread};
+use super::{AdapterPath, Base, EMBEDDING, HEAD, WEIGHTS, effect, refused, unread};
 use crate::digest::Digest;
 use crate::model_error::{ModelError, shorten};
 use crate::weights::file::{WeightFile, is_there};
@@ -76,13 +76,16 @@ pub(crate) fn open(at: &AdapterPath, base: Base<'_>, called: &str) -> Result<Ope
     });
     let is_quantized = |tensor: &&String| {
         let info = base.tensors.info(tensor);
+        // A head that the adapter makes is the base's embedding before.
+        let info = info.or_else(|| base.tensors.info(EMBEDDING).filter(|_| *tensor == HEAD));
         info.is_some_and(|info| !is_float(info))
     };
     let quantized = changes.keys().filter(is_quantized).count();
     let expanded = (quantized > 0).then(|| {
         format!(
             "adapter `{adapter}`: {quantized} of the {} tensors that it changes are quantised in the \
-             file; it is merged into their expanded numbers, which are kept as floats",
+             file: merged into expanded numbers, they stay floats, or with quantization mode Int8 or \
+             Int4 are rounded again",
             changes.len()
         )
     });

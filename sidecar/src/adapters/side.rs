@@ -25,6 +25,8 @@ pub(super) struct Seen<'a> {
     pub(super) change: &'a Change,
     pub(super) rows: Range<usize>,
     pub(super) cols: Range<usize>,
+    /// Without the adapter they would stay in the blocks of the file.
+    pub(super) in_blocks: bool,
     pub(super) before: &'a [f32],
     pub(super) after: &'a [f32],
 }

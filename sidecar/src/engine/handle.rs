@@ -101,6 +101,8 @@ pub(crate) struct Shared {
     pub(crate) validation: Validation,
     /// By what share inputs of products, and keys and values, are rounded.
     pub(crate) inputs_rounding: f64,
+    /// What helps where rounding loses an adapter.
+    pub(crate) remedies: &'static str,
     /// What became of the adapters of the weights in force.
     pub(crate) adapters: Mutex<Verdict>,
     /// What requests choose.

@@ -160,6 +160,7 @@ impl Engine {
             }),
             validation,
             inputs_rounding: merging::inputs_rounding(&request, products),
+            remedies: merging::remedies(request.quantization),
             adapters: Mutex::default(),
             dynamic: Mutex::new(slots.view(&request, &plan)),
             pushable: Pushable::of(&model, request.kept()),

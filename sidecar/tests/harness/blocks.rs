@@ -103,7 +103,7 @@ fn bits(name: &str, at: usize) -> u64 {
 }
 
 /// A block of any bits whose largest numbers are about 0.2.
-fn block(format: BlockFormat, name: &str, at: usize) -> Vec<u8> {
+pub fn block(format: BlockFormat, name: &str, at: usize) -> Vec<u8> {
     let bytes = format.bytes() as usize;
     let mut block: Vec<u8> = (0..bytes)
         .map(|byte| bits(name, at * bytes + byte).to_le_bytes()[6])
@@ -258,7 +258,7 @@ pub fn rounded(path: &Path, choice: Choice) -> Arc<Model> {
 }
 
 /// The numbers of a row, as the kernels have them: their tests hold those to ggml's definitions.
-fn decoded(format: BlockFormat, row: &[u8]) -> Vec<f32> {
+pub fn decoded(format: BlockFormat, row: &[u8]) -> Vec<f32> {
     let cols = row.len() / format.bytes() as usize * columns(format);
     let shape = LinearShape::stored(1, cols, Dtype::Float32, format);
     let mut packed = vec![0; shape.packed_bytes()];

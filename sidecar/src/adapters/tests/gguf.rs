@@ -1,12 +1,15 @@
 //! A GGUF base: its names and the order of its rows are a folder's, and what an adapter changes of
-//! quantised weights is kept as floats.
+//! quantised weights is kept as floats unless a mode rounds it again.
 
-use plimsoll_planner::{BlockFormat, Dtype, Kept, LayerBlocks, LayerOrders, Order};
+use clap::Parser;
+use plimsoll_planner::{BlockFormat, Dtype, Kept, LayerBlocks, LayerOrders, Order, Quantization};
 use serde_json::json;
 
 use super::edited::Edited;
 use super::fixtures;
 use super::merged::read_as;
+use crate::args::{Cli, Command};
+use crate::config::plan_flags;
 use crate::model::{Model, ModelFolder, Pushable, Replacement};
 use crate::weights::testing::TempFolder;
 
@@ -206,4 +209,43 @@ fn a_reload_refuses_an_adapter_that_changes_what_is_kept_in_blocks() {
     counting(&base, &mut adapter, ["self_attn.q_proj"]);
     adapter.write();
     reload(in_blocks).unwrap();
+}
+
+/// What does not fit as floats fits in the bits that a refusal names.
+#[test]
+fn a_quantised_base_that_an_adapter_makes_too_large_is_refused_with_the_mode_that_fits() {
+    let path = fixtures().join("positions/mixed-gguf/model.gguf");
+    let base = ModelFolder::open(&path).unwrap();
+    let mut adapter = Edited::of("plain");
+    let all = [
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.o_proj",
+        "mlp.gate_proj",
+        "mlp.up_proj",
+        "mlp.down_proj",
+    ];
+    counting(&base, &mut adapter, all);
+    let model = ModelFolder::open_with(&path, &[adapter.write()]).unwrap();
+    let plan = |mode: &str, quota: u64| {
+        let line = format!("x plan m --max-model-len 64 --quantization {mode} --quota 0={quota}");
+        let Command::Plan(args) = Cli::parse_from(line.split_whitespace()).command else {
+            panic!("not a plan")
+        };
+        plan_flags(&args.memory, &model)
+    };
+    let least = |mode: &str| {
+        (1u64..)
+            .find(|pages| plan(mode, pages << 16).is_ok())
+            .unwrap()
+            << 16
+    };
+    let [floats, eight, four] = ["auto", "int8", "int4"].map(least);
+    assert!(floats > eight + (200 << 10) && eight > four + (100 << 10));
+    for (quota, mode) in [(eight, Quantization::Int8), (four, Quantization::Int4)] {
+        let refused = plan("auto", quota).unwrap_err().to_string();
+        let words = format!("--quantization {}", mode.label().to_lowercase());
+        assert!(refused.contains(&words), "{refused}");
+    }
 }

@@ -9,8 +9,9 @@ use serde_json::json;
 
 use super::edited::Edited;
 use super::{AdapterPath, at, fixtures, open};
-use crate::model::Model;
+use crate::model::{Model, ModelError, ModelFolder};
 use crate::weights::needed;
+use crate::weights::testing::TempFolder;
 
 #[derive(serde::Deserialize)]
 struct Expected {
@@ -332,4 +333,45 @@ fn a_base_of_another_name_is_told_and_taken() {
         other.len() == 1 && other[0].contains("trained on org/tiny-llama-2"),
         "{other:?}"
     );
+}
+
+/// Whoever reads is told which file is damaged.
+#[test]
+fn a_number_that_the_base_has_not_is_no_fault_of_the_adapter() {
+    let from = fixtures().join("models/tiny-llama");
+    let folder = TempFolder::new();
+    for entry in std::fs::read_dir(&from).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        folder.write(&name, std::fs::read(&path).unwrap());
+    }
+    let (tensor, row, column) = ("model.layers.1.mlp.up_proj.weight", 3, 5);
+    let mut file = std::fs::read(from.join("model.safetensors")).unwrap();
+    let size = usize::try_from(u64::from_le_bytes(file[..8].try_into().unwrap())).unwrap();
+    let header: serde_json::Value = serde_json::from_slice(&file[8..8 + size]).unwrap();
+    let start = header[tensor]["data_offsets"][0].as_u64().unwrap();
+    let place = 8 + size + usize::try_from(start).unwrap() + 4 * (row * 64 + column);
+    for (number, dtype) in [
+        (f32::NAN, Dtype::Float32),
+        (f32::NAN, Dtype::BFloat16),
+        (f32::INFINITY, Dtype::Float32),
+        (70_000.0, Dtype::Float16),
+    ] {
+        file[place..place + 4].copy_from_slice(&number.to_le_bytes());
+        folder.write("model.safetensors", &file);
+        let adapter = at(&fixtures().join("adapters/plain"));
+        let model = ModelFolder::open_with(folder.path(), &[adapter]).unwrap();
+        let mut bytes = vec![0; 352 * 64 * if dtype == Dtype::Float32 { 4 } else { 2 }];
+        let read = model
+            .tensors
+            .read_as(dtype, tensor, 0..352, 0..64, &mut bytes);
+        let error = read.unwrap_err();
+        assert!(
+            matches!(error, ModelError::InvalidWeights { .. }),
+            "{error}"
+        );
+        let words = format!("tensor `{tensor}`: row 3, column 5 is {number} before");
+        assert!(error.to_string().contains(&words), "{error}");
+        assert!(!model.gate.makes_no_numbers());
+    }
 }

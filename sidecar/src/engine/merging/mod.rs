@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use plimsoll_planner::{BlockFormat, Dtype};
+use plimsoll_planner::{BlockFormat, Dtype, Quantization};
 
 mod beside;
 
@@ -23,10 +23,30 @@ use crate::model::{Model, ModelError, Replacement};
 use crate::weights::{TensorInfo, TensorSource};
 
 /// What helps where a narrow type loses an adapter.
-const REMEDIES: &str = "keep the weights in a wider type (--dtype float32, spec.model.dtype: Float32) or in \
-                        more bits (--quantization auto, spec.model.quantization.mode: Auto), give it a \
-                        larger scale, or serve it all the same (--adapter-validation report, \
-                        spec.adapterValidation.mode: Report)";
+pub(super) const fn remedies(mode: Quantization) -> &'static str {
+    macro_rules! with {
+        ($first:literal) => {
+            concat!(
+                $first,
+                ", give it a larger scale, keep it beside the weights (--adapter NAME=FOLDER:dynamic, \
+                 spec.adapters[].mode: Dynamic), or serve it all the same (--adapter-validation report, \
+                 spec.adapterValidation.mode: Report)"
+            )
+        };
+    }
+    match mode {
+        Quantization::Auto | Quantization::None => {
+            with!("keep the weights in a wider type (--dtype float32, spec.model.dtype: Float32)")
+        }
+        Quantization::Int8 => with!(
+            "keep the weights in more bits (--quantization auto, spec.model.quantization.mode: Auto)"
+        ),
+        Quantization::Int4 => with!(
+            "keep the weights in more bits (--quantization int8 or auto, \
+             spec.model.quantization.mode: Int8 or Auto)"
+        ),
+    }
+}
 
 /// A model that is there without its adapters: only what these change is still to be read.
 #[derive(Debug)]
@@ -129,7 +149,7 @@ impl Loop {
             self.ranks.merge(&over)?.map_err(Failure)?;
             self.ranks.adopt(None)?;
         }
-        let verdict = model.gate.verdict(REMEDIES);
+        let verdict = model.gate.verdict(self.shared.remedies);
         describe(&verdict);
         let wrong = verdict.wrong.clone();
         *lock(&self.shared.adapters) = verdict;
@@ -178,7 +198,7 @@ impl Loop {
         if self.shared.validation == Validation::Off {
             return Ok(Verdict::default());
         }
-        let verdict = gate.verdict(REMEDIES);
+        let verdict = gate.verdict(self.shared.remedies);
         describe(&verdict);
         self.judge(verdict.wrong.clone())?;
         Ok(verdict)
@@ -214,6 +234,16 @@ fn describe(verdict: &Verdict) {
             lost_percent = 100.0 * figures.lost(),
             "adapter merged"
         );
+        if figures.requantised > 0 {
+            tracing::warn!(
+                name,
+                numbers = figures.requantised,
+                changed_percent = 100.0 * figures.changed_share(),
+                lost_percent = 100.0 * figures.lost(),
+                "adapter merged into quantised weights, which were rounded again after it: so many of what \
+                 it changes are no longer the file's, and rounding takes so much of what it adds"
+            );
+        }
     }
 }
 

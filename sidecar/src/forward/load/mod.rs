@@ -152,9 +152,9 @@ fn fill(
         // Whole blocks are read, whatever of them is this rank's.
         let columns = usize::try_from(format.columns()).unwrap_or(usize::MAX);
         let cols = cols.start / columns * columns..cols.end.next_multiple_of(columns);
-        // What no file has in blocks is rounded to those of its place, and so is what it has in an order
-        // that the place has not.
-        let stays = source.blocks(name).is_some() && order.is_some() == listed;
+        // What the file has otherwise, as floats, in other blocks or in another order, is rounded to those of
+        // its place.
+        let stays = source.blocks(name) == Some(format) && order.is_some() == listed;
         let rounds = !stays && !listed && rounding::is_rounded_to(format);
         if !rounds && order.is_some() != listed {
             return Err(other_order(name));

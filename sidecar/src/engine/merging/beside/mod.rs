@@ -100,7 +100,7 @@ impl Loop {
         let change = distance(&before.base, beside);
         let noise = bound / (change.max(f64::MIN_POSITIVE) * width);
         // What rounding takes of the weights' change, the answers' may lack: all of it along the change.
-        let along_bound = ALONG + all.lost() + noise;
+        let along_bound = ALONG + all.lost().min(1.0) + noise;
         let apart = Apart {
             share: distance(logits, beside),
             along: along(&before.base, beside, logits),
