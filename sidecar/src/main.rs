@@ -183,6 +183,9 @@ fn bench_model(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     if args.overlap {
         return bench_overlap(args);
     }
+    if let Some(rank) = args.lora_rank {
+        return bench_lora(args, rank);
+    }
     bench::run(args, |measured| {
         let (case, rate) = (measured.case.name(), measured.median());
         match args.output {
@@ -210,6 +213,30 @@ fn bench_overlap(args: &BenchArgs) -> anyhow::Result<ExitCode> {
                     "case": case,
                     "oneTokensPerSecond": one,
                     "twoTokensPerSecond": two,
+                    "ratio": ratio
+                })
+            ),
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn bench_lora(args: &BenchArgs, rank: u32) -> anyhow::Result<ExitCode> {
+    bench::lora(args, rank, |measured| {
+        let (case, ratio) = (measured.one.case.name(), measured.ratio());
+        let (base, adapter) = (measured.one.median(), measured.two.median());
+        match args.output {
+            Output::Text => println!(
+                "{case:<14} rows of the base {base:>9.1}, of an adapter of rank {rank} {adapter:>9.1} \
+                 tokens/s: ratio {ratio:.3}"
+            ),
+            Output::Json => println!(
+                "{}",
+                serde_json::json!({
+                    "case": case,
+                    "rank": rank,
+                    "baseTokensPerSecond": base,
+                    "adapterTokensPerSecond": adapter,
                     "ratio": ratio
                 })
             ),

@@ -54,8 +54,8 @@ use merged::Merged;
 pub(crate) use merged::{EMBEDDING, HEAD};
 
 /// The files of an adapter.
-const CONFIG: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
+pub(crate) const CONFIG: &str = "adapter_config.json";
+pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// Most adapters that one model is started with.
 pub const ADAPTERS_MAX: usize = 8;

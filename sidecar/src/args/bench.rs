@@ -62,6 +62,11 @@ pub struct BenchArgs {
     /// with one step under way and with two, in turn, and their ratio.
     #[arg(long)]
     pub overlap: bool,
+    /// Measure what rows of an adapter of this rank cost, 1 to 4096: every case with rows of the base and
+    /// with rows of an adapter of drawn numbers in a slot of its own, in turn, and their ratio.
+    #[arg(long, allow_negative_numbers = true, value_name = "N", conflicts_with = "overlap",
+          value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub lora_rank: Option<u32>,
     /// What is printed.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     pub output: Output,

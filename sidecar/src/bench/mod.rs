@@ -4,17 +4,25 @@
 //! side: `prefill N` is N prompt tokens to the first token; `decode N` is N tokens after a prompt
 //! of one; `batch B` is the rate of B sequences while all of them decode.
 
+mod lora;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use crate::adapters::Dynamic;
 use crate::args::BenchArgs;
 use crate::config;
 use crate::engine::Engine;
 use crate::engine::config::EngineConfig;
 use crate::engine::handle::{EngineHandle, EngineState};
 use crate::engine::request::{FinishReason, GenerateRequest, Refused, SamplingParams, TokenEvent};
+use crate::model::Model;
+pub use lora::lora;
+
+/// Where what is drawn begins.
+const SEED: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// What to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +81,7 @@ pub enum BenchError {
 /// # Errors
 /// Whatever keeps the engine from starting, or a case from running.
 pub fn run(args: &BenchArgs, mut tell: impl FnMut(&Measured)) -> anyhow::Result<()> {
-    let (engine, vocabulary) = start(args, None)?;
+    let (engine, vocabulary) = start(args, None, |_| Ok(None))?;
     let mut bench = Bench::new(&engine, vocabulary);
     let prefill = Case::Prefill {
         tokens: args.prefill,
@@ -85,15 +93,16 @@ pub fn run(args: &BenchArgs, mut tell: impl FnMut(&Measured)) -> anyhow::Result<
     Ok(())
 }
 
-/// A case with one step under way and with two.
+/// A case that was measured in two ways, in turn: with one step under way and with two, with rows of the
+/// base and with rows of an adapter.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Overlap {
+pub struct Both {
     pub one: Measured,
     pub two: Measured,
 }
 
-impl Overlap {
-    /// How much faster two are: the middle of the ratios of runs that followed each other, so that
+impl Both {
+    /// How much faster the second is: the middle of the ratios of runs that followed each other, so that
     /// a machine that is slow for a while is so for both.
     pub fn ratio(&self) -> f64 {
         let pairs = self.two.runs.iter().zip(&self.one.runs);
@@ -107,24 +116,29 @@ impl Overlap {
 ///
 /// # Errors
 /// As [`run`]; there must be memory for both engines.
-pub fn overlap(args: &BenchArgs, mut tell: impl FnMut(&Overlap)) -> anyhow::Result<()> {
-    let (one, vocabulary) = start(args, Some(1))?;
-    let (two, _) = start(args, Some(2))?;
+pub fn overlap(args: &BenchArgs, mut tell: impl FnMut(&Both)) -> anyhow::Result<()> {
+    let (one, vocabulary) = start(args, Some(1), |_| Ok(None))?;
+    let (two, _) = start(args, Some(2), |_| Ok(None))?;
     let mut benches = [&one, &two].map(|engine| Bench::new(engine, vocabulary));
     for case in decoding(args) {
-        let mut runs = [Vec::new(), Vec::new()];
-        for counted in (0..=args.repetitions).map(|run| run > 0) {
-            for (bench, runs) in benches.iter_mut().zip(&mut runs) {
-                let rate = bench.once(case)?;
-                runs.extend(counted.then_some(rate));
-            }
-        }
-        let [one, two] = runs.map(|runs| Measured { case, runs });
-        tell(&Overlap { one, two });
+        tell(&in_turn(&mut benches, case, args.repetitions)?);
     }
     one.stop();
     two.stop();
     Ok(())
+}
+
+/// One run of each that is not counted, then as many as are asked for.
+fn in_turn(benches: &mut [Bench<'_>; 2], case: Case, repetitions: u32) -> Result<Both, BenchError> {
+    let mut runs = [Vec::new(), Vec::new()];
+    for counted in (0..=repetitions).map(|run| run > 0) {
+        for (bench, runs) in benches.iter_mut().zip(&mut runs) {
+            let rate = bench.once(case)?;
+            runs.extend(counted.then_some(rate));
+        }
+    }
+    let [one, two] = runs.map(|runs| Measured { case, runs });
+    Ok(Both { one, two })
 }
 
 /// The cases in which every step is a small one.
@@ -141,10 +155,15 @@ fn decoding(args: &BenchArgs) -> [Case; 2] {
     ]
 }
 
-/// An engine that has loaded, and the size of its vocabulary.
-fn start(args: &BenchArgs, steps_under_way: Option<usize>) -> anyhow::Result<(EngineHandle, u32)> {
+/// An engine that has loaded, with the adapter that `adapter` opens, and the size of its vocabulary.
+fn start(
+    args: &BenchArgs,
+    steps_under_way: Option<usize>,
+    adapter: impl FnOnce(&Model) -> anyhow::Result<Option<Arc<Dynamic>>>,
+) -> anyhow::Result<(EngineHandle, u32)> {
     let model = Arc::new(crate::model::ModelFolder::open(&args.model)?);
-    let planned = config::plan_flags(&args.memory, &model)?;
+    let adapters: Vec<Arc<Dynamic>> = adapter(&model)?.into_iter().collect();
+    let planned = config::plan_flags_with(&args.memory, &model, &adapters)?;
     let vocabulary = model.shape.vocab;
     let defaults = EngineConfig::new(planned.request);
     let config = EngineConfig {
@@ -155,6 +174,7 @@ fn start(args: &BenchArgs, steps_under_way: Option<usize>) -> anyhow::Result<(En
         steps_under_way: steps_under_way.unwrap_or(defaults.steps_under_way),
         // Nothing is taken beside what is measured.
         first_kv_blocks: Some(u32::MAX),
+        adapters,
         ..defaults
     };
     let engine = Engine::start(config, model, planned.plan)?;
@@ -180,6 +200,8 @@ pub struct Bench<'a> {
     vocabulary: u32,
     next_id: u64,
     random: u64,
+    /// That requests ask for.
+    adapter: Option<Arc<str>>,
 }
 
 impl<'a> Bench<'a> {
@@ -189,7 +211,8 @@ impl<'a> Bench<'a> {
             engine,
             vocabulary: vocabulary.max(1),
             next_id: 1,
-            random: 0x9E37_79B9_7F4A_7C15,
+            random: SEED,
+            adapter: None,
         }
     }
 
@@ -244,7 +267,7 @@ impl<'a> Bench<'a> {
                 bias: Vec::new(),
                 prompt_logprobs: None,
                 max_tokens: tokens,
-                adapter: None,
+                adapter: self.adapter.clone(),
                 cache_salt: None,
                 events: events.into(),
             };
@@ -265,14 +288,19 @@ impl<'a> Bench<'a> {
             .collect()
     }
 
-    /// xorshift64*: prompts only have to differ from each other.
+    /// Prompts only have to differ from each other.
     fn token(&mut self) -> u32 {
-        self.random ^= self.random >> 12;
-        self.random ^= self.random << 25;
-        self.random ^= self.random >> 27;
-        let high = self.random.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33;
+        let high = draw(&mut self.random) >> 33;
         u32::try_from(high % u64::from(self.vocabulary)).unwrap_or(0)
     }
+}
+
+/// xorshift64*.
+fn draw(random: &mut u64) -> u64 {
+    *random ^= *random >> 12;
+    *random ^= *random << 25;
+    *random ^= *random >> 27;
+    random.wrapping_mul(0x2545_F491_4F6C_DD1D)
 }
 
 fn collect(mut reader: mpsc::Receiver<TokenEvent>) -> Result<Vec<Instant>, BenchError> {
@@ -348,6 +376,6 @@ mod tests {
             measured(&[100.0, 25.0, 80.0]),
             measured(&[110.0, 30.0, 80.0]),
         );
-        assert!((Overlap { one, two }.ratio() - 1.1).abs() < 1e-9);
+        assert!((Both { one, two }.ratio() - 1.1).abs() < 1e-9);
     }
 }
