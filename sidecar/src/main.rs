@@ -99,7 +99,10 @@ fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
 fn plan(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     let model = ModelFolder::open_with(&args.model, &args.adapters.merged())?;
     let dynamic = config::open_dynamic(&args.adapters.dynamic(), &model)?;
-    match config::plan_flags_with(&args.memory, &model, &dynamic) {
+    let flags = args
+        .memory
+        .with_room_for(&args.adapters, &args.adapter_root);
+    match config::plan_flags_with(&flags, &model, &dynamic) {
         Ok(planned) => {
             print!(
                 "{}",

@@ -1,6 +1,7 @@
 //! Why a model is not accepted. The message is for the person who wrote the resource: it names
 //! the file, the field, the numbers and the way out.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use plimsoll_crds::v1alpha1::Reason;
@@ -14,10 +15,7 @@ pub enum ModelError {
     NotFound { path: PathBuf, message: String },
     /// The file is there but reading it failed.
     #[error("{}: cannot be read: {source}", .path.display())]
-    Unreadable {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Unreadable { path: PathBuf, source: io::Error },
     /// `config.json`, `generation_config.json` or GGUF metadata that contradict themselves.
     #[error("{file}: {message}")]
     InvalidConfig { file: String, message: String },
@@ -41,12 +39,22 @@ pub enum ModelError {
     InvalidAdapter { adapter: String, message: String },
 }
 
+const MFILE: i32 = Errno::MFILE.raw_os_error();
+const NFILE: i32 = Errno::NFILE.raw_os_error();
+
 /// Of whatever is looked for.
 const NO_SUCH_FILE: &str = "no such file";
 
 impl ModelError {
     /// As what is wrong with an adapter, which has a source of its own.
     pub(crate) fn of_adapter(&self, adapter: &str) -> ModelError {
+        // Nothing is wrong with it: who has no files left finds none that can be opened.
+        if let ModelError::Unreadable { path, source } = self
+            && let Some(code @ (MFILE | NFILE)) = source.raw_os_error()
+        {
+            let (path, source) = (path.clone(), io::Error::from_raw_os_error(code));
+            return ModelError::Unreadable { path, source };
+        }
         let message = match self {
             ModelError::NotFound { path, message } if message.starts_with(NO_SUCH_FILE) => format!(
                 "{}: {NO_SUCH_FILE}; check --adapter {adapter}=FOLDER, or source and path of \
@@ -77,9 +85,9 @@ impl ModelError {
         reason.as_str()
     }
 
-    pub(crate) fn io(path: &Path, source: std::io::Error) -> ModelError {
+    pub(crate) fn io(path: &Path, source: io::Error) -> ModelError {
         // A link that leads nowhere, or round in a circle; behind any other there is a file.
-        let nowhere = source.kind() == std::io::ErrorKind::NotFound
+        let nowhere = source.kind() == io::ErrorKind::NotFound
             || source.raw_os_error() == Some(Errno::LOOP.raw_os_error());
         if nowhere && let Ok(to) = std::fs::read_link(path) {
             return ModelError::NotFound {
@@ -87,7 +95,7 @@ impl ModelError {
                 message: format!("is a link to {}: {source}", to.display()),
             };
         }
-        if source.kind() == std::io::ErrorKind::NotFound {
+        if source.kind() == io::ErrorKind::NotFound {
             return ModelError::NotFound {
                 path: path.to_owned(),
                 message: format!("{NO_SUCH_FILE}; check the model's source and path"),

@@ -123,8 +123,6 @@ fn requests_choose_dynamic_adapters_by_name_and_others_come_and_go() {
         &plain,
         "--adapter",
         &fan,
-        "--max-loras",
-        "3",
         "--adapter-root",
         root,
     ];
@@ -154,7 +152,7 @@ fn requests_choose_dynamic_adapters_by_name_and_others_come_and_go() {
     let load = format!(r#"{{"lora_name": "loud", "lora_path": "{root}/plain"}}"#);
     assert_eq!(
         served.post("/v1/load_lora_adapter", &load).status,
-        403,
+        404,
         "the public port"
     );
     assert_eq!(
@@ -189,6 +187,12 @@ fn plans_have_room_for_dynamic_adapters_and_say_where_there_is_not_enough() {
     let (code, table, _) = plan(&["--max-rank", "8"]);
     assert_eq!(code, Some(0));
     assert!(table.contains("ADAPTERS"), "{table}");
+    // A folder for others is room for four of rank 16.
+    let root = ["--adapter-root", "/"];
+    let (_, rooted, _) = plan(&root);
+    let (_, counted, _) = plan(&["--max-adapters", "4", "--max-rank", "16"]);
+    assert_eq!(rooted, counted);
+    assert_ne!(rooted, plan(&[]).1);
     for (flags, code, says) in [
         (
             ["--max-adapters", "0"],

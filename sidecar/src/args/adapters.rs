@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use plimsoll_planner::Bytes;
 
+use super::MemoryArgs;
 use super::values::{AdapterFlag, ValidationArg, adapter, merged_adapter, quantity_bytes};
 use crate::adapters::AdapterPath;
 
@@ -34,6 +35,22 @@ impl AdapterArgs {
             AdapterFlag::Merge(_) => None,
         };
         self.adapter.iter().filter_map(dynamic).collect()
+    }
+}
+
+/// Room where a folder is given for adapters that come, and no number: as `spec.limits.maxAdapters`.
+const ROOM: u32 = 4;
+
+impl MemoryArgs {
+    /// With room for adapters that may come out of `roots`, beside those that are given.
+    #[must_use]
+    pub fn with_room_for(&self, adapters: &AdapterArgs, roots: &[PathBuf]) -> MemoryArgs {
+        let mut flags = self.clone();
+        if !roots.is_empty() && flags.max_adapters.is_none() {
+            let given = u32::try_from(adapters.dynamic().len()).unwrap_or(u32::MAX);
+            flags.max_adapters = Some(given.max(ROOM));
+        }
+        flags
     }
 }
 

@@ -178,6 +178,9 @@ pub struct PlanArgs {
     pub model: PathBuf,
     #[command(flatten)]
     pub adapters: AdapterArgs,
+    /// Plans room for adapters that come while the server runs, as `serve` does with it.
+    #[arg(long, value_name = "FOLDER")]
+    pub adapter_root: Vec<PathBuf>,
     #[command(flatten)]
     pub memory: MemoryArgs,
 }
@@ -226,11 +229,13 @@ pub struct MemoryArgs {
     #[arg(long, allow_hyphen_values = true, value_name = "QUANTITY",
           value_parser = quantity_bytes)]
     pub cpu_offload: Option<Bytes>,
-    /// Dynamic adapters that there is room for at once, 0 to 256. Without it: as many as are given.
+    /// Dynamic adapters that there is room for at once, 0 to 256. Without it: as many as are given, and
+    /// at least 4 with --adapter-root.
     #[arg(long, allow_negative_numbers = true, value_name = "N", visible_alias = "max-loras",
           value_parser = clap::value_parser!(u32).range(0..=256))]
     pub max_adapters: Option<u32>,
-    /// Largest rank of a dynamic adapter, 1 to 4096. Without it: the largest that is given, or 16.
+    /// Largest rank of a dynamic adapter, 1 to 4096. Without it: the largest that is given, and at least
+    /// 16 where there is room for others.
     #[arg(long, allow_negative_numbers = true, value_name = "N", visible_alias = "max-lora-rank",
           value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub max_rank: Option<u32>,
@@ -295,8 +300,8 @@ pub struct HttpArgs {
     /// for more, `*` is any. Without it: none, and browsers keep pages away.
     #[arg(long, value_name = "ORIGIN", value_parser = origin)]
     pub cors_allow_origin: Vec<HeaderValue>,
-    /// File with the bearer token that the admin API wants; one that is replaced while the server
-    /// runs counts from then on.
+    /// File with the bearer token that the admin API wants, 16 characters or more; one that is replaced
+    /// while the server runs counts from then on.
     #[arg(long, value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,
     /// Who controls the engine (sleep, wake, pause) without a token: nobody, or clients on 127.0.0.1
@@ -308,7 +313,8 @@ pub struct HttpArgs {
     #[arg(long, value_name = "FOLDER")]
     pub weights_root: Vec<PathBuf>,
     /// Folder under which adapters may lie that are loaded while the server runs
-    /// (/v1/load_lora_adapter); repeat for more. Without it: none are.
+    /// (/v1/load_lora_adapter); repeat for more. Room for 4 is planned, or for --max-adapters of
+    /// --max-rank. Without it: none are.
     #[arg(long, value_name = "FOLDER")]
     pub adapter_root: Vec<PathBuf>,
     /// Largest request body, e.g. 4Mi.

@@ -282,3 +282,42 @@ fn a_weights_root_is_a_folder_that_is_there() {
         assert!(error.starts_with(&start), "{error}");
     }
 }
+
+#[test]
+fn a_folder_for_adapters_has_room_for_them_planned_unless_a_number_is_given() {
+    let room = |line: &str| match parse(line).unwrap().command {
+        Command::Serve(args) => {
+            let roots = &args.http.adapter_root;
+            args.memory
+                .with_room_for(&args.adapters, roots)
+                .max_adapters
+        }
+        Command::Plan(args) => {
+            let roots = &args.adapter_root;
+            args.memory
+                .with_room_for(&args.adapters, roots)
+                .max_adapters
+        }
+        other => panic!("{other:?}"),
+    };
+    let given = " --adapter a=/a:dynamic --adapter b=/b --adapter c=/c:dynamic";
+    let more = (0..5).map(|at| format!(" --adapter x{at}=/x:dynamic"));
+    let more: String = more.collect();
+    for (flags, slots) in [
+        (String::new(), None),
+        (given.to_owned(), None),
+        (" --adapter-root /a".to_owned(), Some(4)),
+        (" --adapter-root /a --max-adapters 2".to_owned(), Some(2)),
+        (" --adapter-root /a --max-adapters 0".to_owned(), Some(0)),
+        (" --adapter-root /a".to_owned() + given, Some(4)),
+        (" --adapter-root /a".to_owned() + given + &more, Some(7)),
+    ] {
+        for command in ["serve", "plan"] {
+            assert_eq!(
+                room(&format!("x {command} m{flags}")),
+                slots,
+                "{command}{flags}"
+            );
+        }
+    }
+}

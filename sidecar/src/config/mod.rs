@@ -90,7 +90,10 @@ impl Settings {
                 validation: args.adapter_validation.into(),
                 revision: String::new(),
                 backend: Backend::Cpu,
-                memory: Asked::Flags(Box::new(args.memory.clone())),
+                memory: Asked::Flags(Box::new(
+                    args.memory
+                        .with_room_for(&args.adapters, &args.http.adapter_root),
+                )),
             });
         };
         let documents = Documents::read(folder)?;

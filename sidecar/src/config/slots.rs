@@ -9,7 +9,7 @@ use crate::args::MemoryArgs;
 use crate::error::BootError;
 use crate::model::{Model, ModelError};
 
-/// The rank that there is room for where none is given and nobody says.
+/// The rank that there is room for where others may come and nobody says.
 const RANK: u32 = 16;
 
 /// Opens what requests are to choose, each under a name of its own.
@@ -46,7 +46,10 @@ pub(super) fn of(flags: &MemoryArgs, dynamic: &[Arc<Dynamic>]) -> Result<Adapter
         )));
     }
     let largest = dynamic.iter().max_by_key(|of| of.rank);
-    let rank = flags.max_rank.unwrap_or(largest.map_or(RANK, |of| of.rank));
+    // Where there is room for others, nobody knows of which rank they will be.
+    let least = if slots > given { RANK } else { 1 };
+    let needed = largest.map_or(least, |of| of.rank.max(least));
+    let rank = flags.max_rank.unwrap_or(needed);
     match largest {
         Some(of) if of.rank > rank => Err(BootError::Flag(format!(
             "--max-rank: {rank}, and adapter `{}` has rank {}; allow as much, or merge it",

@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use super::app::App;
-use super::control::{self, weights};
+use super::control::{self, query, weights};
 use super::error::ApiError;
 use super::prompt;
 use super::token::Token;
@@ -50,11 +50,11 @@ pub fn router(app: Arc<App>, token: Option<Token>) -> Router {
             watchers,
             checks: Arc::new(Semaphore::new(1)),
         });
+    let own = super::target::routes().merge(super::quota::routes());
+    let own = own.with_state(Arc::clone(&app)).merge(routes);
     let routes = control::routes()
-        .merge(super::target::routes())
-        .merge(super::quota::routes())
         .with_state(app)
-        .merge(routes)
+        .merge(own.route_layer(middleware::from_fn(query::none)))
         .fallback(super::not_found)
         .method_not_allowed_fallback(super::method_not_allowed);
     match token {

@@ -1,6 +1,7 @@
 //! Reads a request's body: JSON by its own word, bounded in size, bytes held and time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
@@ -22,22 +23,48 @@ impl FromRequest<Arc<App>> for JsonBody {
     async fn from_request(request: Request, app: &Arc<App>) -> Result<JsonBody, ApiError> {
         expect_json(request.headers())?;
         let place = request.extensions().get::<Arc<Place>>().cloned();
-        let _reading = place.as_ref().map(Place::reading);
-        let timeout = app.limits.body_timeout;
-        let give_up = async {
-            match &place {
-                Some(place) => place.told_to_give_up().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            read = tokio::time::timeout(timeout, read(request, app, place.as_deref())) => {
-                read.map_err(|_| ApiError::body_timeout(timeout.as_secs()))?
-            }
-            () = give_up => Err(ApiError::busy("others wait, and this body takes long")),
-        }
+        let limit = app.limits.body_timeout;
+        in_time(place.as_ref(), limit, read(request, app, place.as_deref())).await
     }
+}
+
+/// Reads a body within a time, and while nobody else needs its place.
+///
+/// # Errors
+/// 408, 503; what `read` refuses.
+pub(super) async fn in_time<T>(
+    place: Option<&Arc<Place>>,
+    limit: Duration,
+    read: impl Future<Output = Result<T, ApiError>>,
+) -> Result<T, ApiError> {
+    let _reading = place.map(Place::reading);
+    let give_up = async {
+        match place {
+            Some(place) => place.told_to_give_up().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        read = tokio::time::timeout(limit, read) => {
+            read.map_err(|_| ApiError::body_timeout(limit.as_secs()))?
+        }
+        () = give_up => Err(ApiError::busy("others wait, and this body takes long")),
+    }
+}
+
+/// 400: a body that ended before its length, or whose chunks are none.
+pub(super) fn unread(error: &axum::Error) -> ApiError {
+    let mut message = format!("the request body could not be read: {error}");
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !message.ends_with(&words) {
+            message = format!("{message}: {words}");
+        }
+        cause = error.source();
+    }
+    ApiError::invalid(None, message).with_code("body_unreadable")
 }
 
 /// A browser asks before it sends this type to another site; any other it would send at once, and
@@ -74,9 +101,7 @@ async fn read(request: Request, app: &App, place: Option<&Place>) -> Result<Json
     let mut bytes = Vec::with_capacity(room);
     let mut chunks = request.into_body().into_data_stream();
     while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|error| {
-            ApiError::invalid(None, format!("the request body could not be read: {error}"))
-        })?;
+        let chunk = chunk.map_err(|error| unread(&error))?;
         let length = bytes.len() + chunk.len();
         if length > limit {
             return Err(ApiError::too_large(limit));

@@ -25,6 +25,7 @@ pub mod fields;
 pub mod generation;
 pub mod generator;
 pub mod health;
+pub mod json;
 pub mod loaded;
 pub mod openai;
 pub mod params;
@@ -64,13 +65,19 @@ use axum::routing::{get, post};
 use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 
 use app::App;
-use control::lora;
 use error::{ApiError, shown};
+
+use crate::args::ControlApi;
 
 /// What the weights are called that an answer is of.
 pub const WEIGHT_VERSION: HeaderName = HeaderName::from_static("x-plimsoll-weight-version");
 
-/// The API port. `origins`: whose pages may call it from a browser.
+/// The API port with its control routes. `origins`: whose pages may call it from a browser.
+pub fn api_router(app: Arc<App>, origins: &[HeaderValue], who: ControlApi) -> Router {
+    router(Arc::clone(&app), origins).merge(control::on_api_port(app, who))
+}
+
+/// The API port but for those.
 pub fn router(app: Arc<App>, origins: &[HeaderValue]) -> Router {
     let routes = probes()
         .route("/v1/models", get(openai::models))
@@ -80,7 +87,7 @@ pub fn router(app: Arc<App>, origins: &[HeaderValue]) -> Router {
         .route("/v1/chat/completions", post(openai::chat))
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
-        .fallback(not_on_this_port)
+        .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(
             Arc::clone(&app),
@@ -124,21 +131,6 @@ fn cors(origins: &[HeaderValue]) -> CorsLayer {
     match origins.iter().any(|origin| origin == "*") {
         true => layer.allow_origin(Any),
         false => layer.allow_origin(origins.to_vec()),
-    }
-}
-
-/// What clients of other servers look for here is told where it is.
-async fn not_on_this_port(uri: Uri) -> ApiError {
-    if !lora::PATHS.contains(&uri.path()) {
-        return not_found(uri).await;
-    }
-    let message = format!(
-        "{} is served on the admin port, behind its token: who loads adapters decides what is answered",
-        shown(uri.path())
-    );
-    ApiError {
-        status: StatusCode::FORBIDDEN,
-        ..ApiError::invalid(None, message).with_code("admin_port_only")
     }
 }
 

@@ -11,11 +11,10 @@ use tokio::task::JoinHandle;
 
 use super::admin;
 use super::app::{App, HttpLimits};
-use super::control::loopback;
 use super::places::Places;
 use super::token::Token;
-use super::{probe_router, router, server};
-use crate::args::{ControlApi, HttpArgs};
+use super::{api_router, probe_router, server};
+use crate::args::HttpArgs;
 use crate::error::BootError;
 
 /// What connections get to take their answers after the last request ended.
@@ -52,10 +51,7 @@ impl Ports {
             "listening"
         );
         let limits = app.limits;
-        let mut routes = router(Arc::clone(app), &http.cors_allow_origin);
-        if http.control_api == ControlApi::Loopback {
-            routes = routes.merge(loopback::router(Arc::clone(app)));
-        }
+        let routes = api_router(Arc::clone(app), &http.cors_allow_origin, http.control_api);
         let places = Places::new(limits.connections);
         let api = server::serve(api, routes, limits, places, stopping.clone());
         let api = tokio::spawn(api);

@@ -15,7 +15,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
@@ -26,6 +25,7 @@ use serde_json::{Map, Value, json};
 
 use super::app::App;
 use super::control;
+use super::control::sent::SentBody;
 use super::error::ApiError;
 use crate::engine::control::ControlError;
 use crate::resizes::{ByHand, HandReport, NotBegun, OVERTAKEN, Resize, Resizes};
@@ -45,9 +45,9 @@ async fn read(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
     Ok(Json(body(&resizes(&app)?.by_hand())))
 }
 
-async fn ask(State(app): State<Arc<App>>, body: Body) -> Answer {
+async fn ask(State(app): State<Arc<App>>, body: SentBody) -> Answer {
     let resizes = resizes(&app)?;
-    let mut fields = control::fields(body).await?;
+    let mut fields = body.fields().await?;
     let ranks = resizes.by_hand().planned.request.ranks.len();
     let asked = by_hand(&mut fields, ranks)?;
     control::done(&fields)?;

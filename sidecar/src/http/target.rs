@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
@@ -14,6 +13,7 @@ use plimsoll_crds::v1alpha1::{Target, TargetReport};
 use serde::de::DeserializeOwned;
 
 use super::app::App;
+use super::control::sent::SentBody;
 use super::error::ApiError;
 use super::generator::Generator;
 use super::quota;
@@ -44,7 +44,7 @@ async fn read_sleep(State(app): State<Arc<App>>) -> Result<Json<TargetReport>, A
 }
 
 /// 200 with what became of it, refused or not; 409 for one older than what was told already.
-async fn tell(State(app): State<Arc<App>>, body: Body) -> Result<Json<TargetReport>, ApiError> {
+async fn tell(State(app): State<Arc<App>>, body: SentBody) -> Result<Json<TargetReport>, ApiError> {
     let held = held(&app)?;
     let target: Target = told(&app, body, "target").await?;
     let (_, change) = held.tell(target).map_err(older)?;
@@ -56,7 +56,7 @@ async fn tell(State(app): State<Arc<App>>, body: Body) -> Result<Json<TargetRepo
 /// As [`tell`], of its sleep alone: memory stays what it is.
 async fn tell_sleep(
     State(app): State<Arc<App>>,
-    body: Body,
+    body: SentBody,
 ) -> Result<Json<TargetReport>, ApiError> {
     let held = held(&app)?;
     let order: SleepOrder = told(&app, body, "sleep").await?;
@@ -75,12 +75,9 @@ async fn tell_sleep(
 }
 
 /// The document in a body.
-async fn told<T: DeserializeOwned>(app: &App, body: Body, what: &str) -> Result<T, ApiError> {
+async fn told<T: DeserializeOwned>(app: &App, body: SentBody, what: &str) -> Result<T, ApiError> {
     let patience = app.limits.body_timeout;
-    let bytes = tokio::time::timeout(patience, to_bytes(body, BODY_BYTES)).await;
-    let bytes = bytes
-        .map_err(|_| ApiError::body_timeout(patience.as_secs()))?
-        .map_err(|_| ApiError::too_large(BODY_BYTES))?;
+    let bytes = body.bytes(BODY_BYTES, patience).await?;
     serde_json::from_slice(&bytes)
         .map_err(|error| ApiError::invalid(None, format!("the body is no {what}: {error}")))
 }

@@ -7,32 +7,19 @@
 //! a browser, whose pages may be anybody's.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::{self, Next};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::routes;
-use crate::http::app::App;
 use crate::http::error::ApiError;
-use crate::http::method_not_allowed;
 
 /// Where a request's socket comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer(pub SocketAddr);
+pub(crate) struct Peer(pub SocketAddr);
 
-pub fn router(app: Arc<App>) -> Router {
-    // The routes alone: what is none of them stays the API port's own to refuse.
-    routes()
-        .method_not_allowed_fallback(method_not_allowed)
-        .with_state(app)
-        .route_layer(middleware::from_fn(only_this_machine))
-}
-
-async fn only_this_machine(request: Request, next: Next) -> Response {
+pub(super) async fn only_this_machine(request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Peer>().copied();
     match refused(peer, request.headers()) {
         None => next.run(request).await,

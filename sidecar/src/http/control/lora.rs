@@ -1,20 +1,20 @@
 //! Adapters that come and go while the server runs, under vLLM's and SGLang's names and in their words.
 //!
-//! Who loads files decides what is served: the routes are the admin port's, and a folder must lie under
-//! an `--adapter-root`, links resolved. Without one, nothing is loaded. All of an adapter is read and
-//! checked before the engine hears of it.
+//! Who loads files decides what is served: a folder must lie under an `--adapter-root`, links resolved.
+//! Without one, nothing is loaded. All of an adapter is read and checked before the engine hears of it.
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use plimsoll_crds::v1alpha1::adapters::AdapterScale;
 use serde_json::{Map, Value, json};
 
-use super::update::{ADAPTERS, allowed, blocking, flag, text};
-use super::{done, fields, loaded};
+use super::roots::{ADAPTERS, allowed, unopened};
+use super::sent::SentBody;
+use super::update::{blocking, flag, text};
+use super::{done, loaded};
 use crate::adapters::{AdapterPath, Dynamic};
 use crate::args::served_name;
 use crate::engine::control::ControlError;
@@ -28,8 +28,8 @@ const PATH: &str = "lora_path";
 
 /// `{"lora_name", "lora_path", "load_inplace"}`; in place, the one of its name goes, and requests that it
 /// answers go on with the new one.
-pub(super) async fn load(State(app): State<Arc<App>>, body: Body) -> Result<String, ApiError> {
-    let mut fields = fields(body).await?;
+pub(super) async fn load(State(app): State<Arc<App>>, body: SentBody) -> Result<String, ApiError> {
+    let mut fields = body.fields().await?;
     if flag(&mut fields, "is_3d_lora_weight", false)? {
         let why = "there are no experts here";
         return Err(ApiError::unsupported("is_3d_lora_weight", why));
@@ -59,7 +59,7 @@ async fn named(
     app.check_names([name.as_str()].into_iter())
         .map_err(invalid)?;
     let roots = app.adapter_roots.clone();
-    let path = blocking(move || allowed((ADAPTERS, &roots), &folder, PATH)).await??;
+    let path = blocking(move || allowed(ADAPTERS, &roots, &folder, PATH)).await??;
     let at = AdapterPath {
         name: name.clone(),
         path,
@@ -83,9 +83,9 @@ impl From<NotLoaded> for ApiError {
     fn from(why: NotLoaded) -> ApiError {
         match why {
             NotLoaded::NoEngine(error) => error,
-            NotLoaded::Unread(_) => {
+            NotLoaded::Unread(ref error) => unopened(error, PATH).unwrap_or_else(|| {
                 ApiError::invalid(Some(PATH), why.to_string()).with_code("adapter_refused")
-            }
+            }),
             NotLoaded::Refused(error) => uncontrolled(&error),
         }
     }
@@ -112,8 +112,11 @@ async fn open_and_load(app: &App, at: AdapterPath, in_place: bool) -> Result<(),
 }
 
 /// `{"lora_name"}`: no more requests are taken, those there are are finished.
-pub(super) async fn unload(State(app): State<Arc<App>>, body: Body) -> Result<String, ApiError> {
-    let mut fields = fields(body).await?;
+pub(super) async fn unload(
+    State(app): State<Arc<App>>,
+    body: SentBody,
+) -> Result<String, ApiError> {
+    let mut fields = body.fields().await?;
     let name = text(&mut fields, NAME)?.filter(|name| !name.is_empty());
     // vLLM's own number of it, which names nothing here.
     fields.remove("lora_int_id");
@@ -131,9 +134,9 @@ pub(super) async fn unload(State(app): State<Arc<App>>, body: Body) -> Result<St
 }
 
 /// SGLang's `{"lora_name", "lora_path", "pinned"}`: nothing is ever evicted here, so all are pinned.
-pub(super) async fn load_sglang(State(app): State<Arc<App>>, body: Body) -> Told {
+pub(super) async fn load_sglang(State(app): State<Arc<App>>, body: SentBody) -> Told {
     let loaded = async {
-        let mut fields = fields(body).await?;
+        let mut fields = body.fields().await?;
         flag(&mut fields, "pinned", false)?;
         let (at, _) = named(&app, fields).await?;
         Ok(open_and_load(&app, at, false).await?)
@@ -142,9 +145,9 @@ pub(super) async fn load_sglang(State(app): State<Arc<App>>, body: Body) -> Told
 }
 
 /// SGLang's `{"lora_name"}`.
-pub(super) async fn unload_sglang(State(app): State<Arc<App>>, body: Body) -> Told {
+pub(super) async fn unload_sglang(State(app): State<Arc<App>>, body: SentBody) -> Told {
     let unloaded = async {
-        let mut fields = fields(body).await?;
+        let mut fields = body.fields().await?;
         let name = text(&mut fields, NAME)?.filter(|name| !name.is_empty());
         done(&fields)?;
         let name = name.ok_or_else(|| ApiError::invalid(Some(NAME), "lora_name: is missing"))?;
@@ -171,11 +174,3 @@ fn told(app: &App, outcome: Result<(), ApiError>) -> Told {
     });
     (status, Json(told))
 }
-
-/// Where clients of the API port look for these routes: vLLM's and SGLang's.
-pub(in crate::http) const PATHS: [&str; 4] = [
-    "/v1/load_lora_adapter",
-    "/v1/unload_lora_adapter",
-    "/load_lora_adapter",
-    "/unload_lora_adapter",
-];

@@ -8,8 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{FromRequest, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
@@ -17,7 +16,8 @@ use serde_json::{Map, Value, json};
 use super::abandoned::{abandoned, says};
 use super::query::Query;
 use super::receiving::{self, Sent};
-use super::{done, fields, loaded, update};
+use super::sent::SentBody;
+use super::{done, loaded, update};
 use crate::engine::rest::PauseMode;
 use crate::engine::weights::{Abandoned, Updated};
 use crate::http::app::App;
@@ -33,9 +33,9 @@ const PATIENCE_SECONDS: u64 = 120;
 const PATIENCE_SECONDS_MAX: u64 = 3600;
 
 /// Opens an update. The engine hears of it with the first tensor.
-pub(super) async fn start(State(app): State<Arc<App>>, body: Body) -> Answer {
+pub(super) async fn start(State(app): State<Arc<App>>, body: SentBody) -> Answer {
     let _counted = app.metrics.updating(Phase::Start);
-    let mut fields = fields(body).await?;
+    let mut fields = body.fields().await?;
     // Older clients of vLLM send it; names are always those of checkpoints.
     fields.remove("is_checkpoint_format");
     let how = How {
@@ -102,7 +102,7 @@ pub(in crate::http) async fn watch(app: Weak<App>, id: u64) {
 /// Tensors, or the name of a folder that has some.
 pub(super) async fn update_weights(State(app): State<Arc<App>>, request: Request) -> Response {
     if !sends_tensors(request.headers()) {
-        return update::vllm(app, request.into_body()).await.into_response();
+        return folder(app, request).await.into_response();
     }
     match tensors(app, request).await {
         Ok(answer) => answer.into_response(),
@@ -114,6 +114,12 @@ pub(super) async fn update_weights(State(app): State<Arc<App>>, request: Request
             response
         }
     }
+}
+
+async fn folder(app: Arc<App>, request: Request) -> Answer {
+    Query::parse(request.uri().query().unwrap_or_default()).done()?;
+    let Ok(body) = SentBody::from_request(request, &()).await;
+    update::vllm(app, body).await
 }
 
 fn sends_tensors(headers: &HeaderMap) -> bool {
@@ -138,7 +144,7 @@ fn sends_tensors(headers: &HeaderMap) -> bool {
 async fn tensors(app: Arc<App>, request: Request) -> Answer {
     let _counted = app.metrics.updating(Phase::Update);
     let mut query = Query::parse(request.uri().query().unwrap_or_default());
-    let id = query.all("update_id").pop();
+    let id = query.only("update_id")?;
     query.done()?;
     let engine = Arc::clone(&loaded(&app)?.engine);
     let work = app.updates.work(id.as_deref())?;
@@ -148,11 +154,15 @@ async fn tensors(app: Arc<App>, request: Request) -> Answer {
     ))
 }
 
-pub(super) async fn finish(State(app): State<Arc<App>>, mut query: Query, body: Body) -> Answer {
+pub(super) async fn finish(
+    State(app): State<Arc<App>>,
+    mut query: Query,
+    body: SentBody,
+) -> Answer {
     let _counted = app.metrics.updating(Phase::Finish);
-    let id = query.all("update_id").pop();
+    let id = query.only("update_id")?;
     query.done()?;
-    let mut fields = fields(body).await?;
+    let mut fields = body.fields().await?;
     let version = update::version(&mut fields, "weight_version")?;
     done(&fields)?;
     let engine = Arc::clone(&loaded(&app)?.engine);
@@ -176,7 +186,7 @@ pub(super) async fn finish(State(app): State<Arc<App>>, mut query: Query, body: 
 
 /// Whoever is at work on it.
 pub(super) async fn abort(State(app): State<Arc<App>>, mut query: Query) -> Answer {
-    let id = query.all("update_id").pop();
+    let id = query.only("update_id")?;
     query.done()?;
     let engine = Arc::clone(&loaded(&app)?.engine);
     let told = match app.updates.end(id.as_deref()) {

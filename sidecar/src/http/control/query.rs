@@ -1,14 +1,16 @@
 //! Parameters of a control route's address: each is taken by name, and what nobody took is refused.
 
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
+use axum::middleware::Next;
+use axum::response::Response;
 
 use crate::engine::rest::{PauseMode, Tags};
 use crate::http::error::{ApiError, shown};
 
 /// What stands behind the `?`, decoded.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Query(Vec<(String, String)>);
+pub(in crate::http) struct Query(Vec<(String, String)>);
 
 impl<S: Sync> FromRequestParts<S> for Query {
     type Rejection = ApiError;
@@ -38,7 +40,20 @@ impl Query {
         taken.map(|(_, value)| value).collect()
     }
 
-    /// Its last value, or `default`, as one of the `known`.
+    /// Its value, if it is there.
+    ///
+    /// # Errors
+    /// 400 where it is there twice.
+    pub(super) fn only(&mut self, name: &str) -> Result<Option<String>, ApiError> {
+        let mut values = self.all(name);
+        let value = values.pop();
+        match values.is_empty() {
+            true => Ok(value),
+            false => Err(bad(name, "is there twice".to_owned())),
+        }
+    }
+
+    /// Its value, or `default`, as one of the `known`.
     ///
     /// # Errors
     /// 400 with `param` as vLLM spells it.
@@ -48,7 +63,7 @@ impl Query {
         default: T,
         known: &[(&str, T)],
     ) -> Result<T, ApiError> {
-        let Some(value) = self.all(name).pop() else {
+        let Some(value) = self.only(name)? else {
             return Ok(default);
         };
         let found = known.iter().find(|(word, _)| *word == value);
@@ -91,6 +106,19 @@ impl Query {
             Some((name, _)) => Err(bad(name, "this route does not know it".to_owned())),
         }
     }
+}
+
+/// In front of routes that take no parameter.
+///
+/// # Errors
+/// As [`Query::done`].
+pub(in crate::http) async fn none(
+    query: Query,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    query.done()?;
+    Ok(next.run(request).await)
 }
 
 /// Tags by their names; none at all is all of them.
@@ -159,5 +187,10 @@ mod tests {
         assert_eq!(error.param.as_deref(), Some("query.x"));
         assert_eq!(query.all("x"), [""]);
         assert!(query.done().is_ok());
+        let mut query = Query::parse("x=1&y=2&x=1");
+        let error = query.only("x").unwrap_err();
+        assert_eq!(error.message, "query.x: is there twice");
+        assert_eq!(query.only("y").unwrap().as_deref(), Some("2"));
+        assert_eq!(query.only("y").unwrap(), None);
     }
 }

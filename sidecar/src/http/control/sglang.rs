@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
@@ -12,7 +11,8 @@ use tokio::sync::mpsc;
 
 use super::query::{Query, tags};
 use super::refused::not_implemented;
-use super::{done, fields, loaded, texts, weights};
+use super::sent::SentBody;
+use super::{done, loaded, texts, weights};
 use crate::engine::request::{FinishReason, GenerateRequest, SamplingParams, TokenEvent};
 use crate::engine::rest::{PauseMode, SleepLevel, Tags};
 use crate::http::app::App;
@@ -37,8 +37,11 @@ fn tags_of(fields: &mut Map<String, Value>) -> Result<Option<Tags>, ApiError> {
 }
 
 /// Requests there are are kept. The weights go with the cache.
-pub(super) async fn release(State(app): State<Arc<App>>, body: Body) -> Result<Json<()>, ApiError> {
-    let mut fields = fields(body).await?;
+pub(super) async fn release(
+    State(app): State<Arc<App>>,
+    body: SentBody,
+) -> Result<Json<()>, ApiError> {
+    let mut fields = body.fields().await?;
     let tags = tags_of(&mut fields)?;
     done(&fields)?;
     let loaded = loaded(&app)?;
@@ -51,8 +54,11 @@ pub(super) async fn release(State(app): State<Arc<App>>, body: Body) -> Result<J
     slept.map(Json).map_err(|error| uncontrolled(&error))
 }
 
-pub(super) async fn resume(State(app): State<Arc<App>>, body: Body) -> Result<Json<()>, ApiError> {
-    let mut fields = fields(body).await?;
+pub(super) async fn resume(
+    State(app): State<Arc<App>>,
+    body: SentBody,
+) -> Result<Json<()>, ApiError> {
+    let mut fields = body.fields().await?;
     let tags = tags_of(&mut fields)?;
     done(&fields)?;
     let loaded = loaded(&app)?;
@@ -67,9 +73,9 @@ pub(super) async fn resume(State(app): State<Arc<App>>, body: Body) -> Result<Js
 
 pub(super) async fn pause(
     State(app): State<Arc<App>>,
-    body: Body,
+    body: SentBody,
 ) -> Result<Json<Value>, ApiError> {
-    let mut fields = fields(body).await?;
+    let mut fields = body.fields().await?;
     let (mode, clear_cache) = match fields.remove("mode") {
         None | Some(Value::Null) => (PauseMode::Abort, false),
         Some(Value::String(mode)) if mode == "abort" => (PauseMode::Abort, false),
@@ -89,9 +95,9 @@ pub(super) async fn pause(
 
 pub(super) async fn go_on(
     State(app): State<Arc<App>>,
-    body: Body,
+    body: SentBody,
 ) -> Result<Json<Value>, ApiError> {
-    let mut fields = fields(body).await?;
+    let mut fields = body.fields().await?;
     fields.remove("torch_empty_cache");
     done(&fields)?;
     let resumed = loaded(&app)?.engine.resume().answer().await;
@@ -108,15 +114,18 @@ pub(super) async fn flush(
     State(app): State<Arc<App>>,
     mut query: Query,
 ) -> Result<&'static str, ApiError> {
-    query.all("timeout");
+    query.only("timeout")?;
     query.done()?;
     let reset = loaded(&app)?.engine.reset_prefix_cache(false).answer();
     reset.await.map_err(|error| uncontrolled(&error))?;
     Ok("Cache flushed.\n")
 }
 
-pub(super) async fn abort(State(app): State<Arc<App>>, body: Body) -> Result<StatusCode, ApiError> {
-    let mut fields = fields(body).await?;
+pub(super) async fn abort(
+    State(app): State<Arc<App>>,
+    body: SentBody,
+) -> Result<StatusCode, ApiError> {
+    let mut fields = body.fields().await?;
     let all = match fields.remove("abort_all") {
         None | Some(Value::Null) => false,
         Some(Value::Bool(all)) => all,
@@ -146,9 +155,9 @@ pub(super) async fn abort(State(app): State<Arc<App>>, body: Body) -> Result<Sta
 /// Checksums of the load are the snapshot.
 pub(super) async fn check(
     State(app): State<Arc<App>>,
-    body: Body,
+    body: SentBody,
 ) -> Result<Json<Value>, ApiError> {
-    let mut fields = fields(body).await?;
+    let mut fields = body.fields().await?;
     let action = fields.remove("action");
     done(&fields)?;
     match action.as_ref().and_then(Value::as_str) {

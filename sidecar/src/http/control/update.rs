@@ -3,27 +3,25 @@
 //! A folder is named by whoever controls the engine, so it must lie under a `--weights-root`, links
 //! resolved, and so must its files.
 
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use super::refused::pushed;
-use super::{done, fields, loaded};
+use super::roots::{WEIGHTS, allowed, unopened};
+use super::sent::SentBody;
+use super::{done, loaded};
 use crate::engine::rest::PauseMode;
 use crate::engine::weights::{Updated, WeightsInForce};
 use crate::http::app::App;
-use crate::http::error::{ApiError, shown};
+use crate::http::error::ApiError;
 use crate::http::generator::uncontrolled;
 use crate::model::Replacement;
-use crate::weights::file::is_there;
-use crate::weights::gguf::split::PartName;
 
 type Answer = Result<Json<Value>, ApiError>;
 
@@ -32,8 +30,8 @@ pub(super) async fn info(State(app): State<Arc<App>>) -> Answer {
     Ok(Json(json!({"weight_version": version})))
 }
 
-pub(super) async fn name(State(app): State<Arc<App>>, body: Body) -> Answer {
-    let mut fields = fields(body).await?;
+pub(super) async fn name(State(app): State<Arc<App>>, body: SentBody) -> Answer {
+    let mut fields = body.fields().await?;
     let version = version(&mut fields, "new_version")?;
     done(&fields)?;
     let version = version.ok_or_else(|| missing("new_version"))?;
@@ -43,8 +41,8 @@ pub(super) async fn name(State(app): State<Arc<App>>, body: Body) -> Answer {
 }
 
 /// `{"update_info": {"path"}}`, or prime-rl's `{"weight_dir"}`; requests are held meanwhile.
-pub(super) async fn vllm(app: Arc<App>, body: Body) -> Answer {
-    let mut fields = fields(body).await?;
+pub(super) async fn vllm(app: Arc<App>, body: SentBody) -> Answer {
+    let mut fields = body.fields().await?;
     if let Some(folder) = text(&mut fields, "weight_dir")? {
         done(&fields)?;
         replace(&app, folder, "weight_dir", None, PauseMode::Keep).await?;
@@ -68,7 +66,7 @@ pub(super) async fn vllm(app: Arc<App>, body: Body) -> Answer {
 }
 
 /// What comes of it is told in SGLang's words whatever it is.
-pub(super) async fn sglang(State(app): State<Arc<App>>, body: Body) -> Response {
+pub(super) async fn sglang(State(app): State<Arc<App>>, body: SentBody) -> Response {
     let answer = |status: StatusCode, success: bool, message: String, held: usize| {
         let body = json!({"success": success, "message": message, "num_paused_requests": held});
         (status, Json(body)).into_response()
@@ -82,8 +80,8 @@ pub(super) async fn sglang(State(app): State<Arc<App>>, body: Body) -> Response 
     }
 }
 
-async fn from_disk(app: &App, body: Body) -> Result<Updated, ApiError> {
-    let mut fields = fields(body).await?;
+async fn from_disk(app: &App, body: SentBody) -> Result<Updated, ApiError> {
+    let mut fields = body.fields().await?;
     let folder = text(&mut fields, "model_path")?;
     let version = version(&mut fields, "weight_version")?;
     match text(&mut fields, "load_format")?.as_deref() {
@@ -133,7 +131,7 @@ async fn replace(
     mode: PauseMode,
 ) -> Result<Updated, ApiError> {
     let (roots, param_of) = (app.weights_roots.clone(), param.to_owned());
-    let checked = move || allowed((WEIGHTS, &roots), &folder, &param_of);
+    let checked = move || allowed(WEIGHTS, &roots, &folder, &param_of);
     let path = blocking(checked).await??;
     read(app, path, param, |_| version, mode).await
 }
@@ -149,6 +147,9 @@ async fn read(
     let engine = Arc::clone(&loaded.engine);
     let opened = blocking(move || engine.open_weights(&path)).await?;
     let opened = opened.map_err(|error| {
+        if let Some(refused) = unopened(&error, param) {
+            return refused;
+        }
         let message = format!("nothing was changed: {error}");
         ApiError::invalid(Some(param).filter(|param| !param.is_empty()), message)
             .with_code("weights_refused")
@@ -163,73 +164,6 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Result<T, ApiError> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| ApiError::engine(error.to_string()))
-}
-
-/// A flag with folders, and what lies in them.
-type Root = (&'static str, &'static str);
-const WEIGHTS: Root = ("--weights-root", "weights");
-pub(super) const ADAPTERS: Root = ("--adapter-root", "adapters");
-
-/// The folder (or file) without links, if it and its files lie under a root.
-pub(super) fn allowed(
-    ((flag, what), roots): (Root, &[PathBuf]),
-    asked: &str,
-    param: &str,
-) -> Result<PathBuf, ApiError> {
-    let refuse = |why: &str| ApiError {
-        status: StatusCode::FORBIDDEN,
-        ..ApiError::invalid(Some(param), format!("{param}: {why}"))
-            .with_code("outside_weights_root")
-    };
-    if roots.is_empty() {
-        return Err(refuse(&format!(
-            "this server reads no {what} but its own: start it with {flag} and the folder under which \
-             others will lie"
-        )));
-    }
-    if !Path::new(asked).is_absolute() {
-        return Err(refuse("must be an absolute path"));
-    }
-    let roots: Vec<PathBuf> = roots.iter().flat_map(|root| root.canonicalize()).collect();
-    let is_within = |path: &Path| roots.iter().any(|root| path.starts_with(root));
-    let resolve = |path: &Path| {
-        let real = path.canonicalize();
-        let real = real.map_err(|error| refuse(&format!("{}: {error}", shown_path(path))))?;
-        match is_within(&real) {
-            true => Ok(real),
-            false => Err(refuse(&format!(
-                "{} lies under no {flag}, links resolved",
-                shown_path(path)
-            ))),
-        }
-    };
-    let asked = Path::new(asked);
-    let folder = resolve(asked)?;
-    if let Some(name) = PartName::of(asked).filter(|_| !folder.is_dir()) {
-        for part in name.paths().filter(|part| is_there(part)) {
-            resolve(&part)?;
-        }
-        // Its name, which a link's end may not have, tells the others.
-        let (parent, file) = (asked.parent(), asked.file_name());
-        let parent = resolve(parent.unwrap_or(Path::new("/")))?;
-        return Ok(parent.join(file.unwrap_or_default()));
-    }
-    if folder.is_dir() {
-        let entries = folder.read_dir();
-        let entries = entries.map_err(|error| refuse(&format!("{error}")))?;
-        for entry in entries.flatten() {
-            let path = entry.path();
-            let ending = path.extension().and_then(OsStr::to_str);
-            if matches!(ending, Some("json" | "safetensors" | "gguf")) {
-                resolve(&path)?;
-            }
-        }
-    }
-    Ok(folder)
-}
-
-fn shown_path(path: &Path) -> String {
-    shown(&path.display().to_string())
 }
 
 fn missing(name: &str) -> ApiError {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -11,7 +10,8 @@ use serde_json::{Map, Value, json};
 
 use super::query::{Query, tags};
 use super::refused::not_implemented;
-use super::{done, fields, loaded, texts, update, weights};
+use super::sent::SentBody;
+use super::{done, loaded, texts, update, weights};
 use crate::engine::rest::{PauseMode, SleepLevel, Tags};
 use crate::forward::WeightCheck;
 use crate::http::app::App;
@@ -104,8 +104,8 @@ pub(super) async fn is_paused(State(app): State<Arc<App>>) -> Answer {
 }
 
 /// Ids as answers have them, or all requests.
-pub(super) async fn abort_requests(State(app): State<Arc<App>>, body: Body) -> Answer {
-    let mut fields = fields(body).await?;
+pub(super) async fn abort_requests(State(app): State<Arc<App>>, body: SentBody) -> Answer {
+    let mut fields = body.fields().await?;
     let names = texts(&mut fields, "request_ids")?;
     done(&fields)?;
     let aborted = app.abort(&*loaded(&app)?.engine, names.as_deref());
@@ -162,8 +162,8 @@ pub(super) async fn server_info(State(app): State<Arc<App>>, mut query: Query) -
 }
 
 /// `reload_weights` alone: the files of the weights in force are read again.
-pub(super) async fn collective_rpc(State(app): State<Arc<App>>, body: Body) -> Answer {
-    let mut fields = fields(body).await?;
+pub(super) async fn collective_rpc(State(app): State<Arc<App>>, body: SentBody) -> Answer {
+    let mut fields = body.fields().await?;
     let method = fields.remove("method");
     let Some(Value::String(method)) = method else {
         let message = "method: must be a string".to_owned();
@@ -196,8 +196,8 @@ pub(super) async fn collective_rpc(State(app): State<Arc<App>>, body: Body) -> A
 }
 
 /// `POST /weight_checker`: one checksum per rank and tensor, as the ranks have them in memory.
-pub(super) async fn weight_checker(State(app): State<Arc<App>>, body: Body) -> Answer {
-    let mut fields = fields(body).await?;
+pub(super) async fn weight_checker(State(app): State<Arc<App>>, body: SentBody) -> Answer {
+    let mut fields = body.fields().await?;
     let action = fields.remove("action");
     let baseline = fields.remove("baseline");
     done(&fields)?;

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::bodies::Held;
 use super::error::{ApiError, shown};
+use super::json;
 
 /// What becomes of a field. `null` counts as absent, whatever the decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +47,7 @@ impl Fields {
                 "the request body is empty, JSON is expected",
             ));
         }
-        match serde_json::from_slice(body) {
+        match json::parse(body) {
             Ok(Value::Object(left)) => Ok(Fields {
                 path: String::new(),
                 left,

@@ -265,7 +265,7 @@ fn unsupported_parameters_are_refused_by_name_unless_they_say_nothing() {
         assert!(error.message.contains(param), "{body}: {}", error.message);
     }
     check(
-        r#"{"tools": null, "tool_choice": "none", "response_format": {"type": "text"},
+        r#"{"tool_choice": "none", "response_format": {"type": "text"},
             "logit_bias": {}, "n": 2, "best_of": 2, "suffix": null, "audio": null,
             "modalities": ["text"], "store": false, "metadata": {"a": "b"}, "tools": []}"#,
     )

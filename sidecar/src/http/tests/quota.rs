@@ -18,7 +18,7 @@ async fn ask(app: &Arc<App>, method: &str, path: &str, body: &Value) -> (u16, Va
     (response.status().as_u16(), json(response).await)
 }
 
-fn told_app() -> (Arc<App>, Arc<Scripted>) {
+pub(super) fn told_app() -> (Arc<App>, Arc<Scripted>) {
     let (app, engine) = app(Script::Say("yes"));
     let limit = || Some(plimsoll_planner::Bytes::measured(1 << 30));
     let resizes = Arc::new(resizes(limit));

@@ -1,6 +1,8 @@
 //! The control routes over the scripted engine: bodies, codes and commands, route by route; bad
 //! parameters; states in which nothing can be done; and who may use them without a token.
 
+mod access;
+mod bodies;
 mod lora;
 mod push;
 mod push_ended;
@@ -13,7 +15,6 @@ use crate::engine::handle::EngineState;
 use crate::engine::request::FinishReason;
 use crate::http::admin;
 use crate::http::app::HttpLimits;
-use crate::http::control::loopback::{self, Peer};
 use crate::http::testing::{Script, app, empty_app, finished};
 
 async fn control(app: &Arc<App>, method: &str, path: &str, body: &str) -> (u16, String) {
@@ -124,33 +125,4 @@ async fn an_answer_is_aborted_by_its_id_and_what_there_is_of_it_is_sent() {
     let answer = asked.await.unwrap();
     assert_eq!(answer.status(), 200);
     assert_eq!(json(answer).await["choices"][0]["finish_reason"], "abort");
-}
-
-#[tokio::test]
-async fn the_api_port_controls_for_this_machine_alone() {
-    use hyper::service::Service;
-    let (app, engine) = app(Script::Hold);
-    let router = crate::http::router(Arc::clone(&app), &[]);
-    let router = router.merge(loopback::router(Arc::clone(&app)));
-    let ask = |path: &str, peer: Option<&str>| {
-        let mut request = Request::builder().method("POST").uri(path);
-        if let Some(peer) = peer {
-            request = request.extension(Peer(peer.parse().unwrap()));
-        }
-        let service = hyper_util::service::TowerToHyperService::new(router.clone());
-        service.call(request.body(Body::empty()).unwrap())
-    };
-    let local = Some("127.0.0.1:3");
-    assert_eq!(ask("/sleep", local).await.unwrap().status(), 200);
-    assert_eq!(
-        ask("/sleep", Some("10.0.0.7:3")).await.unwrap().status(),
-        403
-    );
-    assert_eq!(ask("/sleep", None).await.unwrap().status(), 403);
-    assert_eq!(engine.obeyed(), ["sleep 1 abort"]);
-    // What is no control route is as it was; the memory stays on the admin port.
-    assert_eq!(ask("/memory", local).await.unwrap().status(), 404);
-    assert_eq!(ask("/v1/models", local).await.unwrap().status(), 405);
-    // Without the switch there are no such routes.
-    assert_eq!(post(&app, "/sleep", "").await.status(), 404);
 }
