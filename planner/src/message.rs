@@ -41,8 +41,14 @@ impl Refusal {
             Reason::ContextTooLong => {
                 text.push_str("spec.limits.maxModelLen needs more KV cache than fits: ");
             }
+            // Whatever memory there is, this bounds it: no rank's numbers help.
             Reason::KvCacheTooSmall => {
-                text.push_str("spec.memory.kvCache.size is too small for one request: ");
+                text.push_str("spec.memory.kvCache.size is too small for one request");
+                if let Some(least) = self.least_cache() {
+                    text.push_str(&format!(" of the longest, which takes {least}"));
+                }
+                text.push_str(&self.ways_out());
+                return text;
             }
             Reason::QuotaTooSmall => text.push_str("the quotas are too small: "),
             Reason::MemoryTooSmall => text.push_str("the memory is too small: "),
@@ -100,6 +106,12 @@ impl Refusal {
         }
         text.push_str(&self.ways_out());
         text
+    }
+
+    /// Of the largest share, where the shards are given.
+    fn least_cache(&self) -> Option<Bytes> {
+        let caches = self.ranks.iter().map(|rank| rank.smallest_unit);
+        caches.max().filter(|_| self.shards_given)
     }
 
     fn ways_out(&self) -> String {

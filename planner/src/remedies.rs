@@ -28,7 +28,10 @@ pub(crate) fn remedies(request: &Request, reason: &Reason, ranks: &[RankRefusal]
         Reason::ContextTooLong => found.extend(max_model_len(request, ranks)),
         Reason::QuotaTooSmall | Reason::MemoryTooSmall | Reason::HostMemoryTooSmall { .. } => {}
     }
-    found.extend(more_memory(request, ranks));
+    // What `kvCache.size` bounds is not let go by more memory.
+    if *reason != Reason::KvCacheTooSmall || found.is_empty() {
+        found.extend(more_memory(request, ranks));
+    }
     let others = [
         fewer_adapters,
         smaller_numbers,

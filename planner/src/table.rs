@@ -1,7 +1,7 @@
 //! A plan as a table: what `plimsoll-sidecar plan` prints, in the words that status uses.
 
 use crate::account::Account;
-use crate::blocks::BlockFormat;
+use crate::blocks::{BlockFormat, LayerBlocks};
 use crate::bytes::Bytes;
 use crate::offload::{self, Offload};
 use crate::plan::{Plan, RankPlan};
@@ -46,22 +46,25 @@ pub fn table(request: &Request, plan: &Plan) -> String {
 }
 
 /// The types that weights have in memory: `BFloat16`, or `Q4_1, Q8_0, computed in BFloat16` and by what
-/// integers instead; and how many the ranks share that are out of order.
+/// integers instead, a matrix that is in no blocks with its float type among them; and how many the ranks
+/// share that are out of order.
 pub fn weights(request: &Request) -> String {
-    let formats = request.kept().all(request.shape.layers).formats();
-    let names: Vec<String> = formats.iter().map(BlockFormat::to_string).collect();
-    match names.as_slice() {
-        [] => request.dtype.to_string(),
-        names => {
-            let expanded = match request.listed_and_cut() {
-                0 => String::new(),
-                count => {
-                    format!("; {count} of o and down expanded: act order is not cut over ranks")
-                }
-            };
-            format!("{}, {}{expanded}", names.join(", "), products(request))
-        }
+    let all = request.kept().all(request.shape.layers);
+    let mut names: Vec<String> = all.formats().iter().map(BlockFormat::to_string).collect();
+    if names.is_empty() {
+        return request.dtype.to_string();
     }
+    let head = all.head.is_none() && !request.shape.tied;
+    let is_float = |of: &LayerBlocks| of.all().iter().any(Option::is_none);
+    let floats = all.layers.is_empty() || all.layers.iter().any(is_float);
+    if floats || head || all.embedding.is_none() {
+        names.push(request.dtype.to_string());
+    }
+    let expanded = match request.listed_and_cut() {
+        0 => String::new(),
+        count => format!("; {count} of o and down expanded: act order is not cut over ranks"),
+    };
+    format!("{}, {}{expanded}", names.join(", "), products(request))
 }
 
 /// How weights in blocks are multiplied.

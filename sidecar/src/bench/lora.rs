@@ -148,7 +148,7 @@ mod tests {
         let model = Path::new(env!("CARGO_MANIFEST_DIR")).join(model);
         let line = format!(
             "x bench {} --kv-cache-size 1Mi --max-model-len 64 --prefill 8 --decode 4 --batch 2 \
-             --batch-prompt 4 --batch-generate 4 --repetitions 1 --threads 1 {more}",
+             --batch-prompt 4 --batch-generate 48 --repetitions 1 --threads 1 {more}",
             model.display()
         );
         let Command::Bench(args) = Cli::parse_from(line.split_whitespace()).command else {
@@ -174,7 +174,10 @@ mod tests {
         let args = args("--lora-rank 4");
         let mut cases = Vec::new();
         lora(&args, args.lora_rank.unwrap(), |both| {
-            assert!(both.one.median() > 0.0 && both.two.median() > 0.0);
+            assert!(
+                both.one.median() > 0.0 && both.two.median() > 0.0,
+                "{both:?}"
+            );
             assert!(both.ratio().is_finite(), "{both:?}");
             cases.push(both.one.case.name());
         })

@@ -99,10 +99,10 @@ pub(crate) struct Shared {
     pub(crate) rest: Mutex<RestView>,
     pub(crate) weights: Mutex<WeightsInForce>,
     pub(crate) validation: Validation,
+    /// What helps where rounding loses an adapter.
+    pub(crate) remedies: String,
     /// By what share inputs of products, and keys and values, are rounded.
     pub(crate) inputs_rounding: f64,
-    /// What helps where rounding loses an adapter.
-    pub(crate) remedies: &'static str,
     /// What became of the adapters of the weights in force.
     pub(crate) adapters: Mutex<Verdict>,
     /// What requests choose.

@@ -70,7 +70,7 @@ impl Loop {
                 tracing::error!(
                     before,
                     after,
-                    message,
+                    error = message,
                     seconds,
                     result = "failed",
                     "resize: the KV cache stays as it was"

@@ -359,7 +359,7 @@ impl Loop {
 
     /// A failed rank fails everything: loudly, once, for good.
     fn fail(&mut self, message: &str) {
-        tracing::error!(message, "the engine failed");
+        tracing::error!(error = message, "the engine failed");
         self.set_state(EngineState::Failed {
             message: message.to_owned(),
         });

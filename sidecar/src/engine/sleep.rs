@@ -195,7 +195,7 @@ impl Loop {
             Err(message) => {
                 let seconds = began.elapsed().as_secs_f64();
                 tracing::error!(
-                    message,
+                    error = message,
                     reason = cause.name(),
                     seconds,
                     result = "failed",

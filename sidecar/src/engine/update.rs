@@ -96,7 +96,12 @@ impl Loop {
                     "the update from {path} failed: {why}; repeat it with a whole folder, or sleep at \
                      level 2 and wake up to read the weights before it"
                 );
-                tracing::error!(message, seconds, result = "failed", "the update failed");
+                tracing::error!(
+                    error = message,
+                    seconds,
+                    result = "failed",
+                    "the update failed"
+                );
                 match self.rest.out.contains(&Account::Weights) {
                     // They are as they were: away.
                     true => self.rest.trouble.clone_from(&message),

@@ -54,7 +54,7 @@ async fn ask(State(app): State<Arc<App>>, body: SentBody) -> Answer {
     resizes.ask(&asked).map_err(|why| not_begun(&why))?;
     carry_out(&app).await;
     let report = resizes.by_hand();
-    tracing::info!(revision = ?report.revision, outcome = ?report.outcome, message = report.message,
+    tracing::info!(revision = ?report.revision, outcome = ?report.outcome, why = report.message,
         "asked for other memory");
     let status = match report.outcome {
         TargetOutcome::Applied => StatusCode::OK,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::MergeError;
+use super::ended::{self, Place};
 use crate::weights::file::display_name;
 
 const CONFIG: &str = "config.json";
@@ -36,11 +37,15 @@ const SMALL_BYTES_MAX: u64 = 1 << 28;
 pub(super) struct Staging {
     path: PathBuf,
     out: PathBuf,
+    place: Place,
     published: bool,
+    /// For as long as it is written.
+    _claimed: File,
 }
 
 impl Staging {
-    pub(super) fn beside(out: &Path) -> Result<Staging, MergeError> {
+    /// `place` knows of it until it has its name or is gone.
+    pub(super) fn beside(out: &Path, place: &Place) -> Result<Staging, MergeError> {
         let refuse = |message: &str| MergeError::Out {
             path: out.to_owned(),
             message: message.to_owned(),
@@ -51,10 +56,13 @@ impl Staging {
         let Some(name) = out.file_name() else {
             return Err(refuse("has no name"));
         };
+        let parent = parent(out);
+        ended::sweep(parent, name);
         let mut hidden = OsStr::new(".").to_owned();
         hidden.push(name);
         hidden.push(format!(".{}.partial", std::process::id()));
         let path = out.with_file_name(hidden);
+        let mut held = place.hold();
         fs::create_dir(&path).map_err(|source| match source.kind() {
             // In a container every process has the number of the one before it.
             ErrorKind::AlreadyExists => refuse(&format!(
@@ -62,15 +70,23 @@ impl Staging {
                  remove it if none is under way",
                 path.display()
             )),
-            _ => MergeError::File {
-                path: path.clone(),
-                source,
-            },
+            ErrorKind::NotFound | ErrorKind::NotADirectory => refuse(&format!(
+                "{} is no folder that is there; make it first, or name another place",
+                parent.display()
+            )),
+            _ => refuse(&format!("{}: {source}", path.display())),
         })?;
+        let claimed = ended::claim(&path).map_err(|source| MergeError::File {
+            path: path.clone(),
+            source,
+        })?;
+        *held = Some(path.clone());
         Ok(Staging {
             path,
             out: out.to_owned(),
+            place: place.clone(),
             published: false,
+            _claimed: claimed,
         })
     }
 
@@ -97,23 +113,34 @@ impl Staging {
     /// Gives the folder its name.
     pub(super) fn publish(mut self) -> Result<(), MergeError> {
         sync(&self.path)?;
-        fs::rename(&self.path, &self.out).map_err(|source| MergeError::File {
+        let place = self.place.clone();
+        let mut held = place.hold();
+        fs::rename(&self.path, &self.out).map_err(|source| MergeError::Out {
             path: self.out.clone(),
-            source,
+            message: source.to_string(),
         })?;
         self.published = true;
-        match self.out.parent() {
-            Some(parent) if parent != Path::new("") => sync(parent),
-            Some(_) | None => sync(Path::new(".")),
-        }
+        *held = None;
+        drop(held);
+        sync(parent(&self.out))
+    }
+}
+
+/// The folder that a path lies in.
+pub(super) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        Some(_) | None => Path::new("."),
     }
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
         if !self.published {
+            let mut held = self.place.hold();
             // What is left behind is hidden, and says what it is.
             let _ = fs::remove_dir_all(&self.path);
+            *held = None;
         }
     }
 }

@@ -4,6 +4,7 @@
 //! config. The folder is written under another name beside its place, synced, opened again as `serve`
 //! would open it, and only then gets its name: nobody ever sees a part of it.
 
+mod ended;
 mod folder;
 mod shards;
 
@@ -18,7 +19,8 @@ use crate::adapters::{Validated, Validation, Verdict};
 use crate::args::MergeArgs;
 use crate::model::{Model, ModelError, ModelFolder};
 use crate::weights::packed;
-use folder::Staging;
+use ended::Place;
+use folder::{Staging, parent};
 
 /// Why there is no merged folder.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +36,8 @@ pub enum MergeError {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error("what ends a merge cannot be listened for: {source}")]
+    Signals { source: std::io::Error },
     /// What was written is not what an adapter means, or hardly anything of it is left.
     #[error("not written: {0}")]
     Refused(String),
@@ -58,11 +62,18 @@ pub struct Written {
     pub told: Vec<String>,
 }
 
-/// Writes the folder that `args` asks for.
+/// Writes the folder that `args` asks for. SIGTERM, SIGINT and SIGHUP end the process, and leave no part
+/// of it either.
 ///
 /// # Errors
 /// [`MergeError`]; then there is no folder, nor a part of one.
 pub fn run(args: &MergeArgs) -> Result<Written, MergeError> {
+    let place = Place::default();
+    ended::watch(&place).map_err(|source| MergeError::Signals { source })?;
+    write(args, &place)
+}
+
+fn write(args: &MergeArgs, place: &Place) -> Result<Written, MergeError> {
     outside(&args.model, &args.out)?;
     for adapter in &args.adapter {
         outside(&adapter.path, &args.out)?;
@@ -87,7 +98,7 @@ pub fn run(args: &MergeArgs) -> Result<Written, MergeError> {
     }
     let model = ModelFolder::open_with(&args.model, &args.adapter)?;
     let untied = base.shape.tied && !model.shape.tied;
-    let staging = Staging::beside(&args.out)?;
+    let staging = Staging::beside(&args.out, place)?;
     let left_out = folder::copy(&args.model, &staging, untied)?;
     let shards = shards::Shards::of(&model, args.shard_size);
     let validation = Validation::from(args.adapter_validation);
@@ -121,11 +132,7 @@ fn outside(source: &Path, out: &Path) -> Result<(), MergeError> {
         // Whoever opens it says why.
         return Ok(());
     };
-    let parent = match out.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        Some(_) | None => Path::new("."),
-    };
-    let beside = parent.canonicalize();
+    let beside = parent(out).canonicalize();
     let places = out.canonicalize().into_iter().chain(beside);
     match places
         .into_iter()

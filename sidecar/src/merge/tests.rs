@@ -10,13 +10,19 @@ use std::path::{Path, PathBuf};
 use plimsoll_planner::{Bytes, Dtype};
 use serde_json::Value;
 
-use super::run;
+use super::ended::Place;
+use super::{MergeError, Written};
 use crate::args::{MergeArgs, ValidationArg};
 use crate::model::{AdapterPath, Model, ModelFolder};
 use crate::weights::needed;
 use crate::weights::testing::TempFolder;
 
 const WEIGHTS: &str = "model.safetensors";
+
+/// As the command does, but for the signals, which are the process's.
+fn run(args: &MergeArgs) -> Result<Written, MergeError> {
+    super::write(args, &Place::default())
+}
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -287,18 +293,25 @@ fn a_merge_that_fails_leaves_nothing() {
     assert!(error.contains("is packed (AWQ-INT4)"), "{error}");
     let nowhere = folder.path().join("a/b");
     let error = fails(&args(&base("plain"), adapter("plain"), &nowhere)).to_string();
-    assert!(error.contains("/a/.b."), "{error}");
-    // What a merge left that was killed.
+    let parent = folder.path().join("a").display().to_string();
+    assert!(
+        error.contains("--out") && error.contains(&(parent + " is no folder that is there")),
+        "{error}"
+    );
+    // What a merge writes now.
     let left = folder
         .path()
         .join(format!(".out.{}.partial", std::process::id()));
     fs::create_dir(&left).unwrap();
+    let held = fs::File::open(&left).unwrap();
+    held.lock().unwrap();
     let error = run(&args(&base("plain"), adapter("plain"), &out)).unwrap_err();
     let (error, left_at) = (error.to_string(), left.display().to_string());
     assert!(
         error.contains(&left_at) && error.contains("remove it"),
         "{error}"
     );
+    drop(held);
     fs::remove_dir(&left).unwrap();
     // And what is there stays as it is.
     fs::create_dir(&out).unwrap();

@@ -160,7 +160,8 @@ impl Resizes {
         }
         let request = changed(&state.wanted.request, asked);
         let planned = self.standing.refit(request);
-        let planned = planned.map_err(|refusal| NotBegun::Refused(refusal.to_string()))?;
+        let planned =
+            planned.map_err(|refusal| NotBegun::Refused(in_body(&refusal.to_string())))?;
         let within = planned.within((self.limit)());
         within.map_err(|over| NotBegun::Refused(over.to_string()))?;
         state.revision = asked.revision.or(state.revision);
@@ -314,6 +315,13 @@ impl State {
             blocks(&self.wanted)
         )
     }
+}
+
+/// Fields as a body by hand has them, not the resource: there may be none.
+fn in_body(text: &str) -> String {
+    text.replace("spec.memory.gpuQuotas limits", "ranks' limits")
+        .replace("spec.memory.gpuQuotas[", "ranks[")
+        .replace("spec.memory.kvCache.size", "kvCache.size")
 }
 
 /// The request with what is asked for by hand.

@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use plimsoll_planner::{BlockFormat, Dtype, Quantization};
+use plimsoll_planner::{BlockFormat, Dtype, Quantization, Request};
 
 mod beside;
 
@@ -22,30 +22,33 @@ use crate::adapters::{EMBEDDING, Gate, HEAD, Validated, Validation, Verdict};
 use crate::model::{Model, ModelError, Replacement};
 use crate::weights::{TensorInfo, TensorSource};
 
-/// What helps where a narrow type loses an adapter.
-pub(super) const fn remedies(mode: Quantization) -> &'static str {
-    macro_rules! with {
-        ($first:literal) => {
-            concat!(
-                $first,
-                ", give it a larger scale, keep it beside the weights (--adapter NAME=FOLDER:dynamic, \
-                 spec.adapters[].mode: Dynamic), or serve it all the same (--adapter-validation report, \
-                 spec.adapterValidation.mode: Report)"
-            )
-        };
-    }
-    match mode {
+/// What helps where a narrow type loses an adapter: changes alone, nothing that is in force.
+pub(super) fn remedies(request: &Request, validation: Validation) -> String {
+    let wider = "keep the weights in a wider type (--dtype float32, spec.model.dtype: Float32)";
+    let bits = match request.quantization {
         Quantization::Auto | Quantization::None => {
-            with!("keep the weights in a wider type (--dtype float32, spec.model.dtype: Float32)")
+            (request.dtype != Dtype::Float32).then_some(wider)
         }
-        Quantization::Int8 => with!(
-            "keep the weights in more bits (--quantization auto, spec.model.quantization.mode: Auto)"
+        Quantization::Int8 => Some(
+            "keep the weights in more bits (--quantization auto, spec.model.quantization.mode: Auto)",
         ),
-        Quantization::Int4 => with!(
+        Quantization::Int4 => Some(
             "keep the weights in more bits (--quantization int8 or auto, \
-             spec.model.quantization.mode: Int8 or Auto)"
+             spec.model.quantization.mode: Int8 or Auto)",
         ),
-    }
+    };
+    let beside = "keep it beside the weights (--adapter NAME=FOLDER:dynamic, \
+                  spec.adapters[].mode: Dynamic)";
+    let report = "or serve it all the same (--adapter-validation report, \
+                  spec.adapterValidation.mode: Report)";
+    let ways = [
+        bits,
+        Some("give it a larger scale"),
+        Some(beside),
+        (validation == Validation::Enforce).then_some(report),
+    ];
+    let ways: Vec<&str> = ways.into_iter().flatten().collect();
+    ways.join(", ")
 }
 
 /// A model that is there without its adapters: only what these change is still to be read.
@@ -149,7 +152,7 @@ impl Loop {
             self.ranks.merge(&over)?.map_err(Failure)?;
             self.ranks.adopt(None)?;
         }
-        let verdict = model.gate.verdict(self.shared.remedies);
+        let verdict = model.gate.verdict(&self.shared.remedies);
         describe(&verdict);
         let wrong = verdict.wrong.clone();
         *lock(&self.shared.adapters) = verdict;
@@ -198,7 +201,7 @@ impl Loop {
         if self.shared.validation == Validation::Off {
             return Ok(Verdict::default());
         }
-        let verdict = gate.verdict(self.shared.remedies);
+        let verdict = gate.verdict(&self.shared.remedies);
         describe(&verdict);
         self.judge(verdict.wrong.clone())?;
         Ok(verdict)
