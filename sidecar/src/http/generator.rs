@@ -206,8 +206,8 @@ pub fn draining() -> ApiError {
 pub fn asleep() -> ApiError {
     ApiError::unavailable(
         "engine_asleep",
-        "the engine is asleep: its memory is given back; wake it (POST /wake_up on the admin port), \
-         or retry on another replica",
+        "the engine is asleep: its memory is given back; wake it (POST /wake_up on the admin port, or here \
+         with --control-api loopback), or retry on another replica",
     )
 }
 

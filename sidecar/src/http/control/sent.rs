@@ -11,7 +11,7 @@ use futures::StreamExt;
 use serde_json::{Map, Value};
 
 use crate::http::body::{in_time, unread};
-use crate::http::error::ApiError;
+use crate::http::error::{ApiError, shown};
 use crate::http::json;
 use crate::http::places::Place;
 
@@ -86,5 +86,22 @@ impl SentBody {
                 Err(ApiError::invalid(None, message))
             }
         }
+    }
+
+    /// For a route whose parameters are in its address: a body is empty, or has no fields.
+    ///
+    /// # Errors
+    /// As [`SentBody::fields`]; 400 that names a field and where it belongs.
+    pub(in crate::http) async fn nothing(self) -> Result<(), ApiError> {
+        let fields = self.fields().await?;
+        let Some(name) = fields.keys().next() else {
+            return Ok(());
+        };
+        let message = format!(
+            "{}: this route takes its parameters in the address (?name=value), and no field of a body",
+            shown(name)
+        );
+        let name: String = name.chars().take(64).collect();
+        Err(ApiError::invalid(Some(&name), message))
     }
 }

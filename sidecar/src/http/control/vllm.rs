@@ -22,7 +22,8 @@ use crate::http::prompt::blocking;
 type Answer = Result<Json<Value>, ApiError>;
 
 /// `tags` instead of `level`, as an older form of this route had it: the weights go with the cache.
-pub(super) async fn sleep(State(app): State<Arc<App>>, mut query: Query) -> Answer {
+pub(super) async fn sleep(State(app): State<Arc<App>>, mut query: Query, body: SentBody) -> Answer {
+    body.nothing().await?;
     let levels = [
         ("0", SleepLevel::Zero),
         ("1", SleepLevel::One),
@@ -45,7 +46,12 @@ pub(super) async fn sleep(State(app): State<Arc<App>>, mut query: Query) -> Answ
     Ok(Json(json!({"status": "sleeping", "level": level.number()})))
 }
 
-pub(super) async fn wake_up(State(app): State<Arc<App>>, mut query: Query) -> Answer {
+pub(super) async fn wake_up(
+    State(app): State<Arc<App>>,
+    mut query: Query,
+    body: SentBody,
+) -> Answer {
+    body.nothing().await?;
     let named = query.all("tags");
     query.done()?;
     let woken = loaded(&app)?.engine.wake(tags(&named, "query.tags")?);
@@ -60,7 +66,12 @@ pub(super) async fn is_sleeping(State(app): State<Arc<App>>) -> Answer {
     Ok(Json(json!({"is_sleeping": rest.is_sleeping()})))
 }
 
-pub(super) async fn release_kv_cache(State(app): State<Arc<App>>, query: Query) -> Answer {
+pub(super) async fn release_kv_cache(
+    State(app): State<Arc<App>>,
+    query: Query,
+    body: SentBody,
+) -> Answer {
+    body.nothing().await?;
     query.done()?;
     let released = loaded(&app)?.engine.release_kv_cache().answer().await;
     released.map_err(|error| uncontrolled(&error))?;
@@ -68,7 +79,12 @@ pub(super) async fn release_kv_cache(State(app): State<Arc<App>>, query: Query) 
 }
 
 /// A bad value is a plain `{"error"}` here.
-pub(super) async fn pause(State(app): State<Arc<App>>, query: Query) -> Result<Response, ApiError> {
+pub(super) async fn pause(
+    State(app): State<Arc<App>>,
+    query: Query,
+    body: SentBody,
+) -> Result<Response, ApiError> {
+    body.nothing().await?;
     let (mode, clear_cache) = match pause_parameters(query) {
         Ok(parameters) => parameters,
         Err(error) => {
@@ -90,7 +106,8 @@ fn pause_parameters(mut query: Query) -> Result<(PauseMode, bool), ApiError> {
     Ok((if waits { PauseMode::Wait } else { mode }, clear_cache))
 }
 
-pub(super) async fn resume(State(app): State<Arc<App>>, query: Query) -> Answer {
+pub(super) async fn resume(State(app): State<Arc<App>>, query: Query, body: SentBody) -> Answer {
+    body.nothing().await?;
     query.done()?;
     let resumed = loaded(&app)?.engine.resume().answer().await;
     resumed.map_err(|error| uncontrolled(&error))?;
@@ -115,7 +132,9 @@ pub(super) async fn abort_requests(State(app): State<Arc<App>>, body: SentBody) 
 pub(super) async fn reset_prefix_cache(
     State(app): State<Arc<App>>,
     mut query: Query,
+    body: SentBody,
 ) -> Result<StatusCode, ApiError> {
+    body.nothing().await?;
     let running = query.flag("reset_running_requests", false)?;
     // There is no cache outside the engine.
     query.flag("reset_external", false)?;

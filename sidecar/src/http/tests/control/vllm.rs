@@ -317,3 +317,26 @@ async fn vllms_routes_have_its_bodies_and_codes() {
     let (status, _) = control(&app, "GET", "/sleep", "").await;
     assert_eq!(status, 405, "only by POST");
 }
+
+/// vLLM passes over them, and sleeps at level 1 when level 2 was meant.
+#[tokio::test]
+async fn a_field_of_a_body_is_refused_where_parameters_are_in_the_address() {
+    let (app, engine) = app(Script::Hold);
+    for path in [
+        "/sleep",
+        "/wake_up",
+        "/pause",
+        "/resume",
+        "/reset_prefix_cache",
+        "/release_kv_cache_memory",
+    ] {
+        let (status, answer) = control(&app, "POST", path, r#"{"level": 2}"#).await;
+        assert_eq!(status, 400, "{path}: {answer}");
+        let said = r#""level\": this route takes its parameters in the address"#;
+        assert!(answer.contains(said), "{path}: {answer}");
+        assert!(engine.obeyed().is_empty(), "{path}");
+        let (status, answer) = control(&app, "POST", path, "{}").await;
+        assert_ne!(status, 400, "{path}: {answer}");
+        assert!(!engine.obeyed().is_empty(), "{path}");
+    }
+}
