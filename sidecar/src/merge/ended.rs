@@ -56,10 +56,14 @@ pub(super) fn watch(place: &Place) -> io::Result<()> {
     let ends = move || {
         let number = runtime.block_on(first(signals));
         let held = place.hold();
-        if let Some(path) = &*held {
-            remove(path);
+        match &*held {
+            Some(path) => {
+                remove(path);
+                tracing::warn!(signal = number, "ended by a signal: nothing was written");
+            }
+            // It has not begun, or it has its name already.
+            None => tracing::warn!(signal = number, "ended by a signal"),
         }
-        tracing::warn!(signal = number, "ended by a signal: nothing was written");
         // With the place held: nobody tells of files that are gone.
         std::process::exit(BY_SIGNAL + number)
     };
@@ -169,6 +173,41 @@ mod tests {
         drop(held);
         sweep(folder.path(), OsStr::new("out"));
         assert!(!is_there(&written));
+    }
+
+    /// Whose value is the folder that a child of this very test holds.
+    const HELD: &str = "PLIMSOLL_TEST_HELD_FOLDER";
+
+    #[test]
+    fn a_signal_takes_what_is_written_and_ends_the_process_as_shells_have_it() {
+        if let Some(held) = std::env::var_os(HELD) {
+            let (place, held) = (Place::default(), PathBuf::from(held));
+            watch(&place).unwrap();
+            *place.hold() = Some(held.clone());
+            fs::write(held.join("ready"), []).unwrap();
+            std::thread::park_timeout(std::time::Duration::from_secs(60));
+            panic!("no signal came");
+        }
+        let folder = TempFolder::new();
+        let held = folder.path().join("partial");
+        fs::create_dir(&held).unwrap();
+        let this = "merge::ended::tests::a_signal_takes_what_is_written_and_ends_the_process_as_shells_have_it";
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", this])
+            .env(HELD, &held)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        while !held.join("ready").exists() {
+            assert_eq!(child.try_wait().unwrap(), None, "it ended unasked");
+            std::thread::yield_now();
+        }
+        // The others may be ignored where tests run: a shell's background ignores SIGINT, nohup SIGHUP.
+        let pid = child.id().to_string();
+        let killed = std::process::Command::new("kill").arg(&pid).status();
+        assert!(killed.unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), Some(BY_SIGNAL + 15));
+        assert!(!held.exists());
     }
 
     #[test]
