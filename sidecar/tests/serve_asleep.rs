@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use served::Served;
-use served::documents::documents;
+use served::documents::{documents, documents_with};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -108,6 +108,60 @@ fn it_falls_asleep_by_its_clock_stays_ready_and_wakes_for_a_request() {
         let memory = served.get_admin("/memory", "").json();
         assert_eq!(memory["wokenBy"], "Request");
     }
+    drop(served);
+    fs::remove_dir_all(folder).unwrap();
+}
+
+/// An adapter that a target names while the engine dozes is not read then; whoever asks for it wakes the
+/// engine, and is answered by it.
+#[test]
+fn a_request_for_an_adapter_that_was_named_in_its_sleep_wakes_it_and_is_answered_with_it() {
+    let folder = std::env::temp_dir().join(format!("plimsoll-listed-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let [(boot_name, boot), (target_name, mut target)] = documents_with(&["--max-adapters", "2"]);
+    target["idle"] = json!({"afterSeconds": 1, "level": 2});
+    target["wakeOnRequest"] = json!(true);
+    fs::write(folder.join(boot_name), boot.to_string()).unwrap();
+    fs::write(folder.join(target_name), target.to_string()).unwrap();
+    let served = Served::start_config(&folder);
+    let end = Instant::now() + PATIENCE;
+    while served.get_admin("/memory", "").json()["state"] != "Asleep" {
+        assert!(Instant::now() < end);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/adapters");
+    target["generation"] = json!(4);
+    target["adapters"] = json!([
+        {"name": "sql", "path": fixtures.join("plain")},
+        {"name": "broken", "path": fixtures.join("nowhere")},
+    ]);
+    assert_eq!(served.put_admin("/target", &target.to_string()).status, 200);
+    let ids = || {
+        served.get("/v1/models").json()["data"]
+            .as_array()
+            .unwrap()
+            .len()
+    };
+    assert_eq!(ids(), 1);
+    let asked = |model: &str| {
+        let body = json!({"model": model, "prompt": [5, 6, 7, 8], "max_tokens": 20,
+            "temperature": 0, "ignore_eos": true});
+        let answer = served.post("/v1/completions", &body.to_string());
+        (answer.status, answer.json())
+    };
+    let (status, tuned) = asked("sql");
+    assert_eq!((status, &tuned["model"]), (200, &json!("sql")), "{tuned}");
+    assert_eq!(served.get_admin("/memory", "").json()["wokenBy"], "Request");
+    let (_, base) = asked("chat");
+    assert_ne!(tuned["choices"][0]["text"], base["choices"][0]["text"]);
+    let (status, told) = asked("broken");
+    assert_eq!(
+        (status, &told["error"]["code"]),
+        (404, &json!("model_not_found"))
+    );
+    let told = told["error"]["message"].as_str().unwrap();
+    assert!(told.contains("nowhere"), "{told}");
+    assert_eq!(ids(), 2);
     drop(served);
     fs::remove_dir_all(folder).unwrap();
 }

@@ -14,14 +14,9 @@ pub struct BenchArgs {
     pub memory: MemoryArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
-    /// Tokens of the prefill case.
-    #[arg(
-        long,
-        allow_negative_numbers = true,
-        value_name = "TOKENS",
-        default_value_t = 512
-    )]
-    pub prefill: u32,
+    /// Tokens of the prefill case. Without it: 512, or what a shorter context has room for.
+    #[arg(long, allow_negative_numbers = true, value_name = "TOKENS")]
+    pub prefill: Option<u32>,
     /// Tokens of the single-sequence case.
     #[arg(
         long,

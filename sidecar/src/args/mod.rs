@@ -196,10 +196,9 @@ pub struct MemoryArgs {
     #[arg(long, allow_hyphen_values = true, value_name = "RANK=QUANTITY",
           value_parser = rank_quota)]
     pub quota: Vec<RankQuota>,
-    /// Share of its memory that a rank without a quota may use, 0.05 to 1.
-    #[arg(long, allow_negative_numbers = true, value_name = "SHARE", default_value_t = 0.9,
-          value_parser = share)]
-    pub gpu_memory_utilization: f64,
+    /// Share of --memory-limit that ranks without a quota may use, 0.05 to 1; 0.9 without it.
+    #[arg(long, allow_negative_numbers = true, value_name = "SHARE", value_parser = share)]
+    pub gpu_memory_utilization: Option<f64>,
     /// Memory of the whole process, e.g. 4Gi; ranks without a quota share what it leaves.
     /// Without it and without quotas: the weights and up to 4Gi of KV cache.
     #[arg(long, allow_hyphen_values = true, value_name = "QUANTITY",

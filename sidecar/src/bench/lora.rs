@@ -10,7 +10,7 @@ use half::bf16;
 use plimsoll_crds::v1alpha1::adapters::AdapterScale;
 use serde_json::{Map, json};
 
-use super::{Bench, Both, Case, decoding, in_turn, start};
+use super::{Bench, Both, decoding, in_turn, prefill, start};
 use crate::adapters::Dynamic;
 use crate::args::BenchArgs;
 use crate::engine::handle::EngineHandle;
@@ -38,10 +38,7 @@ const MODULES: [&str; 7] = [
 pub fn lora(args: &BenchArgs, rank: u32, mut tell: impl FnMut(&Both)) -> anyhow::Result<()> {
     let (engine, vocabulary) = start(args, None, |model| open(model, rank).map(Some))?;
     let mut benches = both(&engine, vocabulary);
-    let prefill = Case::Prefill {
-        tokens: args.prefill,
-    };
-    for case in [prefill].into_iter().chain(decoding(args)) {
+    for case in [prefill(args, &engine)].into_iter().chain(decoding(args)) {
         tell(&in_turn(&mut benches, case, args.repetitions)?);
     }
     engine.stop();
@@ -147,7 +144,7 @@ mod tests {
         let model = "tests/fixtures/models/tiny-qwen3";
         let model = Path::new(env!("CARGO_MANIFEST_DIR")).join(model);
         let line = format!(
-            "x bench {} --kv-cache-size 1Mi --max-model-len 64 --prefill 8 --decode 4 --batch 2 \
+            "x bench {} --kv-cache-size 1Mi --max-model-len 64 --decode 4 --batch 2 \
              --batch-prompt 4 --batch-generate 48 --repetitions 1 --threads 1 {more}",
             model.display()
         );
@@ -182,14 +179,15 @@ mod tests {
             cases.push(both.one.case.name());
         })
         .unwrap();
-        assert_eq!(cases, ["prefill-8", "decode-4", "batch-2"]);
+        // As long a prompt as the context has room for beside a token.
+        assert_eq!(cases, ["prefill-63", "decode-4", "batch-2"]);
     }
 
     /// So what is measured as an adapter's are its rows.
     #[test]
     fn an_engine_without_the_adapter_answers_none_of_its_requests() {
         let (engine, vocabulary) = start(&args(""), None, |_| Ok(None)).unwrap();
-        let case = Case::Decode { tokens: 2 };
+        let case = crate::bench::Case::Decode { tokens: 2 };
         let [mut base, mut adapter] = both(&engine, vocabulary);
         assert!(base.once(case).is_ok());
         let refused = adapter.once(case);

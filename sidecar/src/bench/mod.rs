@@ -83,10 +83,7 @@ pub enum BenchError {
 pub fn run(args: &BenchArgs, mut tell: impl FnMut(&Measured)) -> anyhow::Result<()> {
     let (engine, vocabulary) = start(args, None, |_| Ok(None))?;
     let mut bench = Bench::new(&engine, vocabulary);
-    let prefill = Case::Prefill {
-        tokens: args.prefill,
-    };
-    for case in [prefill].into_iter().chain(decoding(args)) {
+    for case in [prefill(args, &engine)].into_iter().chain(decoding(args)) {
         tell(&bench.measure(case, args.repetitions)?);
     }
     engine.stop();
@@ -139,6 +136,18 @@ fn in_turn(benches: &mut [Bench<'_>; 2], case: Case, repetitions: u32) -> Result
     }
     let [one, two] = runs.map(|runs| Measured { case, runs });
     Ok(Both { one, two })
+}
+
+/// Tokens of a prompt that nobody gave the length of.
+const PREFILL: u32 = 512;
+
+/// The case in which steps are large ones.
+fn prefill(args: &BenchArgs, engine: &EngineHandle) -> Case {
+    // One place is the first token's.
+    let room = engine.facts().max_model_len.saturating_sub(1);
+    Case::Prefill {
+        tokens: args.prefill.unwrap_or(PREFILL.min(room)),
+    }
 }
 
 /// The cases in which every step is a small one.

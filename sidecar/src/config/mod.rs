@@ -158,7 +158,7 @@ pub fn plan_flags_with(
             max_num_seqs: flags.max_num_seqs,
             max_num_batched_tokens: flags.max_num_batched_tokens,
         },
-        utilization: utilization(flags.gpu_memory_utilization)?,
+        utilization: utilization(flags)?,
         ranks: quotas(flags)?,
     };
     let (request, plan) =
@@ -241,8 +241,16 @@ fn quotas(flags: &MemoryArgs) -> Result<Vec<RankCapacity>, BootError> {
         .collect())
 }
 
-/// A share in thousandths.
-fn utilization(share: f64) -> Result<Utilization, BootError> {
+/// A share without a flag.
+const UTILIZATION: f64 = 0.9;
+
+/// A share in thousandths. Of nothing it is no mistake, as commands are copied, but it is told.
+fn utilization(flags: &MemoryArgs) -> Result<Utilization, BootError> {
+    let given = flags.gpu_memory_utilization;
+    if given.is_some() && !shares_a_limit(flags) {
+        tracing::warn!("{SHARE_OF_NOTHING}");
+    }
+    let share = given.unwrap_or(UTILIZATION);
     if !(0.05..=1.0).contains(&share) {
         return Err(BootError::Flag(format!(
             "--gpu-memory-utilization: {share} is not between 0.05 and 1"
@@ -255,6 +263,14 @@ fn utilization(share: f64) -> Result<Utilization, BootError> {
     )]
     let thousandths = (share * 1000.0).round() as u32;
     Ok(Utilization(thousandths))
+}
+
+const SHARE_OF_NOTHING: &str = "--gpu-memory-utilization changes nothing here: it is a share of what \
+    --memory-limit leaves to ranks without a --quota";
+
+/// Whether ranks share what a limit leaves them.
+fn shares_a_limit(flags: &MemoryArgs) -> bool {
+    flags.memory_limit.is_some() && flags.quota.is_empty()
 }
 
 /// The names asked for, else the folder's or file's own.

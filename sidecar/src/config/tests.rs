@@ -26,6 +26,21 @@ fn flags(line: &str) -> MemoryArgs {
     args.memory
 }
 
+#[test]
+fn a_share_is_of_what_a_limit_leaves_and_of_nothing_else() {
+    for (line, told) in [
+        ("--memory-limit 4Gi", true),
+        ("", false),
+        ("--quota 0=300Mi", false),
+        ("--memory-limit 4Gi --quota 0=300Mi", false),
+    ] {
+        assert_eq!(shares_a_limit(&flags(line)), told, "{line}");
+    }
+    let share = |line: &str| utilization(&flags(line)).unwrap();
+    assert_eq!(share("--memory-limit 4Gi"), Utilization(900));
+    assert_eq!(share("--gpu-memory-utilization 0.5"), Utilization(500));
+}
+
 const TWO_RANKS: &str = "--tensor-parallel-size 2 --quota 0=8Mi --quota 1=9Mi --dtype float32 \
     --max-num-seqs 4 --max-num-batched-tokens 64";
 

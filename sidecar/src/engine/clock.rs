@@ -50,6 +50,8 @@ pub(super) struct Idle {
     pub(super) busy: Instant,
     /// A wake for a request failed so often, and is repeated then.
     pub(super) again: Option<(u32, Instant)>,
+    /// A request is about to come, see [`super::handle::EngineHandle::rouse`].
+    pub(super) roused: bool,
 }
 
 impl Idle {
@@ -58,6 +60,7 @@ impl Idle {
             policy: IdlePolicy::default(),
             busy: now,
             again: None,
+            roused: false,
         }
     }
 }

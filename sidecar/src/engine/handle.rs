@@ -279,6 +279,12 @@ impl EngineHandle {
         self.shared.inbox.follow(policy);
     }
 
+    /// A request is about to come that cannot be queued yet: the clock that the engine falls asleep by
+    /// begins anew, and one that a request would wake wakes up.
+    pub fn rouse(&self) {
+        self.shared.inbox.rouse();
+    }
+
     /// Lets the clock that it falls asleep by run ahead, so that tests need not wait.
     pub fn skip(&self, time: Duration) {
         self.shared.inbox.skip(time);

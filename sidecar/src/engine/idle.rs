@@ -20,6 +20,7 @@ impl Loop {
     /// Follows a new policy, before the command that came with it is carried out. Whether anything came.
     pub(super) fn heed(&mut self, mail: &mut Mail) -> bool {
         let heard = mail.is_something();
+        self.idle.roused = mail.roused;
         if let Some(policy) = mail.policy.take() {
             self.follow(policy);
         }
@@ -93,7 +94,7 @@ impl Loop {
 
     fn wake_for_requests(&mut self, now: Instant) -> Result<(), Failure> {
         let failures = match self.idle.again {
-            None if self.live.is_empty() => return Ok(()),
+            None if self.live.is_empty() && !self.idle.roused => return Ok(()),
             None => 0,
             Some((_, at)) if now < at => {
                 self.send_away();
@@ -285,6 +286,49 @@ mod tests {
         assert_eq!(handle.state(), EngineState::Asleep);
         // The next request is another reason.
         assert_eq!(end(submit(&handle, 2, 5).unwrap()).0.len(), 5);
+    }
+
+    /// What a request would do, it does; and nothing is left of it for a later sleep.
+    #[test]
+    fn who_is_about_to_ask_wakes_what_a_request_would_wake_and_puts_the_clock_off() {
+        let handle = engine();
+        handle.follow(IdlePolicy {
+            after: Some((HOUR, SleepLevel::One)),
+            wake_on_request: true,
+        });
+        let looks = || assert!(handle.check_weights().wait().is_ok());
+        // Awake: a second before it would fall asleep the hour begins anew.
+        handle.skip(HOUR - Duration::from_secs(1));
+        handle.rouse();
+        looks();
+        assert_eq!(handle.state(), EngineState::Serving);
+        while handle.state() != EngineState::Asleep {
+            handle.skip(HOUR);
+            std::thread::yield_now();
+        }
+        handle.sabotage().plan(taken());
+        handle.rouse();
+        let failed = || handle.stats().transitions[Transition::Wake as usize].failed;
+        while failed() == 0 || handle.rest().again_after.is_none() {
+            std::thread::yield_now();
+        }
+        // Before its time it is not tried again, whoever comes.
+        handle.rouse();
+        looks();
+        assert_eq!((failed(), handle.state()), (1, EngineState::Asleep));
+        handle.skip(FIRST_PAUSE);
+        comes_to(&handle, |state| *state == EngineState::Serving);
+        assert_eq!(handle.rest().woken_by, Some(Cause::Request));
+
+        let slept = handle.sleep_for(Cause::Hand, SleepLevel::One, PauseMode::Keep);
+        assert_eq!(slept.wait(), Ok(()));
+        handle.rouse();
+        looks();
+        assert_eq!(
+            handle.state(),
+            EngineState::Asleep,
+            "who has the memory keeps it"
+        );
     }
 
     #[test]

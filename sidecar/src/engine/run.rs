@@ -206,6 +206,7 @@ impl Loop {
             cancelled,
             command: _,
             policy: _,
+            roused: _,
             draining,
             stopping,
         } = mail;

@@ -65,7 +65,7 @@ pub fn follow_adapters(app: &Arc<App>) {
 }
 
 /// Carries out the first target's sleep once all of its adapters were tried, or a minute has passed: an
-/// engine that sleeps loads none, and could not be woken by requests for one that it does not know.
+/// engine that sleeps loads none, and the first request for one would wait for the read, too.
 pub fn after_adapters(app: &Arc<App>, first: Change) {
     const MOST: Duration = Duration::from_secs(60);
     let app = Arc::clone(app);

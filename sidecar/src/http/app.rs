@@ -9,10 +9,12 @@ use plimsoll_crds::names;
 use plimsoll_crds::v1alpha1::MemoryReport;
 use plimsoll_crds::v1alpha1::report::LoadProgress;
 use plimsoll_planner::host;
+use tokio::sync::Semaphore;
 
 use super::bodies::Bodies;
 use super::error::ApiError;
 use super::generator::{Generator, asleep, draining, memory_pending, refusal};
+use super::listed;
 pub use super::loaded::Loaded;
 use super::named::Named;
 use super::updates::Updates;
@@ -23,6 +25,7 @@ use crate::metrics::{EngineFigures, Metrics, Scrape};
 use crate::report::{self, EngineView, HostReader, Identity};
 use crate::resizes::Resizes;
 use crate::target::Held;
+use crate::target::adapters::Standing;
 
 /// Bounds on what one client can hold.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +74,8 @@ pub struct App {
     /// Where the model was read from, for `root` in `/v1/models`.
     pub root: String,
     pub limits: HttpLimits,
+    /// Places of requests that wait for an adapter to be loaded.
+    pub awaiting: Semaphore,
     /// What request bodies may hold together.
     pub bodies: Bodies,
     pub metrics: Arc<Metrics>,
@@ -100,6 +105,7 @@ impl App {
             weights_roots: Vec::new(),
             adapter_roots: Vec::new(),
             root,
+            awaiting: Semaphore::new(listed::WAITING_MOST),
             bodies: Bodies::new(limits.body_bytes),
             limits,
             identity,
@@ -241,9 +247,26 @@ impl App {
             .ok_or_else(|| ApiError::unavailable("model_loading", "the model is being opened"))
     }
 
+    /// One that is about to be loaded is taken: requests wait for it, see [`listed::settled`].
+    ///
+    /// # Errors
+    /// 404 that names the served models, or says why an adapter that the target lists is none of them.
+    pub fn check_model(&self, asked: &str) -> Result<(), ApiError> {
+        let refused = match self.check_slots(asked) {
+            Ok(()) => return Ok(()),
+            Err(refused) => refused,
+        };
+        match listed::standing(self, asked) {
+            Some(Standing::Loading) => Ok(()),
+            Some(Standing::Refused(why)) => Err(ApiError::adapter_not_loaded(asked, &why)),
+            // Loaded, and unloaded by hand since.
+            Some(Standing::Loaded) | None => Err(refused),
+        }
+    }
+
     /// # Errors
     /// 404 that names the served models.
-    pub fn check_model(&self, asked: &str) -> Result<(), ApiError> {
+    pub fn check_slots(&self, asked: &str) -> Result<(), ApiError> {
         let dynamic = self.dynamic();
         if self.served.iter().any(|name| name == asked) || dynamic.serves(asked) {
             return Ok(());

@@ -4,6 +4,7 @@
 //! the numbers and the way out; they never repeat a prompt.
 
 use std::fmt;
+use std::time::Duration;
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -78,6 +79,29 @@ impl ApiError {
             status: StatusCode::NOT_FOUND,
             ..ApiError::invalid(Some("model"), message).with_code("model_not_found")
         }
+    }
+
+    /// 404: the adapter that `model` names is asked for, and cannot be loaded.
+    pub fn adapter_not_loaded(asked: &str, why: &str) -> ApiError {
+        let message = format!(
+            "the model {} does not exist: an adapter of that name is asked for, and could not be loaded, \
+             which is tried again: {why}",
+            shown(asked)
+        );
+        ApiError {
+            status: StatusCode::NOT_FOUND,
+            ..ApiError::invalid(Some("model"), message).with_code("model_not_found")
+        }
+    }
+
+    /// 503: the adapter that `model` names was not there in time.
+    pub fn adapter_loading(asked: &str, waited: Duration) -> ApiError {
+        let message = format!(
+            "the adapter {} is being loaded, and was not there after {} s; retry",
+            shown(asked),
+            waited.as_secs()
+        );
+        ApiError::unavailable("adapters_loading", message)
     }
 
     /// 404: the adapter that `model` names went between two looks at it.

@@ -39,6 +39,8 @@ pub trait Generator: Commands + std::fmt::Debug + Send + Sync {
     fn rest(&self) -> RestView;
     /// What it does about sleep by itself from now on.
     fn follow(&self, policy: IdlePolicy);
+    /// A request is about to come that cannot be queued yet.
+    fn rouse(&self);
     fn weights(&self) -> WeightsInForce;
     /// What became of the adapters in them.
     fn adapters(&self) -> Verdict;
@@ -124,6 +126,10 @@ impl Generator for EngineHandle {
 
     fn follow(&self, policy: IdlePolicy) {
         EngineHandle::follow(self, policy);
+    }
+
+    fn rouse(&self) {
+        EngineHandle::rouse(self);
     }
 
     fn weights(&self) -> WeightsInForce {

@@ -10,11 +10,12 @@ use axum::response::Response;
 use futures::Stream;
 
 use super::answers::{Head, chat_chunks, completion_chunks, role_chunk};
-use super::app::{App, unix_seconds};
+use super::app::{App, Loaded, unix_seconds};
 use super::body::JsonBody;
 use super::choice::{Piece, Scored};
 use super::error::ApiError;
 use super::generation::{Generation, Update};
+use super::listed;
 use super::params::Params;
 use super::prompt;
 use super::requests::{self, ChatRequest, CompletionRequest};
@@ -50,7 +51,7 @@ pub async fn model(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
 ) -> Result<Json<ModelCard>, ApiError> {
-    app.check_model(&id)?;
+    app.check_slots(&id)?;
     Ok(Json(match app.dynamic().find(&id) {
         Some(of) if !app.served.contains(&id) => adapter_card(&app, of),
         Some(_) | None => card(&app, &id),
@@ -102,7 +103,7 @@ pub async fn chat(
     };
     let ids = prompt::encode_chat(Arc::clone(&loaded), messages, options).await?;
     let default = loaded.sampling.max_new_tokens;
-    let asked = ("messages", app.adapter_of(&names.model));
+    let asked = ("messages", adapter_of(&app, &loaded, &names).await?);
     let generation = Generation::start(&app, loaded, vec![ids], &params, default, asked)?;
     answer(&app, Kind::Chat, names, generation, &params).await
 }
@@ -131,7 +132,7 @@ pub async fn completions(
     };
     let prompts = prompt::encode_prompts(Arc::clone(&loaded), prompts, add_special).await?;
     let default = Some(DEFAULT_COMPLETION_TOKENS);
-    let asked = ("prompt", app.adapter_of(&names.model));
+    let asked = ("prompt", adapter_of(&app, &loaded, &names).await?);
     let generation = Generation::start(&app, loaded, prompts, &params, default, asked)?;
     answer(&app, Kind::Completion, names, generation, &params).await
 }
@@ -141,6 +142,19 @@ struct Names {
     model: String,
     /// None: a random one.
     id: Option<String>,
+}
+
+/// The adapter that is answered with, once the engine has it.
+async fn adapter_of(
+    app: &App,
+    loaded: &Arc<Loaded>,
+    names: &Names,
+) -> Result<Option<Arc<str>>, ApiError> {
+    let adapter = app.adapter_of(&names.model);
+    if let Some(name) = &adapter {
+        listed::settled(app, loaded, name).await?;
+    }
+    Ok(adapter)
 }
 
 async fn answer(

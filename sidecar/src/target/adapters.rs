@@ -49,12 +49,20 @@ struct Row {
     due: Option<Instant>,
 }
 
+/// How far adapters are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moves {
+    /// All of the first target was tried.
+    pub begun: bool,
+    /// So often something was told, or came of one.
+    pub count: u64,
+}
+
 /// See the head of the file.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
     rows: Vec<(String, Row)>,
-    /// All of the first target was tried.
-    begun: bool,
+    moves: Moves,
 }
 
 impl Wanted {
@@ -87,7 +95,7 @@ impl Wanted {
             };
             self.rows.push((adapter.name.clone(), row));
         }
-        self.begun |= self.is_settled();
+        self.moved();
     }
 
     /// The next step, and when. Slots are given back before others are taken.
@@ -133,7 +141,7 @@ impl Wanted {
                 row.due = Some(now + pause.min(AGAIN_MOST));
             }
         }
-        self.begun |= self.is_settled();
+        self.moved();
     }
 
     /// It is under way for long, and whether it will end nobody knows: that is told until it does.
@@ -145,7 +153,7 @@ impl Wanted {
         {
             row.standing = Standing::Refused(why);
         }
-        self.begun |= self.is_settled();
+        self.moved();
     }
 
     /// It cannot be done now, for what is no fault of the adapter.
@@ -158,6 +166,22 @@ impl Wanted {
         }
     }
 
+    /// Somebody waits for it: what was put off, and is not known to fail, is due now.
+    pub fn hurry(&mut self, name: &str, now: Instant) {
+        let mut rows = self.rows.iter_mut();
+        if let Some((_, row)) = rows.find(|(of, _)| of == name)
+            && row.standing == Standing::Loading
+        {
+            row.due = row.due.map(|at| at.min(now));
+        }
+    }
+
+    /// How one stands that is wanted.
+    pub fn standing(&self, name: &str) -> Option<&Standing> {
+        let mut standings = self.standings();
+        standings.find_map(|(adapter, standing)| (adapter.name == name).then_some(standing))
+    }
+
     /// Each that is wanted, in the order of the targets that named it first.
     pub fn standings(&self) -> impl Iterator<Item = (&BootAdapter, &Standing)> {
         let rows = self.rows.iter();
@@ -167,7 +191,16 @@ impl Wanted {
     /// Whether all that was wanted from the start was tried: who has not come so far answers for no
     /// adapter yet. What comes later takes nothing from what is answered.
     pub fn has_begun(&self) -> bool {
-        self.begun
+        self.moves.begun
+    }
+
+    pub fn moves(&self) -> Moves {
+        self.moves
+    }
+
+    fn moved(&mut self) {
+        self.moves.count += 1;
+        self.moves.begun |= self.is_settled();
     }
 
     /// Whether all that is wanted was tried.

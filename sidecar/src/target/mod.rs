@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::engine::clock::IdlePolicy;
 use crate::resizes::Resizes;
-use adapters::Wanted;
+use adapters::{Moves, Wanted};
 use wish::{Wish, policy};
 
 /// What an engine holds to. It begins with the target that its plan was made for. Sleep is kept here,
@@ -25,8 +25,8 @@ pub struct Held {
     resizes: Option<Arc<Resizes>>,
     /// A target was told.
     told: Notify,
-    /// Adapters of the first target were tried, all of them.
-    begun: watch::Sender<bool>,
+    /// How far its adapters are.
+    moves: watch::Sender<Moves>,
 }
 
 #[derive(Debug)]
@@ -141,7 +141,7 @@ impl Held {
             trouble: None,
         };
         Held {
-            begun: watch::Sender::new(state.adapters.has_begun()),
+            moves: watch::Sender::new(state.adapters.moves()),
             state: Mutex::new(state),
             resizes: None,
             told: Notify::new(),
@@ -207,21 +207,29 @@ impl Held {
     pub fn adapters<T>(&self, look: impl FnOnce(&mut Wanted) -> T) -> T {
         let mut state = self.state();
         let found = look(&mut state.adapters);
-        let begun = state.adapters.has_begun();
+        let moves = state.adapters.moves();
         drop(state);
-        self.begun.send_if_modified(|before| {
-            let changes = *before != begun;
-            *before = begun;
-            changes
-        });
+        self.moves
+            .send_if_modified(|before| std::mem::replace(before, moves) != moves);
         found
     }
 
     /// Once all adapters of the first target were tried.
     pub async fn adapters_begun(&self) {
-        let mut begun = self.begun.subscribe();
+        let mut moves = self.adapters_move();
         // The sender is here as long as this waits.
-        let _closed = begun.wait_for(|begun| *begun).await;
+        let _closed = moves.wait_for(|moves| moves.begun).await;
+    }
+
+    /// Changes whenever something came of an adapter.
+    pub fn adapters_move(&self) -> watch::Receiver<Moves> {
+        self.moves.subscribe()
+    }
+
+    /// Somebody waits for an adapter: what was put off for the engine's state is looked at anew.
+    pub fn hurry(&self, name: &str) {
+        self.adapters(|wanted| wanted.hurry(name, Instant::now()));
+        self.told.notify_one();
     }
 
     /// Once a target was told since the last time that this was waited for.

@@ -12,17 +12,22 @@ use super::{SMALL, fixture};
 
 /// The documents an operator mounts, for the plan that the same flags lead to.
 pub(crate) fn documents() -> [(&'static str, Value); 2] {
+    documents_with(&[])
+}
+
+/// The same with more flags.
+pub(crate) fn documents_with(more: &[&str]) -> [(&'static str, Value); 2] {
     let line = ["x", "plan", "m", "--tensor-parallel-size", "2"];
     let quotas = ["--quota", "0=8Mi", "--quota", "1=9Mi"];
     let small = &SMALL[..6];
-    let args = line.iter().chain(&quotas).chain(small);
+    let args = line.iter().chain(&quotas).chain(small).chain(more);
     let Command::Plan(flags) = Cli::try_parse_from(args).unwrap().command else {
         panic!("not a plan")
     };
     let model = ModelFolder::open(&fixture("tiny-llama")).unwrap();
     let planned = plan_flags(&flags.memory, &model).unwrap();
     let Planned { request, plan } = &planned;
-    let boot = json!({
+    let mut boot = json!({
         "modelPath": fixture("tiny-llama"),
         "servedNames": ["chat"],
         "digest": model.digest,
@@ -33,6 +38,10 @@ pub(crate) fn documents() -> [(&'static str, Value); 2] {
         "split": convert::boot_split(request, plan),
         "revision": "r7",
     });
+    let room = request.adapters;
+    if room.slots > 0 {
+        boot["adapterSlots"] = json!({"slots": room.slots, "rank": room.rank});
+    }
     let target = json!(convert::target(request, plan, (3, 0.9)));
     [("boot.json", boot), ("target.json", target)]
 }

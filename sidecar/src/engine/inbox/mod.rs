@@ -37,6 +37,8 @@ pub(crate) struct Mail {
     /// The next in order; the others wait.
     pub(crate) command: Option<Command>,
     pub(crate) policy: Option<IdlePolicy>,
+    /// A request is about to come, for which a sleeper wakes as for one that is there.
+    pub(crate) roused: bool,
     pub(crate) draining: bool,
     pub(crate) stopping: bool,
 }
@@ -49,10 +51,12 @@ impl Mail {
             cancelled,
             command,
             policy,
+            roused,
             draining: _,
             stopping: _,
         } = self;
-        !submitted.is_empty() || !cancelled.is_empty() || command.is_some() || policy.is_some()
+        let asked = command.is_some() || policy.is_some() || *roused;
+        asked || !submitted.is_empty() || !cancelled.is_empty()
     }
 }
 
@@ -66,6 +70,7 @@ struct Inner {
     commands: VecDeque<(u64, Command)>,
     /// What the engine is to do about sleep by itself; None: as before.
     policy: Option<IdlePolicy>,
+    roused: bool,
     /// Requests that came since the start.
     came: u64,
     /// Requests in the scheduler that have not had a turn yet.
@@ -95,6 +100,7 @@ impl Inbox {
             live: HashMap::new(),
             commands: VecDeque::with_capacity(COMMANDS_MAX),
             policy: None,
+            roused: false,
             came: 0,
             waiting_in_engine: 0,
             mean_service: Duration::from_secs(1),
@@ -218,6 +224,12 @@ impl Inbox {
         self.bell.notify_one();
     }
 
+    /// A request is about to come.
+    pub(crate) fn rouse(&self) {
+        self.lock().roused = true;
+        self.bell.notify_one();
+    }
+
     pub(crate) fn now(&self) -> Instant {
         self.clock.now()
     }
@@ -264,6 +276,7 @@ impl Inbox {
             && inner.cancelled.is_empty()
             && (inner.commands.is_empty() || !obeys)
             && inner.policy.is_none()
+            && !inner.roused
             && !inner.draining
             && !inner.stopping
         {
@@ -303,6 +316,7 @@ impl Inbox {
             cancelled,
             command: command.map(|(_, command)| command),
             policy: inner.policy.take(),
+            roused: std::mem::take(&mut inner.roused),
             draining: inner.draining,
             stopping: inner.stopping,
         }

@@ -66,6 +66,8 @@ struct Inner {
     commands: Vec<Command>,
     rest: RestView,
     policy: Option<IdlePolicy>,
+    /// How often it was told that a request is about to come.
+    rouses: usize,
     /// So many wakes fail.
     bad_wakes: u32,
     /// So many times who ends an update finds the queue full.
@@ -94,6 +96,7 @@ impl Scripted {
             commands: Vec::new(),
             rest: RestView::default(),
             policy: None,
+            rouses: 0,
             bad_wakes: 0,
             full: 0,
             weights: WeightsInForce {
@@ -155,6 +158,11 @@ impl Scripted {
     /// The policy that it was told last.
     pub(crate) fn policy(&self) -> Option<IdlePolicy> {
         self.lock().policy
+    }
+
+    /// How often it was told that a request is about to come.
+    pub(crate) fn rouses(&self) -> usize {
+        self.lock().rouses
     }
 
     pub(crate) fn fail_wakes(&self, times: u32) {
@@ -278,6 +286,10 @@ impl Generator for Scripted {
 
     fn follow(&self, policy: IdlePolicy) {
         self.lock().policy = Some(policy);
+    }
+
+    fn rouse(&self) {
+        self.lock().rouses += 1;
     }
 
     fn adapters(&self) -> Verdict {

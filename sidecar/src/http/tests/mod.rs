@@ -9,6 +9,7 @@ mod connections;
 mod control;
 mod hostile;
 mod idle;
+mod listed;
 mod quota;
 mod refusals;
 mod target;

@@ -1,0 +1,71 @@
+//! Requests for an adapter that the target lists and that is not loaded yet: they wait for it, in bounded
+//! time, and wake an engine that sleeps as requests for what it has would. What waits is counted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::app::App;
+use super::error::ApiError;
+use super::loaded::Loaded;
+use crate::target::adapters::Standing;
+
+/// Requests that wait at once: each holds its prompts, as those in the engine's queue do.
+pub const WAITING_MOST: usize = 16;
+/// How often the engine is told that they are still there.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// How an adapter stands that the target lists; None where nobody lists it.
+pub fn standing(app: &App, name: &str) -> Option<Standing> {
+    let held = app.identity.target.get()?;
+    held.adapters(|wanted| wanted.standing(name).cloned())
+}
+
+/// Returns once the engine has the adapter. Dropped meanwhile, nothing waits any more.
+///
+/// # Errors
+/// 404 where nobody lists it, or it cannot be loaded; 503 where the engine is or goes where requests are
+/// refused, or after the time that a wake may take; 429 where too many wait already.
+pub async fn settled(app: &App, loaded: &Arc<Loaded>, name: &str) -> Result<(), ApiError> {
+    let engine = &loaded.engine;
+    let Some(held) = app.identity.target.get() else {
+        return app.check_slots(name);
+    };
+    if engine.dynamic().serves(name) {
+        return Ok(());
+    }
+    let Ok(_place) = app.awaiting.try_acquire() else {
+        return Err(ApiError::queue_full(WAITING_MOST, 1));
+    };
+    let patience = app.limits.wake_timeout;
+    let end = Instant::now() + patience;
+    let mut state = engine.subscribe();
+    let mut moves = held.adapters_move();
+    loop {
+        // Looked at from now on: what changes after these looks ends the wait below.
+        state.borrow_and_update();
+        moves.borrow_and_update();
+        if engine.dynamic().serves(name) {
+            return Ok(());
+        }
+        match standing(app, name) {
+            Some(Standing::Loading) => {}
+            Some(Standing::Refused(why)) => return Err(ApiError::adapter_not_loaded(name, &why)),
+            // Loaded, and unloaded by hand since.
+            Some(Standing::Loaded) | None => return app.check_slots(name),
+        }
+        app.ready()?;
+        engine.rouse();
+        held.hurry(name);
+        let now = Instant::now();
+        if now >= end {
+            return Err(ApiError::adapter_loading(name, patience));
+        }
+        tokio::select! {
+            _ = state.changed() => {}
+            _ = moves.changed() => {}
+            () = tokio::time::sleep(EVERY.min(end - now)) => {}
+        }
+    }
+}
