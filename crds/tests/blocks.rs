@@ -9,6 +9,7 @@
 mod told;
 
 use plimsoll_crds::v1alpha1::boot::Boot;
+use plimsoll_crds::v1alpha1::boot::BootQuantization;
 use plimsoll_crds::v1alpha1::convert;
 use plimsoll_crds::v1alpha1::facts::ModelFacts;
 use plimsoll_crds::v1alpha1::model::{ComputeDtype, QuantizationMode, QuantizationSpec};
@@ -273,7 +274,7 @@ fn a_spec_that_asks_for_nothing_is_written_as_before() {
 fn a_mode_alone_is_written_as_before() {
     let expands = QuantizationSpec {
         mode: QuantizationMode::None,
-        compute_dtype: ComputeDtype::Auto,
+        ..QuantizationSpec::default()
     };
     let text = serde_json::to_string(&expands).unwrap();
     assert_eq!(text, r#"{"mode":"None"}"#);
@@ -282,17 +283,66 @@ fn a_mode_alone_is_written_as_before() {
     assert_eq!(read.compute_dtype, ComputeDtype::Exact);
 }
 
+/// Of the spec, by way of the boot document, to what an engine plans with.
+#[test]
+fn a_group_size_reaches_the_engine_and_one_that_the_mode_has_not_is_refused_by_name() {
+    use QuantizationMode::{Auto, Int4, Int8, None as Expand};
+    for (mode, group_size, planned) in [
+        (Auto, None, Some(Quantization::Auto)),
+        (Expand, None, Some(Quantization::None)),
+        (Int8, None, Some(Quantization::Int8)),
+        (Int8, Some(32), Some(Quantization::Int8)),
+        (Int4, None, Some(Quantization::Int4)),
+        (Int4, Some(32), Some(Quantization::Int4)),
+        (Int4, Some(128), Some(Quantization::Int4By128)),
+        (Int4, Some(64), None),
+        (Int8, Some(128), None),
+        (Auto, Some(32), None),
+        (Expand, Some(128), None),
+    ] {
+        let mut spec = spec();
+        spec.model.quantization = QuantizationSpec {
+            mode,
+            group_size,
+            ..QuantizationSpec::default()
+        };
+        match (convert::request(&spec, &facts()), planned) {
+            (Ok(request), Some(planned)) => {
+                assert_eq!(request.quantization, planned);
+                let told = BootQuantization::from(planned);
+                let text = serde_json::to_string(&told).unwrap();
+                let read: BootQuantization = serde_json::from_str(&text).unwrap();
+                assert_eq!(Quantization::from(read), planned);
+            }
+            (Err(refused), None) => {
+                let message = refused.to_string();
+                let says = format!("groupSize: {} with mode {mode:?}", group_size.unwrap());
+                assert!(message.contains(&says), "{message}");
+                assert!(
+                    message.contains("write mode Int4 with 32 or 128"),
+                    "{message}"
+                );
+            }
+            (found, _) => panic!("{mode:?} {group_size:?}: {found:?}"),
+        }
+    }
+}
+
 #[test]
 fn boot_documents_say_of_weights_in_blocks_only_what_is_asked_for() {
     let expanded = Boot {
-        quantization: QuantizationMode::None,
+        quantization: BootQuantization::None,
+        ..boot()
+    };
+    let long = Boot {
+        quantization: BootQuantization::Int4By128,
         ..boot()
     };
     let exact = Boot {
         compute_dtype: ComputeDtype::Exact,
         ..boot()
     };
-    for asked in [expanded, exact] {
+    for asked in [expanded, long, exact] {
         let text = serde_json::to_string(&asked).unwrap();
         assert_eq!(serde_json::from_str::<Boot>(&text).unwrap(), asked);
     }

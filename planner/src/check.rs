@@ -1,6 +1,7 @@
 //! Requests that make no sense, refused before anything is computed; and whether one can be met.
 
 use crate::adapters;
+use crate::blocks::BlockFormat;
 use crate::bytes::Bytes;
 use crate::limits;
 use crate::message::quantity;
@@ -72,11 +73,29 @@ fn budget(request: &Request, rank: usize) -> Result<Budget, Box<Refusal>> {
 fn quantization(request: &Request) -> Result<(), Box<Refusal>> {
     let mode = match request.quantization {
         Quantization::Auto | Quantization::None => return Ok(()),
-        mode @ (Quantization::Int8 | Quantization::Int4) => mode.label(),
+        mode @ (Quantization::Int8 | Quantization::Int4 | Quantization::Int4By128) => mode.label(),
     };
+    let rounded = request.kept().rounded;
+    if request.backend == Backend::Cpu
+        && request.quantization == Quantization::Int4By128
+        && !rounded.is_empty()
+        && !rounded.has(BlockFormat::Z4By128)
+    {
+        let shape = &request.shape;
+        return Err(invalid(
+            "spec.model.quantization.groupSize",
+            format!(
+                "128: it divides neither the hidden size {}, the intermediate size {} nor the width of \
+                 all heads {}; write 32",
+                shape.hidden,
+                shape.ffn,
+                u64::from(shape.query_heads) * u64::from(shape.head_dim),
+            ),
+        ));
+    }
     let why = match request.backend {
         Backend::Cuda => "weights on a card are of a float type".to_owned(),
-        Backend::Cpu if request.kept().rounded.is_empty() => format!(
+        Backend::Cpu if rounded.is_empty() => format!(
             "32 columns of a row share a scale, and they divide neither the hidden size {}, the \
              intermediate size {} nor the head size {}",
             request.shape.hidden, request.shape.ffn, request.shape.head_dim
@@ -106,9 +125,10 @@ fn block_compute(request: &Request) -> Result<(), Box<Refusal>> {
         (Backend::Cpu, Quantization::None) => {
             "spec.model.quantization.mode: None expands the weights"
         }
-        (Backend::Cpu, Quantization::Auto | Quantization::Int8 | Quantization::Int4) => {
-            "only the embedding is in blocks, which is looked up and not multiplied"
-        }
+        (
+            Backend::Cpu,
+            Quantization::Auto | Quantization::Int8 | Quantization::Int4 | Quantization::Int4By128,
+        ) => "only the embedding is in blocks, which is looked up and not multiplied",
     };
     Err(invalid(
         "spec.model.quantization.computeDtype",

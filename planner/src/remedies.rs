@@ -211,10 +211,15 @@ fn smaller_numbers(request: &Request) -> Vec<Remedy> {
 /// As many bits of weights as fit.
 fn fewer_bits(request: &Request) -> Option<Remedy> {
     let fewer: &[Quantization] = match (request.backend, request.quantization) {
-        (Backend::Cpu, Quantization::Auto) => &[Quantization::Int8, Quantization::Int4],
-        (Backend::Cpu, Quantization::Int8) => &[Quantization::Int4],
+        (Backend::Cpu, Quantization::Auto) => &[
+            Quantization::Int8,
+            Quantization::Int4,
+            Quantization::Int4By128,
+        ],
+        (Backend::Cpu, Quantization::Int8) => &[Quantization::Int4, Quantization::Int4By128],
+        (Backend::Cpu, Quantization::Int4) => &[Quantization::Int4By128],
         // Who expands weights that are in blocks wants floats.
-        (Backend::Cpu, Quantization::None | Quantization::Int4) | (Backend::Cuda, _) => &[],
+        (Backend::Cpu, Quantization::None | Quantization::Int4By128) | (Backend::Cuda, _) => &[],
     };
     let mut fewer = fewer
         .iter()

@@ -5,7 +5,7 @@ use crate::blocks::{BlockFormat, GROUP, LayerBlocks, ModelBlocks};
 use crate::model::{Dtype, ModelShape};
 use crate::tensor::{Form, Listed, Tensor};
 
-/// `spec.model.quantization.mode`: in which form weights are kept.
+/// `spec.model.quantization.mode` and `groupSize`: in which form weights are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Quantization {
     /// Those that their file has in blocks stay so, others are of the float type.
@@ -17,6 +17,8 @@ pub enum Quantization {
     Int8,
     /// The same to Q4_0, and embedding and head to Q8_0.
     Int4,
+    /// As Int4, and rows of whole groups of 128 to Z4_128.
+    Int4By128,
 }
 
 impl Quantization {
@@ -27,15 +29,21 @@ impl Quantization {
             Quantization::None => "None",
             Quantization::Int8 => "Int8",
             Quantization::Int4 => "Int4",
+            Quantization::Int4By128 => "Int4 with groupSize 128",
         }
     }
 
-    /// What matrices of a float type are rounded to at load: in layers, and outside of them.
-    const fn rounds_to(self) -> Option<(BlockFormat, BlockFormat)> {
+    /// What matrices of a float type are rounded to at load: in layers, to the first whose blocks their
+    /// rows are whole of, and outside of them.
+    const fn rounds_to(self) -> Option<(&'static [BlockFormat], BlockFormat)> {
         match self {
             Quantization::Auto | Quantization::None => None,
-            Quantization::Int8 => Some((BlockFormat::Q8_0, BlockFormat::Q8_0)),
-            Quantization::Int4 => Some((BlockFormat::Q4_0, BlockFormat::Q8_0)),
+            Quantization::Int8 => Some((&[BlockFormat::Q8_0], BlockFormat::Q8_0)),
+            Quantization::Int4 => Some((&[BlockFormat::Q4_0], BlockFormat::Q8_0)),
+            Quantization::Int4By128 => Some((
+                &[BlockFormat::Z4By128, BlockFormat::Q4_0],
+                BlockFormat::Q8_0,
+            )),
         }
     }
 }
@@ -132,16 +140,26 @@ impl Rounded {
         let Some((inside, outside)) = mode.rounds_to() else {
             return Rounded::default();
         };
-        let whole = |width: Width, format| width.misfit(shape, format).is_none().then_some(format);
+        let whole = |width: Width, formats: &[BlockFormat]| {
+            let mut formats = formats.iter();
+            formats
+                .find(|of| width.misfit(shape, **of).is_none())
+                .copied()
+        };
         Rounded {
-            embedding: whole(Width::Hidden, outside),
-            head: whole(Width::Hidden, outside).filter(|_| !shape.tied),
+            embedding: whole(Width::Hidden, &[outside]),
+            head: whole(Width::Hidden, &[outside]).filter(|_| !shape.tied),
             layer: LayerBlocks {
                 output: whole(Width::Heads, inside),
                 down: whole(Width::Ffn, inside),
                 ..LayerBlocks::uniform(whole(Width::Hidden, inside))
             },
         }
+    }
+
+    /// A matrix of a layer is rounded to these blocks.
+    pub(crate) fn has(&self, format: BlockFormat) -> bool {
+        self.layer.all().into_iter().any(|of| of == Some(format))
     }
 
     /// Nothing is.

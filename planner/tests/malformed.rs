@@ -12,7 +12,7 @@ use samples::{MIB, request, smollm2};
 /// One wrong change to a request that fits, the field it is about, and a number that is told.
 type Case = (fn(&mut Request), &'static str, &'static str);
 
-const CASES: [Case; 32] = [
+const CASES: [Case; 34] = [
     (
         |r| r.ranks.clear(),
         "spec.parallelism.tensorParallelSize",
@@ -161,6 +161,22 @@ const CASES: [Case; 32] = [
         },
         "spec.model.quantization.mode",
         "hidden size 72, the intermediate size 80 nor the head size 8",
+    ),
+    (
+        |r| {
+            r.quantization = Quantization::Int4By128;
+            (r.shape.hidden, r.shape.ffn, r.shape.head_dim) = (96, 160, 32);
+        },
+        "spec.model.quantization.groupSize",
+        "128: it divides neither the hidden size 96, the intermediate size 160 nor the width of all heads 288; write 32",
+    ),
+    (
+        |r| {
+            r.quantization = Quantization::Int4By128;
+            (r.shape.hidden, r.shape.ffn, r.shape.head_dim) = (72, 80, 8);
+        },
+        "spec.model.quantization.mode",
+        "Int4 with groupSize 128: 32 columns of a row",
     ),
 ];
 

@@ -91,6 +91,7 @@ fn blocks_take_the_bytes_of_the_file_and_whole_panels() {
 #[test]
 fn what_is_rounded_at_load_takes_the_bytes_of_its_blocks() {
     let matrices = 30 * (960 * 576 + 576 * 576 + 3 * 576 * 1536);
+    let down = 30 * 576 * 1536;
     let (norms, embedding) = (61 * 576 * 4, 49_152 * 576);
     let mut request = request(smollm2(), Backend::Cpu, &[400 * MIB]);
     let weights = |request: &Request| {
@@ -101,6 +102,11 @@ fn what_is_rounded_at_load_takes_the_bytes_of_its_blocks() {
         (Quantization::Auto, 2 * (matrices + embedding)),
         (Quantization::Int8, 34 * (matrices + embedding) / 32),
         (Quantization::Int4, 18 * matrices / 32 + 34 * embedding / 32),
+        // 576 is no multiple of 128, 1536 is.
+        (
+            Quantization::Int4By128,
+            18 * (matrices - down) / 32 + 68 * down / 128 + 34 * embedding / 32,
+        ),
     ] {
         request.quantization = mode;
         assert_eq!(weights(&request).get(), bytes + norms, "{mode:?}");

@@ -7,7 +7,7 @@ mod harness;
 use std::sync::Arc;
 
 use harness::altered::Altered;
-use harness::blocks::{Choice, rounded};
+use harness::blocks::{Choice, rounded, rounded_of, wide};
 use harness::compared::{answers, assert_same, bits, weights};
 use harness::sent::{file, send};
 use harness::{Dice, Run, eventually, fixtures, open, split, start, start_unloaded};
@@ -80,10 +80,66 @@ fn answers_are_to_the_bit_those_of_the_rounded_floats_on_every_split() {
     }
 }
 
+const LONG: Choice = |name| match name.contains("layers") {
+    true => Some(BlockFormat::Z4By128),
+    false => Some(BlockFormat::Q8_0),
+};
+
+/// Ranks' columns begin inside of groups of 128: each rounds the whole group that it has a piece of.
+#[test]
+fn groups_of_128_are_the_same_numbers_on_every_split_in_fewer_bytes() {
+    let folder = fixtures().join("models/tiny-qwen3");
+    let drawn = || wide(&folder, |_| None, true);
+    let model = Arc::new(drawn());
+    let floats = rounded_of(drawn(), LONG);
+    let mut bytes = Vec::new();
+    for (ranks, lean) in [(1, [0; 3]), (2, [0, 1, 2]), (3, [0, 1, 0])] {
+        for dtype in [Dtype::Float32, Dtype::BFloat16] {
+            let kept = Run {
+                shards: split(&model.shape, ranks, lean),
+                dtype,
+                ..run(&model, Quantization::Int4By128)
+            };
+            let expanded = Run {
+                quantization: Quantization::None,
+                ..kept.clone()
+            };
+            let short = Run {
+                quantization: Quantization::Int4,
+                ..kept.clone()
+            };
+            let what = format!("{dtype}, {ranks} ranks");
+            let (kept, expanded) = (start(&model, &kept), start(&floats, &expanded));
+            let found = answers(&kept);
+            assert_same(&found, &answers(&expanded), &what);
+            let short = start(&model, &short);
+            assert!(bits(&found) != bits(&answers(&short)), "{what}");
+            bytes.push((ranks, weights(&short), weights(&kept)));
+        }
+    }
+    let shape = &model.shape;
+    let layer = 256 * (256 + 2 * 64 + 256 + 3 * 768);
+    let matrices = u64::from(shape.layers) * layer;
+    for (ranks, short, long) in bytes {
+        // 4.5 bits and 4.25, within what places are rounded up to; pieces of a group keep its head each.
+        let less = matrices / 32;
+        match ranks {
+            1 => assert!(
+                (short - long).abs_diff(less) < 8192,
+                "{short} {long} {less}"
+            ),
+            _ => assert!(long < short, "{ranks} ranks: {long} of {short}"),
+        }
+    }
+}
+
 #[test]
 fn rounded_weights_come_back_from_every_sleep_push_and_reload() {
     let model = fixture("tiny-qwen3");
-    for (mode, _) in MODES {
+    let long = Arc::new(wide(&fixtures().join("models/tiny-qwen3"), |_| None, true));
+    let modes = MODES.map(|(mode, _)| (Arc::clone(&model), mode));
+    let long = (long, Quantization::Int4By128);
+    for (model, mode) in modes.into_iter().chain([long]) {
         let handle = start(&model, &run(&model, mode));
         let sums = || handle.check_weights().wait().unwrap();
         let (expected, loaded) = (answers(&handle), sums());
@@ -102,6 +158,10 @@ fn rounded_weights_come_back_from_every_sleep_push_and_reload() {
         assert_eq!(closed.map(|updated| updated.version), Ok("2".to_owned()));
         assert_eq!(sums(), loaded, "{mode:?}");
         assert_same(&answers(&handle), &expected, "pushed");
+        if mode == Quantization::Int4By128 {
+            // What is drawn has no files.
+            continue;
+        }
         let again = Arc::new(handle.open_weights(&model.path).unwrap());
         handle.update(again, None, PauseMode::Keep).wait().unwrap();
         assert_eq!(sums(), loaded, "{mode:?}");

@@ -8,7 +8,7 @@ use super::adapters::{AdapterScale, AdapterValidationMode};
 use super::engine::Backend;
 use super::facts::Dtype;
 use super::kv_cache::KvDtype;
-use super::model::{ComputeDtype, QuantizationMode};
+use super::model::ComputeDtype;
 
 /// All that takes a restart to change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,9 +31,9 @@ pub struct Boot {
     pub digest: String,
     /// Type of the weights in memory, and that in which those in blocks are computed.
     pub dtype: Dtype,
-    /// Whether weights stay in the blocks that the file has.
-    #[serde(default, skip_serializing_if = "QuantizationMode::is_auto")]
-    pub quantization: QuantizationMode,
+    /// In which blocks weights are kept.
+    #[serde(default, skip_serializing_if = "BootQuantization::is_auto")]
+    pub quantization: BootQuantization,
     /// How those are multiplied.
     #[serde(default, skip_serializing_if = "ComputeDtype::is_auto")]
     pub compute_dtype: ComputeDtype,
@@ -50,6 +50,24 @@ pub struct Boot {
     pub split: BootSplit,
     /// The revision that this document belongs to.
     pub revision: String,
+}
+
+/// `spec.model.quantization.mode`, and with which group size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BootQuantization {
+    #[default]
+    Auto,
+    None,
+    Int8,
+    Int4,
+    /// Int4 with groupSize 128.
+    Int4By128,
+}
+
+impl BootQuantization {
+    fn is_auto(&self) -> bool {
+        *self == BootQuantization::Auto
+    }
 }
 
 /// Room for adapters that stay beside the weights.

@@ -6,7 +6,7 @@ use plimsoll_crds::v1alpha1::boot::*;
 use plimsoll_crds::v1alpha1::engine::*;
 use plimsoll_crds::v1alpha1::facts::*;
 use plimsoll_crds::v1alpha1::kv_cache::KvDtype;
-use plimsoll_crds::v1alpha1::model::{ComputeDtype, QuantizationMode};
+use plimsoll_crds::v1alpha1::model::ComputeDtype;
 use plimsoll_crds::v1alpha1::target::*;
 
 pub fn boot() -> Boot {
@@ -18,7 +18,7 @@ pub fn boot() -> Boot {
         served_names: vec!["smollm2".to_owned()],
         digest: "sha256:0".to_owned(),
         dtype: Dtype::BFloat16,
-        quantization: QuantizationMode::Auto,
+        quantization: BootQuantization::Auto,
         compute_dtype: ComputeDtype::Auto,
         backend: Backend::Cpu,
         limits: EngineLimits {

@@ -27,7 +27,7 @@ pub(crate) fn boot(
         shape: _,
         backend: _,
         dtype,
-        quantization: _,
+        quantization,
         compute: _,
         kv,
         cpu_offload,
@@ -60,7 +60,7 @@ pub(crate) fn boot(
         served_names: served_names(object),
         digest: model.digest.clone(),
         dtype: (*dtype).into(),
-        quantization: object.spec.model.quantization.mode,
+        quantization: (*quantization).into(),
         compute_dtype: object.spec.model.quantization.compute_dtype,
         backend: object.spec.backend.resolve(),
         limits: EngineLimits {

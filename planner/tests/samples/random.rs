@@ -157,6 +157,7 @@ prop_compose! {
             _ if expands => Quantization::None,
             0 | 1 => Quantization::Int8,
             2 | 3 => Quantization::Int4,
+            4 => Quantization::Int4By128,
             _ => Quantization::Auto,
         };
         let request = Request {

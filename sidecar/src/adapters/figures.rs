@@ -9,7 +9,7 @@ use crate::weights::rounding;
 pub(super) const PART: usize = 4 * rounding::GROUP;
 
 /// Of the numbers of the tensors that an adapter changes. A number that several ranks hold counts for
-/// each of them.
+/// each of them, and so does a block of 128 that several have pieces of.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Figures {
     pub numbers: u64,

@@ -84,13 +84,34 @@ pub enum QuantizationArg {
     Int4,
 }
 
-impl From<QuantizationArg> for Quantization {
-    fn from(arg: QuantizationArg) -> Quantization {
-        match arg {
-            QuantizationArg::Auto => Quantization::Auto,
-            QuantizationArg::None => Quantization::None,
-            QuantizationArg::Int8 => Quantization::Int8,
-            QuantizationArg::Int4 => Quantization::Int4,
+/// Numbers that share a scale where weights are rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GroupSizeArg {
+    #[value(name = "32")]
+    By32,
+    #[value(name = "128")]
+    By128,
+}
+
+impl QuantizationArg {
+    /// With the group size that was asked for.
+    ///
+    /// # Errors
+    /// A group size that the mode has not.
+    pub fn with(self, group_size: Option<GroupSizeArg>) -> Result<Quantization, String> {
+        use GroupSizeArg::{By32, By128};
+        let ways = "give --quantization int4 with 32 or 128, int8 with 32, or leave it out";
+        let none = |why: &str| Err(format!("--quantization-group-size: {why}; {ways}"));
+        match (self, group_size) {
+            (QuantizationArg::Auto, None) => Ok(Quantization::Auto),
+            (QuantizationArg::None, None) => Ok(Quantization::None),
+            (QuantizationArg::Int8, None | Some(By32)) => Ok(Quantization::Int8),
+            (QuantizationArg::Int4, None | Some(By32)) => Ok(Quantization::Int4),
+            (QuantizationArg::Int4, Some(By128)) => Ok(Quantization::Int4By128),
+            (QuantizationArg::Int8, Some(By128)) => none("weights in 8 bits have groups of 32"),
+            (QuantizationArg::Auto | QuantizationArg::None, Some(_)) => {
+                none("without --quantization int8 or int4 nothing is rounded")
+            }
         }
     }
 }

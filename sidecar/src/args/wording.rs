@@ -1,7 +1,7 @@
 //! A planner's words for whoever asked with flags: the planner names the fields of the resource.
 
 /// Fields with their flags; what begins with another stands before it.
-const FLAGS: [(&str, &str); 28] = [
+const FLAGS: [(&str, &str); 30] = [
     (
         "spec.parallelism.tensorParallelSize",
         "--tensor-parallel-size",
@@ -47,7 +47,15 @@ const FLAGS: [(&str, &str); 28] = [
     ),
     ("spec.model.quantization.mode: None", "--quantization none"),
     ("spec.model.quantization.mode Int8", "--quantization int8"),
+    (
+        "spec.model.quantization.mode Int4 with groupSize 128",
+        "--quantization int4 --quantization-group-size 128",
+    ),
     ("spec.model.quantization.mode Int4", "--quantization int4"),
+    (
+        "spec.model.quantization.groupSize",
+        "--quantization-group-size",
+    ),
     ("(mode Int8 makes some)", "(--quantization int8 makes some)"),
     ("spec.model.quantization.mode", "--quantization"),
     (
@@ -95,6 +103,9 @@ mod tests {
             Remedy::Quantization {
                 mode: Quantization::Int4,
             },
+            Remedy::Quantization {
+                mode: Quantization::Int4By128,
+            },
             Remedy::CpuOffload { bytes },
             Remedy::BatchedTokens { tokens: 1 },
             Remedy::Sequences { sequences: 1 },
@@ -117,6 +128,7 @@ mod tests {
             "--quota of rank 3 at least 1Gi",
             "--dtype bfloat16",
             "--quantization int4",
+            "--quantization int4 --quantization-group-size 128",
             "--kv-cache-dtype int8",
             "--memory-limit at least",
         ] {

@@ -144,7 +144,10 @@ pub fn plan_flags_with(
         shape: model.shape.clone(),
         backend: PlanBackend::Cpu,
         dtype,
-        quantization: flags.quantization.into(),
+        quantization: flags
+            .quantization
+            .with(flags.quantization_group_size)
+            .map_err(BootError::Flag)?,
         compute: flags.quantization_compute.into(),
         kv: KvLayout {
             dtype: flags.kv_cache_dtype.resolve(dtype),

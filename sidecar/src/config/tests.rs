@@ -41,6 +41,50 @@ fn a_share_is_of_what_a_limit_leaves_and_of_nothing_else() {
     assert_eq!(share("--gpu-memory-utilization 0.5"), Utilization(500));
 }
 
+#[test]
+fn a_group_size_is_of_a_mode_that_has_it() {
+    use plimsoll_planner::Quantization;
+    let asked = |line: &str| {
+        let flags = flags(line);
+        flags.quantization.with(flags.quantization_group_size)
+    };
+    for (line, mode) in [
+        ("", Quantization::Auto),
+        (
+            "--quantization int8 --quantization-group-size 32",
+            Quantization::Int8,
+        ),
+        ("--quantization int4", Quantization::Int4),
+        (
+            "--quantization int4 --quantization-group-size 32",
+            Quantization::Int4,
+        ),
+        (
+            "--quantization int4 --quantization-group-size 128",
+            Quantization::Int4By128,
+        ),
+    ] {
+        assert_eq!(asked(line), Ok(mode), "{line}");
+    }
+    for (line, why) in [
+        ("--quantization-group-size 128", "nothing is rounded"),
+        (
+            "--quantization none --quantization-group-size 32",
+            "nothing is rounded",
+        ),
+        (
+            "--quantization int8 --quantization-group-size 128",
+            "weights in 8 bits have groups of 32; give --quantization int4 with 32 or 128",
+        ),
+    ] {
+        let told = asked(line).unwrap_err();
+        assert!(
+            told.starts_with("--quantization-group-size: ") && told.contains(why),
+            "{told}"
+        );
+    }
+}
+
 const TWO_RANKS: &str = "--tensor-parallel-size 2 --quota 0=8Mi --quota 1=9Mi --dtype float32 \
     --max-num-seqs 4 --max-num-batched-tokens 64";
 

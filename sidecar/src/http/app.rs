@@ -14,7 +14,6 @@ use tokio::sync::Semaphore;
 use super::bodies::Bodies;
 use super::error::ApiError;
 use super::generator::{Generator, asleep, draining, memory_pending, refusal};
-use super::listed;
 pub use super::loaded::Loaded;
 use super::named::Named;
 use super::updates::Updates;
@@ -26,6 +25,10 @@ use crate::report::{self, EngineView, HostReader, Identity};
 use crate::resizes::Resizes;
 use crate::target::Held;
 use crate::target::adapters::Standing;
+
+/// Requests that wait at once for an adapter to be loaded: each holds its prompts, as those in the
+/// engine's queue do.
+pub const WAITING_MOST: usize = 16;
 
 /// Bounds on what one client can hold.
 #[derive(Clone, Copy, Debug)]
@@ -105,7 +108,7 @@ impl App {
             weights_roots: Vec::new(),
             adapter_roots: Vec::new(),
             root,
-            awaiting: Semaphore::new(listed::WAITING_MOST),
+            awaiting: Semaphore::new(WAITING_MOST),
             bodies: Bodies::new(limits.body_bytes),
             limits,
             identity,
@@ -247,7 +250,7 @@ impl App {
             .ok_or_else(|| ApiError::unavailable("model_loading", "the model is being opened"))
     }
 
-    /// One that is about to be loaded is taken: requests wait for it, see [`listed::settled`].
+    /// One that is about to be loaded is taken: requests wait for it.
     ///
     /// # Errors
     /// 404 that names the served models, or says why an adapter that the target lists is none of them.
@@ -256,12 +259,18 @@ impl App {
             Ok(()) => return Ok(()),
             Err(refused) => refused,
         };
-        match listed::standing(self, asked) {
+        match self.standing(asked) {
             Some(Standing::Loading) => Ok(()),
             Some(Standing::Refused(why)) => Err(ApiError::adapter_not_loaded(asked, &why)),
             // Loaded, and unloaded by hand since.
             Some(Standing::Loaded) | None => Err(refused),
         }
+    }
+
+    /// How an adapter stands that the target lists; None where it lists none of that name.
+    pub fn standing(&self, name: &str) -> Option<Standing> {
+        let held = self.identity.target.get()?;
+        held.adapters(|wanted| wanted.standing(name).cloned())
     }
 
     /// # Errors

@@ -6,21 +6,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::app::App;
+use super::app::{App, WAITING_MOST};
 use super::error::ApiError;
 use super::loaded::Loaded;
 use crate::target::adapters::Standing;
 
-/// Requests that wait at once: each holds its prompts, as those in the engine's queue do.
-pub const WAITING_MOST: usize = 16;
 /// How often the engine is told that they are still there.
 const EVERY: Duration = Duration::from_millis(500);
-
-/// How an adapter stands that the target lists; None where nobody lists it.
-pub fn standing(app: &App, name: &str) -> Option<Standing> {
-    let held = app.identity.target.get()?;
-    held.adapters(|wanted| wanted.standing(name).cloned())
-}
 
 /// Returns once the engine has the adapter. Dropped meanwhile, nothing waits any more.
 ///
@@ -49,7 +41,7 @@ pub async fn settled(app: &App, loaded: &Arc<Loaded>, name: &str) -> Result<(), 
         if engine.dynamic().serves(name) {
             return Ok(());
         }
-        match standing(app, name) {
+        match app.standing(name) {
             Some(Standing::Loading) => {}
             Some(Standing::Refused(why)) => return Err(ApiError::adapter_not_loaded(name, &why)),
             // Loaded, and unloaded by hand since.

@@ -236,7 +236,11 @@ impl TensorSource for Quantised {
 /// A fixture whose files have, as floats, what rounding to these blocks makes of them: what a matrix is
 /// rounded to, by its name.
 pub fn rounded(path: &Path, choice: Choice) -> Arc<Model> {
-    let model = ModelFolder::open(path).unwrap();
+    rounded_of(ModelFolder::open(path).unwrap(), choice)
+}
+
+/// The same of a model that is open.
+pub fn rounded_of(model: Model, choice: Choice) -> Arc<Model> {
     // Cuts between heads are between blocks, too, or the matrix that is cut so stays.
     let cuts_heads = model.shape.head_dim.is_multiple_of(32);
     let read = move |plain: &dyn TensorSource, name: &str, [rows, cols]: Block, out: &mut [f32]| {

@@ -57,12 +57,16 @@ pub struct Expected {
     pub model: Arc<Model>,
 }
 
-/// What a tensor of the file is rounded to.
-fn rounds_to(mode: Quantization, name: &str) -> Option<BlockFormat> {
+/// What a tensor of the file with rows of so many numbers is rounded to.
+fn rounds_to(mode: Quantization, name: &str, cols: usize) -> Option<BlockFormat> {
+    let long = cols.is_multiple_of(128);
     match (mode, name.contains("layers")) {
-        (Quantization::Int4, true) => Some(BlockFormat::Q4_0),
-        (Quantization::Int8, _) | (Quantization::Int4, false) => Some(BlockFormat::Q8_0),
         (Quantization::Auto | Quantization::None, _) => None,
+        (Quantization::Int4By128, true) if long => Some(BlockFormat::Z4By128),
+        (Quantization::Int4 | Quantization::Int4By128, true) => Some(BlockFormat::Q4_0),
+        (Quantization::Int8, _) | (Quantization::Int4 | Quantization::Int4By128, false) => {
+            Some(BlockFormat::Q8_0)
+        }
     }
 }
 
@@ -97,7 +101,7 @@ impl Expected {
                 None => base.clone(),
                 Some([a, b]) => added(&base, cols, a, b, adapter.scale),
             };
-            let kept = match rounds_to(mode, name) {
+            let kept = match rounds_to(mode, name, cols) {
                 Some(format) => kept(format, cols, &meant),
                 None => meant.clone(),
             };

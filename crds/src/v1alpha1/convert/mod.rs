@@ -14,6 +14,7 @@ pub use documents::{boot_split, retarget, shards, split_request, target, target_
 pub use plan::{plan, plan_status};
 
 use super::facts::ModelFacts;
+use super::model::QuantizationMode;
 use super::quantity::{self, QuantityError};
 use super::spec::InferenceDeploymentSpec;
 
@@ -37,6 +38,11 @@ pub enum ConvertError {
         least: &'static str,
         most: &'static str,
     },
+    #[error(
+        "spec.model.quantization.groupSize: {size} with mode {mode:?}; write mode Int4 with 32 or 128, mode \
+         Int8 with 32, or leave groupSize out"
+    )]
+    GroupSize { mode: QuantizationMode, size: u32 },
     #[error("model facts: {0}")]
     Facts(String),
     #[error("plan: {0}")]
@@ -109,7 +115,7 @@ pub fn request(
         shape: model_shape(facts)?,
         backend: spec.backend.resolve().into(),
         dtype,
-        quantization: spec.model.quantization.mode.into(),
+        quantization: spec.model.quantization.try_into()?,
         compute: spec.model.quantization.compute_dtype.into(),
         kv: KvLayout {
             dtype: spec.memory.kv_cache.dtype.resolve(dtype),

@@ -36,6 +36,10 @@ pub(super) fn remedies(request: &Request, validation: Validation) -> String {
             "keep the weights in more bits (--quantization int8 or auto, \
              spec.model.quantization.mode: Int8 or Auto)",
         ),
+        Quantization::Int4By128 => Some(
+            "keep the weights in more bits (--quantization int4 without a group size, int8 or auto, \
+             spec.model.quantization.mode: Int4 without groupSize, Int8 or Auto)",
+        ),
     };
     let beside = "keep it beside the weights (--adapter NAME=FOLDER:dynamic, \
                   spec.adapters[].mode: Dynamic)";

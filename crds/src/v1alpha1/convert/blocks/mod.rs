@@ -8,8 +8,9 @@ use plimsoll_planner::{
 };
 
 use super::ConvertError;
+use crate::v1alpha1::boot::BootQuantization;
 use crate::v1alpha1::facts::{BlockFormat, ModelFacts, StoredBlocks, StoredLayers};
-use crate::v1alpha1::model::{ComputeDtype, QuantizationMode};
+use crate::v1alpha1::model::{ComputeDtype, QuantizationMode, QuantizationSpec};
 
 /// Those of a model's facts.
 ///
@@ -270,13 +271,41 @@ impl From<ComputeDtype> for BlockCompute {
     }
 }
 
-impl From<QuantizationMode> for Quantization {
-    fn from(mode: QuantizationMode) -> Quantization {
-        match mode {
-            QuantizationMode::Auto => Quantization::Auto,
-            QuantizationMode::None => Quantization::None,
-            QuantizationMode::Int8 => Quantization::Int8,
-            QuantizationMode::Int4 => Quantization::Int4,
+impl TryFrom<QuantizationSpec> for Quantization {
+    type Error = ConvertError;
+
+    fn try_from(spec: QuantizationSpec) -> Result<Quantization, ConvertError> {
+        match (spec.mode, spec.group_size) {
+            (QuantizationMode::Auto, None) => Ok(Quantization::Auto),
+            (QuantizationMode::None, None) => Ok(Quantization::None),
+            (QuantizationMode::Int8, None | Some(32)) => Ok(Quantization::Int8),
+            (QuantizationMode::Int4, None | Some(32)) => Ok(Quantization::Int4),
+            (QuantizationMode::Int4, Some(128)) => Ok(Quantization::Int4By128),
+            (mode, Some(size)) => Err(ConvertError::GroupSize { mode, size }),
+        }
+    }
+}
+
+impl From<BootQuantization> for Quantization {
+    fn from(boot: BootQuantization) -> Quantization {
+        match boot {
+            BootQuantization::Auto => Quantization::Auto,
+            BootQuantization::None => Quantization::None,
+            BootQuantization::Int8 => Quantization::Int8,
+            BootQuantization::Int4 => Quantization::Int4,
+            BootQuantization::Int4By128 => Quantization::Int4By128,
+        }
+    }
+}
+
+impl From<Quantization> for BootQuantization {
+    fn from(plan: Quantization) -> BootQuantization {
+        match plan {
+            Quantization::Auto => BootQuantization::Auto,
+            Quantization::None => BootQuantization::None,
+            Quantization::Int8 => BootQuantization::Int8,
+            Quantization::Int4 => BootQuantization::Int4,
+            Quantization::Int4By128 => BootQuantization::Int4By128,
         }
     }
 }
