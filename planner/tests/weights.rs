@@ -102,15 +102,17 @@ fn what_is_rounded_at_load_takes_the_bytes_of_its_blocks() {
         (Quantization::Auto, 2 * (matrices + embedding)),
         (Quantization::Int8, 34 * (matrices + embedding) / 32),
         (Quantization::Int4, 18 * matrices / 32 + 34 * embedding / 32),
-        // 576 is no multiple of 128, 1536 is.
+        // 576 is no multiple of 128, 1536 is: 12 groups, and room for the head of one more, as cuts may
+        // touch 13.
         (
             Quantization::Int4By128,
-            18 * (matrices - down) / 32 + 68 * down / 128 + 34 * embedding / 32,
+            18 * (matrices - down) / 32 + 30 * 576 * (13 * 4 + 1536 / 2) + 34 * embedding / 32,
         ),
     ] {
         request.quantization = mode;
         assert_eq!(weights(&request).get(), bytes + norms, "{mode:?}");
     }
+    request.quantization = Quantization::Int4;
     request.shape.blocks.embedding = Some(BlockFormat::Q4_1);
     let expected = 18 * matrices / 32 + 20 * embedding / 32 + norms;
     assert_eq!(weights(&request).get(), expected, "as the file has it");

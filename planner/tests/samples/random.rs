@@ -198,12 +198,13 @@ pub(crate) fn percent_of_matrices(shape: &ModelShape, kept: Kept<'_>, percent: u
 
 /// The request without an offload, integers or bits that are refused for what they are.
 pub(crate) fn sensible(mut request: Request) -> Request {
-    for _ in 0..3 {
+    for _ in 0..4 {
         let refused = plan(&request).err();
         match refused.map(|refusal| refusal.reason) {
             Some(Reason::Invalid { field, .. }) => match field.as_str() {
                 "spec.memory.cpuOffload" => request.cpu_offload = None,
                 "spec.model.quantization.mode" => request.quantization = Quantization::Auto,
+                "spec.model.quantization.groupSize" => request.quantization = Quantization::Int4,
                 "spec.model.quantization.computeDtype" => request.compute = BlockCompute::Auto,
                 _ => return request,
             },
