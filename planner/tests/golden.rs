@@ -227,7 +227,7 @@ fn a_smaller_dtype_is_a_remedy() {
     );
 }
 
-/// SmolLM2 takes 137 MiB in 8 bits, and 85 MiB in 4 with its embedding in 8, 84 in groups of 128: what fits with the more bits is
+/// SmolLM2 takes 137 MiB in 8 bits, and 85 MiB in 4 with its embedding in 8: what fits with the more bits is
 /// named, and a request that has it is planned.
 #[test]
 fn fewer_bits_of_weights_are_a_remedy() {
@@ -251,7 +251,11 @@ fn fewer_bits_of_weights_are_a_remedy() {
         assert!(table(&fits, &planned).contains("Q8_0, computed in BFloat16"));
     }
     // Who has asked for floats, or for the fewest bits, is not told of fewer.
-    for asked in [Quantization::None, Quantization::Int4By128] {
+    for asked in [
+        Quantization::None,
+        Quantization::Int4,
+        Quantization::Int4By128,
+    ] {
         let mut request = request(smollm2(), Backend::Cpu, &[150 * MIB]);
         request.quantization = asked;
         let refusal = plan(&request).unwrap_err();

@@ -111,7 +111,11 @@ prop_compose! {
             shape,
             backend: Backend::Cpu,
             dtype,
-            quantization: Quantization::Auto,
+            quantization: match pages[2] % 5 {
+                0 => Quantization::Int4By128,
+                1 => Quantization::Int4,
+                _ => Quantization::Auto,
+            },
             compute,
             kv: KvLayout {
                 dtype: if qkv_bias { KvDtype::Int8 } else { KvDtype::BFloat16 },

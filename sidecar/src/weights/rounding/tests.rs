@@ -103,6 +103,21 @@ fn groups_of_one_sign_with_an_outlier_or_of_one_number_are_kept_as_well_as_4_bit
     }
 }
 
+/// By hand: d is 1/4 and z is 6, each an f16, and of every 32 numbers the first 16 are in the low halves.
+#[test]
+fn numbers_that_a_long_block_has_are_kept_where_its_definition_has_them() {
+    let q = |at: usize| u8::try_from((at * 7 + at / 16) % 16).unwrap();
+    let group: [f32; LONG] = std::array::from_fn(|at| 0.25 * (f32::from(q(at)) - 6.0));
+    let mut block = [0xFF; 68];
+    assert_eq!(encode(BlockFormat::Z4By128, &group, &mut block), Ok(()));
+    let mut expected = vec![0x00, 0x34, 0x00, 0x46];
+    for first in (0..LONG).step_by(32) {
+        expected.extend((first..first + 16).map(|at| q(at) | q(at + 16) << 4));
+    }
+    assert_eq!(block.as_slice(), expected);
+    assert_eq!(kept(BlockFormat::Z4By128, &group), group);
+}
+
 #[test]
 fn numbers_are_half_a_step_from_what_they_were_at_most_in_8_bits_and_nearer_than_usual_in_4() {
     let (mut ours, mut usual) = (0.0, 0.0);
