@@ -50,9 +50,7 @@ pub(crate) fn accounts_at(
         Account::Activations => scratch::activations(shape, shard, limits, *backend).total(),
         Account::Graphs => driver.graphs,
         Account::Comm => scratch::comm(shape, limits, ranks).total() + driver.comm,
-        Account::Workspaces => {
-            scratch::workspaces(shape, shard, limits, context, request.input_form(), kv).total()
-        }
+        Account::Workspaces => scratch::workspaces(request, shard, context).total(),
         Account::Adapters => adapters::total(shape, shard, limits, request.adapters),
         Account::Context => driver.context,
         Account::Offload => offload.host(),

@@ -18,6 +18,7 @@ pub mod tensor;
 
 // Bytes of each account on one rank, and of the host.
 pub mod adapters;
+pub mod card;
 pub mod host;
 pub mod kv_cache;
 pub mod offload;

@@ -96,9 +96,16 @@ impl Request {
     /// What the input of its linear layers becomes.
     pub fn input_form(&self) -> InputForm {
         let integers = self.compute.integers(self.dtype);
-        InputForm {
-            dtype: self.dtype,
+        let on_cpu = InputForm {
             integers: integers.filter(|_| self.multiplies_blocks()),
+            ..InputForm::from(self.dtype)
+        };
+        match self.backend {
+            Backend::Cpu => on_cpu,
+            Backend::Cuda => InputForm {
+                copied: None,
+                integers: None,
+            },
         }
     }
 

@@ -3,8 +3,9 @@
 
 use crate::blocks::GROUP;
 use crate::bytes::Bytes;
-use crate::model::{Dtype, ModelShape};
-use crate::request::{Backend, KvLayout, Limits};
+use crate::card;
+use crate::model::ModelShape;
+use crate::request::{Backend, Limits, Request};
 use crate::shard::Shard;
 use crate::stored::InputForm;
 use crate::weights::{PANEL_COLS, TENSOR_ALIGN, padded_mlp_columns};
@@ -14,7 +15,7 @@ use crate::weights::{PANEL_COLS, TENSOR_ALIGN, padded_mlp_columns};
 pub const ATTENTION_SPLITS: u64 = 16;
 /// Rows of a converted GEMM input are padded to this many, so that a tile is never cut.
 pub const GEMM_INPUT_ROWS: u64 = 16;
-/// Sampling keeps this much per sequence: histograms of the threshold search, and candidates.
+/// Sampling on a CPU keeps this much per sequence: histograms of the threshold search, and candidates.
 pub const SAMPLING_BYTES_PER_SEQUENCE: u64 = 32 << 10;
 
 /// One buffer's place in its account.
@@ -59,8 +60,8 @@ fn product(a: u64, b: u64) -> Bytes {
     Bytes(a).saturating_mul(b)
 }
 
-/// The account `Activations`: n = `max_num_batched_tokens` rows, f32 on the CPU, 16 bits on CUDA;
-/// logits are f32 everywhere.
+/// The account `Activations`: n = `max_num_batched_tokens` rows, f32 on the CPU, 16 bits on CUDA; the
+/// residual stream and logits are f32 everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ActivationLayout {
     /// `[n, hidden]`: output of the embedding; then inputs in the order of a matrix's columns, as they
@@ -109,12 +110,13 @@ pub fn activations(
     let qkv = query + 2 * u64::from(shard.kv_head_count()) * head_dim;
     let columns = padded_mlp_columns(shard);
     let mut cursor = Cursor::default();
-    let mut row = |width: u64| cursor.place(product(tokens, width), element);
-    let (hidden, residual, normed) = (
-        row(shape.hidden.into()),
-        row(shape.hidden.into()),
-        row(shape.hidden.into()),
+    let mut row = |width: u64, element: u64| cursor.place(product(tokens, width), element);
+    let (hidden, residual) = (
+        row(shape.hidden.into(), element),
+        row(shape.hidden.into(), 4),
     );
+    let mut row = |width: u64| row(width, element);
+    let normed = row(shape.hidden.into());
     let (qkv, attention) = (row(qkv), row(query));
     let (gate_up, activated) = (row(2 * columns), row(columns));
     let partial = row(shape.hidden.into());
@@ -145,13 +147,16 @@ pub struct WorkspaceLayout {
     pub rope_sin: Region,
     /// `[n padded to 16, widest input padded to 32]` of a 16-bit weight's type: the input of a
     /// linear layer as the kernel wants it; in integers, where that takes more and they may be asked
-    /// for. Empty for Float32 weights otherwise, which read f32 rows.
+    /// for. Empty where inputs are read as they lie, see [`InputForm`].
     pub gemm_input: Region,
     /// f32 `[max_num_seqs, query heads, ATTENTION_SPLITS, head_dim + 2]`: parts of decode
     /// attention with their maximum and sum
     pub attention: Region,
-    /// `[max_num_seqs, SAMPLING_BYTES_PER_SEQUENCE]`
+    /// `[max_num_seqs, SAMPLING_BYTES_PER_SEQUENCE]`; on a card parameters, histories and the exchange of
+    /// as many rows, see [`card::sampling`]
     pub sampling: Region,
+    /// `[max_num_seqs, chunks of the vocabulary rows, CHUNK_WORDS]` of u64 on a card; empty on a CPU
+    pub sampling_chunks: Region,
     /// u32 `[n]`
     pub token_ids: Region,
     /// u32 `[n]`
@@ -174,16 +179,12 @@ impl WorkspaceLayout {
     }
 }
 
-/// Where every table and scratch buffer of a rank lies. `max_model_len` is the context in force
-/// ([`crate::Plan::max_model_len`]), not the one asked for.
-pub fn workspaces(
-    shape: &ModelShape,
-    shard: &Shard,
-    limits: &Limits,
-    max_model_len: u32,
-    input: impl Into<InputForm>,
-    kv: &KvLayout,
-) -> WorkspaceLayout {
+/// Where every table and scratch buffer of a rank of a request lies. `max_model_len` is the context in
+/// force ([`crate::Plan::max_model_len`]), not the one asked for.
+pub fn workspaces(request: &Request, shard: &Shard, max_model_len: u32) -> WorkspaceLayout {
+    let Request {
+        shape, limits, kv, ..
+    } = request;
     let tokens = u64::from(limits.max_num_batched_tokens);
     let sequences = u64::from(limits.max_num_seqs);
     let head_dim = u64::from(shape.head_dim);
@@ -204,9 +205,10 @@ pub fn workspaces(
     let layout = WorkspaceLayout {
         rope_cos: cursor.place(table, 4),
         rope_sin: cursor.place(table, 4),
-        gemm_input: cursor.place(gemm_input_bytes(limits, widest, input.into()), 1),
+        gemm_input: cursor.place(gemm_input_bytes(limits, widest, request.input_form()), 1),
         attention: cursor.place(splits, 4),
-        sampling: cursor.place(Bytes(sequences), SAMPLING_BYTES_PER_SEQUENCE),
+        sampling: cursor.place(Bytes(sequences), sampling_bytes(request, max_model_len)),
+        sampling_chunks: cursor.place(Bytes(sequences), chunk_bytes(request.backend, shard)),
         token_ids: cursor.place(Bytes(tokens), 4),
         positions: cursor.place(Bytes(tokens), 4),
         slots: cursor.place(Bytes(tokens), 8),
@@ -221,18 +223,39 @@ pub fn workspaces(
     }
 }
 
+/// Bytes of [`WorkspaceLayout::sampling`] for one sequence.
+fn sampling_bytes(request: &Request, max_model_len: u32) -> u64 {
+    match request.backend {
+        Backend::Cpu => SAMPLING_BYTES_PER_SEQUENCE,
+        Backend::Cuda => {
+            let history = card::sampling::history_words(max_model_len as usize);
+            let ranks = request.rank_count() as usize;
+            let words = card::sampling::exchange_words(1, ranks)
+                + card::sampling::scratch_words(1, 0, history);
+            (8 * words + 4 * (card::sampling::ROW_WORDS + history)) as u64
+        }
+    }
+}
+
+/// Bytes of [`WorkspaceLayout::sampling_chunks`] for one sequence.
+fn chunk_bytes(backend: Backend, shard: &Shard) -> u64 {
+    let chunks = shard
+        .vocab_row_count()
+        .div_ceil(card::sampling::LEAST_CHUNK);
+    match backend {
+        Backend::Cpu => 0,
+        Backend::Cuda => u64::from(chunks) * 8 * card::sampling::CHUNK_WORDS as u64,
+    }
+}
+
 /// Bytes of [`WorkspaceLayout::gemm_input`] when the widest input has `width` numbers; a multiple
 /// of 64.
 pub(crate) fn gemm_input_bytes(limits: &Limits, width: u64, input: InputForm) -> Bytes {
     let tokens = u64::from(limits.max_num_batched_tokens);
     let width = width.next_multiple_of(PANEL_COLS);
-    let exact = match input.dtype {
-        Dtype::Float32 => Bytes::ZERO,
-        Dtype::BFloat16 | Dtype::Float16 => {
-            product(tokens.next_multiple_of(GEMM_INPUT_ROWS), width)
-                .saturating_mul(input.dtype.bytes())
-        }
-    };
+    let exact = input.copied.map_or(Bytes::ZERO, |dtype| {
+        product(tokens.next_multiple_of(GEMM_INPUT_ROWS), width).saturating_mul(dtype.bytes())
+    });
     let integers = input.integers.map_or(Bytes::ZERO, |integers| {
         product(tokens, width / GROUP).saturating_mul(integers.group_bytes())
     });

@@ -97,8 +97,9 @@ impl Integers {
 /// What the input of a linear layer becomes before it is multiplied.
 #[derive(Clone, Copy, Debug)]
 pub struct InputForm {
-    /// Of weights that are of one float type, and of exact products.
-    pub dtype: Dtype,
+    /// The type that it is copied in, of weights that are of one float type, and of exact products. None
+    /// where it is read as it lies: beside Float32, and on a card.
+    pub copied: Option<Dtype>,
     /// What weights in blocks may be multiplied by, whatever their type.
     pub integers: Option<Integers>,
 }
@@ -106,7 +107,7 @@ pub struct InputForm {
 impl From<Dtype> for InputForm {
     fn from(dtype: Dtype) -> InputForm {
         InputForm {
-            dtype,
+            copied: (dtype != Dtype::Float32).then_some(dtype),
             integers: None,
         }
     }

@@ -4,8 +4,8 @@ mod samples;
 
 use plimsoll_planner::scratch::{ATTENTION_SPLITS, activations, comm, workspaces};
 use plimsoll_planner::{
-    Backend, BlockFormat, Bytes, Dtype, InputForm, Integers, KvDtype, KvLayout, Limits,
-    ModelBlocks, ModelShape, Shard,
+    Backend, BlockCompute, BlockFormat, Bytes, Dtype, Integers, Limits, ModelBlocks, ModelShape,
+    Request, Shard,
 };
 use samples::smollm2;
 
@@ -14,11 +14,14 @@ const LIMITS: Limits = Limits {
     max_num_seqs: 64,
     max_num_batched_tokens: 2048,
 };
-const KV: KvLayout = KvLayout {
-    dtype: KvDtype::BFloat16,
-    block_size: 16,
-    size: None,
-};
+/// Of a model in this form on one rank.
+fn asked(shape: ModelShape, limits: Limits, input: Dtype) -> Request {
+    Request {
+        limits,
+        dtype: input,
+        ..samples::request(shape, Backend::Cpu, &[900 * samples::MIB])
+    }
+}
 
 #[test]
 fn activations_are_rows_of_f32_for_every_batched_token() {
@@ -35,12 +38,12 @@ fn activations_are_rows_of_f32_for_every_batched_token() {
 #[test]
 fn workspaces_follow_the_context_in_force() {
     let whole = Shard::whole(&smollm2());
-    let layout = workspaces(&smollm2(), &whole, &LIMITS, 8192, Dtype::BFloat16, &KV);
+    let layout = workspaces(&asked(smollm2(), LIMITS, Dtype::BFloat16), &whole, 8192);
     assert_eq!(layout.rope_cos.bytes, 8192 * 32 * 4);
     assert_eq!(layout.gemm_input.bytes, 2048 * 1536 * 2);
     assert_eq!(layout.block_tables.bytes, 64 * 512 * 4);
     assert_eq!(layout.attention.bytes, 64 * 9 * ATTENTION_SPLITS * 66 * 4);
-    let short = workspaces(&smollm2(), &whole, &LIMITS, 1000, Dtype::Float32, &KV);
+    let short = workspaces(&asked(smollm2(), LIMITS, Dtype::Float32), &whole, 1000);
     assert_eq!(short.rope_sin.bytes, 1000 * 32 * 4);
     assert_eq!(short.block_tables.bytes, 64 * 63 * 4);
     assert_eq!(short.gemm_input.bytes, 0);
@@ -50,16 +53,20 @@ fn workspaces_follow_the_context_in_force() {
 #[test]
 fn an_input_in_integers_takes_room_where_the_exact_one_has_less() {
     let whole = Shard::whole(&smollm2());
-    let bytes = |dtype, integers| {
-        let input = InputForm { dtype, integers };
-        let layout = workspaces(&smollm2(), &whole, &LIMITS, 8192, input, &KV);
-        layout.gemm_input.bytes
+    let mut shape = smollm2();
+    shape.blocks.embedding = Some(BlockFormat::Q6K);
+    let bytes = |dtype, compute| {
+        let request = Request {
+            compute,
+            ..asked(shape.clone(), LIMITS, dtype)
+        };
+        workspaces(&request, &whole, 8192).gemm_input.bytes
     };
-    let (int8, int16) = (Some(Integers::Int8), Some(Integers::Int16));
-    assert_eq!(bytes(Dtype::Float32, None), 0);
+    let (exact, int8, int16) = (BlockCompute::Exact, BlockCompute::Int8, BlockCompute::Int16);
+    assert_eq!(bytes(Dtype::Float32, exact), 0);
     assert_eq!(bytes(Dtype::Float32, int8), 2048 * 1536 / 32 * 44);
     for dtype in [Dtype::BFloat16, Dtype::Float16] {
-        assert_eq!(bytes(dtype, int8), bytes(dtype, None), "{dtype}");
+        assert_eq!(bytes(dtype, int8), bytes(dtype, exact), "{dtype}");
         assert_eq!(bytes(dtype, int16), 2048 * 1536 / 32 * 76, "{dtype}");
     }
 }
@@ -99,8 +106,18 @@ fn every_region_starts_on_a_cache_line() {
         mlp_columns: 0..5,
         vocab_rows: 0..9,
     };
-    let w = workspaces(&shape, &shard, &limits, 17, Dtype::BFloat16, &KV);
-    let a = activations(&shape, &shard, &limits, Backend::Cpu);
+    for backend in [Backend::Cpu, Backend::Cuda] {
+        let request = Request {
+            backend,
+            ..asked(shape.clone(), limits, Dtype::BFloat16)
+        };
+        on_cache_lines(&request, &shard);
+    }
+}
+
+fn on_cache_lines(request: &Request, shard: &Shard) {
+    let w = workspaces(request, shard, 17);
+    let a = activations(&request.shape, shard, &request.limits, request.backend);
     let regions = [
         a.hidden,
         a.residual,
@@ -116,6 +133,7 @@ fn every_region_starts_on_a_cache_line() {
         w.gemm_input,
         w.attention,
         w.sampling,
+        w.sampling_chunks,
         w.token_ids,
         w.positions,
         w.slots,
@@ -128,6 +146,50 @@ fn every_region_starts_on_a_cache_line() {
         "{regions:?}"
     );
     assert_eq!(w.total().get() % 64, 0);
+}
+
+/// Written from the layouts of `kernels/src/*/*.cu`, not from the table that the plan is made of.
+#[test]
+fn a_card_keeps_the_residual_stream_in_f32_copies_no_input_and_samples_with_every_ranks_histograms()
+{
+    let whole = Shard::whole(&smollm2());
+    let on = |backend, ranks: usize| Request {
+        backend,
+        ..samples::request(smollm2(), backend, &vec![900 * samples::MIB; ranks])
+    };
+    let of_card = activations(&smollm2(), &whole, &LIMITS, Backend::Cuda);
+    assert_eq!(of_card.residual.bytes, 2048 * 576 * 4);
+    assert_eq!(of_card.hidden.bytes, 2048 * 576 * 2);
+    let widths = 3 * 576 + 960 + 576 + 3 * 1536;
+    let all = 2048 * (widths * 2 + 576 * 4) + 64 * 49_152 * 4;
+    assert_eq!(of_card.total().get(), all);
+    for ranks in [1, 2, 5] {
+        let layout = workspaces(&on(Backend::Cuda, ranks), &whole, 8192);
+        assert_eq!(layout.gemm_input.bytes, 0);
+        // A record of 26 words, pairs of 641 and 1,024 bins, 512 bins, and the last two once more.
+        let exchange = ranks as u64 * 8 * (26 + 2 * 641 + 2 * (2 * 1024 + 512));
+        assert_eq!(exchange, ranks as u64 * 51_424);
+        // A row's 20 parameters, a search of 5 words; tokens, biases and what was there of their logits.
+        let history = 8192 + 2 * 1536;
+        let row = exchange + 20 * 4 + 5 * 8 + history * 4 + history / 2 * 8;
+        assert_eq!(layout.sampling.bytes, 64 * row, "{ranks} ranks");
+        assert_eq!(layout.sampling_chunks.bytes, 64 * 48 * 26 * 8);
+    }
+    let of_cpu = workspaces(&on(Backend::Cpu, 2), &whole, 8192);
+    assert_eq!(
+        (of_cpu.sampling.bytes, of_cpu.sampling_chunks.bytes),
+        (64 << 15, 0)
+    );
+    let none = Shard {
+        vocab_rows: 0..0,
+        ..whole
+    };
+    assert_eq!(
+        workspaces(&on(Backend::Cuda, 2), &none, 8192)
+            .sampling_chunks
+            .bytes,
+        0
+    );
 }
 
 #[test]

@@ -10,7 +10,8 @@ const THREADS: usize = 256;
 const GROUP: usize = 8;
 const STEPS: [usize; 3] = [1, 2, 4];
 
-/// `out = rms_norm(x)`: `x`, `out` `[tokens, cols]` of one float type, `weight` `[cols]` in f32.
+/// `out = rms_norm(x)`: `x` `[tokens, cols]` of `out`'s float type, or a residual stream in f32, which the
+/// first layer has; `out` `[tokens, cols]`, `weight` `[cols]` in f32.
 ///
 /// # Errors
 /// When the tensors do not fit `tokens` and `cols`, or no kernel takes `cols`.
@@ -23,8 +24,12 @@ pub fn run(
     out: &TensorMut<'_>,
 ) -> Result<(), GpuError> {
     let plan = Plan::new((tokens, cols), x, weight, out)?;
+    let name = match x.dtype() == Some(plan.dtype) {
+        true => "rms_norm",
+        false => "rms_norm_stream",
+    };
     let arguments = Arguments::new().write(out).read(x).read(weight);
-    plan.launch(gpu, "rms_norm", arguments, eps)
+    plan.launch(gpu, name, arguments, eps)
 }
 
 /// `residual += x; out = rms_norm(residual)`, with `residual` `[tokens, cols]` in f32.
@@ -41,6 +46,7 @@ pub fn run_residual(
     out: &TensorMut<'_>,
 ) -> Result<(), GpuError> {
     let plan = Plan::new((tokens, cols), x, weight, out)?;
+    x.check(OP, "x", Kind::Number(plan.dtype), tokens * cols, 16)?;
     residual.check(OP, "residual", Kind::F32, tokens * cols, 16)?;
     let arguments = Arguments::new()
         .write(out)
@@ -89,15 +95,20 @@ impl Plan {
                 format!("at most {}", i32::MAX),
             ));
         };
-        let Some(dtype) = x.dtype() else {
+        let Some(dtype) = out.as_tensor().dtype() else {
             return Err(GpuError::Shape {
                 op: OP,
-                what: "x",
-                has: format!("{:?}", x.kind()),
+                what: "out",
+                has: format!("{:?}", out.as_tensor().kind()),
                 needs: "floats".to_owned(),
             });
         };
-        x.check(OP, "x", Kind::Number(dtype), tokens * cols, 16)?;
+        // A residual stream is of f32, whatever comes of it.
+        let of = match x.dtype() {
+            Some(Dtype::Float32) => Dtype::Float32,
+            _ => dtype,
+        };
+        x.check(OP, "x", Kind::Number(of), tokens * cols, 16)?;
         out.check(OP, "out", Kind::Number(dtype), tokens * cols, 16)?;
         weight.check(OP, "weight", Kind::F32, cols, 16)?;
         Ok(Plan {

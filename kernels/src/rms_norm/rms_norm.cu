@@ -1,6 +1,7 @@
 // rms_norm.cu: out[t,c] = x[t,c] * weight[c] / sqrt(mean_c(x[t,:]^2) + eps)
-// The fused form first adds x into the f32 residual stream and normalises that.
-// x, out (tokens, cols) in T; residual (tokens, cols) and weight (cols) in f32.
+// The fused form first adds x into the f32 residual stream and normalises that. The stream form
+// normalises an f32 residual stream as it lies: the first layer's, which the embedding wrote.
+// x, out (tokens, cols) in T, x of the stream form in f32; residual (tokens, cols), weight (cols) in f32.
 // One block per row; a row stays in registers between its two passes, so x is read once and out
 // written once: bandwidth-bound, expected 80% of the copy bandwidth from 64 rows on.
 // The launcher guarantees gridDim.x == tokens, blockDim.x == 256, cols a multiple of 8 and at most
@@ -13,9 +14,9 @@
 namespace rms_norm {
 constexpr int THREADS = 256;
 
-// X: what is normalised (T or the f32 residual). A thread holds the groups threadIdx.x + s * THREADS.
-template <class T, bool RESIDUAL, int STEPS>
-__device__ void row(T* __restrict__ out, float* __restrict__ residual, const T* __restrict__ x,
+// X: T, or float of a residual stream. A thread holds the groups threadIdx.x + s * THREADS.
+template <class T, class X, bool RESIDUAL, int STEPS>
+__device__ void row(T* __restrict__ out, float* __restrict__ residual, const X* __restrict__ x,
                     const float* __restrict__ weight, int cols, float eps) {
     const size_t start = size_t(blockIdx.x) * cols;  // 64-bit: tokens * cols can pass 2^32
     float v[STEPS][8], squares = 0.0f;
@@ -53,14 +54,21 @@ __device__ void row(T* __restrict__ out, float* __restrict__ residual, const T* 
 #define RMS_NORM(suffix, T, STEPS)                                                                                       \
     KERNEL void __launch_bounds__(rms_norm::THREADS) rms_norm_##suffix##_##STEPS(T* out, const T* x, const float* weight, \
                                                                                  int cols, float eps) {                 \
-        rms_norm::row<T, false, STEPS>(out, nullptr, x, weight, cols, eps);                                              \
+        rms_norm::row<T, T, false, STEPS>(out, nullptr, x, weight, cols, eps);                                           \
     }                                                                                                                    \
     EXPORT_KERNEL(rms_norm_##suffix##_##STEPS)                                                                           \
     KERNEL void __launch_bounds__(rms_norm::THREADS) rms_norm_residual_##suffix##_##STEPS(                               \
         T* out, float* residual, const T* x, const float* weight, int cols, float eps) {                                 \
-        rms_norm::row<T, true, STEPS>(out, residual, x, weight, cols, eps);                                              \
+        rms_norm::row<T, T, true, STEPS>(out, residual, x, weight, cols, eps);                                           \
     }                                                                                                                    \
     EXPORT_KERNEL(rms_norm_residual_##suffix##_##STEPS)
+
+#define RMS_NORM_STREAM(suffix, T, STEPS)                                                               \
+    KERNEL void __launch_bounds__(rms_norm::THREADS) rms_norm_stream_##suffix##_##STEPS(                \
+        T* out, const float* x, const float* weight, int cols, float eps) {                             \
+        rms_norm::row<T, float, false, STEPS>(out, nullptr, x, weight, cols, eps);                      \
+    }                                                                                                   \
+    EXPORT_KERNEL(rms_norm_stream_##suffix##_##STEPS)
 
 RMS_NORM(f32, float, 1)
 RMS_NORM(f32, float, 2)
@@ -71,3 +79,9 @@ RMS_NORM(f16, f16, 4)
 RMS_NORM(bf16, bf16, 1)
 RMS_NORM(bf16, bf16, 2)
 RMS_NORM(bf16, bf16, 4)
+RMS_NORM_STREAM(f16, f16, 1)
+RMS_NORM_STREAM(f16, f16, 2)
+RMS_NORM_STREAM(f16, f16, 4)
+RMS_NORM_STREAM(bf16, bf16, 1)
+RMS_NORM_STREAM(bf16, bf16, 2)
+RMS_NORM_STREAM(bf16, bf16, 4)

@@ -61,6 +61,24 @@ fn both(bench: &Bench<'_>, dtype: Dtype, tokens: usize, cols: usize) -> Result<(
     let got = bench.take(&out, dtype, x.len())?;
     close("out", &got, &wanted, |at| bound(&wanted, at))?;
 
+    if dtype != Dtype::Float32 {
+        super::run(&pool, &residual, &weight, EPS, &mut wanted);
+        let stream = bench.put(Dtype::Float32, &residual)?;
+        let mut out = bench.room(dtype, x.len())?;
+        cuda::run(
+            bench.gpu,
+            (tokens, cols),
+            stream.view(Kind::F32),
+            weights.view(Kind::F32),
+            EPS,
+            &out.view_mut(kind),
+        )?;
+        let got = bench.take(&out, dtype, x.len())?;
+        close("out of a stream in f32", &got, &wanted, |at| {
+            bound(&wanted, at)
+        })?;
+    }
+
     let mut sum = residual.clone();
     super::run_residual(&pool, &x, &mut sum, &weight, EPS, &mut wanted);
     let mut stream = bench.put(Dtype::Float32, &residual)?;
@@ -108,6 +126,36 @@ fn refusals(bench: &Bench<'_>) -> Result<(), Failure> {
     )?;
     refused("more tokens than there are", run(9, 8, Kind::F32), shape)?;
     refused("integers", run(1, 8, Kind::U32), shape)?;
+    // Of two types only f32 may be normalised into another.
+    refused(
+        "16 bits into f32",
+        run(1, 8, Kind::Number(Dtype::BFloat16)),
+        shape,
+    )?;
+    let halves = bench.put(Dtype::BFloat16, &[0.0; 64])?;
+    let (mut stream, mut sum) = (
+        bench.room(Dtype::BFloat16, 64)?,
+        bench.room(Dtype::Float32, 64)?,
+    );
+    let answer = cuda::run_residual(
+        bench.gpu,
+        (1, 8),
+        x.view(Kind::F32),
+        &sum.view_mut(Kind::F32),
+        x.view(Kind::F32),
+        EPS,
+        &stream.view_mut(Kind::Number(Dtype::BFloat16)),
+    );
+    refused("a sum of f32 for 16 bits", answer, shape)?;
+    let answer = cuda::run(
+        bench.gpu,
+        (1, 8),
+        halves.view(Kind::Number(Dtype::BFloat16)),
+        x.view(Kind::F32),
+        EPS,
+        &stream.view_mut(Kind::Number(Dtype::Float16)),
+    );
+    refused("one type of 16 bits into the other", answer, shape)?;
     let odd = x.view(Kind::F32).part(1, 8);
     let answer = cuda::run(
         bench.gpu,

@@ -153,23 +153,13 @@ impl Costs {
     }
 
     pub(crate) fn level(&self, blocks: u64) -> Level {
-        let Request {
-            shape, limits, kv, ..
-        } = &self.request;
         let context = self.max_model_len(blocks);
-        let base = scratch::workspaces(
-            shape,
-            &NOTHING,
-            limits,
-            context,
-            self.request.input_form(),
-            kv,
-        )
-        .total()
-        .0;
+        let base = scratch::workspaces(&self.request, &NOTHING, context)
+            .total()
+            .0;
         Level {
             kv_head: self.head_block.saturating_mul(blocks + 1),
-            workspaces: base - self.input_bytes(shape.hidden.into()),
+            workspaces: base - self.input_bytes(self.request.shape.hidden.into()),
         }
     }
 

@@ -6,7 +6,7 @@ use super::share::{Cost, Heads, NOTHING};
 use crate::adapters;
 use crate::model::ModelShape;
 use crate::request::Request;
-use crate::scratch;
+use crate::scratch::{self, Region};
 use crate::shard::Shard;
 use crate::stored;
 use crate::weights;
@@ -86,9 +86,6 @@ impl<'a> Probe<'a> {
 
     /// `in_layers`: a share of each layer, otherwise one of what lies around them.
     fn share(&self, shard: &Shard, input_width: u64, in_layers: bool) -> Cost {
-        let Request {
-            shape, limits, kv, ..
-        } = self.request;
         let weights = match in_layers {
             true => {
                 let all = |kind: &Kind| self.weights(kind, shard) * kind.count;
@@ -99,14 +96,15 @@ impl<'a> Probe<'a> {
                 .first()
                 .map_or(0, |kind| self.weights(kind, shard)),
         };
-        let attention =
-            scratch::workspaces(shape, shard, limits, 1, self.request.input_form(), kv).attention;
+        let scratch = scratch::workspaces(self.request, shard, 1);
+        let of_share = [scratch.attention, scratch.sampling_chunks];
+        let padded = |of: &Region| of.bytes.next_multiple_of(weights::TENSOR_ALIGN.0);
         Cost {
             weights,
             layers: in_layers.then(|| self.layers(shard)).flatten(),
             activations: self.activations(shard) - self.base_activations,
             adapters: self.adapters(shard) - self.base_adapters,
-            workspaces: attention.bytes.next_multiple_of(weights::TENSOR_ALIGN.0),
+            workspaces: of_share.iter().map(padded).sum(),
             input_width,
         }
     }

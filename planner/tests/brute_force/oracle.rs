@@ -125,9 +125,7 @@ fn rank_fits(request: &Request, rank: usize, shard: &Shard, blocks: u64) -> bool
     let bytes = weight_bytes(request, rank, shard)
         + cache.div_ceil(4096) * 4096
         + rounded(scratch::activations(shape, shard, limits, Backend::Cpu).total())
-        + rounded(
-            scratch::workspaces(shape, shard, limits, context, request.input_form(), kv).total(),
-        )
+        + rounded(scratch::workspaces(request, shard, context).total())
         + rounded(adapters::layout(shape, shard, limits, request.adapters).total())
         + rounded(scratch::comm(shape, limits, request.ranks.len() as u32).total());
     bytes <= budget(request, rank)

@@ -69,14 +69,7 @@ impl Layout {
         let mut area = Area::new(Account::Activations, &mut entered);
         let activations = Activations::place(&planned, &mut area);
 
-        let planned = scratch::workspaces(
-            shape,
-            shard,
-            limits,
-            plan.max_model_len,
-            request.input_form(),
-            kv,
-        );
+        let planned = scratch::workspaces(request, shard, plan.max_model_len);
         let workspaces_bytes = planned.total();
         let mut area = Area::new(Account::Workspaces, &mut entered);
         let scratch = Scratch::place(&planned, &mut area);

@@ -115,14 +115,7 @@ pub fn plan(request: &Request, run: &Run) -> Plan {
     let ranks = run.shards.len() as u32;
     let granule = scratch::granule(*backend);
     let rank = |(index, shard): (u32, &Shard)| {
-        let workspaces = scratch::workspaces(
-            shape,
-            shard,
-            limits,
-            run.max_model_len,
-            request.input_form(),
-            kv,
-        );
+        let workspaces = scratch::workspaces(request, shard, run.max_model_len);
         let kv_bytes = kv_cache::block_bytes(shape, shard, kv);
         let accounts = [
             (

@@ -58,4 +58,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         filter: "rms_norm: Float32 3 x 576",
         caught_by: &[Race],
     },
+    Mutant {
+        op: "rms_norm",
+        name: "a residual stream that is read as what comes of it",
+        file: "rms_norm/rms_norm.cu",
+        old: "row<T, float, false, STEPS>(out, nullptr, x,",
+        new: "row<T, T, false, STEPS>(out, nullptr, (const T*)x,",
+        filter: "rms_norm: BFloat16 3 x 576",
+        caught_by: &[Plain],
+    },
 ];
