@@ -9,7 +9,7 @@ use crate::pool::{Disjoint, Pool};
 use crate::rms_norm;
 use crate::simd::{self, LANES, Simd, Work};
 
-use super::{Step, integers};
+use super::{NO_SLOT, Step, integers};
 
 /// Numbers that are worth handing to another thread.
 const CELLS_PER_CHUNK: usize = 8 << 10;
@@ -86,7 +86,7 @@ impl Work for Head<'_> {
             if !is_value {
                 rotate(s, row, step, step.positions[token] as usize);
             }
-            if let Some((part, kv_head)) = part {
+            if let Some((part, kv_head)) = part.filter(|_| *slot != NO_SLOT) {
                 let slot = usize::try_from(*slot).unwrap_or(usize::MAX);
                 // SAFETY: only this head's chunk touches the keys (or values) of this KV head.
                 let kept = unsafe { cache.chunk(shape.row(slot, step.layer, part, kv_head)) };

@@ -32,13 +32,14 @@ pub struct Step<'a> {
     pub sin: Tensor<'a>,
     /// Per token: its position in its sequence, u32.
     pub positions: Tensor<'a>,
-    /// Per token: block x block_size + offset in the block, u64. No two are the same, or which token
-    /// stays is left open.
+    /// Per token: block x block_size + offset in the block, u64, or [`super::NO_SLOT`]. No two are the
+    /// same slot, or which token stays is left open.
     pub slots: Tensor<'a>,
     /// No position on the device is larger. The launcher holds this number against the tables; that
     /// it is true is the caller's promise, for the launcher cannot read the device.
     pub last_position: u32,
-    /// No slot on the device is larger: held against the cache, and promised, as above.
+    /// No slot on the device is larger, but [`super::NO_SLOT`]: held against the cache, and promised, as
+    /// above.
     pub last_slot: u64,
 }
 

@@ -31,6 +31,9 @@ use crate::kv::KvCache;
 use crate::pool::Pool;
 use crate::rope::RopeTables;
 
+/// The slot of a row that only fills up a batch of a fixed size: it is rotated, and nothing of it is kept.
+pub const NO_SLOT: u64 = u64::MAX;
+
 /// RMS norm over each head of q and k (Qwen3).
 #[derive(Clone, Copy, Debug)]
 pub struct HeadNorm<'a> {
@@ -51,7 +54,7 @@ pub struct Step<'a> {
     pub tables: RopeTables<'a>,
     /// Per token: its position in its sequence.
     pub positions: &'a [u32],
-    /// Per token: block x block_size + offset in the block.
+    /// Per token: block x block_size + offset in the block, or [`NO_SLOT`].
     pub slots: &'a [u64],
 }
 
@@ -100,7 +103,9 @@ pub fn run<D: Copy + Into<KvDtype>>(
     );
     let slots = (shape.blocks * shape.block_size) as u64;
     assert!(
-        step.slots.iter().all(|slot| *slot < slots),
+        step.slots
+            .iter()
+            .all(|slot| *slot < slots || *slot == NO_SLOT),
         "a slot passes the {slots} of the cache"
     );
     if tokens > 0 {

@@ -1,7 +1,8 @@
 // rope_kv.cu: for each head x of q and k of each token, in place
 //   x = x * weight / sqrt(mean(x^2) + eps)                          where there are weights (Qwen3)
 //   (x[i], x[i+half]) = (x[i] cos - x[i+half] sin, x[i+half] cos + x[i] sin)   i < half = dim / 2
-// and then k and v of each token into its slot of the cache; v itself stays as it is.
+// and then k and v of each token into its slot of the cache; v itself stays as it is. A token whose slot is
+// NO_SLOT (all ones) fills up a batch of a fixed size: nothing of it goes to the cache.
 // qkv (tokens, query + 2 kv heads, dim) and cache (block, layer, k and v, head, token of the block, dim)
 // in T; cos, sin (positions, half) and the weights (dim) in f32; positions, slots (tokens).
 // A group of `lanes` threads per head of a token, V pairs a thread and step: 8 pairs are two accesses of
@@ -19,6 +20,7 @@
 
 namespace rope_kv {
 constexpr int THREADS = 128;
+constexpr unsigned long long NO_SLOT = ~0ull;
 
 // Whose head, and where its row goes.
 struct Shape {
@@ -55,7 +57,7 @@ __device__ __forceinline__ void head(T* __restrict__ qkv, T* __restrict__ cache,
     const int head = blockIdx.y * (THREADS >> shape.lanes_log2) + (threadIdx.x >> shape.lanes_log2);
     const bool is_value = head >= shape.query_heads + shape.kv_heads;
     const size_t angle = size_t(positions[blockIdx.x]) * half;  // read early, needed late
-    const unsigned slot = unsigned(slots[blockIdx.x]);
+    const unsigned long long slot = slots[blockIdx.x];
     T* row = qkv + (size_t(blockIdx.x) * heads + head) * shape.dim;  // 64-bit: tokens * heads * dim can pass 2^32
     // The numbers of a thread; none for a group without a head, which still meets its warp.
     const int end = head < heads ? half : 0;
@@ -108,8 +110,8 @@ __device__ __forceinline__ void head(T* __restrict__ qkv, T* __restrict__ cache,
             store<V>(row + half + i, b[s]);
         }
     }
-    if (head < shape.query_heads) return;
-    T* kept = cache + place(shape, head - shape.query_heads, slot);
+    if (head < shape.query_heads || slot == NO_SLOT) return;
+    T* kept = cache + place(shape, head - shape.query_heads, unsigned(slot));
 #pragma unroll
     for (int s = 0; s < STEPS; s++) {
         const int i = (lane + s * lanes) * V;

@@ -2,7 +2,7 @@
 
 use super::cuda;
 use super::refusals;
-use super::{HeadNorm, Step};
+use super::{HeadNorm, NO_SLOT, Step};
 use crate::gpu::Kind;
 use crate::gpu::trial::{self, Bench, DTYPES, Failure, Trial, close, rounded, rounding};
 use crate::kv::{KvCache, Part};
@@ -95,6 +95,10 @@ fn rotated(bench: &Bench<'_>, case: &Case) -> Result<(), Failure> {
     let mut slots: Vec<u64> = (0..(shape.blocks * shape.block_size) as u64).collect();
     random.shuffle(&mut slots);
     slots.truncate(tokens);
+    // A row of several fills up the batch.
+    if tokens > 1 {
+        slots[tokens / 2] = NO_SLOT;
+    }
     let mut tables = [
         vec![0.0; POSITIONS * dim / 2],
         vec![0.0; POSITIONS * dim / 2],
@@ -138,6 +142,7 @@ fn rotated(bench: &Bench<'_>, case: &Case) -> Result<(), Failure> {
         bench.put_raw(&positions)?,
         bench.put_raw(&slots)?,
     ];
+    let kept = slots.iter().copied().filter(|slot| *slot != NO_SLOT);
     let [cos, sin, query, key, at, to] = &on_card;
     let norm = cuda::HeadNorm {
         query: query.view(Kind::F32),
@@ -154,7 +159,7 @@ fn rotated(bench: &Bench<'_>, case: &Case) -> Result<(), Failure> {
         positions: at.view(Kind::U32),
         slots: to.view(Kind::U64),
         last_position: positions.iter().copied().max().unwrap_or(0),
-        last_slot: slots.iter().copied().max().unwrap_or(0),
+        last_slot: kept.clone().max().unwrap_or(0),
     };
     let (view, room) = (rows.view_mut(kind), cache.view_mut(kind));
     cuda::run(bench.gpu, &view, &step, &room, &shape)?;
@@ -163,7 +168,7 @@ fn rotated(bench: &Bench<'_>, case: &Case) -> Result<(), Failure> {
     close("qkv", &got, &wanted, tolerance(case, &wanted))?;
     let row_bytes = shape.row_bytes();
     let rows: Vec<u8> = rows.download(tokens * heads * row_bytes)?;
-    let expected = kept(case, &slots, &rows);
+    let expected = cache_of(case, &slots, &rows);
     trial::same("cache", &cache.download(shape.bytes())?, &expected)
 }
 
@@ -202,13 +207,14 @@ fn tolerance<'a>(case: &Case, wanted: &'a [f32]) -> impl Fn(usize) -> f32 + use<
 }
 
 /// The cache as it should be: the rows of k and v as they lie in qkv, and poison elsewhere.
-fn kept(case: &Case, slots: &[u64], rows: &[u8]) -> Vec<u8> {
+fn cache_of(case: &Case, slots: &[u64], rows: &[u8]) -> Vec<u8> {
     let Case {
         shape, query_heads, ..
     } = *case;
     let (heads, row_bytes) = (query_heads + 2 * shape.heads, shape.row_bytes());
     let mut cache = vec![0xFF; shape.bytes()];
-    for (token, slot) in slots.iter().enumerate() {
+    let kept = slots.iter().enumerate();
+    for (token, slot) in kept.filter(|(_, slot)| **slot != NO_SLOT) {
         let slot = usize::try_from(*slot).unwrap_or(usize::MAX);
         for (part, first) in [
             (Part::Keys, query_heads),
