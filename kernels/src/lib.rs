@@ -43,6 +43,8 @@ pub mod poison;
 pub mod checksum;
 
 #[cfg(feature = "gpu-tests")]
+mod planned;
+#[cfg(feature = "gpu-tests")]
 mod probes;
 #[cfg(feature = "gpu-tests")]
 pub mod trials;

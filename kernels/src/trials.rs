@@ -21,5 +21,6 @@ pub fn all() -> Vec<Trial> {
     trials.extend(crate::poison::trials::all());
     trials.extend(crate::checksum::trials::all());
     trials.extend(crate::sampling::trials::all());
+    trials.extend(crate::planned::all());
     trials
 }

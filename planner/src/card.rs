@@ -1,8 +1,22 @@
 //! What ops of a card take beside their inputs and outputs: one table, which plans add up and launchers
 //! (`kernels/src/*/cuda`) hold their callers to.
 
+/// Attention: what few rows' keys, cut into spans, leave for each row, query head and span.
+pub mod attention {
+    /// Numbers of f32 that say how a part's sums are scaled: the largest score, the sum of weights.
+    pub const STATS: usize = 2;
+
+    /// Numbers of f32 of one part: a sum for each number of a head, then [`STATS`]. Sums of all parts lie
+    /// first, then all their scales.
+    pub const fn part_numbers(head_dim: usize) -> usize {
+        head_dim + STATS
+    }
+}
+
 /// Sampling: `kernels/src/sampling/call.cuh` has the same layout.
 pub mod sampling {
+    use crate::limits;
+
     /// Words of 4 bytes that a row's parameters take.
     pub const ROW_WORDS: usize = 20;
     /// Words of 8 bytes that a rank's record of a row takes.
@@ -17,10 +31,10 @@ pub mod sampling {
     pub const LEAST_CHUNK: u32 = 1024;
     /// The most ids that a row is given biases of: those of a request, and those that it may not end with
     /// yet (`logit_bias`, `stop_token_ids`, and the model's own).
-    pub const BIASES_MAX: usize = 1024 + 512;
+    pub const BIASES_MAX: usize = limits::LOGIT_BIASES + limits::STOP_IDS + limits::EOS_IDS + 1;
 
     /// Words of 8 bytes of scratch that `rows` rows take on a shard that is cut into `chunks`, and that keep
-    /// `saved` logits while keys take their places.
+    /// `saved` logits while keys take their places: chunks, then searches, then logits.
     pub const fn scratch_words(rows: usize, chunks: usize, saved: usize) -> usize {
         rows * (chunks * CHUNK_WORDS + SEARCH_WORDS) + saved.div_ceil(2)
     }
@@ -39,5 +53,10 @@ pub mod sampling {
     /// biases, an id and a number each.
     pub const fn history_words(max_model_len: usize) -> usize {
         max_model_len + 2 * BIASES_MAX
+    }
+
+    /// The most logits of a row that are kept: one for each token of its history, and for each bias.
+    pub const fn saved_logits(max_model_len: usize) -> usize {
+        max_model_len + BIASES_MAX
     }
 }

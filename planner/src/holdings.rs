@@ -47,7 +47,7 @@ pub(crate) fn accounts_at(
             resident.round_up(granule) + offload.ring()
         }
         Account::KvCache => kv_cache::block_bytes(shape, shard, kv).saturating_mul(blocks + 1),
-        Account::Activations => scratch::activations(shape, shard, limits, *backend).total(),
+        Account::Activations => scratch::activations(request, shard).total(),
         Account::Graphs => driver.graphs,
         Account::Comm => scratch::comm(shape, limits, ranks).total() + driver.comm,
         Account::Workspaces => scratch::workspaces(request, shard, context).total(),

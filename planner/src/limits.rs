@@ -35,6 +35,13 @@ pub const KV_HEADS: Limit = sum("num_key_value_heads", 1 << 9);
 pub const FFN: Limit = sum("intermediate_size", 1 << 17);
 pub const CONTEXT: Limit = sum("max_position_embeddings", 1 << 26);
 
+/// The most biases (`logit_bias`) and ends (`stop_token_ids`) of one request; sampling on a card has room
+/// for as many in each row.
+pub const LOGIT_BIASES: usize = 1024;
+pub const STOP_IDS: usize = 256;
+/// The most ids of a model's `eos_token_id`; the tokenizer may have one more.
+pub const EOS_IDS: usize = 64;
+
 const fn sum(field: &'static str, most: u32) -> Limit {
     Limit {
         field,

@@ -60,8 +60,8 @@ fn product(a: u64, b: u64) -> Bytes {
     Bytes(a).saturating_mul(b)
 }
 
-/// The account `Activations`: n = `max_num_batched_tokens` rows, f32 on the CPU, 16 bits on CUDA; the
-/// residual stream and logits are f32 everywhere.
+/// The account `Activations`: n = `max_num_batched_tokens` rows, f32 on the CPU, the request's `dtype` on
+/// CUDA; the residual stream and logits are f32 everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ActivationLayout {
     /// `[n, hidden]`: output of the embedding; then inputs in the order of a matrix's columns, as they
@@ -94,16 +94,13 @@ impl ActivationLayout {
 }
 
 /// Where every activation of a rank lies.
-pub fn activations(
-    shape: &ModelShape,
-    shard: &Shard,
-    limits: &Limits,
-    backend: Backend,
-) -> ActivationLayout {
+pub fn activations(request: &Request, shard: &Shard) -> ActivationLayout {
+    let Request { shape, limits, .. } = request;
     let tokens = u64::from(limits.max_num_batched_tokens);
-    let element = match backend {
+    // A card's matrices take and give numbers of their own type.
+    let element = match request.backend {
         Backend::Cpu => 4,
-        Backend::Cuda => 2,
+        Backend::Cuda => request.dtype.bytes(),
     };
     let head_dim = u64::from(shape.head_dim);
     let query = u64::from(shard.query_head_count()) * head_dim;
@@ -150,12 +147,19 @@ pub struct WorkspaceLayout {
     /// for. Empty where inputs are read as they lie, see [`InputForm`].
     pub gemm_input: Region,
     /// f32 `[max_num_seqs, query heads, ATTENTION_SPLITS, head_dim + 2]`: parts of decode
-    /// attention with their maximum and sum
+    /// attention with their maximum and sum, see [`card::attention`]
     pub attention: Region,
-    /// `[max_num_seqs, SAMPLING_BYTES_PER_SEQUENCE]`; on a card parameters, histories and the exchange of
-    /// as many rows, see [`card::sampling`]
+    /// u32 `[max_num_seqs, ROW_WORDS]`: parameters of rows; as the two that follow of a card alone, see
+    /// [`card::sampling`]
+    pub sampling_rows: Region,
+    /// u32 `[max_num_seqs, max_model_len + 2 BIASES_MAX]`: prompts and outputs, and biases
+    pub sampling_tokens: Region,
+    /// u64: what all ranks say of all rows, and what this one says to them
+    pub sampling_exchange: Region,
+    /// `[max_num_seqs, SAMPLING_BYTES_PER_SEQUENCE]`; on a card u64, searches and logits that are kept
     pub sampling: Region,
-    /// `[max_num_seqs, chunks of the vocabulary rows, CHUNK_WORDS]` of u64 on a card; empty on a CPU
+    /// u64 `[max_num_seqs, chunks of the vocabulary rows, CHUNK_WORDS]` on a card, behind `sampling`, of one
+    /// scratch with it; empty on a CPU
     pub sampling_chunks: Region,
     /// u32 `[n]`
     pub token_ids: Region,
@@ -176,6 +180,15 @@ impl WorkspaceLayout {
     /// The account, before it is rounded up to the granule.
     pub fn total(&self) -> Bytes {
         self.total
+    }
+
+    /// What sampling on a card has for scratch: `sampling` and, right behind it, `sampling_chunks`.
+    pub fn sampling_scratch(&self) -> Region {
+        let chunks = self.sampling_chunks;
+        Region {
+            offset: self.sampling.offset,
+            bytes: (chunks.offset + chunks.bytes).saturating_sub(self.sampling.offset),
+        }
     }
 }
 
@@ -199,7 +212,9 @@ pub fn workspaces(request: &Request, shard: &Shard, max_model_len: u32) -> Works
         .fold(0, u64::max)
         .next_multiple_of(PANEL_COLS);
     let table = product(max_model_len.into(), head_dim / 2);
-    let splits = product(sequences, query_heads * ATTENTION_SPLITS).saturating_mul(head_dim + 2);
+    let part = card::attention::part_numbers(shape.head_dim as usize) as u64;
+    let splits = product(sequences, query_heads * ATTENTION_SPLITS).saturating_mul(part);
+    let sampling = SamplingBytes::of(request, shard, max_model_len);
     let blocks = crate::kv_cache::blocks_for(max_model_len.into(), kv.block_size);
     let mut cursor = Cursor::default();
     let layout = WorkspaceLayout {
@@ -207,8 +222,11 @@ pub fn workspaces(request: &Request, shard: &Shard, max_model_len: u32) -> Works
         rope_sin: cursor.place(table, 4),
         gemm_input: cursor.place(gemm_input_bytes(limits, widest, request.input_form()), 1),
         attention: cursor.place(splits, 4),
-        sampling: cursor.place(Bytes(sequences), sampling_bytes(request, max_model_len)),
-        sampling_chunks: cursor.place(Bytes(sequences), chunk_bytes(request.backend, shard)),
+        sampling_rows: cursor.place(Bytes(sequences), sampling.row),
+        sampling_tokens: cursor.place(Bytes(sequences), sampling.tokens),
+        sampling_exchange: cursor.place(Bytes(sequences), sampling.exchange),
+        sampling: cursor.place(Bytes(sequences), sampling.scratch),
+        sampling_chunks: cursor.place(Bytes(sequences), sampling.chunks),
         token_ids: cursor.place(Bytes(tokens), 4),
         positions: cursor.place(Bytes(tokens), 4),
         slots: cursor.place(Bytes(tokens), 8),
@@ -223,28 +241,43 @@ pub fn workspaces(request: &Request, shard: &Shard, max_model_len: u32) -> Works
     }
 }
 
-/// Bytes of [`WorkspaceLayout::sampling`] for one sequence.
-fn sampling_bytes(request: &Request, max_model_len: u32) -> u64 {
-    match request.backend {
-        Backend::Cpu => SAMPLING_BYTES_PER_SEQUENCE,
-        Backend::Cuda => {
-            let history = card::sampling::history_words(max_model_len as usize);
-            let ranks = request.rank_count() as usize;
-            let words = card::sampling::exchange_words(1, ranks)
-                + card::sampling::scratch_words(1, 0, history);
-            (8 * words + 4 * (card::sampling::ROW_WORDS + history)) as u64
-        }
-    }
+/// What sampling takes for one sequence.
+struct SamplingBytes {
+    row: u64,
+    tokens: u64,
+    exchange: u64,
+    scratch: u64,
+    /// The part of scratch that follows the vocabulary rows.
+    chunks: u64,
 }
 
-/// Bytes of [`WorkspaceLayout::sampling_chunks`] for one sequence.
-fn chunk_bytes(backend: Backend, shard: &Shard) -> u64 {
-    let chunks = shard
-        .vocab_row_count()
-        .div_ceil(card::sampling::LEAST_CHUNK);
-    match backend {
-        Backend::Cpu => 0,
-        Backend::Cuda => u64::from(chunks) * 8 * card::sampling::CHUNK_WORDS as u64,
+impl SamplingBytes {
+    fn of(request: &Request, shard: &Shard, max_model_len: u32) -> SamplingBytes {
+        use card::sampling::{
+            LEAST_CHUNK, ROW_WORDS, exchange_words, history_words, saved_logits, scratch_words,
+        };
+        let (context, ranks) = (max_model_len as usize, request.rank_count() as usize);
+        match request.backend {
+            Backend::Cpu => SamplingBytes {
+                row: 0,
+                tokens: 0,
+                exchange: 0,
+                scratch: SAMPLING_BYTES_PER_SEQUENCE,
+                chunks: 0,
+            },
+            Backend::Cuda => {
+                let chunks = shard.vocab_row_count().div_ceil(LEAST_CHUNK) as usize;
+                let scratch = |chunks, saved| 8 * scratch_words(1, chunks, saved) as u64;
+                let without = scratch(0, saved_logits(context));
+                SamplingBytes {
+                    row: 4 * ROW_WORDS as u64,
+                    tokens: 4 * history_words(context) as u64,
+                    exchange: 8 * exchange_words(1, ranks) as u64,
+                    scratch: without,
+                    chunks: scratch(chunks, saved_logits(context)) - without,
+                }
+            }
+        }
     }
 }
 

@@ -25,7 +25,8 @@ fn asked(shape: ModelShape, limits: Limits, input: Dtype) -> Request {
 
 #[test]
 fn activations_are_rows_of_f32_for_every_batched_token() {
-    let layout = activations(&smollm2(), &Shard::whole(&smollm2()), &LIMITS, Backend::Cpu);
+    let request = asked(smollm2(), LIMITS, Dtype::BFloat16);
+    let layout = activations(&request, &Shard::whole(&smollm2()));
     let widths = 4 * 576 + 960 + 576 + 3 * 1536;
     assert_eq!(layout.total().get(), 2048 * widths * 4 + 64 * 49_152 * 4);
     assert_eq!(layout.qkv.bytes, 2048 * 960 * 4);
@@ -117,7 +118,7 @@ fn every_region_starts_on_a_cache_line() {
 
 fn on_cache_lines(request: &Request, shard: &Shard) {
     let w = workspaces(request, shard, 17);
-    let a = activations(&request.shape, shard, &request.limits, request.backend);
+    let a = activations(request, shard);
     let regions = [
         a.hidden,
         a.residual,
@@ -132,6 +133,9 @@ fn on_cache_lines(request: &Request, shard: &Shard) {
         w.rope_sin,
         w.gemm_input,
         w.attention,
+        w.sampling_rows,
+        w.sampling_tokens,
+        w.sampling_exchange,
         w.sampling,
         w.sampling_chunks,
         w.token_ids,
@@ -157,7 +161,18 @@ fn a_card_keeps_the_residual_stream_in_f32_copies_no_input_and_samples_with_ever
         backend,
         ..samples::request(smollm2(), backend, &vec![900 * samples::MIB; ranks])
     };
-    let of_card = activations(&smollm2(), &whole, &LIMITS, Backend::Cuda);
+    let of_type = |dtype| {
+        let request = Request {
+            backend: Backend::Cuda,
+            ..asked(smollm2(), LIMITS, dtype)
+        };
+        activations(&request, &whole)
+    };
+    let of_card = of_type(Dtype::BFloat16);
+    // In f32 a card's matrices take and give f32.
+    let single = of_type(Dtype::Float32);
+    assert_eq!(single.hidden.bytes, 2048 * 576 * 4);
+    assert_eq!(single.residual.bytes, of_card.residual.bytes);
     assert_eq!(of_card.residual.bytes, 2048 * 576 * 4);
     assert_eq!(of_card.hidden.bytes, 2048 * 576 * 2);
     let widths = 3 * 576 + 960 + 576 + 3 * 1536;
@@ -169,11 +184,20 @@ fn a_card_keeps_the_residual_stream_in_f32_copies_no_input_and_samples_with_ever
         // A record of 26 words, pairs of 641 and 1,024 bins, 512 bins, and the last two once more.
         let exchange = ranks as u64 * 8 * (26 + 2 * 641 + 2 * (2 * 1024 + 512));
         assert_eq!(exchange, ranks as u64 * 51_424);
-        // A row's 20 parameters, a search of 5 words; tokens, biases and what was there of their logits.
-        let history = 8192 + 2 * 1536;
-        let row = exchange + 20 * 4 + 5 * 8 + history * 4 + history / 2 * 8;
-        assert_eq!(layout.sampling.bytes, 64 * row, "{ranks} ranks");
+        assert_eq!(
+            layout.sampling_exchange.bytes,
+            64 * exchange,
+            "{ranks} ranks"
+        );
+        assert_eq!(layout.sampling_rows.bytes, 64 * 20 * 4);
+        // A token, and an id and a number for each bias.
+        assert_eq!(layout.sampling_tokens.bytes, 64 * (8192 + 2 * 1345) * 4);
+        // A search of 5 words, and what was there of the logits of tokens and biases, two in a word.
+        assert_eq!(layout.sampling.bytes, 64 * (5 + 4769) * 8);
         assert_eq!(layout.sampling_chunks.bytes, 64 * 48 * 26 * 8);
+        let scratch = layout.sampling_scratch();
+        assert_eq!(scratch.offset, layout.sampling.offset);
+        assert_eq!(scratch.bytes, 64 * (5 + 4769 + 48 * 26) * 8);
     }
     let of_cpu = workspaces(&on(Backend::Cpu, 2), &whole, 8192);
     assert_eq!(

@@ -6,9 +6,10 @@
 //! unlike on the CPU, on the batch.
 
 use plimsoll_planner::Dtype;
+use plimsoll_planner::card::attention::{STATS, part_numbers};
 
 pub use super::pass::Extent;
-use super::pass::{Job, STATS};
+use super::pass::Job;
 use super::{Heads, MAX_HEAD_DIM};
 use crate::gpu::{Arguments, Card, Gpu, GpuError, Kind, Tensor, TensorMut};
 use crate::kv::{KvCache, Part};
@@ -112,7 +113,7 @@ pub fn scratch(
         .iter()
         .map(|pass| job.parts(pass))
         .max();
-    Ok(parts.unwrap_or(0) * (shape.head_dim + STATS))
+    Ok(parts.unwrap_or(0) * part_numbers(shape.head_dim))
 }
 
 fn check_shape(job: &Job<'_>) -> Result<(), GpuError> {

@@ -1,6 +1,7 @@
 //! The kernels that serve a batch: which, for which sequences, in how many blocks, with what.
 
 use plimsoll_planner::Dtype;
+use plimsoll_planner::card::attention::part_numbers;
 
 use super::Heads;
 use super::cut::{Cut, Keys};
@@ -11,9 +12,6 @@ use crate::kv::KvCache;
 const FEW: usize = 64;
 /// The same beside sequences with more rows: one tile, so that few blocks start for nothing.
 const FEW_OF_MIXED: usize = 16;
-/// Numbers that say how a part's sums are scaled: the largest score, the sum of weights.
-pub(super) const STATS: usize = 2;
-
 /// The size of a batch. The maxima may be larger than what the device holds, never smaller: the
 /// kernels take them for granted, as they do that the batch is what [`super::Batch`] says.
 #[derive(Clone, Copy, Debug)]
@@ -113,8 +111,10 @@ impl Job<'_> {
             Kernel::Prefill => (at_once, usize::MAX),
             Kernel::Single => (0, usize::MAX),
         };
-        let one =
-            self.extent.sequences * self.shape.heads * pass.rows * (self.shape.head_dim + STATS);
+        let one = self.extent.sequences
+            * self.shape.heads
+            * pass.rows
+            * part_numbers(self.shape.head_dim);
         let blocks = pass
             .rows
             .div_ceil(pass.kernel.tile_rows(self.shape.head_dim))

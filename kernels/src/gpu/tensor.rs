@@ -135,6 +135,15 @@ impl Memory {
             memory: PhantomData,
         })
     }
+
+    /// The first `count` numbers, to write: what a launcher gets that must stay inside of them.
+    ///
+    /// # Panics
+    /// When they are not all there.
+    #[cfg(feature = "gpu-tests")]
+    pub(crate) fn front_mut(&mut self, kind: Kind, count: usize) -> TensorMut<'_> {
+        TensorMut(self.view(kind).part(0, count))
+    }
 }
 
 impl Drop for Memory {

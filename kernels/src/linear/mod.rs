@@ -50,7 +50,7 @@ pub(crate) mod trials;
 #[cfg(test)]
 mod tests;
 
-use plimsoll_planner::{BlockFormat, Dtype};
+use plimsoll_planner::{BlockFormat, Dtype, weights};
 
 use crate::encoding;
 use crate::pool::Pool;
@@ -59,9 +59,11 @@ pub use blocks::{BadScale, StoredBlocks, check_scales, pack_blocks};
 pub use pack::{pack_rows, pack_stored, unpack_row};
 
 /// Output rows of one panel; rows are padded to a multiple of it.
-pub const PANEL_ROWS: usize = 16;
+#[expect(clippy::cast_possible_truncation, reason = "16, as plans have it")]
+pub const PANEL_ROWS: usize = weights::PANEL_ROWS as usize;
 /// Columns are padded to a multiple of this.
-pub const PANEL_COLS: usize = 32;
+#[expect(clippy::cast_possible_truncation, reason = "32, as plans have it")]
+pub const PANEL_COLS: usize = weights::PANEL_COLS as usize;
 
 /// A weight `[rows = outputs, cols = inputs]` as one rank holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -63,15 +63,7 @@ impl<'a> Probe<'a> {
     }
 
     fn activations(&self, shard: &Shard) -> u64 {
-        let Request {
-            shape,
-            limits,
-            backend,
-            ..
-        } = self.request;
-        scratch::activations(shape, shard, limits, *backend)
-            .total()
-            .0
+        scratch::activations(self.request, shard).total().0
     }
 
     fn adapters(&self, shard: &Shard) -> u64 {

@@ -3,6 +3,7 @@
 mod oracle;
 #[path = "../samples/mod.rs"]
 mod samples;
+mod sizes;
 
 use std::cell::Cell;
 
@@ -10,6 +11,7 @@ use oracle::{best, blocks_wanted, fits, score};
 use plimsoll_planner::{
     Architecture, Backend, BlockCompute, Bytes, Dtype, KvDtype, KvLayout, Limits, ModelBlocks,
     ModelShape, Plan, Quantization, RankCapacity, Request, Shard, Utilization, plan, refit,
+    scratch,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -57,6 +59,16 @@ fn check(request: &Request) -> Result<Option<Plan>, TestCaseError> {
     Ok(Some(planned))
 }
 
+/// Of some pages; of a card some granules beside what its driver takes.
+fn quota(backend: Backend, ranks: usize, pages: u64) -> Bytes {
+    Bytes::measured(match backend {
+        Backend::Cpu => pages * sizes::granule(backend),
+        Backend::Cuda => {
+            sizes::driver(backend, ranks as u64) * 10 / 9 + pages / 8 * sizes::granule(backend)
+        }
+    })
+}
+
 prop_compose! {
     fn requests()(
         ranks in 1usize..=3,
@@ -71,7 +83,7 @@ prop_compose! {
         ),
         vocab in prop::sample::select(vec![50u32, 64, 100, 192, 250]),
         (flags, stored) in (any::<[bool; 6]>(), prop::option::weighted(0.4, any::<u64>())),
-        float32 in any::<bool>(),
+        (float32, on_card) in (any::<bool>(), prop::bool::weighted(0.25)),
         max_model_len in prop::option::of(1u32..=300),
         max_num_seqs in 1u32..=3,
         size in prop::option::weighted(0.2, 1u64..60),
@@ -85,7 +97,7 @@ prop_compose! {
         kv_heads in Just(if ranks == 3 { kv_heads.min(3) } else { kv_heads }),
         ranks in Just(ranks), layers in Just(layers), hidden in Just(hidden), ffn in Just(ffn),
         head_dim in Just(head_dim),
-        vocab in Just(vocab), flags in Just(flags), stored in Just(stored), float32 in Just(float32),
+        vocab in Just(vocab), flags in Just(flags), stored in Just(stored), float32 in Just(float32), on_card in Just(on_card),
         max_model_len in Just(max_model_len), max_num_seqs in Just(max_num_seqs),
         size in Just(size), pages in Just(pages),
         (offload, adapters) in Just((offload, adapters)),
@@ -99,7 +111,8 @@ prop_compose! {
         };
         let dtype = if float32 { Dtype::Float32 } else { Dtype::BFloat16 };
         let deeper = u64::from(layers).div_ceil(2);
-        let shape = in_blocks(shape, stored);
+        let backend = if on_card { Backend::Cuda } else { Backend::Cpu };
+        let shape = in_blocks(shape, stored.filter(|_| !on_card));
         let compute = match max_num_seqs % 3 {
             0 if !shape.blocks.is_empty() => BlockCompute::Int8,
             1 if !shape.blocks.is_empty() => BlockCompute::Int16,
@@ -109,24 +122,26 @@ prop_compose! {
             cpu_offload: None,
         adapters: slots(adapters),
             shape,
-            backend: Backend::Cpu,
+            backend,
             dtype,
             quantization: match pages[2] % 5 {
+                _ if on_card => Quantization::Auto,
                 0 => Quantization::Int4By128,
                 1 => Quantization::Int4,
                 _ => Quantization::Auto,
             },
             compute,
             kv: KvLayout {
-                dtype: if qkv_bias { KvDtype::Int8 } else { KvDtype::BFloat16 },
+                dtype: if qkv_bias && !on_card { KvDtype::Int8 } else { KvDtype::BFloat16 },
                 block_size: 16,
-                size: size.map(|pages| Bytes::measured(pages * 4096)),
+                size: size.map(|pages| Bytes::measured(pages * sizes::granule(backend))),
             },
-            limits: Limits { max_model_len, max_num_seqs, max_num_batched_tokens: 8 },
+            // A card's accounts are whole granules of 2 MiB: enough rows to take some.
+            limits: Limits { max_model_len, max_num_seqs, max_num_batched_tokens: if on_card { 4096 } else { 8 } },
             utilization: Utilization(900),
             ranks: (0..ranks)
                 .map(|rank| {
-                    let bytes = Some(Bytes::measured(pages[rank] * deeper * 4096));
+                    let bytes = Some(quota(backend, ranks, pages[rank] * deeper));
                     let (quota, total) = if totals { (None, bytes) } else { (bytes, None) };
                     RankCapacity { quota, total }
                 })
@@ -138,26 +153,71 @@ prop_compose! {
 }
 
 #[test]
+fn accounts_without_a_model_are_the_sizes_of_what_ops_read_and_write() {
+    let cases = (requests(), 1u32..=300);
+    let config = ProptestConfig::with_cases(2048);
+    let outcome = TestRunner::new(config).run(&cases, |(request, context)| {
+        let ModelShape {
+            kv_heads,
+            ffn,
+            vocab,
+            ..
+        } = request.shape;
+        let (half, group) = (kv_heads.div_ceil(2), request.shape.group());
+        for shard in [
+            Shard::whole(&request.shape),
+            Shard {
+                kv_heads: 0..half,
+                query_heads: 0..half * group,
+                mlp_columns: 0..ffn / 2,
+                vocab_rows: 0..vocab / 2,
+            },
+            Shard {
+                kv_heads: 0..0,
+                query_heads: 0..0,
+                mlp_columns: 0..0,
+                vocab_rows: 0..0,
+            },
+        ] {
+            let activations = scratch::activations(&request, &shard).total();
+            prop_assert_eq!(activations.get(), sizes::activations(&request, &shard));
+            let workspaces = scratch::workspaces(&request, &shard, context).total();
+            prop_assert_eq!(
+                workspaces.get(),
+                sizes::workspaces(&request, &shard, context)
+            );
+        }
+        let comm = scratch::comm(&request.shape, &request.limits, request.rank_count()).total();
+        prop_assert_eq!(comm.get(), sizes::comm(&request));
+        Ok(())
+    });
+    outcome.unwrap();
+}
+
+#[test]
 fn every_plan_is_the_best_of_all_splits_and_every_refusal_is_true() {
-    let (planned, refused) = (Cell::new(0), Cell::new(0));
+    // Planned and refused, on the CPU and on cards.
+    let counts = [0; 4].map(Cell::new);
     let config = ProptestConfig {
         cases: 256,
         ..ProptestConfig::default()
     };
     let outcome = TestRunner::new(config).run(&requests(), |request| {
-        let count = if check(&request)?.is_some() {
-            &planned
-        } else {
-            &refused
-        };
+        let is_refused = check(&request)?.is_none();
+        let on_card = request.backend == Backend::Cuda;
+        let count = &counts[usize::from(is_refused) + 2 * usize::from(on_card)];
         count.set(count.get() + 1);
         Ok(())
     });
     outcome.unwrap();
-    let counts = (planned.get(), refused.get());
+    let counts = counts.map(Cell::into_inner);
+    let enough = [40, 20, 12, 4];
     assert!(
-        counts.0 >= 50 && counts.1 >= 25,
-        "planned and refused {counts:?}: nothing was tried"
+        counts
+            .iter()
+            .zip(enough)
+            .all(|(count, least)| *count >= least),
+        "planned and refused, without a card and with one: {counts:?}; nothing was tried"
     );
 }
 
@@ -198,9 +258,11 @@ fn a_split_that_stands_holds_all_that_other_budgets_leave() {
         let own = refit(&request, &shards, before.max_model_len);
         prop_assert_eq!(own.as_ref(), Ok(&before));
         let mut other = request.clone();
-        other.kv.size = size.map(|pages| Bytes::measured(pages * 4096));
+        let granule = sizes::granule(request.backend);
+        other.kv.size = size.map(|pages| Bytes::measured(pages * granule));
+        let ranks = other.ranks.len();
         for (rank, pages) in other.ranks.iter_mut().zip(&pages) {
-            let bytes = |_| Bytes::measured(pages * 4096);
+            let bytes = |_| quota(request.backend, ranks, *pages);
             (rank.quota, rank.total) = (rank.quota.map(bytes), rank.total.map(bytes));
         }
         let after = refit(&other, &shards, before.max_model_len);

@@ -1,13 +1,15 @@
-//! Tries every split. Shares the layouts with the planner (they have tests of their own) and
-//! nothing else: it enumerates every way to cut heads, MLP units and vocabulary units, and searches
+//! Tries every split. Shares the layouts of weights, cache and adapters with the planner (they have tests
+//! of their own) and nothing else: it has its own sizes of the rest (`sizes`), enumerates every way to cut heads, MLP units and vocabulary units, and searches
 //! the longest cache of each by stepping through it.
 #![allow(clippy::cast_possible_truncation, reason = "small numbers")]
 
 use std::cmp::Reverse;
 
 use plimsoll_planner::{
-    Backend, Bytes, ModelShape, RankCapacity, Request, Shard, adapters, kv_cache, scratch, weights,
+    Bytes, ModelShape, RankCapacity, Request, Shard, adapters, kv_cache, weights,
 };
+
+use crate::sizes;
 
 /// What a split is judged by, best first: most tokens; then the least work of the busiest rank;
 /// then, among those within 1/128 of the least, how even it is.
@@ -27,8 +29,10 @@ pub(crate) struct Evenness {
     fewest_columns: Reverse<u32>,
 }
 
-fn rounded(bytes: Bytes) -> u64 {
-    bytes.get().div_ceil(4096) * 4096
+/// In whole granules of the backend.
+fn rounded(request: &Request, bytes: u64) -> u64 {
+    let granule = sizes::granule(request.backend);
+    bytes.div_ceil(granule) * granule
 }
 
 fn context_of(request: &Request, blocks: u64) -> u32 {
@@ -73,7 +77,8 @@ fn budget(request: &Request, rank: usize) -> u64 {
 /// Weights of a rank that offloads as many layers as fit, when that gains anything.
 fn weight_bytes(request: &Request, rank: usize, shard: &Shard) -> u64 {
     let all = weights::layout(&request.shape, shard, request.kept(), rank as u32).total();
-    let most = request.cpu_offload.unwrap_or_default().get() / 4096 * 4096;
+    let granule = sizes::granule(request.backend);
+    let most = request.cpu_offload.unwrap_or_default().get() / granule * granule;
     let sizes = layer_sizes(request, rank, shard);
     let mut moved = 0;
     for layer in from_the_end_by_halves(request.shape.layers) {
@@ -83,10 +88,10 @@ fn weight_bytes(request: &Request, rank: usize, shard: &Shard) -> u64 {
         moved += sizes[layer];
     }
     let largest = sizes.into_iter().max().unwrap_or(0);
-    let ring = largest.div_ceil(4096) * 4096 * 2;
+    let ring = rounded(request, largest) * 2;
     match moved > ring {
-        true => rounded(Bytes::measured(all.get() - moved)) + ring,
-        false => rounded(all),
+        true => rounded(request, all.get() - moved) + ring,
+        false => rounded(request, all.get()),
     }
 }
 
@@ -122,16 +127,17 @@ fn rank_fits(request: &Request, rank: usize, shard: &Shard, blocks: u64) -> bool
     } = request;
     let context = context_of(request, blocks);
     let cache = kv_cache::block_bytes(shape, shard, kv).get() * (blocks + 1);
+    let cache = rounded(request, cache);
+    let adapters = adapters::layout(shape, shard, limits, request.adapters).total();
+    let rounded = |bytes| rounded(request, bytes);
     let bytes = weight_bytes(request, rank, shard)
-        + cache.div_ceil(4096) * 4096
-        + rounded(scratch::activations(shape, shard, limits, Backend::Cpu).total())
-        + rounded(scratch::workspaces(request, shard, context).total())
-        + rounded(adapters::layout(shape, shard, limits, request.adapters).total())
-        + rounded(scratch::comm(shape, limits, request.ranks.len() as u32).total());
-    bytes <= budget(request, rank)
-        && kv
-            .size
-            .is_none_or(|size| cache.div_ceil(4096) * 4096 <= size.get())
+        + cache
+        + rounded(sizes::activations(request, shard))
+        + rounded(sizes::workspaces(request, shard, context))
+        + rounded(adapters.get())
+        + rounded(sizes::comm(request))
+        + sizes::driver(request.backend, request.ranks.len() as u64);
+    bytes <= budget(request, rank) && kv.size.is_none_or(|size| cache <= size.get())
 }
 
 pub(crate) fn fits(request: &Request, shards: &[Shard], blocks: u64) -> bool {

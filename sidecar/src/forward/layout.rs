@@ -64,7 +64,7 @@ impl Layout {
             entered.enter(name, owner, layers::handle(place));
         }
 
-        let planned = scratch::activations(shape, shard, limits, *backend);
+        let planned = scratch::activations(request, shard);
         let activations_bytes = planned.total();
         let mut area = Area::new(Account::Activations, &mut entered);
         let activations = Activations::place(&planned, &mut area);

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::bounds::Named;
 use crate::model_error::{ModelError, shorten};
 
-const EOS_IDS_MAX: usize = 64;
+const EOS_IDS_MAX: usize = plimsoll_planner::limits::EOS_IDS;
 
 /// A JSON object of a model folder, with getters that name file and field.
 #[derive(Clone, Copy, Debug)]
@@ -118,7 +118,7 @@ impl<'a> Object<'a> {
             None => self.mismatch(
                 field,
                 &self.fields[field],
-                "a token id or a list of up to 64",
+                &format!("a token id or a list of up to {EOS_IDS_MAX}"),
             ),
         }
     }

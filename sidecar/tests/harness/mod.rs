@@ -128,7 +128,7 @@ pub fn plan(request: &Request, run: &Run) -> Plan {
             ),
             (
                 Account::Activations,
-                scratch::activations(shape, shard, limits, *backend).total(),
+                scratch::activations(request, shard).total(),
             ),
             (Account::Comm, scratch::comm(shape, limits, ranks).total()),
             (Account::Workspaces, workspaces.total()),

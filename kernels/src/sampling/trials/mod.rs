@@ -5,7 +5,6 @@ mod card;
 mod case;
 mod edges;
 mod limits;
-mod plan;
 
 use super::{Params, Sampled, cuda};
 use crate::gpu::trial::{self, Bench, Failure, Trial};
@@ -63,7 +62,6 @@ pub(crate) fn all() -> Vec<Trial> {
     ] {
         add(name.to_owned(), prove, 0);
     }
-    trials.extend(plan::all());
     trials
 }
 

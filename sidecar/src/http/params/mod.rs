@@ -21,6 +21,7 @@ use crate::model::sampling::{
     MIN_P, REPETITION_PENALTY_MAX, SamplingDefaults, TEMPERATURE, TOP_P_MAX,
 };
 use plimsoll_kernels::sampling::MAX_LOGPROBS;
+use plimsoll_planner::limits;
 
 /// Checked parameters of one request.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,8 +57,8 @@ pub const MAX_TOKENS_ALL: u32 = u32::MAX;
 const MOST_STOPS: usize = 128;
 /// A stop string longer than this is a mistake; text is held back up to its length.
 const LONGEST_STOP_BYTES: usize = 1024;
-const MOST_STOP_IDS: usize = 256;
-const MOST_BIASES: usize = 1024;
+const MOST_STOP_IDS: usize = limits::STOP_IDS;
+const MOST_BIASES: usize = limits::LOGIT_BIASES;
 /// OpenAI's range: at its ends a token is certain or never drawn.
 const BIAS: RangeInclusive<f64> = -100.0..=100.0;
 const LONGEST_SALT_BYTES: usize = 256;
