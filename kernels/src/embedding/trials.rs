@@ -11,7 +11,13 @@ use crate::gpu::{GpuError, Kind};
 pub(crate) fn all() -> Vec<Trial> {
     let mut trials = Vec::new();
     for dtype in DTYPES {
-        for (hidden, stride) in [(8, 8), (40, 64), (2040, 2048), (2056, 2080)] {
+        for (hidden, stride) in [
+            (8, 8),
+            (40, 64),
+            (2040, 2048),
+            (2056, 2080),
+            (16_384, 16_416),
+        ] {
             let title = format!("{dtype}, {hidden} of {stride} columns");
             trials.push(Trial::new("embedding", title, move |bench| {
                 gather(bench, dtype, hidden, stride)

@@ -31,9 +31,17 @@ pub(crate) fn all() -> Vec<Trial> {
                 product(bench, kernel, dtype, sizes, form)
             }));
         }
-        for (form, sizes) in [(1, 48, 40), (16, 16, 64), (17, 16, 40)]
-            .into_iter()
-            .enumerate()
+        // The last three have rows as wide as those of the largest models.
+        for (form, sizes) in [
+            (1, 48, 40),
+            (16, 16, 64),
+            (17, 16, 40),
+            (3, 17, 16_384),
+            (18, 9, 16_392),
+            (2, 16, 53_248),
+        ]
+        .into_iter()
+        .enumerate()
         {
             let title = name("as chosen", sizes);
             trials.push(Trial::new("linear", title, move |bench| {

@@ -6,9 +6,18 @@ use crate::gpu::{Arguments, Gpu, GpuError, Kind, Launch, Tensor, TensorMut};
 
 const OP: &str = "rms_norm";
 /// As in rms_norm.cu.
-const THREADS: usize = 256;
 const GROUP: usize = 8;
-const STEPS: [usize; 3] = [1, 2, 4];
+const WIDTHS: [usize; 4] = [1, 2, 4, 8];
+/// Columns of a row of width 1.
+const COLUMNS: usize = 256 * GROUP;
+
+/// Of a block, for rows of a width.
+const fn threads(width: usize) -> u32 {
+    match width {
+        8 => 512,
+        _ => 256,
+    }
+}
 
 /// `out = rms_norm(x)`: `x` `[tokens, cols]` of `out`'s float type, or a residual stream in f32, which the
 /// first layer has; `out` `[tokens, cols]`, `weight` `[cols]` in f32.
@@ -61,7 +70,7 @@ struct Plan {
     tokens: u32,
     cols: u32,
     dtype: Dtype,
-    steps: usize,
+    width: usize,
 }
 
 impl Plan {
@@ -71,17 +80,15 @@ impl Plan {
         weight: Tensor<'_>,
         out: &TensorMut<'_>,
     ) -> Result<Plan, GpuError> {
-        let most = THREADS * GROUP * STEPS[STEPS.len() - 1];
+        let most = COLUMNS * WIDTHS[WIDTHS.len() - 1];
         let unsupported = |what, value: usize, supported| GpuError::Unsupported {
             op: OP,
             what,
             value: value as u64,
             supported,
         };
-        let steps = STEPS
-            .into_iter()
-            .find(|steps| cols <= THREADS * GROUP * steps);
-        let (Some(steps), true) = (steps, cols > 0 && cols.is_multiple_of(GROUP)) else {
+        let width = WIDTHS.into_iter().find(|width| cols <= COLUMNS * width);
+        let (Some(width), true) = (width, cols > 0 && cols.is_multiple_of(GROUP)) else {
             return Err(unsupported(
                 "cols",
                 cols,
@@ -115,17 +122,17 @@ impl Plan {
             tokens: grid.unsigned_abs(),
             cols: u32::try_from(cols).unwrap_or(u32::MAX),
             dtype,
-            steps,
+            width,
         })
     }
 
     fn launch(self, gpu: &Gpu, name: &str, arguments: Arguments, eps: f32) -> Result<(), GpuError> {
-        let kernel = format!("{name}_{}_{}", Kind::suffix(self.dtype), self.steps);
+        let kernel = format!("{name}_{}_{}", Kind::suffix(self.dtype), self.width);
         gpu.launch(&Launch {
             op: OP,
             kernel: &kernel,
             grid: [self.tokens, 1, 1],
-            threads: 256,
+            threads: threads(self.width),
             shared_bytes: 0,
             arguments: arguments.u32(self.cols).f32(eps),
         })

@@ -18,6 +18,9 @@ pub(crate) fn all() -> Vec<Trial> {
             (1, 2048),
             (2, 2056),
             (1, 4104),
+            (2, 8192),
+            (1, 8200),
+            (2, 16384),
             (5, 64),
             (0, 64),
         ] {
@@ -121,7 +124,7 @@ fn refusals(bench: &Bench<'_>) -> Result<(), Failure> {
     refused("no columns", run(1, 0, Kind::F32), unsupported)?;
     refused(
         "more columns than a block holds",
-        run(1, 8200, Kind::F32),
+        run(1, 16392, Kind::F32),
         unsupported,
     )?;
     refused("more tokens than there are", run(9, 8, Kind::F32), shape)?;

@@ -49,4 +49,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         filter: "embedding: Float32, 8",
         caught_by: &[Plain],
     },
+    Mutant {
+        op: "embedding",
+        name: "the widest rows begin anew",
+        file: "embedding/embedding.cu",
+        old: "(blockIdx.y * THREADS +",
+        new: "(blockIdx.y % 4 * THREADS +",
+        filter: "embedding: BFloat16, 16384",
+        caught_by: &[Plain],
+    },
 ];

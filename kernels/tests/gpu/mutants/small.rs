@@ -6,6 +6,15 @@ use crate::options::Mode::{Plain, Race};
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         op: "silu_mul",
+        name: "the widest rows begin anew",
+        file: "silu_mul/silu_mul.cu",
+        old: "(blockIdx.y * THREADS +",
+        new: "(blockIdx.y % 8 * THREADS +",
+        filter: "silu_mul: Float16 2 x 53240",
+        caught_by: &[Plain],
+    },
+    Mutant {
+        op: "silu_mul",
         name: "the wrong sign in the exponent",
         file: "silu_mul/silu_mul.cu",
         old: "expf(-g[i])",
