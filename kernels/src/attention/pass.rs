@@ -12,6 +12,7 @@ use crate::kv::KvCache;
 const FEW: usize = 64;
 /// The same beside sequences with more rows: one tile, so that few blocks start for nothing.
 const FEW_OF_MIXED: usize = 16;
+
 /// The size of a batch. The maxima may be larger than what the device holds, never smaller: the
 /// kernels take them for granted, as they do that the batch is what [`super::Batch`] says.
 #[derive(Clone, Copy, Debug)]

@@ -137,7 +137,7 @@ mod tests {
 
     use super::*;
     use crate::args::{Cli, Command};
-    use crate::bench::BenchError;
+    use crate::bench::{BenchError, Case};
     use crate::model::ModelFolder;
 
     fn args(more: &str) -> BenchArgs {
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn an_engine_without_the_adapter_answers_none_of_its_requests() {
         let (engine, vocabulary) = start(&args(""), None, |_| Ok(None)).unwrap();
-        let case = crate::bench::Case::Decode { tokens: 2 };
+        let case = Case::Decode { tokens: 2 };
         let [mut base, mut adapter] = both(&engine, vocabulary);
         assert!(base.once(case).is_ok());
         let refused = adapter.once(case);

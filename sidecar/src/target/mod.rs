@@ -207,11 +207,14 @@ impl Held {
     pub fn adapters<T>(&self, look: impl FnOnce(&mut Wanted) -> T) -> T {
         let mut state = self.state();
         let found = look(&mut state.adapters);
+        self.show_moves(&state);
+        found
+    }
+
+    fn show_moves(&self, state: &State) {
         let moves = state.adapters.moves();
-        drop(state);
         self.moves
             .send_if_modified(|before| std::mem::replace(before, moves) != moves);
-        found
     }
 
     /// Once all adapters of the first target were tried.
@@ -221,7 +224,7 @@ impl Held {
         let _closed = moves.wait_for(|moves| moves.begun).await;
     }
 
-    /// Changes whenever something came of an adapter.
+    /// Changes whenever a target was told, or something came of an adapter.
     pub fn adapters_move(&self) -> watch::Receiver<Moves> {
         self.moves.subscribe()
     }
@@ -259,6 +262,7 @@ impl Held {
         state.refused = self.resized(&state.in_force, &told).err();
         state.generation = told.generation;
         state.adapters.tell(&told.adapters, Instant::now());
+        self.show_moves(&state);
         let change = state.follow(told.sleep_order());
         if state.refused.is_none() {
             state.in_force = told;

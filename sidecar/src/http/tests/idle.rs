@@ -20,7 +20,7 @@ const STREAM: &str =
     r#"{"model": "tiny", "stream": true, "messages": [{"role": "user", "content": "hi"}]}"#;
 const CHAT: &str = "/v1/chat/completions";
 
-fn falls_asleep(engine: &Scripted, reachable: bool) {
+pub(super) fn falls_asleep(engine: &Scripted, reachable: bool) {
     engine.set_rest(RestView {
         level: Some(SleepLevel::One),
         cause: Some(Cause::Idle),

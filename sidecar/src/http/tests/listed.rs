@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use plimsoll_crds::v1alpha1::adapters::AdapterScale;
 use plimsoll_crds::v1alpha1::boot::BootAdapter;
-use plimsoll_planner::Account;
 use serde_json::json as object;
 
-use super::idle::until;
+use super::idle::{falls_asleep, until};
 use super::*;
 use crate::engine::handle::EngineState;
-use crate::engine::rest::{Cause, RestView, SleepLevel};
+use crate::engine::rest::RestView;
 use crate::http::adapters::follow_adapters;
 use crate::http::app::{HttpLimits, WAITING_MOST};
 use crate::http::testing::{Script, Scripted, app_with};
@@ -33,20 +32,9 @@ fn dozing(adapters: &[(&str, &str)], patience: Duration) -> (Arc<App>, Arc<Scrip
     let mut told = target(3, 1000);
     told.adapters = adapters.iter().map(row).collect();
     app.identity.target.set(Held::new(told)).unwrap();
-    sleeps(&engine, true);
+    falls_asleep(&engine, true);
     follow_adapters(&app);
     (app, engine)
-}
-
-fn sleeps(engine: &Scripted, reachable: bool) {
-    engine.set_rest(RestView {
-        level: Some(SleepLevel::One),
-        cause: Some(Cause::Idle),
-        reachable,
-        out: vec![Account::KvCache],
-        ..RestView::default()
-    });
-    engine.state.send_replace(EngineState::Asleep);
 }
 
 const LONG: Duration = Duration::from_secs(60);
@@ -101,7 +89,7 @@ async fn a_request_for_one_wakes_the_engine_waits_for_the_load_and_is_answered_w
 #[tokio::test]
 async fn a_sleep_that_no_request_ends_refuses_it_and_so_does_one_that_begins_meanwhile() {
     let (app, engine) = dozing(&[("sql", "plain")], LONG);
-    sleeps(&engine, false);
+    falls_asleep(&engine, false);
     refused(
         post(&app, "/v1/completions", &body("sql")).await,
         503,
@@ -109,7 +97,7 @@ async fn a_sleep_that_no_request_ends_refuses_it_and_so_does_one_that_begins_mea
     )
     .await;
     assert_eq!(engine.rouses(), 0);
-    sleeps(&engine, true);
+    falls_asleep(&engine, true);
     let waits = ask(&app, "sql");
     until(|| engine.rouses() > 0).await;
     engine.set_rest(RestView {
@@ -136,7 +124,7 @@ async fn one_that_cannot_be_loaded_is_a_404_that_says_why_and_wakes_nobody_again
         told.contains("could not be loaded") && told.contains("brain-that-is-gone"),
         "{told}"
     );
-    sleeps(&engine, true);
+    falls_asleep(&engine, true);
     let rouses = engine.rouses();
     let answer = post(&app, "/v1/completions", &body("broken")).await;
     assert_eq!(refused(answer, 404, "model_not_found").await, told);
